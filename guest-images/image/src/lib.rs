@@ -1,0 +1,1 @@
+//! The finished image of the micro guest.

@@ -1,0 +1,22 @@
+//! What the micro guest and the lab agree on.
+//!
+//! `no_std`, without allocation, so that the very same code runs in the guest and on the host.
+//!
+//! | module | what is agreed |
+//! |---|---|
+//! | [`addr`] | guest-physical addresses, ranges and page levels |
+//! | [`message`] | what the lab asks on the serial port and what the guest answers |
+//! | [`pattern`] | the words with which a guest fills memory, so that a bad word says whose it is |
+//! | [`layout`] | where things live in the guest's own memory and address space |
+//! | [`mailbox`] | how TDCALLs and window faults reach the soft host |
+//! | [`tdcall`] | leaf numbers, status codes and register order of the TDX ABI |
+
+#![no_std]
+#![forbid(unsafe_code)]
+
+pub mod addr;
+pub mod layout;
+pub mod mailbox;
+pub mod message;
+pub mod pattern;
+pub mod tdcall;

@@ -1,0 +1,166 @@
+//! Where a plan runs: the trait that every kind of host implements.
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+use tdxlab_protocol::message::{Counts, Run};
+
+use crate::addr::GpaRange;
+use crate::plan::{Guest, HostKind, Op};
+use crate::witness::Sample;
+
+/// A kind of host, ready to boot guests.
+pub trait Host: Send + Sync {
+    /// Which kind it is.
+    fn kind(&self) -> HostKind;
+
+    /// What the report says about it: kernel, QEMU, TDX module, each by name.
+    fn facts(&self) -> Vec<(String, String)>;
+
+    /// Boots a guest and brings it to the point where it takes commands.
+    fn boot(&self, guest: &Guest, options: &BootOptions) -> Result<Box<dyn Session>, HostError>;
+}
+
+/// What a session needs beside the guest.
+#[derive(Clone, Debug)]
+pub struct BootOptions {
+    /// Design whose KVM is played (soft, sim) or expected (tdx).
+    pub design: String,
+    /// Seed for everything the host may choose, such as the order of racing exits.
+    pub seed: u64,
+    /// Folder for logs and witness files of this scenario; exists.
+    pub folder: std::path::PathBuf,
+    /// Longest a single operation may take before the guest counts as hung.
+    pub patience: Duration,
+}
+
+/// A booted guest and the host under it.
+pub trait Session: Send {
+    /// Does one operation and returns when host and guest are at rest. `reads` are the ranges a
+    /// `verify` reads; empty for other operations.
+    fn perform(&mut self, op: &Op, reads: &[GpaRange]) -> Result<Observed, HostError>;
+
+    /// Runs branches side by side; the result has one entry per operation of each branch.
+    /// `seed` fixes the interleaving where the host can (soft, sim). Branches hold no `verify`.
+    fn perform_parallel(
+        &mut self,
+        branches: &[&[Op]],
+        seed: u64,
+    ) -> Result<Vec<Vec<Observed>>, HostError>;
+
+    /// Reads all witnesses. Called at rest. Split events and log lines are those since the
+    /// previous call.
+    fn sample(&mut self) -> Sample;
+
+    /// What the host can show for a failure: file name and content (serial log, command line,
+    /// QMP trace, witness files).
+    fn evidence(&mut self) -> Vec<(String, Vec<u8>)>;
+
+    /// Ends the guest. Leaves nothing behind.
+    fn end(self: Box<Self>) -> Result<(), HostError>;
+}
+
+/// What came back from one operation.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Observed {
+    /// Results of the guest's command, in order.
+    pub runs: Vec<Run>,
+    /// What the guest counted.
+    pub counts: Counts,
+    /// errno of the host call; 0 for success; `None` for guest operations.
+    pub errno: Option<i32>,
+    /// How the TD died, if it did.
+    pub death: Option<Death>,
+    /// S-EPT entries the host looked at to decide the splits of a range; `None` where the host
+    /// cannot say.
+    pub entries_looked_at: Option<u64>,
+    /// Leaves zapped by a range operation; `None` where the host cannot say.
+    pub leaves_zapped: Option<u64>,
+    /// How long it took, in microseconds.
+    pub micros: u64,
+}
+
+/// How a TD died.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Death {
+    /// Which side ended it.
+    pub by: Killer,
+    /// What was said about it.
+    pub text: String,
+}
+
+/// Which side ended a TD.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Killer {
+    /// KVM, because the guest touched a pending page with SEPT_VE_DISABLE set.
+    AccessBeforeAccept,
+    /// KVM, because something it relied on failed (KVM_BUG_ON).
+    KvmBug,
+    /// The guest asked for it (ReportFatalError) or panicked.
+    Guest,
+    /// The VMM exited or stopped by itself.
+    Vmm,
+}
+
+/// The lab or the host could not do its part. Always a verdict `error`, never pass or fail.
+#[derive(Debug, thiserror::Error, miette::Diagnostic)]
+pub enum HostError {
+    /// The host is not usable on this machine.
+    #[error("host {} is not usable: {reason}", host.name())]
+    NotUsable {
+        /// Which.
+        host: HostKind,
+        /// Why.
+        reason: String,
+        /// What to do about it.
+        #[help]
+        advice: String,
+    },
+    /// The guest panicked: file, line and message are its own.
+    #[error("guest panicked on vCPU {vcpu} at {file}:{line}: {message}")]
+    GuestPanic {
+        /// vCPU index.
+        vcpu: u16,
+        /// Guest source file.
+        file: String,
+        /// Guest source line.
+        line: u32,
+        /// Guest message.
+        message: String,
+    },
+    /// The guest did not answer in time.
+    #[error("guest did not answer within {waited:?} while {doing}")]
+    GuestSilent {
+        /// What was going on.
+        doing: String,
+        /// How long was waited.
+        waited: Duration,
+    },
+    /// The guest's answer cannot be right.
+    #[error("guest sent what cannot be: {what}")]
+    GuestLies {
+        /// What and why not, with the bytes.
+        what: String,
+    },
+    /// QEMU ended or misbehaved.
+    #[error("QEMU {what}")]
+    Qemu {
+        /// What it did, with its last line.
+        what: String,
+        /// What to do about it.
+        #[help]
+        advice: String,
+    },
+    /// The run was interrupted.
+    #[error("interrupted")]
+    Interrupted,
+    /// A system call of the lab failed.
+    #[error("{doing}: {source}")]
+    System {
+        /// What was tried.
+        doing: String,
+        /// The error.
+        source: std::io::Error,
+    },
+}
