@@ -31,7 +31,9 @@ pub const MAX_TEXT: usize = 96;
 pub struct VcpuId(pub u16);
 
 /// Which half of guest-physical space an access uses.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
+)]
 #[serde(rename_all = "lowercase")]
 pub enum Side {
     /// Shared bit clear, encrypted, through the S-EPT.

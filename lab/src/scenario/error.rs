@@ -1,0 +1,84 @@
+//! What can be wrong with a scenario, told to the person who wrote it.
+
+use std::fmt;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use miette::{Diagnostic, NamedSource, SourceSpan};
+
+/// Why there is no scenario. Rendered by miette: with file, line, and the text underlined.
+#[derive(Debug, thiserror::Error, Diagnostic)]
+pub enum ScenarioError {
+    /// The file could not be read.
+    #[error("cannot read {}: {source}", path.display())]
+    #[diagnostic(code(scenario::unreadable))]
+    Unreadable {
+        /// The file or folder.
+        path: PathBuf,
+        /// The system's answer.
+        source: std::io::Error,
+    },
+    /// There is nothing to run.
+    #[error("no scenario in {}", path.display())]
+    #[diagnostic(
+        code(scenario::none),
+        help("a scenario is a file that ends in .yaml; a folder stands for all of them below it")
+    )]
+    Nothing {
+        /// The file or folder.
+        path: PathBuf,
+    },
+    /// Two files carry one name, so that their results could not be told apart.
+    #[error("scenario `{name}` is in two files: {} and {}", first.display(), second.display())]
+    #[diagnostic(code(scenario::twice), help("give one of them another name"))]
+    Twice {
+        /// The name.
+        name: String,
+        /// Where it was first.
+        first: PathBuf,
+        /// Where it is again.
+        second: PathBuf,
+    },
+    /// The file is wrong, in one place or several.
+    #[error(transparent)]
+    #[diagnostic(transparent)]
+    Wrong(Box<Wrong>),
+}
+
+/// A file and everything that is wrong with it.
+#[derive(Debug, Diagnostic)]
+#[diagnostic(code(scenario::wrong))]
+pub struct Wrong {
+    /// The text, named by its path.
+    #[source_code]
+    pub source: NamedSource<Arc<str>>,
+    /// What was found, in the order of the file; at least one.
+    #[related]
+    pub problems: Vec<Problem>,
+}
+
+impl fmt::Display for Wrong {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let many = self.problems.len();
+        let noun = if many == 1 { "problem" } else { "problems" };
+        write!(f, "{} in {}: {many} {noun}", "scenario", self.source.name())
+    }
+}
+
+impl std::error::Error for Wrong {}
+
+/// One thing that is wrong, and where.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error, Diagnostic)]
+#[error("{message}")]
+pub struct Problem {
+    /// What is wrong, as one sentence without a full stop.
+    pub message: String,
+    /// What the underlined text is.
+    pub label: String,
+    /// The text at fault.
+    #[label("{label}")]
+    pub span: SourceSpan,
+    /// What would be right.
+    #[help]
+    pub help: Option<String>,
+}
