@@ -48,11 +48,11 @@ pub const PML4: u64 = RUNTIME_START;
 pub const PRIVATE_WINDOW: u64 = 0x0000_2000_0000_0000;
 
 /// Virtual address of GPA 0 in the shared window (`S`).
-pub const SHARED_WINDOW: u64 = 0x0000_3000_0000_0000;
+pub const SHARED_WINDOW: u64 = 0x0000_4000_0000_0000;
 
-/// Size of each window: GPAs from 0 up to this can be tested. 16 TiB of test memory fit above
-/// any base the lab uses.
-pub const WINDOW_BYTES: u64 = 0x0000_1000_0000_0000;
+/// Size of each window, 32 TiB: GPAs from 0 up to this can be tested. 16 TiB of test memory fit
+/// above any base the lab uses.
+pub const WINDOW_BYTES: u64 = 0x0000_2000_0000_0000;
 
 /// I/O port of the serial line that carries the protocol (COM1).
 pub const SERIAL_PORT: u16 = 0x3f8;

@@ -1,5 +1,8 @@
 //! Where a plan runs: the trait that every kind of host implements.
 
+pub mod sim;
+pub mod softkvm;
+
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
