@@ -6,7 +6,9 @@
 //! |---|---|
 //! | [`addr`] | guest-physical addresses, ranges and page levels |
 //! | [`message`] | what the lab asks on the serial port and what the guest answers |
+//! | [`frame`] | how those messages travel, and how a receiver survives garbage |
 //! | [`pattern`] | the words with which a guest fills memory, so that a bad word says whose it is |
+//! | [`runs`] | run-length coding of results |
 //! | [`layout`] | where things live in the guest's own memory and address space |
 //! | [`mailbox`] | how TDCALLs and window faults reach the soft host |
 //! | [`tdcall`] | leaf numbers, status codes and register order of the TDX ABI |
@@ -15,8 +17,10 @@
 #![forbid(unsafe_code)]
 
 pub mod addr;
+pub mod frame;
 pub mod layout;
 pub mod mailbox;
 pub mod message;
 pub mod pattern;
+pub mod runs;
 pub mod tdcall;

@@ -12,13 +12,14 @@
 use serde::{Deserialize, Serialize};
 
 use crate::addr::Gpa;
+use crate::message::{Content, MAX_BAD_WORDS};
 
 /// Words in a 4K page.
 pub const WORDS: usize = 512;
 
 /// Which fill wrote a page. Every fill of a plan has its own, from 1 up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(transparent)]
+#[serde(try_from = "u16", into = "u16")]
 pub struct Generation(u16);
 
 impl Generation {
@@ -39,6 +40,25 @@ impl Generation {
         self.0
     }
 }
+
+impl From<Generation> for u16 {
+    fn from(generation: Generation) -> u16 {
+        generation.0
+    }
+}
+
+impl TryFrom<u16> for Generation {
+    type Error = OutOfRange;
+
+    fn try_from(number: u16) -> Result<Generation, OutOfRange> {
+        Generation::new(number).ok_or(OutOfRange(number))
+    }
+}
+
+/// A number that is no generation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0} is no generation: they go from 1 to {max}", max = Generation::MAX.0)]
+pub struct OutOfRange(pub u16);
 
 /// The word at index `index` (taken modulo 512) of page `page`, written by `generation`.
 pub const fn word(page: Gpa, index: usize, generation: Generation) -> u64 {
@@ -65,5 +85,184 @@ pub const fn decode(word: u64) -> Option<Decoded> {
             index: (word & 0x1ff) as usize,
         }),
         None => None,
+    }
+}
+
+/// Says what the words found at `page` are.
+pub fn classify(page: Gpa, words: &[u64; WORDS]) -> Content {
+    let first = Kind::of_first(words[0]);
+    if words
+        .iter()
+        .enumerate()
+        .all(|(index, &word)| first.matches(index, word))
+    {
+        match first {
+            Kind::Zero => return Content::Zero,
+            Kind::Written(by) if by.page == page => return Content::Own(by.generation),
+            Kind::Written(by) => {
+                return Content::Foreign {
+                    generation: by.generation,
+                    distance: page.gfn().wrapping_sub(by.page.gfn()).cast_signed(),
+                };
+            }
+            Kind::Other(_) => {}
+        }
+    }
+    torn(first, words)
+}
+
+/// What the first word of a page makes one expect of the others.
+#[derive(Clone, Copy)]
+enum Kind {
+    /// All zero.
+    Zero,
+    /// A page that a fill has written.
+    Written(Decoded),
+    /// This value everywhere; no fill writes such a page.
+    Other(u64),
+}
+
+impl Kind {
+    fn of_first(word: u64) -> Kind {
+        match decode(word) {
+            Some(by) if by.index == 0 => Kind::Written(by),
+            _ if word == 0 => Kind::Zero,
+            _ => Kind::Other(word),
+        }
+    }
+
+    fn matches(self, index: usize, found: u64) -> bool {
+        found
+            == match self {
+                Kind::Zero => 0,
+                Kind::Written(by) => word(by.page, index, by.generation),
+                Kind::Other(value) => value,
+            }
+    }
+}
+
+fn torn(first: Kind, words: &[u64; WORDS]) -> Content {
+    let mut bad = heapless::Vec::<(u16, u64), MAX_BAD_WORDS>::new();
+    let mut like_first = 0;
+    for (index, &word) in words.iter().enumerate() {
+        let same = first.matches(index, word);
+        like_first += u16::from(same);
+        if (index == 0 || !same) && !bad.is_full() {
+            // There is room, so this cannot fail.
+            let _ = bad.push((index as u16, word));
+        }
+    }
+    Content::Torn {
+        like_first,
+        words: bad,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn generation() -> impl Strategy<Value = Generation> {
+        (1..=Generation::MAX.get()).prop_map(|number| Generation::new(number).unwrap())
+    }
+
+    /// Any page below 2^52.
+    fn page() -> impl Strategy<Value = Gpa> {
+        (0_u64..1 << 40).prop_map(Gpa::from_gfn)
+    }
+
+    fn written(page: Gpa, generation: Generation) -> [u64; WORDS] {
+        core::array::from_fn(|index| word(page, index, generation))
+    }
+
+    proptest! {
+        #[test]
+        fn a_word_names_its_place_and_its_fill(
+            page in page(), index in 0..WORDS, generation in generation(),
+        ) {
+            let word = word(page, index, generation);
+            prop_assert_ne!(word, 0);
+            prop_assert_eq!(decode(word), Some(Decoded { generation, page, index }));
+        }
+
+        #[test]
+        fn every_word_that_decodes_encodes_to_itself(value: u64) {
+            match decode(value) {
+                Some(by) => prop_assert_eq!(word(by.page, by.index, by.generation), value),
+                None => prop_assert_eq!(value >> 49, 0),
+            }
+        }
+
+        #[test]
+        fn a_whole_page_is_its_own_or_says_whose_it_is(
+            here in page(), there in page(), generation in generation(),
+        ) {
+            prop_assert_eq!(classify(here, &written(here, generation)), Content::Own(generation));
+            prop_assume!(here != there);
+            let distance = here.gfn() as i64 - there.gfn() as i64;
+            prop_assert_eq!(
+                classify(here, &written(there, generation)),
+                Content::Foreign { generation, distance }
+            );
+        }
+
+        #[test]
+        fn one_wrong_word_tears_a_page(
+            page in page(), generation in generation(), at in 1..WORDS, wrong: u64,
+        ) {
+            let mut words = written(page, generation);
+            prop_assume!(words[at] != wrong);
+            words[at] = wrong;
+            let torn = Content::Torn {
+                like_first: 511,
+                words: heapless::Vec::from_slice(&[(0, words[0]), (at as u16, wrong)]).unwrap(),
+            };
+            prop_assert_eq!(classify(page, &words), torn);
+        }
+
+        #[test]
+        fn no_page_is_beyond_words(page in page(), words in any::<[[u64; 32]; 16]>()) {
+            let words: [u64; WORDS] = core::array::from_fn(|index| words[index / 32][index % 32]);
+            classify(page, &words);
+        }
+    }
+
+    #[test]
+    fn a_zero_page_is_zero_and_a_poisoned_one_is_torn_with_no_word_unlike_the_first() {
+        let page = Gpa::new(0x1000);
+        assert_eq!(classify(page, &[0; WORDS]), Content::Zero);
+        assert_eq!(
+            classify(page, &[0x5a5a; WORDS]),
+            Content::Torn {
+                like_first: 512,
+                words: heapless::Vec::from_slice(&[(0, 0x5a5a)]).unwrap(),
+            }
+        );
+    }
+
+    #[test]
+    fn two_generations_in_one_page_are_torn_and_the_first_bad_words_are_told() {
+        let page = Gpa::new(0x7000);
+        let [old, new] = [4, 5].map(|number| Generation::new(number).unwrap());
+        let mut words = written(page, new);
+        words[256..].copy_from_slice(&written(page, old)[256..]);
+        let Content::Torn {
+            like_first,
+            words: bad,
+        } = classify(page, &words)
+        else {
+            panic!("not torn");
+        };
+        assert_eq!(like_first, 256);
+        assert!(bad.iter().map(|bad| bad.0).eq([0, 256, 257, 258]));
+    }
+
+    #[test]
+    fn zero_and_too_large_numbers_are_no_generations() {
+        assert_eq!(Generation::new(0), None);
+        assert_eq!(Generation::try_from(0x8000), Err(OutOfRange(0x8000)));
+        assert!(postcard::from_bytes::<Generation>(&[0]).is_err());
     }
 }
