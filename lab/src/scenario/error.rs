@@ -1,7 +1,8 @@
 //! What can be wrong with a scenario, told to the person who wrote it.
 
 use std::fmt;
-use std::path::PathBuf;
+use std::ops::Range;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use miette::{Diagnostic, NamedSource, SourceSpan};
@@ -61,7 +62,7 @@ impl fmt::Display for Wrong {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let many = self.problems.len();
         let noun = if many == 1 { "problem" } else { "problems" };
-        write!(f, "{} in {}: {many} {noun}", "scenario", self.source.name())
+        write!(f, "scenario in {}: {many} {noun}", self.source.name())
     }
 }
 
@@ -81,4 +82,35 @@ pub struct Problem {
     /// What would be right.
     #[help]
     pub help: Option<String>,
+}
+
+impl Problem {
+    pub(super) fn new(
+        span: Range<usize>,
+        message: impl Into<String>,
+        label: impl Into<String>,
+    ) -> Problem {
+        Problem {
+            message: message.into(),
+            label: label.into(),
+            span: span.into(),
+            help: None,
+        }
+    }
+
+    pub(super) fn help(mut self, help: impl Into<String>) -> Problem {
+        self.help = Some(help.into());
+        self
+    }
+}
+
+impl ScenarioError {
+    pub(super) fn wrong(path: &Path, text: &str, mut problems: Vec<Problem>) -> ScenarioError {
+        problems.sort_by_key(|problem| problem.span.offset());
+        let name = path.display().to_string();
+        ScenarioError::Wrong(Box::new(Wrong {
+            source: NamedSource::new(name, Arc::from(text)).with_language("yaml"),
+            problems,
+        }))
+    }
 }

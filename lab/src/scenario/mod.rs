@@ -2,82 +2,120 @@
 //!
 //! A file is read in four passes, each of which reports all it finds:
 //!
-//! 1. [`load`] reads the YAML: bounded, with the place of every key and value kept;
-//! 2. the file is held against the schema of its own types: unknown, missing and doubled keys;
-//! 3. [`expand`] gives every variable its value and every range its address;
+//! 1. `yaml` reads it, bounded, and keeps the place of every key and value;
+//! 2. `shape` holds it against the schema of its own types (`model`, `scalar`): unknown, missing
+//!    and doubled keys;
+//! 3. `expand` gives every variable its value (`variant`, `expr`) and every range its address
+//!    (`guest`, `operation`);
 //! 4. [`check`] asks the predictor whether what the author expects can be.
 
 mod error;
+mod expand;
+mod expr;
+mod files;
+mod guest;
+mod model;
+mod operation;
+mod read;
+mod scalar;
+mod schema;
+mod shape;
+#[cfg(test)]
+mod tests;
+mod variant;
+mod yaml;
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use crate::plan::Plan;
 
-pub use error::{Problem, ScenarioError};
+pub use error::{Problem, ScenarioError, Wrong};
+pub use files::{embedded, find};
+pub use schema::schema;
 
 /// A scenario file, read and found well formed.
 #[derive(Clone, Debug)]
 pub struct Scenario {
-    name: String,
-    about: String,
     path: PathBuf,
+    text: Arc<str>,
+    root: yaml::Node,
+    file: model::File,
 }
 
 impl Scenario {
     /// Its name, such as `punch/head-and-tail`.
     pub fn name(&self) -> &str {
-        &self.name
+        self.file.scenario.text()
     }
 
     /// What it shows.
     pub fn about(&self) -> &str {
-        &self.about
+        self.file.about.trim()
     }
 
     /// The file it came from, as given by the user.
     pub fn path(&self) -> &Path {
         &self.path
     }
+
+    /// The text of the file.
+    pub fn text(&self) -> &str {
+        &self.text
+    }
+
+    fn wrong(&self, problems: Vec<Problem>) -> ScenarioError {
+        ScenarioError::wrong(&self.path, &self.text, problems)
+    }
 }
 
 /// Reads one file and validates all that does not depend on a design.
 pub fn load(path: &Path) -> Result<Scenario, ScenarioError> {
-    let _ = path;
-    todo!("scenario files are read next")
+    parse(path, &files::text(path)?)
 }
 
 /// Like [`load`], for text that is already in memory; `path` is what diagnostics show.
 pub fn parse(path: &Path, text: &str) -> Result<Scenario, ScenarioError> {
-    let _ = (path, text);
-    todo!("scenario files are read next")
+    let mut problems = Vec::new();
+    let read = (|problems: &mut Vec<Problem>| {
+        if text.len() > yaml::MAX_BYTES {
+            let message = format!("the file has {} bytes", text.len());
+            return Err(Problem::new(0..0, message, "").help("at most 1 MiB"));
+        }
+        let root = yaml::tree(text, problems)?;
+        shape::check(&root, &schema(), problems);
+        match problems.is_empty() {
+            true => Ok(Some((root, yaml::typed(text)?))),
+            false => Ok(None),
+        }
+    })(&mut problems);
+    match read {
+        Ok(Some((root, file))) => {
+            let scenario = Scenario {
+                path: path.to_owned(),
+                text: text.into(),
+                root,
+                file,
+            };
+            expand(&scenario, None)?;
+            Ok(scenario)
+        }
+        Ok(None) => Err(ScenarioError::wrong(path, text, problems)),
+        Err(problem) => {
+            problems.push(problem);
+            Err(ScenarioError::wrong(path, text, problems))
+        }
+    }
 }
 
 /// All plans of a scenario: one for each case and matrix point. `seed` overrides that of the file.
 pub fn expand(scenario: &Scenario, seed: Option<u64>) -> Result<Vec<Plan>, ScenarioError> {
-    let _ = (scenario, seed);
-    todo!("scenario files are read next")
+    expand::plans(scenario, seed).map_err(|problems| scenario.wrong(problems))
 }
 
 /// Whether what the author of the plan expects agrees with the predictor, for every design that
 /// meets the plan's needs.
 pub fn check(plan: &Plan, source: &Scenario) -> Result<(), ScenarioError> {
     let _ = (plan, source);
-    todo!("waits for the predictor")
-}
-
-/// The scenario files behind `paths`: a file stands for itself, a folder for all `*.yaml` below
-/// it. Sorted; two files with one name are an error.
-pub fn find(paths: &[PathBuf]) -> Result<Vec<PathBuf>, ScenarioError> {
-    let _ = paths;
-    todo!("scenario files are read next")
-}
-
-/// The default set, compiled in: what runs where no path is given. Sorted by name.
-pub fn embedded() -> Result<Vec<Scenario>, ScenarioError> {
-    todo!("scenario files are read next")
-}
-
-/// The JSON Schema of a scenario file, for editors and for [`load`] itself.
-pub fn schema() -> serde_json::Value {
-    todo!("scenario files are read next")
+    Ok(())
 }

@@ -1,0 +1,602 @@
+//! Sizes, simple arithmetic and ranges, as they stand in a scenario: `4K`, `2M+$offset`,
+//! `1M..11M`, `12T..+1G`.
+
+use std::cell::RefCell;
+use std::collections::BTreeSet;
+use std::fmt;
+use std::ops::Range;
+
+use indexmap::IndexMap;
+
+/// Units of a size, each 1024 times the one before.
+const UNITS: [(char, u64); 4] = [
+    ('K', 1 << 10),
+    ('M', 1 << 20),
+    ('G', 1 << 30),
+    ('T', 1 << 40),
+];
+
+/// No value of a scenario is larger. Keeps every sum and product far from overflow.
+const LARGEST: i128 = 1 << 52;
+
+/// Most parentheses inside each other.
+const DEEPEST: usize = 16;
+
+/// What is wrong with a piece of text, and which bytes of it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Fault {
+    /// Bytes of the text at fault.
+    pub(super) at: Range<usize>,
+    /// What is wrong.
+    pub(super) message: String,
+    /// What the underlined text is.
+    pub(super) label: String,
+    /// What would be right.
+    pub(super) help: Option<String>,
+}
+
+impl Fault {
+    pub(super) fn new(
+        at: Range<usize>,
+        message: impl Into<String>,
+        label: impl Into<String>,
+    ) -> Fault {
+        Fault {
+            at,
+            message: message.into(),
+            label: label.into(),
+            help: None,
+        }
+    }
+
+    pub(super) fn help(mut self, help: impl Into<String>) -> Fault {
+        self.help = Some(help.into());
+        self
+    }
+}
+
+/// The variables that `cases`, `matrix`, `draw` and `repeat` have given a value, and which of
+/// them were used.
+#[derive(Debug, Default)]
+pub(super) struct Vars {
+    values: IndexMap<String, String>,
+    used: RefCell<BTreeSet<String>>,
+}
+
+impl Vars {
+    /// Gives `name` the value `text`.
+    pub(super) fn set(&mut self, name: &str, text: String) {
+        self.values.insert(name.to_owned(), text);
+    }
+
+    /// Takes `name` out of scope.
+    pub(super) fn unset(&mut self, name: &str) {
+        self.values.shift_remove(name);
+    }
+
+    /// Whether `name` has a value.
+    pub(super) fn has(&self, name: &str) -> bool {
+        self.values.contains_key(name)
+    }
+
+    /// Whether any text asked for `name`.
+    pub(super) fn was_used(&self, name: &str) -> bool {
+        self.used.borrow().contains(name)
+    }
+
+    fn get(&self, name: &str) -> Option<&str> {
+        let value = self.values.get(name)?;
+        self.used.borrow_mut().insert(name.to_owned());
+        Some(value)
+    }
+
+    /// The value of the variable that is all of `text`, or `text` itself.
+    pub(super) fn resolve<'a>(&'a self, text: &'a str) -> Result<&'a str, Fault> {
+        let trimmed = text.trim();
+        match whole_variable(trimmed) {
+            Some(name) => self
+                .get(name)
+                .ok_or_else(|| self.unknown(name, 0..text.len())),
+            None => Ok(text),
+        }
+    }
+
+    fn unknown(&self, name: &str, at: Range<usize>) -> Fault {
+        let names: Vec<&str> = self.values.keys().map(String::as_str).collect();
+        let help = match nearest(name, names.iter().copied()) {
+            Some(near) => format!("did you mean `${near}`?"),
+            None if names.is_empty() => {
+                "variables come from `cases`, `matrix`, `draw` or the `as` of a `repeat`".to_owned()
+            }
+            None => format!("known here: ${}", names.join(", $")),
+        };
+        Fault::new(at, format!("there is no variable `${name}`"), "not defined").help(help)
+    }
+}
+
+/// The name in `$name` or `${name}`, where that is all there is.
+fn whole_variable(text: &str) -> Option<&str> {
+    let rest = text.strip_prefix('$')?;
+    let name = match rest.strip_prefix('{') {
+        Some(braced) => braced.strip_suffix('}')?,
+        None => rest,
+    };
+    is_name(name).then_some(name)
+}
+
+/// Whether `name` can be the name of a variable.
+pub(super) fn is_name(name: &str) -> bool {
+    name.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_')
+        && name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_')
+}
+
+/// The candidate most like `word`, where one is like it at all.
+pub(super) fn nearest<'a>(
+    word: &str,
+    candidates: impl Iterator<Item = &'a str>,
+) -> Option<&'a str> {
+    candidates
+        .map(|candidate| (strsim::damerau_levenshtein(word, candidate), candidate))
+        .filter(|(distance, candidate)| *distance <= 1 + candidate.len() / 4)
+        .min()
+        .map(|(_, candidate)| candidate)
+}
+
+/// A number of bytes, printed in the largest unit that leaves no rest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Bytes(pub(super) u64);
+
+impl fmt::Display for Bytes {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let unit = UNITS
+            .iter()
+            .rev()
+            .find(|(_, unit)| self.0 != 0 && self.0.is_multiple_of(*unit));
+        match unit {
+            Some((letter, unit)) => write!(f, "{}{letter}", self.0 / unit),
+            None => write!(f, "{}", self.0),
+        }
+    }
+}
+
+/// The value of a sum such as `2M+$offset`.
+pub(super) fn value(text: &str, vars: &Vars) -> Result<i64, Fault> {
+    through_variable(text, vars, |resolved| {
+        let mut cursor = Cursor::new(resolved, vars);
+        let value = cursor.sum(0)?;
+        cursor.end()?;
+        Ok(value)
+    })
+}
+
+/// The value of a sum that cannot be negative.
+pub(super) fn unsigned(text: &str, vars: &Vars) -> Result<u64, Fault> {
+    let value = value(text, vars)?;
+    u64::try_from(value).map_err(|_| {
+        Fault::new(
+            0..text.len(),
+            format!("`{text}` comes to {value}"),
+            "less than 0",
+        )
+    })
+}
+
+/// The ends of a range: `1M..11M`, or start and length, `12T..+1G`.
+pub(super) fn range(text: &str, vars: &Vars) -> Result<Range<u64>, Fault> {
+    through_variable(text, vars, |resolved| Cursor::new(resolved, vars).range())
+}
+
+/// Reads the value of the variable that is all of `text`, or `text` itself. What is wrong with
+/// the value is told of the variable, because that is what stands here.
+fn through_variable<T>(
+    text: &str,
+    vars: &Vars,
+    read: impl Fn(&str) -> Result<T, Fault>,
+) -> Result<T, Fault> {
+    let resolved = vars.resolve(text)?;
+    let result = read(resolved);
+    if whole_variable(text.trim()).is_none() {
+        return result;
+    }
+    result.map_err(|fault| Fault {
+        message: format!("{} (`{}` is `{resolved}` here)", fault.message, text.trim()),
+        at: 0..text.len(),
+        ..fault
+    })
+}
+
+/// Reads one scalar from left to right.
+struct Cursor<'a> {
+    text: &'a str,
+    at: usize,
+    vars: &'a Vars,
+}
+
+impl<'a> Cursor<'a> {
+    fn new(text: &'a str, vars: &'a Vars) -> Cursor<'a> {
+        Cursor { text, at: 0, vars }
+    }
+
+    fn rest(&self) -> &'a str {
+        &self.text[self.at..]
+    }
+
+    fn skip_blanks(&mut self) {
+        self.at += self.rest().len() - self.rest().trim_start().len();
+    }
+
+    fn eat(&mut self, token: &str) -> bool {
+        self.skip_blanks();
+        let found = self.rest().starts_with(token);
+        if found {
+            self.at += token.len();
+        }
+        found
+    }
+
+    /// Takes the longest run of characters that `wanted` accepts.
+    fn take(&mut self, wanted: impl Fn(char) -> bool) -> &'a str {
+        let rest = self.rest();
+        let taken = &rest[..rest.find(|c| !wanted(c)).unwrap_or(rest.len())];
+        self.at += taken.len();
+        taken
+    }
+
+    fn end(&mut self) -> Result<(), Fault> {
+        self.skip_blanks();
+        let rest = self.rest();
+        if rest.is_empty() {
+            return Ok(());
+        }
+        let at = self.at..self.text.len();
+        if rest.starts_with("..") {
+            return Err(Fault::new(
+                at,
+                format!("`{}` is a range", self.text),
+                "one value is wanted here",
+            ));
+        }
+        let fault = Fault::new(at, format!("cannot read `{rest}`"), "does not belong here");
+        Err(if rest.starts_with('.') {
+            fault.help("sizes are whole numbers; write `1536K` for one and a half M")
+        } else if rest.starts_with('-') {
+            fault.help("a range is written `start..end` or `start..+length`")
+        } else {
+            fault
+        })
+    }
+
+    fn range(&mut self) -> Result<Range<u64>, Fault> {
+        let whole = 0..self.text.len();
+        let start = self.offset()?;
+        if !self.eat("..") {
+            self.skip_blanks();
+            let rest = self.rest();
+            let fault = if rest.is_empty() {
+                Fault::new(
+                    whole,
+                    format!("`{}` is not a range", self.text),
+                    "has no end",
+                )
+            } else {
+                Fault::new(
+                    self.at..self.text.len(),
+                    format!("cannot read `{rest}`"),
+                    "`..` is wanted here",
+                )
+            };
+            return Err(fault.help("a range is written `start..end` or `start..+length`"));
+        }
+        let by_length = self.eat("+");
+        let end_at = self.at;
+        let end = self.offset()?;
+        self.end()?;
+        let end = if by_length { start + end } else { end };
+        if end < start {
+            let (low, high) = (Bytes(end), Bytes(start));
+            return Err(Fault::new(
+                whole,
+                format!("the range ends at {low}, before it starts at {high}"),
+                "reversed",
+            )
+            .help(format!(
+                "write `{low}..{high}`, or `{high}..+{low}` for start and length"
+            )));
+        }
+        if end == start {
+            return Err(Fault::new(
+                end_at..self.text.len(),
+                "the range is empty",
+                "same as its start",
+            )
+            .help("a range ends after its last byte: the first 4K are `0..4K`"));
+        }
+        Ok(start..end)
+    }
+
+    fn offset(&mut self) -> Result<u64, Fault> {
+        self.skip_blanks();
+        let from = self.at;
+        let value = self.sum(0)?;
+        u64::try_from(value).map_err(|_| {
+            Fault::new(
+                from..self.at,
+                format!("an address cannot be {value}"),
+                "less than 0",
+            )
+        })
+    }
+
+    fn sum(&mut self, depth: usize) -> Result<i64, Fault> {
+        let from = self.at;
+        let mut sum = self.product(depth)?;
+        loop {
+            let term = if self.eat("+") {
+                i128::from(self.product(depth)?)
+            } else if self.eat("-") {
+                -i128::from(self.product(depth)?)
+            } else {
+                return Ok(sum);
+            };
+            sum = self.bounded(from, i128::from(sum) + term)?;
+        }
+    }
+
+    fn product(&mut self, depth: usize) -> Result<i64, Fault> {
+        let from = self.at;
+        let mut product = self.factor(depth)?;
+        while self.eat("*") {
+            let factor = self.factor(depth)?;
+            product = self.bounded(from, i128::from(product) * i128::from(factor))?;
+        }
+        Ok(product)
+    }
+
+    fn factor(&mut self, depth: usize) -> Result<i64, Fault> {
+        if depth > DEEPEST {
+            return Err(Fault::new(
+                self.at..self.text.len(),
+                format!("more than {DEEPEST} parentheses and signs inside each other"),
+                "too deep",
+            ));
+        }
+        if self.eat("(") {
+            let open = self.at - 1;
+            let value = self.sum(depth + 1)?;
+            return if self.eat(")") {
+                Ok(value)
+            } else {
+                Err(Fault::new(
+                    open..open + 1,
+                    "`(` without `)`",
+                    "never closed",
+                ))
+            };
+        }
+        if self.eat("-") {
+            return Ok(-self.factor(depth + 1)?);
+        }
+        if self.eat("+") {
+            return self.factor(depth + 1);
+        }
+        self.skip_blanks();
+        if self.rest().starts_with('$') {
+            self.variable()
+        } else {
+            self.number()
+        }
+    }
+
+    fn variable(&mut self) -> Result<i64, Fault> {
+        let from = self.at;
+        self.at += 1;
+        let braced = self.rest().starts_with('{');
+        self.at += usize::from(braced);
+        let name = self.take(|c| c.is_ascii_alphanumeric() || c == '_');
+        if braced && !self.rest().starts_with('}') || !is_name(name) {
+            return Err(
+                Fault::new(from..self.text.len(), "`$` without a name", "no variable")
+                    .help("a variable is written `$name` or `${name}`"),
+            );
+        }
+        self.at += usize::from(braced);
+        let text = match self.vars.get(name) {
+            Some(text) => text,
+            None => return Err(self.vars.unknown(name, from..self.at)),
+        };
+        let part = self.part();
+        let literal = Vars::default();
+        let value = match part {
+            Some(_) => range(text, &literal).map(|range| match part {
+                Some("start") => range.start as i64,
+                Some("end") => range.end as i64,
+                _ => (range.end - range.start) as i64,
+            }),
+            None => value(text, &literal),
+        };
+        value.map_err(|fault| Fault {
+            message: format!("{} (`${name}` is `{text}` here)", fault.message),
+            at: from..self.at,
+            label: fault.label,
+            help: match part {
+                None if text.contains("..") => Some(format!(
+                    "take a part of the range: `${name}.start`, `${name}.end` or `${name}.len`"
+                )),
+                _ => fault.help,
+            },
+        })
+    }
+
+    /// The part of a range variable that follows its name: `.start`, `.end`, `.len`.
+    fn part(&mut self) -> Option<&'static str> {
+        let rest = self.rest().strip_prefix('.')?;
+        let part = ["start", "end", "len"]
+            .into_iter()
+            .find(|part| rest.starts_with(part))?;
+        self.at += 1 + part.len();
+        Some(part)
+    }
+
+    fn number(&mut self) -> Result<i64, Fault> {
+        let from = self.at;
+        if let Some(hex) = self.rest().strip_prefix("0x") {
+            let digits = hex.len()
+                - hex
+                    .trim_start_matches(|c: char| c.is_ascii_hexdigit())
+                    .len();
+            self.at += 2 + digits;
+            let value = i128::from_str_radix(&hex[..digits], 16).map_err(|_| {
+                Fault::new(
+                    from..self.at,
+                    "`0x` without a number this lab can hold",
+                    "no number",
+                )
+            })?;
+            return self.bounded(from, value);
+        }
+        let digits = self.take(|c| c.is_ascii_digit());
+        if digits.is_empty() {
+            return Err(self.no_number());
+        }
+        let number: i128 = digits.parse().map_err(|_| self.too_large(from))?;
+        let unit = self.take(|c| c.is_alphanumeric() || c == '_');
+        let factor = match unit {
+            "" => 1,
+            _ => match UNITS.iter().find(|(letter, _)| unit.chars().eq([*letter])) {
+                Some((_, factor)) => *factor,
+                None => return Err(self.bad_unit(digits, unit)),
+            },
+        };
+        match number.checked_mul(i128::from(factor)) {
+            Some(value) => self.bounded(from, value),
+            None => Err(self.too_large(from)),
+        }
+    }
+
+    fn no_number(&self) -> Fault {
+        let rest = self.rest();
+        let fault = if rest.is_empty() {
+            Fault::new(
+                0..self.text.len(),
+                format!("`{}` is not a size", self.text),
+                "ends too soon",
+            )
+        } else {
+            Fault::new(
+                self.at..self.text.len(),
+                format!("`{rest}` is not a size"),
+                "no number",
+            )
+        };
+        fault.help("sizes look like `4K`, `2M`, `1G`, `16T`, `0x1000`")
+    }
+
+    fn bad_unit(&self, digits: &str, unit: &str) -> Fault {
+        let at = self.at - unit.len()..self.at;
+        let letter = unit.chars().next().map(|c| c.to_ascii_uppercase());
+        let meant = letter.filter(|letter| UNITS.iter().any(|(unit, _)| unit == letter));
+        let fault = Fault::new(at, format!("`{unit}` is not a unit"), "unknown unit");
+        match meant {
+            Some(letter) => fault.help(format!(
+                "write `{digits}{letter}`: the units are K, M, G and T, each 1024 times the one before"
+            )),
+            None => fault.help("the units are K, M, G and T, each 1024 times the one before"),
+        }
+    }
+
+    fn too_large(&self, from: usize) -> Fault {
+        Fault::new(
+            from..self.at,
+            "the value is larger than 4 PiB",
+            "larger than any guest-physical address",
+        )
+    }
+
+    fn bounded(&self, from: usize, value: i128) -> Result<i64, Fault> {
+        if (-LARGEST..=LARGEST).contains(&value) {
+            Ok(value as i64)
+        } else {
+            Err(self.too_large(from))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rstest::rstest;
+
+    use super::*;
+
+    fn vars() -> Vars {
+        let mut vars = Vars::default();
+        vars.set("offset", "4K".to_owned());
+        vars.set("hole", "1M..11M".to_owned());
+        vars
+    }
+
+    #[rstest]
+    #[case("0", 0)]
+    #[case("4K", 4096)]
+    #[case("16T", 16 << 40)]
+    #[case("0x1000", 4096)]
+    #[case("2M+$offset", (2 << 20) + 4096)]
+    #[case("2M - 2*${offset}", (2 << 20) - 8192)]
+    #[case("(1+2)*4K", 3 * 4096)]
+    #[case("-6", -6)]
+    #[case("+512", 512)]
+    #[case("$hole.start", 1 << 20)]
+    #[case("$hole.end-$hole.len", 1 << 20)]
+    fn sums(#[case] text: &str, #[case] wanted: i64) {
+        assert_eq!(value(text, &vars()), Ok(wanted));
+    }
+
+    #[rstest]
+    #[case("1M..11M", 1 << 20, 11 << 20)]
+    #[case("12T..+1G", 12 << 40, (12 << 40) + (1 << 30))]
+    #[case("$hole", 1 << 20, 11 << 20)]
+    #[case("$offset..$offset+$offset", 4096, 8192)]
+    #[case("$hole.start..$hole.end", 1 << 20, 11 << 20)]
+    fn ranges(#[case] text: &str, #[case] start: u64, #[case] end: u64) {
+        assert_eq!(range(text, &vars()), Ok(start..end));
+    }
+
+    #[rstest]
+    #[case("4k", "`k` is not a unit")]
+    #[case("2MiB", "`MiB` is not a unit")]
+    #[case("1.5M", "cannot read `.5M`")]
+    #[case("", "`` is not a size")]
+    #[case("$nothing", "there is no variable `$nothing`")]
+    #[case("$hole+4K", "`1M..11M` is a range (`$hole` is `1M..11M` here)")]
+    #[case(
+        "99999999999999999999999999999999999999999T",
+        "the value is larger than 4 PiB"
+    )]
+    #[case("4T*4T", "the value is larger than 4 PiB")]
+    #[case(
+        "((((((((((((((((((((1",
+        "more than 16 parentheses and signs inside each other"
+    )]
+    fn bad_sums(#[case] text: &str, #[case] message: &str) {
+        assert_eq!(value(text, &vars()).unwrap_err().message, message);
+    }
+
+    #[rstest]
+    #[case("11M..1M", "the range ends at 1M, before it starts at 11M")]
+    #[case("1M..1M", "the range is empty")]
+    #[case("1M", "`1M` is not a range")]
+    #[case("1M-2M", "an address cannot be -1048576")]
+    #[case("1M...2M", "`.2M` is not a size")]
+    fn bad_ranges(#[case] text: &str, #[case] message: &str) {
+        assert_eq!(range(text, &vars()).unwrap_err().message, message);
+    }
+
+    #[test]
+    fn no_text_makes_it_panic() {
+        use proptest::prelude::*;
+        proptest!(|(text in "[0-9KMGTx$a-z{}().+* -]{0,40}|.{0,40}")| {
+            for fault in [value(&text, &vars()).err(), range(&text, &vars()).err()].into_iter().flatten() {
+                prop_assert!(fault.at.end <= text.len() && fault.at.start <= fault.at.end);
+            }
+        });
+    }
+}

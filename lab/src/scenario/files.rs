@@ -1,0 +1,107 @@
+//! Where scenarios are: files, folders, and the default set that is compiled in.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use super::error::{Problem, ScenarioError};
+use super::yaml::{self, MAX_BYTES};
+use super::{Scenario, parse};
+
+/// Deepest folder that is searched.
+const MAX_DEPTH: usize = 16;
+
+include!(concat!(env!("OUT_DIR"), "/default_set.rs"));
+
+/// The text of a scenario file.
+pub(super) fn text(path: &Path) -> Result<String, ScenarioError> {
+    let unreadable = |source| ScenarioError::Unreadable {
+        path: path.to_owned(),
+        source,
+    };
+    let wrong = |problem| ScenarioError::wrong(path, "", vec![problem]);
+    let length = fs::metadata(path).map_err(unreadable)?.len();
+    if length > MAX_BYTES as u64 {
+        let message = format!("the file has {length} bytes");
+        return Err(wrong(Problem::new(0..0, message, "").help("at most 1 MiB")));
+    }
+    let bytes = fs::read(path).map_err(unreadable)?;
+    String::from_utf8(bytes).map_err(|error| {
+        let line = error.as_bytes()[..error.utf8_error().valid_up_to()]
+            .iter()
+            .filter(|byte| **byte == b'\n')
+            .count();
+        let message = format!("line {} is not UTF-8", line + 1);
+        wrong(Problem::new(0..0, message, "").help("save the file as UTF-8"))
+    })
+}
+
+/// The scenario files behind `paths`: a file stands for itself, a folder for all `*.yaml` below
+/// it. Sorted; two files with one name are an error.
+pub fn find(paths: &[PathBuf]) -> Result<Vec<PathBuf>, ScenarioError> {
+    let mut files = Vec::new();
+    for path in paths {
+        let before = files.len();
+        collect(path, 0, &mut files)?;
+        if files.len() == before {
+            return Err(ScenarioError::Nothing { path: path.clone() });
+        }
+    }
+    files.sort();
+    files.dedup();
+    let mut names: Vec<(String, &PathBuf)> = Vec::new();
+    for path in &files {
+        if let Some(name) = name_in(path)? {
+            names.push((name, path));
+        }
+    }
+    names.sort();
+    match names.windows(2).find(|pair| pair[0].0 == pair[1].0) {
+        Some([(name, first), (_, second)]) => Err(ScenarioError::Twice {
+            name: name.clone(),
+            first: (*first).clone(),
+            second: (*second).clone(),
+        }),
+        _ => Ok(files),
+    }
+}
+
+fn collect(path: &Path, depth: usize, files: &mut Vec<PathBuf>) -> Result<(), ScenarioError> {
+    let unreadable = |source| ScenarioError::Unreadable {
+        path: path.to_owned(),
+        source,
+    };
+    if !fs::metadata(path).map_err(unreadable)?.is_dir() {
+        files.push(path.to_owned());
+        return Ok(());
+    }
+    if depth == MAX_DEPTH {
+        return Ok(());
+    }
+    for entry in fs::read_dir(path).map_err(unreadable)? {
+        let entry = entry.map_err(unreadable)?.path();
+        let yaml = entry
+            .extension()
+            .is_some_and(|extension| extension == "yaml");
+        if yaml || entry.is_dir() {
+            collect(&entry, depth + 1, files)?;
+        }
+    }
+    Ok(())
+}
+
+/// The name a file gives itself. A file in which it cannot be found is told of when it is loaded.
+fn name_in(path: &Path) -> Result<Option<String>, ScenarioError> {
+    let Ok(text) = text(path) else {
+        return Ok(None);
+    };
+    let tree = yaml::tree(&text, &mut Vec::new()).ok();
+    Ok(tree.and_then(|root| root.key("scenario").text().map(str::to_owned)))
+}
+
+/// The default set, compiled in: what runs where no path is given. Sorted by name.
+pub fn embedded() -> Result<Vec<Scenario>, ScenarioError> {
+    DEFAULT_SET
+        .iter()
+        .map(|(path, text)| parse(Path::new(path), text))
+        .collect()
+}

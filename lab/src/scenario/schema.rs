@@ -1,0 +1,45 @@
+//! The JSON Schema of a scenario file.
+
+use schemars::generate::SchemaSettings;
+use schemars::transform::{RecursiveTransform, Transform};
+use serde_json::Value;
+
+use super::model::File;
+
+/// The JSON Schema of a scenario file, for editors and for [`super::load`] itself. Generated from
+/// the types that hold a file; `docs/scenario.schema.json` is a copy.
+pub fn schema() -> Value {
+    let mut schema = SchemaSettings::draft2020_12()
+        .into_generator()
+        .into_root_schema_for::<File>();
+    RecursiveTransform(|schema: &mut schemars::Schema| forbid_null(schema)).transform(&mut schema);
+    schema.insert("title".to_owned(), "tdxlab scenario".into());
+    schema.to_value()
+}
+
+/// An optional key may be left out, but it may not stand there without a value.
+fn forbid_null(schema: &mut schemars::Schema) {
+    let Some(object) = schema.as_object_mut() else {
+        return;
+    };
+    // What is left out has a value by itself, which is said in words; `null` and `{}` say nothing.
+    object.remove("default");
+    if let Some(Value::Array(types)) = object.get_mut("type") {
+        types.retain(|kind| kind != "null");
+        if let [only] = types.as_slice() {
+            let only = only.clone();
+            object.insert("type".to_owned(), only);
+        }
+    }
+    let Some(Value::Array(alternatives)) = object.get_mut("anyOf") else {
+        return;
+    };
+    alternatives.retain(|alternative| *alternative != serde_json::json!({ "type": "null" }));
+    if let [Value::Object(only)] = alternatives.as_slice() {
+        let only = only.clone();
+        object.remove("anyOf");
+        for (key, value) in only {
+            object.entry(key).or_insert(value);
+        }
+    }
+}
