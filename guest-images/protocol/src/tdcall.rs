@@ -90,3 +90,11 @@ pub const EXIT_REASON_EPT_VIOLATION: u32 = 48;
 
 /// TDG.MEM.PAGE.ATTR.RD, RCX bit 62: the page is pending.
 pub const ATTR_RD_PENDING: u64 = 1 << 62;
+
+/// TDG.VP.INFO attributes, bit 28: SEPT_VE_DISABLE. An access to a pending page ends the TD instead of
+/// raising #VE.
+pub const ATTRIBUTES_SEPT_VE_DISABLE: u64 = 1 << 28;
+
+/// TDG.VP.INFO attributes, bit 62, which no TDX module sets: a fixture plays the module, see
+/// [`crate::mailbox`]. A report must say so.
+pub const ATTRIBUTES_REHEARSAL: u64 = 1 << 62;
