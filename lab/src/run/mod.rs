@@ -1,8 +1,37 @@
 //! Executes plans, judges every step, keeps the journal.
+//!
+//! | file | what it does |
+//! |---|---|
+//! | `pool` | takes plan after plan with a few workers |
+//! | `executor` | boots a guest for a plan, does its steps, leaves evidence |
+//! | `control` | shows that the counters count, before anything is judged |
+//! | `judge` | compares a step with its prediction, witness by witness |
+//! | `journal` | writes everything down as it happens; `recording` reads it back |
+//! | `folder` | where all that goes |
 
+pub mod control;
+pub mod executor;
+pub mod folder;
+pub mod journal;
 pub mod judge;
+pub mod map;
 pub mod names;
+pub mod needs;
+pub mod oracle;
+pub mod pool;
+pub mod recording;
 pub mod verdict;
 
+#[cfg(test)]
+mod tests;
+
+pub use executor::{Item, Lab, MakeOracle, Outcome, Watcher};
+pub use folder::{FolderError, RunFolder};
+pub use journal::{Journal, JournalError, PlanId};
 pub use judge::{AllowList, ContentSpan, Evidence, Judge, PageClass};
+pub use map::{MapExtent, MapState, MemoryMap};
+pub use needs::Offer;
+pub use oracle::Oracle;
+pub use pool::Drive;
+pub use recording::Recording;
 pub use verdict::{Finding, FindingKind, Judgement, MissingWitness, Verdict, Witness};

@@ -15,6 +15,7 @@ mod stretch;
 #[cfg(test)]
 mod tests;
 
+pub(crate) use content::wanted as wanted_content;
 pub use content::{ContentSpan, PageClass};
 pub use kernel_log::{AllowList, AllowListError};
 

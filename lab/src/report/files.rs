@@ -1,0 +1,23 @@
+//! The files made of a report, each written whole or not at all.
+
+use std::path::Path;
+
+use super::{Report, junit, ktap};
+use crate::run::folder::{FolderError, write_whole};
+
+/// Names of the files [`write_all`] makes beside the journal.
+pub const REPORT_FILES: [&str; 3] = ["report.json", "junit.xml", "results.ktap"];
+
+/// Writes every format into the folder of the run.
+pub fn write_all(report: &Report, folder: &Path) -> Result<(), FolderError> {
+    let json = serde_json::to_vec_pretty(report).unwrap_or_default();
+    let contents = [
+        json,
+        junit::render(report).into_bytes(),
+        ktap::render(report).into_bytes(),
+    ];
+    for (name, content) in REPORT_FILES.iter().zip(contents) {
+        write_whole(&folder.join(name), &content)?;
+    }
+    Ok(())
+}

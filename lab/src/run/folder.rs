@@ -1,0 +1,213 @@
+//! Where a run leaves its files: `reports/<time>-<id>/`, with `latest` pointing to the newest.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Write};
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::{OpenOptionsExt, symlink};
+use std::path::{Path, PathBuf};
+
+use jiff::Timestamp;
+use miette::Diagnostic;
+use nix::fcntl::{AT_FDCWD, AtFlags};
+use nix::unistd::linkat;
+use thiserror::Error;
+
+use super::journal::{self, Journal, JournalError, PlanId};
+
+/// Name of the symbolic link to the newest run.
+pub const LATEST: &str = "latest";
+
+/// The folder of one run.
+#[derive(Debug)]
+pub struct RunFolder {
+    path: PathBuf,
+    name: String,
+    started: Timestamp,
+}
+
+/// Why a run cannot leave its files.
+#[derive(Debug, Error, Diagnostic)]
+pub enum FolderError {
+    /// Something in the folder could not be made.
+    #[error("cannot write {}: {source}", path.display())]
+    #[diagnostic(
+        code(reports::write),
+        help("choose another place for reports with --out DIR")
+    )]
+    Write {
+        /// The file or folder.
+        path: PathBuf,
+        /// The system's answer.
+        source: io::Error,
+    },
+    /// The journal could not be made.
+    #[error(transparent)]
+    #[diagnostic(transparent)]
+    Journal(#[from] JournalError),
+}
+
+impl RunFolder {
+    /// Makes a folder of its own for this run below `reports`, and lets `latest` point to it.
+    pub fn create(reports: &Path) -> Result<RunFolder, FolderError> {
+        let started = Timestamp::now();
+        fs::create_dir_all(reports).map_err(at(reports))?;
+        // Two runs that start in the same second differ in the random part; should even that be
+        // the same, making the folder fails and another part is drawn.
+        for _ in 0..64 {
+            let name = format!(
+                "{}-{:06x}",
+                started.strftime("%Y%m%dT%H%M%SZ"),
+                rand::random_range(0..1u32 << 24)
+            );
+            let path = reports.join(&name);
+            match fs::create_dir(&path) {
+                Ok(()) => {
+                    let folder = RunFolder {
+                        path,
+                        name,
+                        started,
+                    };
+                    folder.become_latest(reports)?;
+                    return Ok(folder);
+                }
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+                Err(error) => return Err(at(&path)(error)),
+            }
+        }
+        Err(at(reports)(io::ErrorKind::AlreadyExists.into()))
+    }
+
+    /// Where it is.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The name of the run.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// When the run started.
+    pub fn started(&self) -> Timestamp {
+        self.started
+    }
+
+    /// Its journal, new.
+    pub fn journal(&self) -> Result<Journal, FolderError> {
+        Ok(Journal::create(&self.path.join(journal::FILE))?)
+    }
+
+    /// The folder of one plan, relative to that of the run. Readable, and unique by its number.
+    pub fn of_plan(plan: PlanId, name: &str) -> PathBuf {
+        let readable: String = name
+            .chars()
+            .map(|c| match c {
+                'a'..='z' | 'A'..='Z' | '0'..='9' | '-' | '_' | '.' | '=' => c,
+                _ => '-',
+            })
+            .take(80)
+            .collect();
+        Path::new("scenarios").join(format!("{:04}-{readable}", plan.0))
+    }
+
+    /// The link is made inside the new folder and renamed, so that at any moment `latest` is
+    /// either the old or the new one, and a runner that is killed here leaves nothing beside it.
+    fn become_latest(&self, reports: &Path) -> Result<(), FolderError> {
+        let fresh = self.path.join(LATEST);
+        symlink(&self.name, &fresh).map_err(at(&fresh))?;
+        let latest = reports.join(LATEST);
+        fs::rename(&fresh, &latest).map_err(at(&latest))
+    }
+}
+
+/// Writes a file so that it is there whole or not at all, and replaces one that is there.
+///
+/// The file has no name until it is whole, so that nothing is left behind by a runner that is
+/// killed half-way. Where the file system cannot do that, a temporary name is used.
+pub fn write_whole(path: &Path, content: &[u8]) -> Result<(), FolderError> {
+    let folder = path.parent().unwrap_or(Path::new("."));
+    let unnamed = OpenOptions::new()
+        .write(true)
+        .custom_flags(libc::O_TMPFILE)
+        .mode(0o644)
+        .open(folder);
+    match unnamed {
+        Ok(file) if !path.exists() => name_it(file, content, path),
+        _ => rename_it(folder, content, path),
+    }
+    .map_err(at(path))
+}
+
+fn name_it(mut file: File, content: &[u8], path: &Path) -> io::Result<()> {
+    file.write_all(content)?;
+    let itself = format!("/proc/self/fd/{}", file.as_raw_fd());
+    match linkat(
+        AT_FDCWD,
+        itself.as_str(),
+        AT_FDCWD,
+        path,
+        AtFlags::AT_SYMLINK_FOLLOW,
+    ) {
+        Err(nix::errno::Errno::EEXIST) => {
+            rename_it(path.parent().unwrap_or(Path::new(".")), content, path)
+        }
+        result => Ok(result?),
+    }
+}
+
+fn rename_it(folder: &Path, content: &[u8], path: &Path) -> io::Result<()> {
+    use std::os::unix::fs::PermissionsExt;
+    let mut file = tempfile::Builder::new()
+        .prefix(".writing-")
+        .permissions(fs::Permissions::from_mode(0o644))
+        .tempfile_in(folder)?;
+    file.write_all(content)?;
+    file.persist(path)?;
+    Ok(())
+}
+
+fn at(path: &Path) -> impl FnOnce(io::Error) -> FolderError {
+    let path = path.to_owned();
+    move |source| FolderError::Write { path, source }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn runs_that_start_together_have_folders_of_their_own() {
+        let reports = tempfile::tempdir().unwrap();
+        let names: std::collections::BTreeSet<String> = std::thread::scope(|scope| {
+            let runs: Vec<_> = (0..8)
+                .map(|_| scope.spawn(|| RunFolder::create(reports.path()).unwrap().name))
+                .collect();
+            runs.into_iter().map(|run| run.join().unwrap()).collect()
+        });
+        assert_eq!(names.len(), 8);
+        let latest = fs::read_link(reports.path().join(LATEST)).unwrap();
+        assert!(names.contains(latest.to_str().unwrap()));
+    }
+
+    #[test]
+    fn files_are_written_whole_and_replaced_whole() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("report.json");
+        write_whole(&path, b"one").unwrap();
+        write_whole(&path, b"two").unwrap();
+        assert_eq!(fs::read(&path).unwrap(), b"two");
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn a_place_that_cannot_be_written_is_named() {
+        let error = RunFolder::create(Path::new("/proc/reports")).unwrap_err();
+        assert!(error.to_string().contains("/proc/reports"), "{error}");
+    }
+
+    #[test]
+    fn plan_folders_are_readable_and_unique() {
+        let path = RunFolder::of_plan(PlanId(12), "punch/offsets[offset=4K]");
+        assert_eq!(path, Path::new("scenarios/0012-punch-offsets-offset=4K-"));
+    }
+}

@@ -1,0 +1,355 @@
+//! `journal.jsonl`: everything that happened in a run, one event a line, as it happened.
+//!
+//! The journal is the only thing a run produces; every report is made from it. It is appended to
+//! by one `write(2)` per event, so that whatever happens to the runner, all events up to that
+//! moment are there. It holds enough to judge every step again without a host.
+
+use std::fs::{File, OpenOptions};
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
+
+use miette::Diagnostic;
+use serde::{Deserialize, Serialize};
+use thiserror::Error;
+
+use crate::host::Observed;
+use crate::plan::{HostKind, Plan};
+use crate::predict::Expectation;
+use crate::run::map::MemoryMap;
+use crate::run::verdict::{Judgement, MissingWitness, Verdict};
+use crate::witness::Sample;
+
+/// Version of the journal format.
+pub const VERSION: u32 = 1;
+
+/// Name of the journal in a run's folder.
+pub const FILE: &str = "journal.jsonl";
+
+/// One line of the journal.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Line {
+    /// Microseconds since the run started.
+    pub at: u64,
+    /// What happened.
+    pub event: Event,
+}
+
+/// A plan of a run, by its place in [`RunStarted::plans`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct PlanId(pub u32);
+
+/// Something that happened in a run.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[allow(
+    clippy::large_enum_variant,
+    reason = "events are written and read one at a time"
+)]
+pub enum Event {
+    /// First line of every journal.
+    RunStarted(RunStarted),
+    /// A plan will not run because a need is not met.
+    PlanSkipped {
+        /// Which plan.
+        plan: PlanId,
+        /// What it would have shown.
+        about: String,
+        /// The need, and what is there instead.
+        need: String,
+    },
+    /// A plan starts.
+    PlanStarted {
+        /// Which plan.
+        plan: PlanId,
+        /// The file it came from.
+        scenario: Option<PathBuf>,
+        /// The plan itself.
+        body: Plan,
+    },
+    /// Its guest takes commands.
+    Booted {
+        /// Which plan.
+        plan: PlanId,
+        /// How long it took, in microseconds.
+        micros: u64,
+    },
+    /// The positive control was done.
+    Controlled {
+        /// Which plan.
+        plan: PlanId,
+        /// Witnesses before.
+        before: Sample,
+        /// Witnesses after; the baseline of the first step.
+        after: Sample,
+        /// What the ACCEPT of the control page returned.
+        observed: Observed,
+        /// What is said of it.
+        judgement: Judgement,
+        /// Counters that did not count, and are not believed for the rest of the plan.
+        distrusted: Vec<MissingWitness>,
+    },
+    /// A step is about to be done.
+    StepStarted {
+        /// Which plan.
+        plan: PlanId,
+        /// Which step, from 0.
+        step: u32,
+        /// What it must show.
+        expected: Expectation,
+    },
+    /// A step was done.
+    StepObserved {
+        /// Which plan.
+        plan: PlanId,
+        /// Which step, from 0.
+        step: u32,
+        /// What came back, operation by operation of every branch.
+        observed: Vec<Vec<Observed>>,
+        /// Witnesses after it.
+        sample: Sample,
+    },
+    /// A step was judged.
+    StepJudged {
+        /// Which plan.
+        plan: PlanId,
+        /// Which step, from 0.
+        step: u32,
+        /// What is said of it.
+        judgement: Judgement,
+        /// How memory must look now.
+        map: MemoryMap,
+    },
+    /// A plan is over.
+    PlanEnded {
+        /// Which plan.
+        plan: PlanId,
+        /// What is said of it.
+        verdict: Verdict,
+        /// Why it was not judged to the end, if so.
+        reason: Option<String>,
+        /// How long it took, in microseconds.
+        micros: u64,
+        /// Folder with what the host can show for it, relative to the run's folder.
+        evidence: Option<PathBuf>,
+    },
+    /// Last line of every journal that was not cut off.
+    RunEnded {
+        /// What is said of the run.
+        verdict: Verdict,
+        /// Whether somebody stopped it before all plans were run.
+        interrupted: bool,
+    },
+}
+
+/// What a run is about.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RunStarted {
+    /// [`VERSION`].
+    pub version: u32,
+    /// Version of tdxlab.
+    pub tdxlab: String,
+    /// Name of the run: its time and a random part.
+    pub run: String,
+    /// When it started, RFC 3339.
+    pub started: String,
+    /// The command line.
+    pub command: Vec<String>,
+    /// Where guests run.
+    pub host: HostKind,
+    /// Why there.
+    pub host_reason: String,
+    /// What the host says of itself: kernel, QEMU, TDX module, by name.
+    pub facts: Vec<(String, String)>,
+    /// The design played or expected.
+    pub design: String,
+    /// Seed given on the command line.
+    pub seed: Option<u64>,
+    /// Plans run at the same time.
+    pub jobs: usize,
+    /// Names of all plans of the run, in order.
+    pub plans: Vec<String>,
+}
+
+/// Why the journal cannot be written or read.
+#[derive(Debug, Error, Diagnostic)]
+pub enum JournalError {
+    /// An event could not be written.
+    #[error("cannot write {}: {source}", path.display())]
+    #[diagnostic(
+        code(journal::write),
+        help("all results up to this one are safe in the journal; make room and run again")
+    )]
+    Write {
+        /// The journal.
+        path: PathBuf,
+        /// The system's answer.
+        source: std::io::Error,
+    },
+    /// The file could not be opened or read.
+    #[error("cannot read {}: {source}", path.display())]
+    #[diagnostic(code(journal::read))]
+    Read {
+        /// The journal.
+        path: PathBuf,
+        /// The system's answer.
+        source: std::io::Error,
+    },
+    /// A line is no event.
+    #[error("{}, line {line}, is no event: {reason}", path.display())]
+    #[diagnostic(
+        code(journal::garbled),
+        help("a journal is only ever appended to; this one was changed by something else")
+    )]
+    Garbled {
+        /// The journal.
+        path: PathBuf,
+        /// Line number, from 1.
+        line: usize,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// Another version of tdxlab wrote it.
+    #[error("{} is a journal of version {found}; this tdxlab reads version {VERSION}", path.display())]
+    #[diagnostic(code(journal::version), help("use the tdxlab that wrote it"))]
+    Version {
+        /// The journal.
+        path: PathBuf,
+        /// Its version.
+        found: u64,
+    },
+    /// There is not even a first line.
+    #[error("{} is empty: the run ended before it began", path.display())]
+    #[diagnostic(code(journal::empty))]
+    Empty {
+        /// The journal.
+        path: PathBuf,
+    },
+}
+
+/// The journal of a run in progress. Shared by all workers.
+#[derive(Debug)]
+pub struct Journal {
+    path: PathBuf,
+    started: Instant,
+    file: Mutex<Append>,
+}
+
+#[derive(Debug)]
+struct Append {
+    file: File,
+    /// Bytes of complete lines.
+    length: u64,
+    /// Set by the first write that failed: what would follow would follow a gap.
+    broken: Option<std::io::ErrorKind>,
+}
+
+impl Journal {
+    /// A new journal at `path`, where there is none yet.
+    pub fn create(path: &Path) -> Result<Journal, JournalError> {
+        let file = OpenOptions::new()
+            .append(true)
+            .create_new(true)
+            .open(path)
+            .map_err(|source| JournalError::Write {
+                path: path.to_owned(),
+                source,
+            })?;
+        Ok(Journal::over(file, path))
+    }
+
+    fn over(file: File, path: &Path) -> Journal {
+        Journal {
+            path: path.to_owned(),
+            started: Instant::now(),
+            file: Mutex::new(Append {
+                file,
+                length: 0,
+                broken: None,
+            }),
+        }
+    }
+
+    /// Where it is.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Appends an event. After an error no further event is taken, so that what is in the file is
+    /// what happened, without gaps.
+    pub fn write(&self, event: &Event) -> Result<(), JournalError> {
+        #[derive(Serialize)]
+        struct LineRef<'a> {
+            at: u64,
+            event: &'a Event,
+        }
+        let at = u64::try_from(self.started.elapsed().as_micros()).unwrap_or(u64::MAX);
+        let mut line = serde_json::to_vec(&LineRef { at, event })
+            .map_err(|source| self.failure(source.into()))?;
+        line.push(b'\n');
+        let mut append = self.lock();
+        if let Some(kind) = append.broken {
+            return Err(self.failure(kind.into()));
+        }
+        match append.file.write_all(&line) {
+            Ok(()) => {
+                append.length += line.len() as u64;
+                Ok(())
+            }
+            Err(source) => {
+                append.broken = Some(source.kind());
+                // Half a line is of no use to anyone. Where even this fails, readers cope.
+                let _ = append.file.set_len(append.length);
+                Err(self.failure(source))
+            }
+        }
+    }
+
+    /// Whether a write has failed.
+    pub fn is_broken(&self) -> bool {
+        self.lock().broken.is_some()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Append> {
+        self.file.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn failure(&self, source: std::io::Error) -> JournalError {
+        JournalError::Write {
+            path: self.path.clone(),
+            source,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_full_disk_is_said_once_and_for_all() {
+        // /dev/full takes no byte, as a full disk does.
+        let full = OpenOptions::new().append(true).open("/dev/full").unwrap();
+        let journal = Journal::over(full, Path::new("reports/journal.jsonl"));
+        let event = Event::RunEnded {
+            verdict: Verdict::Pass,
+            interrupted: false,
+        };
+        for _ in 0..2 {
+            let error = journal.write(&event).unwrap_err().to_string();
+            assert!(error.contains("reports/journal.jsonl"), "{error}");
+            assert!(error.to_lowercase().contains("no "), "{error}");
+        }
+        assert!(journal.is_broken());
+    }
+
+    #[test]
+    fn a_journal_is_never_written_over() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join(FILE);
+        Journal::create(&path).unwrap();
+        assert!(Journal::create(&path).is_err());
+    }
+}
