@@ -1,5 +1,6 @@
 //! Where a plan runs: the trait that every kind of host implements.
 
+pub mod interrupt;
 pub mod sim;
 pub mod softkvm;
 

@@ -1,1 +1,26 @@
-//! To come.
+//! QEMU as the lab uses it: a process that is told everything on its command line and over
+//! inherited sockets, and that cannot outlive the lab.
+//!
+//! | module | what it holds |
+//! |---|---|
+//! | [`command`] | a typed description and the command line it stands for |
+//! | [`version`] | finding QEMU and asking it for its version |
+//! | [`process`] | starting it, noticing its end at once, ending it |
+//! | [`qmp`] | the one QMP client of the lab |
+//! | [`fds`] | taking its memory files from outside |
+//! | [`error`] | what can go wrong with it, and what to do about it |
+
+pub mod command;
+pub mod error;
+pub mod excerpt;
+pub mod fds;
+pub mod process;
+pub mod qmp;
+mod spawner;
+pub mod version;
+
+pub use self::command::{Accelerator, CommandLine, Cpu, Image, Line, QemuCommand, Ram, RamBacking};
+pub use self::error::QemuError;
+pub use self::process::Process;
+pub use self::qmp::Qmp;
+pub use self::version::{Installed, Version};

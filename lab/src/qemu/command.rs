@@ -1,0 +1,456 @@
+//! A typed description of a QEMU, and the command line it stands for.
+//!
+//! The machine is q35 on every host, because that is what a TD runs in, stripped of all that a
+//! micro guest never touches: each device left out is a device QEMU does not have to build, and
+//! start-up is most of what a small scenario costs.
+//!
+//! Everything that talks to the guest is an inherited file descriptor. There is no socket path to
+//! collide on, and no file to be left behind.
+
+use std::ffi::OsString;
+use std::fmt;
+use std::os::fd::RawFd;
+use std::path::{Path, PathBuf};
+
+use tdxlab_protocol::layout;
+
+use crate::addr::PageLevel;
+
+/// What to start.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct QemuCommand {
+    /// The QEMU binary.
+    pub program: PathBuf,
+    /// What runs the guest's instructions.
+    pub accelerator: Accelerator,
+    /// The CPU model.
+    pub cpu: Cpu,
+    /// Number of vCPUs.
+    pub vcpus: u16,
+    /// The guest's memory.
+    pub ram: Ram,
+    /// The guest image.
+    pub image: Image,
+    /// Where QMP is spoken.
+    pub qmp: Line,
+    /// The serial port that carries the protocol.
+    pub serial: Line,
+    /// The doorbell port of the soft host.
+    pub doorbell: Option<Line>,
+    /// Runs the guest as a TD.
+    pub td: Option<Td>,
+    /// Waits for `cont` before the first instruction.
+    pub paused: bool,
+}
+
+/// What runs the guest's instructions.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Accelerator {
+    /// QEMU's translator, one host thread per vCPU.
+    Tcg,
+    /// The kernel's KVM.
+    Kvm,
+}
+
+/// The CPU model.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Cpu {
+    /// Everything the accelerator can do.
+    Max,
+    /// The host's own model (KVM only; what a TD needs).
+    Host,
+}
+
+/// The guest's memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ram {
+    /// Its size in MiB.
+    pub mebibytes: u64,
+    /// What is behind it.
+    pub backing: RamBacking,
+}
+
+/// What is behind the guest's memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RamBacking {
+    /// A shared memfd of ordinary pages, which the lab can take with `pidfd_getfd`.
+    Memfd,
+    /// A shared memfd of huge pages of this size from the hugetlb pool.
+    Hugetlb(PageLevel),
+    /// Anonymous memory; transparent huge pages where the kernel gives them.
+    Anonymous,
+}
+
+/// The guest image, loaded so that it ends at 4 GiB.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Image {
+    /// A file descriptor QEMU inherits.
+    Inherited(RawFd),
+    /// A file.
+    Path(PathBuf),
+}
+
+/// One end of a byte stream.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Line {
+    /// A socket QEMU inherits.
+    Inherited(RawFd),
+    /// A Unix socket at this path, on which QEMU listens.
+    Listen(PathBuf),
+}
+
+/// What QEMU is told about a TD.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Td {
+    /// The attribute SEPT_VE_DISABLE.
+    pub sept_ve_disable: bool,
+}
+
+/// Machine properties that leave devices out. All are known from QEMU 7.0 on.
+const BARE_MACHINE: &str =
+    "smm=off,vmport=off,hpet=off,sata=off,i8042=off,pit=off,pic=off,graphics=off,acpi=off";
+
+impl QemuCommand {
+    /// The command line.
+    pub fn line(&self) -> CommandLine {
+        let mut args = Arguments::default();
+        args.flag("-name", "tdxlab,debug-threads=on");
+        for bare in ["-nodefaults", "-no-user-config", "-no-reboot"] {
+            args.bare(bare);
+        }
+        args.flag("-display", "none");
+        args.flag(
+            "-accel",
+            match self.accelerator {
+                Accelerator::Tcg => "tcg,thread=multi",
+                Accelerator::Kvm => "kvm",
+            },
+        );
+        args.flag("-machine", self.machine());
+        args.flag(
+            "-cpu",
+            match self.cpu {
+                Cpu::Max => "max",
+                Cpu::Host => "host",
+            },
+        );
+        args.flag("-smp", self.vcpus.to_string());
+        args.flag("-m", format!("{}M", self.ram.mebibytes));
+        args.flag("-object", self.ram_object());
+        if let Some(td) = self.td {
+            args.flag(
+                "-object",
+                format!(
+                    r#"{{"qom-type":"tdx-guest","id":"tdx0","sept-ve-disable":{}}}"#,
+                    td.sept_ve_disable
+                ),
+            );
+            args.flag("-action", "reboot=shutdown,panic=exit-failure");
+        }
+        args.flag("-bios", self.image.argument());
+        args.flag("-chardev", self.qmp.chardev("qmp"));
+        args.flag("-mon", "chardev=qmp,mode=control");
+        args.flag("-chardev", self.serial.chardev("serial"));
+        args.flag("-serial", "chardev:serial");
+        if let Some(doorbell) = &self.doorbell {
+            args.flag("-chardev", doorbell.chardev("doorbell"));
+            args.flag(
+                "-device",
+                format!(
+                    "isa-debugcon,iobase={:#x},chardev=doorbell",
+                    layout::DOORBELL_PORT
+                ),
+            );
+        }
+        args.flag(
+            "-device",
+            format!("isa-debug-exit,iobase={:#x},iosize=1", layout::EXIT_PORT),
+        );
+        if self.paused {
+            args.bare("-S");
+        }
+        CommandLine {
+            program: self.program.clone(),
+            args: args.0,
+        }
+    }
+
+    /// The same QEMU for a person to start by hand: sockets at paths in the current folder in
+    /// place of inherited ones, and the image from the file [`IMAGE_FILE`].
+    pub fn for_pasting(&self) -> QemuCommand {
+        QemuCommand {
+            image: Image::Path(IMAGE_FILE.into()),
+            qmp: Line::Listen("qmp.sock".into()),
+            serial: Line::Listen("serial.sock".into()),
+            doorbell: self
+                .doorbell
+                .as_ref()
+                .map(|_| Line::Listen("doorbell.sock".into())),
+            ..self.clone()
+        }
+    }
+
+    fn machine(&self) -> String {
+        let mut machine = String::from("q35");
+        if self.td.is_some() {
+            machine.push_str(",confidential-guest-support=tdx0");
+        }
+        format!("{machine},{BARE_MACHINE},memory-backend=ram")
+    }
+
+    fn ram_object(&self) -> String {
+        let size = format!("id=ram,size={}M", self.ram.mebibytes);
+        match self.ram.backing {
+            RamBacking::Memfd => format!("memory-backend-memfd,{size},share=on"),
+            RamBacking::Hugetlb(page) => {
+                format!("memory-backend-memfd,{size},share=on,hugetlb=on,hugetlbsize={page}")
+            }
+            RamBacking::Anonymous => format!("memory-backend-ram,{size}"),
+        }
+    }
+}
+
+/// Name under which the image of a pasteable command line is to be found.
+pub const IMAGE_FILE: &str = "guest.bin";
+
+impl Image {
+    fn argument(&self) -> String {
+        match self {
+            // QEMU opens it again, which works for a memfd as for any file.
+            Image::Inherited(fd) => format!("/proc/self/fd/{fd}"),
+            Image::Path(path) => path.display().to_string(),
+        }
+    }
+}
+
+impl Line {
+    fn chardev(&self, id: &str) -> String {
+        match self {
+            Line::Inherited(fd) => format!("socket,id={id},fd={fd}"),
+            Line::Listen(path) => {
+                format!("socket,id={id},path={},server=on,wait=off", escaped(path))
+            }
+        }
+    }
+}
+
+/// A path inside a QEMU option list, where a comma ends a value unless doubled.
+fn escaped(path: &Path) -> String {
+    path.display().to_string().replace(',', ",,")
+}
+
+#[derive(Default)]
+struct Arguments(Vec<OsString>);
+
+impl Arguments {
+    fn bare(&mut self, name: &str) {
+        self.0.push(name.into());
+    }
+
+    fn flag(&mut self, name: &str, value: impl Into<OsString>) {
+        self.0.push(name.into());
+        self.0.push(value.into());
+    }
+}
+
+/// A program and its arguments. Displays as a line for a shell.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CommandLine {
+    /// The program.
+    pub program: PathBuf,
+    /// Its arguments.
+    pub args: Vec<OsString>,
+}
+
+impl fmt::Display for CommandLine {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&quoted(&self.program.to_string_lossy()))?;
+        for arg in &self.args {
+            let arg = arg.to_string_lossy();
+            // One option with its value on a line: these lines are read more often than run.
+            let lead = if arg.starts_with('-') { " \\\n  " } else { " " };
+            write!(f, "{lead}{}", quoted(&arg))?;
+        }
+        Ok(())
+    }
+}
+
+/// `text` as one word of a POSIX shell.
+fn quoted(text: &str) -> String {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "-_=+,./:@%".contains(c);
+    if !text.is_empty() && text.chars().all(plain) {
+        text.to_owned()
+    } else {
+        format!("'{}'", text.replace('\'', r"'\''"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn soft() -> QemuCommand {
+        QemuCommand {
+            program: "qemu-system-x86_64".into(),
+            accelerator: Accelerator::Tcg,
+            cpu: Cpu::Max,
+            vcpus: 2,
+            ram: Ram {
+                mebibytes: 256,
+                backing: RamBacking::Memfd,
+            },
+            image: Image::Inherited(7),
+            qmp: Line::Inherited(4),
+            serial: Line::Inherited(5),
+            doorbell: Some(Line::Inherited(6)),
+            td: None,
+            paused: false,
+        }
+    }
+
+    #[test]
+    fn soft_host() {
+        insta::assert_snapshot!(soft().line(), @r#"
+        qemu-system-x86_64 \
+          -name tdxlab,debug-threads=on \
+          -nodefaults \
+          -no-user-config \
+          -no-reboot \
+          -display none \
+          -accel tcg,thread=multi \
+          -machine q35,smm=off,vmport=off,hpet=off,sata=off,i8042=off,pit=off,pic=off,graphics=off,acpi=off,memory-backend=ram \
+          -cpu max \
+          -smp 2 \
+          -m 256M \
+          -object memory-backend-memfd,id=ram,size=256M,share=on \
+          -bios /proc/self/fd/7 \
+          -chardev socket,id=qmp,fd=4 \
+          -mon chardev=qmp,mode=control \
+          -chardev socket,id=serial,fd=5 \
+          -serial chardev:serial \
+          -chardev socket,id=doorbell,fd=6 \
+          -device isa-debugcon,iobase=0xe9,chardev=doorbell \
+          -device isa-debug-exit,iobase=0xf4,iosize=1
+        "#);
+    }
+
+    #[test]
+    fn soft_host_for_pasting() {
+        insta::assert_snapshot!(soft().for_pasting().line(), @r#"
+        qemu-system-x86_64 \
+          -name tdxlab,debug-threads=on \
+          -nodefaults \
+          -no-user-config \
+          -no-reboot \
+          -display none \
+          -accel tcg,thread=multi \
+          -machine q35,smm=off,vmport=off,hpet=off,sata=off,i8042=off,pit=off,pic=off,graphics=off,acpi=off,memory-backend=ram \
+          -cpu max \
+          -smp 2 \
+          -m 256M \
+          -object memory-backend-memfd,id=ram,size=256M,share=on \
+          -bios guest.bin \
+          -chardev socket,id=qmp,path=qmp.sock,server=on,wait=off \
+          -mon chardev=qmp,mode=control \
+          -chardev socket,id=serial,path=serial.sock,server=on,wait=off \
+          -serial chardev:serial \
+          -chardev socket,id=doorbell,path=doorbell.sock,server=on,wait=off \
+          -device isa-debugcon,iobase=0xe9,chardev=doorbell \
+          -device isa-debug-exit,iobase=0xf4,iosize=1
+        "#);
+    }
+
+    #[test]
+    fn plain_vm_on_huge_pages() {
+        let command = QemuCommand {
+            accelerator: Accelerator::Kvm,
+            cpu: Cpu::Host,
+            ram: Ram {
+                mebibytes: 1024,
+                backing: RamBacking::Hugetlb(PageLevel::Size2M),
+            },
+            doorbell: None,
+            ..soft()
+        };
+        insta::assert_snapshot!(command.line(), @r#"
+        qemu-system-x86_64 \
+          -name tdxlab,debug-threads=on \
+          -nodefaults \
+          -no-user-config \
+          -no-reboot \
+          -display none \
+          -accel kvm \
+          -machine q35,smm=off,vmport=off,hpet=off,sata=off,i8042=off,pit=off,pic=off,graphics=off,acpi=off,memory-backend=ram \
+          -cpu host \
+          -smp 2 \
+          -m 1024M \
+          -object memory-backend-memfd,id=ram,size=1024M,share=on,hugetlb=on,hugetlbsize=2M \
+          -bios /proc/self/fd/7 \
+          -chardev socket,id=qmp,fd=4 \
+          -mon chardev=qmp,mode=control \
+          -chardev socket,id=serial,fd=5 \
+          -serial chardev:serial \
+          -device isa-debug-exit,iobase=0xf4,iosize=1
+        "#);
+    }
+
+    #[test]
+    fn td() {
+        let command = QemuCommand {
+            accelerator: Accelerator::Kvm,
+            cpu: Cpu::Host,
+            doorbell: None,
+            td: Some(Td {
+                sept_ve_disable: false,
+            }),
+            paused: true,
+            ..soft()
+        };
+        insta::assert_snapshot!(command.line(), @r#"
+        qemu-system-x86_64 \
+          -name tdxlab,debug-threads=on \
+          -nodefaults \
+          -no-user-config \
+          -no-reboot \
+          -display none \
+          -accel kvm \
+          -machine q35,confidential-guest-support=tdx0,smm=off,vmport=off,hpet=off,sata=off,i8042=off,pit=off,pic=off,graphics=off,acpi=off,memory-backend=ram \
+          -cpu host \
+          -smp 2 \
+          -m 256M \
+          -object memory-backend-memfd,id=ram,size=256M,share=on \
+          -object '{"qom-type":"tdx-guest","id":"tdx0","sept-ve-disable":false}' \
+          -action reboot=shutdown,panic=exit-failure \
+          -bios /proc/self/fd/7 \
+          -chardev socket,id=qmp,fd=4 \
+          -mon chardev=qmp,mode=control \
+          -chardev socket,id=serial,fd=5 \
+          -serial chardev:serial \
+          -device isa-debug-exit,iobase=0xf4,iosize=1 \
+          -S
+        "#);
+    }
+
+    #[test]
+    fn a_shell_reads_back_what_was_written() {
+        let line = CommandLine {
+            program: "printf".into(),
+            args: vec!["%s|".into(), "it's".into(), "".into(), "a,b $HOME".into()],
+        };
+        let said = std::process::Command::new("sh")
+            .arg("-c")
+            .arg(line.to_string())
+            .output()
+            .unwrap();
+        assert_eq!(String::from_utf8_lossy(&said.stdout), "it's||a,b $HOME|");
+    }
+
+    #[test]
+    fn commas_in_paths_are_doubled() {
+        let line = Line::Listen("/tmp/a,b/qmp.sock".into());
+        assert_eq!(
+            line.chardev("qmp"),
+            "socket,id=qmp,path=/tmp/a,,b/qmp.sock,server=on,wait=off"
+        );
+    }
+}

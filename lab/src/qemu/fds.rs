@@ -1,0 +1,89 @@
+//! Taking QEMU's memory files from outside.
+//!
+//! Neither QMP nor the command line gives a guest_memfd or the fd of a memory backend away, so
+//! they are found in `/proc/PID/fd` by what the link says, and duplicated with `pidfd_getfd`
+//! (opening the link itself ends in ENXIO for a guest_memfd).
+
+use std::fs;
+use std::os::fd::OwnedFd;
+use std::path::PathBuf;
+
+use nix::sys::stat::fstat;
+
+use super::error::QemuError;
+use super::process::Process;
+
+/// How the kernel names the file behind a `memory-backend-memfd`.
+pub const MEMORY_BACKEND: &str = "/memfd:memory-backend-memfd";
+
+/// How every kernel names a guest_memfd, whatever stands around it: `anon_inode:[kvm-gmem]` up to
+/// 6.18, `/[kvm-gmem] (deleted)` since it has a file system of its own.
+pub const GUEST_MEMFD: &str = "[kvm-gmem]";
+
+/// A file of QEMU, open in the lab too.
+///
+/// Closing it matters: a duplicate of a guest_memfd keeps the VM alive after QEMU has ended.
+#[derive(Debug)]
+pub struct TakenFile {
+    /// The duplicate.
+    pub file: OwnedFd,
+    /// Its number in QEMU.
+    pub number: i32,
+    /// Its size in bytes.
+    pub bytes: u64,
+}
+
+/// Duplicates every open file of `process` whose link text contains `kind`.
+///
+/// # Errors
+///
+/// None is open, or the kernel refuses to hand it over.
+pub fn take(process: &Process, kind: &str) -> Result<Vec<TakenFile>, QemuError> {
+    let mut links = links(process)?;
+    let wanted: Vec<i32> = links
+        .iter()
+        .filter(|(_, text)| text.contains(kind))
+        .map(|&(number, _)| number)
+        .collect();
+    if wanted.is_empty() {
+        links.sort();
+        return Err(QemuError::NoSuchFile {
+            wanted: kind.to_owned(),
+            found: links
+                .into_iter()
+                .map(|(number, text)| format!("{number}: {text}"))
+                .collect::<Vec<_>>()
+                .join(", "),
+        });
+    }
+    wanted
+        .into_iter()
+        .map(|number| {
+            let file = process.take_fd(number).map_err(QemuError::system(format!(
+                "taking file {number} of QEMU (pidfd_getfd needs ptrace rights)"
+            )))?;
+            let status = fstat(&file).map_err(QemuError::system("fstat of a file of QEMU"))?;
+            Ok(TakenFile {
+                file,
+                number,
+                bytes: status.st_size.cast_unsigned(),
+            })
+        })
+        .collect()
+}
+
+/// What `/proc/PID/fd` says: number and link text of each open file.
+fn links(process: &Process) -> Result<Vec<(i32, String)>, QemuError> {
+    let folder = PathBuf::from(format!("/proc/{}/fd", process.pid()));
+    let entries = fs::read_dir(&folder)
+        .map_err(QemuError::system(format!("reading {}", folder.display())))?;
+    Ok(entries
+        .flatten()
+        .filter_map(|entry| {
+            // One that was closed since is of no interest.
+            let text = fs::read_link(entry.path()).ok()?;
+            let number = entry.file_name().to_str()?.parse().ok()?;
+            Some((number, text.to_string_lossy().into_owned()))
+        })
+        .collect())
+}

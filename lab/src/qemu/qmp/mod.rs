@@ -1,0 +1,385 @@
+//! The one QMP client of the lab.
+//!
+//! Commands and their answers have the types of the `qapi` crate; what goes over the socket is
+//! handled here, because that crate's own client stops at the first event its schema does not
+//! know, and blocks for ever on a monitor that says nothing. Here events are kept as they came,
+//! answers are matched by id, and every wait has an end.
+//!
+//! [`commands`] holds commands whose generated types cannot be sent.
+
+pub mod commands;
+mod record;
+
+use std::collections::{BTreeMap, VecDeque};
+use std::io::{self, Read, Write};
+use std::marker::PhantomData;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::net::UnixStream;
+use std::time::{Duration, Instant};
+
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use qapi::{Any, Command, Execute};
+use serde::Deserialize;
+
+use self::record::{Direction, Record};
+
+/// Longest line a monitor may send. `query-qmp-schema`, the longest there is, has 250 KB.
+const MAX_LINE: usize = 4 << 20;
+
+/// Events kept until somebody asks for them; the oldest go first.
+const MAX_EVENTS: usize = 1024;
+
+/// A conversation with a monitor. Never blocks, except in [`Qmp::execute`] and within bounds.
+#[derive(Debug)]
+pub struct Qmp {
+    socket: UnixStream,
+    unread: Vec<u8>,
+    greeted: bool,
+    closed: bool,
+    next_id: u64,
+    /// Answers to commands that were sent: `None` until it is there.
+    answers: BTreeMap<u64, Option<Result<Any, qapi::Error>>>,
+    events: VecDeque<Event>,
+    record: Record,
+}
+
+/// A command that was sent and the type of its answer.
+#[derive(Debug)]
+pub struct Ticket<C> {
+    id: u64,
+    command: PhantomData<fn() -> C>,
+}
+
+/// An event as it came.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Event {
+    /// Its name, such as `SHUTDOWN`. May be one that no schema of ours knows.
+    pub name: String,
+    /// Its data; null where it has none.
+    pub data: Any,
+    /// When QEMU saw it, since the epoch.
+    pub at: Duration,
+}
+
+/// The monitor did not do its part.
+#[derive(Debug, thiserror::Error)]
+pub enum QmpError {
+    /// A line that is no QMP.
+    #[error("{why}: {line}")]
+    Nonsense {
+        /// What is wrong with it.
+        why: String,
+        /// The line, shortened.
+        line: String,
+    },
+    /// A line that does not end.
+    #[error("more than {MAX_LINE} bytes without an end of line")]
+    TooLong,
+    /// The other end was closed.
+    #[error("the socket was closed")]
+    Closed,
+    /// No answer in time.
+    #[error("no answer to {command} within {waited:?}")]
+    Silent {
+        /// The command.
+        command: &'static str,
+        /// How long was waited.
+        waited: Duration,
+    },
+    /// The command was refused.
+    #[error("{command} was refused: {reason}")]
+    Refused {
+        /// The command.
+        command: &'static str,
+        /// QEMU's words.
+        reason: String,
+    },
+    /// The socket failed.
+    #[error("socket: {0}")]
+    Io(#[from] io::Error),
+}
+
+/// Any line a monitor sends. Exactly one of the first four is there.
+#[derive(Deserialize)]
+struct Message {
+    #[serde(rename = "QMP")]
+    greeting: Option<Any>,
+    #[serde(rename = "return")]
+    value: Option<Any>,
+    error: Option<ErrorBody>,
+    event: Option<String>,
+    id: Option<Any>,
+    #[serde(default)]
+    data: Any,
+    timestamp: Option<Timestamp>,
+}
+
+/// `class` stays text: a class that a later QEMU invents is still an error and no nonsense.
+#[derive(Deserialize)]
+struct ErrorBody {
+    class: String,
+    desc: String,
+}
+
+#[derive(Deserialize)]
+struct Timestamp {
+    // Both are -1 where QEMU has no time.
+    seconds: i64,
+    microseconds: i64,
+}
+
+impl Qmp {
+    /// Starts the conversation on `socket`: asks at once for command mode, so that nobody has to
+    /// wait for the greeting before sending more.
+    ///
+    /// # Errors
+    ///
+    /// The socket failed.
+    pub fn new(socket: UnixStream) -> Result<Qmp, QmpError> {
+        socket.set_nonblocking(true)?;
+        let mut qmp = Qmp {
+            socket,
+            unread: Vec::new(),
+            greeted: false,
+            closed: false,
+            next_id: 0,
+            answers: BTreeMap::new(),
+            events: VecDeque::new(),
+            record: Record::new(),
+        };
+        let ticket = qmp.send(&qapi::qmp::qmp_capabilities { enable: None })?;
+        // Nobody asks for this answer.
+        qmp.answers.remove(&ticket.id);
+        Ok(qmp)
+    }
+
+    /// Readable when the monitor has said something.
+    pub fn socket(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
+
+    /// Sends a command; [`Qmp::answer`] gives what came back.
+    ///
+    /// # Errors
+    ///
+    /// The socket failed or is full: a monitor that takes nothing in is not answering either.
+    pub fn send<C: Command>(&mut self, command: &C) -> Result<Ticket<C>, QmpError> {
+        let id = self.next_id;
+        self.next_id += 1;
+        let mut line = serde_json::to_string(&Execute::with_id(command, id))
+            .map_err(|error| QmpError::Io(io::Error::other(error)))?;
+        self.record.note(Direction::Sent, &line);
+        line.push('\n');
+        self.socket.write_all(line.as_bytes())?;
+        self.answers.insert(id, None);
+        Ok(Ticket {
+            id,
+            command: PhantomData,
+        })
+    }
+
+    /// Takes in what the monitor has said. Never blocks.
+    ///
+    /// # Errors
+    ///
+    /// It said what a monitor cannot say, or the socket was closed (after everything said before
+    /// was taken in).
+    pub fn receive(&mut self) -> Result<(), QmpError> {
+        let mut buffer = [0; 16 << 10];
+        loop {
+            match self.socket.read(&mut buffer) {
+                Ok(0) => {
+                    self.closed = true;
+                    break;
+                }
+                Ok(count) => self.unread.extend(&buffer[..count]),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) if error.kind() == io::ErrorKind::ConnectionReset => {
+                    self.closed = true;
+                    break;
+                }
+                Err(error) => return Err(error.into()),
+            }
+            self.take_lines()?;
+        }
+        if self.closed {
+            Err(QmpError::Closed)
+        } else {
+            Ok(())
+        }
+    }
+
+    /// The answer to a command, once it is there. A ticket is good for one answer.
+    ///
+    /// # Errors
+    ///
+    /// The command was refused, or the answer is none to that command.
+    pub fn answer<C: Command>(&mut self, ticket: &Ticket<C>) -> Result<Option<C::Ok>, QmpError> {
+        match self.answers.get(&ticket.id) {
+            Some(Some(_)) => {}
+            Some(None) | None => return Ok(None),
+        }
+        match self.answers.remove(&ticket.id).flatten() {
+            Some(Ok(value)) => match serde_json::from_value(value.clone()) {
+                Ok(value) => Ok(Some(value)),
+                Err(error) => Err(QmpError::Nonsense {
+                    why: format!("no answer to {} ({error})", C::NAME),
+                    line: shortened(&value.to_string()),
+                }),
+            },
+            Some(Err(error)) => Err(QmpError::Refused {
+                command: C::NAME,
+                reason: error.desc,
+            }),
+            None => Ok(None),
+        }
+    }
+
+    /// Sends a command and waits for its answer.
+    ///
+    /// # Errors
+    ///
+    /// Refused, nonsense, closed, or nothing within `patience`.
+    pub fn execute<C: Command>(
+        &mut self,
+        command: &C,
+        patience: Duration,
+    ) -> Result<C::Ok, QmpError> {
+        let until = Instant::now() + patience;
+        let ticket = self.send(command)?;
+        loop {
+            let received = self.receive();
+            if let Some(value) = self.answer(&ticket)? {
+                return Ok(value);
+            }
+            received?;
+            let left = until.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                self.answers.remove(&ticket.id);
+                return Err(QmpError::Silent {
+                    command: C::NAME,
+                    waited: patience,
+                });
+            }
+            let timeout = PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX);
+            let mut fds = [PollFd::new(self.socket.as_fd(), PollFlags::POLLIN)];
+            match poll(&mut fds, timeout) {
+                Ok(_) | Err(nix::Error::EINTR) => {}
+                Err(error) => return Err(QmpError::Io(error.into())),
+            }
+        }
+    }
+
+    /// Events since the previous call, oldest first.
+    pub fn take_events(&mut self) -> impl Iterator<Item = Event> {
+        self.events.drain(..)
+    }
+
+    /// Everything said so far, as JSON lines with timestamps; the middle of a long conversation
+    /// is left out.
+    pub fn trace(&self) -> String {
+        self.record.to_json_lines()
+    }
+
+    fn take_lines(&mut self) -> Result<(), QmpError> {
+        while let Some(end) = self.unread.iter().position(|&byte| byte == b'\n') {
+            let rest = self.unread.split_off(end + 1);
+            let line = std::mem::replace(&mut self.unread, rest);
+            let line = line.trim_ascii();
+            if !line.is_empty() {
+                self.take_line(line)?;
+            }
+        }
+        if self.unread.len() > MAX_LINE {
+            return Err(QmpError::TooLong);
+        }
+        Ok(())
+    }
+
+    fn take_line(&mut self, line: &[u8]) -> Result<(), QmpError> {
+        let text = String::from_utf8_lossy(line);
+        self.record.note(Direction::Received, &text);
+        let nonsense = |why: &str| QmpError::Nonsense {
+            why: why.to_owned(),
+            line: shortened(&text),
+        };
+        let message: Message =
+            serde_json::from_slice(line).map_err(|_| nonsense("a line that is no QMP message"))?;
+        match message {
+            Message {
+                greeting: Some(_), ..
+            } => self.greeted = true,
+            Message { .. } if !self.greeted => {
+                return Err(nonsense("something else in place of the greeting"));
+            }
+            Message {
+                event: Some(name),
+                data,
+                timestamp,
+                ..
+            } => {
+                if self.events.len() == MAX_EVENTS {
+                    self.events.pop_front();
+                }
+                self.events.push_back(Event {
+                    name,
+                    data,
+                    at: timestamp.map_or(Duration::ZERO, |at| at.as_duration()),
+                });
+            }
+            Message {
+                error: Some(error),
+                id,
+                ..
+            } => {
+                let error = qapi::Error {
+                    // The class says less than the description and is not used.
+                    class: qapi::ErrorClass::GenericError,
+                    desc: format!("{} ({})", error.desc, error.class),
+                    id: None,
+                };
+                self.settle(id, Err(error));
+            }
+            Message {
+                value: Some(value),
+                id,
+                ..
+            } => self.settle(id, Ok(value)),
+            Message { .. } => return Err(nonsense("a message that says nothing")),
+        }
+        Ok(())
+    }
+
+    /// Files an answer if somebody waits for it.
+    fn settle(&mut self, id: Option<Any>, answer: Result<Any, qapi::Error>) {
+        if let Some(waiting) = id
+            .as_ref()
+            .and_then(Any::as_u64)
+            .and_then(|id| self.answers.get_mut(&id))
+        {
+            *waiting = Some(answer);
+        }
+    }
+}
+
+impl Timestamp {
+    fn as_duration(&self) -> Duration {
+        let seconds = u64::try_from(self.seconds).unwrap_or(0);
+        let micros = u64::try_from(self.microseconds).unwrap_or(0);
+        Duration::from_secs(seconds).saturating_add(Duration::from_micros(micros))
+    }
+}
+
+/// As much of a line as a message can bear.
+fn shortened(line: &str) -> String {
+    const ROOM: usize = 160;
+    if line.chars().count() <= ROOM {
+        line.to_owned()
+    } else {
+        line.chars().take(ROOM).chain("...".chars()).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests;
