@@ -1,6 +1,24 @@
 //! What can be seen from outside: one reading per witness, or the reason why there is none.
 //!
 //! A witness that could not be read is [`Reading::Missing`]. It is never a 0.
+//!
+//! | reader | reads |
+//! |---|---|
+//! | [`debugfs`] | the page counters of one VM |
+//! | [`query_stats`] | the same counters, through QEMU's monitor |
+//! | [`tracefs`] | split events |
+//! | [`cachestat`] | populated pages of a guest_memfd |
+//! | [`kmsg`] | the kernel log |
+//!
+//! [`played`] holds the files in which the software KVM shows itself: laid out and worded like a
+//! kernel's, so that the same readers read both.
+
+pub mod cachestat;
+pub mod debugfs;
+pub mod kmsg;
+pub mod played;
+pub mod query_stats;
+pub mod tracefs;
 
 use serde::{Deserialize, Serialize};
 
@@ -20,6 +38,13 @@ pub enum Reading<T> {
 }
 
 impl<T> Reading<T> {
+    /// Nothing, and why.
+    pub fn missing(reason: impl Into<String>) -> Reading<T> {
+        Reading::Missing {
+            reason: reason.into(),
+        }
+    }
+
     /// The value, if it was read.
     pub fn value(&self) -> Option<&T> {
         match self {

@@ -9,8 +9,8 @@ use crate::qemu::excerpt::Excerpt;
 /// Messages kept from the beginning and from the end.
 const KEPT: (usize, usize) = (64, 448);
 
-/// Longest message that is kept whole.
-const MAX_TEXT: usize = 8 << 10;
+/// Longest message that is kept whole, in characters.
+const MAX_CHARS: usize = 8 << 10;
 
 /// Who spoke.
 #[derive(Clone, Copy, Debug, Serialize)]
@@ -47,9 +47,8 @@ impl Record {
 
     pub(super) fn note(&mut self, direction: Direction, text: &str) {
         let micros = u64::try_from(self.began.elapsed().as_micros()).unwrap_or(u64::MAX);
-        let end = text.floor_char_boundary(MAX_TEXT);
-        self.exchanges
-            .push((micros, direction, text[..end].to_owned()));
+        let text = text.chars().take(MAX_CHARS).collect();
+        self.exchanges.push((micros, direction, text));
     }
 
     pub(super) fn to_json_lines(&self) -> String {
