@@ -65,7 +65,7 @@ pub fn cachestat(file: impl AsFd, offset: u64, bytes: u64) -> io::Result<CacheSt
 pub fn populated(file: impl AsFd, pieces: &[(u64, u64)]) -> Reading<u64> {
     // Of a pipe or a socket the kernel says 0 pages, which is no reading.
     match fstat(&file) {
-        Ok(status) if SFlag::from_bits_truncate(status.st_mode).contains(SFlag::S_IFREG) => {}
+        Ok(status) if status.st_mode & SFlag::S_IFMT.bits() == SFlag::S_IFREG.bits() => {}
         Ok(_) => return Reading::missing("cachestat: not a file with pages"),
         Err(error) => return Reading::missing(format!("fstat: {error}")),
     }
