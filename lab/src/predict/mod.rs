@@ -2,10 +2,191 @@
 //!
 //! The predictor never simulates page tables and knows nothing of the soft host: the two share
 //! only [`crate::addr`], which is what makes their agreement evidence.
+//!
+//! | file | rules of |
+//! |---|---|
+//! | `accept` | TDG.MEM.PAGE.ACCEPT and what KVM does about its exits |
+//! | `access` | loads, stores, ATTR.RD, prefault |
+//! | `convert` | MapGPA and implicit conversions |
+//! | `hole` | punched holes and allocation |
+//! | `verify` | what memory must hold |
+//! | `race`, `fog` | parallel steps, and what is known after them |
+//! | `state`, `runs`, `slots`, `folio` | what is known between steps, as runs |
+//! | `design` | where designs differ |
 
+mod accept;
+mod access;
+mod author;
+mod convert;
+mod design;
 mod expectation;
+mod fog;
+mod folio;
+mod hole;
+mod map;
+mod race;
+mod runs;
+mod slots;
+mod state;
+mod status;
+mod tally;
+#[cfg(test)]
+mod tests;
+mod verify;
 
+pub use author::Mismatch;
+pub use design::{Design, Unmet};
 pub use expectation::{
     AccessOutcome, Content, Expectation, Interval, PageDelta, ProbeRun, ReadPlan, SplitLeaf,
     StatusRun,
 };
+pub use map::RegionState;
+
+use crate::addr::{GpaRange, PageLevel};
+use crate::plan::{Action, Expect, Guest, OnVe, Op, Side};
+
+use access::Access;
+use state::State;
+use tally::Tally;
+
+/// Knows what one guest's memory must be like, step after step.
+#[derive(Clone, Debug)]
+pub struct Predictor {
+    state: State,
+}
+
+/// A step whose outcome nobody could judge.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{why}")]
+pub struct Unjudgeable {
+    /// Why not.
+    pub why: String,
+    /// What to write instead.
+    pub advice: String,
+}
+
+/// What is mapped and populated before the first step, without the page of the positive control.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Baseline {
+    /// 4K leaves.
+    pub pages_4k: u64,
+    /// 2M leaves.
+    pub pages_2m: u64,
+    /// 4K pages of the guest_memfd.
+    pub populated: u64,
+}
+
+impl Predictor {
+    /// For a guest that has just been booted under a design.
+    pub fn new(design: &Design, guest: &Guest) -> Predictor {
+        Predictor {
+            state: State::new(design, guest),
+        }
+    }
+
+    /// The design whose rules apply.
+    pub fn design(&self) -> &Design {
+        &self.state.design
+    }
+
+    /// What is mapped and populated now. Before the first step that is the initial image.
+    pub fn baseline(&self) -> Baseline {
+        let (pages_4k, pages_2m) = self.state.mapped();
+        Baseline {
+            pages_4k,
+            pages_2m,
+            populated: self.state.folios.populated(),
+        }
+    }
+
+    /// What the next step must show. After an error the predictor knows nothing reliable any more.
+    pub fn step(&mut self, action: &Action) -> Result<Expectation, Unjudgeable> {
+        let state = &mut self.state;
+        if !state.alive {
+            return Err(Unjudgeable {
+                why: "the TD is dead after the previous step".to_owned(),
+                advice: "end the scenario with the step that kills the TD".to_owned(),
+            });
+        }
+        let mut tally = Tally::default();
+        match action {
+            Action::One(op) => state.operate(&mut tally, op)?,
+            Action::Parallel(branches) => state.race(&mut tally, branches)?,
+        }
+        let fog = state.fog.close();
+        let populated = Interval::exactly(state.folios.populated() as i64) + state.fog.populated();
+        Ok(tally.finish(populated, fog))
+    }
+
+    /// What is mapped in `window`, as runs in address order, at most `most` of them. Empty memory is
+    /// left out.
+    pub fn state_map(&self, window: GpaRange, most: usize) -> Vec<(GpaRange, RegionState)> {
+        self.state.map(window, most)
+    }
+
+    /// Every value of the author that contradicts the predictor.
+    pub fn check_expect(expected: &Expectation, author: &Expect) -> Vec<Mismatch> {
+        author::mismatches(expected, author)
+    }
+}
+
+impl State {
+    /// One operation.
+    fn operate(&mut self, tally: &mut Tally, op: &Op) -> Result<(), Unjudgeable> {
+        if self.may_die(op) {
+            return Err(Unjudgeable {
+                why: "whether this access kills the TD depends on how a race went".to_owned(),
+                advice: "set `sept_ve_disable: false`, or stay clear of memory that was raced over"
+                    .to_owned(),
+            });
+        }
+        match *op {
+            Op::Accept { range, size, .. } => self.accept(tally, range, size),
+            Op::Touch {
+                range,
+                stride,
+                side,
+                on_ve,
+                ..
+            } => {
+                let access = Access {
+                    stride,
+                    on_ve,
+                    fill: None,
+                };
+                match side {
+                    Side::Private => self.access(tally, range, access),
+                    Side::Shared => self.access_shared(tally, range, access),
+                }
+            }
+            Op::Fill {
+                range,
+                generation,
+                side,
+                ..
+            } => {
+                let access = Access {
+                    stride: PageLevel::Size4K,
+                    on_ve: OnVe::Skip,
+                    fill: Some(generation),
+                };
+                match side {
+                    Side::Private => self.access(tally, range, access),
+                    Side::Shared => self.access_shared(tally, range, access),
+                }
+            }
+            Op::Verify {
+                range, gone, side, ..
+            } => self.verify(tally, range, gone, side)?,
+            Op::Convert { range, to, .. } => self.convert(tally, range, to),
+            Op::Probe { range, stride, .. } => self.probe(tally, range, stride),
+            Op::Punch { range } => self.punch(tally, range),
+            Op::Prefault { range } => {
+                self.prefault(tally, range);
+                tally.errnos.push(0);
+            }
+            Op::Allocate { range } => self.allocate(tally, range),
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,125 @@
+//! MapGPA and implicit conversions: fact sheet 1.4, 2.6 to 2.8.
+
+use super::runs::Pages;
+use super::state::{REGION, Sept, SharedPage, State, gfns_of, pages_of, regions_touching};
+use super::tally::Tally;
+use crate::addr::GpaRange;
+use crate::plan::Side;
+
+/// R10 of a MapGPA that went through.
+const MAP_GPA_DONE: u64 = 0;
+
+impl State {
+    /// The guest converts a range with MapGPA.
+    ///
+    /// KVM cuts the request into chunks of 2M **counted from its start**. So a request that starts
+    /// on a 2M boundary covers every leaf but the last by one chunk, and one that does not covers
+    /// none: all leaves it touches split.
+    pub(super) fn convert(&mut self, tally: &mut Tally, range: GpaRange, to: Side) {
+        let pages = pages_of(range);
+        tally.map_gpa = Some(MAP_GPA_DONE);
+        let chunks = (pages.end - pages.start).div_ceil(REGION);
+        tally.entries_at_most = match to {
+            Side::Private => Some(0),
+            Side::Shared => self
+                .design
+                .entries_per_range
+                .map(|entries| entries * chunks),
+        };
+        let fogged = self.fogged_regions(&pages);
+        match to {
+            Side::Shared if pages.start.is_multiple_of(REGION) => {
+                self.split_ends(tally, &pages);
+                self.share(tally, pages.clone());
+            }
+            Side::Shared => self.share_by_page(tally, pages.clone()),
+            Side::Private => self.unshare(tally, pages.clone()),
+        }
+        for region in fogged {
+            self.settle_or_stir(tally, region, &pages, Settled::Converted(to));
+        }
+    }
+
+    /// Splits the leaves that stick out of `pages` at its head and at its tail: each at most once,
+    /// and one only where head and tail are the same leaf.
+    pub(super) fn split_ends(&mut self, tally: &mut Tally, pages: &Pages) {
+        for end in [pages.start, pages.end] {
+            if !end.is_multiple_of(REGION) {
+                let start = end - end % REGION;
+                self.split(tally, start..start + REGION);
+            }
+        }
+    }
+
+    /// Conversion to shared in pieces that cover no leaf: all leaves touched split first.
+    pub(super) fn share_by_page(&mut self, tally: &mut Tally, pages: Pages) {
+        let regions = regions_touching(&pages);
+        self.split(tally, regions.start * REGION..regions.end * REGION);
+        self.share(tally, pages);
+    }
+
+    /// Conversion to shared: private mappings go; where user space punches, the memory too.
+    fn share(&mut self, tally: &mut Tally, pages: Pages) {
+        self.unmap_private(tally, pages.clone());
+        if !self.design.in_place {
+            for (_, file) in self.slots.pieces(&pages) {
+                self.folios.free(file);
+            }
+        }
+        self.shared.update(pages, |page| SharedPage {
+            attribute: true,
+            ..page
+        });
+    }
+
+    /// Conversion to private: shared mappings go; what they showed is lost.
+    pub(super) fn unshare(&mut self, tally: &mut Tally, pages: Pages) {
+        self.unmap_shared(tally, pages.clone());
+        self.shared.set(pages, SharedPage::default());
+    }
+
+    /// The fogged regions that hold any of `pages`.
+    pub(super) fn fogged_regions(&self, pages: &Pages) -> Vec<u64> {
+        self.regions
+            .stretches(regions_touching(pages))
+            .filter(|(_, region)| region.fog)
+            .flat_map(|(regions, _)| regions)
+            .collect()
+    }
+
+    /// After a range operation, a fogged region is settled where the range covered it.
+    pub(super) fn settle_or_stir(
+        &mut self,
+        tally: &mut Tally,
+        region: u64,
+        pages: &Pages,
+        how: Settled,
+    ) {
+        let own = gfns_of(region);
+        debug_assert!(self.sept.all(own.clone(), |sept| sept == Sept::Absent));
+        if own.start < pages.start || pages.end < own.end {
+            self.stir(tally, &own);
+            return;
+        }
+        match how {
+            Settled::Converted(Side::Private) => self.stir(tally, &own),
+            Settled::Converted(Side::Shared) => {
+                self.fog.stir(region, &self.design);
+                self.fog.settle(region, true, self.design.in_place);
+            }
+            Settled::Punched => {
+                self.fog.stir(region, &self.design);
+                self.fog.settle(region, !self.design.in_place, false);
+            }
+        }
+    }
+}
+
+/// What went over a fogged region.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Settled {
+    /// A conversion.
+    Converted(Side),
+    /// A hole.
+    Punched,
+}

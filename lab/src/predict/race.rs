@@ -1,0 +1,148 @@
+//! Parallel steps: what must hold whatever the order.
+//!
+//! A 2M region that only one branch touches is exact, since no operation reaches beyond the regions
+//! it touches. A region where branches meet is fogged first, see [`super::fog`].
+
+use std::collections::BTreeMap;
+
+use super::Unjudgeable;
+use super::expectation::Interval;
+use super::fog::Bounds;
+use super::runs::Pages;
+use super::state::{Region, Sept, SharedPage, State, gfns_of, pages_of, regions_touching};
+use super::tally::Tally;
+use crate::addr::GpaRange;
+use crate::plan::{Branch, Op, Side};
+
+/// Most regions that may be fogged; a race over more is refused.
+const MOST_FOG: u64 = 1 << 16;
+
+impl State {
+    /// All branches of a parallel step.
+    pub(super) fn race(
+        &mut self,
+        tally: &mut Tally,
+        branches: &[Branch],
+    ) -> Result<(), Unjudgeable> {
+        for region in self.meeting_regions(branches)? {
+            self.cover(region);
+        }
+        for op in branches.iter().flat_map(|branch| &branch.0) {
+            self.operate(tally, op)?;
+        }
+        if tally.died {
+            return Err(Unjudgeable {
+                why: "one branch kills the TD while others run".to_owned(),
+                advice: "let the access that kills the TD stand in a step of its own".to_owned(),
+            });
+        }
+        tally.entries_at_most = None;
+        tally.reads.clear();
+        Ok(())
+    }
+
+    /// The regions touched by more than one branch.
+    fn meeting_regions(&self, branches: &[Branch]) -> Result<Vec<u64>, Unjudgeable> {
+        let mut stretches: Vec<(Pages, usize)> = Vec::new();
+        for (who, branch) in branches.iter().enumerate() {
+            for op in &branch.0 {
+                stretches.push((regions_touching(&pages_of(range_of_op(op))), who));
+            }
+        }
+        // A folio behind two regions makes neighbours of what lies apart.
+        let spill = u64::from(!self.slots.all_congruent());
+        let inside = regions_touching(&pages_of(self.memory));
+        let mut meeting = BTreeMap::new();
+        for (index, (a, who)) in stretches.iter().enumerate() {
+            for (b, other) in &stretches[index + 1..] {
+                if who == other {
+                    continue;
+                }
+                let start = a.start.max(b.start).saturating_sub(spill).max(inside.start);
+                let end = (a.end.min(b.end) + spill).min(inside.end);
+                if end.saturating_sub(start) > MOST_FOG {
+                    return Err(Unjudgeable {
+                        why: "branches race over too much memory to judge what is left".to_owned(),
+                        advice: "let the branches meet in fewer 2M regions".to_owned(),
+                    });
+                }
+                meeting.extend((start..end).map(|region| (region, ())));
+            }
+        }
+        Ok(meeting.into_keys().collect())
+    }
+
+    /// From now on only bounds are known of the region.
+    fn cover(&mut self, region: u64) {
+        let (facts, _) = self.regions.at(region);
+        if facts.fog {
+            return;
+        }
+        let gfns = gfns_of(region);
+        let pages = self
+            .sept
+            .count(gfns.clone(), |sept| matches!(sept, Sept::Page(_)))
+            + self.shared.count(gfns.clone(), |page| page.mapped);
+        let leaf = matches!(self.sept.at(gfns.start).0, Sept::Leaf(_));
+        let mut populated = 0;
+        for (_, file) in self.slots.pieces(&gfns) {
+            populated += self.folios.held(file.clone());
+            self.folios.free(file);
+        }
+        let exact = Bounds {
+            pages_4k: Interval::exactly(pages as i64),
+            pages_2m: Interval::exactly(i64::from(leaf)),
+            populated: Interval::exactly(populated as i64),
+        };
+        self.fog.cover(region, exact, facts.table);
+        self.sept.set(gfns.clone(), Sept::Absent);
+        self.shared.set(gfns.clone(), SharedPage::default());
+        self.filled.set(gfns, None);
+        self.regions
+            .set(region..region + 1, Region { fog: true, ..facts });
+    }
+
+    /// Whether anything happened in these pages depends on a race.
+    pub(super) fn lose_sight(&mut self, tally: &mut Tally, pages: Pages) {
+        for region in regions_touching(&pages) {
+            self.cover(region);
+        }
+        self.stir(tally, &pages);
+    }
+
+    /// The guest or the host did something in these pages, some of them fogged.
+    pub(super) fn stir(&mut self, tally: &mut Tally, pages: &Pages) {
+        tally.enter_fog();
+        for region in regions_touching(pages) {
+            if self.regions.at(region).0.fog {
+                self.fog.stir(region, &self.design);
+            }
+        }
+    }
+
+    /// Whether an access of the step may or may not kill the TD, depending on a race.
+    pub(super) fn may_die(&self, op: &Op) -> bool {
+        let reads = match op {
+            Op::Touch { side, .. } | Op::Fill { side, .. } | Op::Verify { side, .. } => {
+                *side == Side::Private
+            }
+            _ => false,
+        };
+        reads && self.sept_ve_disable && !self.fogged_regions(&pages_of(range_of_op(op))).is_empty()
+    }
+}
+
+/// The range an operation works on.
+pub(super) fn range_of_op(op: &Op) -> GpaRange {
+    match op {
+        Op::Accept { range, .. }
+        | Op::Touch { range, .. }
+        | Op::Fill { range, .. }
+        | Op::Verify { range, .. }
+        | Op::Convert { range, .. }
+        | Op::Probe { range, .. }
+        | Op::Punch { range }
+        | Op::Prefault { range }
+        | Op::Allocate { range } => *range,
+    }
+}

@@ -1,0 +1,131 @@
+//! `verify`: what the guest reads back, and what every page of it must hold.
+
+use super::Unjudgeable;
+use super::access::Access;
+use super::expectation::{Content, ReadPlan};
+use super::runs::Pages;
+use super::state::{Sept, State, Taken, pages_of, range_of};
+use super::tally::Tally;
+use crate::addr::GpaRange;
+use crate::plan::{Gone, Side};
+
+impl State {
+    /// Plans the reads of a `verify` and does what reading does: touching what is gone maps it.
+    pub(super) fn verify(
+        &mut self,
+        tally: &mut Tally,
+        range: GpaRange,
+        gone: Gone,
+        side: Side,
+    ) -> Result<(), Unjudgeable> {
+        let pages = pages_of(range);
+        match side {
+            Side::Private => self.verify_private(tally, pages, gone),
+            Side::Shared => self.verify_shared(tally, pages)?,
+        }
+        if tally.reads.is_empty() {
+            return Err(Unjudgeable {
+                why: format!("no page of {range} is known to hold anything"),
+                advice: "verify memory that was accepted or filled, or touch what is gone with \
+                         `gone: ends` or `gone: every`"
+                    .to_owned(),
+            });
+        }
+        Ok(())
+    }
+
+    /// Accepted pages must hold what was written; the others must raise #VE where they are read at
+    /// all. Pages whose attribute says shared are left alone: reading would convert them.
+    fn verify_private(&mut self, tally: &mut Tally, pages: Pages, gone: Gone) {
+        let mut missing: Vec<Pages> = Vec::new();
+        let mut at = pages.start;
+        while at < pages.end {
+            let look = self.look(at..pages.end);
+            let here = at..at + look.pages;
+            at = here.end;
+            if look.region.fog {
+                if gone != Gone::Skip {
+                    self.stir(tally, &here);
+                    tally.reads.push(read(&here, Content::Raced));
+                }
+            } else if look.shared.attribute {
+            } else if let Sept::Leaf(Taken::Accepted) | Sept::Page(Taken::Accepted) = look.sept {
+                for (stretch, filled) in self.filled.stretches(here) {
+                    let content = filled.map_or(Content::Zero, Content::Filled);
+                    push_read(&mut tally.reads, &stretch, content);
+                }
+            } else {
+                match missing.last_mut() {
+                    Some(last) if last.end == here.start => last.end = here.end,
+                    _ => missing.push(here),
+                }
+            }
+        }
+        for extent in missing {
+            for part in reads_of_gone(extent, gone) {
+                tally.reads.push(read(&part, Content::Gone));
+                self.read_gone(tally, part);
+            }
+        }
+        tally.reads.sort_by_key(|read| read.range);
+    }
+
+    fn read_gone(&mut self, tally: &mut Tally, pages: Pages) {
+        let mut at = pages.start;
+        while at < pages.end && !tally.died {
+            let (_, number) = self.access_here(tally, at..pages.end, Access::READ);
+            at += number;
+        }
+    }
+
+    /// Shared pages hold what the guest filled them with; what else they hold nobody knows.
+    fn verify_shared(&self, tally: &mut Tally, pages: Pages) -> Result<(), Unjudgeable> {
+        for (stretch, page) in self.shared.stretches(pages) {
+            match page.filled {
+                Some(generation) => {
+                    push_read(&mut tally.reads, &stretch, Content::Filled(generation));
+                }
+                None if page.attribute => {
+                    return Err(Unjudgeable {
+                        why: format!("{} is shared and was never filled", range_of(&stretch)),
+                        advice: "fill shared memory before verifying it: what a conversion leaves \
+                                 in it is not defined"
+                            .to_owned(),
+                    });
+                }
+                None => {}
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Which pages of an extent that is gone are read.
+fn reads_of_gone(extent: Pages, gone: Gone) -> Vec<Pages> {
+    let first = extent.start..extent.start + 1;
+    let last = extent.end - 1..extent.end;
+    match gone {
+        Gone::Skip => Vec::new(),
+        Gone::Every => vec![extent],
+        Gone::Ends if first == last => vec![first],
+        Gone::Ends => vec![first, last],
+    }
+}
+
+fn read(pages: &Pages, content: Content) -> ReadPlan {
+    ReadPlan {
+        range: range_of(pages),
+        content,
+    }
+}
+
+fn push_read(reads: &mut Vec<ReadPlan>, pages: &Pages, content: Content) {
+    let next = read(pages, content);
+    match reads.last_mut() {
+        Some(last) if last.content == content && last.range.end() == next.range.start() => {
+            last.range = GpaRange::new(last.range.start(), next.range.end())
+                .expect("the later range follows");
+        }
+        _ => reads.push(next),
+    }
+}
