@@ -1,4 +1,4 @@
-//! TDG.MEM.PAGE.ACCEPT: fact sheet, table 2.2, and what KVM does about its exits, table 2.6.
+//! TDG.MEM.PAGE.ACCEPT and what KVM does about its exits: docs/semantics.md, sections 2 and 3.
 
 use super::runs::Pages;
 use super::state::{REGION, Sept, State, Taken, gfns_of, pages_of};

@@ -1,4 +1,4 @@
-//! Loads, stores and TDG.MEM.PAGE.ATTR.RD: fact sheet 2.4, and 4.3 of the boot sheet.
+//! Loads, stores and TDG.MEM.PAGE.ATTR.RD: docs/semantics.md, section 4.
 
 use super::accept::leaves_from;
 use super::expectation::{AccessOutcome, ProbeRun};

@@ -1,4 +1,4 @@
-//! MapGPA and implicit conversions: fact sheet 1.4, 2.6 to 2.8.
+//! MapGPA and implicit conversions: docs/semantics.md, section 6.
 
 use super::runs::Pages;
 use super::state::{REGION, Sept, SharedPage, State, gfns_of, pages_of, regions_touching};

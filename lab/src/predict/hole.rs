@@ -1,4 +1,4 @@
-//! Holes punched into the guest_memfd, and allocation: fact sheet 2.6, 5.4 of the boot sheet.
+//! Holes punched into the guest_memfd, and allocation: docs/semantics.md, section 7.
 
 use super::convert::Settled;
 use super::runs::Pages;

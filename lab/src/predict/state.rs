@@ -39,7 +39,7 @@ pub(super) enum Sept {
 /// What never changes back about a 2M region while the TD lives.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Region {
-    /// Its level-2 entry is a table. No promotion: fact sheet 3.5.
+    /// Its level-2 entry is a table. There is no promotion.
     pub(super) table: bool,
     /// Its GUEST_INHIBIT bit is set: no 2M mapping any more (`hugepage_set_guest_inhibit()`).
     pub(super) inhibit: bool,
@@ -91,7 +91,7 @@ pub(super) struct Look {
 
 impl State {
     /// A guest that has just become runnable: only its initial image is mapped, at 4K and accepted
-    /// (TDH.MEM.PAGE.ADD; fact sheet 4.3).
+    /// (TDH.MEM.PAGE.ADD).
     pub(super) fn new(design: &Design, guest: &Guest) -> State {
         let slots = Slots::new(&guest.slots);
         let mut state = State {
@@ -148,7 +148,7 @@ impl State {
 
     /// Whether a missing page of this region may be mapped by a 2M leaf, and for how many regions
     /// from this one on the answer is the same. An ACCEPT of 4K asks for less and does not come
-    /// here. Source: fact sheet 4 (`kvm_max_private_mapping_level()`, `lpage_info`, `disallowed_hugepage_adjust()`).
+    /// here. Source: docs/semantics.md, section 3 (`kvm_max_private_mapping_level()`, `lpage_info`, `disallowed_hugepage_adjust()`).
     pub(super) fn leaf_allowed(&self, region: u64) -> (bool, u64) {
         if !self.design.huge() {
             return (false, u64::MAX);
@@ -202,7 +202,7 @@ impl State {
         });
     }
 
-    /// Splits every leaf of these whole regions. State and content stay: fact sheet 2.5.
+    /// Splits every leaf of these whole regions. State and content stay (TDH.MEM.PAGE.DEMOTE).
     pub(super) fn split(&mut self, tally: &mut Tally, pages: Pages) {
         let leaves: Vec<Pages> = self
             .sept

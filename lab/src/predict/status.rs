@@ -1,4 +1,4 @@
-//! Completion statuses the guest must see. Source: TDX module, fact sheet 2.1.
+//! Completion statuses the guest must see. Source: TDX module 1.5.01, `tdx_error_codes_defs.h`.
 
 use crate::addr::PageLevel;
 

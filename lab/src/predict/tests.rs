@@ -146,7 +146,7 @@ impl Before {
     }
 }
 
-/// Table 2.2, every cell that a host at rest can show. (Blocked entries are never at rest.)
+/// The ACCEPT matrix (docs/semantics.md, section 2), every cell that a host at rest can show. (Blocked entries are never at rest.)
 #[rstest]
 #[case::nothing_at_level_2_accept_4k_exits(Before::Nothing, Size::Size4K, 1, SUCCESS)]
 #[case::nothing_at_level_2_accept_2m_exits(Before::Nothing, Size::Size2M, 1, SUCCESS)]
@@ -228,7 +228,7 @@ fn any_state_accept_1g_is_an_invalid_operand_without_exit(
     assert_eq!(expected.statuses.unwrap()[0].status, INVALID);
 }
 
-/// Expected sums of a row of table 2.6.
+/// Expected sums of a row of the operations table (docs/semantics.md, section 8).
 struct Row {
     exits: i64,
     splits: i64,
@@ -245,7 +245,7 @@ const fn row(exits: i64, splits: i64, pages_2m: i64, pages_4k: i64) -> Row {
     }
 }
 
-/// Table 2.6. `k` is 3 pages, `n` is 2 leaves, `m` is 512 pages.
+/// The operations table. `k` is 3 pages, `n` is 2 leaves, `m` is 512 pages.
 #[rstest]
 #[case::accept_2m_of_empty(&[], accept_2m(0, LEAF), row(1, 0, 1, 0))]
 #[case::accept_4k_of_empty(&[], accept_4k(0, PAGE), row(1, 0, 0, 1))]
@@ -289,7 +289,7 @@ fn operations(
     assert_eq!(expected.pages.pages_4k.single(), Some(row.pages_4k), "4K");
 }
 
-/// Table 2.6: n whole leaves, a partial head of 5 pages and a partial tail of 7.
+/// The operations table: n whole leaves, a partial head of 5 pages and a partial tail of 7.
 #[test]
 fn convert_whole_leaves_with_partial_head_and_tail_in_one_hole() {
     let mut predictor = after("headtail", &guest(16 * M), &[accept_2m(0, 16 * M)]);
@@ -318,7 +318,7 @@ fn punch_a_hole_not_aligned_january_design() {
     assert_eq!(expected.populated.single(), Some(2048 - 1024));
 }
 
-/// Table 2.7, and its example: [1M, 9M) gives 5 splits, not 2.
+/// MapGPA chunks (docs/semantics.md, section 6), and the example: [1M, 9M) gives 5 splits, not 2.
 #[rstest]
 #[case::start_and_end_aligned(2 * M, 8 * M, 0)]
 #[case::start_aligned_end_not(2 * M, 9 * M, 1)]
@@ -336,7 +336,7 @@ fn map_gpa_chunks(
     assert_eq!(expected.map_gpa, Some(0));
 }
 
-/// The truth table of 1.4, on one chunk: how many of head and tail split.
+/// The truth table of section 5, on one chunk: how many of head and tail split.
 #[rstest]
 #[case::start_and_end_aligned_calls_none(2 * M, 4 * M, &[])]
 #[case::only_end_aligned_calls_head(3 * M, 4 * M, &[2 * M])]
@@ -354,7 +354,7 @@ fn head_and_tail(#[case] start: u64, #[case] end: u64, #[case] leaves: &[u64]) {
     assert_eq!(split, leaves);
 }
 
-/// Fact sheet 2.2: Linux takes any non-zero status as "try the next smaller".
+/// Linux takes any non-zero status as "try the next smaller".
 #[test]
 fn linux_falls_back_from_2m_to_4k_where_a_table_is() {
     let mut predictor = after("v3", &guest(8 * M), &[share(0, PAGE), unshare(0, PAGE)]);
@@ -398,7 +398,7 @@ fn stock_maps_one_page_for_a_2m_accept() {
     assert_eq!(expected.populated.single(), Some(4));
 }
 
-/// Fact sheet 2.4: the second violation finds the page pending and the VM is dead.
+/// The second violation finds the page pending and the VM is dead.
 #[test]
 fn sept_ve_disable_access_before_accept_kills_and_keeps_the_mapping() {
     let guest = Guest {
