@@ -21,6 +21,9 @@ pub const MAX_VCPUS: u32 = 64;
 /// At or above 1 MiB, because below it a TD has no plain RAM.
 pub const RUNTIME_START: u64 = 0x0010_0000;
 
+/// Where the guest copies its image, to run there. The page tables of its own memory lie below.
+pub const IMAGE_COPY: u64 = RUNTIME_START + 0x1_0000;
+
 /// End of the guest's runtime memory.
 pub const RUNTIME_END: u64 = 0x0030_0000;
 

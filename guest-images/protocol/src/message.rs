@@ -245,6 +245,9 @@ pub struct Hello {
     pub gpa_width: u8,
     /// TDG.VP.INFO attributes in a TD (bit 28: SEPT_VE_DISABLE), else 0.
     pub attributes: u64,
+    /// TD_CTLS.PENDING_VE_DISABLE in a TD whose module lets it be read: whether an access to a
+    /// pending page kills the TD. `None` elsewhere; on a soft host the lab has chosen it itself.
+    pub pending_ve_disabled: Option<bool>,
 }
 
 /// Why a request was refused.
@@ -261,12 +264,15 @@ pub enum Refusal {
     NoSuchVcpu(VcpuId),
     /// Two tasks for one vCPU.
     VcpuTwice(VcpuId),
-    /// A range outside the window or not aligned to its step.
+    /// A range outside the window, not 4K aligned, or not made of whole steps; also a limit beyond
+    /// the memory of the machine.
     BadRange(GpaRange),
     /// Run before Configure.
     NotConfigured,
-    /// The frame was whole but its content made no sense.
+    /// What came was no request: damaged on the way, or of another version.
     Garbled,
+    /// The command needs TDCALL, but there is neither a TD nor a soft host to answer it.
+    NoTdcall(VcpuId),
 }
 
 /// Counted by the guest during one task.

@@ -90,25 +90,82 @@ pub const fn decode(word: u64) -> Option<Decoded> {
 
 /// Says what the words found at `page` are.
 pub fn classify(page: Gpa, words: &[u64; WORDS]) -> Content {
-    let first = Kind::of_first(words[0]);
-    if words
-        .iter()
-        .enumerate()
-        .all(|(index, &word)| first.matches(index, word))
-    {
-        match first {
-            Kind::Zero => return Content::Zero,
-            Kind::Written(by) if by.page == page => return Content::Own(by.generation),
-            Kind::Written(by) => {
-                return Content::Foreign {
-                    generation: by.generation,
-                    distance: page.gfn().wrapping_sub(by.page.gfn()).cast_signed(),
-                };
-            }
-            Kind::Other(_) => {}
+    let mut classifier = Classifier::new(page, words[0]);
+    for &word in &words[1..] {
+        classifier.push(word);
+    }
+    classifier.finish()
+}
+
+/// Says what a page holds, from its words one after the other.
+pub struct Classifier {
+    page: Gpa,
+    first: Kind,
+    seen: u16,
+    like_first: u16,
+    /// The first word, then the first ones that are not like it.
+    bad: heapless::Vec<(u16, u64), MAX_BAD_WORDS>,
+}
+
+impl Classifier {
+    /// Starts with the first word of `page`.
+    pub fn new(page: Gpa, first: u64) -> Classifier {
+        let mut classifier = Classifier {
+            page,
+            first: Kind::of_first(first),
+            seen: 0,
+            like_first: 0,
+            bad: heapless::Vec::new(),
+        };
+        classifier.push(first);
+        classifier
+    }
+
+    /// By how much each word of the page is larger than the one before, if all are like the first.
+    pub fn step(&self) -> u64 {
+        match self.first {
+            Kind::Written(_) => 1,
+            Kind::Zero | Kind::Other(_) => 0,
         }
     }
-    torn(first, words)
+
+    /// Takes the next word.
+    pub fn push(&mut self, word: u64) {
+        let same = self.first.matches(usize::from(self.seen), word);
+        self.like_first += u16::from(same);
+        if self.seen == 0 || !same {
+            // Further bad words are only counted.
+            let _ = self.bad.push((self.seen, word));
+        }
+        self.seen += 1;
+    }
+
+    /// What the page holds, where all its words are known to be like the first.
+    pub fn whole(mut self) -> Content {
+        self.like_first = WORDS as u16;
+        self.finish()
+    }
+
+    /// What the page holds, after its last word.
+    pub fn finish(self) -> Content {
+        match self.first {
+            _ if usize::from(self.like_first) != WORDS => self.torn(),
+            Kind::Zero => Content::Zero,
+            Kind::Written(by) if by.page == self.page => Content::Own(by.generation),
+            Kind::Written(by) => Content::Foreign {
+                generation: by.generation,
+                distance: self.page.gfn().wrapping_sub(by.page.gfn()).cast_signed(),
+            },
+            Kind::Other(_) => self.torn(),
+        }
+    }
+
+    fn torn(self) -> Content {
+        Content::Torn {
+            like_first: self.like_first,
+            words: self.bad,
+        }
+    }
 }
 
 /// What the first word of a page makes one expect of the others.
@@ -138,23 +195,6 @@ impl Kind {
                 Kind::Written(by) => word(by.page, index, by.generation),
                 Kind::Other(value) => value,
             }
-    }
-}
-
-fn torn(first: Kind, words: &[u64; WORDS]) -> Content {
-    let mut bad = heapless::Vec::<(u16, u64), MAX_BAD_WORDS>::new();
-    let mut like_first = 0;
-    for (index, &word) in words.iter().enumerate() {
-        let same = first.matches(index, word);
-        like_first += u16::from(same);
-        if (index == 0 || !same) && !bad.is_full() {
-            // There is room, so this cannot fail.
-            let _ = bad.push((index as u16, word));
-        }
-    }
-    Content::Torn {
-        like_first,
-        words: bad,
     }
 }
 

@@ -157,20 +157,22 @@ fn refusal() -> impl Strategy<Value = Refusal> {
         range().prop_map(Refusal::BadRange),
         Just(Refusal::NotConfigured),
         Just(Refusal::Garbled),
+        vcpu().prop_map(Refusal::NoTdcall),
     ]
 }
 
 /// Any reply.
 pub(crate) fn reply() -> impl Strategy<Value = Reply> {
     prop_oneof![
-        any::<(u16, bool, u16, u8, u64)>().prop_map(
-            |(version, td, vcpus, gpa_width, attributes)| {
+        any::<(u16, bool, u16, u8, u64, Option<bool>)>().prop_map(
+            |(version, td, vcpus, gpa_width, attributes, pending_ve_disabled)| {
                 Reply::Hello(Hello {
                     version,
                     td,
                     vcpus,
                     gpa_width,
                     attributes,
+                    pending_ve_disabled,
                 })
             }
         ),

@@ -1,0 +1,147 @@
+//! Builds the micro guest and makes the finished image of it.
+//!
+//! 1. A cargo of its own builds `guest-images/micro`, with flags that suit a guest and a target
+//!    folder below `OUT_DIR`.
+//! 2. The loadable segment of the ELF file becomes the image; the TDVF metadata is written into it.
+//! 3. `src/lib.rs` includes the image; the ELF file stays beside it for the debugger.
+
+mod tdvf;
+
+use std::env;
+use std::ffi::OsString;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use object::{Object, ObjectSegment};
+use tdxlab_protocol::layout;
+
+/// The image is ROM below this address.
+const ROM_END: u64 = 1 << 32;
+
+fn main() {
+    let manifest = PathBuf::from(variable("CARGO_MANIFEST_DIR"));
+    let out = PathBuf::from(variable("OUT_DIR"));
+    let guest_images = manifest.parent().expect("the crate lies in guest-images");
+    for source in [
+        "micro/src",
+        "micro/Cargo.toml",
+        "micro/Cargo.lock",
+        "micro/link.ld",
+    ] {
+        watch(&guest_images.join(source));
+    }
+    for source in ["protocol/src", "protocol/Cargo.toml"] {
+        watch(&guest_images.join(source));
+    }
+    watch(&manifest.join("build"));
+
+    let elf = build_micro(&guest_images.join("micro"), &out.join("micro"));
+    let mut image = flatten(&fs::read(&elf).expect("cargo has written the ELF file"));
+    tdvf::write(&mut image);
+    fs::write(out.join("micro.bin"), &image).expect("OUT_DIR is writable");
+    fs::copy(&elf, out.join("micro.elf")).expect("OUT_DIR is writable");
+}
+
+/// Rebuilds when anything in `path` changes.
+fn watch(path: &Path) {
+    println!("cargo::rerun-if-changed={}", path.display());
+}
+
+fn variable(name: &str) -> OsString {
+    env::var_os(name).unwrap_or_else(|| panic!("cargo sets {name}"))
+}
+
+/// Builds the guest and returns its ELF file.
+fn build_micro(source: &Path, target: &Path) -> PathBuf {
+    let link = |argument: String| format!("-Clink-arg={argument}");
+    let mut flags = vec![
+        "-Cpanic=abort".to_owned(),
+        // The guest runs where it is linked for.
+        "-Crelocation-model=static".to_owned(),
+        "-Cforce-frame-pointers=yes".to_owned(),
+        link("-nostartfiles".to_owned()),
+        link("-nostdlib".to_owned()),
+        link("-static".to_owned()),
+        link("-no-pie".to_owned()),
+        link("-Wl,--build-id=none,-z,noexecstack".to_owned()),
+        link(format!("-Wl,-T,{}", source.join("link.ld").display())),
+        link(format!("-Wl,--defsym=IMAGE_COPY={:#x}", layout::IMAGE_COPY)),
+        link(format!(
+            "-Wl,--defsym=RUNTIME_END={:#x}",
+            layout::RUNTIME_END
+        )),
+    ];
+    // Panics name source files; those of dependencies would name this machine's folders.
+    let repository = source.ancestors().nth(2);
+    let registry = env::var_os("CARGO_HOME").map(|home| PathBuf::from(home).join("registry/src"));
+    for (prefix, name) in [(repository, ""), (registry.as_deref(), "registry")] {
+        if let Some(prefix) = prefix {
+            flags.push(format!("--remap-path-prefix={}={name}", prefix.display()));
+        }
+    }
+
+    let mut cargo = Command::new(variable("CARGO"));
+    cargo
+        .args([
+            "build",
+            "--release",
+            "--locked",
+            "--target",
+            "x86_64-unknown-linux-gnu",
+        ])
+        .arg("--manifest-path")
+        .arg(source.join("Cargo.toml"))
+        .arg("--target-dir")
+        .arg(target)
+        .env("CARGO_ENCODED_RUSTFLAGS", flags.join("\u{1f}"));
+    // What the outer cargo was told about its own crates is not meant for the guest.
+    for name in outer_settings() {
+        cargo.env_remove(name);
+    }
+    let status = cargo.status().expect("the cargo that runs this can be run");
+    assert!(
+        status.success(),
+        "the micro guest did not build ({status}); its messages are above"
+    );
+    target.join("x86_64-unknown-linux-gnu/release/micro")
+}
+
+/// Variables that would change how the guest is built: wrappers such as clippy's, profiles, flags.
+fn outer_settings() -> impl Iterator<Item = OsString> {
+    const NAMES: [&str; 8] = [
+        "RUSTC_WRAPPER",
+        "RUSTC_WORKSPACE_WRAPPER",
+        "RUSTFLAGS",
+        "RUSTDOCFLAGS",
+        "CLIPPY_ARGS",
+        "CARGO_TARGET_DIR",
+        "CARGO_INCREMENTAL",
+        "__CARGO_DEFAULT_LIB_METADATA",
+    ];
+    const PREFIXES: [&str; 3] = ["CARGO_BUILD_", "CARGO_PROFILE_", "CARGO_TARGET_"];
+    env::vars_os().map(|(name, _)| name).filter(|name| {
+        let name = name.to_string_lossy();
+        NAMES.contains(&name.as_ref()) || PREFIXES.iter().any(|prefix| name.starts_with(prefix))
+    })
+}
+
+/// Takes the one loadable segment with content out of an ELF file.
+fn flatten(elf: &[u8]) -> Vec<u8> {
+    let file = object::File::parse(elf).expect("the linker has written an ELF file");
+    let mut segments = file
+        .segments()
+        .filter(|segment| segment.file_range().1 != 0);
+    let segment = segments.next().expect("the image is a segment");
+    assert!(
+        segments.next().is_none(),
+        "the image is the only segment with content"
+    );
+    assert_eq!(segment.address(), layout::IMAGE_COPY, "start of the image");
+    let image = segment
+        .data()
+        .expect("the segment lies in the file")
+        .to_vec();
+    assert_eq!(image.len() as u64, layout::IMAGE_BYTES, "size of the image");
+    image
+}

@@ -1,0 +1,359 @@
+//! A tiny host: enough page tables and TDCALL to see the guest do its part. Every test says what it
+//! does by hand; the real soft host is the lab's.
+
+use std::num::NonZero;
+use std::os::fd::OwnedFd;
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::SeqCst};
+
+use nix::sys::mman::{MapFlags, ProtFlags, mmap, munmap};
+use tdxlab_protocol::addr::Gpa;
+use tdxlab_protocol::frame::{self, Decoder};
+use tdxlab_protocol::layout::{
+    HOST_POOL_START, MAILBOX_START, PML4, PRIVATE_WINDOW, SHARED_WINDOW,
+};
+use tdxlab_protocol::mailbox::*;
+use tdxlab_protocol::message::{Hello, Reply, Request, Run, Side, Task, VERSION, Windows};
+use tdxlab_protocol::tdcall::{leaf, reg};
+
+use crate::qemu::{MEMORY_BYTES, Qemu};
+
+/// What the guest asks a host.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Ask {
+    Tdcall([u64; 16]),
+    Fault { gpa: Gpa, side: Side, write: bool },
+}
+
+/// What the host answers.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Answer {
+    /// The registers after TDCALL.
+    Registers([u64; 16]),
+    /// [`ANSWER_RETRY`] and so on.
+    Fault(u32),
+    /// Nothing, now.
+    Later,
+}
+
+pub(crate) type Policy = Box<dyn FnMut(&mut Memory, u8, Ask) -> Answer>;
+
+/// A guest in QEMU and the tiny host under it.
+pub(crate) struct Lab {
+    pub(crate) qemu: Qemu,
+    pub(crate) memory: Option<Memory>,
+    decoder: Decoder<Reply>,
+    policy: Policy,
+    unread: std::collections::VecDeque<Reply>,
+    /// vCPUs whose requests wait for an answer.
+    pub(crate) held: Vec<u8>,
+}
+
+impl Lab {
+    /// Starts QEMU; `policy` answers what the guest asks, except TDG.VP.INFO.
+    pub(crate) fn start(vcpus: u16, policy: Policy) -> Lab {
+        Lab::with_image(&tdxlab_guest_image::IMAGE[..], vcpus, policy)
+    }
+
+    pub(crate) fn with_image(image: &[u8], vcpus: u16, policy: Policy) -> Lab {
+        Lab {
+            qemu: Qemu::start(image, vcpus),
+            memory: None,
+            decoder: Decoder::new(),
+            policy,
+            unread: Default::default(),
+            held: Vec::new(),
+        }
+    }
+
+    /// Starts a guest and configures it with windows of the host.
+    pub(crate) fn ready(vcpus: u16, policy: Policy) -> Lab {
+        let mut lab = Lab::start(vcpus, policy);
+        lab.hello();
+        lab.configure(Windows::HostOwned);
+        assert_eq!(lab.reply(), Reply::Ready { vcpus });
+        lab
+    }
+
+    /// Receives the guest's first word and opens its memory.
+    pub(crate) fn hello(&mut self) -> Hello {
+        let Reply::Hello(hello) = self.reply() else {
+            panic!("the first word is not hello");
+        };
+        self.open_memory();
+        hello
+    }
+
+    pub(crate) fn open_memory(&mut self) {
+        if self.memory.is_none() {
+            self.memory = Some(Memory::new(self.qemu.memory()));
+        }
+    }
+
+    pub(crate) fn configure(&mut self, windows: Windows) {
+        self.send(&Request::Configure {
+            version: VERSION,
+            windows,
+        });
+    }
+
+    pub(crate) fn send(&mut self, request: &Request) {
+        let mut buffer = frame::EMPTY_FRAME;
+        let bytes = frame::encode(request, &mut buffer).expect("the request fits");
+        self.qemu.send(bytes);
+    }
+
+    /// The next reply. Answers what the guest asks meanwhile.
+    pub(crate) fn reply(&mut self) -> Reply {
+        loop {
+            if let Some(reply) = self.unread.pop_front() {
+                return reply;
+            }
+            self.step();
+        }
+    }
+
+    /// Waits for bytes and does what they ask for.
+    pub(crate) fn step(&mut self) {
+        let (serial, doorbell) = self.qemu.wait();
+        let mut bytes = &serial[..];
+        while let Some(result) = self.decoder.feed(&mut bytes) {
+            let reply = result.unwrap_or_else(|error| {
+                panic!("the guest sent {error}: {:02x?}", self.decoder.frame())
+            });
+            self.unread.push_back(reply);
+        }
+        for vcpu in doorbell {
+            self.open_memory();
+            let memory = self.memory.as_mut().expect("just opened");
+            let ask = memory.ask(vcpu);
+            match own_answer(&ask) {
+                Some(registers) => memory.answer(vcpu, &Answer::Registers(registers)),
+                None => match (self.policy)(memory, vcpu, ask) {
+                    Answer::Later => self.held.push(vcpu),
+                    answer => memory.answer(vcpu, &answer),
+                },
+            }
+        }
+    }
+
+    /// Runs tasks to their end: what each of `vcpus` reported, in order.
+    pub(crate) fn run(&mut self, tasks: &[Task]) -> Vec<(Task, Outcome)> {
+        const ID: u32 = 7;
+        self.send(&Request::Run {
+            id: ID,
+            tasks: tasks.iter().copied().collect(),
+        });
+        let mut outcomes: Vec<_> = tasks
+            .iter()
+            .map(|task| (*task, Outcome::default()))
+            .collect();
+        let mut of = |vcpu| {
+            outcomes
+                .iter_mut()
+                .position(|(task, _)| task.vcpu == vcpu)
+                .expect("only vCPUs with tasks report")
+        };
+        let mut finished = Vec::new();
+        let mut parts = Vec::new();
+        loop {
+            match self.reply() {
+                Reply::Part { id: ID, vcpu, runs } => parts.push((of(vcpu), runs)),
+                Reply::Finished {
+                    id: ID,
+                    vcpu,
+                    counts,
+                } => finished.push((of(vcpu), counts)),
+                Reply::Idle { id: ID } => break,
+                other => panic!("unexpected reply {other:?}"),
+            }
+        }
+        for (place, runs) in parts {
+            outcomes[place].1.parts += 1;
+            outcomes[place].1.runs.extend(runs);
+        }
+        assert_eq!(finished.len(), tasks.len(), "every task finishes once");
+        for (place, counts) in finished {
+            outcomes[place].1.counts = counts;
+        }
+        outcomes
+    }
+}
+
+/// What came of a task.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Outcome {
+    pub(crate) runs: Vec<Run>,
+    pub(crate) counts: tdxlab_protocol::message::Counts,
+    pub(crate) parts: usize,
+}
+
+/// TDG.VP.INFO is the same for every test.
+fn own_answer(ask: &Ask) -> Option<[u64; 16]> {
+    match ask {
+        Ask::Tdcall(registers) if registers[reg::RAX] == leaf::VP_INFO => {
+            let mut answer = *registers;
+            answer[reg::RAX] = 0;
+            answer[reg::RCX] = 48;
+            answer[reg::RDX] = 0;
+            answer[reg::R8] = 64;
+            Some(answer)
+        }
+        _ => None,
+    }
+}
+
+/// The guest's RAM, with page tables for its windows from the pool up.
+pub(crate) struct Memory {
+    start: std::ptr::NonNull<libc::c_void>,
+    next_frame: u64,
+}
+
+impl Memory {
+    fn new(memory: OwnedFd) -> Memory {
+        let length = NonZero::new(MEMORY_BYTES).expect("not zero");
+        let access = ProtFlags::PROT_READ | ProtFlags::PROT_WRITE;
+        // SAFETY: a new mapping overlaps nothing.
+        let start = unsafe { mmap(None, length, access, MapFlags::MAP_SHARED, memory, 0) };
+        Memory {
+            start: start.expect("the memfd can be mapped"),
+            next_frame: HOST_POOL_START,
+        }
+    }
+
+    /// The 8 bytes at a machine address.
+    pub(crate) fn word(&self, address: u64) -> &AtomicU64 {
+        assert!(address < MEMORY_BYTES as u64 && address.is_multiple_of(8));
+        // SAFETY: the address is inside the mapping and aligned.
+        unsafe { AtomicU64::from_ptr(self.start.as_ptr().byte_add(address as usize).cast()) }
+    }
+
+    fn half(&self, address: u64) -> &AtomicU32 {
+        assert!(address < MEMORY_BYTES as u64 && address.is_multiple_of(4));
+        // SAFETY: the address is inside the mapping and aligned.
+        unsafe { AtomicU32::from_ptr(self.start.as_ptr().byte_add(address as usize).cast()) }
+    }
+
+    fn slot(&self, vcpu: u8) -> u64 {
+        MAILBOX_START + SLOTS + u64::from(vcpu) * SLOT_BYTES
+    }
+
+    fn ask(&self, vcpu: u8) -> Ask {
+        let slot = self.slot(vcpu);
+        assert_eq!(self.word(MAILBOX_START + HEADER_MAGIC).load(SeqCst), MAGIC);
+        assert_eq!(self.half(slot + SLOT_STATE).load(SeqCst), STATE_REQUEST);
+        match self.half(slot + SLOT_KIND).load(SeqCst) {
+            KIND_TDCALL => Ask::Tdcall(std::array::from_fn(|number| {
+                self.word(slot + SLOT_GPRS + number as u64 * 8).load(SeqCst)
+            })),
+            KIND_FAULT => {
+                let info = self.word(slot + SLOT_FAULT_INFO).load(SeqCst);
+                Ask::Fault {
+                    gpa: Gpa::new(self.word(slot + SLOT_FAULT_GPA).load(SeqCst)),
+                    side: match info & FAULT_SHARED {
+                        0 => Side::Private,
+                        _ => Side::Shared,
+                    },
+                    write: info & FAULT_WRITE != 0,
+                }
+            }
+            other => panic!("request of kind {other}"),
+        }
+    }
+
+    pub(crate) fn answer(&self, vcpu: u8, answer: &Answer) {
+        let slot = self.slot(vcpu);
+        match answer {
+            Answer::Registers(registers) => {
+                for (number, value) in registers.iter().enumerate() {
+                    self.word(slot + SLOT_GPRS + number as u64 * 8)
+                        .store(*value, SeqCst);
+                }
+            }
+            Answer::Fault(answer) => self.half(slot + SLOT_ANSWER).store(*answer, SeqCst),
+            Answer::Later => panic!("that is no answer"),
+        }
+        self.half(slot + SLOT_STATE).store(STATE_ANSWERED, SeqCst);
+    }
+
+    /// A zero frame of the pool.
+    pub(crate) fn new_frame(&mut self) -> u64 {
+        let frame = self.next_frame;
+        self.next_frame += 4096;
+        assert_eq!(
+            self.word(frame).load(SeqCst),
+            0,
+            "the pool is used up or not zero"
+        );
+        frame
+    }
+
+    /// The entry that maps the 4K page at `gpa`; makes tables as needed.
+    fn entry(&mut self, gpa: Gpa, side: Side) -> u64 {
+        const TABLE: u64 = 0b111;
+        let address = gpa.as_u64()
+            + match side {
+                Side::Private => PRIVATE_WINDOW,
+                Side::Shared => SHARED_WINDOW,
+            };
+        let mut table = PML4;
+        for shift in [39, 30, 21] {
+            let entry = table + (address >> shift & 0x1ff) * 8;
+            if self.word(entry).load(SeqCst) == 0 {
+                let frame = self.new_frame();
+                self.word(entry).store(frame | TABLE, SeqCst);
+            }
+            table = self.word(entry).load(SeqCst) & !0xfff;
+        }
+        table + (address >> 12 & 0x1ff) * 8
+    }
+
+    /// Maps the page at `gpa` to a machine frame.
+    pub(crate) fn map(&mut self, gpa: Gpa, side: Side, frame: u64) {
+        const LEAF: u64 = 0b110_0011;
+        let entry = self.entry(gpa, side);
+        self.word(entry).store(frame | LEAF, SeqCst);
+    }
+
+    /// Unmaps the page at `gpa` and returns its frame. Follow with [`Memory::kick`].
+    pub(crate) fn unmap(&mut self, gpa: Gpa, side: Side) -> u64 {
+        let entry = self.entry(gpa, side);
+        self.word(entry).swap(0, SeqCst) & !0xfff
+    }
+
+    /// The machine frame of the page at `gpa`.
+    pub(crate) fn frame(&mut self, gpa: Gpa, side: Side) -> u64 {
+        let entry = self.entry(gpa, side);
+        self.word(entry).load(SeqCst) & !0xfff
+    }
+
+    /// Raises the epoch and waits until no vCPU uses an older translation.
+    pub(crate) fn kick(&self, vcpus: u8) {
+        let epoch = self
+            .half(MAILBOX_START + HEADER_TLB_EPOCH)
+            .fetch_add(1, SeqCst)
+            + 1;
+        for vcpu in 0..vcpus {
+            let slot = self.slot(vcpu);
+            let is_stale = || {
+                self.half(slot + SLOT_RUNNING).load(SeqCst) != 0
+                    && self.half(slot + SLOT_STATE).load(SeqCst) != STATE_REQUEST
+                    && self.half(slot + SLOT_TLB_SEEN).load(SeqCst) != epoch
+            };
+            let start = std::time::Instant::now();
+            while is_stale() {
+                assert!(
+                    start.elapsed() < crate::qemu::PATIENCE,
+                    "vCPU {vcpu} does not catch up"
+                );
+                std::hint::spin_loop();
+            }
+        }
+    }
+}
+
+impl Drop for Memory {
+    fn drop(&mut self) {
+        // SAFETY: nothing borrows from the mapping any more.
+        let _ = unsafe { munmap(self.start, MEMORY_BYTES) };
+    }
+}

@@ -1,0 +1,119 @@
+//! The guest's side of [`tdxlab_protocol::mailbox`]: asking a soft host, and keeping translations
+//! no older than the host believes.
+
+use core::hint::spin_loop;
+use core::sync::atomic::{AtomicU32, AtomicU64, Ordering::SeqCst};
+
+use tdxlab_protocol::addr::Gpa;
+use tdxlab_protocol::layout::{DOORBELL_PORT, MAILBOX_START};
+use tdxlab_protocol::mailbox::*;
+use tdxlab_protocol::message::{Side, VERSION};
+
+use crate::cpu;
+use crate::vcpu::this;
+
+/// Looks at the mailbox between two PAUSEs, each of which costs an emulator far more than a look.
+const LOOKS: u32 = 64;
+
+/// A word of the mailbox.
+fn word(offset: u64) -> &'static AtomicU32 {
+    // SAFETY: the mailbox is identity-mapped memory outside of everything the compiler knows,
+    // and every offset is aligned.
+    unsafe { AtomicU32::from_ptr((MAILBOX_START + offset) as *mut u32) }
+}
+
+/// A double word of the mailbox.
+fn double(offset: u64) -> &'static AtomicU64 {
+    // SAFETY: as for `word`.
+    unsafe { AtomicU64::from_ptr((MAILBOX_START + offset) as *mut u64) }
+}
+
+/// Start of this vCPU's slot.
+fn slot() -> u64 {
+    SLOTS + u64::from(this().id().0) * SLOT_BYTES
+}
+
+/// Says that the guest is there.
+pub(crate) fn open() {
+    word(HEADER_VERSION).store(u32::from(VERSION), SeqCst);
+    double(HEADER_MAGIC).store(MAGIC, SeqCst);
+}
+
+/// Has the soft host do a TDCALL on these registers.
+pub(crate) fn tdcall(gprs: &mut [u64; 16]) {
+    let place = |number| double(slot() + SLOT_GPRS + number as u64 * 8);
+    for (number, value) in gprs.iter().enumerate() {
+        place(number).store(*value, core::sync::atomic::Ordering::Relaxed);
+    }
+    ask(KIND_TDCALL);
+    for (number, value) in gprs.iter_mut().enumerate() {
+        *value = place(number).load(core::sync::atomic::Ordering::Relaxed);
+    }
+}
+
+/// What the soft host says about a window fault.
+pub(crate) enum Answer {
+    /// Try again.
+    Retry,
+    /// #VE.
+    Ve,
+    /// The TD is dead.
+    Dead,
+}
+
+/// Tells the soft host of a window fault.
+pub(crate) fn fault(gpa: Gpa, side: Side, write: bool) -> Answer {
+    let shared = match side {
+        Side::Private => 0,
+        Side::Shared => FAULT_SHARED,
+    };
+    let write = if write { FAULT_WRITE } else { 0 };
+    double(slot() + SLOT_FAULT_GPA).store(gpa.as_u64(), SeqCst);
+    double(slot() + SLOT_FAULT_INFO).store(shared | write, SeqCst);
+    ask(KIND_FAULT);
+    match word(slot() + SLOT_ANSWER).load(SeqCst) {
+        ANSWER_RETRY => Answer::Retry,
+        ANSWER_VE => Answer::Ve,
+        ANSWER_DEAD => Answer::Dead,
+        other => panic!("the soft host answered a fault at {gpa} with {other}"),
+    }
+}
+
+/// Hands the slot to the host and waits until it comes back.
+fn ask(kind: u32) {
+    let slot = slot();
+    let state = word(slot + SLOT_STATE);
+    word(slot + SLOT_KIND).store(kind, SeqCst);
+    state.store(STATE_REQUEST, SeqCst);
+    cpu::outb(DOORBELL_PORT, this().id().0 as u8);
+    'waiting: loop {
+        for _ in 0..LOOKS {
+            if state.load(SeqCst) == STATE_ANSWERED {
+                break 'waiting;
+            }
+        }
+        spin_loop();
+    }
+    state.store(STATE_IDLE, SeqCst);
+    catch_up();
+}
+
+/// Drops translations that are older than the host's epoch.
+fn catch_up() {
+    let seen = word(slot() + SLOT_TLB_SEEN);
+    let epoch = word(HEADER_TLB_EPOCH).load(SeqCst);
+    if seen.load(SeqCst) != epoch {
+        cpu::flush_tlb();
+        seen.store(epoch, SeqCst);
+    }
+}
+
+/// Runs `access`, which may use translations of the windows.
+pub(crate) fn with_translations<R>(access: impl FnOnce() -> R) -> R {
+    let running = word(slot() + SLOT_RUNNING);
+    running.store(1, SeqCst);
+    catch_up();
+    let result = access();
+    running.store(0, SeqCst);
+    result
+}

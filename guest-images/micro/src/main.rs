@@ -1,0 +1,105 @@
+//! The micro guest: what the lab boots to exercise a host's private memory.
+//!
+//! One 64 KiB image that starts in real mode (TCG, KVM) or as a TD, reaches 64-bit mode, says hello
+//! on its serial port and then does what the lab asks: accept, touch, fill, verify, convert, probe.
+//! Built by `guest-images/image`; how it boots and where things lie is told in
+//! `guest-images/README.md`.
+//!
+//! | module | what it is about |
+//! |---|---|
+//! | [`boot`] | from the reset vector to [`start`] |
+//! | [`vcpu`], [`smp`] | what each vCPU has of its own; several of them |
+//! | [`trap`], [`fatal`] | exceptions; the end |
+//! | [`td`], [`mailbox`] | TDCALL; who answers it where there is no TDX |
+//! | [`window`] | the memory under test |
+//! | [`serve`], [`command`] | the conversation with the lab; what it asks for |
+//! | [`serial`], [`machine`], [`port`], [`cpu`], [`mem`], [`hob`] | the hardware, and what a VMM says of it |
+
+#![no_std]
+#![no_main]
+
+mod boot;
+mod command;
+mod cpu;
+mod fatal;
+mod hob;
+mod machine;
+mod mailbox;
+mod mem;
+mod port;
+mod serial;
+mod serve;
+mod smp;
+mod td;
+mod trap;
+mod vcpu;
+mod window;
+
+use tdxlab_protocol::layout::{TD_HOB_END, TD_HOB_START};
+use tdxlab_protocol::message::{Hello, VERSION, VcpuId};
+
+/// GPA width told where there is no TD: that of the soft host's TDX module.
+const GPA_WIDTH_WITHOUT_TD: u8 = 48;
+
+/// Where every vCPU arrives in 64-bit mode. `hob` is the address of the TD_HOB and `gpa_width` the
+/// GPA width in a TD; both are 0 elsewhere.
+extern "sysv64" fn start(index: u32, hob: u32, gpa_width: u32) -> ! {
+    vcpu::set_up(VcpuId(index as u16));
+    if index != 0 {
+        smp::wait_until_open();
+        trap::load_table();
+        smp::serve_as_other();
+    }
+
+    trap::build_table();
+    trap::load_table();
+    if gpa_width != 0 {
+        td::set_is_td();
+    }
+    serial::set_up();
+    mailbox::open();
+    match td::is_td() {
+        true => start_td(hob),
+        false => start_pc(),
+    }
+}
+
+/// Goes on in a TD.
+fn start_td(hob: u32) -> ! {
+    assert!(
+        u64::from(hob) == TD_HOB_START,
+        "the VMM says that the TD_HOB is at {hob:#x}, but the image's metadata says {TD_HOB_START:#x}"
+    );
+    let bytes = (TD_HOB_END - TD_HOB_START) as usize;
+    // SAFETY: the section is accepted memory by itself, which the VMM wrote before the start.
+    let hob = unsafe { core::slice::from_raw_parts(TD_HOB_START as *const u8, bytes) };
+    let end_of_memory = match hob::end_of_memory(hob) {
+        Ok(end) => end,
+        Err(error) => panic!("{error}"),
+    };
+    let info = td::info();
+    let hello = Hello {
+        version: VERSION,
+        td: true,
+        vcpus: info.vcpus as u16,
+        gpa_width: info.gpa_width,
+        attributes: info.attributes,
+        pending_ve_disabled: td::pending_ve_disabled(),
+    };
+    serve::serve(hello, Some(end_of_memory))
+}
+
+/// Goes on in a machine that is no TD.
+fn start_pc() -> ! {
+    machine::set_up_pic();
+    machine::set_up_apic();
+    let hello = Hello {
+        version: VERSION,
+        td: false,
+        vcpus: machine::vcpus(),
+        gpa_width: GPA_WIDTH_WITHOUT_TD,
+        attributes: 0,
+        pending_ve_disabled: None,
+    };
+    serve::serve(hello, None)
+}

@@ -1,0 +1,91 @@
+//! The conversation with the lab, on the boot processor.
+
+use tdxlab_protocol::addr::{Gpa, GpaRange};
+use tdxlab_protocol::frame::Decoder;
+use tdxlab_protocol::layout::{EXIT_PORT, WINDOW_BYTES};
+use tdxlab_protocol::message::{Hello, Refusal, Reply, Request, Task, VERSION, Windows};
+
+use crate::{command, fatal, port, serial, smp, window};
+
+/// Says hello, then does what the lab asks.
+pub(crate) fn serve(hello: Hello, end_of_memory: Option<u64>) -> ! {
+    let guest = Guest {
+        vcpus: hello.vcpus,
+        end_of_memory,
+    };
+    serial::send(&Reply::Hello(hello));
+    smp::open(guest.vcpus);
+    let mut decoder = Decoder::<Request>::new();
+    loop {
+        let answer = match decoder.push(serial::receive()) {
+            None => continue,
+            Some(Ok(request)) => guest.answer(&request),
+            Some(Err(_)) => Err(Refusal::Garbled),
+        };
+        if let Err(reason) = answer {
+            serial::send(&Reply::Refused { reason });
+        }
+    }
+}
+
+/// What requests are checked against.
+struct Guest {
+    vcpus: u16,
+    /// First address after all memory, where the VMM has said so.
+    end_of_memory: Option<u64>,
+}
+
+impl Guest {
+    fn answer(&self, request: &Request) -> Result<(), Refusal> {
+        match request {
+            Request::Configure { version, windows } => {
+                if *version != VERSION {
+                    return Err(Refusal::Version {
+                        guest: VERSION,
+                        lab: *version,
+                    });
+                }
+                self.check_windows(windows)?;
+                window::map(*windows);
+                smp::wait_for_all(self.vcpus);
+                serial::send(&Reply::Ready { vcpus: self.vcpus });
+            }
+            Request::Run { id, tasks } => {
+                self.check_tasks(tasks)?;
+                smp::start(*id, tasks);
+            }
+            Request::PowerOff { code } => {
+                port::write(EXIT_PORT, *code);
+                fatal::halt();
+            }
+        }
+        Ok(())
+    }
+
+    fn check_windows(&self, windows: &Windows) -> Result<(), Refusal> {
+        let Windows::Direct { limit } = *windows else {
+            return Ok(());
+        };
+        let largest = self.end_of_memory.unwrap_or(WINDOW_BYTES).min(WINDOW_BYTES);
+        match GpaRange::new(Gpa::new(largest), limit) {
+            Some(beyond) if !beyond.is_empty() => Err(Refusal::BadRange(beyond)),
+            _ => Ok(()),
+        }
+    }
+
+    fn check_tasks(&self, tasks: &[Task]) -> Result<(), Refusal> {
+        if !window::are_mapped() {
+            return Err(Refusal::NotConfigured);
+        }
+        for (number, task) in tasks.iter().enumerate() {
+            if task.vcpu.0 >= self.vcpus {
+                return Err(Refusal::NoSuchVcpu(task.vcpu));
+            }
+            if tasks[..number].iter().any(|other| other.vcpu == task.vcpu) {
+                return Err(Refusal::VcpuTwice(task.vcpu));
+            }
+            command::check(task)?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,66 @@
+# Accesses to memory through a window. A #VE in any of them goes on at `access_failed`, so between
+# `accesses_begin` and `accesses_end` the stack holds nothing but the return address, and
+# registers that belong to the caller are not changed. All return 0 when done.
+
+.text
+.globl accesses_begin
+accesses_begin:
+
+# fn (address, value: &mut u64): loads a word.
+.globl access_load
+access_load:
+    movq (%rdi), %rax
+    movq %rax, (%rsi)
+    xorl %eax, %eax
+    ret
+
+# fn (address): a write that leaves the content alone.
+.globl access_add_zero
+access_add_zero:
+    lock addq $0, (%rdi)
+    xorl %eax, %eax
+    ret
+
+# fn (address, first): writes a page of words that rise by one from `first`.
+.globl access_fill
+access_fill:
+    leaq 4096(%rdi), %rdx
+1:  movq %rsi, (%rdi)
+    leaq 1(%rsi), %rax
+    movq %rax, 8(%rdi)
+    leaq 2(%rsi), %rax
+    movq %rax, 16(%rdi)
+    leaq 3(%rsi), %rax
+    movq %rax, 24(%rdi)
+    addq $4, %rsi
+    addq $32, %rdi
+    cmpq %rdx, %rdi
+    jne 1b
+    xorl %eax, %eax
+    ret
+
+# fn (address, first, step, matching: &mut u64): counts the words of a page from its start that
+# are `first`, `first + step`, ... until one is not.
+.globl access_match
+access_match:
+    leaq 4096(%rdi), %r8
+    movq %rdi, %r9
+1:  cmpq %rsi, (%rdi)
+    jne 2f
+    addq %rdx, %rsi
+    addq $8, %rdi
+    cmpq %r8, %rdi
+    jne 1b
+2:  subq %r9, %rdi
+    shrq $3, %rdi
+    movq %rdi, (%rcx)
+    xorl %eax, %eax
+    ret
+
+.globl accesses_end
+accesses_end:
+
+.globl access_failed
+access_failed:
+    movl $1, %eax
+    ret
