@@ -2,12 +2,16 @@
 //! no older than the host believes.
 
 use core::hint::spin_loop;
-use core::sync::atomic::{AtomicU32, AtomicU64, Ordering::SeqCst};
+use core::sync::atomic::{
+    AtomicU32, AtomicU64,
+    Ordering::{Relaxed, SeqCst},
+};
 
 use tdxlab_protocol::addr::Gpa;
 use tdxlab_protocol::layout::{DOORBELL_PORT, MAILBOX_START};
 use tdxlab_protocol::mailbox::*;
 use tdxlab_protocol::message::{Side, VERSION};
+use tdxlab_protocol::tdcall::reg;
 
 use crate::cpu;
 use crate::vcpu::this;
@@ -43,11 +47,14 @@ pub(crate) fn open() {
 pub(crate) fn tdcall(gprs: &mut [u64; 16]) {
     let place = |number| double(slot() + SLOT_GPRS + number as u64 * 8);
     for (number, value) in gprs.iter().enumerate() {
-        place(number).store(*value, core::sync::atomic::Ordering::Relaxed);
+        place(number).store(*value, Relaxed);
     }
     ask(KIND_TDCALL);
     for (number, value) in gprs.iter_mut().enumerate() {
-        *value = place(number).load(core::sync::atomic::Ordering::Relaxed);
+        // TDCALL never changes these two, and the guest could not go on without them.
+        if !matches!(number, reg::RSP | reg::RBP) {
+            *value = place(number).load(Relaxed);
+        }
     }
 }
 

@@ -8,7 +8,7 @@
 
 use core::arch::global_asm;
 use core::cell::UnsafeCell;
-use core::sync::atomic::{AtomicU8, Ordering};
+use core::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 
 use tdxlab_protocol::addr::{Gpa, GpaRange, PageLevel};
 use tdxlab_protocol::layout::{PML4, PRIVATE_WINDOW, SHARED_WINDOW, WINDOW_BYTES};
@@ -35,6 +35,8 @@ const HOST_OWNED: u8 = 1;
 const DIRECT: u8 = 2;
 
 static STATE: AtomicU8 = AtomicU8::new(NOT_MAPPED);
+/// First GPA that cannot be reached.
+static LIMIT: AtomicU64 = AtomicU64::new(0);
 
 fn host_owned() -> bool {
     STATE.load(Ordering::Relaxed) == HOST_OWNED
@@ -52,6 +54,11 @@ pub(crate) fn answer_tdcall() -> bool {
 
 /// Brings the windows about. A limit is at most [`WINDOW_BYTES`].
 pub(crate) fn map(windows: Windows) {
+    let limit = match windows {
+        Windows::HostOwned => Gpa::new(WINDOW_BYTES),
+        Windows::Direct { limit } => limit,
+    };
+    LIMIT.store(limit.as_u64(), Ordering::Relaxed);
     match windows {
         Windows::Direct { .. } if td::is_rehearsal() => {
             STATE.store(HOST_OWNED, Ordering::Relaxed);
@@ -122,7 +129,7 @@ fn map_directly(limit: Gpa) {
 
 /// Whether a range can be reached.
 pub(crate) fn holds(range: GpaRange) -> bool {
-    range.end().as_u64() <= WINDOW_BYTES
+    range.end().as_u64() <= LIMIT.load(Ordering::Relaxed)
 }
 
 fn address(gpa: Gpa, side: Side) -> u64 {

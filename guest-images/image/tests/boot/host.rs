@@ -1,18 +1,21 @@
 //! A tiny host: enough page tables and TDCALL to see the guest do its part. Every test says what it
 //! does by hand; the real soft host is the lab's.
 
+use std::collections::VecDeque;
 use std::num::NonZero;
 use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::SeqCst};
 
 use nix::sys::mman::{MapFlags, ProtFlags, mmap, munmap};
-use tdxlab_protocol::addr::Gpa;
+use tdxlab_protocol::addr::{Gpa, PageLevel};
 use tdxlab_protocol::frame::{self, Decoder};
 use tdxlab_protocol::layout::{
     HOST_POOL_START, MAILBOX_START, PML4, PRIVATE_WINDOW, SHARED_WINDOW,
 };
 use tdxlab_protocol::mailbox::*;
-use tdxlab_protocol::message::{Hello, Reply, Request, Run, Side, Task, VERSION, Windows};
+use tdxlab_protocol::message::{
+    Command, Counts, Hello, Reply, Request, Run, Side, Task, VERSION, Windows,
+};
 use tdxlab_protocol::tdcall::{leaf, reg};
 
 use crate::qemu::{MEMORY_BYTES, Qemu};
@@ -31,11 +34,34 @@ pub(crate) enum Answer {
     Registers([u64; 16]),
     /// [`ANSWER_RETRY`] and so on.
     Fault(u32),
-    /// Nothing, now.
+    /// Nothing now: the test has answered by itself, or will.
     Later,
 }
 
 pub(crate) type Policy = Box<dyn FnMut(&mut Memory, u8, Ask) -> Answer>;
+
+/// Maps every page that faults, and expects no TDCALL.
+pub(crate) fn maps_on_fault() -> Policy {
+    Box::new(|memory, _, ask| match ask {
+        Ask::Fault { gpa, side, .. } => {
+            let frame = memory.new_frame();
+            memory.map(gpa.align_down(PageLevel::Size4K), side, frame);
+            Answer::Fault(ANSWER_RETRY)
+        }
+        Ask::Tdcall(registers) => panic!("TDCALL {registers:x?}"),
+    })
+}
+
+/// Answers TDCALLs with `change`, and expects no fault.
+pub(crate) fn tdcalls(mut change: impl FnMut(&mut [u64; 16]) + 'static) -> Policy {
+    Box::new(move |_, _, ask| match ask {
+        Ask::Tdcall(mut registers) => {
+            change(&mut registers);
+            Answer::Registers(registers)
+        }
+        fault => panic!("{fault:?}"),
+    })
+}
 
 /// A guest in QEMU and the tiny host under it.
 pub(crate) struct Lab {
@@ -43,25 +69,23 @@ pub(crate) struct Lab {
     pub(crate) memory: Option<Memory>,
     decoder: Decoder<Reply>,
     policy: Policy,
-    unread: std::collections::VecDeque<Reply>,
-    /// vCPUs whose requests wait for an answer.
-    pub(crate) held: Vec<u8>,
+    unread: VecDeque<Reply>,
 }
 
 impl Lab {
     /// Starts QEMU; `policy` answers what the guest asks, except TDG.VP.INFO.
     pub(crate) fn start(vcpus: u16, policy: Policy) -> Lab {
-        Lab::with_image(&tdxlab_guest_image::IMAGE[..], vcpus, policy)
+        Lab::with_topology(&vcpus.to_string(), policy)
     }
 
-    pub(crate) fn with_image(image: &[u8], vcpus: u16, policy: Policy) -> Lab {
+    /// Starts QEMU with what `-smp` takes.
+    pub(crate) fn with_topology(topology: &str, policy: Policy) -> Lab {
         Lab {
-            qemu: Qemu::start(image, vcpus),
+            qemu: Qemu::start(&tdxlab_guest_image::IMAGE[..], topology),
             memory: None,
             decoder: Decoder::new(),
             policy,
-            unread: Default::default(),
-            held: Vec::new(),
+            unread: VecDeque::new(),
         }
     }
 
@@ -129,11 +153,16 @@ impl Lab {
             match own_answer(&ask) {
                 Some(registers) => memory.answer(vcpu, &Answer::Registers(registers)),
                 None => match (self.policy)(memory, vcpu, ask) {
-                    Answer::Later => self.held.push(vcpu),
+                    Answer::Later => {}
                     answer => memory.answer(vcpu, &answer),
                 },
             }
         }
+    }
+
+    /// Runs a command on the boot processor.
+    pub(crate) fn one(&mut self, command: Command) -> Outcome {
+        self.run(&[crate::on(0, command)]).remove(0).1
     }
 
     /// Runs tasks to their end: what each of `vcpus` reported, in order.
@@ -183,7 +212,7 @@ impl Lab {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Outcome {
     pub(crate) runs: Vec<Run>,
-    pub(crate) counts: tdxlab_protocol::message::Counts,
+    pub(crate) counts: Counts,
     pub(crate) parts: usize,
 }
 
@@ -221,10 +250,35 @@ impl Memory {
     }
 
     /// The 8 bytes at a machine address.
-    pub(crate) fn word(&self, address: u64) -> &AtomicU64 {
+    fn word(&self, address: u64) -> &AtomicU64 {
         assert!(address < MEMORY_BYTES as u64 && address.is_multiple_of(8));
         // SAFETY: the address is inside the mapping and aligned.
         unsafe { AtomicU64::from_ptr(self.start.as_ptr().byte_add(address as usize).cast()) }
+    }
+
+    /// Writes 8 bytes.
+    pub(crate) fn store(&self, address: u64, value: u64) {
+        self.word(address).store(value, SeqCst);
+    }
+
+    /// Reads 8 bytes.
+    pub(crate) fn load(&self, address: u64) -> u64 {
+        self.word(address).load(SeqCst)
+    }
+
+    /// Reads some bytes.
+    pub(crate) fn bytes<const N: usize>(&self, address: u64) -> [u8; N] {
+        std::array::from_fn(|at| {
+            let at = address + at as u64;
+            self.load(at & !7).to_le_bytes()[at as usize % 8]
+        })
+    }
+
+    /// Writes a byte.
+    pub(crate) fn store_byte(&self, address: u64, value: u8) {
+        let mut word = self.load(address & !7).to_le_bytes();
+        word[address as usize % 8] = value;
+        self.store(address & !7, u64::from_le_bytes(word));
     }
 
     fn half(&self, address: u64) -> &AtomicU32 {

@@ -35,8 +35,8 @@ impl Drop for TemporaryImage {
 }
 
 impl Qemu {
-    /// Starts QEMU on `image`.
-    pub(crate) fn start(image: &[u8], vcpus: u16) -> Qemu {
+    /// Starts QEMU on `image`; `topology` is what `-smp` takes.
+    pub(crate) fn start(image: &[u8], topology: &str) -> Qemu {
         let (serial, guest_serial) = UnixStream::pair().expect("a socket pair");
         let (doorbell, guest_doorbell) = UnixStream::pair().expect("a socket pair");
         let path = temporary_path();
@@ -53,7 +53,7 @@ impl Qemu {
             ))
             .args(["-m", &format!("{}M", MEMORY_BYTES >> 20)])
             .args(["-accel", "tcg,thread=multi", "-cpu", "max"])
-            .args(["-smp", &vcpus.to_string()])
+            .args(["-smp", topology])
             .args([
                 "-nodefaults",
                 "-no-user-config",
