@@ -20,6 +20,10 @@ pub const LOW_BASE: Gpa = Gpa::new(1 << 30);
 /// Where test memory starts otherwise: above the hole below 4 GiB.
 pub const HIGH_BASE: Gpa = Gpa::new(4 << 30);
 
+/// The one page of the positive control: below all test memory, in a memory slot and a guest_memfd of
+/// its own where the host is software.
+pub const CONTROL_PAGE: Gpa = Gpa::new(0x3fe0_0000);
+
 /// A concrete scenario.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]

@@ -1,23 +1,100 @@
 //! The host `sim`: an in-process guest over the software KVM and TDX module, without QEMU.
+//!
+//! | part | what it is |
+//! |---|---|
+//! | `machine` | machine memory, and the MMU that walks the tables in it |
+//! | `tlb` | what a vCPU remembers of such walks |
+//! | `program` | the micro guest's commands |
+//! | `guest` | a command on a vCPU, step by step |
+//! | `session` | operations, one after the other or taking turns |
+//! | `witness` | debugfs- and tracefs-shaped files |
 
+mod guest;
+mod machine;
+mod program;
+mod session;
+mod tlb;
+mod witness;
+
+#[cfg(test)]
+mod tests;
+
+use std::fmt;
+use std::sync::Arc;
+
+use self::machine::SimMachine;
+use self::session::SimSession;
+use self::witness::WitnessFiles;
+use super::softkvm::{Config, Faithful, KvmDesign, Policy, SoftKvm};
 use super::{BootOptions, Host, HostError, Session};
-use crate::plan::{Guest, HostKind};
+use crate::plan::{CONTROL_PAGE, Guest, HostKind};
+
+/// Machine memory of a session. It takes no room until it is used.
+const MACHINE_BYTES: u64 = 1 << 40;
+
+/// Makes the policy of each session.
+type MakePolicy = Arc<dyn Fn() -> Box<dyn Policy> + Send + Sync>;
 
 /// The host `sim`.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone)]
 pub struct SimHost {
     in_memory: bool,
+    machine_bytes: u64,
+    policy: MakePolicy,
+}
+
+impl Default for SimHost {
+    fn default() -> Self {
+        SimHost::new()
+    }
+}
+
+impl fmt::Debug for SimHost {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SimHost")
+            .field("in_memory", &self.in_memory)
+            .field("machine_bytes", &self.machine_bytes)
+            .finish_non_exhaustive()
+    }
 }
 
 impl SimHost {
     /// Keeps its witness files below the folder of each scenario.
     pub fn new() -> SimHost {
-        SimHost { in_memory: false }
+        SimHost {
+            in_memory: false,
+            machine_bytes: MACHINE_BYTES,
+            policy: Arc::new(|| Box::new(Faithful)),
+        }
     }
 
     /// Keeps its witness files in memory: for runs of hundreds of thousands of steps.
     pub fn in_memory() -> SimHost {
-        SimHost { in_memory: true }
+        SimHost {
+            in_memory: true,
+            ..SimHost::new()
+        }
+    }
+
+    /// The same host with so much machine memory for tables and pages.
+    #[must_use]
+    pub fn with_machine_bytes(self, machine_bytes: u64) -> SimHost {
+        SimHost {
+            machine_bytes,
+            ..self
+        }
+    }
+
+    /// The same host with policies made by `make`: seeded faults.
+    #[must_use]
+    pub fn with_policy(
+        self,
+        make: impl Fn() -> Box<dyn Policy> + Send + Sync + 'static,
+    ) -> SimHost {
+        SimHost {
+            policy: Arc::new(make),
+            ..self
+        }
     }
 }
 
@@ -27,10 +104,39 @@ impl Host for SimHost {
     }
 
     fn facts(&self) -> Vec<(String, String)> {
-        vec![("in_memory".to_owned(), self.in_memory.to_string())]
+        let fact = |name: &str, value: &str| (name.to_owned(), value.to_owned());
+        vec![
+            fact("kernel", "software KVM"),
+            fact("TDX module", "software, rules of 1.5.01"),
+            fact("QEMU", "none, the guest runs in process"),
+        ]
     }
 
-    fn boot(&self, _guest: &Guest, _options: &BootOptions) -> Result<Box<dyn Session>, HostError> {
-        todo!()
+    fn boot(&self, guest: &Guest, options: &BootOptions) -> Result<Box<dyn Session>, HostError> {
+        let refused = |error: super::softkvm::SoftKvmError| HostError::NotUsable {
+            host: HostKind::Sim,
+            reason: error.to_string(),
+            advice: "check the guest of the plan and the design's name".to_owned(),
+        };
+        let design: KvmDesign = options.design.parse().map_err(refused)?;
+        let config = Config {
+            memory: guest.memory,
+            slots: guest.slots.clone(),
+            vcpus: guest.vcpus,
+            sept_ve_disable: guest.sept_ve_disable,
+            image: guest.image.clone(),
+            control: CONTROL_PAGE,
+            design,
+            seed: options.seed,
+        };
+        let machine = SimMachine::new(self.machine_bytes);
+        let core = SoftKvm::new(machine, config, (self.policy)()).map_err(refused)?;
+        let folder = (!self.in_memory).then_some(options.folder.as_path());
+        Ok(Box::new(SimSession::new(
+            core,
+            guest.vcpus,
+            guest.memory,
+            WitnessFiles::new(folder),
+        )))
     }
 }

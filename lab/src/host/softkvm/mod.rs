@@ -267,6 +267,11 @@ impl<M: Machine> SoftKvm<M> {
         self.kvm.death().cloned()
     }
 
+    /// What is mapped where, in words: private leaves with their states, then shared ranges.
+    pub fn describe_memory(&self) -> String {
+        self.kvm.describe_memory()
+    }
+
     /// Frames of the machine in use, for tables and pages.
     pub fn frames_used(&self) -> u64 {
         self.kvm.hardware.pool.used()

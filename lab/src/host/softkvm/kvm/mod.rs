@@ -12,9 +12,11 @@
 //! | [`hole`] | calls of the host |
 //! | [`tdx`] | SEAMCALL sequences |
 //! | [`stats`] | what others can see |
+//! | [`dump`] | memory in words, for those who look for a bug |
 
 pub(crate) mod convert;
 pub(crate) mod design;
+mod dump;
 mod ept;
 pub(crate) mod fault;
 pub(crate) mod hole;

@@ -75,6 +75,11 @@ impl<M: Machine> Platform<M> {
         found
     }
 
+    /// State of the entry that governs `gpa`.
+    pub(crate) fn state(&self, gpa: Gpa) -> State {
+        self.walk(gpa, Level::Pte).state()
+    }
+
     /// Replaces the entry that a walk has found.
     pub(super) fn replace(&mut self, found: &Found, entry: SeptEntry) {
         let index = found.level.index(found.base);
