@@ -89,7 +89,7 @@ pub(crate) fn refusal(command: &Command) -> Option<String> {
 
 fn is_bad(range: GpaRange, step: PageLevel) -> bool {
     !range.start().is_aligned(PageLevel::Size4K)
-        || range.bytes() % step.bytes() != 0
+        || !range.bytes().is_multiple_of(step.bytes())
         || range.end().as_u64() > WINDOW_BYTES
 }
 

@@ -85,7 +85,7 @@ mod tests {
         }
         assert!(matches!(words, Words::All(_)));
         for index in 0..WORDS {
-            let expected = if (WORDS - 1 - index) % 7 == 0 {
+            let expected = if (WORDS - 1 - index).is_multiple_of(7) {
                 index as u64 + 1
             } else {
                 0
