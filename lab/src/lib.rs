@@ -9,6 +9,8 @@
 //! 5. [`run`] compares, judges and writes the journal; [`report`] renders the journal.
 
 pub mod agent;
+pub mod cli;
+pub mod doctor;
 pub mod host;
 pub mod plan;
 pub mod predict;

@@ -1,6 +1,7 @@
 //! Where a plan runs: the trait that every kind of host implements.
 
 pub mod interrupt;
+pub mod select;
 pub mod sim;
 pub mod softkvm;
 

@@ -7,6 +7,7 @@ use super::model::{
     ContentReport, ControlReport, Fact, FindingReport, Numbers, Report, ScenarioReport, StepReport,
     VERSION, VerdictCounts,
 };
+use super::seen::seen;
 use super::words;
 use crate::host::Observed;
 use crate::plan::Plan;
@@ -226,6 +227,7 @@ impl Draft {
                 let before = self.before.replace(after.clone());
                 if let Some(step) = self.step(step) {
                     step.numbers = numbers(&observed, before.as_ref(), &after);
+                    step.seen = seen(&observed);
                     step.micros = observed.iter().flatten().map(|o| o.micros).sum();
                 }
             }
@@ -253,6 +255,7 @@ impl Draft {
             action: words::action(&planned.action, &plan.guest),
             verdict: None,
             expected: words::expectation(expected),
+            seen: Vec::new(),
             numbers: Numbers::default(),
             findings: Vec::new(),
             findings_omitted: 0,

@@ -7,6 +7,8 @@ mod files;
 pub mod junit;
 pub mod ktap;
 mod model;
+mod seen;
+pub mod table;
 pub mod terminal;
 #[cfg(test)]
 mod tests;

@@ -165,7 +165,9 @@ pub struct StepReport {
     pub verdict: Option<Verdict>,
     /// What had to happen, one witness a line.
     pub expected: Vec<String>,
-    /// What was seen, in numbers.
+    /// What guest and host calls saw, one kind of thing a line.
+    pub seen: Vec<String>,
+    /// What was seen from outside, in numbers.
     pub numbers: Numbers,
     /// What was not as it had to be.
     pub findings: Vec<FindingReport>,

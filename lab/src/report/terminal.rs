@@ -3,16 +3,19 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use comfy_table::presets::UTF8_HORIZONTAL_ONLY;
-use comfy_table::{Cell, CellAlignment, Table};
+use comfy_table::{Cell, Table};
 use console::style;
 
+use super::table::{self, number};
 use super::words::Micros;
 use super::{Report, ScenarioReport, StepReport, by_topic};
 use crate::run::verdict::Verdict;
 
 /// Most lines that are said of one scenario that did not pass.
 pub const FAILURE_LINES: usize = 20;
+
+/// Most scenarios that are shown step and witness.
+const FAILURES: usize = 20;
 
 /// The verdict in its colour.
 pub fn paint(verdict: Verdict) -> console::StyledObject<&'static str> {
@@ -164,15 +167,49 @@ fn files(scenario: &ScenarioReport, run_folder: Option<&Path>) -> Vec<String> {
     vec![format!("  files     {}/", folder.display())]
 }
 
-/// The whole summary: failures, skips by need, table, last line.
-pub fn summary(report: &Report, run_folder: &Path) -> String {
+/// What did not pass, and nothing where all passed. Scenarios that never came to a step for the
+/// same reason are said in one line; of very many, the first.
+pub fn failures(report: &Report, run_folder: &Path) -> String {
+    let bad = || {
+        report
+            .scenarios
+            .iter()
+            .filter(|scenario| matches!(scenario.verdict, Verdict::Fail | Verdict::Error))
+    };
     let mut out = String::new();
-    for scenario in &report.scenarios {
-        if matches!(scenario.verdict, Verdict::Fail | Verdict::Error) {
-            out += &failure(scenario, Some(run_folder)).join("\n");
-            out += "\n\n";
+    let mut alike: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
+    let mut shown = 0;
+    for scenario in bad() {
+        match (&scenario.reason, scenario.first_bad_step()) {
+            (Some(reason), None) => alike.entry(reason).or_default().push(&scenario.name),
+            _ if shown == FAILURES => {}
+            _ => {
+                shown += 1;
+                out += &(failure(scenario, Some(run_folder)).join("\n") + "\n\n");
+            }
         }
     }
+    let said = shown + alike.values().map(Vec::len).sum::<usize>();
+    if bad().count() > said {
+        out += &format!("... and {} more\n\n", bad().count() - said);
+    }
+    for (reason, names) in alike {
+        let others = match names.len() {
+            1 => String::new(),
+            many => format!(" and {} more", many - 1),
+        };
+        out += &format!(
+            "{} {}{others}\n  {reason}\n\n",
+            paint(Verdict::Error),
+            names[0]
+        );
+    }
+    out
+}
+
+/// The whole summary: failures, skips by need, table, last line.
+pub fn summary(report: &Report, run_folder: &Path) -> String {
+    let mut out = failures(report, run_folder);
     for (need, names) in skips(report) {
         out += &format!(
             "{} {} because: {need}\n",
@@ -224,9 +261,7 @@ fn missing_witnesses(report: &Report) -> String {
 
 /// Topics and their verdicts.
 pub fn table(report: &Report) -> Table {
-    let mut table = Table::new();
-    table.load_style(UTF8_HORIZONTAL_ONLY);
-    table.set_header(["topic", "pass", "fail", "skip", "error", "time"]);
+    let mut table = table::table(["topic", "pass", "fail", "skip", "error", "time"]);
     let row = |name: &str, counts: &super::VerdictCounts, micros: u64| {
         let mut cells = vec![Cell::new(name)];
         for verdict in Verdict::ALL {
@@ -236,9 +271,9 @@ pub fn table(report: &Report) -> Table {
             } else {
                 count.to_string()
             };
-            cells.push(Cell::new(text).set_alignment(CellAlignment::Right));
+            cells.push(number(text));
         }
-        cells.push(Cell::new(Micros(micros)).set_alignment(CellAlignment::Right));
+        cells.push(number(Micros(micros)));
         cells
     };
     for (topic, (counts, micros)) in by_topic(report) {

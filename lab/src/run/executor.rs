@@ -3,7 +3,6 @@
 use std::fmt::Write;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use super::control;
@@ -13,6 +12,7 @@ use super::judge::{AllowList, Evidence, Judge, branches};
 use super::needs::{self, Offer};
 use super::oracle::Oracle;
 use super::verdict::Verdict;
+use crate::host::interrupt::Interrupt;
 use crate::host::{BootOptions, Host, HostError, Observed, Session};
 use crate::plan::{Action, Guest, Plan};
 use crate::witness::Sample;
@@ -26,8 +26,8 @@ pub struct Item {
     pub scenario: Option<PathBuf>,
 }
 
-/// Makes the oracle of a guest; or says why nobody can foresee anything for it.
-pub type MakeOracle = dyn Fn(&Guest) -> Result<Box<dyn Oracle>, String> + Sync;
+/// Makes the oracle of a guest.
+pub type MakeOracle = dyn Fn(&Guest) -> Box<dyn Oracle> + Sync;
 
 /// What all plans of a run share.
 pub struct Lab<'a> {
@@ -44,7 +44,7 @@ pub struct Lab<'a> {
     /// Kernel log lines that may pass.
     pub allowed_log: AllowList,
     /// Set when somebody wants the run to stop.
-    pub interrupt: &'a AtomicBool,
+    pub interrupt: &'a Interrupt,
     /// Longest a single operation may take.
     pub patience: Duration,
     /// Keep the evidence of passing plans too.
@@ -186,12 +186,12 @@ impl Course<'_> {
             path: folder.clone(),
             source,
         })?;
-        let mut oracle = (self.lab.oracle)(&self.plan.guest).map_err(Stop::Reason)?;
+        let mut oracle = (self.lab.oracle)(&self.plan.guest);
         let booting = Instant::now();
         let mut session = self.lab.host.boot(
             &self.plan.guest,
             &BootOptions {
-                design: self.lab.offer.design.clone(),
+                design: self.lab.offer.design.name.to_owned(),
                 seed: self.plan.seed,
                 folder,
                 patience: self.lab.patience,
@@ -222,7 +222,7 @@ impl Course<'_> {
         let mut judge = Judge::new(self.lab.allowed_log.clone());
         let (control, mut before) = self.control(session, &judge)?;
         for (number, step) in self.plan.steps.iter().enumerate() {
-            if self.lab.interrupt.load(Ordering::Relaxed) {
+            if self.lab.interrupt.is_raised() {
                 return Err(HostError::Interrupted.into());
             }
             self.lab.watcher.step_started(self.worker, number);
@@ -255,7 +255,7 @@ impl Course<'_> {
                 plan: self.id,
                 step: index,
                 judgement,
-                map: oracle.map(),
+                map: oracle.map(self.plan.guest.memory),
             })?;
             if cannot_go_on {
                 return Err(Stop::Reason(format!(

@@ -29,7 +29,7 @@ pub use executor::{Item, Lab, MakeOracle, Outcome, Watcher};
 pub use folder::{FolderError, RunFolder};
 pub use journal::{Journal, JournalError, PlanId};
 pub use judge::{AllowList, ContentSpan, Evidence, Judge, PageClass};
-pub use map::{MapExtent, MapState, MemoryMap};
+pub use map::MemoryMap;
 pub use needs::Offer;
 pub use oracle::Oracle;
 pub use pool::Drive;

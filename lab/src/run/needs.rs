@@ -1,66 +1,31 @@
 //! Whether host and design offer what a plan needs.
 
-use crate::addr::PageLevel;
 use crate::plan::{HostKind, Needs};
+use crate::predict::Design;
 
-/// What a host under a design offers.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// What there is: a host, and the design of its KVM.
+#[derive(Clone, Copy, Debug)]
 pub struct Offer {
     /// The host.
     pub host: HostKind,
-    /// Name of the design.
-    pub design: String,
-    /// Its largest private leaf.
-    pub private_leaf: PageLevel,
-    /// The finest alignment of holes it allows.
-    pub hole_alignment: PageLevel,
+    /// The design played or expected.
+    pub design: &'static Design,
 }
 
 /// The first need that is not met, and what is there instead; `None` where all are met.
 pub fn unmet(needs: &Needs, offer: &Offer) -> Option<String> {
-    let Offer {
-        host,
-        design,
-        private_leaf,
-        hole_alignment,
-    } = offer;
-    if !needs.hosts.is_empty() && !needs.hosts.contains(host) {
+    if !needs.hosts.is_empty() && !needs.hosts.contains(&offer.host) {
         let names: Vec<&str> = needs.hosts.iter().map(|host| host.name()).collect();
         return Some(format!(
             "needs host {}; this is {}",
             names.join(" or "),
-            host.name()
+            offer.host.name()
         ));
     }
-    if let Some(level) = needs.private_leaf
-        && *private_leaf < level
-    {
-        return Some(format!(
-            "needs private_leaf {level}; {design} has {private_leaf}"
-        ));
+    match offer.design.meets(needs) {
+        Ok(()) => None,
+        Err(unmet) => Some(format!("needs {}; {}", unmet.need, unmet.offers)),
     }
-    if let Some(level) = needs.private_leaf_at_most
-        && *private_leaf > level
-    {
-        return Some(format!(
-            "needs private_leaf_at_most {level}; {design} has {private_leaf}"
-        ));
-    }
-    if let Some(level) = needs.hole_alignment
-        && *hole_alignment > level
-    {
-        return Some(format!(
-            "needs hole_alignment {level}; {design} has {hole_alignment}"
-        ));
-    }
-    if let Some(level) = needs.hole_alignment_at_least
-        && *hole_alignment < level
-    {
-        return Some(format!(
-            "needs hole_alignment_at_least {level}; {design} has {hole_alignment}"
-        ));
-    }
-    None
 }
 
 #[cfg(test)]
@@ -68,13 +33,12 @@ mod tests {
     use rstest::rstest;
 
     use super::*;
+    use crate::addr::PageLevel;
 
     fn v3() -> Offer {
         Offer {
             host: HostKind::Soft,
-            design: "v3".to_owned(),
-            private_leaf: PageLevel::Size2M,
-            hole_alignment: PageLevel::Size2M,
+            design: Design::named("v3").unwrap(),
         }
     }
 
@@ -86,11 +50,11 @@ mod tests {
     )]
     #[case::leaf_too_large(
         Needs { private_leaf_at_most: Some(PageLevel::Size4K), ..Needs::default() },
-        Some("needs private_leaf_at_most 4K; v3 has 2M")
+        Some("needs private_leaf_at_most: 4K; v3 maps private memory at 2M")
     )]
     #[case::holes_too_coarse(
         Needs { hole_alignment: Some(PageLevel::Size4K), ..Needs::default() },
-        Some("needs hole_alignment 4K; v3 has 2M")
+        Some("needs hole_alignment: 4K; v3 punches at 2M")
     )]
     #[case::holes_coarse_enough(
         Needs { hole_alignment_at_least: Some(PageLevel::Size2M), ..Needs::default() },

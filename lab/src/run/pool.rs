@@ -44,7 +44,7 @@ pub fn run(items: &[Item], lab: &Lab<'_>, drive: Drive) -> Result<Verdict, Journ
     let verdict = lock(&queue.verdict).unwrap_or(Verdict::Skip);
     lab.journal.write(&Event::RunEnded {
         verdict,
-        interrupted: lab.interrupt.load(Ordering::Relaxed),
+        interrupted: lab.interrupt.is_raised(),
     })?;
     Ok(verdict)
 }
@@ -60,7 +60,7 @@ struct Queue<'a> {
 impl Queue<'_> {
     fn work(&self, worker: usize, lab: &Lab<'_>, drive: Drive) {
         loop {
-            if self.stop.load(Ordering::Relaxed) || lab.interrupt.load(Ordering::Relaxed) {
+            if self.stop.load(Ordering::Relaxed) || lab.interrupt.is_raised() {
                 return;
             }
             let index = self.next.fetch_add(1, Ordering::Relaxed);

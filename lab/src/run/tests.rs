@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use tdxlab_protocol::message::Run;
@@ -11,9 +11,10 @@ use super::folder::RunFolder;
 use super::journal::{self, Event, RunStarted};
 use super::*;
 use crate::addr::{Gpa, GpaRange, PageLevel};
+use crate::host::interrupt::Interrupt;
 use crate::host::{BootOptions, Death, Host, HostError, Killer, Observed, Session};
 use crate::plan::{Action, Guest, HostKind, Needs, Op, Plan, Slot, Step};
-use crate::predict::{Expectation, Interval};
+use crate::predict::{Design, Expectation, Interval};
 use crate::report;
 use crate::witness::{ExitCounters, PageCounters, Reading, Sample};
 
@@ -188,7 +189,7 @@ impl Oracle for Calm {
         }
     }
 
-    fn map(&self) -> MemoryMap {
+    fn map(&self, _: GpaRange) -> MemoryMap {
         MemoryMap::default()
     }
 }
@@ -278,13 +279,16 @@ impl Setup {
         let journal = folder.journal().unwrap();
         let offer = offer();
         journal.write(&head(&folder, items)).unwrap();
-        let interrupt = AtomicBool::new(self.interrupted);
+        let interrupt = Interrupt::new();
+        if self.interrupted {
+            interrupt.raise();
+        }
         let watcher = Counting::default();
         let host = host(self.script);
         let lab = Lab {
             host: &host,
             offer,
-            oracle: &|_| Ok(Box::new(Calm)),
+            oracle: &|_| Box::new(Calm),
             journal: &journal,
             folder: &folder,
             allowed_log: AllowList::default(),
@@ -316,9 +320,7 @@ impl Setup {
 fn offer() -> Offer {
     Offer {
         host: HostKind::Sim,
-        design: "headtail".to_owned(),
-        private_leaf: PageLevel::Size2M,
-        hole_alignment: PageLevel::Size4K,
+        design: Design::named("headtail").unwrap(),
     }
 }
 

@@ -1,0 +1,77 @@
+//! Why a command could not do its work, and the exit code that goes with it.
+
+use miette::Diagnostic;
+use thiserror::Error;
+
+use super::exit;
+use crate::host::HostError;
+use crate::run::{FolderError, JournalError};
+use crate::scenario::ScenarioError;
+
+/// Why a command could not do its work.
+#[derive(Debug, Error, Diagnostic)]
+pub(super) enum CliError {
+    /// The command line asks for what makes no sense.
+    #[error("{message}")]
+    Usage {
+        /// What is wrong.
+        message: String,
+        /// What would be right.
+        #[help]
+        help: Option<String>,
+    },
+    /// Scenarios are wrong. Each is shown by itself.
+    #[error("{} wrong", count(.0.len()))]
+    Scenarios(#[related] Vec<ScenarioError>),
+    /// The host is not usable, or the guest could not be run on it.
+    #[error(transparent)]
+    #[diagnostic(transparent)]
+    Host(#[from] HostError),
+    /// Results cannot be kept.
+    #[error(transparent)]
+    #[diagnostic(transparent)]
+    Folder(#[from] FolderError),
+    /// Results cannot be written or read.
+    #[error(transparent)]
+    #[diagnostic(transparent)]
+    Journal(#[from] JournalError),
+    /// Something the lab needs from the system is not to be had.
+    #[error("{doing}: {source}")]
+    System {
+        /// What was tried.
+        doing: String,
+        /// The system's answer.
+        source: std::io::Error,
+    },
+}
+
+fn count(number: usize) -> String {
+    match number {
+        1 => "1 scenario is".to_owned(),
+        _ => format!("{number} scenarios are"),
+    }
+}
+
+impl CliError {
+    /// A wrong command line.
+    pub(super) fn usage(message: impl Into<String>, help: impl Into<String>) -> CliError {
+        CliError::Usage {
+            message: message.into(),
+            help: Some(help.into()),
+        }
+    }
+
+    /// The exit code that says so.
+    pub(super) fn exit_code(&self) -> u8 {
+        match self {
+            CliError::Usage { .. } => exit::USAGE,
+            CliError::Scenarios(_) => exit::SCENARIO,
+            CliError::Host(HostError::NotUsable { .. }) => exit::HOST,
+            CliError::Host(HostError::Interrupted) => exit::INTERRUPTED,
+            CliError::Host(_)
+            | CliError::Folder(_)
+            | CliError::Journal(_)
+            | CliError::System { .. } => exit::LAB,
+        }
+    }
+}

@@ -1,0 +1,116 @@
+//! The command line. One file per command.
+
+mod check;
+mod compare;
+mod completions;
+mod doctor;
+mod error;
+pub mod exit;
+mod list;
+mod load;
+mod man;
+mod options;
+mod output;
+mod predict;
+mod progress;
+mod report;
+mod run;
+mod schema;
+mod signals;
+
+use std::ffi::OsString;
+use std::process::ExitCode;
+
+use clap::{CommandFactory, Parser, Subcommand};
+
+use error::CliError;
+
+/// Tests how Linux KVM handles huge pages of Intel TDX guests.
+///
+/// Boots a guest in QEMU, accepts memory, punches holes, converts ranges, and judges after every
+/// step whether the right leaves were split and nobody's data was lost.
+#[derive(Debug, Parser)]
+#[command(name = "tdxlab", version, max_term_width = 100, after_help = exit::help())]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run scenarios and judge every step
+    Run(run::Run),
+    /// Validate scenarios without starting anything
+    Check(check::Check),
+    /// Show what every step must show, without a guest
+    Predict(predict::Predict),
+    /// Run scenarios under several designs, side by side
+    Compare(compare::Compare),
+    /// List scenarios
+    List(list::List),
+    /// Show the report of a run, and write its files again
+    Report(report::ReportCommand),
+    /// Say what this machine can do, and what to do about the rest
+    Doctor(doctor::Doctor),
+    /// Print a JSON Schema
+    Schema(schema::Schema),
+    /// Print a completion script for a shell
+    Completions(completions::Completions),
+    /// Print the manual page
+    Man(man::Man),
+}
+
+/// Runs the command line and returns its exit code.
+pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
+    let cli = match Cli::try_parse_from(args) {
+        Ok(cli) => cli,
+        Err(error) => {
+            let _ = error.print();
+            return exit::code(if error.use_stderr() {
+                exit::USAGE
+            } else {
+                exit::PASSED
+            });
+        }
+    };
+    match execute(cli.command) {
+        Ok(code) => exit::code(code),
+        Err(error) => {
+            let code = error.exit_code();
+            show(error);
+            exit::code(code)
+        }
+    }
+}
+
+fn execute(command: Command) -> Result<u8, CliError> {
+    match command {
+        Command::Run(run) => run.execute(),
+        Command::Check(check) => check.execute(),
+        Command::Predict(predict) => predict.execute(),
+        Command::Compare(compare) => compare.execute(),
+        Command::List(list) => list.execute(),
+        Command::Report(report) => report.execute(),
+        Command::Doctor(doctor) => doctor.execute(),
+        Command::Schema(schema) => schema.execute(),
+        Command::Completions(completions) => completions.execute(command_line()),
+        Command::Man(man) => man.execute(command_line()),
+    }
+}
+
+/// The command line as clap knows it.
+pub fn command_line() -> clap::Command {
+    Cli::command()
+}
+
+/// Each wrong scenario is a diagnostic of its own, not a detail of one.
+fn show(error: CliError) {
+    match error {
+        CliError::Scenarios(errors) => {
+            for error in errors {
+                output::note(format!("{:?}", miette::Report::new(error)));
+            }
+        }
+        other => output::note(format!("{:?}", miette::Report::new(other))),
+    }
+}

@@ -1,0 +1,60 @@
+//! Options that several commands share.
+
+use std::path::PathBuf;
+
+use clap::{Args, ValueEnum};
+
+use crate::host::select::Choice;
+use crate::plan::HostKind;
+use crate::predict::Design;
+
+use super::error::CliError;
+
+/// Scenarios to work on.
+#[derive(Args, Clone, Debug)]
+pub(super) struct Scenarios {
+    /// Scenario files, or folders of them; without any, the default set
+    #[arg(value_name = "PATH")]
+    pub paths: Vec<PathBuf>,
+    /// Seed for everything random, in place of those in the scenarios
+    #[arg(long, value_name = "S")]
+    pub seed: Option<u64>,
+}
+
+/// Where guests run, as said on the command line.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(super) enum HostName {
+    /// The best this machine has: tdx, else soft, else sim
+    Auto,
+    /// A TD on a TDX host
+    Tdx,
+    /// A plain VM on a real KVM
+    Kvm,
+    /// QEMU, over a software KVM and TDX module
+    Soft,
+    /// An in-process guest, over the same software KVM and TDX module
+    Sim,
+}
+
+impl From<HostName> for Choice {
+    fn from(name: HostName) -> Choice {
+        match name {
+            HostName::Auto => Choice::Auto,
+            HostName::Tdx => Choice::Only(HostKind::Tdx),
+            HostName::Kvm => Choice::Only(HostKind::Kvm),
+            HostName::Soft => Choice::Only(HostKind::Soft),
+            HostName::Sim => Choice::Only(HostKind::Sim),
+        }
+    }
+}
+
+/// The design of that name.
+pub(super) fn design(name: &str) -> Result<&'static Design, CliError> {
+    Design::named(name).ok_or_else(|| {
+        let known: Vec<&str> = Design::all().iter().map(|design| design.name).collect();
+        CliError::usage(
+            format!("there is no design `{name}`"),
+            format!("designs are {}", known.join(", ")),
+        )
+    })
+}

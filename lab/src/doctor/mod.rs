@@ -1,0 +1,104 @@
+//! What this machine can do: each fact looked at by doing, with what it means and what to do.
+//!
+//! "The device node exists" is not "usable": where something can be tried without changing the
+//! machine, it is tried.
+
+mod kvm;
+mod machine;
+mod qemu;
+mod rights;
+mod tdx;
+
+use schemars::JsonSchema;
+use serde::Serialize;
+
+pub use machine::Machine;
+
+/// One thing about this machine.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, JsonSchema)]
+pub struct Fact {
+    /// What was looked at.
+    pub name: String,
+    /// What was found.
+    pub found: String,
+    /// What it means for the lab.
+    pub standing: Standing,
+    /// What to do about it, where something can be done.
+    pub advice: Option<String>,
+}
+
+/// What a fact means for the lab.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Standing {
+    /// The lab can use it.
+    Usable,
+    /// The lab can go on without it, with fewer witnesses or more slowly.
+    Limited,
+    /// The lab cannot use it.
+    Unusable,
+}
+
+impl Standing {
+    /// The name in tables.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Standing::Usable => "usable",
+            Standing::Limited => "limited",
+            Standing::Unusable => "unusable",
+        }
+    }
+}
+
+impl Fact {
+    fn new(name: &str, standing: Standing, found: impl Into<String>) -> Fact {
+        Fact {
+            name: name.to_owned(),
+            found: found.into(),
+            standing,
+            advice: None,
+        }
+    }
+
+    fn usable(name: &str, found: impl Into<String>) -> Fact {
+        Fact::new(name, Standing::Usable, found)
+    }
+
+    fn limited(name: &str, found: impl Into<String>) -> Fact {
+        Fact::new(name, Standing::Limited, found)
+    }
+
+    fn unusable(name: &str, found: impl Into<String>) -> Fact {
+        Fact::new(name, Standing::Unusable, found)
+    }
+
+    fn advise(self, advice: impl Into<String>) -> Fact {
+        Fact {
+            advice: Some(advice.into()),
+            ..self
+        }
+    }
+}
+
+/// Everything there is to know, in the order it is shown.
+pub fn examine(machine: &Machine) -> Vec<Fact> {
+    let mut facts = vec![machine::kernel(machine), machine::memory(machine)];
+    facts.push(qemu::version());
+    facts.push(kvm::probe());
+    facts.extend(tdx::facts(machine));
+    facts.extend(rights::facts(machine));
+    facts
+}
+
+/// The first fact that keeps this machine from running TDs; `None` where nothing does.
+pub fn why_no_tdx(machine: &Machine) -> Option<Fact> {
+    tdx::facts(machine)
+        .into_iter()
+        .chain([kvm::probe()])
+        .find(|fact| fact.standing == Standing::Unusable)
+}
+
+/// Whether a KVM here runs a guest.
+pub fn kvm() -> Fact {
+    kvm::probe()
+}

@@ -1,0 +1,126 @@
+//! What this user may read and do: the witnesses that need rights.
+
+use std::fs::OpenOptions;
+use std::os::unix::fs::OpenOptionsExt;
+
+use nix::sys::resource::{Resource, getrlimit};
+
+use super::machine::field_kib;
+use super::{Fact, Machine};
+
+pub(super) fn facts(machine: &Machine) -> Vec<Fact> {
+    vec![
+        debugfs(machine),
+        tracefs(machine),
+        kernel_log(machine),
+        yama(machine),
+        lockdown(machine),
+        memlock(),
+        hugetlb(machine),
+    ]
+}
+
+fn debugfs(machine: &Machine) -> Fact {
+    let name = "debugfs";
+    match std::fs::read_dir(machine.path("/sys/kernel/debug/kvm")) {
+        Ok(_) => Fact::usable(name, "/sys/kernel/debug/kvm can be read"),
+        Err(error) if error.kind() == std::io::ErrorKind::PermissionDenied => {
+            Fact::limited(name, "/sys/kernel/debug may not be read by this user")
+                .advise("run as root; page counters come from query-stats alone otherwise")
+        }
+        Err(_) => Fact::limited(name, "no /sys/kernel/debug/kvm")
+            .advise("mount -t debugfs none /sys/kernel/debug, with kvm loaded"),
+    }
+}
+
+fn tracefs(machine: &Machine) -> Fact {
+    let name = "tracefs";
+    let event = "/sys/kernel/tracing/events/kvmmmu/kvm_mmu_split_huge_page/enable";
+    match OpenOptions::new().write(true).open(machine.path(event)) {
+        Ok(_) => Fact::usable(name, "split events can be recorded"),
+        Err(error) if error.kind() == std::io::ErrorKind::PermissionDenied => {
+            Fact::limited(name, "/sys/kernel/tracing may not be written by this user")
+                .advise("run as root; there are no split events otherwise")
+        }
+        Err(_) => Fact::limited(name, "no event kvmmmu:kvm_mmu_split_huge_page").advise(
+            "mount -t tracefs none /sys/kernel/tracing, with kvm loaded and CONFIG_EVENT_TRACING",
+        ),
+    }
+}
+
+fn kernel_log(machine: &Machine) -> Fact {
+    let name = "kernel log";
+    let log = OpenOptions::new()
+        .read(true)
+        .custom_flags(libc::O_NONBLOCK)
+        .open(machine.path("/dev/kmsg"));
+    match log {
+        Ok(_) => Fact::usable(name, "/dev/kmsg can be read"),
+        Err(error) => Fact::limited(name, format!("/dev/kmsg cannot be read: {error}"))
+            .advise("run as root, or sysctl kernel.dmesg_restrict=0"),
+    }
+}
+
+fn yama(machine: &Machine) -> Fact {
+    let name = "ptrace";
+    match machine.read("/proc/sys/kernel/yama/ptrace_scope") {
+        Err(_) => Fact::usable(name, "Yama is not there to restrict it"),
+        Ok(scope) if scope == "0" || scope == "1" => Fact::usable(
+            name,
+            format!("Yama scope {scope}: QEMU's files can be taken"),
+        ),
+        Ok(scope) if nix::unistd::geteuid().is_root() && scope == "2" => {
+            Fact::usable(name, "Yama scope 2, and this is root")
+        }
+        Ok(scope) => Fact::unusable(
+            name,
+            format!("Yama scope {scope}: QEMU's memory files cannot be taken"),
+        )
+        .advise("sysctl kernel.yama.ptrace_scope=1"),
+    }
+}
+
+fn lockdown(machine: &Machine) -> Fact {
+    let name = "lockdown";
+    match machine.read("/sys/kernel/security/lockdown") {
+        Ok(text) if text.contains("[none]") => Fact::usable(name, "none"),
+        Ok(text) => Fact::limited(name, text).advise(
+            "parts of debugfs and tracefs are closed; boot with lockdown=none to open them",
+        ),
+        Err(_) => Fact::usable(name, "this kernel has none, or securityfs is not mounted"),
+    }
+}
+
+fn memlock() -> Fact {
+    let name = "memlock";
+    match getrlimit(Resource::RLIMIT_MEMLOCK) {
+        Ok((soft, _)) if soft == libc::RLIM_INFINITY => Fact::usable(name, "unlimited"),
+        Ok((soft, _)) if soft < 64 << 20 => Fact::limited(name, format!("{} KiB", soft >> 10))
+            .advise("ulimit -l unlimited, before TDs with locked memory are run"),
+        Ok((soft, _)) => Fact::usable(name, format!("{} MiB", soft >> 20)),
+        Err(error) => Fact::limited(name, format!("unknown: {error}")),
+    }
+}
+
+fn hugetlb(machine: &Machine) -> Fact {
+    let name = "hugetlb";
+    let pool = |kib: u64| {
+        let file = format!("/sys/kernel/mm/hugepages/hugepages-{kib}kB/free_hugepages");
+        machine.read(&file).ok()?.parse::<u64>().ok()
+    };
+    match pool(2048) {
+        Some(0) => Fact::limited(name, "no free 2M page in the pool")
+            .advise("echo 64 > /proc/sys/vm/nr_hugepages, for scenarios backed by hugetlb"),
+        Some(free) => Fact::usable(name, format!("{free} free 2M pages in the pool")),
+        None => {
+            let size = machine
+                .read("/proc/meminfo")
+                .ok()
+                .and_then(|text| field_kib(&text, "Hugepagesize:"));
+            match size {
+                Some(kib) => Fact::limited(name, format!("no 2M pool; huge pages of {kib} KiB")),
+                None => Fact::limited(name, "this kernel has no hugetlb pages"),
+            }
+        }
+    }
+}

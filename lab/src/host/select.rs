@@ -1,0 +1,132 @@
+//! Which host a run uses: the one that was asked for, or the best this machine has.
+
+use super::sim::SimHost;
+use super::{Host, HostError};
+use crate::doctor::{self, Fact, Machine, Standing};
+use crate::plan::HostKind;
+
+/// What was asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Choice {
+    /// The best there is.
+    Auto,
+    /// This one.
+    Only(HostKind),
+}
+
+/// A host and why it was taken.
+pub struct Selected {
+    /// The host.
+    pub host: Box<dyn Host>,
+    /// Why this one, for the report.
+    pub why: String,
+}
+
+/// Hosts in the order in which `auto` tries them. A plain VM on KVM has no private memory, so it
+/// is only taken when asked for.
+const AUTO: [HostKind; 3] = [HostKind::Tdx, HostKind::Soft, HostKind::Sim];
+
+/// Finds the host, and makes sure that it is usable.
+pub fn select(choice: Choice) -> Result<Selected, HostError> {
+    match choice {
+        Choice::Only(kind) => Ok(Selected {
+            host: open(kind)?,
+            why: "asked for".to_owned(),
+        }),
+        Choice::Auto => {
+            let mut passed_over = Vec::new();
+            for kind in AUTO {
+                match open(kind) {
+                    Ok(host) => {
+                        return Ok(Selected {
+                            host,
+                            why: why(&passed_over),
+                        });
+                    }
+                    Err(HostError::NotUsable { reason, .. }) => {
+                        passed_over.push(format!("{} is not usable: {reason}", kind.name()));
+                    }
+                    Err(other) => return Err(other),
+                }
+            }
+            Err(HostError::NotUsable {
+                host: HostKind::Sim,
+                reason: passed_over.join("; "),
+                advice: "see `tdxlab doctor`".to_owned(),
+            })
+        }
+    }
+}
+
+fn why(passed_over: &[String]) -> String {
+    if passed_over.is_empty() {
+        "the best there is".to_owned()
+    } else {
+        format!("the best this machine has ({})", passed_over.join("; "))
+    }
+}
+
+/// A host, if it is usable here.
+fn open(kind: HostKind) -> Result<Box<dyn Host>, HostError> {
+    match kind {
+        HostKind::Sim => Ok(Box::new(SimHost::new())),
+        HostKind::Soft => Err(unusable(kind, None)),
+        HostKind::Kvm => Err(unusable(kind, Some(doctor::kvm()))),
+        HostKind::Tdx => Err(unusable(kind, doctor::why_no_tdx(&Machine::this()))),
+    }
+}
+
+/// Why a host cannot be used: what the doctor found, or that this tdxlab cannot drive it.
+fn unusable(host: HostKind, fact: Option<Fact>) -> HostError {
+    match fact.filter(|fact| fact.standing == Standing::Unusable) {
+        Some(fact) => HostError::NotUsable {
+            host,
+            reason: format!("{}: {}", fact.name, fact.found),
+            advice: fact
+                .advice
+                .unwrap_or_else(|| "see `tdxlab doctor`".to_owned()),
+        },
+        None => HostError::NotUsable {
+            host,
+            reason: format!("this version of tdxlab cannot drive {} hosts", host.name()),
+            advice: "use --host auto, which takes the best this tdxlab has".to_owned(),
+        },
+    }
+}
+
+/// Every host and whether it is usable here, for the doctor.
+pub fn hosts() -> Vec<Fact> {
+    [HostKind::Tdx, HostKind::Kvm, HostKind::Soft, HostKind::Sim]
+        .into_iter()
+        .map(|kind| {
+            let name = format!("host {}", kind.name());
+            match open(kind) {
+                Ok(host) => {
+                    let facts: Vec<String> = host
+                        .facts()
+                        .into_iter()
+                        .map(|(name, value)| format!("{name} {value}"))
+                        .collect();
+                    Fact {
+                        name,
+                        found: facts.join(", "),
+                        standing: Standing::Usable,
+                        advice: None,
+                    }
+                }
+                Err(HostError::NotUsable { reason, advice, .. }) => Fact {
+                    name,
+                    found: reason,
+                    standing: Standing::Unusable,
+                    advice: Some(advice),
+                },
+                Err(other) => Fact {
+                    name,
+                    found: other.to_string(),
+                    standing: Standing::Unusable,
+                    advice: None,
+                },
+            }
+        })
+        .collect()
+}

@@ -1,0 +1,25 @@
+//! The one look of all tables: a line under the header, and nothing else.
+
+use comfy_table::{Cell, CellAlignment, ContentArrangement, LineStyle, Table, TableStyle};
+
+/// An empty table with these columns, as wide as the terminal at most.
+pub fn table<T: Into<String>>(header: impl IntoIterator<Item = T>) -> Table {
+    let mut table = Table::new();
+    table.load_style(TableStyle::new().header_separator(LineStyle::none().fill('─').junction('─')));
+    table.set_content_arrangement(ContentArrangement::Dynamic);
+    table.set_header(header.into_iter().map(|name| Cell::new(name.into())));
+    table
+}
+
+/// An empty table without a header.
+pub fn list() -> Table {
+    let mut table = Table::new();
+    table.load_style(TableStyle::new());
+    table.set_content_arrangement(ContentArrangement::Dynamic);
+    table
+}
+
+/// A cell with a number in it.
+pub fn number(value: impl ToString) -> Cell {
+    Cell::new(value.to_string()).set_alignment(CellAlignment::Right)
+}
