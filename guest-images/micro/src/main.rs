@@ -56,8 +56,9 @@ extern "sysv64" fn start(index: u32, hob: u32, gpa_width: u32) -> ! {
     if gpa_width != 0 {
         td::set_is_td();
     }
-    serial::set_up();
+    // First, since in a rehearsal even the serial line is reached through the mailbox.
     mailbox::open();
+    serial::set_up();
     match td::is_td() {
         true => start_td(hob),
         false => start_pc(),

@@ -10,13 +10,13 @@ use nix::sys::mman::{MapFlags, ProtFlags, mmap, munmap};
 use tdxlab_protocol::addr::{Gpa, PageLevel};
 use tdxlab_protocol::frame::{self, Decoder};
 use tdxlab_protocol::layout::{
-    HOST_POOL_START, MAILBOX_START, PML4, PRIVATE_WINDOW, SHARED_WINDOW,
+    HOST_POOL_START, MAILBOX_START, PML4, PRIVATE_WINDOW, SERIAL_PORT, SHARED_WINDOW,
 };
 use tdxlab_protocol::mailbox::*;
 use tdxlab_protocol::message::{
     Command, Counts, Hello, Reply, Request, Run, Side, Task, VERSION, Windows,
 };
-use tdxlab_protocol::tdcall::{leaf, reg};
+use tdxlab_protocol::tdcall::{leaf, reg, vmcall};
 
 use crate::qemu::{MEMORY_BYTES, Qemu};
 
@@ -70,22 +70,58 @@ pub(crate) struct Lab {
     decoder: Decoder<Reply>,
     policy: Policy,
     unread: VecDeque<Reply>,
+    module: Module,
+    /// In a TD: what the guest is still to read from its serial line.
+    to_td: VecDeque<u8>,
+    /// In a TD: whether the data port means the divisor.
+    divisor_latch: bool,
+    is_td: bool,
+    /// The registers of ReportFatalError, after which the guest gets no answer.
+    pub(crate) fatal_error: Option<[u64; 16]>,
+}
+
+/// What TDG.VP.INFO says.
+#[derive(Clone, Copy)]
+pub(crate) struct Module {
+    pub(crate) gpa_width: u8,
+    pub(crate) attributes: u64,
+    pub(crate) vcpus: u16,
 }
 
 impl Lab {
-    /// Starts QEMU; `policy` answers what the guest asks, except TDG.VP.INFO.
+    /// Starts QEMU; `policy` answers what the guest asks, but see [`Lab::own_answer`].
     pub(crate) fn start(vcpus: u16, policy: Policy) -> Lab {
         Lab::with_topology(&vcpus.to_string(), policy)
     }
 
     /// Starts QEMU with what `-smp` takes.
     pub(crate) fn with_topology(topology: &str, policy: Policy) -> Lab {
+        let module = Module {
+            gpa_width: 48,
+            attributes: 0,
+            vcpus: 0,
+        };
+        let qemu = Qemu::start(&tdxlab_guest_image::IMAGE[..], topology);
+        Lab::new(qemu, module, policy, false)
+    }
+
+    /// Starts QEMU on an image that starts as a TD does.
+    pub(crate) fn start_td(image: &[u8], vcpus: u16, module: Module, policy: Policy) -> Lab {
+        Lab::new(Qemu::start(image, &vcpus.to_string()), module, policy, true)
+    }
+
+    fn new(qemu: Qemu, module: Module, policy: Policy, is_td: bool) -> Lab {
         Lab {
-            qemu: Qemu::start(&tdxlab_guest_image::IMAGE[..], topology),
+            qemu,
             memory: None,
             decoder: Decoder::new(),
             policy,
             unread: VecDeque::new(),
+            module,
+            to_td: VecDeque::new(),
+            divisor_latch: false,
+            is_td,
+            fatal_error: None,
         }
     }
 
@@ -123,7 +159,10 @@ impl Lab {
     pub(crate) fn send(&mut self, request: &Request) {
         let mut buffer = frame::EMPTY_FRAME;
         let bytes = frame::encode(request, &mut buffer).expect("the request fits");
-        self.qemu.send(bytes);
+        match self.is_td {
+            true => self.to_td.extend(bytes),
+            false => self.qemu.send(bytes),
+        }
     }
 
     /// The next reply. Answers what the guest asks meanwhile.
@@ -139,24 +178,85 @@ impl Lab {
     /// Waits for bytes and does what they ask for.
     pub(crate) fn step(&mut self) {
         let (serial, doorbell) = self.qemu.wait();
-        let mut bytes = &serial[..];
+        self.receive(&serial);
+        for vcpu in doorbell {
+            self.open_memory();
+            let ask = self.memory().ask(vcpu);
+            let own = match &ask {
+                Ask::Tdcall(registers) => self.own_answer(*registers),
+                Ask::Fault { .. } => None,
+            };
+            let answer = own.unwrap_or_else(|| {
+                let memory = self.memory.as_mut().expect("just opened");
+                (self.policy)(memory, vcpu, ask)
+            });
+            if answer != Answer::Later {
+                self.memory().answer(vcpu, &answer);
+            }
+        }
+    }
+
+    fn memory(&self) -> &Memory {
+        self.memory.as_ref().expect("the guest has said something")
+    }
+
+    /// Takes bytes that the guest has sent.
+    fn receive(&mut self, mut bytes: &[u8]) {
         while let Some(result) = self.decoder.feed(&mut bytes) {
             let reply = result.unwrap_or_else(|error| {
                 panic!("the guest sent {error}: {:02x?}", self.decoder.frame())
             });
             self.unread.push_back(reply);
         }
-        for vcpu in doorbell {
-            self.open_memory();
-            let memory = self.memory.as_mut().expect("just opened");
-            let ask = memory.ask(vcpu);
-            match own_answer(&ask) {
-                Some(registers) => memory.answer(vcpu, &Answer::Registers(registers)),
-                None => match (self.policy)(memory, vcpu, ask) {
-                    Answer::Later => {}
-                    answer => memory.answer(vcpu, &answer),
-                },
+    }
+
+    /// What is the same for every test: TDG.VP.INFO and a TD's serial line.
+    fn own_answer(&mut self, mut registers: [u64; 16]) -> Option<Answer> {
+        let sub_function = registers[reg::R11];
+        match registers[reg::RAX] {
+            leaf::VP_INFO => {
+                registers[reg::RCX] = self.module.gpa_width.into();
+                registers[reg::RDX] = self.module.attributes;
+                registers[reg::R8] = self.module.vcpus.into();
             }
+            leaf::VP_VMCALL if self.is_td && sub_function == vmcall::REPORT_FATAL_ERROR => {
+                self.fatal_error = Some(registers);
+                return Some(Answer::Later);
+            }
+            leaf::VP_VMCALL if self.is_td && sub_function == vmcall::IO => {
+                assert_eq!((registers[reg::RCX], registers[reg::R10]), (0xfc00, 0));
+                assert_eq!(registers[reg::R12], 1, "bytes");
+                let port = registers[reg::R14];
+                registers[reg::R11] = match registers[reg::R13] {
+                    0 => self.read_serial(port),
+                    _ => self.write_serial(port, registers[reg::R15] as u8),
+                };
+                registers[reg::R10] = vmcall::SUCCESS;
+            }
+            _ => return None,
+        }
+        registers[reg::RAX] = 0;
+        Some(Answer::Registers(registers))
+    }
+
+    /// Writes a register of the serial port that a TD sees.
+    fn write_serial(&mut self, port: u64, value: u8) -> u64 {
+        match port.checked_sub(SERIAL_PORT.into()) {
+            Some(0) if !self.divisor_latch => self.receive(&[value]),
+            Some(3) => self.divisor_latch = value & 0x80 != 0,
+            Some(0..8) => {}
+            _ => panic!("write to port {port:#x}"),
+        }
+        0
+    }
+
+    /// Reads a register of the serial port that a TD sees.
+    fn read_serial(&mut self, port: u64) -> u64 {
+        const EMPTY: u64 = 0x60;
+        match port.checked_sub(SERIAL_PORT.into()) {
+            Some(0) => self.to_td.pop_front().map_or(0, u64::from),
+            Some(5) => EMPTY | u64::from(!self.to_td.is_empty()),
+            _ => panic!("read from port {port:#x}"),
         }
     }
 
@@ -214,21 +314,6 @@ pub(crate) struct Outcome {
     pub(crate) runs: Vec<Run>,
     pub(crate) counts: Counts,
     pub(crate) parts: usize,
-}
-
-/// TDG.VP.INFO is the same for every test.
-fn own_answer(ask: &Ask) -> Option<[u64; 16]> {
-    match ask {
-        Ask::Tdcall(registers) if registers[reg::RAX] == leaf::VP_INFO => {
-            let mut answer = *registers;
-            answer[reg::RAX] = 0;
-            answer[reg::RCX] = 48;
-            answer[reg::RDX] = 0;
-            answer[reg::R8] = 64;
-            Some(answer)
-        }
-        _ => None,
-    }
 }
 
 /// The guest's RAM, with page tables for its windows from the pool up.

@@ -6,6 +6,7 @@
 //! | `content` | what verify says about memory that the host has tampered with |
 //! | `several` | several vCPUs, and translations that never grow stale |
 //! | `unhappy` | wrong requests, noise, death and panics |
+//! | `td` | the image started as a TD is |
 //! | `timing` | how long things take; printed, never judged |
 
 mod commands;
@@ -13,6 +14,7 @@ mod content;
 mod host;
 mod qemu;
 mod several;
+mod td;
 mod timing;
 mod unhappy;
 

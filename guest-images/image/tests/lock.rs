@@ -1,0 +1,33 @@
+//! The guest's own Cargo.lock names no crate that the workspace's does not name as well: what
+//! `cargo fetch` brings for the workspace is enough to build the guest offline.
+
+use std::collections::HashSet;
+use std::fs;
+use std::path::Path;
+
+/// Name, version and checksum of every crate from a registry.
+fn crates(lock: &Path) -> HashSet<String> {
+    let text = fs::read_to_string(lock).expect("the lock file is checked in");
+    text.split("[[package]]")
+        .filter(|package| package.contains("checksum = "))
+        .map(|package| {
+            let fields = ["name = ", "version = ", "checksum = "];
+            let lines = package.lines();
+            let lines = lines.filter(|line| fields.iter().any(|field| line.starts_with(field)));
+            lines.collect::<Vec<_>>().join(", ")
+        })
+        .collect()
+}
+
+#[test]
+fn the_guest_needs_no_crate_that_the_workspace_has_not() {
+    let image = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let guest = crates(&image.join("../micro/Cargo.lock"));
+    let workspace = crates(&image.join("../../Cargo.lock"));
+    assert!(!guest.is_empty());
+    let missing: Vec<_> = guest.difference(&workspace).collect();
+    assert!(
+        missing.is_empty(),
+        "bring guest-images/micro/Cargo.lock in line with Cargo.lock: {missing:#?}"
+    );
+}
