@@ -7,6 +7,9 @@ use std::sync::Arc;
 
 use miette::{Diagnostic, NamedSource, SourceSpan};
 
+/// Most problems told of one file.
+pub(super) const MAX_PROBLEMS: usize = 50;
+
 /// Why there is no scenario. Rendered by miette: with file, line, and the text underlined.
 #[derive(Debug, thiserror::Error, Diagnostic)]
 pub enum ScenarioError {
@@ -107,6 +110,7 @@ impl Problem {
 impl ScenarioError {
     pub(super) fn wrong(path: &Path, text: &str, mut problems: Vec<Problem>) -> ScenarioError {
         problems.sort_by_key(|problem| problem.span.offset());
+        problems.truncate(MAX_PROBLEMS);
         let name = path.display().to_string();
         ScenarioError::Wrong(Box::new(Wrong {
             source: NamedSource::new(name, Arc::from(text)).with_language("yaml"),

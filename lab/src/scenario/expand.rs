@@ -32,7 +32,7 @@ pub(super) fn plans(scenario: &Scenario, seed: Option<u64>) -> Result<Vec<Plan>,
     let mut total = 0;
     for variant in variant::variants(&mut reader, file, root) {
         let plan = Expander::new(&mut reader, file, root, variant).plan(scenario.name(), seed);
-        let Some(plan) = plan else { break };
+        let Some(plan) = plan else { continue };
         total += plan.steps.len();
         if total > MAX_TOTAL {
             let span = root
@@ -218,7 +218,9 @@ impl<'r, 'a> Expander<'r, 'a> {
         operations: &mut Operations,
         random: &mut ChaCha8Rng,
     ) -> Option<()> {
-        let times = self.reader.get(&repeat.times, node.key("times"))?;
+        let Some(times) = self.reader.get(&repeat.times, node.key("times")) else {
+            return Some(());
+        };
         if times == 0 || times > MAX_OPERATIONS as u64 {
             let message = format!("steps cannot be done {times} times");
             let help = format!("from 1 to {MAX_OPERATIONS}");
@@ -227,12 +229,12 @@ impl<'r, 'a> Expander<'r, 'a> {
             return None;
         }
         let names: Vec<&String> = repeat.counter.iter().chain(repeat.draw.keys()).collect();
-        for name in &names {
+        for (index, name) in names.iter().enumerate() {
             let place = match node.key("draw").entry(name) {
                 Some(entry) => entry.key_span.clone(),
                 None => node.key("as").span.clone(),
             };
-            if !is_name(name) || self.reader.vars.has(name) {
+            if !is_name(name) || self.reader.vars.has(name) || names[..index].contains(name) {
                 let (message, label) = match is_name(name) {
                     true => (format!("the variable `{name}` is defined twice"), "again"),
                     false => (
@@ -242,7 +244,7 @@ impl<'r, 'a> Expander<'r, 'a> {
                 };
                 let help = "take another name: letters, digits and `_`".to_owned();
                 self.reader.push(read::at(&place, message, label, help));
-                return None;
+                return Some(());
             }
         }
         for round in 0..times {
@@ -284,7 +286,10 @@ impl<'r, 'a> Expander<'r, 'a> {
         if let (Some(expect), Some(action)) = (&expect, &action) {
             self.check_fit(expect, action, node);
         }
-        let (action, expect) = action.zip(expect)?;
+        let Some((action, expect)) = action.zip(expect) else {
+            // What is wrong with it has been told; the next step may have more to tell.
+            return Some(());
+        };
         self.operations += match &action {
             Action::One(_) => 1,
             Action::Parallel(branches) => branches.iter().map(|branch| branch.0.len()).sum(),

@@ -22,6 +22,8 @@ const LARGEST: i128 = 1 << 52;
 /// Most parentheses inside each other.
 const DEEPEST: usize = 16;
 
+const HOW_TO_WRITE_A_RANGE: &str = "a range is written `start..end` or `start..+length`";
+
 /// What is wrong with a piece of text, and which bytes of it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Fault {
@@ -175,7 +177,7 @@ pub(super) fn unsigned(text: &str, vars: &Vars) -> Result<u64, Fault> {
     u64::try_from(value).map_err(|_| {
         Fault::new(
             0..text.len(),
-            format!("`{text}` comes to {value}"),
+            format!("{value} is less than 0"),
             "less than 0",
         )
     })
@@ -248,22 +250,29 @@ impl<'a> Cursor<'a> {
         if rest.is_empty() {
             return Ok(());
         }
-        let at = self.at..self.text.len();
         if rest.starts_with("..") {
             return Err(Fault::new(
-                at,
+                self.at..self.text.len(),
                 format!("`{}` is a range", self.text),
                 "one value is wanted here",
             ));
         }
-        let fault = Fault::new(at, format!("cannot read `{rest}`"), "does not belong here");
-        Err(if rest.starts_with('.') {
+        Err(self.stray("does not belong here"))
+    }
+
+    /// What stands where nothing, or something else, should.
+    fn stray(&self, label: &str) -> Fault {
+        let rest = self.rest();
+        let fault = Fault::new(
+            self.at..self.text.len(),
+            format!("cannot read `{rest}`"),
+            label,
+        );
+        if rest.starts_with('.') && !rest.starts_with("..") {
             fault.help("sizes are whole numbers; write `1536K` for one and a half M")
-        } else if rest.starts_with('-') {
-            fault.help("a range is written `start..end` or `start..+length`")
         } else {
-            fault
-        })
+            fault.help(HOW_TO_WRITE_A_RANGE)
+        }
     }
 
     fn range(&mut self) -> Result<Range<u64>, Fault> {
@@ -272,20 +281,12 @@ impl<'a> Cursor<'a> {
         if !self.eat("..") {
             self.skip_blanks();
             let rest = self.rest();
-            let fault = if rest.is_empty() {
-                Fault::new(
-                    whole,
-                    format!("`{}` is not a range", self.text),
-                    "has no end",
-                )
+            return Err(if rest.is_empty() {
+                let message = format!("`{}` is not a range", self.text);
+                Fault::new(whole, message, "has no end").help(HOW_TO_WRITE_A_RANGE)
             } else {
-                Fault::new(
-                    self.at..self.text.len(),
-                    format!("cannot read `{rest}`"),
-                    "`..` is wanted here",
-                )
-            };
-            return Err(fault.help("a range is written `start..end` or `start..+length`"));
+                self.stray("`..` is wanted here")
+            });
         }
         let by_length = self.eat("+");
         let end_at = self.at;
@@ -324,6 +325,7 @@ impl<'a> Cursor<'a> {
                 format!("an address cannot be {value}"),
                 "less than 0",
             )
+            .help(HOW_TO_WRITE_A_RANGE)
         })
     }
 
@@ -478,13 +480,13 @@ impl<'a> Cursor<'a> {
         let fault = if rest.is_empty() {
             Fault::new(
                 0..self.text.len(),
-                format!("`{}` is not a size", self.text),
+                format!("`{}` is not a number", self.text),
                 "ends too soon",
             )
         } else {
             Fault::new(
                 self.at..self.text.len(),
-                format!("`{rest}` is not a size"),
+                format!("`{rest}` is not a number"),
                 "no number",
             )
         };
@@ -564,7 +566,7 @@ mod tests {
     #[case("4k", "`k` is not a unit")]
     #[case("2MiB", "`MiB` is not a unit")]
     #[case("1.5M", "cannot read `.5M`")]
-    #[case("", "`` is not a size")]
+    #[case("", "`` is not a number")]
     #[case("$nothing", "there is no variable `$nothing`")]
     #[case("$hole+4K", "`1M..11M` is a range (`$hole` is `1M..11M` here)")]
     #[case(
@@ -585,7 +587,7 @@ mod tests {
     #[case("1M..1M", "the range is empty")]
     #[case("1M", "`1M` is not a range")]
     #[case("1M-2M", "an address cannot be -1048576")]
-    #[case("1M...2M", "`.2M` is not a size")]
+    #[case("1M...2M", "`.2M` is not a number")]
     fn bad_ranges(#[case] text: &str, #[case] message: &str) {
         assert_eq!(range(text, &vars()).unwrap_err().message, message);
     }

@@ -23,10 +23,11 @@ pub(super) fn guest(
     guest: &model::Guest,
     node: &Node,
 ) -> Option<plan::Guest> {
-    let memory = memory(reader, guest, node)?;
+    let memory = memory(reader, guest, node);
     let vcpus = vcpus(reader, guest, node);
     let ve_node = node.key("sept_ve_disable");
     let sept_ve_disable = reader.get_or(guest.sept_ve_disable.as_ref(), ve_node, false);
+    let memory = memory?;
     let slots = slots(reader, guest, node.key("slots"), memory);
     let image = image(reader, guest, node.key("image"), memory);
     Some(plan::Guest {

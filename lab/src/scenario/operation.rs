@@ -161,16 +161,18 @@ impl Operations {
         node: &Node,
     ) -> Option<Vec<plan::Branch>> {
         if branches.len() < 2 || branches.len() > MAX_TASKS {
-            reader.push(read::at(
-                &node.span,
-                format!("{} branches cannot run side by side", branches.len()),
-                if branches.len() < 2 {
-                    "only one"
-                } else {
-                    "too many"
-                },
-                format!("from 2 to {MAX_TASKS}, each with its own `-`"),
-            ));
+            let (message, label) = match branches.len() {
+                1 => (
+                    "a single branch has nothing to run beside".to_owned(),
+                    "only one",
+                ),
+                many => (
+                    format!("{many} branches cannot run side by side"),
+                    "too many",
+                ),
+            };
+            let help = format!("from 2 to {MAX_TASKS} branches, each with its own `-`");
+            reader.push(read::at(&node.span, message, label, help));
             return None;
         }
         let mut made: Vec<Option<plan::Branch>> = Vec::new();

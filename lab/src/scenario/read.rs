@@ -2,13 +2,10 @@
 
 use std::ops::Range;
 
-use super::error::Problem;
+use super::error::{MAX_PROBLEMS, Problem};
 use super::expr::{Fault, Vars};
 use super::scalar::{Kind, Scalar};
 use super::yaml::Node;
-
-/// Most problems told of one file.
-const MAX_PROBLEMS: usize = 50;
 
 /// The variables of one variant and all that was found wrong so far.
 pub(super) struct Reader<'a> {
@@ -32,8 +29,9 @@ impl<'a> Reader<'a> {
     /// The value of `scalar`, which stands at `node`; nothing where it has none, which is then a
     /// problem already told.
     pub(super) fn get<K: Kind>(&mut self, scalar: &Scalar<K>, node: &Node) -> Option<K::Value> {
-        scalar
-            .read(&self.vars)
+        // What is written counts, not what YAML makes of it: `1.0` is no `1`, `True` no `true`.
+        let text = node.text().unwrap_or(scalar.text());
+        K::read(text, &self.vars)
             .map_err(|fault| self.fault(fault, node))
             .ok()
     }

@@ -5,7 +5,7 @@
 
 use serde_json::{Map, Value};
 
-use super::error::Problem;
+use super::error::{MAX_PROBLEMS, Problem};
 use super::expr::nearest;
 use super::yaml::{Content, Node};
 
@@ -48,7 +48,7 @@ impl<'a> Shape<'a> {
                         ));
                     }
                     if let Some(item) = array.get("items") {
-                        let name = format!("an entry of {name}");
+                        let name = entry_name(name);
                         for node in items {
                             self.visit(node, item, &name);
                         }
@@ -76,26 +76,29 @@ impl<'a> Shape<'a> {
         let others = object
             .get("additionalProperties")
             .filter(|others| others.is_object());
+        let mut meant = Vec::new();
         for entry in node.entries() {
+            if self.problems.len() >= MAX_PROBLEMS {
+                return;
+            }
             let key = format!("`{}`", entry.key);
             let value = properties.and_then(|keys| keys.get(&entry.key)).or(others);
-            match value {
-                Some(schema) => self.visit(&entry.value, schema, &key),
-                None => {
-                    let help = match nearest(&entry.key, known()) {
-                        Some(near) => format!("did you mean `{near}`?"),
-                        None => format!("known here: {}", list(known())),
-                    };
-                    self.problems.push(
-                        Problem::new(
-                            entry.key_span.clone(),
-                            format!("{name} has no key {key}"),
-                            "unknown key",
-                        )
-                        .help(help),
-                    );
-                }
+            if let Some(schema) = value {
+                self.visit(&entry.value, schema, &key);
+                continue;
             }
+            let near = nearest(&entry.key, known());
+            meant.extend(near);
+            let help = match near {
+                Some(near) => format!("did you mean `{near}`?"),
+                None if entry.key == "expect" => {
+                    "it stands beside `parallel`, for all branches together".to_owned()
+                }
+                None => format!("known here: {}", list(known())),
+            };
+            let message = format!("{name} has no key {key}");
+            let problem = Problem::new(entry.key_span.clone(), message, "unknown key");
+            self.problems.push(problem.help(help));
         }
         if node.entries().is_empty() {
             self.problems.push(
@@ -113,14 +116,14 @@ impl<'a> Shape<'a> {
         }
         let required = object.get("required").and_then(Value::as_array);
         for key in required.into_iter().flatten().filter_map(Value::as_str) {
-            if node.entry(key).is_none() {
+            if node.entry(key).is_none() && !meant.contains(&key) {
                 self.problems.push(
                     Problem::new(
                         node.span.clone(),
                         format!("{name} lacks `{key}`"),
                         "in here",
                     )
-                    .help(self.describe(properties.and_then(|keys| keys.get(key)))),
+                    .help(self.describe(key, properties)),
                 );
             }
         }
@@ -196,12 +199,14 @@ impl<'a> Shape<'a> {
         );
     }
 
-    /// The first sentence of a description, for help.
-    fn describe(&self, schema: Option<&'a Value>) -> String {
-        let text = |schema: &Value| Some(schema.get("description")?.as_str()?.to_owned());
-        schema
-            .and_then(|schema| text(schema).or_else(|| text(self.target(schema))))
-            .unwrap_or_else(|| "add it".to_owned())
+    /// What a key is for.
+    fn describe(&self, key: &str, properties: Option<&'a Map<String, Value>>) -> String {
+        let schema = properties.and_then(|keys| keys.get(key));
+        let text = |schema: &'a Value| schema.get("description")?.as_str();
+        match schema.and_then(|schema| text(schema).or_else(|| text(self.target(schema)))) {
+            Some(description) => format!("`{key}`: {description}"),
+            None => format!("add `{key}`"),
+        }
     }
 
     /// What `$ref` points to.
@@ -219,6 +224,16 @@ impl<'a> Shape<'a> {
             Some(any) => any.iter().flat_map(|one| self.choices(one)).collect(),
             None => schema.as_object().into_iter().collect(),
         }
+    }
+}
+
+/// What an entry of the list `name` is called.
+fn entry_name(name: &str) -> String {
+    match name {
+        "`steps`" => "a step".to_owned(),
+        "`parallel`" => "a branch".to_owned(),
+        "a branch" => "an operation".to_owned(),
+        _ => format!("an entry of {name}"),
     }
 }
 

@@ -4,6 +4,7 @@
 //! beside it as a tree of [`Node`]s: what stands where. The tree comes first and refuses whatever
 //! could make the typed pass expensive (anchors, deep nesting, sheer size).
 
+use std::collections::HashMap;
 use std::ops::Range;
 
 use saphyr_parser::{Event, Parser, ScanError, Span};
@@ -135,6 +136,8 @@ pub(super) fn typed<T: DeserializeOwned>(text: &str) -> Result<T, Problem> {
 struct Open {
     node: Node,
     key: Option<(String, Range<usize>)>,
+    /// Keys that have a value, and on which line.
+    lines: HashMap<String, u32>,
 }
 
 /// Makes a tree of events.
@@ -239,7 +242,11 @@ impl<'a> Builder<'a> {
                 "too deep",
             ));
         }
-        self.open.push(Open { node, key: None });
+        self.open.push(Open {
+            node,
+            key: None,
+            lines: HashMap::new(),
+        });
         Ok(())
     }
 
@@ -277,19 +284,21 @@ impl<'a> Builder<'a> {
                         return Err(Problem::new(node.span, "a key must be a word", "no word"));
                     }
                 },
-                Some((key, key_span)) => match entries.iter().find(|entry| entry.key == key) {
-                    Some(first) => {
-                        let line = first.value.line;
-                        self.problems.push(
-                            Problem::new(key_span, format!("`{key}` is there twice"), "again")
-                                .help(format!("it already has a value on line {line}")),
-                        );
+                Some((key, key_span)) => match parent.lines.get(&key) {
+                    Some(line) => {
+                        let message = format!("`{key}` is there twice");
+                        let help = format!("it already has a value on line {line}");
+                        let problem = Problem::new(key_span, message, "again").help(help);
+                        self.problems.push(problem);
                     }
-                    None => entries.push(Entry {
-                        key,
-                        key_span,
-                        value: node,
-                    }),
+                    None => {
+                        parent.lines.insert(key.clone(), node.line);
+                        entries.push(Entry {
+                            key,
+                            key_span,
+                            value: node,
+                        });
+                    }
                 },
             },
             Content::Empty | Content::Scalar(_) => {}
