@@ -5,6 +5,7 @@ use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 
 use super::Scenario;
+use super::check;
 use super::error::Problem;
 use super::expr::is_name;
 use super::guest;
@@ -165,13 +166,23 @@ impl<'r, 'a> Expander<'r, 'a> {
         let hole_alignment = level(&needs.hole_alignment, "hole_alignment");
         let hole_alignment_at_least =
             level(&needs.hole_alignment_at_least, "hole_alignment_at_least");
-        Some(Needs {
+        let needs = Needs {
             private_leaf: private_leaf?,
             private_leaf_at_most: private_leaf_at_most?,
             hole_alignment: hole_alignment?,
             hole_alignment_at_least: hole_alignment_at_least?,
             hosts: hosts.into_iter().collect::<Option<_>>()?,
-        })
+        };
+        if let Some(why) = check::impossible(&needs) {
+            let span = self
+                .root
+                .entry("needs")
+                .map_or(0..0, |entry| entry.key_span.clone());
+            let message = "no design meets these needs".to_owned();
+            self.reader
+                .push(read::at(&span, message, "impossible together", why));
+        }
+        Some(needs)
     }
 
     /// Adds `steps`, which stand at `list`. Nothing where there are too many to go on.

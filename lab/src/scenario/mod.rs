@@ -9,6 +9,7 @@
 //!    (`guest`, `operation`);
 //! 4. [`check`] asks the predictor whether what the author expects can be.
 
+mod check;
 mod error;
 mod expand;
 mod expr;
@@ -113,9 +114,11 @@ pub fn expand(scenario: &Scenario, seed: Option<u64>) -> Result<Vec<Plan>, Scena
     expand::plans(scenario, seed).map_err(|problems| scenario.wrong(problems))
 }
 
-/// Whether what the author of the plan expects agrees with the predictor, for every design that
-/// meets the plan's needs.
+/// Whether every step of a plan can be judged, and what its author expects agrees with the
+/// predictor, for every design that meets the plan's needs. `source` is what it was expanded from.
 pub fn check(plan: &Plan, source: &Scenario) -> Result<(), ScenarioError> {
-    let _ = (plan, source);
-    Ok(())
+    match check::plan(plan, &source.root) {
+        none if none.is_empty() => Ok(()),
+        problems => Err(source.wrong(problems)),
+    }
 }
