@@ -15,6 +15,10 @@ impl State {
     /// the end of the file is not there to be punched, and no error.
     pub(super) fn punch(&mut self, tally: &mut Tally, range: GpaRange) {
         tally.entries_at_most = Some(0);
+        if !range.is_aligned(PageLevel::Size4K) {
+            tally.errnos.push(EINVAL);
+            return;
+        }
         for (gfns, file) in self.file_pieces(range) {
             let alignment = self.design.hole_alignment.pages_4k();
             if !file.start.is_multiple_of(alignment) || !file.end.is_multiple_of(alignment) {

@@ -33,15 +33,10 @@ pub(super) trait Kind {
     fn read(text: &str, vars: &Vars) -> Result<Self::Value, Fault>;
 }
 
-impl<K: Kind> Scalar<K> {
+impl<K> Scalar<K> {
     /// What the file says.
     pub(super) fn text(&self) -> &str {
         &self.text
-    }
-
-    /// What it means.
-    pub(super) fn read(&self, vars: &Vars) -> Result<K::Value, Fault> {
-        K::read(&self.text, vars)
     }
 }
 
