@@ -7,10 +7,10 @@
 //! | `program` | the micro guest's commands |
 //! | `guest` | a command on a vCPU, step by step |
 //! | `session` | operations, one after the other or taking turns |
-//! | `witness` | debugfs- and tracefs-shaped files |
+//! | `witness` | files in the kernel's shapes, and their texts in memory |
 
 mod guest;
-mod machine;
+pub(crate) mod machine;
 mod program;
 mod session;
 mod tlb;
@@ -24,7 +24,7 @@ use std::sync::Arc;
 
 use self::machine::SimMachine;
 use self::session::SimSession;
-use self::witness::WitnessFiles;
+use self::witness::Witnesses;
 use super::softkvm::{Config, Faithful, KvmDesign, Policy, SoftKvm};
 use super::{BootOptions, Host, HostError, Session};
 use crate::plan::{CONTROL_PAGE, Guest, HostKind};
@@ -132,11 +132,15 @@ impl Host for SimHost {
         let machine = SimMachine::new(self.machine_bytes);
         let core = SoftKvm::new(machine, config, (self.policy)()).map_err(refused)?;
         let folder = (!self.in_memory).then_some(options.folder.as_path());
+        let witness = Witnesses::new(folder).map_err(|source| HostError::System {
+            doing: format!("laying out witness files in {}", options.folder.display()),
+            source,
+        })?;
         Ok(Box::new(SimSession::new(
             core,
             guest.vcpus,
             guest.memory,
-            WitnessFiles::new(folder),
+            witness,
         )))
     }
 }

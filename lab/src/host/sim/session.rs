@@ -8,19 +8,24 @@ use tdxlab_protocol::message::{AcceptSize, Command};
 
 use super::guest::{Cpu, Progress, Task, refusal};
 use super::machine::SimMachine;
-use super::witness::WitnessFiles;
+use super::witness::Witnesses;
 use crate::addr::{GpaRange, PageLevel};
+use crate::host::interrupt::Interrupt;
 use crate::host::softkvm::{HostCall, SoftKvm};
 use crate::host::{HostError, Observed, Session};
 use crate::plan::{Op, Side, Size, VcpuId};
 use crate::witness::{Reading, Sample};
+
+/// Steps between two looks at whether the run is to end.
+const STEPS_BETWEEN_LOOKS: u64 = 1 << 12;
 
 /// A guest and the host under it.
 pub(crate) struct SimSession {
     core: SoftKvm<SimMachine>,
     cpus: Vec<Cpu>,
     memory: GpaRange,
-    witness: WitnessFiles,
+    witness: Witnesses,
+    steps: u64,
 }
 
 /// An operation under way.
@@ -98,13 +103,14 @@ impl SimSession {
         core: SoftKvm<SimMachine>,
         vcpus: u16,
         memory: GpaRange,
-        witness: WitnessFiles,
+        witness: Witnesses,
     ) -> SimSession {
         SimSession {
             core,
             cpus: (0..vcpus).map(|_| Cpu::default()).collect(),
             memory,
             witness,
+            steps: 0,
         }
     }
 
@@ -230,6 +236,15 @@ impl SimSession {
         }
     }
 
+    /// Looks up from the work now and then, for somebody who wants the run to end.
+    fn look_up(&mut self) -> Result<(), HostError> {
+        self.steps = self.steps.wrapping_add(1);
+        if self.steps.is_multiple_of(STEPS_BETWEEN_LOOKS) && Interrupt::of_process().is_raised() {
+            return Err(HostError::Interrupted);
+        }
+        Ok(())
+    }
+
     /// Notes what can only be known at the end.
     fn finish(&mut self, strand: &mut Strand) -> bool {
         strand.observed.death = self.core.death();
@@ -249,7 +264,9 @@ impl SimSession {
 impl Session for SimSession {
     fn perform(&mut self, op: &Op, reads: &[GpaRange]) -> Result<Observed, HostError> {
         let mut strand = self.strand(op, reads)?;
-        while !self.step(&mut strand, false)? {}
+        while !self.step(&mut strand, false)? {
+            self.look_up()?;
+        }
         self.account(&mut strand.observed);
         Ok(strand.observed)
     }
@@ -281,6 +298,7 @@ impl Session for SimSession {
                     self.strand(op, reads)?
                 }
             };
+            self.look_up()?;
             let over = self.step(&mut strand, true)?;
             self.account(&mut strand.observed);
             if !over {
@@ -296,13 +314,10 @@ impl Session for SimSession {
     }
 
     fn sample(&mut self) -> Sample {
-        let (debugfs, splits) = self.witness.sample(&mut self.core);
         Sample {
-            debugfs,
-            query_stats: Reading::Missing {
-                reason: "sim runs no QEMU that could be asked".to_owned(),
-            },
-            splits,
+            debugfs: self.witness.counters(&self.core),
+            query_stats: Reading::missing("sim runs no QEMU that could be asked"),
+            splits: self.witness.splits(&mut self.core),
             populated: Reading::Read(self.core.populated(self.memory)),
             exits: Reading::Read(self.core.exits()),
             kernel_log: self.witness.kernel_log(&mut self.core),

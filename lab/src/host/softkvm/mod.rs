@@ -15,6 +15,9 @@ mod ranges;
 mod vcpu;
 mod words;
 
+#[cfg(test)]
+mod tests;
+
 pub use self::entry::{Level, SeptEntry, State};
 pub use self::kvm::design::{Conversion, KvmDesign, RangeSplit, Rules};
 pub use self::machine::{Machine, Pfn};

@@ -23,8 +23,9 @@ fn counters_and_events_are_files_in_the_kernels_formats() {
     assert_eq!(text("pages_2m"), "1\n");
     assert_eq!(text("pages_4k"), "512\n");
     assert_eq!(text("pages_1g"), "0\n");
-    let trace = folder.path().join("tracefs/instances/tdxlab/trace");
-    let trace = fs::read_to_string(trace).unwrap();
+    let instances = folder.path().join("tracefs/instances");
+    let instance = fs::read_dir(instances).unwrap().next().unwrap().unwrap();
+    let trace = fs::read_to_string(instance.path().join("trace_pipe")).unwrap();
     let event = trace.lines().last().unwrap();
     assert!(
         event.contains(": kvm_mmu_split_huge_page: gfn 40200 spte ")
@@ -51,6 +52,7 @@ fn an_unreadable_file_is_missing_and_not_zero() {
     };
     let mut session = SimHost::new().boot(&guest(64 * M), &options).unwrap();
     session.sample();
+    session.perform(&prefault(0, 2 * M), &[]).unwrap();
     fs::remove_dir_all(folder.path().join("debugfs")).unwrap();
     assert!(missing(&session.sample().debugfs));
 }
