@@ -4,7 +4,7 @@ use rstest::rstest;
 use tdxlab_protocol::tdcall::{leaf, reg};
 
 use super::super::entry::{Level, State};
-use super::super::machine::{Machine, Pfn};
+use super::super::machine::Pfn;
 use super::super::policy::Faithful;
 use super::accept::Eeq;
 use super::{Exit, Outcome, Platform, Status, Td};
@@ -105,7 +105,7 @@ const WALK_FAILED: u64 = 0xc000_0b00_0000_0001;
 const STATE_INCORRECT: u64 = 0xc000_0b0d_0000_0001;
 const NOT_BLOCKED: u64 = 0xc000_0b06_0000_0001;
 const ALREADY_BLOCKED: u64 = 0x0000_0b07_0000_0001;
-const TRACKING_NOT_DONE: u64 = 0xc000_0b08_0000_0000;
+const TRACKING_NOT_DONE: u64 = 0xc000_0b08_0000_0001;
 const EPOCH_BUSY: u64 = 0x8000_0201_0000_0000;
 const OP_STATE_INCORRECT: u64 = 0xc000_0608_0000_0000;
 
@@ -248,7 +248,7 @@ fn accept_matrix(#[case] given: &[Do], #[case] small: Answer, #[case] large: Ans
 #[case::unaligned(0x4000_1001)]
 #[case::reserved_low_bit(0x4000_0008)]
 #[case::reserved_high_bit(1 << 52)]
-#[case::shared(super::SHARED_BIT)]
+#[case::shared(SHARED.as_u64())]
 #[case::level_7(0x4000_0007)]
 fn accept_refuses_a_bad_operand(#[case] rcx: u64) {
     let mut bench = Bench::running();
