@@ -34,6 +34,8 @@ fn main() {
     for source in ["protocol/src", "protocol/Cargo.toml"] {
         watch(&guest_images.join(source));
     }
+    // The protocol crate inherits from the manifest of the workspace.
+    watch(&guest_images.join("../Cargo.toml"));
     watch(&manifest.join("build"));
 
     let elf = build_micro(&guest_images.join("micro"), &out.join("micro"));

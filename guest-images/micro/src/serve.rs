@@ -2,10 +2,10 @@
 
 use tdxlab_protocol::addr::{Gpa, GpaRange};
 use tdxlab_protocol::frame::Decoder;
-use tdxlab_protocol::layout::{EXIT_PORT, WINDOW_BYTES};
+use tdxlab_protocol::layout::EXIT_PORT;
 use tdxlab_protocol::message::{Hello, Refusal, Reply, Request, Task, VERSION, Windows};
 
-use crate::{command, fatal, port, serial, smp, window};
+use crate::{command, fatal, port, serial, smp, td, window};
 
 /// Says hello, then does what the lab asks.
 pub(crate) fn serve(hello: Hello, end_of_memory: Option<u64>) -> ! {
@@ -64,10 +64,13 @@ impl Guest {
 
     fn check_windows(&self, windows: &Windows) -> Result<(), Refusal> {
         let Windows::Direct { limit } = *windows else {
-            return Ok(());
+            return match td::is_td() {
+                true => Err(Refusal::NoHost),
+                false => Ok(()),
+            };
         };
-        let largest = self.end_of_memory.unwrap_or(WINDOW_BYTES).min(WINDOW_BYTES);
-        match GpaRange::new(Gpa::new(largest), limit) {
+        let most = window::DIRECT_BYTES.min(self.end_of_memory.unwrap_or(u64::MAX));
+        match GpaRange::new(Gpa::new(most), limit) {
             Some(beyond) if !beyond.is_empty() => Err(Refusal::BadRange(beyond)),
             _ => Ok(()),
         }

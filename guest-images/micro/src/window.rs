@@ -52,7 +52,7 @@ pub(crate) fn answer_tdcall() -> bool {
     td::is_td() || host_owned()
 }
 
-/// Brings the windows about. A limit is at most [`WINDOW_BYTES`].
+/// Brings the windows about. A limit is at most [`DIRECT_BYTES`].
 pub(crate) fn map(windows: Windows) {
     let limit = match windows {
         Windows::HostOwned => Gpa::new(WINDOW_BYTES),
@@ -82,20 +82,21 @@ const PRESENT_WRITE: u64 = 0b11;
 const LARGE: u64 = 1 << 7;
 /// What one PML4 entry maps.
 const PML4_ENTRY_BYTES: u64 = ENTRIES as u64 * PageLevel::Size1G.bytes();
-/// PML4 entries of a window.
-const WINDOW_ENTRIES: usize = (WINDOW_BYTES / PML4_ENTRY_BYTES) as usize;
+/// Most machine memory that windows of the guest's own can show: 16 TiB.
+pub(crate) const DIRECT_BYTES: u64 = DIRECT_ENTRIES as u64 * PML4_ENTRY_BYTES;
+/// PML4 entries for that.
+const DIRECT_ENTRIES: usize = 32;
 
 /// Tables of 1G pages, for both windows.
 #[repr(align(4096))]
-struct Tables(UnsafeCell<[[[u64; ENTRIES]; WINDOW_ENTRIES]; 2]>);
+struct Tables(UnsafeCell<[[[u64; ENTRIES]; DIRECT_ENTRIES]; 2]>);
 
 // SAFETY: only the boot processor writes them, before any other vCPU uses a window.
 unsafe impl Sync for Tables {}
 
-static TABLES: Tables = Tables(UnsafeCell::new([[[0; ENTRIES]; WINDOW_ENTRIES]; 2]));
+static TABLES: Tables = Tables(UnsafeCell::new([[[0; ENTRIES]; DIRECT_ENTRIES]; 2]));
 
 fn map_directly(limit: Gpa) {
-    // SAFETY: CPUID has no effect on memory.
     let has_1g_pages = core::arch::x86_64::__cpuid(0x8000_0001).edx & 1 << 26 != 0;
     assert!(
         has_1g_pages,
@@ -107,7 +108,7 @@ fn map_directly(limit: Gpa) {
     ] {
         for number in 0..limit.as_u64().div_ceil(PML4_ENTRY_BYTES) {
             // SAFETY: the tables and the PML4 are only used by this vCPU now, and the number is
-            // below `WINDOW_ENTRIES`, since the limit is not above `WINDOW_BYTES`.
+            // below `DIRECT_ENTRIES`, since the limit is not above `DIRECT_BYTES`.
             unsafe {
                 let table = &raw mut (*TABLES.0.get())[tables][number as usize];
                 for entry in 0..ENTRIES {

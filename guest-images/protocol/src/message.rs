@@ -273,6 +273,8 @@ pub enum Refusal {
     Garbled,
     /// The command needs TDCALL, but there is neither a TD nor a soft host to answer it.
     NoTdcall(VcpuId),
+    /// A TD maps its windows itself: there is no soft host under it.
+    NoHost,
 }
 
 /// Counted by the guest during one task.

@@ -132,6 +132,24 @@ impl Qemu {
         }
     }
 
+    /// Processor time that QEMU has used.
+    pub(crate) fn cpu_time(&self) -> Duration {
+        let path = format!("/proc/{}/stat", self.process.id());
+        let text = fs::read_to_string(path).expect("QEMU lives");
+        // User and system time are fields 14 and 15; the name, field 2, may hold anything but ends
+        // at the last parenthesis.
+        let (_, fields) = text.rsplit_once(')').expect("a name in parentheses");
+        let ticks: u64 = fields
+            .split_whitespace()
+            .skip(11)
+            .take(2)
+            .map(|field| field.parse::<u64>().expect("a number"))
+            .sum();
+        // SAFETY: asks for a number.
+        let per_second = unsafe { libc::sysconf(libc::_SC_CLK_TCK) };
+        Duration::from_secs_f64(ticks as f64 / per_second as f64)
+    }
+
     /// Takes a duplicate of the memory behind the guest's RAM.
     pub(crate) fn memory(&self) -> OwnedFd {
         let pid = self.process.id();

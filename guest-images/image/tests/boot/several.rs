@@ -3,6 +3,7 @@
 use std::cell::RefCell;
 use std::collections::HashSet;
 use std::rc::Rc;
+use std::time::Duration;
 
 use tdxlab_protocol::addr::PageLevel;
 use tdxlab_protocol::mailbox::ANSWER_RETRY;
@@ -267,4 +268,21 @@ fn a_host_that_maps_nothing_is_asked_again() {
         side: SIDE,
     });
     assert_eq!((outcome.counts.faults, *asked.borrow()), (3, 3));
+}
+
+#[test]
+fn vcpus_without_work_sleep() {
+    let mut lab = Lab::ready(8, maps_on_fault());
+    let verify = Command::Verify {
+        range: pages(0, 1),
+        side: SIDE,
+    };
+    let tasks: Vec<Task> = (0..8).map(|vcpu| on(vcpu, verify)).collect();
+    lab.run(&tasks);
+    let before = lab.qemu.cpu_time();
+    let slept = Duration::from_millis(400);
+    std::thread::sleep(slept);
+    // Processor time, not wall time: even one vCPU that waits awake would use most of it.
+    let used = lab.qemu.cpu_time() - before;
+    assert!(used < slept / 4, "idle vCPUs used {used:?} in {slept:?}");
 }

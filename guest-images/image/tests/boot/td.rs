@@ -164,7 +164,7 @@ fn windows_of_a_td_lie_on_the_machine_and_the_shared_one_has_the_shared_bit() {
 }
 
 #[test]
-fn windows_beyond_the_memory_the_vmm_told_of_are_refused() {
+fn windows_that_a_td_cannot_have_are_refused() {
     let mut lab = start(1, module(48, 0, 1), td_ctls(None, nothing_else()));
     lab.hello();
     let end = MEMORY_BYTES as u64;
@@ -172,12 +172,11 @@ fn windows_beyond_the_memory_the_vmm_told_of_are_refused() {
         limit: Gpa::new(end + 4096),
     });
     let beyond = GpaRange::with_len(Gpa::new(end), 4096).unwrap();
-    assert_eq!(
-        lab.reply(),
-        Reply::Refused {
-            reason: Refusal::BadRange(beyond)
-        }
-    );
+    let reason = Refusal::BadRange(beyond);
+    assert_eq!(lab.reply(), Reply::Refused { reason });
+    lab.configure(Windows::HostOwned);
+    let reason = Refusal::NoHost;
+    assert_eq!(lab.reply(), Reply::Refused { reason });
 }
 
 #[test]

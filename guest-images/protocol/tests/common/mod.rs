@@ -158,6 +158,7 @@ fn refusal() -> impl Strategy<Value = Refusal> {
         Just(Refusal::NotConfigured),
         Just(Refusal::Garbled),
         vcpu().prop_map(Refusal::NoTdcall),
+        Just(Refusal::NoHost),
     ]
 }
 
