@@ -3,6 +3,7 @@
 //! | module | what is shown |
 //! |---|---|
 //! | `commands` | each command asks the host for the right thing and reports what came of it |
+//! | `ve` | what the guest does about pages that are pending |
 //! | `content` | what verify says about memory that the host has tampered with |
 //! | `several` | several vCPUs, and translations that never grow stale |
 //! | `unhappy` | wrong requests, noise, death and panics |
@@ -17,9 +18,10 @@ mod several;
 mod td;
 mod timing;
 mod unhappy;
+mod ve;
 
 use tdxlab_protocol::addr::{Gpa, GpaRange};
-use tdxlab_protocol::message::{Command, Task, VcpuId};
+use tdxlab_protocol::message::{Access, Command, Content, Run, Task, VcpuId};
 use tdxlab_protocol::pattern::Generation;
 
 /// Where test memory starts.
@@ -43,5 +45,23 @@ fn on(vcpu: u16, command: Command) -> Task {
     Task {
         vcpu: VcpuId(vcpu),
         command,
+    }
+}
+
+/// Equal accesses from page `first` of test memory.
+fn accesses(first: u64, count: u32, outcome: Access) -> Run {
+    Run::Access {
+        start: page(first),
+        count,
+        outcome,
+    }
+}
+
+/// Equal pages from page `first` of test memory.
+fn contents(first: u64, count: u32, content: Content) -> Run {
+    Run::Content {
+        start: page(first),
+        count,
+        content,
     }
 }
