@@ -12,6 +12,7 @@ pub mod agent;
 pub mod cli;
 pub mod doctor;
 pub mod host;
+pub mod l1;
 pub mod plan;
 pub mod predict;
 pub mod qemu;

@@ -1,0 +1,251 @@
+//! The report that comes back from an L1: files whose names and sizes the L1 claims, so none is
+//! trusted before it is checked, and none is seen in the report folder before all are there.
+
+use std::fs::{self, File};
+use std::io::{self, Write};
+use std::path::{Component, Path, PathBuf};
+
+/// Most bytes of a report.
+const MOST_BYTES: u64 = 4 << 30;
+
+/// Most files of a report.
+const MOST_FILES: u64 = 100_000;
+
+/// Longest path of a file, and deepest.
+const LONGEST_PATH: usize = 1024;
+const DEEPEST: usize = 32;
+
+/// What is wrong with a report.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ReportError {
+    #[error("{0}")]
+    Lie(String),
+    #[error("writing the report to {}: {source}", folder.display())]
+    Write { folder: PathBuf, source: io::Error },
+}
+
+/// A report on its way.
+#[derive(Debug)]
+pub(crate) struct Incoming {
+    /// Where it belongs in the end.
+    target: PathBuf,
+    /// Where it is collected: beside the target, so that a rename moves it.
+    partial: PathBuf,
+    current: Option<(PathBuf, File, u64)>,
+    files: Vec<PathBuf>,
+    bytes: u64,
+    complete: bool,
+}
+
+impl Incoming {
+    /// A report for `target`; `id` tells apart those of several L1s.
+    pub(crate) fn new(target: &Path, id: u64) -> Incoming {
+        Incoming {
+            target: target.to_owned(),
+            partial: target.join(format!(".l1-{id:016x}.partial")),
+            current: None,
+            files: Vec::new(),
+            bytes: 0,
+            complete: false,
+        }
+    }
+
+    /// Where what came so far lies; `None` where nothing came.
+    pub(crate) fn partial(&self) -> Option<&Path> {
+        (!self.files.is_empty() && !self.complete).then_some(&self.partial)
+    }
+
+    /// Whether all of it came.
+    pub(crate) fn is_complete(&self) -> bool {
+        self.complete
+    }
+
+    /// How many files came.
+    pub(crate) fn files(&self) -> usize {
+        self.files.len()
+    }
+
+    /// A file begins.
+    pub(crate) fn file(&mut self, path: &str, size: u64) -> Result<(), ReportError> {
+        self.no_file_open()?;
+        let name = checked(path)?;
+        self.bytes = self.bytes.saturating_add(size);
+        if self.bytes > MOST_BYTES || self.files.len() as u64 >= MOST_FILES {
+            let files = self.files.len();
+            return lie(format!(
+                "its report has {files} files of {} bytes and goes on",
+                self.bytes
+            ));
+        }
+        let at = self.partial.join(&name);
+        let created = at
+            .parent()
+            .map_or(Ok(()), fs::create_dir_all)
+            .and_then(|()| File::create_new(&at));
+        let file = created.map_err(|error| self.failed(error))?;
+        self.current = (size > 0).then_some((name.clone(), file, size));
+        self.files.push(name);
+        Ok(())
+    }
+
+    /// Content of the file that began last.
+    pub(crate) fn data(&mut self, bytes: &[u8]) -> Result<(), ReportError> {
+        let Some((name, file, left)) = &mut self.current else {
+            return lie("it sends content of no file".to_owned());
+        };
+        let length = bytes.len() as u64;
+        if length > *left {
+            return lie(format!("{} is longer than announced", name.display()));
+        }
+        let written = file.write_all(bytes);
+        *left -= length;
+        if *left == 0 {
+            self.current = None;
+        }
+        written.map_err(|error| self.failed(error))
+    }
+
+    /// The L1 says that this was all: so many files and bytes. Moves them to where they belong.
+    pub(crate) fn end(&mut self, files: u64, bytes: u64) -> Result<(), ReportError> {
+        self.no_file_open()?;
+        if (files, bytes) != (self.files.len() as u64, self.bytes) {
+            return lie(format!(
+                "its report has {files} files of {bytes} bytes, but {} of {} came",
+                self.files.len(),
+                self.bytes
+            ));
+        }
+        for name in &self.files {
+            let to = self.target.join(name);
+            let moved = to
+                .parent()
+                .map_or(Ok(()), fs::create_dir_all)
+                .and_then(|()| fs::rename(self.partial.join(name), &to));
+            moved.map_err(|error| self.failed(error))?;
+        }
+        if !self.files.is_empty() {
+            fs::remove_dir_all(&self.partial).map_err(|error| self.failed(error))?;
+        }
+        self.complete = true;
+        Ok(())
+    }
+
+    fn no_file_open(&self) -> Result<(), ReportError> {
+        match &self.current {
+            Some((name, _, left)) => lie(format!("{} ends {left} bytes early", name.display())),
+            None => Ok(()),
+        }
+    }
+
+    fn failed(&self, source: io::Error) -> ReportError {
+        ReportError::Write {
+            folder: self.target.clone(),
+            source,
+        }
+    }
+}
+
+fn lie<T>(what: String) -> Result<T, ReportError> {
+    Err(ReportError::Lie(what))
+}
+
+/// A path that stays where it is put.
+fn checked(path: &str) -> Result<PathBuf, ReportError> {
+    let name = Path::new(path);
+    let plain = name
+        .components()
+        .all(|part| matches!(part, Component::Normal(_)));
+    let depth = name.components().count();
+    if !plain || depth == 0 || depth > DEEPEST || path.len() > LONGEST_PATH || path.contains('\0') {
+        return lie(format!("it names a file {path:?}"));
+    }
+    Ok(name.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn content(folder: &Path) -> Vec<String> {
+        let entries = fs::read_dir(folder).unwrap();
+        let mut names: Vec<_> = entries
+            .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+            .collect();
+        names.sort();
+        names
+    }
+
+    #[test]
+    fn a_whole_report_appears_at_its_end() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut report = Incoming::new(folder.path(), 7);
+        report.file("run-1/report.json", 4).unwrap();
+        report.data(b"{").unwrap();
+        report.data(b"} \n").unwrap();
+        report.file("empty", 0).unwrap();
+        assert_eq!(content(folder.path()), [".l1-0000000000000007.partial"]);
+        report.end(2, 4).unwrap();
+        assert_eq!(content(folder.path()), ["empty", "run-1"]);
+        assert_eq!(
+            fs::read(folder.path().join("run-1/report.json")).unwrap(),
+            b"{} \n"
+        );
+        assert!(report.is_complete());
+    }
+
+    #[test]
+    fn a_report_cut_off_stays_apart() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut report = Incoming::new(folder.path(), 7);
+        report.file("report.json", 4).unwrap();
+        report.data(b"{").unwrap();
+        assert!(report.end(1, 4).is_err());
+        assert!(!report.is_complete());
+        assert_eq!(content(folder.path()), [".l1-0000000000000007.partial"]);
+        assert!(report.partial().is_some_and(Path::exists));
+    }
+
+    #[test]
+    fn a_missing_file_is_noticed() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut report = Incoming::new(folder.path(), 7);
+        report.file("one", 0).unwrap();
+        assert!(report.end(2, 0).is_err());
+    }
+
+    #[test]
+    fn an_l1_cannot_write_elsewhere() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut report = Incoming::new(folder.path(), 7);
+        let deep = "a/".repeat(40) + "b";
+        let long = "a".repeat(2000);
+        for path in [
+            "../x",
+            "/etc/passwd",
+            "a/../../x",
+            "",
+            ".",
+            "a/./../..",
+            "a\0b",
+            &deep,
+            &long,
+        ] {
+            assert!(
+                matches!(report.file(path, 0), Err(ReportError::Lie(_))),
+                "{path:?}"
+            );
+        }
+        assert!(content(folder.path()).is_empty());
+    }
+
+    #[test]
+    fn more_than_announced_is_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut report = Incoming::new(folder.path(), 7);
+        assert!(report.data(b"x").is_err());
+        report.file("one", 1).unwrap();
+        assert!(report.data(b"xy").is_err());
+        let mut report = Incoming::new(folder.path(), 8);
+        assert!(report.file("huge", u64::MAX).is_err());
+    }
+}

@@ -1,0 +1,43 @@
+//! What the lab tells an L1 to do: a file in its initramfs.
+
+use serde::{Deserialize, Serialize};
+
+use super::modules::Vendor;
+
+/// Where the job lies in the initramfs.
+pub(crate) const PATH: &str = "/job.json";
+
+/// Where the modules lie in the initramfs.
+pub(crate) const MODULES: &str = "/modules";
+
+/// Tag of the 9p device that holds the host's files.
+pub(crate) const HOST_TAG: &str = "tdxlab-host";
+
+/// Name of the virtio-serial port that carries the messages.
+pub(crate) const PORT: &str = "tdxlab.messages";
+
+/// The line that carries them where the kernel has no virtio-serial: COM2.
+pub(crate) const SERIAL: &str = "/dev/ttyS1";
+
+/// A job.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Job {
+    /// Marks every message of this L1.
+    pub(crate) id: u64,
+    /// Module names in the order in which to load them; their files are in [`MODULES`].
+    pub(crate) modules: Vec<String>,
+    /// Whose virtualisation the CPU has.
+    pub(crate) vendor: Vendor,
+    /// Program and arguments.
+    pub(crate) command: Vec<String>,
+    /// Working folder.
+    pub(crate) folder: String,
+    /// Environment.
+    pub(crate) environment: Vec<(String, String)>,
+    /// Folder, absolute, of which new and changed files come back.
+    pub(crate) report: Option<String>,
+    /// Seed for the kernel's random numbers: the emulated CPU has no source of its own, and the
+    /// kernel would wait for seconds until it has gathered some.
+    pub(crate) entropy: Vec<u8>,
+}
