@@ -5,7 +5,9 @@ use std::path::PathBuf;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
-use super::{Ended, KernelChoice, L1Error, Memory, Options, Outcome, Sink, Timing};
+use super::{
+    AcceleratorChoice, Ended, KernelChoice, L1Error, Memory, Options, Outcome, Sink, Timing,
+};
 
 /// Boot a real kernel with a real KVM in QEMU and run a command in it.
 ///
@@ -30,6 +32,10 @@ pub struct Arguments {
     #[arg(long, value_name = "SIZE", default_value_t = Memory::USUAL)]
     memory: Memory,
 
+    /// What runs the L1's instructions.
+    #[arg(long, value_enum, default_value_t = AcceleratorChoice::Tcg)]
+    accel: AcceleratorChoice,
+
     /// QEMU to run.
     #[arg(
         long,
@@ -46,7 +52,7 @@ pub struct Arguments {
     /// Folder of which new and changed files come back, here and in the L1; also gets the console
     /// output.
     #[arg(long, value_name = "DIR", default_value = "reports")]
-    report: PathBuf,
+    out: PathBuf,
 
     /// Say when what happened.
     #[arg(long, short)]
@@ -75,11 +81,12 @@ pub fn execute(
         kernel: arguments.kernel,
         modules: arguments.modules,
         fresh: arguments.refresh,
+        accelerator: arguments.accel,
         memory: arguments.memory,
         qemu: arguments.qemu,
         patience: Duration::from_secs(arguments.patience),
         command: resolved(arguments.command, is_own)?,
-        report: Some(folder.join(&arguments.report)),
+        report: Some(folder.join(&arguments.out)),
         folder,
     };
     let (mut out, mut err) = (io::stdout().lock(), io::stderr());

@@ -5,10 +5,58 @@ use std::os::fd::RawFd;
 use std::path::Path;
 use std::str::FromStr;
 
+use super::error::L1Error;
 use super::initramfs;
 use super::job;
 use super::modules::Vendor;
 use crate::qemu::CommandLine;
+
+/// What shall run the L1's instructions.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum AcceleratorChoice {
+    /// QEMU's translator: works everywhere.
+    Tcg,
+    /// The machine's KVM: fast, where it lets its guests use KVM themselves.
+    Kvm,
+}
+
+impl AcceleratorChoice {
+    /// What that is on this machine.
+    pub(crate) fn here(self) -> Result<Accelerator, L1Error> {
+        match self {
+            AcceleratorChoice::Tcg => Ok(Accelerator::Tcg),
+            AcceleratorChoice::Kvm => {
+                let usage = |what: &str| L1Error::Usage {
+                    what: what.to_owned(),
+                };
+                let info = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+                let vendor = vendor(&info).ok_or_else(|| {
+                    usage("--accel kvm: this CPU shows neither vmx nor svm; use --accel tcg")
+                })?;
+                let module = vendor.feature().module;
+                let nested = format!("/sys/module/{module}/parameters/nested");
+                match std::fs::read_to_string(&nested).unwrap_or_default().trim() {
+                    "Y" | "1" => Ok(Accelerator::Kvm(vendor)),
+                    _ => Err(usage(&format!(
+                        "--accel kvm: this machine's KVM does not let guests use KVM \
+                         ({nested} is not Y); use --accel tcg, or load {module} with nested=1"
+                    ))),
+                }
+            }
+        }
+    }
+}
+
+/// Whose virtualisation `/proc/cpuinfo` shows.
+fn vendor(info: &str) -> Option<Vendor> {
+    let flags = info.lines().find(|line| line.starts_with("flags"))?;
+    let has = |flag: &str| flags.split_whitespace().any(|word| word == flag);
+    match (has("svm"), has("vmx")) {
+        (true, _) => Some(Vendor::Amd),
+        (_, true) => Some(Vendor::Intel),
+        _ => None,
+    }
+}
 
 /// What runs the L1's instructions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -215,6 +263,13 @@ mod tests {
         ] {
             assert!(wrong.parse::<Memory>().is_err(), "{wrong}");
         }
+    }
+
+    #[test]
+    fn the_cpu_says_whose_virtualisation_it_has() {
+        assert_eq!(vendor("flags\t\t: fpu svm npt\n"), Some(Vendor::Amd));
+        assert_eq!(vendor("model\nflags\t\t: fpu vmx\n"), Some(Vendor::Intel));
+        assert_eq!(vendor("flags\t\t: fpu\n"), None);
     }
 
     #[test]

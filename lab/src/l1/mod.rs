@@ -56,8 +56,9 @@ use initramfs::build as build_initramfs;
 use job::Job;
 pub use kernel::KernelChoice;
 use kernel::{Boot, Kernel};
+pub use machine::AcceleratorChoice;
+use machine::Machine;
 pub use machine::Memory;
-use machine::{Accelerator, Machine};
 pub use message::Ended;
 use message::Receiver;
 pub use modules::Vendor;
@@ -95,6 +96,8 @@ pub struct Options {
     pub modules: Option<PathBuf>,
     /// Download a package even if the cache has it.
     pub fresh: bool,
+    /// What runs it.
+    pub accelerator: AcceleratorChoice,
     /// Its memory.
     pub memory: Memory,
     /// The QEMU to run.
@@ -137,7 +140,7 @@ pub fn run(
             what: "this is an L1 already; run the command itself".into(),
         });
     }
-    let accelerator = Accelerator::Tcg;
+    let accelerator = options.accelerator.here()?;
     let kernel = Kernel::find(&options.kernel, options.modules.as_deref(), options.fresh)?;
     let modules = kernel.modules(accelerator.vendor())?;
     let job = Job {

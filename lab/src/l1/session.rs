@@ -394,3 +394,6 @@ fn advice_on_panic(line: &str, memory: Memory) -> String {
         "the console output is the evidence".to_owned()
     }
 }
+
+#[cfg(test)]
+mod tests;
