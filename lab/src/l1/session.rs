@@ -242,7 +242,8 @@ impl Session<'_> {
             return Err(self.cut("it never said how the command ended"));
         };
         match (ended, &self.state.out_of_memory) {
-            (Ended::Signal(libc::SIGKILL), Some(line)) => Err(self.out_of_memory(line.clone())),
+            // A shell passes on the end of a child as 128 and the signal.
+            (Ended::Signal(libc::SIGKILL) | Ended::Code(137), Some(line)) => Err(self.out_of_memory(line.clone())),
             _ => Ok(Answer { ended, release }),
         }
     }
