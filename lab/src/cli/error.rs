@@ -5,6 +5,7 @@ use thiserror::Error;
 
 use super::exit;
 use crate::host::HostError;
+use crate::l1::L1Error;
 use crate::run::{FolderError, JournalError};
 use crate::scenario::ScenarioError;
 
@@ -27,6 +28,10 @@ pub(super) enum CliError {
     #[error(transparent)]
     #[diagnostic(transparent)]
     Host(#[from] HostError),
+    /// There is no answer from an L1.
+    #[error(transparent)]
+    #[diagnostic(transparent)]
+    L1(#[from] L1Error),
     /// Results cannot be kept.
     #[error(transparent)]
     #[diagnostic(transparent)]
@@ -67,6 +72,7 @@ impl CliError {
             CliError::Usage { .. } => exit::USAGE,
             CliError::Scenarios(_) => exit::SCENARIO,
             CliError::Host(HostError::NotUsable { .. }) => exit::HOST,
+            CliError::L1(error) => error.exit_code(),
             CliError::Host(HostError::Interrupted) => exit::INTERRUPTED,
             CliError::Host(_)
             | CliError::Folder(_)

@@ -6,6 +6,7 @@ mod completions;
 mod doctor;
 mod error;
 pub mod exit;
+mod l1;
 mod list;
 mod load;
 mod man;
@@ -50,6 +51,11 @@ enum Command {
     List(list::List),
     /// Show the report of a run, and write its files again
     Report(report::ReportCommand),
+    /// Boot a real kernel with a real KVM in QEMU, and run a command in it
+    L1(l1::L1),
+    /// What an L1 starts with
+    #[command(name = crate::l1::INIT_COMMAND, hide = true)]
+    L1Init,
     /// Say what this machine can do, and what to do about the rest
     Doctor(doctor::Doctor),
     /// Print a JSON Schema
@@ -91,6 +97,8 @@ fn execute(command: Command) -> Result<u8, CliError> {
         Command::Compare(compare) => compare.execute(),
         Command::List(list) => list.execute(),
         Command::Report(report) => report.execute(),
+        Command::L1(l1) => l1.execute(),
+        Command::L1Init => crate::l1::init::main(),
         Command::Doctor(doctor) => doctor.execute(),
         Command::Schema(schema) => schema.execute(),
         Command::Completions(completions) => completions.execute(command_line()),

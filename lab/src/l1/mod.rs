@@ -18,7 +18,6 @@
 //! so has not answered, and that is an error, whatever its console shows.
 
 mod apt;
-pub mod command;
 mod console;
 mod cpio;
 mod deb;
@@ -43,11 +42,11 @@ use std::io::{self, Write};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use nix::sys::memfd::{MFdFlags, memfd_create};
 
+use crate::host::interrupt::Interrupt;
 use crate::qemu::{Process, QemuError};
 use console::Console;
 pub use error::L1Error;
@@ -133,7 +132,7 @@ pub struct Outcome {
 pub fn run(
     options: &Options,
     sink: &mut Sink<'_>,
-    interrupted: &AtomicBool,
+    interrupt: &Interrupt,
 ) -> Result<Outcome, L1Error> {
     if std::env::var_os(INSIDE_VARIABLE).is_some() {
         return Err(L1Error::Usage {
@@ -202,7 +201,7 @@ pub fn run(
             .report
             .as_deref()
             .map(|folder| Incoming::new(folder, job.id)),
-        interrupted,
+        interrupt,
         console: Console::new(),
         timing: Timing::default(),
         state: State::default(),

@@ -3,7 +3,6 @@
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::net::UnixStream;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -13,6 +12,7 @@ use super::error::L1Error;
 use super::incoming::{Incoming, ReportError};
 use super::machine::Memory;
 use super::message::{Ended, Message, Receiver, Stage, Stream};
+use crate::host::interrupt::Interrupt;
 use crate::qemu::Process;
 
 /// How often an interrupt is looked for while nothing happens.
@@ -57,7 +57,7 @@ pub(crate) struct Session<'a> {
     pub(crate) memory: Memory,
     pub(crate) patience: Duration,
     pub(crate) report: Option<Incoming>,
-    pub(crate) interrupted: &'a AtomicBool,
+    pub(crate) interrupt: &'a Interrupt,
     pub(crate) console: Console,
     pub(crate) timing: Timing,
     pub(crate) state: State,
@@ -93,7 +93,7 @@ impl Session<'_> {
             if heard {
                 last_sign = Instant::now();
             }
-            if self.interrupted.load(Ordering::Relaxed) {
+            if self.interrupt.is_raised() {
                 return Err(L1Error::Interrupted);
             }
             // What it sent before it ended may be more than one reading takes.
@@ -243,7 +243,9 @@ impl Session<'_> {
         };
         match (ended, &self.state.out_of_memory) {
             // A shell passes on the end of a child as 128 and the signal.
-            (Ended::Signal(libc::SIGKILL) | Ended::Code(137), Some(line)) => Err(self.out_of_memory(line.clone())),
+            (Ended::Signal(libc::SIGKILL) | Ended::Code(137), Some(line)) => {
+                Err(self.out_of_memory(line.clone()))
+            }
             _ => Ok(Answer { ended, release }),
         }
     }

@@ -2,6 +2,7 @@
 //! a process that sleeps or has ended.
 
 use std::path::Path;
+use std::sync::OnceLock;
 
 use super::super::message::{Cause, Sender};
 use super::*;
@@ -9,7 +10,10 @@ use crate::qemu::CommandLine;
 
 const ID: u64 = 42;
 
-static NEVER: AtomicBool = AtomicBool::new(false);
+fn never() -> &'static Interrupt {
+    static NEVER: OnceLock<Interrupt> = OnceLock::new();
+    NEVER.get_or_init(Interrupt::new)
+}
 
 /// An L1 of which the test holds the other ends.
 struct Played {
@@ -41,7 +45,7 @@ impl Played {
             memory: Memory::USUAL,
             patience: Duration::from_secs(30),
             report: report.map(|folder| Incoming::new(folder, ID)),
-            interrupted: &NEVER,
+            interrupt: never(),
             console: Console::new(),
             timing: Timing::default(),
             state: State::default(),
@@ -306,7 +310,9 @@ fn what_it_cannot_do_is_told_in_the_users_terms() {
 #[test]
 fn an_interrupt_ends_it() {
     let mut played = Played::living();
-    static NOW: AtomicBool = AtomicBool::new(true);
-    played.session.interrupted = &NOW;
+    static NOW: OnceLock<Interrupt> = OnceLock::new();
+    let now = NOW.get_or_init(Interrupt::new);
+    now.raise();
+    played.session.interrupt = now;
     assert!(matches!(played.fails(), L1Error::Interrupted));
 }
