@@ -11,6 +11,7 @@
 pub mod agent;
 pub mod cli;
 pub mod doctor;
+pub mod faults;
 pub mod host;
 pub mod l1;
 pub mod plan;

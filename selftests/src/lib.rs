@@ -1,1 +1,3 @@
 //! What the self tests share.
+
+pub mod trial;

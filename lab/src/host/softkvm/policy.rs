@@ -304,6 +304,11 @@ pub trait Policy: Send {
         Some(event)
     }
 
+    /// What the kernel says of a split that it made.
+    fn remark_on_split(&mut self) -> Option<String> {
+        None
+    }
+
     /// The line that the kernel log gets; `None` loses it.
     fn logged(&mut self, line: String) -> Option<String> {
         Some(line)

@@ -74,6 +74,9 @@ impl<M: Machine> Kvm<M> {
         self.count(Counted::SplitParent, leaf.level, -1);
         self.count(Counted::SplitChildren, PageLevel::Size4K, 512);
         self.trace_split(leaf, 0);
+        if let Some(line) = self.hardware.policy.remark_on_split() {
+            self.log(line);
+        }
         Ok(())
     }
 

@@ -1,0 +1,84 @@
+//! The host's part of ACCEPT.
+
+use super::faults;
+use crate::addr::{Gpa, PageLevel};
+use crate::host::softkvm::policy::{Failure, LevelLimits, Why};
+use crate::plan::Side;
+
+/// KVM takes the level from lpage_info alone, where the inhibit bit is kept.
+fn without_request(limits: &LevelLimits) -> PageLevel {
+    LevelLimits {
+        requested: None,
+        ..*limits
+    }
+    .level()
+}
+
+faults! {
+    "split-in-the-shared-root": "the split for an ACCEPT goes to the shared root: nothing is split"
+    ("found by the author of RFC v5 in his own patch", under "v5", seen by Td Exits)
+    SharedRoot {} {
+        fn accept_split_root(&mut self) -> Side {
+            Side::Shared
+        }
+    }
+
+    "accept-level-ignored": "KVM does not split for an ACCEPT below the level of the leaf"
+    ("RFC v1 ignored it in the fault path", under "v3", seen by Td Exits)
+    LevelIgnored {} {
+        fn accept_level(&mut self, _: PageLevel) -> PageLevel {
+            PageLevel::Size2M
+        }
+    }
+
+    "inhibit-not-set": "the inhibit bit is never set, so a 4K ACCEPT maps 2M and splits it"
+    ("ping-pong of map and split, v3 review", under "v5", seen by Splits Exits)
+    InhibitNotSet {} {
+        fn inhibits(&mut self, _: Gpa) -> Option<Gpa> {
+            None
+        }
+        fn fault_level(&mut self, limits: &LevelLimits) -> PageLevel {
+            without_request(limits)
+        }
+    }
+
+    "inhibit-everywhere": "huge pages count as forbidden in every region"
+    ("inhibit read for the wrong region", under "v5", seen by Debugfs Status)
+    InhibitEverywhere {} {
+        fn is_inhibited(&mut self, _: Gpa, _: bool) -> bool {
+            true
+        }
+    }
+
+    "inhibit-read-stale": "the check without the lock says done though nothing was split"
+    ("lockless check, RFC v5 review", under "v5", seen by Td Exits)
+    InhibitStale { asked: u64 } {
+        fn is_inhibited(&mut self, _: Gpa, bit: bool) -> bool {
+            // Asked without the lock before a split; asked with it for the level of a mapping.
+            bit || self.asked > 0
+        }
+        fn inhibits(&mut self, gpa: Gpa) -> Option<Gpa> {
+            self.asked += 1;
+            Some(gpa.align_down(PageLevel::Size2M))
+        }
+    }
+
+    "accept-split-error-lost": "an error of the split for an ACCEPT is taken for success"
+    ("v3 patch 11: errno kept in a bool", under "v3", seen by Td Exits)
+    SplitErrorLost {} {
+        fn allocates(&mut self, what: crate::host::softkvm::policy::Allocation) -> bool {
+            what != crate::host::softkvm::policy::Allocation::SplitTable
+        }
+        fn split_result(&mut self, _: Why, _: Result<(), Failure>) -> Result<(), Failure> {
+            Ok(())
+        }
+    }
+
+    "accept-maps-4k": "KVM maps 4K where the guest accepts 2M"
+    ("huge pages silently off", under "v5", seen by Debugfs Status)
+    AcceptMaps4K {} {
+        fn fault_level(&mut self, _: &LevelLimits) -> PageLevel {
+            PageLevel::Size4K
+        }
+    }
+}

@@ -1,0 +1,146 @@
+//! What the guest is told, and the content it finds.
+
+use std::ops::Range;
+
+use tdxlab_protocol::tdcall::vmcall;
+
+use super::faults;
+use crate::addr::{Gpa, PageLevel};
+use crate::host::softkvm::Pfn;
+use crate::host::softkvm::Status;
+use crate::host::softkvm::policy::PendingAccess;
+use crate::host::softkvm::{Level, SeptEntry, State};
+
+faults! {
+    "accept-does-not-zero": "ACCEPT leaves the old content of the memory"
+    ("a page that was used before must be zero", under "headtail", seen by Content)
+    AcceptKeeps {} {
+        fn accept_zeroes(&mut self, _: PageLevel, pages: Range<u64>) -> Range<u64> {
+            pages.start..pages.start
+        }
+    }
+
+    "accept-zeroes-first-page": "ACCEPT 2M zeroes only the first page of the leaf"
+    ("a page that was used before must be zero", under "headtail", seen by Content)
+    AcceptZeroesFirst {} {
+        fn accept_zeroes(&mut self, _: PageLevel, pages: Range<u64>) -> Range<u64> {
+            pages.start..pages.end.min(1)
+        }
+    }
+
+    "accept-stays-pending": "ACCEPT says success and leaves the page pending"
+    ("state not committed", under "v5", seen by Content Access)
+    AcceptStaysPending {} {
+        fn accepted_entry(&mut self, level: PageLevel, frame: Pfn) -> SeptEntry {
+            SeptEntry::leaf(State::Pending, level, frame)
+        }
+    }
+
+    "already-accepted-level": "PAGE_ALREADY_ACCEPTED names the wrong level"
+    ("level digit", under "v5", seen by Status)
+    AlreadyLevel {} {
+        fn accept_status(&mut self, _: PageLevel, status: Status) -> Status {
+            if status.class() == Status::PAGE_ALREADY_ACCEPTED {
+                status.detail(1 - status.0 & 1)
+            } else {
+                status
+            }
+        }
+    }
+
+    "mismatch-level": "PAGE_SIZE_MISMATCH names level 0"
+    ("level digit", under "v5", seen by Status)
+    MismatchLevel {} {
+        fn accept_status(&mut self, _: PageLevel, status: Status) -> Status {
+            if status.class() == Status::PAGE_SIZE_MISMATCH {
+                status.class()
+            } else {
+                status
+            }
+        }
+    }
+
+    "already-accepted-is-success": "accepting twice is reported as success"
+    ("double accept lets a host replay a page", under "v5", seen by Status)
+    AlreadyIsSuccess {} {
+        fn accept_status(&mut self, _: PageLevel, status: Status) -> Status {
+            if status.class() == Status::PAGE_ALREADY_ACCEPTED {
+                Status::SUCCESS
+            } else {
+                status
+            }
+        }
+    }
+
+    "accept-4k-invalid": "ACCEPT of a 4K page is refused as an invalid operand"
+    ("operand check at the wrong level", under "v5", seen by Status)
+    Accept4KInvalid {} {
+        fn accept_refused(&mut self, _: Gpa, level: PageLevel) -> Option<Status> {
+            (level == PageLevel::Size4K).then_some(Status::OPERAND_INVALID.rcx())
+        }
+    }
+
+    "pending-is-readable": "memory that was never accepted can be read and written"
+    ("pending pages must not be accessible", under "v5", seen by Access Content)
+    PendingReadable {} {
+        fn pending_access(&mut self, _: bool) -> PendingAccess {
+            PendingAccess::Allow
+        }
+    }
+
+    "ve-in-spite-of-disable": "#VE is raised though SEPT_VE_DISABLE is set"
+    ("a Linux guest relies on it", under "v5", seen by Td)
+    VeInSpite {} {
+        fn pending_access(&mut self, _: bool) -> PendingAccess {
+            PendingAccess::Ve
+        }
+    }
+
+    "killed-in-spite-of-ve": "an access before ACCEPT ends the VM though the guest handles #VE"
+    ("pending_ve_disable read wrongly", under "v5", seen by Td KernelLog)
+    KilledInSpite {} {
+        fn pending_access(&mut self, _: bool) -> PendingAccess {
+            PendingAccess::Exit
+        }
+    }
+
+    "ve-address-off": "the information of a #VE names the page after the one touched"
+    ("wrong guest-physical address", under "v5", seen by Access)
+    VeAddressOff {} {
+        fn ve_address(&mut self, gpa: Gpa) -> Gpa {
+            gpa.page(PageLevel::Size4K).end()
+        }
+    }
+
+    "survives-access-before-accept": "an access before ACCEPT with SEPT_VE_DISABLE does not end the VM"
+    ("guest exits for ever", under "v5", seen by Td Exits)
+    SurvivesAccess {} {
+        fn kills_on_pending_access(&mut self) -> bool {
+            false
+        }
+    }
+
+    "probe-hides-pending": "ATTR.RD says accepted of a pending page"
+    ("attribute read wrongly", under "v5", seen by Probe)
+    ProbeHidesPending {} {
+        fn attributes_read(&mut self, level: Level, _: bool) -> (Level, bool) {
+            (level, false)
+        }
+    }
+
+    "probe-level": "ATTR.RD names 4K for a page of 2M"
+    ("attribute read wrongly", under "v5", seen by Probe)
+    ProbeLevel {} {
+        fn attributes_read(&mut self, _: Level, pending: bool) -> (Level, bool) {
+            (Level::Pte, pending)
+        }
+    }
+
+    "map-gpa-refused": "MapGPA converts and then reports an invalid operand"
+    ("error after the point of no return", under "v5", seen by MapGpa)
+    MapGpaRefused {} {
+        fn map_gpa_status(&mut self, _: u64) -> u64 {
+            vmcall::INVALID_OPERAND
+        }
+    }
+}

@@ -1,0 +1,127 @@
+//! Seeded faults: every known way for KVM or the TDX module to get huge pages wrong, one at a time.
+//!
+//! A lab that only ever said "pass" has proved nothing. Each fault here is a policy of the software
+//! host that answers one question wrongly, as a real kernel did or could; the default scenario set
+//! must catch every one (`tdxlab qualify`).
+//!
+//! | file | what goes wrong |
+//! |---|---|
+//! | `range` | which pages a hole or a conversion covers, and which leaves it splits |
+//! | `order` | stages in the wrong order, forgotten, or given up half way |
+//! | `split` | what a split makes of a leaf |
+//! | `accept` | the host's part of ACCEPT |
+//! | `level` | the size at which memory is mapped |
+//! | `tlb` | translations used after they are gone |
+//! | `module` | SEAMCALLs that fail, or are made without what must come first |
+//! | `guest` | what the guest is told, and the content it finds |
+//! | `count` | counters and events |
+//! | `resource` | allocation failures, errors swallowed, memory kept or lost |
+
+mod accept;
+mod count;
+mod guest;
+mod level;
+mod module;
+mod order;
+mod range;
+mod resource;
+mod split;
+mod tlb;
+
+use crate::host::softkvm::policy::Policy;
+use crate::run::Witness;
+
+/// One fault of the catalogue.
+#[derive(Clone, Copy)]
+pub struct Fault {
+    /// Name on the command line: `head-split-missing`.
+    pub name: &'static str,
+    /// What a real kernel (or module) would do wrong, in one line.
+    pub wrong: &'static str,
+    /// Where it was seen or feared.
+    pub source: &'static str,
+    /// The design under which it shows.
+    pub design: &'static str,
+    /// Witnesses that one would expect to notice, the best one first.
+    pub witnesses: &'static [Witness],
+    /// Makes a fresh one.
+    pub make: fn() -> Box<dyn Policy>,
+}
+
+impl std::fmt::Debug for Fault {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.name)
+    }
+}
+
+/// Every fault, by topic.
+pub fn all() -> impl Iterator<Item = &'static Fault> {
+    [
+        range::FAULTS,
+        order::FAULTS,
+        split::FAULTS,
+        accept::FAULTS,
+        level::FAULTS,
+        tlb::FAULTS,
+        module::FAULTS,
+        guest::FAULTS,
+        count::FAULTS,
+        resource::FAULTS,
+    ]
+    .into_iter()
+    .flatten()
+}
+
+/// The fault of that name.
+pub fn named(name: &str) -> Option<&'static Fault> {
+    all().find(|fault| fault.name == name)
+}
+
+/// Declares the faults of a file: name, what is wrong, source, design, witnesses; then the fields
+/// of the policy, if it has any, and the questions it answers wrongly.
+macro_rules! faults {
+    ($(
+        $name:literal: $wrong:literal
+        ($source:literal, under $design:literal, seen by $($witness:ident)+)
+        $policy:ident { $($field:ident: $type:ty),* } { $($answers:tt)* }
+    )+) => {
+        $(
+            #[derive(Default)]
+            struct $policy { $($field: $type),* }
+            impl $crate::host::softkvm::policy::Policy for $policy { $($answers)* }
+        )+
+
+        /// The faults of this file.
+        pub(super) const FAULTS: &[$crate::faults::Fault] = &[$(
+            $crate::faults::Fault {
+                name: $name,
+                wrong: $wrong,
+                source: $source,
+                design: $design,
+                witnesses: &[$($crate::run::Witness::$witness),+],
+                make: || Box::new($policy::default()),
+            }
+        ),+];
+    };
+}
+use faults;
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    #[test]
+    fn names_are_unique_and_readable() {
+        let mut seen = BTreeSet::new();
+        for fault in all() {
+            assert!(seen.insert(fault.name), "{} twice", fault.name);
+            let fine = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
+            assert!(fault.name.chars().all(fine), "{}", fault.name);
+            assert!(!fault.wrong.ends_with('.'), "{}", fault.name);
+            assert!(crate::predict::Design::named(fault.design).is_some());
+        }
+        assert!(seen.len() >= 60, "only {} faults", seen.len());
+    }
+}

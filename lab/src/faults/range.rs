@@ -1,0 +1,275 @@
+//! Which pages a hole or a conversion covers, and which leaves it splits.
+
+use std::ops::Range;
+
+use super::faults;
+use crate::addr::{Gpa, GpaRange, PageLevel};
+use crate::host::softkvm::policy::{BoundSlot, FileId, HeadAndTail};
+
+const PAGE: u64 = PageLevel::Size4K.bytes();
+const LEAF: u64 = PageLevel::Size2M.bytes();
+
+/// `range` with its ends moved by so many pages, unless nothing would be left.
+fn moved(range: GpaRange, start: i64, end: i64) -> GpaRange {
+    let at =
+        |gpa: Gpa, pages: i64| Gpa::new(gpa.as_u64().saturating_add_signed(pages * PAGE as i64));
+    GpaRange::new(at(range.start(), start), at(range.end(), end))
+        .filter(|moved| !moved.is_empty())
+        .unwrap_or(range)
+}
+
+faults! {
+    "over-zap": "leaves that stick out of a range are zapped, not split: data outside is lost"
+    ("v3 cover letter, RFC v5 review", under "headtail", seen by Splits Content Debugfs)
+    OverZap {} {
+        fn head_and_tail(&mut self, _: GpaRange, _: u64) -> HeadAndTail {
+            HeadAndTail::default()
+        }
+    }
+
+    "over-zap-by-walk": "the walk splits nothing, so the zap takes leaves that stick out"
+    ("v3 patch 11", under "v3", seen by Splits Content Debugfs)
+    OverZapByWalk {} {
+        fn walk_splits(&mut self, _: GpaRange, _: GpaRange) -> bool {
+            false
+        }
+    }
+
+    "head-split-missing": "the leaf at the start of a range is not split"
+    ("RFC v5, head and tail rule", under "headtail", seen by Splits Content Debugfs)
+    HeadSplitMissing {} {
+        fn head_and_tail(&mut self, range: GpaRange, _: u64) -> HeadAndTail {
+            HeadAndTail { head: None, ..HeadAndTail::of(range) }
+        }
+    }
+
+    "tail-split-missing": "the leaf at the end of a range is not split"
+    ("RFC v5, head and tail rule", under "headtail", seen by Splits Content Debugfs)
+    TailSplitMissing {} {
+        fn head_and_tail(&mut self, range: GpaRange, _: u64) -> HeadAndTail {
+            HeadAndTail { tail: None, ..HeadAndTail::of(range) }
+        }
+    }
+
+    "same-leaf-looked-at-twice": "head and tail in one leaf are handled as two leaves"
+    ("RFC v5, head and tail rule", under "headtail", seen by Entries)
+    SameLeafTwice {} {
+        fn head_and_tail(&mut self, range: GpaRange, _: u64) -> HeadAndTail {
+            let right = HeadAndTail::of(range);
+            let end = range.end().align_down(PageLevel::Size2M);
+            HeadAndTail { tail: (end != range.end()).then_some(end), ..right }
+        }
+    }
+
+    "aligned-end-split": "the leaf after a range that ends on a 2M boundary is split too"
+    ("RFC v5, head and tail rule", under "headtail", seen by Splits Debugfs Entries)
+    AlignedEndSplit {} {
+        fn head_and_tail(&mut self, range: GpaRange, _: u64) -> HeadAndTail {
+            let tail = Some(range.end().align_down(PageLevel::Size2M));
+            HeadAndTail { tail, ..HeadAndTail::of(range) }
+        }
+    }
+
+    "aligned-start-split": "the leaf at the start of a range is split though it is covered"
+    ("RFC v5, head and tail rule", under "headtail", seen by Splits Debugfs Entries)
+    AlignedStartSplit {} {
+        fn head_and_tail(&mut self, range: GpaRange, _: u64) -> HeadAndTail {
+            let head = Some(range.start().align_down(PageLevel::Size2M));
+            let right = HeadAndTail::of(range);
+            HeadAndTail { head, tail: right.tail.filter(|tail| Some(*tail) != head) }
+        }
+    }
+
+    "covered-leaves-split": "the walk splits leaves that lie wholly inside the range"
+    ("512 times the zaps and kicks, v3 review", under "v3", seen by Splits)
+    CoveredLeavesSplit {} {
+        fn walk_splits(&mut self, _: GpaRange, _: GpaRange) -> bool {
+            true
+        }
+    }
+
+    "ends-by-file-offset": "head and tail are rounded in file offsets, not in guest addresses"
+    ("a slot whose offset is not congruent with its address", under "headtail", seen by Entries)
+    EndsByFileOffset {} {
+        fn head_and_tail(&mut self, range: GpaRange, offset: u64) -> HeadAndTail {
+            let shift = range.start().as_u64() as i64 - offset as i64;
+            let Some(file) = GpaRange::with_len(Gpa::new(offset), range.bytes()) else {
+                return HeadAndTail::of(range);
+            };
+            let back = |gpa: Gpa| Gpa::new(gpa.as_u64().saturating_add_signed(shift));
+            let ends = HeadAndTail::of(file);
+            HeadAndTail { head: ends.head.map(back), tail: ends.tail.map(back) }
+        }
+    }
+
+    "hole-starts-a-page-early": "a hole zaps one page before its start"
+    ("off by one at the head", under "headtail", seen by Debugfs Content)
+    HoleStartsEarly {} {
+        fn hole_zap_range(&mut self, range: GpaRange) -> GpaRange {
+            moved(range, -1, 0)
+        }
+    }
+
+    "hole-starts-a-page-late": "a hole leaves its first page mapped"
+    ("off by one at the head", under "headtail", seen by Debugfs Access)
+    HoleStartsLate {} {
+        fn hole_zap_range(&mut self, range: GpaRange) -> GpaRange {
+            moved(range, 1, 0)
+        }
+    }
+
+    "hole-ends-a-page-early": "a hole leaves its last page mapped"
+    ("off by one at the tail", under "headtail", seen by Debugfs Access)
+    HoleEndsEarly {} {
+        fn hole_zap_range(&mut self, range: GpaRange) -> GpaRange {
+            moved(range, 0, -1)
+        }
+    }
+
+    "hole-ends-a-page-late": "a hole zaps one page after its end"
+    ("off by one at the tail", under "headtail", seen by Debugfs Content)
+    HoleEndsLate {} {
+        fn hole_zap_range(&mut self, range: GpaRange) -> GpaRange {
+            moved(range, 0, 1)
+        }
+    }
+
+    "conversion-starts-a-page-early": "a conversion zaps one page before its start"
+    ("off by one at the head", under "v5", seen by Debugfs Content)
+    ConversionStartsEarly {} {
+        fn conversion_zap_range(&mut self, range: GpaRange) -> GpaRange {
+            moved(range, -1, 0)
+        }
+    }
+
+    "conversion-ends-a-page-early": "a conversion leaves its last page mapped private"
+    ("off by one at the tail", under "v5", seen by Debugfs)
+    ConversionEndsEarly {} {
+        fn conversion_zap_range(&mut self, range: GpaRange) -> GpaRange {
+            moved(range, 0, -1)
+        }
+    }
+
+    "conversion-ends-a-page-late": "a conversion zaps one page after its end"
+    ("off by one at the tail", under "v5", seen by Debugfs Content)
+    ConversionEndsLate {} {
+        fn conversion_zap_range(&mut self, range: GpaRange) -> GpaRange {
+            moved(range, 0, 1)
+        }
+    }
+
+    "attribute-a-page-short": "the last page of a conversion keeps its attribute"
+    ("off by one at the tail", under "v5", seen by Exits Debugfs)
+    AttributeShort {} {
+        fn attribute_range(&mut self, range: GpaRange) -> GpaRange {
+            moved(range, 0, -1)
+        }
+    }
+
+    "chunks-on-2m-boundaries": "MapGPA chunks end on 2M boundaries, not 2M after the start"
+    ("a kernel that changes chunking changes every prediction", under "v5", seen by Splits Debugfs)
+    ChunksOnBoundaries {} {
+        fn map_gpa_chunk_end(&mut self, next: Gpa, end: Gpa) -> Gpa {
+            let page = next.page(PageLevel::Size2M);
+            page.end().min(end)
+        }
+    }
+
+    "one-chunk": "MapGPA is done in one piece"
+    ("user space that merges the chunks", under "v5", seen by Splits Debugfs)
+    OneChunk {} {
+        fn map_gpa_chunk_end(&mut self, _: Gpa, end: Gpa) -> Gpa {
+            end
+        }
+    }
+
+    "slot-not-clipped": "a hole zaps the whole memory slot that it touches"
+    ("range clipped wrongly at a slot binding, v3 patch 16", under "headtail",
+     seen by Debugfs Content)
+    SlotNotClipped {} {
+        fn hole_in_slot(&mut self, slot: &BoundSlot, hole: Range<u64>) -> Option<GpaRange> {
+            slot.covered_by(hole).map(|_| slot.range)
+        }
+    }
+
+    "second-slot-forgotten": "a hole over several slots of one file zaps only the first"
+    ("several slots bound to one file, v3 patch 16", under "headtail", seen by Debugfs Access)
+    SecondSlotForgotten { last: Option<Range<u64>> } {
+        fn hole_in_slot(&mut self, slot: &BoundSlot, hole: Range<u64>) -> Option<GpaRange> {
+            let covered = slot.covered_by(hole.clone())?;
+            if self.last.as_ref() == Some(&hole) {
+                return None;
+            }
+            self.last = Some(hole);
+            Some(covered)
+        }
+    }
+
+    "hole-in-the-neighbour": "a hole is punched into another VM's guest_memfd"
+    ("several files on one inode, v3 patch 16", under "headtail", seen by Debugfs Populated)
+    HoleInNeighbour {} {
+        fn hole_file(&mut self, _: FileId) -> FileId {
+            FileId::Control
+        }
+    }
+
+    "truncate-a-page-late": "the guest_memfd keeps the first page of a hole"
+    ("off by one at the head", under "headtail", seen by Populated)
+    TruncateLate {} {
+        fn hole_truncate_range(&mut self, hole: Range<u64>) -> Range<u64> {
+            hole.start + PAGE..hole.end
+        }
+    }
+
+    "truncate-rounds-outward": "the guest_memfd frees whole folios that a hole only touches"
+    ("memory of one page lost as a whole folio", under "headtail", seen by Populated)
+    TruncateOutward {} {
+        fn hole_truncate_range(&mut self, hole: Range<u64>) -> Range<u64> {
+            hole.start - hole.start % LEAF..hole.end.next_multiple_of(LEAF)
+        }
+    }
+
+    "alignment-not-checked": "a hole that is not aligned to the folio size is punched all the same"
+    ("guest_memfd calls of January 2026", under "v3", seen by Errno Debugfs)
+    AlignmentNotChecked {} {
+        fn hole_is_aligned(&mut self, offset: u64, len: u64, _: PageLevel) -> bool {
+            (offset | len) & (PAGE - 1) == 0
+        }
+    }
+
+    "alignment-too-strict": "a hole must be aligned to 2M though the folios may be split"
+    ("guest_memfd calls of January 2026", under "headtail", seen by Errno Debugfs)
+    AlignmentTooStrict {} {
+        fn hole_is_aligned(&mut self, offset: u64, len: u64, _: PageLevel) -> bool {
+            (offset | len) & (LEAF - 1) == 0
+        }
+    }
+
+    "alignment-of-length-forgotten": "only the offset of a hole is checked for alignment"
+    ("guest_memfd calls of January 2026", under "v3", seen by Errno Debugfs)
+    LengthNotChecked {} {
+        fn hole_is_aligned(&mut self, offset: u64, len: u64, alignment: PageLevel) -> bool {
+            offset & (alignment.bytes() - 1) == 0 && len & (PAGE - 1) == 0
+        }
+    }
+
+    "zap-skips-leaves-that-stick-out": "a zap passes over leaves it does not cover"
+    ("a split that came too late", under "headtail", seen by Debugfs Access)
+    ZapSkips { seen: u64 } {
+        fn head_and_tail(&mut self, _: GpaRange, _: u64) -> HeadAndTail {
+            self.seen += 1;
+            HeadAndTail::default()
+        }
+        fn zaps(&mut self, leaf: GpaRange, range: GpaRange) -> bool {
+            range.contains_range(leaf)
+        }
+    }
+
+    "implicit-conversion-of-2m": "touching a page through the wrong half converts its 2M region"
+    ("kvm_gmem conversions at folio size", under "v5", seen by Debugfs Content)
+    ImplicitConversionWide {} {
+        fn implicit_conversion(&mut self, gpa: Gpa) -> GpaRange {
+            gpa.page(PageLevel::Size2M)
+        }
+    }
+}

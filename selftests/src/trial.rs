@@ -1,0 +1,82 @@
+//! One guest on the in-process host, judged step by step against the predictor.
+//!
+//! What the runner does with files, journal and progress, without any of them: fast enough for
+//! hundreds of thousands of random sequences.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use tdxlab::host::sim::SimHost;
+use tdxlab::host::{BootOptions, Host, Session};
+use tdxlab::plan::{Action, Guest};
+use tdxlab::predict::{Design, Predictor};
+use tdxlab::run::{AllowList, Evidence, Judge, Verdict};
+use tdxlab::witness::Sample;
+
+/// A booted guest, its predictor and its judge.
+pub struct Trial {
+    session: Box<dyn Session>,
+    predictor: Predictor,
+    judge: Judge,
+    before: Sample,
+    seed: u64,
+}
+
+impl Trial {
+    /// Boots `guest` under `design`.
+    pub fn boot(design: &str, guest: &Guest, seed: u64) -> Result<Trial, String> {
+        let rules = Design::named(design).ok_or_else(|| format!("no design {design}"))?;
+        let options = BootOptions {
+            design: design.to_owned(),
+            seed,
+            folder: PathBuf::new(),
+            patience: Duration::from_secs(10),
+        };
+        let mut session = SimHost::in_memory()
+            .boot(guest, &options)
+            .map_err(|error| format!("boot: {error}"))?;
+        let before = session.sample();
+        Ok(Trial {
+            session,
+            predictor: Predictor::new(rules, guest),
+            judge: Judge::new(AllowList::default()),
+            before,
+            seed,
+        })
+    }
+
+    /// Does one step and judges it. `Ok(false)` where the TD is dead, as it had to be. A step that
+    /// the predictor refuses to judge is not done. The error tells what was expected and found.
+    pub fn step(&mut self, action: &Action) -> Result<bool, String> {
+        let mut predictor = self.predictor.clone();
+        let Ok(expected) = predictor.step(action) else {
+            return Ok(true);
+        };
+        self.predictor = predictor;
+        let observed = match action {
+            Action::One(op) => {
+                let reads: Vec<_> = expected.reads.iter().map(|read| read.range).collect();
+                self.session.perform(op, &reads).map(|one| vec![vec![one]])
+            }
+            Action::Parallel(branches) => {
+                let branches: Vec<_> = branches.iter().map(|branch| branch.0.as_slice()).collect();
+                self.session.perform_parallel(&branches, self.seed)
+            }
+        }
+        .map_err(|error| format!("{action:?}: {error}"))?;
+        let after = self.session.sample();
+        let judgement = self.judge.step(&Evidence {
+            action,
+            expected: &expected,
+            observed: &observed,
+            before: &self.before,
+            after: &after,
+        });
+        self.before = after;
+        if judgement.verdict == Verdict::Pass {
+            return Ok(expected.td_alive);
+        }
+        let findings: Vec<_> = judgement.findings.iter().map(ToString::to_string).collect();
+        Err(format!("{action:?}: {}: {}", judgement.verdict, findings.join("; ")))
+    }
+}
