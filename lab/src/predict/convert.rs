@@ -18,13 +18,9 @@ impl State {
     pub(super) fn convert(&mut self, tally: &mut Tally, range: GpaRange, to: Side) {
         let pages = pages_of(range);
         tally.map_gpa = Some(MAP_GPA_DONE);
-        let chunks = (pages.end - pages.start).div_ceil(REGION);
         tally.entries_at_most = match to {
             Side::Private => Some(0),
-            Side::Shared => self
-                .design
-                .entries_per_range
-                .map(|entries| entries * chunks),
+            Side::Shared => self.entries_of_chunks(&pages),
         };
         let fogged = self.fogged_regions(&pages);
         match to {
@@ -38,6 +34,17 @@ impl State {
         for region in fogged {
             self.settle_or_stir(tally, region, &pages, Settled::Converted(to));
         }
+    }
+
+    /// Entries looked at for all chunks of a MapGPA. All chunks but the last cut the regions alike.
+    fn entries_of_chunks(&self, pages: &Pages) -> Option<u64> {
+        let full = (pages.end - pages.start) / REGION;
+        let last = pages.start + full * REGION..pages.end;
+        let each = self.design.entries(&(pages.start..pages.start + REGION))?;
+        let rest = self.design.entries(&last)?;
+        // Where a slot ends inside a chunk, both parts are ranges of their own.
+        let seams = self.slots.pieces(pages).len() as u64 - 1;
+        Some(full * each + if last.is_empty() { 0 } else { rest } + 2 * seams)
     }
 
     /// Splits the leaves that stick out of `pages` at its head and at its tail: each at most once,

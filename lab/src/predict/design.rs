@@ -1,5 +1,7 @@
 //! The designs: how a host's KVM handles huge private pages, each as a small value.
 
+use super::runs::Pages;
+use super::state::REGION;
 use crate::addr::PageLevel;
 use crate::plan::Needs;
 
@@ -19,12 +21,20 @@ pub struct Design {
     /// Private and shared memory are the same guest_memfd pages. Where not, a conversion to shared
     /// punches the private pages out (QEMU's `kvm_convert_memory()`).
     pub in_place: bool,
-    /// Most S-EPT entries one range needs to decide its splits; `None` where the range is walked.
-    pub entries_per_range: Option<u64>,
+    /// How the leaves to split for a range are found.
+    pub range_split: RangeSplit,
 }
 
-/// Entries on the way to one leaf (levels 5 to 2), for a head and for a tail.
-const HEAD_AND_TAIL: u64 = 8;
+/// How the leaves to split for a range are found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RangeSplit {
+    /// There are none.
+    Never,
+    /// By looking at every entry of the range: no promise about how many that are.
+    Walk,
+    /// By arithmetic: one entry for a head, one for a tail.
+    HeadAndTail,
+}
 
 /// Every design.
 const ALL: [Design; 4] = [
@@ -35,7 +45,7 @@ const ALL: [Design; 4] = [
         folio: PageLevel::Size4K,
         hole_alignment: PageLevel::Size4K,
         in_place: false,
-        entries_per_range: Some(0),
+        range_split: RangeSplit::Never,
     },
     Design {
         name: "v3",
@@ -44,7 +54,7 @@ const ALL: [Design; 4] = [
         folio: PageLevel::Size2M,
         hole_alignment: PageLevel::Size2M,
         in_place: true,
-        entries_per_range: None,
+        range_split: RangeSplit::Walk,
     },
     Design {
         name: "v5",
@@ -53,7 +63,7 @@ const ALL: [Design; 4] = [
         folio: PageLevel::Size2M,
         hole_alignment: PageLevel::Size2M,
         in_place: true,
-        entries_per_range: Some(HEAD_AND_TAIL),
+        range_split: RangeSplit::HeadAndTail,
     },
     Design {
         name: "headtail",
@@ -62,7 +72,7 @@ const ALL: [Design; 4] = [
         folio: PageLevel::Size2M,
         hole_alignment: PageLevel::Size4K,
         in_place: true,
-        entries_per_range: Some(HEAD_AND_TAIL),
+        range_split: RangeSplit::HeadAndTail,
     },
 ];
 
@@ -114,6 +124,19 @@ impl Design {
                 ..
             } if self.hole_alignment < level => unmet("hole_alignment_at_least", level, hole),
             _ => Ok(()),
+        }
+    }
+
+    /// Most S-EPT entries that a range of pages may look at to decide its splits; `None` where the
+    /// design makes no promise. Source: truth table in docs/semantics.md, section 5.
+    pub(super) fn entries(&self, pages: &Pages) -> Option<u64> {
+        let [start, end] = [pages.start, pages.end].map(|page| page / REGION);
+        let head = !pages.start.is_multiple_of(REGION);
+        let tail = !pages.end.is_multiple_of(REGION) && !(head && start == end);
+        match self.range_split {
+            RangeSplit::Never => Some(0),
+            RangeSplit::Walk => None,
+            RangeSplit::HeadAndTail => Some(u64::from(head) + u64::from(tail)),
         }
     }
 

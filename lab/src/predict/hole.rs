@@ -25,10 +25,11 @@ impl State {
                 tally.errnos.push(EINVAL);
                 return;
             }
-            tally.entries_at_most = tally
-                .entries_at_most
-                .zip(self.design.entries_per_range)
-                .map(|(sum, more)| sum + more);
+            for (part, _) in self.slots.pieces(&gfns) {
+                let more = self.design.entries(&part);
+                let sum = tally.entries_at_most.zip(more);
+                tally.entries_at_most = sum.map(|(sum, more)| sum + more);
+            }
             self.punch_piece(tally, gfns);
         }
         tally.errnos.push(0);

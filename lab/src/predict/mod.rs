@@ -35,7 +35,7 @@ mod tests;
 mod verify;
 
 pub use author::Mismatch;
-pub use design::{Design, Unmet};
+pub use design::{Design, RangeSplit, Unmet};
 pub use expectation::{
     AccessOutcome, Content, Expectation, Interval, PageDelta, ProbeRun, ReadPlan, SplitLeaf,
     StatusRun,
