@@ -24,6 +24,8 @@ pub(super) struct Bounds {
 #[derive(Clone, Debug, Default)]
 pub(super) struct FogBank {
     regions: BTreeMap<u64, Patch>,
+    /// Folios reach from fogged regions into others: nobody knows how many pages are populated.
+    folios_lost: bool,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -107,11 +109,21 @@ impl FogBank {
         delta
     }
 
-    /// Bounds on the populated pages behind all fogged regions.
-    pub(super) fn populated(&self) -> Interval {
+    /// A race went over regions that share folios with their neighbours.
+    pub(super) fn lose_folios(&mut self) {
+        self.folios_lost = true;
+    }
+
+    /// Bounds on the populated pages, given those outside of fog and those of all test memory.
+    pub(super) fn populated(&self, outside: u64, most: u64) -> Interval {
+        if self.folios_lost {
+            return up_to(most);
+        }
         self.regions
             .values()
-            .fold(Interval::default(), |sum, patch| sum + patch.now.populated)
+            .fold(Interval::exactly(outside as i64), |sum, patch| {
+                sum + patch.now.populated
+            })
     }
 }
 

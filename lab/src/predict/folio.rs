@@ -26,22 +26,26 @@ pub(super) struct Folios {
     runs: Runs<Folio>,
     huge: bool,
     file_pages: u64,
+    /// Pages that no slot shows.
+    unseen: Vec<Pages>,
     populated: u64,
 }
 
 impl Folios {
-    pub(super) fn new(folio: PageLevel, file_pages: u64) -> Folios {
+    pub(super) fn new(folio: PageLevel, file_pages: u64, unseen: Vec<Pages>) -> Folios {
         Folios {
             runs: Runs::default(),
             huge: folio >= PageLevel::Size2M,
             file_pages,
+            unseen,
             populated: 0,
         }
     }
 
-    /// Pages held.
+    /// Pages held that a slot shows.
     pub(super) fn populated(&self) -> u64 {
-        self.populated
+        let unseen = self.unseen.iter().cloned().map(|pages| self.held(pages));
+        self.populated - unseen.sum::<u64>()
     }
 
     /// Whether the 2M from `file` on are, or would be on demand, one folio; and for how many 2M the
@@ -127,7 +131,7 @@ mod tests {
     use super::*;
 
     fn folios(pages: u64) -> Folios {
-        Folios::new(PageLevel::Size2M, pages)
+        Folios::new(PageLevel::Size2M, pages, Vec::new())
     }
 
     #[test]

@@ -114,7 +114,8 @@ impl Predictor {
             Action::Parallel(branches) => state.race(&mut tally, branches)?,
         }
         let fog = state.fog.close();
-        let populated = Interval::exactly(state.folios.populated() as i64) + state.fog.populated();
+        let outside = state.folios.populated();
+        let populated = state.fog.populated(outside, state.memory.pages_4k());
         Ok(tally.finish(populated, fog))
     }
 

@@ -24,11 +24,19 @@ impl State {
         tally: &mut Tally,
         branches: &[Branch],
     ) -> Result<(), Unjudgeable> {
-        for region in self.meeting_regions(branches)? {
-            self.cover(region);
+        let meeting = self.meeting_regions(branches)?;
+        for region in &meeting {
+            self.cover(*region);
         }
         for op in branches.iter().flat_map(|branch| &branch.0) {
             self.operate(tally, op)?;
+        }
+        if !meeting.is_empty() && !self.slots.all_congruent() {
+            self.fog.lose_folios();
+        }
+        // What one branch made certain, another may have undone.
+        for region in meeting {
+            self.fog.stir(region, &self.design);
         }
         if tally.died {
             return Err(Unjudgeable {

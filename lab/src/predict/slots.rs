@@ -38,6 +38,25 @@ impl Slots {
         ends.max().unwrap_or(0)
     }
 
+    /// Pages of the file that no slot shows, in order. Nobody looks whether they are populated.
+    pub(super) fn unseen(&self) -> Vec<Pages> {
+        let mut seen: Vec<Pages> = self
+            .slots
+            .iter()
+            .map(|slot| slot.file..slot.file + slot.gfns.end - slot.gfns.start)
+            .collect();
+        seen.sort_by_key(|pages| pages.start);
+        let mut at = 0;
+        let mut unseen = Vec::new();
+        for pages in seen {
+            if at < pages.start {
+                unseen.push(at..pages.start);
+            }
+            at = pages.end;
+        }
+        unseen
+    }
+
     /// Whether one slot holds the whole region and puts it on a 2M boundary of the file, so that a
     /// 2M leaf can map it (`lpage_info`): the file page of its start, and for how many regions from
     /// here on that stays so.

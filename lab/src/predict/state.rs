@@ -99,7 +99,7 @@ impl State {
             memory: guest.memory,
             sept_ve_disable: guest.sept_ve_disable,
             alive: true,
-            folios: Folios::new(design.folio, slots.file_pages()),
+            folios: Folios::new(design.folio, slots.file_pages(), slots.unseen()),
             slots,
             sept: Runs::default(),
             regions: Runs::default(),

@@ -115,8 +115,12 @@ impl<M: Machine> Kvm<M> {
 
     /// Converts `range`, which lies in slots, as one piece.
     pub(super) fn convert(&mut self, range: GpaRange, to: Side) -> Result<(), Failure> {
+        // A VMM that punches does so whatever the attribute was.
+        let in_place = self.rules.conversion == Conversion::InPlace;
+        // A fault that looked at the attribute before must look again.
+        self.invalidation.sequence += 1;
         match to {
-            Side::Shared if self.shared.covers(range) => Ok(()),
+            Side::Shared if in_place && self.shared.covers(range) => Ok(()),
             Side::Shared => self.convert_to_shared(range),
             Side::Private => {
                 self.convert_to_private(range);

@@ -20,6 +20,8 @@ pub(crate) struct Lookup {
     level: PageLevel,
     offset: u64,
     sequence: u64,
+    /// Whether the region had a table or an inhibit bit then.
+    confined: bool,
 }
 
 /// A fault that is being handled.
@@ -177,6 +179,7 @@ impl<M: Machine> Kvm<M> {
             .populate(offset, &mut self.hardware)
             .ok_or(Failure::NoMemory)?;
         let region = gpa.page(PageLevel::Size2M);
+        let confined = self.confined(gpa);
         let limits = LevelLimits {
             leaf: self.rules.leaf,
             requested: accept,
@@ -197,12 +200,23 @@ impl<M: Machine> Kvm<M> {
             level,
             offset,
             sequence,
+            confined,
         })
+    }
+
+    /// Whether the region of `gpa` has a table of 4K entries, or its inhibit bit set.
+    fn confined(&self, gpa: Gpa) -> bool {
+        let region = gpa.align_down(PageLevel::Size2M);
+        self.mirror.has_table(gpa) || self.inhibited.contains(&region)
     }
 
     fn map_looked_up(&mut self, gpa: Gpa, lookup: &Lookup, slot: BoundSlot) -> Result<(), Failure> {
         if self.mirror.leaf(gpa).is_some() {
             return Ok(());
+        }
+        // Without mmu_lock the level was a guess: a table or an inhibit bit may have come since.
+        if lookup.level > PageLevel::Size4K && lookup.confined != self.confined(gpa) {
+            return Err(Failure::Again);
         }
         self.map_private(gpa, lookup.level, lookup.frame)?;
         self.files[slot.file as usize].use_privately(lookup.offset, lookup.level.pages_4k());
@@ -265,14 +279,16 @@ impl<M: Machine> Kvm<M> {
         FaultProgress::Resume
     }
 
-    /// Whether a fault at `gpa` that began at `sequence` must start anew.
+    /// Whether a fault at `gpa` that began at `sequence` must start anew. A leaf of 2M beside what
+    /// is invalidated would map it again, so the whole region counts.
     fn invalidated(&mut self, gpa: Gpa, sequence: u64) -> bool {
+        let region = gpa.page(PageLevel::Size2M);
         let invalidated = self.invalidation.sequence != sequence
             || self
                 .invalidation
                 .ranges
                 .iter()
-                .any(|range| range.contains(gpa));
+                .any(|range| range.overlaps(region));
         self.hardware.policy.fault_retries(invalidated)
     }
 }

@@ -160,20 +160,18 @@ impl<M: Machine> Kvm<M> {
         let Some(range) = unzapped.pop() else {
             return true;
         };
-        match self.zap_private(range, ZAP_BATCH) {
-            Ok(Some(next)) => {
-                unzapped.extend(GpaRange::new(next, range.end()));
-                false
-            }
-            // The zap cannot be refused: where it failed the VM is dead, and the pages go.
-            Ok(None) | Err(_) => {
-                // Pages that both sides share lie in the same file.
-                if self.rules.conversion == Conversion::InPlace {
-                    self.zap_shared(range);
-                }
-                unzapped.is_empty()
-            }
+        // The zap cannot be refused: where it failed the VM is dead, and the pages go.
+        let end = match self.zap_private(range, ZAP_BATCH) {
+            Ok(Some(next)) => next,
+            Ok(None) | Err(_) => range.end(),
+        };
+        // Pages that both sides share lie in the same file.
+        if self.rules.conversion == Conversion::InPlace
+            && let Some(zapped) = GpaRange::new(range.start(), end)
+        {
+            self.zap_shared(zapped);
         }
+        unzapped_after(punch, GpaRange::new(end, range.end()))
     }
 
     fn advance_prefault(&mut self, next: Gpa, end: Gpa) -> Running {
@@ -206,4 +204,11 @@ impl<M: Machine> Kvm<M> {
         }
         Running::Allocate(end..rest.end)
     }
+}
+
+/// Puts back what is left of a range that was zapped in part; whether nothing is left at all.
+fn unzapped_after(punch: &mut Punch, rest: Option<GpaRange>) -> bool {
+    let unzapped = punch.unzapped.get_or_insert_default();
+    unzapped.extend(rest.filter(|rest| !rest.is_empty()));
+    unzapped.is_empty()
 }
