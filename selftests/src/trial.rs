@@ -77,6 +77,10 @@ impl Trial {
             return Ok(expected.td_alive);
         }
         let findings: Vec<_> = judgement.findings.iter().map(ToString::to_string).collect();
-        Err(format!("{action:?}: {}: {}", judgement.verdict, findings.join("; ")))
+        Err(format!(
+            "{action:?}: {}: {}",
+            judgement.verdict,
+            findings.join("; ")
+        ))
     }
 }

@@ -165,11 +165,37 @@ fn action() -> impl Strategy<Value = Action> {
 /// The same operation on another vCPU; `verify` does not race, so it becomes a write access.
 fn on(op: Op, who: VcpuId) -> Op {
     match op {
-        Op::Accept { range, size, .. } => Op::Accept { range, size, vcpu: who },
-        Op::Touch { range, stride, access, side, on_ve, .. } => {
-            Op::Touch { range, stride, access, side, on_ve, vcpu: who }
-        }
-        Op::Fill { range, generation, side, .. } => Op::Fill { range, generation, side, vcpu: who },
+        Op::Accept { range, size, .. } => Op::Accept {
+            range,
+            size,
+            vcpu: who,
+        },
+        Op::Touch {
+            range,
+            stride,
+            access,
+            side,
+            on_ve,
+            ..
+        } => Op::Touch {
+            range,
+            stride,
+            access,
+            side,
+            on_ve,
+            vcpu: who,
+        },
+        Op::Fill {
+            range,
+            generation,
+            side,
+            ..
+        } => Op::Fill {
+            range,
+            generation,
+            side,
+            vcpu: who,
+        },
         Op::Verify { range, side, .. } => Op::Touch {
             range,
             stride: PageLevel::Size4K,
@@ -178,8 +204,16 @@ fn on(op: Op, who: VcpuId) -> Op {
             on_ve: OnVe::Skip,
             vcpu: who,
         },
-        Op::Convert { range, to, .. } => Op::Convert { range, to, vcpu: who },
-        Op::Probe { range, stride, .. } => Op::Probe { range, stride, vcpu: who },
+        Op::Convert { range, to, .. } => Op::Convert {
+            range,
+            to,
+            vcpu: who,
+        },
+        Op::Probe { range, stride, .. } => Op::Probe {
+            range,
+            stride,
+            vcpu: who,
+        },
         host => host,
     }
 }
@@ -189,15 +223,18 @@ fn guest() -> impl Strategy<Value = Guest> {
         3 => Just(Vec::new()),
         1 => range().prop_map(|range| vec![range]),
     ];
-    (slots(), prop_oneof![4 => Just(false), 1 => Just(true)], image).prop_map(
-        |(slots, sept_ve_disable, image)| Guest {
+    (
+        slots(),
+        prop_oneof![4 => Just(false), 1 => Just(true)],
+        image,
+    )
+        .prop_map(|(slots, sept_ve_disable, image)| Guest {
             memory: memory(),
             vcpus: 2,
             sept_ve_disable,
             slots,
             image,
-        },
-    )
+        })
 }
 
 /// One slot; one whose file offset is off by a page; two that meet off a 2M boundary; two that lie
@@ -240,7 +277,10 @@ fn number_fills(actions: &mut [Action]) {
         match action {
             Action::One(op) => number(op),
             Action::Parallel(branches) => {
-                branches.iter_mut().flat_map(|branch| &mut branch.0).for_each(&mut number);
+                branches
+                    .iter_mut()
+                    .flat_map(|branch| &mut branch.0)
+                    .for_each(&mut number);
             }
         }
     }
@@ -254,7 +294,11 @@ fn predictor_and_software_host_agree(
         .ok()
         .and_then(|text| text.parse().ok())
         .unwrap_or(CASES);
-    let config = Config { cases, failure_persistence: None, ..Config::default() };
+    let config = Config {
+        cases,
+        failure_persistence: None,
+        ..Config::default()
+    };
     let plans = (guest(), prop::collection::vec(action(), 1..9), any::<u64>());
     TestRunner::new(config)
         .run(&plans, |(guest, mut actions, seed)| {
