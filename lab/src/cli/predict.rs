@@ -9,7 +9,7 @@ use super::{exit, load, output};
 use crate::plan::{Guest, Plan, Step};
 use crate::predict::{Design, Expectation, Predictor};
 use crate::report::{table, words};
-use crate::run::names::{Errno, VmcallStatus};
+use crate::run::names::{Errno, Plain, VmcallStatus};
 
 /// Shows what every step must show under a design. Starts nothing.
 #[derive(Args, Debug)]
@@ -105,14 +105,14 @@ fn row(index: usize, step: &Step, expected: &Expectation, guest: &Guest) -> Vec<
     vec![
         number(index),
         Cell::new(words::action(&step.action, guest)),
-        number(words::plain(expected.splits)),
+        number(Plain(expected.splits)),
         number(expected.pages.pages_4k.to_string()),
         number(expected.pages.pages_2m.to_string()),
-        number(words::plain(expected.populated)),
+        number(Plain(expected.populated)),
         number(format!(
             "{}+{}",
-            words::plain(expected.accept_exits),
-            words::plain(expected.access_exits)
+            Plain(expected.accept_exits),
+            Plain(expected.access_exits)
         )),
         Cell::new(seen(expected)),
     ]

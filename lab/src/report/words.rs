@@ -5,7 +5,7 @@ use std::fmt;
 use crate::addr::{Gpa, GpaRange};
 use crate::plan::{AccessKind, Action, Gone, Guest, OnVe, Op, Side, Size, VcpuId};
 use crate::predict::{AccessOutcome, Content, Expectation, Interval};
-use crate::run::names::{Errno, Status, VmcallStatus};
+use crate::run::names::{Errno, Plain, Status, VmcallStatus};
 
 /// A number of bytes in the largest unit that keeps it whole: `1028K`, `16T`.
 #[derive(Clone, Copy, Debug)]
@@ -189,8 +189,8 @@ pub fn expectation(expected: &Expectation) -> Vec<String> {
     if exits != (Interval::default(), Interval::default()) {
         lines.push(format!(
             "exits: {} ACCEPT, {} access",
-            plain(exits.0),
-            plain(exits.1)
+            Plain(exits.0),
+            Plain(exits.1)
         ));
     }
     lines
@@ -198,7 +198,7 @@ pub fn expectation(expected: &Expectation) -> Vec<String> {
 
 fn splits(expected: &Expectation) -> String {
     const SHOWN: usize = 4;
-    let mut text = format!("splits {}", plain(expected.splits));
+    let mut text = format!("splits {}", Plain(expected.splits));
     let leaves: Vec<String> = expected
         .split_leaves
         .iter()
@@ -222,7 +222,7 @@ fn pages(expected: &Expectation) -> String {
     if expected.pages.pages_1g != Interval::default() {
         text += &format!(", pages_1g {}", expected.pages.pages_1g);
     }
-    text + &format!(", populated {}", plain(expected.populated))
+    text + &format!(", populated {}", Plain(expected.populated))
 }
 
 /// The distinct statuses with how often each comes, in the order they first come.
@@ -283,14 +283,6 @@ pub fn reads_text(expected: &Expectation) -> String {
         .map(|(name, bytes)| format!("{name} {}", Bytes(*bytes)))
         .collect();
     texts.join(", ")
-}
-
-/// An interval without the sign that changes carry.
-pub fn plain(interval: Interval) -> String {
-    match interval.single() {
-        Some(value) => value.to_string(),
-        None => format!("{} to {}", interval.min, interval.max),
-    }
 }
 
 #[cfg(test)]

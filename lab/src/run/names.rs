@@ -4,6 +4,8 @@ use std::fmt;
 
 use tdxlab_protocol::tdcall::{status, vmcall};
 
+use crate::predict::Interval;
+
 /// Class of a completion status (bits 63:32) and its name in the TDX module's headers. `true`
 /// where the low bits of the detail are a level.
 ///
@@ -85,6 +87,26 @@ impl fmt::Display for Errno {
         }
     }
 }
+
+/// An interval of counts, without the sign that changes carry.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Plain(pub Interval);
+
+impl fmt::Display for Plain {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Interval { min, max } = self.0;
+        if min == max {
+            write!(f, "{min}")
+        } else if max >= NO_BOUND {
+            write!(f, "at least {min}")
+        } else {
+            write!(f, "{min} to {max}")
+        }
+    }
+}
+
+/// Bounds from here on are none: nothing in a guest can be counted so often.
+const NO_BOUND: i64 = 1 << 56;
 
 #[cfg(test)]
 mod tests {

@@ -1,7 +1,8 @@
 //! Page counters, populated pages, exits, and S-EPT entries: numbers against intervals.
 
 use super::{Court, Evidence};
-use crate::predict::{Expectation, Interval};
+use crate::predict::Expectation;
+use crate::run::names::Plain;
 use crate::run::verdict::{Finding, FindingKind, Witness};
 use crate::witness::PageCounters;
 
@@ -103,7 +104,7 @@ pub(super) fn populated(evidence: &Evidence<'_>, drift: i64, court: &mut Court) 
     };
     court.find(Finding::wrong(
         Witness::Populated,
-        format!("{} populated 4K pages{carried}", absolute(expected)),
+        format!("{} populated 4K pages{carried}", Plain(expected)),
         found.to_string(),
     ));
     match expected.single() {
@@ -134,7 +135,7 @@ pub(super) fn exits(evidence: &Evidence<'_>, court: &mut Court) {
         if !expected.contains(found) {
             court.find(Finding::wrong(
                 Witness::Exits,
-                format!("{} {name}", absolute(expected)),
+                format!("{} {name}", Plain(expected)),
                 found.to_string(),
             ));
         }
@@ -172,12 +173,4 @@ pub(super) fn entries(evidence: &Evidence<'_>, court: &mut Court) {
 
 fn difference(before: u64, after: u64) -> i64 {
     i64::try_from(i128::from(after) - i128::from(before)).unwrap_or(i64::MAX)
-}
-
-/// An interval of absolute numbers: without the sign that changes carry.
-pub(super) fn absolute(interval: Interval) -> String {
-    match interval.single() {
-        Some(value) => value.to_string(),
-        None => format!("{} to {}", interval.min, interval.max),
-    }
 }

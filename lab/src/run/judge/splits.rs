@@ -2,10 +2,10 @@
 
 use std::collections::BTreeMap;
 
-use super::counters::absolute;
 use super::{Court, Evidence};
 use crate::addr::{Gpa, PageLevel};
 use crate::predict::Expectation;
+use crate::run::names::Plain;
 use crate::run::verdict::{Finding, Witness};
 use crate::witness::SplitEvent;
 
@@ -33,7 +33,7 @@ pub(super) fn events(evidence: &Evidence<'_>, court: &mut Court) {
     if !expected.splits.contains(count) {
         court.find(Finding::wrong(
             Witness::Splits,
-            format!("{} splits", absolute(expected.splits)),
+            format!("{} splits", Plain(expected.splits)),
             count.to_string(),
         ));
     }

@@ -1,0 +1,33 @@
+# What people and CI call. Everything else is `cargo` and `tdxlab` as usual.
+#
+#   make run ARGS="--design v5 scenarios/punch"
+
+SHELL := /bin/sh
+.DELETE_ON_ERROR:
+.DEFAULT_GOAL := help
+.PHONY: help setup run test bench lint clean-reports
+
+TDXLAB := target/debug/tdxlab
+ARGS ?=
+
+help: ## Show this
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+setup: ## Install what is missing (QEMU); does nothing when nothing is
+	@ci/setup
+
+run: setup ## Run the default scenarios on the best host of this machine
+	@cargo build --locked --package tdxlab
+	@$(TDXLAB) run $(ARGS)
+
+test: setup ## Run every test
+	@cargo test --locked --workspace --no-fail-fast
+
+bench: setup ## Measure, against bare QEMU where there is something to compare with
+	@cargo bench --locked --workspace
+
+lint: ## Check format, clippy and rustdoc, warnings denied
+	@ci/lint
+
+clean-reports: ## Remove all reports
+	@find reports -mindepth 1 ! -name README.md -delete
