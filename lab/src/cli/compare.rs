@@ -4,7 +4,6 @@
 //! what is compared is what was seen, not what was predicted.
 
 use std::path::Path;
-use std::time::Duration;
 
 use clap::Args;
 use comfy_table::Cell;
@@ -12,16 +11,13 @@ use comfy_table::Cell;
 use super::error::CliError;
 use super::options::{self, Scenarios};
 use super::report::exit_code;
-use super::{exit, load, output, progress, signals};
-use crate::host::Host;
+use super::{exit, load, output, signals};
+use crate::host::interrupt::Interrupt;
 use crate::host::sim::SimHost;
-use crate::plan::HostKind;
-use crate::predict::{Design, Predictor};
+use crate::predict::Design;
 use crate::report::words::Micros;
-use crate::report::{self, Report, ScenarioReport, StepReport, table};
-use crate::run::folder::RunFolder;
-use crate::run::journal::{self, Event, RunStarted};
-use crate::run::{AllowList, Drive, Item, Lab, Offer, Verdict, pool};
+use crate::report::{Report, ScenarioReport, StepReport, table};
+use crate::run::{Conduct, Drive, Item, Silence, Verdict};
 
 /// Runs scenarios under several designs, on sim, and shows what differs: splits, S-EPT entries
 /// looked at, leaves zapped, what the guest sees.
@@ -54,9 +50,10 @@ impl Compare {
             doing: "making a temporary folder".to_owned(),
             source,
         })?;
+        let interrupt = signals::install()?;
         let reports = designs
             .iter()
-            .map(|design| run(&items, design, folder.path()))
+            .map(|design| run(&items, design, interrupt, folder.path()))
             .collect::<Result<Vec<_>, _>>()?;
         let mut code = exit::PASSED;
         for report in &reports {
@@ -135,45 +132,22 @@ fn cell(step: &StepReport) -> String {
     parts.join("\n")
 }
 
-fn run(items: &[Item], design: &'static Design, below: &Path) -> Result<Report, CliError> {
-    let host = SimHost::new();
-    let folder = RunFolder::create(&below.join(design.name))?;
-    let journal = folder.journal()?;
+fn run(
+    items: &[Item],
+    design: &'static Design,
+    interrupt: &Interrupt,
+    below: &Path,
+) -> Result<Report, CliError> {
     let jobs = std::thread::available_parallelism().map_or(1, usize::from);
-    journal.write(&Event::RunStarted(RunStarted {
-        version: journal::VERSION,
-        tdxlab: env!("CARGO_PKG_VERSION").to_owned(),
-        run: folder.name().to_owned(),
-        started: folder.started().to_string(),
-        command: std::env::args().collect(),
-        host: HostKind::Sim,
+    let conducted = Conduct {
         host_reason: "designs are compared on sim".to_owned(),
-        facts: host.facts(),
-        design: design.name.to_owned(),
-        seed: None,
-        jobs,
-        plans: items.iter().map(|item| item.plan.name.clone()).collect(),
-    }))?;
-    let watcher = progress::watcher(items.len(), jobs, true);
-    let lab = Lab {
-        host: &host,
-        offer: Offer {
-            host: HostKind::Sim,
-            design,
+        drive: Drive {
+            jobs,
+            fail_fast: false,
         },
-        oracle: &|guest| Box::new(Predictor::new(design, guest)),
-        journal: &journal,
-        folder: &folder,
-        allowed_log: AllowList::default(),
-        interrupt: signals::install()?,
-        patience: Duration::from_secs(60),
-        keep: false,
-        watcher: watcher.as_ref(),
-    };
-    let drive = Drive {
-        jobs,
-        fail_fast: false,
-    };
-    pool::run(items, &lab, drive)?;
-    Ok(report::from_journal(journal.path())?)
+        interrupt,
+        ..Conduct::new(items, &SimHost::new(), design, &Silence)
+    }
+    .run(&below.join(design.name))?;
+    Ok(conducted.report)
 }

@@ -6,7 +6,7 @@ use thiserror::Error;
 use super::exit;
 use crate::host::HostError;
 use crate::l1::L1Error;
-use crate::run::{FolderError, JournalError};
+use crate::run::{ConductError, FolderError, JournalError};
 use crate::scenario::ScenarioError;
 
 /// Why a command could not do its work.
@@ -36,6 +36,10 @@ pub(super) enum CliError {
     #[error(transparent)]
     #[diagnostic(transparent)]
     Folder(#[from] FolderError),
+    /// A run did not come to its end.
+    #[error(transparent)]
+    #[diagnostic(transparent)]
+    Conduct(#[from] ConductError),
     /// Results cannot be written or read.
     #[error(transparent)]
     #[diagnostic(transparent)]
@@ -76,6 +80,7 @@ impl CliError {
             CliError::Host(HostError::Interrupted) => exit::INTERRUPTED,
             CliError::Host(_)
             | CliError::Folder(_)
+            | CliError::Conduct(_)
             | CliError::Journal(_)
             | CliError::System { .. } => exit::LAB,
         }

@@ -8,7 +8,7 @@ use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 use super::output;
 use crate::report::terminal::paint;
 use crate::report::words::Micros;
-use crate::run::{Outcome, Verdict, Watcher};
+use crate::run::{Outcome, Silence, Verdict, Watcher};
 
 /// The watcher that fits the terminal.
 pub(super) fn watcher(plans: usize, jobs: usize, quiet: bool) -> Box<dyn Watcher> {
@@ -22,14 +22,6 @@ pub(super) fn watcher(plans: usize, jobs: usize, quiet: bool) -> Box<dyn Watcher
             ended: AtomicUsize::new(0),
         })
     }
-}
-
-struct Silence;
-
-impl Watcher for Silence {
-    fn plan_started(&self, _: usize, _: &str, _: usize) {}
-    fn step_started(&self, _: usize, _: usize) {}
-    fn plan_ended(&self, _: usize, _: &str, _: &Outcome) {}
 }
 
 /// One line for every scenario that ended.

@@ -10,14 +10,9 @@ use super::options::{self, HostName, Scenarios};
 use super::report::exit_code;
 use super::{load, output, progress, signals};
 use crate::host::select::{self, Selected};
-use crate::predict::Predictor;
-use crate::report::{self, terminal};
-use crate::run::folder::RunFolder;
-use crate::run::journal::{self, Event, RunStarted};
-use crate::run::{AllowList, Drive, Item, Journal, Lab, Offer, pool};
-
-/// Longest a single operation may take before the guest counts as hung, unless said otherwise.
-const PATIENCE_SECONDS: u64 = 60;
+use crate::report::terminal;
+use crate::run::conduct::PATIENCE;
+use crate::run::{AllowList, Conduct, ConductError, Conducted, Drive};
 
 /// Runs scenarios and judges every step.
 #[derive(Args, Debug)]
@@ -55,7 +50,7 @@ pub(super) struct Run {
     #[arg(long, value_name = "FILE")]
     allow_log: Option<PathBuf>,
     /// Longest a single operation may take before the guest counts as hung
-    #[arg(long, value_name = "SECONDS", default_value_t = PATIENCE_SECONDS,
+    #[arg(long, value_name = "SECONDS", default_value_t = PATIENCE.as_secs(),
           value_parser = clap::value_parser!(u64).range(1..=86400))]
     patience: u64,
 }
@@ -76,36 +71,48 @@ impl Run {
                 design.about
             ));
         }
-        let folder = RunFolder::create(&self.out)?;
-        let journal = folder.journal()?;
         let jobs = self.jobs(items.len());
-        journal.write(&self.head(&folder, &items, &selected, jobs))?;
         let outcome = {
             let watcher = progress::watcher(items.len(), jobs, self.quiet);
-            let lab = Lab {
-                host: selected.host.as_ref(),
-                offer: Offer {
-                    host: selected.host.kind(),
-                    design,
+            Conduct {
+                host_reason: selected.why,
+                drive: Drive {
+                    jobs,
+                    fail_fast: self.fail_fast,
                 },
-                oracle: &|guest| Box::new(Predictor::new(design, guest)),
-                journal: &journal,
-                folder: &folder,
                 allowed_log,
-                interrupt,
                 patience: Duration::from_secs(self.patience),
                 keep: self.keep,
-                watcher: watcher.as_ref(),
-            };
-            let drive = Drive {
-                jobs,
-                fail_fast: self.fail_fast,
-            };
-            pool::run(&items, &lab, drive)
+                seed: self.scenarios.seed,
+                interrupt,
+                ..Conduct::new(&items, selected.host.as_ref(), design, watcher.as_ref())
+            }
+            .run(&self.out)
         };
-        let code = self.close(&folder, &journal)?;
-        outcome?;
-        Ok(code)
+        match outcome {
+            Ok(conducted) => {
+                self.show(&conducted);
+                Ok(exit_code(&conducted.report, self.require.is_some()))
+            }
+            Err(error) => {
+                if let ConductError::CutOff {
+                    so_far: Some(conducted),
+                    ..
+                } = &error
+                {
+                    self.show(conducted);
+                }
+                Err(error.into())
+            }
+        }
+    }
+
+    fn show(&self, conducted: &Conducted) {
+        output::print(if self.quiet {
+            terminal::failures(&conducted.report, &conducted.folder)
+        } else {
+            terminal::summary(&conducted.report, &conducted.folder)
+        });
     }
 
     fn select(&self) -> Result<Selected, CliError> {
@@ -152,35 +159,5 @@ impl Run {
         let processors = std::thread::available_parallelism().map_or(1, usize::from);
         let jobs = self.jobs.map_or(processors, usize::from);
         jobs.clamp(1, plans.max(1))
-    }
-
-    fn head(&self, folder: &RunFolder, items: &[Item], selected: &Selected, jobs: usize) -> Event {
-        Event::RunStarted(RunStarted {
-            version: journal::VERSION,
-            tdxlab: env!("CARGO_PKG_VERSION").to_owned(),
-            run: folder.name().to_owned(),
-            started: folder.started().to_string(),
-            command: std::env::args().collect(),
-            host: selected.host.kind(),
-            host_reason: selected.why.clone(),
-            facts: selected.host.facts(),
-            design: self.design.clone(),
-            seed: self.scenarios.seed,
-            jobs,
-            plans: items.iter().map(|item| item.plan.name.clone()).collect(),
-        })
-    }
-
-    /// Makes the report and prints it. What the journal holds is shown even where it could not be
-    /// written to its end.
-    fn close(&self, folder: &RunFolder, journal: &Journal) -> Result<u8, CliError> {
-        let report = report::from_journal(journal.path())?;
-        output::print(if self.quiet {
-            terminal::failures(&report, folder.path())
-        } else {
-            terminal::summary(&report, folder.path())
-        });
-        report::write_all(&report, folder.path())?;
-        Ok(exit_code(&report, self.require.is_some()))
     }
 }

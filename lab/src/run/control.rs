@@ -5,16 +5,13 @@
 
 use tdxlab_protocol::message::Run;
 
-use crate::addr::{Gpa, GpaRange, PageLevel};
+use crate::addr::{GpaRange, PageLevel};
 use crate::host::Observed;
-use crate::plan::{Op, Size, VcpuId};
+use crate::plan::{CONTROL_PAGE, Op, Size, VcpuId};
 use crate::run::judge::Judge;
 use crate::run::names::Status;
 use crate::run::verdict::{Finding, FindingKind, Judgement, MissingWitness, Verdict, Witness};
 use crate::witness::{ExitCounters, PageCounters, Reading, Sample};
-
-/// The page that is accepted: in a memory slot and guest_memfd of its own, below test memory.
-pub const PAGE: Gpa = Gpa::new(0x3fe0_0000);
 
 /// What is done.
 pub fn operation() -> Op {
@@ -26,7 +23,7 @@ pub fn operation() -> Op {
 }
 
 fn range() -> GpaRange {
-    PAGE.page(PageLevel::Size4K)
+    CONTROL_PAGE.page(PageLevel::Size4K)
 }
 
 /// What the control showed.
@@ -162,7 +159,7 @@ impl Control {
     fn distrust(&mut self, witness: Witness, what: String) {
         self.distrusted.push(MissingWitness {
             witness,
-            reason: format!("positive control at {PAGE}: {what}, so it does not count"),
+            reason: format!("positive control at {CONTROL_PAGE}: {what}, so it does not count"),
         });
     }
 
@@ -243,7 +240,7 @@ mod tests {
     fn accepted(status: u64) -> Observed {
         Observed {
             runs: vec![Run::Accept {
-                start: PAGE,
+                start: CONTROL_PAGE,
                 level: PageLevel::Size4K,
                 count: 1,
                 status,

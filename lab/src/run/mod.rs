@@ -2,6 +2,7 @@
 //!
 //! | file | what it does |
 //! |---|---|
+//! | `conduct` | a whole run: folder, journal, plans, report |
 //! | `pool` | takes plan after plan with a few workers |
 //! | `executor` | boots a guest for a plan, does its steps, leaves evidence |
 //! | `control` | shows that the counters count, before anything is judged |
@@ -9,6 +10,7 @@
 //! | `journal` | writes everything down as it happens; `recording` reads it back |
 //! | `folder` | where all that goes |
 
+pub mod conduct;
 pub mod control;
 pub mod executor;
 pub mod folder;
@@ -25,7 +27,8 @@ pub mod verdict;
 #[cfg(test)]
 mod tests;
 
-pub use executor::{Item, Lab, MakeOracle, Outcome, Watcher};
+pub use conduct::{Conduct, ConductError, Conducted};
+pub use executor::{Item, Lab, MakeOracle, Outcome, Silence, Watcher};
 pub use folder::{FolderError, RunFolder};
 pub use journal::{Journal, JournalError, PlanId};
 pub use judge::{AllowList, ContentSpan, Evidence, Judge, PageClass};

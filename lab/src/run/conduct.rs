@@ -1,0 +1,165 @@
+//! A whole run: folder, journal, plans, report.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use miette::Diagnostic;
+use thiserror::Error;
+
+use super::executor::{Item, Lab, Watcher};
+use super::folder::{FolderError, RunFolder};
+use super::journal::{self, Event, JournalError, RunStarted};
+use super::judge::AllowList;
+use super::needs::Offer;
+use super::pool::{self, Drive};
+use crate::host::Host;
+use crate::host::interrupt::Interrupt;
+use crate::predict::{Design, Predictor};
+use crate::report::{self, Report};
+
+/// Longest a single operation may take, unless said otherwise.
+pub const PATIENCE: Duration = Duration::from_secs(60);
+
+/// What to run, where and how.
+pub struct Conduct<'a> {
+    /// The plans.
+    pub items: &'a [Item],
+    /// Where guests run.
+    pub host: &'a dyn Host,
+    /// Why there, for the report.
+    pub host_reason: String,
+    /// The design played or expected.
+    pub design: &'static Design,
+    /// How to go through the plans.
+    pub drive: Drive,
+    /// Kernel log lines that may pass.
+    pub allowed_log: AllowList,
+    /// Longest a single operation may take.
+    pub patience: Duration,
+    /// Keep the evidence of passing plans too.
+    pub keep: bool,
+    /// Seed that overrides those of the scenarios, for the report.
+    pub seed: Option<u64>,
+    /// Ends the run.
+    pub interrupt: &'a Interrupt,
+    /// Who is told how far it is.
+    pub watcher: &'a dyn Watcher,
+}
+
+/// A run that is over.
+#[derive(Debug)]
+pub struct Conducted {
+    /// What is said of it.
+    pub report: Report,
+    /// Where its files are.
+    pub folder: PathBuf,
+}
+
+/// Why there is no complete report.
+#[derive(Debug, Error, Diagnostic)]
+pub enum ConductError {
+    /// No folder, no journal, or a file in it could not be written.
+    #[error(transparent)]
+    #[diagnostic(transparent)]
+    Folder(#[from] FolderError),
+    /// The journal could not be written to its end. What it holds is here.
+    #[error("{error}")]
+    #[diagnostic(forward(error))]
+    CutOff {
+        /// Why not.
+        error: JournalError,
+        /// What is known nevertheless.
+        so_far: Option<Box<Conducted>>,
+    },
+}
+
+impl<'a> Conduct<'a> {
+    /// With everything but the plans, host and design as usual.
+    pub fn new(
+        items: &'a [Item],
+        host: &'a dyn Host,
+        design: &'static Design,
+        watcher: &'a dyn Watcher,
+    ) -> Conduct<'a> {
+        Conduct {
+            items,
+            host,
+            host_reason: "asked for".to_owned(),
+            design,
+            drive: Drive {
+                jobs: 1,
+                fail_fast: false,
+            },
+            allowed_log: AllowList::default(),
+            patience: PATIENCE,
+            keep: false,
+            seed: None,
+            interrupt: Interrupt::of_process(),
+            watcher,
+        }
+    }
+
+    /// Runs everything, below `reports`, and writes every report file.
+    pub fn run(self, reports: &Path) -> Result<Conducted, ConductError> {
+        let folder = RunFolder::create(reports)?;
+        let journal = folder.journal()?;
+        let design = self.design;
+        let outcome = journal.write(&self.head(&folder)).and_then(|()| {
+            let lab = Lab {
+                host: self.host,
+                offer: Offer {
+                    host: self.host.kind(),
+                    design,
+                },
+                oracle: &|guest| Box::new(Predictor::new(design, guest)),
+                journal: &journal,
+                folder: &folder,
+                allowed_log: self.allowed_log.clone(),
+                interrupt: self.interrupt,
+                patience: self.patience,
+                keep: self.keep,
+                watcher: self.watcher,
+            };
+            pool::run(self.items, &lab, self.drive)
+        });
+        let conducted = report::from_journal(journal.path()).map(|report| Conducted {
+            report,
+            folder: folder.path().to_owned(),
+        });
+        match (outcome, conducted) {
+            (Ok(_), Ok(conducted)) => {
+                report::write_all(&conducted.report, &conducted.folder)?;
+                Ok(conducted)
+            }
+            (Ok(_), Err(error)) => Err(ConductError::CutOff {
+                error,
+                so_far: None,
+            }),
+            (Err(error), conducted) => Err(ConductError::CutOff {
+                error,
+                so_far: conducted.ok().map(Box::new),
+            }),
+        }
+    }
+
+    fn head(&self, folder: &RunFolder) -> Event {
+        Event::RunStarted(RunStarted {
+            version: journal::VERSION,
+            tdxlab: env!("CARGO_PKG_VERSION").to_owned(),
+            run: folder.name().to_owned(),
+            started: folder.started().to_string(),
+            command: std::env::args().collect(),
+            host: self.host.kind(),
+            host_reason: self.host_reason.clone(),
+            facts: self.host.facts(),
+            design: self.design.name.to_owned(),
+            seed: self.seed,
+            jobs: self.drive.jobs,
+            plans: self
+                .items
+                .iter()
+                .map(|item| item.plan.name.clone())
+                .collect(),
+        })
+    }
+}
