@@ -160,6 +160,14 @@ fn wrong_steps(#[case] name: &str, #[case] text: &str) {
     "scenario: t\nabout: T.\nguest: { memory: 16M }\nmatrix: { hole: [1M..2M, 4M..3M], level: [2M, 3M] }\nsteps:\n  - punch: $hole\n  - accept: { range: 0..2M, level: $level }\n"
 )]
 #[case(
+    "impossible_needs",
+    "scenario: t\nabout: T.\nneeds: { private_leaf: 2M, private_leaf_at_most: 4K }\nguest: { memory: 16M }\nsteps: [fill: 0..4K]\n"
+)]
+#[case(
+    "a_leaf_that_cannot_be",
+    "scenario: t\nabout: T.\nneeds: { private_leaf: 1G }\nguest: { memory: 16M }\nsteps: [fill: 0..4K]\n"
+)]
+#[case(
     "huge_matrix",
     "scenario: t\nabout: T.\nguest: { memory: 16M }\nmatrix:\n  a: [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11]\n  b: [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11]\n  c: [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11]\nsteps: [fill: $a*4K..$a*4K+$b*4K+$c*4K+4K]\n"
 )]
@@ -182,4 +190,48 @@ fn places_are_right_behind_letters_of_several_bytes() {
         HEAD.replace("A test.", "Größe “≥” 2M → geteilt.")
     ));
     said!("several_bytes", render(&error.expect_err("reversed")));
+}
+
+#[rstest]
+#[case(
+    "contradicts_the_predictor",
+    "needs: { private_leaf: 2M, hole_alignment: 4K }\nsteps:\n  \
+     - accept: { range: 0..4M, level: 2M }\n    expect: { pages_2m: +2, accept_exits: 1 }\n  \
+     - punch: 1M..3M\n    expect: { splits: 1, pages_4k: +512, entries_at_most: 1, errno: EINVAL }\n"
+)]
+#[case(
+    "contradicts_some_designs",
+    "steps:\n  - accept: { range: 0..4M, level: 2M }\n    \
+     expect: { pages_2m: +2, status: success }\n"
+)]
+#[case(
+    "contradicts_in_a_repeat",
+    "steps:\n  - repeat:\n      times: 3\n      as: i\n      steps:\n        \
+     - accept: { range: $i*4K..+4K, level: 4K }\n          expect: { status: already_accepted }\n"
+)]
+#[case(
+    "alive_after_all",
+    "steps:\n  - touch: 0..4K\n    expect: { td: killed }\n"
+)]
+#[case("nothing_to_verify", "steps:\n  - verify: 0..2M\n")]
+fn what_the_predictor_says(#[case] name: &str, #[case] text: &str) {
+    let text = format!("{HEAD}{text}");
+    let scenario = scenario(&text).unwrap_or_else(|error| panic!("{}", render(&error)));
+    let plans = super::expand(&scenario, None).expect("it was parsed");
+    let errors: Vec<String> = plans
+        .iter()
+        .filter_map(|plan| super::super::check(plan, &scenario).err())
+        .map(|error| render(&error))
+        .collect();
+    said!(name, errors.join("\n"));
+}
+
+#[test]
+fn death_that_the_author_did_not_see() {
+    let text = "scenario: t\nabout: T.\nguest: { memory: 64M, sept_ve_disable: true }\nsteps:\n  \
+                - touch: 0..4K\n  - fill: 0..4K\n";
+    let scenario = scenario(text).expect("it is well formed");
+    let plan = &super::expand(&scenario, None).expect("it was parsed")[0];
+    let error = super::super::check(plan, &scenario).expect_err("the TD is dead");
+    said!("unforeseen_death", render(&error));
 }

@@ -2,6 +2,7 @@
 
 mod default_set;
 mod diagnostics;
+mod docs;
 mod expansion;
 mod hostile;
 
