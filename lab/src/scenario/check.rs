@@ -111,7 +111,7 @@ fn right(field: &str, plan: &Plan, expectation: &Expectation) -> Option<String> 
         "td" if expectation.td_alive => "it must be `alive`".to_owned(),
         "td" => "it must be `killed`".to_owned(),
         "entries_at_most" => match expectation.entries_at_most {
-            Some(promised) => format!("the design promises no fewer than `{promised}`"),
+            Some(promised) => format!("the design may look at up to `{promised}`"),
             None => "the design walks the range and promises nothing".to_owned(),
         },
         _ => return None,

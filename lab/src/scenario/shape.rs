@@ -59,7 +59,7 @@ impl<'a> Shape<'a> {
             Content::Scalar(_) => {
                 let scalar =
                     |choice: &&Map<String, Value>| !is(choice, "object") && !is(choice, "array");
-                if !choices.iter().any(|choice| scalar(&choice)) {
+                if !choices.iter().any(scalar) {
                     self.wrong_shape(node, "a single value", name, &choices);
                 }
             }

@@ -105,3 +105,22 @@ fn collect(schema: &Value, words: &mut BTreeSet<String>) {
         _ => {}
     }
 }
+
+#[test]
+fn the_readme_of_the_set_names_plans_that_are_there() {
+    let readme = include_str!("../../../../scenarios/README.md");
+    let set = super::super::embedded().expect("the set is right");
+    let plans: Vec<String> = set
+        .iter()
+        .flat_map(|scenario| expand(scenario, None).expect("the set is right"))
+        .map(|plan| plan.name)
+        .collect();
+    let named = readme.split('`').skip(1).step_by(2).filter(|word| {
+        let rest = word.split_once('/').map(|(_, rest)| rest);
+        rest.is_some_and(|rest| !rest.is_empty()) && !word.contains(' ')
+    });
+    for name in named {
+        let there = |plan: &String| plan == name || plan.starts_with(&format!("{name}["));
+        assert!(plans.iter().any(there), "scenarios/README.md names {name}");
+    }
+}
