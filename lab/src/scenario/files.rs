@@ -7,9 +7,6 @@ use super::error::{Problem, ScenarioError};
 use super::yaml::{self, MAX_BYTES};
 use super::{Scenario, parse};
 
-/// Deepest folder that is searched.
-const MAX_DEPTH: usize = 16;
-
 include!(concat!(env!("OUT_DIR"), "/default_set.rs"));
 
 /// The text of a scenario file.
@@ -41,7 +38,7 @@ pub fn find(paths: &[PathBuf]) -> Result<Vec<PathBuf>, ScenarioError> {
     let mut files = Vec::new();
     for path in paths {
         let before = files.len();
-        collect(path, 0, &mut files)?;
+        collect(path, &mut files)?;
         if files.len() == before {
             return Err(ScenarioError::Nothing { path: path.clone() });
         }
@@ -65,7 +62,8 @@ pub fn find(paths: &[PathBuf]) -> Result<Vec<PathBuf>, ScenarioError> {
     }
 }
 
-fn collect(path: &Path, depth: usize, files: &mut Vec<PathBuf>) -> Result<(), ScenarioError> {
+/// Links to folders below the first are not followed: they may lead back.
+fn collect(path: &Path, files: &mut Vec<PathBuf>) -> Result<(), ScenarioError> {
     let unreadable = |source| ScenarioError::Unreadable {
         path: path.to_owned(),
         source,
@@ -74,16 +72,17 @@ fn collect(path: &Path, depth: usize, files: &mut Vec<PathBuf>) -> Result<(), Sc
         files.push(path.to_owned());
         return Ok(());
     }
-    if depth == MAX_DEPTH {
-        return Ok(());
-    }
     for entry in fs::read_dir(path).map_err(unreadable)? {
-        let entry = entry.map_err(unreadable)?.path();
-        let yaml = entry
+        let entry = entry.map_err(unreadable)?;
+        let path = entry.path();
+        if entry.file_type().map_err(unreadable)?.is_dir() {
+            collect(&path, files)?;
+        } else if path
             .extension()
-            .is_some_and(|extension| extension == "yaml");
-        if yaml || entry.is_dir() {
-            collect(&entry, depth + 1, files)?;
+            .is_some_and(|extension| extension == "yaml")
+            && path.is_file()
+        {
+            files.push(path);
         }
     }
     Ok(())

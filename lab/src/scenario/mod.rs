@@ -27,7 +27,7 @@ mod variant;
 mod yaml;
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 use crate::plan::Plan;
 
@@ -70,6 +70,9 @@ impl Scenario {
     }
 }
 
+/// Made once: every file is held against it.
+static SCHEMA: LazyLock<serde_json::Value> = LazyLock::new(schema);
+
 /// Reads one file and validates all that does not depend on a design.
 pub fn load(path: &Path) -> Result<Scenario, ScenarioError> {
     parse(path, &files::text(path)?)
@@ -84,7 +87,7 @@ pub fn parse(path: &Path, text: &str) -> Result<Scenario, ScenarioError> {
             return Err(Problem::new(0..0, message, "").help("at most 1 MiB"));
         }
         let root = yaml::tree(text, problems)?;
-        shape::check(&root, &schema(), problems);
+        shape::check(&root, &SCHEMA, problems);
         match problems.is_empty() {
             true => Ok(Some((root, yaml::typed(text)?))),
             false => Ok(None),

@@ -4,6 +4,7 @@ mod default_set;
 mod diagnostics;
 mod docs;
 mod expansion;
+mod files;
 mod hostile;
 
 use std::path::Path;
