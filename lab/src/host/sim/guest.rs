@@ -17,7 +17,7 @@ use crate::plan::{Side, VcpuId};
 
 /// Steps a single TDCALL or access may take before the guest counts as hung. A host call that is
 /// under way beside it is over by then.
-const PATIENCE: u32 = 1_000_000;
+const PATIENCE: u32 = 200_000;
 
 /// A vCPU of the guest.
 #[derive(Debug, Default)]

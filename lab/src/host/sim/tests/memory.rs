@@ -240,6 +240,43 @@ fn a_guest_that_runs_out_of_memory_stops_with_the_vmms_word_for_it() {
 }
 
 #[test]
+fn a_hole_takes_private_and_shared_pages_batch_by_batch() {
+    for design in ["v3", "v5", "headtail"] {
+        let mut bench = Bench::new(design)
+            .given(accept(0, 2 * M, Size::Size4K))
+            .given(convert(512 * K, 768 * K, Side::Shared))
+            .given(touch(512 * K, 768 * K, Side::Shared, OnVe::Skip));
+        let (observed, change) = bench.observe(&punch(0, 2 * M));
+        assert_eq!(
+            (change.pages_4k, change.populated),
+            (-512, -512),
+            "{design}"
+        );
+        assert_eq!(observed.leaves_zapped, Some(512));
+        assert_eq!(
+            bench.verify_side(512 * K, 516 * K, Side::Shared),
+            [content(512 * K, 516 * K, Content::Zero)],
+            "a fresh page"
+        );
+    }
+}
+
+#[test]
+fn a_folio_counts_where_no_slot_uses_it() {
+    let slot = |start, end, gmem_offset| Slot {
+        range: range(start, end),
+        gmem_offset,
+    };
+    let cut = Guest {
+        slots: vec![slot(0, 5 * M, 0), slot(5 * M, 16 * M, 9 * M)],
+        ..guest(16 * M)
+    };
+    let mut bench = Bench::with(&cut, "v5");
+    let (_, change) = bench.observe(&accept(4 * M, 4 * M + 4 * K, Size::Size4K));
+    assert_eq!(change.populated, 512);
+}
+
+#[test]
 fn sixteen_tebibytes_take_room_only_where_they_are_used() {
     const T: u64 = 1 << 40;
     let memory = GpaRange::with_len(crate::plan::HIGH_BASE, 16 * T).unwrap();

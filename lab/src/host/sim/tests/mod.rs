@@ -2,6 +2,7 @@
 //!
 //! Expected numbers are typed in from the tables of the reference, not computed.
 
+mod faults;
 mod memory;
 mod operations;
 mod parallel;
