@@ -31,6 +31,7 @@ impl Access {
 impl State {
     /// Private accesses over a range. Ends early if one of them kills the TD.
     pub(super) fn access(&mut self, tally: &mut Tally, range: GpaRange, access: Access) {
+        tally.handler_accepts |= access.on_ve == OnVe::Accept;
         let pages = pages_of(range);
         let mut at = pages.start;
         while at < pages.end && !tally.died {

@@ -25,6 +25,8 @@ pub(super) struct Tally {
     split_leaves: Vec<SplitLeaf>,
     statuses: Vec<StatusRun>,
     accepts: bool,
+    /// The #VE handler may accept what it is stopped at.
+    pub(super) handler_accepts: bool,
     accesses: Vec<(GpaRange, AccessOutcome)>,
     accessed: bool,
     probes: Vec<ProbeRun>,
@@ -129,7 +131,7 @@ impl Tally {
             access_exits: exits(self.access_exits),
             entries_at_most: self.entries_at_most,
             statuses: (self.accepts && seen).then_some(self.statuses),
-            legal_statuses: if self.accepts && self.fogged {
+            legal_statuses: if (self.accepts || self.handler_accepts) && self.fogged {
                 let mut legal = status::RACING.to_vec();
                 legal.push(status::OPERAND_INVALID);
                 legal
