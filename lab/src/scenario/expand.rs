@@ -7,12 +7,12 @@ use rand_chacha::ChaCha8Rng;
 use super::Scenario;
 use super::check;
 use super::error::Problem;
-use super::expr::is_name;
 use super::guest;
 use super::model::{self, File, Step};
 use super::operation::Operations;
 use super::read::{self, Reader};
 use super::variant::{self, Variant};
+use super::vars::is_name;
 use super::yaml::Node;
 use crate::plan::{self, Action, Expect, ExpectTd, Needs, Plan};
 

@@ -24,6 +24,7 @@ mod shape;
 #[cfg(test)]
 mod tests;
 mod variant;
+mod vars;
 mod yaml;
 
 use std::path::{Path, PathBuf};

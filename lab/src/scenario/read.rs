@@ -3,8 +3,8 @@
 use std::ops::Range;
 
 use super::error::{MAX_PROBLEMS, Problem};
-use super::expr::{Fault, Vars};
 use super::scalar::{Kind, Scalar};
+use super::vars::{Fault, Vars};
 use super::yaml::Node;
 
 /// The variables of one variant and all that was found wrong so far.

@@ -9,7 +9,8 @@ use std::ops::Range;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::de::{Deserialize, Deserializer, Visitor};
 
-use super::expr::{self, Fault, Vars, nearest};
+use super::expr;
+use super::vars::{Fault, Vars, nearest};
 use crate::addr::PageLevel;
 use crate::plan::{
     AccessKind, ExpectErrno, ExpectStatus, ExpectTd, Gone, HostKind, OnVe, Side, Size,

@@ -6,7 +6,7 @@
 use serde_json::{Map, Value};
 
 use super::error::{MAX_PROBLEMS, Problem};
-use super::expr::nearest;
+use super::vars::nearest;
 use super::yaml::{Content, Node};
 
 /// Puts all that is wrong with the shape of `file` into `problems`.

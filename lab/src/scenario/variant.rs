@@ -5,9 +5,10 @@ use indexmap::IndexMap;
 use rand::RngCore;
 use rand_chacha::ChaCha8Rng;
 
-use super::expr::{Bytes, is_name, nearest};
+use super::expr::Bytes;
 use super::model::{Draw, File};
 use super::read::{self, Reader};
+use super::vars::{is_name, nearest};
 use super::yaml::Node;
 
 /// Most plans of one scenario.

@@ -1,0 +1,129 @@
+//! Variables and their names, and what is said of a piece of text that is wrong.
+
+use std::cell::RefCell;
+use std::collections::BTreeSet;
+use std::ops::Range;
+
+use indexmap::IndexMap;
+
+/// The variables that `cases`, `matrix`, `draw` and `repeat` have given a value, and which of
+/// them were used.
+#[derive(Debug, Default)]
+pub(super) struct Vars {
+    values: IndexMap<String, String>,
+    used: RefCell<BTreeSet<String>>,
+}
+
+impl Vars {
+    /// Gives `name` the value `text`.
+    pub(super) fn set(&mut self, name: &str, text: String) {
+        self.values.insert(name.to_owned(), text);
+    }
+
+    /// Takes `name` out of scope.
+    pub(super) fn unset(&mut self, name: &str) {
+        self.values.shift_remove(name);
+    }
+
+    /// Whether `name` has a value.
+    pub(super) fn has(&self, name: &str) -> bool {
+        self.values.contains_key(name)
+    }
+
+    /// Whether any text asked for `name`.
+    pub(super) fn was_used(&self, name: &str) -> bool {
+        self.used.borrow().contains(name)
+    }
+
+    /// The value of `name`, which counts as used.
+    pub(super) fn get(&self, name: &str) -> Option<&str> {
+        let value = self.values.get(name)?;
+        self.used.borrow_mut().insert(name.to_owned());
+        Some(value)
+    }
+
+    /// The value of the variable that is all of `text`, or `text` itself.
+    pub(super) fn resolve<'a>(&'a self, text: &'a str) -> Result<&'a str, Fault> {
+        let trimmed = text.trim();
+        match whole_variable(trimmed) {
+            Some(name) => self
+                .get(name)
+                .ok_or_else(|| self.unknown(name, 0..text.len())),
+            None => Ok(text),
+        }
+    }
+
+    /// Says that there is no `name`, and what was meant.
+    pub(super) fn unknown(&self, name: &str, at: Range<usize>) -> Fault {
+        let names: Vec<&str> = self.values.keys().map(String::as_str).collect();
+        let help = match nearest(name, names.iter().copied()) {
+            Some(near) => format!("did you mean `${near}`?"),
+            None if names.is_empty() => {
+                "variables come from `cases`, `matrix`, `draw` or the `as` of a `repeat`".to_owned()
+            }
+            None => format!("known here: ${}", names.join(", $")),
+        };
+        Fault::new(at, format!("there is no variable `${name}`"), "not defined").help(help)
+    }
+}
+
+/// The name in `$name` or `${name}`, where that is all there is.
+pub(super) fn whole_variable(text: &str) -> Option<&str> {
+    let rest = text.strip_prefix('$')?;
+    let name = match rest.strip_prefix('{') {
+        Some(braced) => braced.strip_suffix('}')?,
+        None => rest,
+    };
+    is_name(name).then_some(name)
+}
+
+/// Whether `name` can be the name of a variable.
+pub(super) fn is_name(name: &str) -> bool {
+    name.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_')
+        && name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_')
+}
+
+/// The candidate most like `word`, where one is like it at all.
+pub(super) fn nearest<'a>(
+    word: &str,
+    candidates: impl Iterator<Item = &'a str>,
+) -> Option<&'a str> {
+    candidates
+        .map(|candidate| (strsim::damerau_levenshtein(word, candidate), candidate))
+        .filter(|(distance, candidate)| *distance <= 1 + candidate.len() / 4)
+        .min()
+        .map(|(_, candidate)| candidate)
+}
+
+/// What is wrong with a piece of text, and which bytes of it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Fault {
+    /// Bytes of the text at fault.
+    pub(super) at: Range<usize>,
+    /// What is wrong.
+    pub(super) message: String,
+    /// What the underlined text is.
+    pub(super) label: String,
+    /// What would be right.
+    pub(super) help: Option<String>,
+}
+
+impl Fault {
+    pub(super) fn new(
+        at: Range<usize>,
+        message: impl Into<String>,
+        label: impl Into<String>,
+    ) -> Fault {
+        Fault {
+            at,
+            message: message.into(),
+            label: label.into(),
+            help: None,
+        }
+    }
+
+    pub(super) fn help(mut self, help: impl Into<String>) -> Fault {
+        self.help = Some(help.into());
+        self
+    }
+}
