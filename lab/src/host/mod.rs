@@ -148,6 +148,21 @@ pub enum HostError {
         /// What and why not, with the bytes.
         what: String,
     },
+    /// The guest speaks another version of the protocol.
+    #[error("guest speaks protocol version {guest}, the lab speaks {lab}")]
+    #[diagnostic(help("build the guest image and the lab from the same source"))]
+    GuestVersion {
+        /// The guest's version.
+        guest: u16,
+        /// The lab's version.
+        lab: u16,
+    },
+    /// The guest will not do what it was asked.
+    #[error("guest refused: {reason}")]
+    GuestRefused {
+        /// Why.
+        reason: String,
+    },
     /// QEMU ended or misbehaved.
     #[error("QEMU {what}")]
     Qemu {
