@@ -243,6 +243,11 @@ impl Agent {
         }
     }
 
+    /// Whether there are replies that nobody has taken.
+    pub fn has_replies(&self) -> bool {
+        !self.inbox.is_empty()
+    }
+
     /// Both sides of the conversation as text, one message a line; the middle of a long one is
     /// left out.
     pub fn transcript(&self) -> String {

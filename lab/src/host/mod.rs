@@ -3,7 +3,9 @@
 pub mod interrupt;
 pub mod select;
 pub mod sim;
+pub mod soft;
 pub mod softkvm;
+pub mod vm;
 
 use std::time::Duration;
 

@@ -106,9 +106,10 @@ pub struct Td {
     pub sept_ve_disable: bool,
 }
 
-/// Machine properties that leave devices out. All are known from QEMU 7.0 on.
+/// Machine properties that leave devices out. All are known from QEMU 7.0 on. The interrupt
+/// controllers stay: outside of a TD the guest sleeps until its serial port interrupts.
 const BARE_MACHINE: &str =
-    "smm=off,vmport=off,hpet=off,sata=off,i8042=off,pit=off,pic=off,graphics=off,acpi=off";
+    "smm=off,vmport=off,hpet=off,sata=off,i8042=off,pit=off,graphics=off,acpi=off";
 
 impl QemuCommand {
     /// The command line.
@@ -318,7 +319,7 @@ mod tests {
           -no-reboot \
           -display none \
           -accel tcg,thread=multi \
-          -machine q35,smm=off,vmport=off,hpet=off,sata=off,i8042=off,pit=off,pic=off,graphics=off,acpi=off,memory-backend=ram \
+          -machine q35,smm=off,vmport=off,hpet=off,sata=off,i8042=off,pit=off,graphics=off,acpi=off,memory-backend=ram \
           -cpu max \
           -smp 2 \
           -m 256M \
@@ -344,7 +345,7 @@ mod tests {
           -no-reboot \
           -display none \
           -accel tcg,thread=multi \
-          -machine q35,smm=off,vmport=off,hpet=off,sata=off,i8042=off,pit=off,pic=off,graphics=off,acpi=off,memory-backend=ram \
+          -machine q35,smm=off,vmport=off,hpet=off,sata=off,i8042=off,pit=off,graphics=off,acpi=off,memory-backend=ram \
           -cpu max \
           -smp 2 \
           -m 256M \
@@ -380,7 +381,7 @@ mod tests {
           -no-reboot \
           -display none \
           -accel kvm \
-          -machine q35,smm=off,vmport=off,hpet=off,sata=off,i8042=off,pit=off,pic=off,graphics=off,acpi=off,memory-backend=ram \
+          -machine q35,smm=off,vmport=off,hpet=off,sata=off,i8042=off,pit=off,graphics=off,acpi=off,memory-backend=ram \
           -cpu host \
           -smp 2 \
           -m 1024M \
@@ -414,7 +415,7 @@ mod tests {
           -no-reboot \
           -display none \
           -accel kvm \
-          -machine q35,confidential-guest-support=tdx0,smm=off,vmport=off,hpet=off,sata=off,i8042=off,pit=off,pic=off,graphics=off,acpi=off,memory-backend=ram \
+          -machine q35,confidential-guest-support=tdx0,smm=off,vmport=off,hpet=off,sata=off,i8042=off,pit=off,graphics=off,acpi=off,memory-backend=ram \
           -cpu host \
           -smp 2 \
           -m 256M \

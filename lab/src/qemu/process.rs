@@ -111,16 +111,18 @@ impl Process {
         self.stderr.as_fd()
     }
 
-    /// Reads what it has said on stderr. Never blocks.
-    pub fn listen(&mut self) {
+    /// Reads what it has said on stderr; whether it may say more. Never blocks.
+    pub fn listen(&mut self) -> bool {
         let mut buffer = [0; 4096];
         // Bounded: one that talks without pause must not keep the lab from its work.
         for _ in 0..16 {
             match self.stderr.read(&mut buffer) {
-                Ok(0) | Err(_) => break,
+                Ok(0) => return false,
                 Ok(count) => self.said.extend(&buffer[..count]),
+                Err(_) => break,
             }
         }
+        true
     }
 
     /// How it ended, if it did. Never blocks.
@@ -168,7 +170,9 @@ impl Process {
             let timeout = PollTimeout::try_from(slice).unwrap_or(PollTimeout::MAX);
             let mut fds = [PollFd::new(self.pidfd.as_fd(), PollFlags::POLLIN)];
             match poll(&mut fds, timeout) {
-                Ok(_) | Err(nix::Error::EINTR) => self.listen(),
+                Ok(_) | Err(nix::Error::EINTR) => {
+                    self.listen();
+                }
                 Err(error) => return Err(error.into()),
             }
         }

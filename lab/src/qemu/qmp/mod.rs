@@ -276,6 +276,11 @@ impl Qmp {
         self.events.drain(..)
     }
 
+    /// Whether there are events that nobody has taken.
+    pub fn has_events(&self) -> bool {
+        !self.events.is_empty()
+    }
+
     /// Everything said so far, as JSON lines with timestamps; the middle of a long conversation
     /// is left out.
     pub fn trace(&self) -> String {

@@ -1,0 +1,199 @@
+//! From a plan's guest to a session.
+
+use std::os::unix::net::UnixStream;
+use std::sync::Arc;
+use std::time::Instant;
+
+use tdxlab_protocol::message::{Hello, Reply, Request, VERSION, Windows};
+
+use super::SoftHost;
+use super::core::Core;
+use super::machine::SoftMachine;
+use super::mailbox::Mailbox;
+use super::ram::{Ram, RamLayout};
+use super::session::SoftSession;
+use crate::agent::AgentError;
+use crate::host::softkvm::{Config, KvmDesign, SoftKvm, SoftKvmError};
+use crate::host::vm::{Vm, Wake};
+use crate::host::{BootOptions, HostError};
+use crate::plan::{CONTROL_PAGE, Guest, HostKind};
+use crate::qemu::qmp::Ticket;
+use crate::qemu::qmp::commands::QueryCpus;
+use crate::qemu::{Accelerator, Cpu, QemuCommand, QemuError, Ram as QemuRam, RamBacking, fds};
+use crate::witness::played::PlayedKernel;
+
+/// Boots a guest up to the point where it takes commands.
+pub(super) fn boot(
+    host: &SoftHost,
+    guest: &Guest,
+    options: &BootOptions,
+) -> Result<SoftSession, HostError> {
+    // What is wrong with the plan is said before anything starts.
+    let config = config(guest, options)?;
+    let until = Instant::now() + options.patience;
+    let layout = RamLayout::for_memory(guest.memory);
+    let (mut vm, doorbell) = start(host, guest, &layout)?;
+
+    // Asked now, so that the answer is there when it is needed.
+    let cpus = vm
+        .qmp()
+        .send(&QueryCpus {})
+        .map_err(|error| QemuError::from(error).on(HostKind::Soft))?;
+    hello(&mut vm, guest, options, until)?;
+
+    let mut taken =
+        fds::take(vm.process(), fds::MEMORY_BACKEND).map_err(|error| error.on(HostKind::Soft))?;
+    let taken = taken.swap_remove(0);
+    let ram = Ram::map(taken.file, layout).map_err(|source| HostError::System {
+        doing: "mapping the memory of QEMU".into(),
+        source,
+    })?;
+    let ram = Arc::new(ram);
+    let mailbox = Mailbox::new(ram.clone(), guest.vcpus);
+    mailbox
+        .check()
+        .map_err(|what| HostError::GuestLies { what })?;
+
+    let machine = SoftMachine::new(ram, mailbox.clone(), options.patience);
+    let mut kvm = SoftKvm::new(machine, config, (host.policy)()).map_err(refused)?;
+    kvm.machine_mut().trouble()?;
+    let threads = threads(&mut vm, &cpus, until)?;
+    kvm.set_threads(threads, nix::unistd::gettid().as_raw().cast_unsigned());
+
+    let pid = vm.process().pid();
+    let kernel = PlayedKernel::new(&options.folder, pid, taken.number).map_err(|source| {
+        HostError::System {
+            doing: format!("laying out kernel files in {}", options.folder.display()),
+            source,
+        }
+    })?;
+    let core =
+        Core::new(kvm, mailbox, doorbell, guest.vcpus).map_err(|source| HostError::System {
+            doing: "using a socket pair".into(),
+            source,
+        })?;
+    let mut session = SoftSession::new(vm, core, kernel, guest.memory, options.patience);
+    session.configure(guest.vcpus, until)?;
+    Ok(session)
+}
+
+/// The software KVM for a guest.
+fn config(guest: &Guest, options: &BootOptions) -> Result<Config, HostError> {
+    let design: KvmDesign = options.design.parse().map_err(refused)?;
+    Ok(Config {
+        memory: guest.memory,
+        slots: guest.slots.clone(),
+        vcpus: guest.vcpus,
+        sept_ve_disable: guest.sept_ve_disable,
+        image: guest.image.clone(),
+        control: CONTROL_PAGE,
+        design,
+        seed: options.seed,
+    })
+}
+
+fn refused(error: SoftKvmError) -> HostError {
+    HostError::NotUsable {
+        host: HostKind::Soft,
+        reason: error.to_string(),
+        advice: "check the guest of the plan and the design's name".into(),
+    }
+}
+
+/// Starts QEMU, with a doorbell.
+fn start(
+    host: &SoftHost,
+    guest: &Guest,
+    layout: &RamLayout,
+) -> Result<(Vm, UnixStream), HostError> {
+    let mut doorbell = None;
+    let vm = Vm::start(
+        HostKind::Soft,
+        tdxlab_guest_image::IMAGE,
+        host.interrupt,
+        |ends| {
+            let (ours, theirs) = ends.another_line()?;
+            doorbell = Some(ours);
+            Ok(QemuCommand {
+                program: host.qemu.program.clone(),
+                accelerator: Accelerator::Tcg,
+                cpu: Cpu::Max,
+                vcpus: guest.vcpus,
+                ram: QemuRam {
+                    mebibytes: layout.bytes >> 20,
+                    backing: RamBacking::Memfd,
+                },
+                image: ends.image.clone(),
+                qmp: ends.qmp.clone(),
+                serial: ends.serial.clone(),
+                doorbell: Some(theirs),
+                td: None,
+                paused: false,
+            })
+        },
+    )
+    .map_err(|error| error.on(HostKind::Soft))?;
+    let doorbell = doorbell.expect("the description was asked for");
+    Ok((vm, doorbell))
+}
+
+/// Waits for the guest's first word.
+fn hello(
+    vm: &mut Vm,
+    guest: &Guest,
+    options: &BootOptions,
+    until: Instant,
+) -> Result<Hello, HostError> {
+    const DOING: &str = "booting the guest";
+    loop {
+        match vm.agent().next_reply()? {
+            Some(Reply::Hello(hello)) if hello.vcpus != guest.vcpus || hello.td => {
+                return Err(HostError::GuestLies {
+                    what: format!("{hello:?} in a machine of {} vCPUs", guest.vcpus),
+                });
+            }
+            Some(Reply::Hello(hello)) => return Ok(hello),
+            Some(reply) => {
+                return Err(HostError::GuestLies {
+                    what: format!("{reply:?} in place of a greeting"),
+                });
+            }
+            None => {}
+        }
+        if vm.wait(None, until, DOING)? == Wake::Late {
+            return Err(vm.silent(DOING, options.patience));
+        }
+    }
+}
+
+/// The host threads of the vCPUs, in order of their index.
+fn threads(vm: &mut Vm, asked: &Ticket<QueryCpus>, until: Instant) -> Result<Vec<u32>, HostError> {
+    let mut cpus = vm.answer(asked, until, "asking QEMU for its vCPUs")?;
+    cpus.sort_by_key(|cpu| cpu.cpu_index);
+    Ok(cpus.into_iter().map(|cpu| cpu.thread_id).collect())
+}
+
+impl SoftSession {
+    /// Has the guest use the windows, whose tables are there now.
+    fn configure(&mut self, vcpus: u16, until: Instant) -> Result<(), HostError> {
+        const DOING: &str = "setting up the guest";
+        self.vm.agent().send(&Request::Configure {
+            version: VERSION,
+            windows: Windows::HostOwned,
+        })?;
+        loop {
+            match self.vm.agent().next_reply() {
+                Ok(Some(Reply::Ready { vcpus: ready })) if ready == vcpus => return Ok(()),
+                Ok(Some(reply)) => {
+                    return Err(HostError::GuestLies {
+                        what: format!("{reply:?} where {vcpus} vCPUs should be ready"),
+                    });
+                }
+                Ok(None) => {}
+                Err(error) => return Err(AgentError::into(error)),
+            }
+            // The guest asks for TDG.VP.INFO on its way.
+            self.serve(until, DOING)?;
+        }
+    }
+}

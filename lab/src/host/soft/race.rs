@@ -1,0 +1,312 @@
+//! Several operations at once, in an order drawn from a seed.
+//!
+//! Branches go in rounds: in each round, some of them (drawn) do their next operation, all guest
+//! operations of the round started together. Within a round the lab holds every request of a vCPU
+//! and every stage of a host call in its hand, and lets one of them advance at a time (drawn). So
+//! that the draw is between as many as possible, it first gives vCPUs that run a moment to ring;
+//! what they do between two requests, and how long it takes, is theirs. The order that came out is
+//! kept, as evidence.
+
+use std::collections::VecDeque;
+use std::time::{Duration, Instant};
+
+use rand::{Rng, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+use tdxlab_protocol::message::Task;
+
+use super::session::{SoftSession, add};
+use crate::addr::GpaRange;
+use crate::agent::collect::Collector;
+use crate::agent::request;
+use crate::host::softkvm::HostCall;
+use crate::host::vm::Wake;
+use crate::host::{HostError, Observed};
+use crate::plan::{Op, VcpuId};
+use crate::qemu::excerpt::Excerpt;
+
+/// How long vCPUs that run are given to ring before the draw goes on without them. A request
+/// takes some 20 microseconds from answer to next ring.
+const GRACE: Duration = Duration::from_millis(1);
+
+/// Turns kept from the beginning and from the end.
+const TURNS_KEPT: (usize, usize) = (1024, 7168);
+
+/// Who was let advance.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Turn {
+    /// A round began with so many branches.
+    Round(usize),
+    Vcpu(VcpuId),
+    HostCall,
+}
+
+impl Turn {
+    fn write(self, text: &mut String) {
+        match self {
+            Turn::Round(branches) => text.push_str(&format!("\nround of {branches}:")),
+            Turn::Vcpu(vcpu) => text.push_str(&format!(" vcpu{}", vcpu.0)),
+            Turn::HostCall => text.push_str(" host"),
+        }
+    }
+}
+
+/// The order that came out.
+#[derive(Debug)]
+pub(super) struct Schedule(Excerpt<Turn>);
+
+impl Schedule {
+    pub(super) fn new() -> Schedule {
+        Schedule(Excerpt::new(TURNS_KEPT.0, TURNS_KEPT.1))
+    }
+
+    /// One round a line; `None` where nothing has raced.
+    pub(super) fn to_text(&self) -> Option<String> {
+        let mut text = String::new();
+        for turn in self.0.head() {
+            turn.write(&mut text);
+        }
+        if self.0.left_out() > 0 {
+            text.push_str(&format!("\n[{} turns left out]\n", self.0.left_out()));
+        }
+        for turn in self.0.tail() {
+            turn.write(&mut text);
+        }
+        (!text.is_empty()).then(|| text.trim_start().to_owned() + "\n")
+    }
+}
+
+/// The operations of one round.
+struct Round {
+    began: Instant,
+    until: Instant,
+    /// Guest operations: branch and task, in the order of the request.
+    tasks: Vec<(usize, Task)>,
+    collector: Option<Collector>,
+    /// Host operations that have not begun or not ended, the current one first: branch and the
+    /// calls it still has to make.
+    calls: VecDeque<(usize, VecDeque<HostCall>)>,
+    observed: Vec<(usize, Observed)>,
+}
+
+impl Round {
+    fn observed(&mut self, branch: usize) -> Option<&mut Observed> {
+        self.observed
+            .iter_mut()
+            .find(|(of, _)| *of == branch)
+            .map(|(_, observed)| observed)
+    }
+
+    fn branch_of(&self, vcpu: VcpuId) -> Option<usize> {
+        self.tasks
+            .iter()
+            .find(|(_, task)| task.vcpu == vcpu)
+            .map(|&(branch, _)| branch)
+    }
+
+    fn guest_is_over(&self) -> bool {
+        self.collector.as_ref().is_none_or(Collector::is_over)
+    }
+
+    fn is_over(&self) -> bool {
+        self.guest_is_over() && self.calls.is_empty()
+    }
+}
+
+impl SoftSession {
+    /// Runs branches side by side.
+    pub(super) fn race(
+        &mut self,
+        branches: &[&[Op]],
+        seed: u64,
+    ) -> Result<Vec<Vec<Observed>>, HostError> {
+        let mut random = ChaCha8Rng::seed_from_u64(seed);
+        let mut results: Vec<Vec<Observed>> = vec![Vec::new(); branches.len()];
+        loop {
+            let left: Vec<usize> = (0..branches.len())
+                .filter(|&branch| results[branch].len() < branches[branch].len())
+                .collect();
+            if left.is_empty() || self.core.kvm.death().is_some() {
+                return Ok(results);
+            }
+            let chosen = choose(&left, &mut random);
+            let ops: Vec<(usize, &Op)> = chosen
+                .into_iter()
+                .map(|branch| (branch, &branches[branch][results[branch].len()]))
+                .collect();
+            for (branch, observed) in self.round(&ops, &mut random)? {
+                results[branch].push(observed);
+            }
+        }
+    }
+
+    /// Runs one operation of each of some branches.
+    fn round(
+        &mut self,
+        ops: &[(usize, &Op)],
+        random: &mut ChaCha8Rng,
+    ) -> Result<Vec<(usize, Observed)>, HostError> {
+        self.schedule.0.push(Turn::Round(ops.len()));
+        let mut round = self.prepare(ops)?;
+        while !round.is_over() && self.core.kvm.death().is_none() {
+            let mut ready = self.ready(&mut round)?;
+            if ready.is_empty() {
+                continue;
+            }
+            let turn = ready.swap_remove(random.random_range(0..ready.len()));
+            self.schedule.0.push(turn);
+            self.take_turn(turn, &mut round)?;
+            self.look_at_clock(round.until, || "racing operations do not end".to_owned())?;
+        }
+        if let Some(collector) = round.collector.take() {
+            for (answer, &(branch, _)) in collector.into_answers().into_iter().zip(&round.tasks) {
+                if let Some((_, observed)) = round.observed.iter_mut().find(|(of, _)| *of == branch)
+                {
+                    add(observed, answer);
+                }
+            }
+        }
+        for (_, observed) in &mut round.observed {
+            self.conclude(observed, round.began)?;
+        }
+        Ok(round.observed)
+    }
+
+    /// Starts the guest's part of a round.
+    fn prepare(&mut self, ops: &[(usize, &Op)]) -> Result<Round, HostError> {
+        let began = Instant::now();
+        let mut tasks = Vec::new();
+        let mut calls = VecDeque::new();
+        let mut observed = Vec::new();
+        for &(branch, op) in ops {
+            let mut result = Observed::default();
+            if let Some(pieces) = self.core.calls(op) {
+                result.errno = Some(0);
+                calls.push_back((branch, pieces.into()));
+            } else {
+                let reads: &[GpaRange] = match op {
+                    Op::Verify { range, .. } => &[*range],
+                    _ => &[],
+                };
+                let all = request::tasks(op, reads).unwrap_or_default();
+                tasks.extend(all.into_iter().map(|task| (branch, task)));
+            }
+            observed.push((branch, result));
+        }
+        let collector = if tasks.is_empty() {
+            None
+        } else {
+            let tasks: Vec<Task> = tasks.iter().map(|&(_, task)| task).collect();
+            Some(self.send(&tasks)?)
+        };
+        Ok(Round {
+            began,
+            until: began + self.patience,
+            tasks,
+            collector,
+            calls,
+            observed,
+        })
+    }
+
+    /// Who can advance, once all vCPUs that run have rung or had their grace. Empty if nobody can
+    /// yet, or the round is over.
+    fn ready(&mut self, round: &mut Round) -> Result<Vec<Turn>, HostError> {
+        const DOING: &str = "racing";
+        let grace = Instant::now() + GRACE;
+        loop {
+            if let Some(collector) = &mut round.collector {
+                self.collect(collector)?;
+            }
+            let waiting = |&(_, task): &(usize, Task)| self.core.is_waiting(task.vcpu);
+            let mut ready: Vec<Turn> = round
+                .tasks
+                .iter()
+                .filter(|task| waiting(task))
+                .map(|(_, task)| Turn::Vcpu(task.vcpu))
+                .collect();
+            let all_have_rung = ready.len() == round.tasks.len() || round.guest_is_over();
+            if !round.calls.is_empty() {
+                ready.push(Turn::HostCall);
+            }
+            let until = if ready.is_empty() { round.until } else { grace };
+            if all_have_rung || Instant::now() >= until {
+                return Ok(ready);
+            }
+            let bell = Some(self.core.doorbell());
+            match self.vm.wait(bell, until, DOING)? {
+                Wake::Extra => {
+                    self.core.take_requests()?;
+                }
+                Wake::Serial => {}
+                Wake::Events => {
+                    self.vm.take_events();
+                }
+                Wake::Late if ready.is_empty() => {
+                    return Err(self.vm.silent(DOING, self.patience));
+                }
+                Wake::Late => return Ok(ready),
+            }
+        }
+    }
+
+    fn take_turn(&mut self, turn: Turn, round: &mut Round) -> Result<(), HostError> {
+        let branch = match turn {
+            Turn::Vcpu(vcpu) => {
+                self.core.advance(vcpu)?;
+                round.branch_of(vcpu)
+            }
+            Turn::HostCall => self.advance_host(round)?,
+            Turn::Round(_) => None,
+        };
+        if let Some(observed) = branch.and_then(|branch| round.observed(branch)) {
+            self.account(observed);
+        }
+        Ok(())
+    }
+
+    /// One stage of the host operation whose turn it is; its branch.
+    fn advance_host(&mut self, round: &mut Round) -> Result<Option<usize>, HostError> {
+        let Some((branch, calls)) = round.calls.front_mut() else {
+            return Ok(None);
+        };
+        let branch = *branch;
+        if !self.core.kvm.call_is_running() {
+            match calls.pop_front() {
+                Some(call) => self.core.kvm.begin(call),
+                None => {
+                    round.calls.pop_front();
+                    return Ok(Some(branch));
+                }
+            }
+        }
+        if let Some(errno) = self.core.advance_call()? {
+            if errno != 0 {
+                calls.clear();
+            }
+            if calls.is_empty() {
+                round.calls.pop_front();
+            }
+            if let Some(observed) = round.observed(branch) {
+                observed.errno = Some(errno);
+            }
+        }
+        Ok(Some(branch))
+    }
+}
+
+/// Some of the branches, at least one, in a drawn order.
+fn choose(left: &[usize], random: &mut ChaCha8Rng) -> Vec<usize> {
+    let mut chosen: Vec<usize> = left
+        .iter()
+        .copied()
+        .filter(|_| random.random_ratio(3, 4))
+        .collect();
+    if chosen.is_empty() {
+        chosen.push(left[random.random_range(0..left.len())]);
+    }
+    // Host operations exclude each other; which of them comes first is drawn with the rest.
+    for last in (1..chosen.len()).rev() {
+        chosen.swap(last, random.random_range(0..=last));
+    }
+    chosen
+}
