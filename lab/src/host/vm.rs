@@ -308,8 +308,8 @@ impl Vm {
     fn script(&self) -> String {
         format!(
             "#!/bin/sh\n\
-             # The QEMU of this run, with sockets in this folder in place of inherited ones.\n\
-             # On `soft` the guest gets as far as its greeting; the lab does the rest.\n\
+             # The QEMU of this run, with files in this folder in place of the lab's sockets.\n\
+             # The guest gets as far as its greeting; the rest is between it and the lab.\n\
              cd \"$(dirname \"$0\")\" || exit\n\
              exec {}\n",
             self.command.for_pasting().line()

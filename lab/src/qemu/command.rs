@@ -97,6 +97,8 @@ pub enum Line {
     Inherited(RawFd),
     /// A Unix socket at this path, on which QEMU listens.
     Listen(PathBuf),
+    /// A file that takes what the guest says; nothing is said to it.
+    File(PathBuf),
 }
 
 /// What QEMU is told about a TD.
@@ -176,17 +178,17 @@ impl QemuCommand {
         }
     }
 
-    /// The same QEMU for a person to start by hand: sockets at paths in the current folder in
-    /// place of inherited ones, and the image from the file [`IMAGE_FILE`].
+    /// The same QEMU for a person to start by hand, with everything in the current folder: the
+    /// image in [`IMAGE_FILE`], the monitor on a socket, and what the guest says in files.
     pub fn for_pasting(&self) -> QemuCommand {
         QemuCommand {
             image: Image::Path(IMAGE_FILE.into()),
             qmp: Line::Listen("qmp.sock".into()),
-            serial: Line::Listen("serial.sock".into()),
+            serial: Line::File("serial.out".into()),
             doorbell: self
                 .doorbell
                 .as_ref()
-                .map(|_| Line::Listen("doorbell.sock".into())),
+                .map(|_| Line::File("doorbell.out".into())),
             ..self.clone()
         }
     }
@@ -231,6 +233,7 @@ impl Line {
             Line::Listen(path) => {
                 format!("socket,id={id},path={},server=on,wait=off", escaped(path))
             }
+            Line::File(path) => format!("file,id={id},path={}", escaped(path)),
         }
     }
 }
@@ -353,9 +356,9 @@ mod tests {
           -bios guest.bin \
           -chardev socket,id=qmp,path=qmp.sock,server=on,wait=off \
           -mon chardev=qmp,mode=control \
-          -chardev socket,id=serial,path=serial.sock,server=on,wait=off \
+          -chardev file,id=serial,path=serial.out \
           -serial chardev:serial \
-          -chardev socket,id=doorbell,path=doorbell.sock,server=on,wait=off \
+          -chardev file,id=doorbell,path=doorbell.out \
           -device isa-debugcon,iobase=0xe9,chardev=doorbell \
           -device isa-debug-exit,iobase=0xf4,iosize=1
         "#);
