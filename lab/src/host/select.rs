@@ -1,6 +1,7 @@
 //! Which host a run uses: the one that was asked for, or the best this machine has.
 
 use super::sim::SimHost;
+use super::soft::SoftHost;
 use super::{Host, HostError};
 use crate::doctor::{self, Fact, Machine, Standing};
 use crate::plan::HostKind;
@@ -70,7 +71,7 @@ fn why(passed_over: &[String]) -> String {
 fn open(kind: HostKind) -> Result<Box<dyn Host>, HostError> {
     match kind {
         HostKind::Sim => Ok(Box::new(SimHost::new())),
-        HostKind::Soft => Err(unusable(kind, None)),
+        HostKind::Soft => Ok(Box::new(SoftHost::find()?)),
         HostKind::Kvm => Err(unusable(kind, Some(doctor::kvm()))),
         HostKind::Tdx => Err(unusable(kind, doctor::why_no_tdx(&Machine::this()))),
     }

@@ -244,8 +244,7 @@ impl<M: Machine> SoftKvm<M> {
         std::mem::take(&mut self.io)
     }
 
-    /// Populated 4K pages of the guest_memfd behind a range; of all the file where the range covers
-    /// test memory.
+    /// Populated 4K pages of the guest_memfd behind a range.
     pub fn populated(&self, range: GpaRange) -> u64 {
         self.kvm.populated(range)
     }

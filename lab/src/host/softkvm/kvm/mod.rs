@@ -179,14 +179,10 @@ impl<M: Machine> Kvm<M> {
         self.slots.pieces(range)
     }
 
-    /// Populated 4K pages of the test file behind `range`; all of them where `range` covers every
-    /// slot, for a folio can reach past the part of the file that slots use.
+    /// Populated 4K pages of the test file behind `range`. What a folio holds beyond the part of the
+    /// file that slots use does not count.
     pub(crate) fn populated(&self, range: GpaRange) -> u64 {
         let file = &self.files[FileId::Test as usize];
-        let slots = self.slots.of_file(FileId::Test);
-        if slots.iter().all(|slot| range.contains_range(slot.range)) {
-            return file.populated(0..file.size());
-        }
         self.slots
             .pieces(range)
             .into_iter()
