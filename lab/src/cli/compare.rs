@@ -144,6 +144,7 @@ fn run(
         drive: Drive {
             jobs,
             fail_fast: false,
+            confirm: 0,
         },
         interrupt,
         ..Conduct::new(items, &SimHost::new(), design, &Silence)

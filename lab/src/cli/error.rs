@@ -6,7 +6,8 @@ use thiserror::Error;
 use super::exit;
 use crate::host::HostError;
 use crate::l1::L1Error;
-use crate::run::{ConductError, FolderError, JournalError};
+use crate::report::merge::MergeError;
+use crate::run::{ConductError, FolderError, JournalError, ResumeError};
 use crate::scenario::ScenarioError;
 
 /// Why a command could not do its work.
@@ -44,6 +45,14 @@ pub(super) enum CliError {
     #[error(transparent)]
     #[diagnostic(transparent)]
     Journal(#[from] JournalError),
+    /// The run cannot go on.
+    #[error(transparent)]
+    #[diagnostic(transparent)]
+    Resume(#[from] ResumeError),
+    /// Runs cannot be made one.
+    #[error(transparent)]
+    #[diagnostic(transparent)]
+    Merge(#[from] MergeError),
     /// Something the lab needs from the system is not to be had.
     #[error("{doing}: {source}")]
     System {
@@ -74,6 +83,8 @@ impl CliError {
     pub(super) fn exit_code(&self) -> u8 {
         match self {
             CliError::Usage { .. } => exit::USAGE,
+            CliError::Resume(ResumeError::Changed { .. }) => exit::SCENARIO,
+            CliError::Merge(MergeError::Nothing) => exit::USAGE,
             CliError::Scenarios(_) => exit::SCENARIO,
             CliError::Host(HostError::NotUsable { .. }) => exit::HOST,
             CliError::L1(error) => error.exit_code(),
@@ -82,6 +93,8 @@ impl CliError {
             | CliError::Folder(_)
             | CliError::Conduct(_)
             | CliError::Journal(_)
+            | CliError::Resume(_)
+            | CliError::Merge(_)
             | CliError::System { .. } => exit::LAB,
         }
     }

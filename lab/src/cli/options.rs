@@ -58,3 +58,14 @@ pub(super) fn design(name: &str) -> Result<&'static Design, CliError> {
         )
     })
 }
+
+impl From<HostKind> for HostName {
+    fn from(kind: HostKind) -> HostName {
+        match kind {
+            HostKind::Tdx => HostName::Tdx,
+            HostKind::Kvm => HostName::Kvm,
+            HostKind::Soft => HostName::Soft,
+            HostKind::Sim => HostName::Sim,
+        }
+    }
+}

@@ -1,6 +1,8 @@
 //! `tdxlab run`: runs scenarios and judges every step.
 
-use std::path::PathBuf;
+use std::fs::OpenOptions;
+use std::io::Write;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::Args;
@@ -10,9 +12,13 @@ use super::options::{self, HostName, Scenarios};
 use super::report::exit_code;
 use super::{load, output, progress, signals};
 use crate::host::select::{self, Selected};
-use crate::report::terminal;
+use crate::predict::Design;
+use crate::report::{self, github, lava, terminal};
 use crate::run::conduct::PATIENCE;
-use crate::run::{AllowList, Conduct, ConductError, Conducted, Drive};
+use crate::run::journal::Part;
+use crate::run::{
+    AllowList, Conduct, ConductError, Conducted, Drive, Item, PlanId, Progress, Shard,
+};
 
 /// Runs scenarios and judges every step.
 #[derive(Args, Debug)]
@@ -53,45 +59,87 @@ pub(super) struct Run {
     #[arg(long, value_name = "SECONDS", default_value_t = PATIENCE.as_secs(),
           value_parser = clap::value_parser!(u64).range(1..=86400))]
     patience: u64,
+    /// Take only one part of the scenarios, such as 3/8; `auto` reads the variables of GitLab,
+    /// Kubernetes Indexed Jobs and GitHub matrices
+    #[arg(
+        long,
+        value_name = "I/N",
+        env = "TDXLAB_SHARD",
+        conflicts_with = "resume"
+    )]
+    shard: Option<String>,
+    /// Go on with the run in this folder: what is finished is not run again
+    #[arg(long, value_name = "DIR", conflicts_with_all = ["paths", "seed"])]
+    resume: Option<PathBuf>,
+    /// Run what failed again this often, to see how reliably it fails
+    #[arg(long, value_name = "N", default_value_t = 0, value_parser = clap::value_parser!(u32).range(0..=1000))]
+    confirm: u32,
+    /// Print LAVA signals at the end
+    #[arg(long)]
+    lava: bool,
+}
+
+/// What is to be run.
+struct Task {
+    design: &'static Design,
+    selected: Selected,
+    items: Vec<Item>,
+    seed: Option<u64>,
+    paths: Vec<PathBuf>,
+    part: Option<Part>,
+    /// The run that goes on, its folder, and the places of the plans in it.
+    resumed: Option<(PathBuf, Progress, Vec<PlanId>)>,
 }
 
 impl Run {
     pub(super) fn execute(self) -> Result<u8, CliError> {
-        let design = options::design(&self.design)?;
         let allowed_log = self.allow_list()?;
-        let items = load::items(load::load(&self.scenarios)?);
-        let selected = self.select()?;
+        let task = match &self.resume {
+            Some(folder) => self.resumed(folder)?,
+            None => self.started()?,
+        };
         let interrupt = signals::install()?;
         if !self.quiet {
             output::note(format!(
                 "host {}: {}; design {}: {}",
-                selected.host.kind().name(),
-                selected.why,
-                design.name,
-                design.about
+                task.selected.host.kind().name(),
+                task.selected.why,
+                task.design.name,
+                task.design.about
             ));
         }
-        let jobs = self.jobs(items.len());
+        let jobs = self.jobs(task.items.len());
         let outcome = {
-            let watcher = progress::watcher(items.len(), jobs, self.quiet);
-            Conduct {
-                host_reason: selected.why,
+            let watcher = progress::watcher(task.items.len(), jobs, self.quiet);
+            let host = task.selected.host.as_ref();
+            let conduct = Conduct {
+                host_reason: task.selected.why.clone(),
                 drive: Drive {
                     jobs,
                     fail_fast: self.fail_fast,
+                    confirm: self.confirm,
                 },
                 allowed_log,
                 patience: Duration::from_secs(self.patience),
                 keep: self.keep,
-                seed: self.scenarios.seed,
+                seed: task.seed,
+                paths: task.paths.clone(),
+                part: task.part.clone(),
                 interrupt,
-                ..Conduct::new(&items, selected.host.as_ref(), design, watcher.as_ref())
+                ..Conduct::new(&task.items, host, task.design, watcher.as_ref())
+            };
+            match &task.resumed {
+                Some((folder, progress, places)) => conduct.resume(folder, progress, places),
+                None => conduct.run(&self.out),
             }
-            .run(&self.out)
         };
         match outcome {
             Ok(conducted) => {
                 self.show(&conducted);
+                if self.lava {
+                    output::print(lava::render(&conducted.report));
+                }
+                github_job(&conducted.report)?;
                 Ok(exit_code(&conducted.report, self.require.is_some()))
             }
             Err(error) => {
@@ -115,11 +163,81 @@ impl Run {
         });
     }
 
-    fn select(&self) -> Result<Selected, CliError> {
+    /// A new run.
+    fn started(&self) -> Result<Task, CliError> {
+        let design = options::design(&self.design)?;
+        let shard = self.shard()?;
+        let all = load::items(load::load(&self.scenarios)?);
+        let of_plans = u32::try_from(all.len()).unwrap_or(u32::MAX);
+        let (places, items): (Vec<u32>, Vec<Item>) = (0..)
+            .zip(all)
+            .filter(|(_, item)| shard.is_none_or(|shard| shard.holds(&item.plan.name)))
+            .unzip();
+        Ok(Task {
+            design,
+            selected: self.select(self.host)?,
+            items,
+            seed: self.scenarios.seed,
+            paths: self.scenarios.paths.clone(),
+            part: shard.map(|shard| Part {
+                shard,
+                of_plans,
+                places,
+            }),
+            resumed: None,
+        })
+    }
+
+    /// The rest of a run, as its journal says it was started.
+    fn resumed(&self, folder: &Path) -> Result<Task, CliError> {
+        let progress = Progress::of(folder)?;
+        let head = progress.head.clone();
+        if !head.merged.is_empty() {
+            return Err(CliError::usage(
+                format!("{} is a merged run", folder.display()),
+                "resume the runs it was merged from, and merge again",
+            ));
+        }
+        let scenarios = Scenarios {
+            paths: head.paths.clone(),
+            seed: head.seed,
+        };
+        let items = load::items(load::load(&scenarios)?)
+            .into_iter()
+            .filter(|item| {
+                head.part
+                    .as_ref()
+                    .is_none_or(|part| part.shard.holds(&item.plan.name))
+            })
+            .collect();
+        let (places, items) = progress.left(items)?.into_iter().unzip();
+        Ok(Task {
+            design: options::design(&head.design)?,
+            selected: self.select(HostName::from(head.host))?,
+            items,
+            seed: head.seed,
+            paths: head.paths,
+            part: head.part,
+            resumed: Some((folder.to_owned(), progress, places)),
+        })
+    }
+
+    fn shard(&self) -> Result<Option<Shard>, CliError> {
+        let shard = match self.shard.as_deref() {
+            None | Some("") => return Ok(None),
+            Some("auto") => Shard::from_environment(|name| std::env::var(name).ok()),
+            Some(text) => text.parse(),
+        };
+        shard.map(Some).map_err(|error| {
+            CliError::usage(error.to_string(), "--shard 3/8 is the third of eight parts")
+        })
+    }
+
+    fn select(&self, host: HostName) -> Result<Selected, CliError> {
         let selected = match self.require {
-            None => select::select(self.host.into())?,
+            None => select::select(host.into())?,
             Some(required) => {
-                let choice = match self.host {
+                let choice = match host {
                     HostName::Auto => required,
                     chosen => chosen,
                 };
@@ -160,4 +278,24 @@ impl Run {
         let jobs = self.jobs.map_or(processors, usize::from);
         jobs.clamp(1, plans.max(1))
     }
+}
+
+/// Annotations and a summary, where this is a step of a GitHub job.
+fn github_job(report: &report::Report) -> Result<(), CliError> {
+    if std::env::var_os("GITHUB_ACTIONS").is_none_or(|value| value != "true") {
+        return Ok(());
+    }
+    output::print(github::annotations(report));
+    let Some(path) = std::env::var_os("GITHUB_STEP_SUMMARY") else {
+        return Ok(());
+    };
+    OpenOptions::new()
+        .append(true)
+        .create(true)
+        .open(&path)
+        .and_then(|mut file| file.write_all(github::summary(report).as_bytes()))
+        .map_err(|source| CliError::System {
+            doing: format!("writing the job summary to {}", path.display()),
+            source,
+        })
 }

@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use super::model::{
-    ContentReport, ControlReport, Fact, FindingReport, Numbers, Report, ScenarioReport, StepReport,
-    VERSION, VerdictCounts,
+    Confirmation, ContentReport, ControlReport, Fact, FindingReport, Numbers, Report,
+    ScenarioReport, StepReport, VERSION, VerdictCounts,
 };
 use super::seen::seen;
 use super::words;
@@ -18,6 +18,9 @@ use crate::run::judge::{ContentSpan, wanted_content};
 use crate::run::recording::Recording;
 use crate::run::verdict::{Finding, Judgement, MissingWitness, Verdict};
 use crate::witness::{PageCounters, Reading, Sample};
+
+/// Why a scenario of a run that was stopped has no result.
+pub const NOT_RUN: &str = "not run: the run was stopped before";
 
 /// Reads a journal.
 pub fn from_journal(path: &Path) -> Result<Report, JournalError> {
@@ -102,6 +105,15 @@ impl Builder {
                     draft.report.evidence = evidence.map(|path| path.display().to_string());
                 }
             }
+            Event::Confirmed {
+                plan,
+                times,
+                failed,
+            } => {
+                if let Some(draft) = self.draft(plan) {
+                    draft.report.confirmed = Some(Confirmation { times, failed });
+                }
+            }
             Event::RunEnded {
                 verdict,
                 interrupted,
@@ -171,7 +183,7 @@ impl Builder {
 fn not_run(name: &str) -> ScenarioReport {
     let mut draft = Draft::new(String::new());
     draft.report.verdict = Verdict::Skip;
-    draft.report.reason = Some("not run: the run was stopped before".to_owned());
+    draft.report.reason = Some(NOT_RUN.to_owned());
     draft.ended = true;
     draft.finish(name)
 }
@@ -191,6 +203,7 @@ impl Draft {
                 steps: Vec::new(),
                 steps_planned: 0,
                 evidence: None,
+                confirmed: None,
             },
             plan: None,
             before: None,
@@ -362,14 +375,16 @@ fn sum(observed: &[Vec<Observed>], of: fn(&Observed) -> Option<u64>) -> Option<u
         .reduce(u64::saturating_add)
 }
 
+/// The topic of a scenario: its name up to the first slash.
+pub fn topic(name: &str) -> &str {
+    name.split_once('/').map_or("other", |(topic, _)| topic)
+}
+
 /// How many scenarios each topic (the part of the name before the first slash) has, by verdict.
 pub fn by_topic(report: &Report) -> BTreeMap<&str, (VerdictCounts, u64)> {
     let mut topics: BTreeMap<&str, (VerdictCounts, u64)> = BTreeMap::new();
     for scenario in &report.scenarios {
-        let topic = scenario
-            .name
-            .split_once('/')
-            .map_or("other", |(topic, _)| topic);
+        let topic = topic(&scenario.name);
         let (counts, micros) = topics.entry(topic).or_default();
         counts.add(scenario.verdict);
         *micros += scenario.micros;

@@ -2,19 +2,23 @@
 
 use std::path::Path;
 
-use super::{Report, junit, ktap};
+use super::picture::Pictures;
+use super::{Report, html, junit, ktap};
 use crate::run::folder::{FolderError, write_whole};
+use crate::run::journal;
 
 /// Names of the files [`write_all`] makes beside the journal.
-pub const REPORT_FILES: [&str; 3] = ["report.json", "junit.xml", "results.ktap"];
+pub const REPORT_FILES: [&str; 4] = ["report.json", "junit.xml", "results.ktap", "report.html"];
 
 /// Writes every format into the folder of the run.
 pub fn write_all(report: &Report, folder: &Path) -> Result<(), FolderError> {
+    let pictures = Pictures::from_journal(&folder.join(journal::FILE))?;
     let json = serde_json::to_vec_pretty(report).unwrap_or_default();
     let contents = [
         json,
         junit::render(report).into_bytes(),
         ktap::render(report).into_bytes(),
+        html::render(report, &pictures, folder, None).into_bytes(),
     ];
     for (name, content) in REPORT_FILES.iter().zip(contents) {
         write_whole(&folder.join(name), &content)?;

@@ -3,20 +3,28 @@
 //! `build` makes a [`Report`] of a journal; every format is made from that, by one file each.
 
 mod build;
+pub mod diff;
 mod files;
+pub mod github;
+pub mod html;
 pub mod junit;
+pub mod kcidb;
 pub mod ktap;
+pub mod lava;
+pub mod merge;
 mod model;
+pub mod picture;
 mod seen;
 pub mod table;
 pub mod terminal;
 #[cfg(test)]
 mod tests;
+pub mod trend;
 pub mod words;
 
-pub use build::{by_topic, from_journal};
+pub use build::{NOT_RUN, by_topic, from_journal, topic};
 pub use files::{REPORT_FILES, write_all};
 pub use model::{
-    ContentReport, ControlReport, Fact, FindingReport, Numbers, Report, ScenarioReport, StepReport,
-    VERSION, VerdictCounts, schema,
+    Confirmation, ContentReport, ControlReport, Fact, FindingReport, Numbers, Report,
+    ScenarioReport, StepReport, VERSION, VerdictCounts, schema,
 };

@@ -128,6 +128,19 @@ pub struct ScenarioReport {
     pub steps_planned: usize,
     /// Folder with what the host can show for it, relative to the report.
     pub evidence: Option<String>,
+    /// What came of running it again after it had failed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub confirmed: Option<Confirmation>,
+}
+
+/// How reliably a scenario fails.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Confirmation {
+    /// How often it was run again.
+    pub times: u32,
+    /// How often it failed then.
+    pub failed: u32,
 }
 
 impl ScenarioReport {

@@ -23,6 +23,28 @@ impl fmt::Display for Bytes {
     }
 }
 
+/// A number of bytes as people would write it: `13T-2M`, not `13631486M`.
+pub fn size(bytes: u64) -> String {
+    let whole = Bytes(bytes).to_string();
+    if whole.len() <= 5 {
+        return whole;
+    }
+    for shift in [40, 30, 20, 10] {
+        let unit = 1u64 << shift;
+        if bytes < unit {
+            continue;
+        }
+        let (count, rest) = (bytes / unit, bytes % unit);
+        let below = format!("{}+{}", Bytes(count << shift), Bytes(rest));
+        let above = format!("{}-{}", Bytes((count + 1) << shift), Bytes(unit - rest));
+        return [whole, below, above]
+            .into_iter()
+            .min_by_key(String::len)
+            .unwrap_or_default();
+    }
+    whole
+}
+
 /// A duration for people: `840 us`, `12 ms`, `3.2 s`.
 #[derive(Clone, Copy, Debug)]
 pub struct Micros(pub u64);
@@ -35,6 +57,19 @@ impl fmt::Display for Micros {
             _ => write!(f, "{:.1} s", self.0 as f64 / 1e6),
         }
     }
+}
+
+/// A name that any other program takes: letters, digits, `-`, `_`.
+pub fn slug(name: &str) -> String {
+    let mut slug: String = name
+        .chars()
+        .map(|c| match c {
+            'a'..='z' | 'A'..='Z' | '0'..='9' | '-' | '_' => c,
+            _ => '_',
+        })
+        .collect();
+    slug.truncate(slug.trim_end_matches('_').len());
+    slug
 }
 
 /// What a step does, as the scenario's author would put it, with the GPAs it stands for.
@@ -154,7 +189,7 @@ fn shared(side: Side) -> &'static str {
 /// A range as offsets into test memory, as scenarios have it, and as GPAs.
 fn place(range: GpaRange, guest: &Guest) -> String {
     let base = guest.memory.start();
-    let offset = |gpa: Gpa| gpa.checked_sub(base).map(|bytes| Bytes(bytes).to_string());
+    let offset = |gpa: Gpa| gpa.checked_sub(base).map(size);
     match (offset(range.start()), offset(range.end())) {
         (Some(start), Some(end)) => format!("{start}..{end} ({range})"),
         _ => range.to_string(),
@@ -296,6 +331,22 @@ mod tests {
             .map(|bytes| Bytes(bytes).to_string())
             .collect();
         assert_eq!(shown, ["0", "4K", "1028K", "16T", "5"]);
+    }
+
+    #[test]
+    fn addresses_are_as_short_as_their_authors_wrote_them() {
+        let shown: Vec<String> = [
+            0,
+            4 << 10,
+            (1 << 20) + 4096,
+            (13 << 40) - (2 << 20),
+            (9 << 40) + (512 << 30),
+            64 << 20,
+        ]
+        .into_iter()
+        .map(size)
+        .collect();
+        assert_eq!(shown, ["0", "4K", "1028K", "13T-2M", "9728G", "64M"]);
     }
 
     #[test]

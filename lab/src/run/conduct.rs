@@ -8,10 +8,11 @@ use thiserror::Error;
 
 use super::executor::{Item, Lab, Watcher};
 use super::folder::{FolderError, RunFolder};
-use super::journal::{self, Event, JournalError, RunStarted};
+use super::journal::{self, Event, Journal, JournalError, Part, PlanId, RunStarted};
 use super::judge::AllowList;
 use super::needs::Offer;
 use super::pool::{self, Drive};
+use super::resume::Progress;
 use crate::host::Host;
 use crate::host::interrupt::Interrupt;
 use crate::predict::{Design, Predictor};
@@ -40,6 +41,10 @@ pub struct Conduct<'a> {
     pub keep: bool,
     /// Seed that overrides those of the scenarios, for the report.
     pub seed: Option<u64>,
+    /// Scenario files and folders given; none for the default set.
+    pub paths: Vec<PathBuf>,
+    /// Which part of a larger run the plans are.
+    pub part: Option<Part>,
     /// Ends the run.
     pub interrupt: &'a Interrupt,
     /// Who is told how far it is.
@@ -89,11 +94,14 @@ impl<'a> Conduct<'a> {
             drive: Drive {
                 jobs: 1,
                 fail_fast: false,
+                confirm: 0,
             },
             allowed_log: AllowList::default(),
             patience: PATIENCE,
             keep: false,
             seed: None,
+            paths: Vec::new(),
+            part: None,
             interrupt: Interrupt::of_process(),
             watcher,
         }
@@ -103,43 +111,52 @@ impl<'a> Conduct<'a> {
     pub fn run(self, reports: &Path) -> Result<Conducted, ConductError> {
         let folder = RunFolder::create(reports)?;
         let journal = folder.journal()?;
+        let all: Vec<(PlanId, &Item)> = (0..).map(PlanId).zip(self.items).collect();
+        let outcome = journal
+            .write(&self.head(&folder))
+            .and_then(|()| self.go(&folder, &journal, &all));
+        finish(outcome, &folder, &journal)
+    }
+
+    /// Goes on with the run in `folder`; the plans are those it has left, at these places.
+    pub fn resume(
+        self,
+        folder: &Path,
+        progress: &Progress,
+        places: &[PlanId],
+    ) -> Result<Conducted, ConductError> {
+        let started = progress.head.started.parse().unwrap_or_default();
+        let folder = RunFolder::existing(folder, &progress.head.run, started);
+        let journal = progress.journal().map_err(FolderError::from)?;
+        let left: Vec<(PlanId, &Item)> = places.iter().copied().zip(self.items).collect();
+        let outcome = self.go(&folder, &journal, &left);
+        finish(outcome, &folder, &journal)
+    }
+
+    fn go(
+        &self,
+        folder: &RunFolder,
+        journal: &Journal,
+        items: &[(PlanId, &Item)],
+    ) -> Result<(), JournalError> {
         let design = self.design;
-        let outcome = journal.write(&self.head(&folder)).and_then(|()| {
-            let lab = Lab {
-                host: self.host,
-                offer: Offer {
-                    host: self.host.kind(),
-                    design,
-                },
-                oracle: &|guest| Box::new(Predictor::new(design, guest)),
-                journal: &journal,
-                folder: &folder,
-                allowed_log: self.allowed_log.clone(),
-                interrupt: self.interrupt,
-                patience: self.patience,
-                keep: self.keep,
-                watcher: self.watcher,
-            };
-            pool::run(self.items, &lab, self.drive)
-        });
-        let conducted = report::from_journal(journal.path()).map(|report| Conducted {
-            report,
-            folder: folder.path().to_owned(),
-        });
-        match (outcome, conducted) {
-            (Ok(_), Ok(conducted)) => {
-                report::write_all(&conducted.report, &conducted.folder)?;
-                Ok(conducted)
-            }
-            (Ok(_), Err(error)) => Err(ConductError::CutOff {
-                error,
-                so_far: None,
-            }),
-            (Err(error), conducted) => Err(ConductError::CutOff {
-                error,
-                so_far: conducted.ok().map(Box::new),
-            }),
-        }
+        let lab = Lab {
+            host: self.host,
+            offer: Offer {
+                host: self.host.kind(),
+                design,
+            },
+            oracle: &|guest| Box::new(Predictor::new(design, guest)),
+            journal,
+            folder,
+            allowed_log: self.allowed_log.clone(),
+            interrupt: self.interrupt,
+            patience: self.patience,
+            keep: self.keep,
+            watcher: self.watcher,
+        };
+        pool::run_some(items, &lab, self.drive)?;
+        Ok(())
     }
 
     fn head(&self, folder: &RunFolder) -> Event {
@@ -160,6 +177,35 @@ impl<'a> Conduct<'a> {
                 .iter()
                 .map(|item| item.plan.name.clone())
                 .collect(),
+            paths: self.paths.clone(),
+            part: self.part.clone(),
+            merged: Vec::new(),
         })
+    }
+}
+
+/// Makes the report of what the journal holds, also where it could not be written to its end.
+fn finish(
+    outcome: Result<(), JournalError>,
+    folder: &RunFolder,
+    journal: &Journal,
+) -> Result<Conducted, ConductError> {
+    let conducted = report::from_journal(journal.path()).map(|report| Conducted {
+        report,
+        folder: folder.path().to_owned(),
+    });
+    match (outcome, conducted) {
+        (Ok(()), Ok(conducted)) => {
+            report::write_all(&conducted.report, &conducted.folder)?;
+            Ok(conducted)
+        }
+        (Ok(()), Err(error)) => Err(ConductError::CutOff {
+            error,
+            so_far: None,
+        }),
+        (Err(error), conducted) => Err(ConductError::CutOff {
+            error,
+            so_far: conducted.ok().map(Box::new),
+        }),
     }
 }

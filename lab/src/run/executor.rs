@@ -9,6 +9,7 @@ use super::control;
 use super::folder::{FolderError, RunFolder, write_whole};
 use super::journal::{Event, Journal, JournalError, PlanId};
 use super::judge::{AllowList, Evidence, Judge, branches};
+use super::map::MemoryMap;
 use super::needs::{self, Offer};
 use super::oracle::Oracle;
 use super::verdict::Verdict;
@@ -230,7 +231,8 @@ impl Course<'_> {
         oracle: &mut dyn Oracle,
     ) -> Result<(), Stop> {
         let mut judge = Judge::new(self.lab.allowed_log.clone());
-        let (control, mut before) = self.control(session, &judge)?;
+        let (control, mut before) =
+            self.control(session, &judge, oracle.map(self.plan.guest.memory))?;
         for (number, step) in self.plan.steps.iter().enumerate() {
             if self.lab.interrupt.is_raised() {
                 return Err(HostError::Interrupted.into());
@@ -285,6 +287,7 @@ impl Course<'_> {
         &mut self,
         session: &mut dyn Session,
         judge: &Judge,
+        map: MemoryMap,
     ) -> Result<(control::Control, Sample), Stop> {
         let before = session.sample();
         self.note("before the positive control", &before);
@@ -301,6 +304,7 @@ impl Course<'_> {
             observed,
             judgement: control.judgement.clone(),
             distrusted: control.distrusted.clone(),
+            map,
         })?;
         match control.reason() {
             Some(reason) => Err(Stop::Reason(format!("positive control: {reason}"))),

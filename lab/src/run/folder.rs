@@ -77,6 +77,15 @@ impl RunFolder {
         Err(at(reports)(io::ErrorKind::AlreadyExists.into()))
     }
 
+    /// The folder of a run that is to go on.
+    pub fn existing(path: &Path, name: &str, started: Timestamp) -> RunFolder {
+        RunFolder {
+            path: path.to_owned(),
+            name: name.to_owned(),
+            started,
+        }
+    }
+
     /// Where it is.
     pub fn path(&self) -> &Path {
         &self.path

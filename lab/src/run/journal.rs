@@ -4,8 +4,8 @@
 //! by one `write(2)` per event, so that whatever happens to the runner, all events up to that
 //! moment are there. It holds enough to judge every step again without a host.
 
-use std::fs::{File, OpenOptions};
-use std::io::Write;
+use std::fs::{File, OpenOptions, TryLockError};
+use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
@@ -18,6 +18,7 @@ use crate::host::Observed;
 use crate::plan::{HostKind, Plan};
 use crate::predict::Expectation;
 use crate::run::map::MemoryMap;
+use crate::run::shard::Shard;
 use crate::run::verdict::{Judgement, MissingWitness, Verdict};
 use crate::witness::Sample;
 
@@ -90,6 +91,9 @@ pub enum Event {
         judgement: Judgement,
         /// Counters that did not count, and are not believed for the rest of the plan.
         distrusted: Vec<MissingWitness>,
+        /// How memory must look before the first step.
+        #[serde(default)]
+        map: MemoryMap,
     },
     /// A step is about to be done.
     StepStarted {
@@ -135,6 +139,15 @@ pub enum Event {
         /// Folder with what the host can show for it, relative to the run's folder.
         evidence: Option<PathBuf>,
     },
+    /// A plan that had failed was run again, to see how reliably it fails.
+    Confirmed {
+        /// Which plan.
+        plan: PlanId,
+        /// How often it was run again.
+        times: u32,
+        /// How often it failed then.
+        failed: u32,
+    },
     /// Last line of every journal that was not cut off.
     RunEnded {
         /// What is said of the run.
@@ -171,6 +184,26 @@ pub struct RunStarted {
     pub jobs: usize,
     /// Names of all plans of the run, in order.
     pub plans: Vec<String>,
+    /// Scenario files and folders given on the command line; none for the default set.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub paths: Vec<PathBuf>,
+    /// Which part of a larger run this is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub part: Option<Part>,
+    /// Names of the runs this one was merged from.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub merged: Vec<String>,
+}
+
+/// A part of a run that several machines share.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Part {
+    /// Which part.
+    pub shard: Shard,
+    /// How many plans all parts have together.
+    pub of_plans: u32,
+    /// The place of each plan of this part among them.
+    pub places: Vec<u32>,
 }
 
 /// Why the journal cannot be written or read.
@@ -220,6 +253,13 @@ pub enum JournalError {
         /// Its version.
         found: u64,
     },
+    /// Another process writes it.
+    #[error("{} is still being written: the run goes on in another process", path.display())]
+    #[diagnostic(code(journal::busy), help("wait for it, or stop it first"))]
+    Busy {
+        /// The journal.
+        path: PathBuf,
+    },
     /// There is not even a first line.
     #[error("{} is empty: the run ended before it began", path.display())]
     #[diagnostic(code(journal::empty))]
@@ -234,6 +274,8 @@ pub enum JournalError {
 pub struct Journal {
     path: PathBuf,
     started: Instant,
+    /// Microseconds the run had taken before this process took it up.
+    before: u64,
     file: Mutex<Append>,
 }
 
@@ -257,18 +299,53 @@ impl Journal {
                 path: path.to_owned(),
                 source,
             })?;
-        Ok(Journal::over(file, path))
+        let journal = Journal::over(file, path, 0, 0);
+        journal.own()?;
+        Ok(journal)
     }
 
-    fn over(file: File, path: &Path) -> Journal {
+    /// The journal at `path`, to be continued `at` microseconds after its run started. What
+    /// follows its last complete line is cut off.
+    pub fn resume(path: &Path, at: u64) -> Result<Journal, JournalError> {
+        let failed = |source| JournalError::Write {
+            path: path.to_owned(),
+            source,
+        };
+        let mut file = OpenOptions::new()
+            .read(true)
+            .append(true)
+            .open(path)
+            .map_err(failed)?;
+        let length = complete_lines(&mut file).map_err(failed)?;
+        let journal = Journal::over(file, path, at, length);
+        journal.own()?;
+        journal.lock().file.set_len(length).map_err(failed)?;
+        Ok(journal)
+    }
+
+    fn over(file: File, path: &Path, at: u64, length: u64) -> Journal {
         Journal {
             path: path.to_owned(),
             started: Instant::now(),
+            before: at,
             file: Mutex::new(Append {
                 file,
-                length: 0,
+                length,
                 broken: None,
             }),
+        }
+    }
+
+    /// Takes the journal for this process as long as it lives. The kernel lets go of it whatever
+    /// ends the process.
+    fn own(&self) -> Result<(), JournalError> {
+        match self.lock().file.try_lock() {
+            Ok(()) => Ok(()),
+            Err(TryLockError::WouldBlock) => Err(JournalError::Busy {
+                path: self.path.clone(),
+            }),
+            // Some network file systems have no locks; two runners on one journal are unlikely.
+            Err(TryLockError::Error(_)) => Ok(()),
         }
     }
 
@@ -280,12 +357,17 @@ impl Journal {
     /// Appends an event. After an error no further event is taken, so that what is in the file is
     /// what happened, without gaps.
     pub fn write(&self, event: &Event) -> Result<(), JournalError> {
+        let at = u64::try_from(self.started.elapsed().as_micros()).unwrap_or(u64::MAX);
+        self.write_at(at.saturating_add(self.before), event)
+    }
+
+    /// Appends an event that happened at another time, in microseconds since its run started.
+    pub fn write_at(&self, at: u64, event: &Event) -> Result<(), JournalError> {
         #[derive(Serialize)]
         struct LineRef<'a> {
             at: u64,
             event: &'a Event,
         }
-        let at = u64::try_from(self.started.elapsed().as_micros()).unwrap_or(u64::MAX);
         let mut line = serde_json::to_vec(&LineRef { at, event })
             .map_err(|source| self.failure(source.into()))?;
         line.push(b'\n');
@@ -324,6 +406,23 @@ impl Journal {
     }
 }
 
+/// Length of a file up to and with its last line end.
+fn complete_lines(file: &mut File) -> std::io::Result<u64> {
+    let mut length = 0;
+    let mut at = 0;
+    let mut piece = vec![0; 1 << 16];
+    loop {
+        let read = file.read(&mut piece)?;
+        if read == 0 {
+            return Ok(length);
+        }
+        if let Some(last) = piece[..read].iter().rposition(|byte| *byte == b'\n') {
+            length = at + last as u64 + 1;
+        }
+        at += read as u64;
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -332,7 +431,7 @@ mod tests {
     fn a_full_disk_is_said_once_and_for_all() {
         // /dev/full takes no byte, as a full disk does.
         let full = OpenOptions::new().append(true).open("/dev/full").unwrap();
-        let journal = Journal::over(full, Path::new("reports/journal.jsonl"));
+        let journal = Journal::over(full, Path::new("reports/journal.jsonl"), 0, 0);
         let event = Event::RunEnded {
             verdict: Verdict::Pass,
             interrupted: false,
@@ -343,6 +442,28 @@ mod tests {
             assert!(error.to_lowercase().contains("no "), "{error}");
         }
         assert!(journal.is_broken());
+    }
+
+    #[test]
+    fn a_journal_that_was_cut_off_goes_on_after_its_last_whole_line() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join(FILE);
+        std::fs::write(&path, "{\"whole\":1}\n{\"half").unwrap();
+        let journal = Journal::resume(&path, 1_000_000).unwrap();
+        assert!(matches!(
+            Journal::resume(&path, 0),
+            Err(JournalError::Busy { .. })
+        ));
+        let event = Event::RunEnded {
+            verdict: Verdict::Pass,
+            interrupted: false,
+        };
+        journal.write(&event).unwrap();
+        let text = std::fs::read_to_string(&path).unwrap();
+        let lines: Vec<&str> = text.lines().collect();
+        assert_eq!(lines[0], "{\"whole\":1}");
+        let line: Line = serde_json::from_str(lines[1]).unwrap();
+        assert!(line.at >= 1_000_000);
     }
 
     #[test]

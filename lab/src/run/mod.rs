@@ -7,10 +7,13 @@
 //! | `executor` | boots a guest for a plan, does its steps, leaves evidence |
 //! | `control` | shows that the counters count, before anything is judged |
 //! | `judge` | compares a step with its prediction, witness by witness |
+//! | `confirm` | runs a plan that failed again |
+//! | `shard`, `resume` | a part of a run, and the rest of one |
 //! | `journal` | writes everything down as it happens; `recording` reads it back |
 //! | `folder` | where all that goes |
 
 pub mod conduct;
+mod confirm;
 pub mod control;
 pub mod executor;
 pub mod folder;
@@ -22,6 +25,8 @@ pub mod needs;
 pub mod oracle;
 pub mod pool;
 pub mod recording;
+pub mod resume;
+pub mod shard;
 pub mod verdict;
 
 #[cfg(test)]
@@ -37,4 +42,6 @@ pub use needs::Offer;
 pub use oracle::Oracle;
 pub use pool::Drive;
 pub use recording::Recording;
+pub use resume::{Progress, ResumeError};
+pub use shard::{Shard, ShardError};
 pub use verdict::{Finding, FindingKind, Judgement, MissingWitness, Verdict, Witness};

@@ -10,6 +10,7 @@ use std::sync::PoisonError;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
+use super::confirm::confirm;
 use super::executor::{Item, Lab, Outcome};
 use super::journal::{Event, JournalError, PlanId};
 use super::verdict::Verdict;
@@ -21,10 +22,26 @@ pub struct Drive {
     pub jobs: usize,
     /// Start no further plan once one has failed or could not be judged.
     pub fail_fast: bool,
+    /// How often a plan that failed is run again, to see how reliably it fails.
+    pub confirm: u32,
 }
 
 /// Runs all plans and writes the end of the run down.
 pub fn run(items: &[Item], lab: &Lab<'_>, drive: Drive) -> Result<Verdict, JournalError> {
+    let numbered: Vec<(PlanId, &Item)> = items
+        .iter()
+        .enumerate()
+        .map(|(index, item)| (PlanId(u32::try_from(index).unwrap_or(u32::MAX)), item))
+        .collect();
+    run_some(&numbered, lab, drive)
+}
+
+/// Runs some plans of a run, each with its place in it, and writes the end of the run down.
+pub fn run_some(
+    items: &[(PlanId, &Item)],
+    lab: &Lab<'_>,
+    drive: Drive,
+) -> Result<Verdict, JournalError> {
     let queue = Queue {
         items,
         next: AtomicUsize::new(0),
@@ -50,7 +67,7 @@ pub fn run(items: &[Item], lab: &Lab<'_>, drive: Drive) -> Result<Verdict, Journ
 }
 
 struct Queue<'a> {
-    items: &'a [Item],
+    items: &'a [(PlanId, &'a Item)],
     next: AtomicUsize,
     stop: AtomicBool,
     verdict: Mutex<Option<Verdict>>,
@@ -64,12 +81,17 @@ impl Queue<'_> {
                 return;
             }
             let index = self.next.fetch_add(1, Ordering::Relaxed);
-            let Some(item) = self.items.get(index) else {
+            let Some((id, item)) = self.items.get(index).copied() else {
                 return;
             };
-            let id = PlanId(u32::try_from(index).unwrap_or(u32::MAX));
             let outcome = catch_unwind(AssertUnwindSafe(|| lab.execute(worker, id, item)))
                 .unwrap_or_else(|panic| lab_panicked(lab, id, &panic));
+            let outcome = outcome.and_then(|outcome| {
+                if outcome.verdict == Verdict::Fail && drive.confirm > 0 {
+                    confirm(lab, worker, id, item, drive.confirm)?;
+                }
+                Ok(outcome)
+            });
             match outcome {
                 Ok(outcome) => {
                     lab.watcher.plan_ended(worker, &item.plan.name, &outcome);

@@ -303,6 +303,7 @@ impl Setup {
             Drive {
                 jobs: self.jobs,
                 fail_fast: self.fail_fast,
+                confirm: 0,
             },
         );
         assert_eq!(host.alive.load(Ordering::SeqCst), 0, "a guest lives on");
@@ -338,6 +339,9 @@ fn head(folder: &RunFolder, items: &[Item]) -> Event {
         seed: None,
         jobs: 1,
         plans: items.iter().map(|item| item.plan.name.clone()).collect(),
+        paths: Vec::new(),
+        part: None,
+        merged: Vec::new(),
     })
 }
 
