@@ -108,6 +108,13 @@ impl Collector {
         self.idle
     }
 
+    /// Whether a vCPU has a task that is not over.
+    pub fn is_busy(&self, vcpu: VcpuId) -> bool {
+        self.tasks
+            .iter()
+            .any(|answer| answer.task.vcpu == vcpu && answer.counts.is_none())
+    }
+
     /// The answers in the order of the tasks, whole or not.
     pub fn into_answers(self) -> Vec<Answer> {
         self.tasks

@@ -24,9 +24,13 @@ use crate::host::{HostError, Observed};
 use crate::plan::{Op, VcpuId};
 use crate::qemu::excerpt::Excerpt;
 
-/// How long vCPUs that run are given to ring before the draw goes on without them. A request
-/// takes some 20 microseconds from answer to next ring.
+/// How long a vCPU that was let run is given to ring before the draw goes on without it. From an
+/// answer to the next ring it takes some 20 microseconds.
 const GRACE: Duration = Duration::from_millis(1);
+
+/// Longest pause between two turns while a vCPU is at work by itself, so that the stages of a host
+/// call fall into all of a long fill and not into its beginning. The pause is drawn.
+const LONGEST_PAUSE_MICROS: u64 = 200;
 
 /// Turns kept from the beginning and from the end.
 const TURNS_KEPT: (usize, usize) = (1024, 7168);
@@ -79,6 +83,8 @@ impl Schedule {
 struct Round {
     began: Instant,
     until: Instant,
+    /// When a vCPU was let run last.
+    let_run: Instant,
     /// Guest operations: branch and task, in the order of the request.
     tasks: Vec<(usize, Task)>,
     collector: Option<Collector>,
@@ -101,6 +107,16 @@ impl Round {
             .iter()
             .find(|(_, task)| task.vcpu == vcpu)
             .map(|&(branch, _)| branch)
+    }
+
+    /// vCPUs whose task is not over.
+    fn busy_vcpus(&self) -> impl Iterator<Item = VcpuId> {
+        let busy = |vcpu: &VcpuId| {
+            self.collector
+                .as_ref()
+                .is_some_and(|collector| collector.is_busy(*vcpu))
+        };
+        self.tasks.iter().map(|(_, task)| task.vcpu).filter(busy)
     }
 
     fn guest_is_over(&self) -> bool {
@@ -148,7 +164,7 @@ impl SoftSession {
         self.schedule.0.push(Turn::Round(ops.len()));
         let mut round = self.prepare(ops)?;
         while !round.is_over() && self.core.kvm.death().is_none() {
-            let mut ready = self.ready(&mut round)?;
+            let mut ready = self.ready(&mut round, random)?;
             if ready.is_empty() {
                 continue;
             }
@@ -201,6 +217,7 @@ impl SoftSession {
         Ok(Round {
             began,
             until: began + self.patience,
+            let_run: Instant::now(),
             tasks,
             collector,
             calls,
@@ -210,28 +227,31 @@ impl SoftSession {
 
     /// Who can advance, once all vCPUs that run have rung or had their grace. Empty if nobody can
     /// yet, or the round is over.
-    fn ready(&mut self, round: &mut Round) -> Result<Vec<Turn>, HostError> {
+    fn ready(
+        &mut self,
+        round: &mut Round,
+        random: &mut ChaCha8Rng,
+    ) -> Result<Vec<Turn>, HostError> {
         const DOING: &str = "racing";
-        let grace = Instant::now() + GRACE;
+        let pause = Duration::from_micros(random.random_range(0..=LONGEST_PAUSE_MICROS));
+        let grace = (round.let_run + GRACE).max(Instant::now() + pause);
         loop {
             if let Some(collector) = &mut round.collector {
                 self.collect(collector)?;
             }
-            let waiting = |&(_, task): &(usize, Task)| self.core.is_waiting(task.vcpu);
-            let mut ready: Vec<Turn> = round
-                .tasks
-                .iter()
-                .filter(|task| waiting(task))
-                .map(|(_, task)| Turn::Vcpu(task.vcpu))
-                .collect();
-            let all_have_rung = ready.len() == round.tasks.len() || round.guest_is_over();
+            let (waiting, running): (Vec<VcpuId>, Vec<VcpuId>) = round
+                .busy_vcpus()
+                .partition(|&vcpu| self.core.is_waiting(vcpu));
+            let mut ready: Vec<Turn> = waiting.into_iter().map(Turn::Vcpu).collect();
             if !round.calls.is_empty() {
                 ready.push(Turn::HostCall);
             }
-            let until = if ready.is_empty() { round.until } else { grace };
-            if all_have_rung || Instant::now() >= until {
+            let drawable = !ready.is_empty();
+            let patient = Instant::now() < grace && !running.is_empty();
+            if round.is_over() || (drawable && !patient) {
                 return Ok(ready);
             }
+            let until = if drawable { grace } else { round.until };
             let bell = Some(self.core.doorbell());
             match self.vm.wait(bell, until, DOING)? {
                 Wake::Extra => {
@@ -241,10 +261,8 @@ impl SoftSession {
                 Wake::Events => {
                     self.vm.take_events();
                 }
-                Wake::Late if ready.is_empty() => {
-                    return Err(self.vm.silent(DOING, self.patience));
-                }
-                Wake::Late => return Ok(ready),
+                Wake::Late if drawable => return Ok(ready),
+                Wake::Late => return Err(self.vm.silent(DOING, self.patience)),
             }
         }
     }
@@ -252,7 +270,9 @@ impl SoftSession {
     fn take_turn(&mut self, turn: Turn, round: &mut Round) -> Result<(), HostError> {
         let branch = match turn {
             Turn::Vcpu(vcpu) => {
-                self.core.advance(vcpu)?;
+                if self.core.advance(vcpu)? {
+                    round.let_run = Instant::now();
+                }
                 round.branch_of(vcpu)
             }
             Turn::HostCall => self.advance_host(round)?,
