@@ -24,7 +24,7 @@ test: setup ## Run every test
 	@cargo test --locked --workspace --no-fail-fast
 
 bench: setup ## Measure, against bare QEMU where there is something to compare with
-	@cargo bench --locked --workspace
+	@cargo bench --locked --package tdxlab-selftests --bench lab
 
 lint: ## Check format, clippy and rustdoc, warnings denied
 	@ci/lint

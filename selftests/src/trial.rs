@@ -1,4 +1,4 @@
-//! One guest on the in-process host, judged step by step against the predictor.
+//! One guest, judged step by step against the predictor.
 //!
 //! What the runner does with files, journal and progress, without any of them: fast enough for
 //! hundreds of thousands of random sequences.
@@ -23,16 +23,27 @@ pub struct Trial {
 }
 
 impl Trial {
-    /// Boots `guest` under `design`.
+    /// Boots `guest` under `design`, in process.
     pub fn boot(design: &str, guest: &Guest, seed: u64) -> Result<Trial, String> {
+        Trial::boot_on(&SimHost::in_memory(), design, guest, seed, PathBuf::new())
+    }
+
+    /// Boots `guest` under `design` on a host that keeps its files in `folder`.
+    pub fn boot_on(
+        host: &dyn Host,
+        design: &str,
+        guest: &Guest,
+        seed: u64,
+        folder: PathBuf,
+    ) -> Result<Trial, String> {
         let rules = Design::named(design).ok_or_else(|| format!("no design {design}"))?;
         let options = BootOptions {
             design: design.to_owned(),
             seed,
-            folder: PathBuf::new(),
+            folder,
             patience: Duration::from_secs(10),
         };
-        let mut session = SimHost::in_memory()
+        let mut session = host
             .boot(guest, &options)
             .map_err(|error| format!("boot: {error}"))?;
         let before = session.sample();
@@ -43,6 +54,11 @@ impl Trial {
             before,
             seed,
         })
+    }
+
+    /// The guest, to do things to it that nobody judges.
+    pub fn session(&mut self) -> &mut dyn Session {
+        self.session.as_mut()
     }
 
     /// Does one step and judges it. `Ok(false)` where the TD is dead, as it had to be. A step that
