@@ -1,3 +1,5 @@
 //! What the self tests share.
 
+pub mod command;
+pub mod failing;
 pub mod trial;

@@ -79,11 +79,11 @@ fn step_lines(step: &StepReport, room: usize) -> Vec<String> {
         .iter()
         .map(|finding| {
             let place = match &finding.at {
-                Some(at) => format!(" at {at}"),
+                Some(at) => format!("{at} "),
                 None => String::new(),
             };
             format!(
-                "{:<13}{place} {} (expected {})",
+                "{:<13} {place}{} (expected {})",
                 finding.witness.to_string(),
                 finding.found,
                 finding.expected
@@ -107,7 +107,7 @@ fn step_lines(step: &StepReport, room: usize) -> Vec<String> {
         .iter()
         .map(|missing| format!("{}: {}", missing.witness, missing.reason))
         .collect();
-    let expected = part("expected", &step.expected, 4, 0);
+    let expected = part("expected", &step.expected, 5, 0);
     let missing = part("missing", &missing, 2, 0);
     let left = room.saturating_sub(expected.len() + missing.len());
     let of_content = content.len().min(left / 2);

@@ -220,6 +220,15 @@ pub fn expectation(expected: &Expectation) -> Vec<String> {
     if let Some(status) = expected.map_gpa {
         lines.push(format!("MapGPA {}", VmcallStatus(status)));
     }
+    let kinds = [
+        ("access", accesses_text(expected)),
+        ("content", reads_text(expected)),
+    ];
+    for (name, text) in kinds {
+        if !text.is_empty() {
+            lines.push(format!("{name}: {text}"));
+        }
+    }
     let exits = (expected.accept_exits, expected.access_exits);
     if exits != (Interval::default(), Interval::default()) {
         lines.push(format!(

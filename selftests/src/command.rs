@@ -1,0 +1,42 @@
+//! tdxlab as its users call it.
+
+use std::path::{Path, PathBuf};
+
+use assert_cmd::Command;
+
+/// The command line of the binary under test, from the root of the repository.
+#[macro_export]
+macro_rules! tdxlab {
+    ($($arg:expr),* $(,)?) => {{
+        let mut command = $crate::command::tdxlab(env!("CARGO_BIN_EXE_tdxlab-under-test"));
+        $(command.arg($arg);)*
+        command
+    }};
+}
+
+/// `program` in a known environment: no colours, none of the lab's own variables, no terminal.
+pub fn tdxlab(program: &str) -> Command {
+    let mut command = Command::new(program);
+    command
+        .current_dir(root())
+        .env("NO_COLOR", "1")
+        .env("RUST_BACKTRACE", "0");
+    for variable in ["TDXLAB_HOST", "TDXLAB_REQUIRE", "TDXLAB_QEMU"] {
+        command.env_remove(variable);
+    }
+    command
+}
+
+/// The root of the repository.
+pub fn root() -> PathBuf {
+    let here = Path::new(env!("CARGO_MANIFEST_DIR"));
+    here.parent().unwrap_or(here).to_owned()
+}
+
+/// A file with `text` in a folder of its own.
+pub fn scenario(text: &str) -> (tempfile::TempDir, PathBuf) {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let path = folder.path().join("scenario.yaml");
+    std::fs::write(&path, text).expect("a file in it");
+    (folder, path)
+}

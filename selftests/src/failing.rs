@@ -1,0 +1,40 @@
+//! Runs on hosts that do wrong, so that what is said of failures can be looked at.
+
+use std::path::Path;
+
+use tdxlab::host::sim::SimHost;
+use tdxlab::host::softkvm::Policy;
+use tdxlab::predict::Design;
+use tdxlab::run::{Conduct, Conducted, Item, Silence};
+use tdxlab::scenario;
+
+/// DEMOTE loses the content of one 4K page in the middle of the leaf.
+struct LosesContent;
+
+impl Policy for LosesContent {
+    fn demote_keeps_content(&mut self, index: u64) -> bool {
+        index != 100
+    }
+}
+
+/// The plans of a scenario.
+pub fn plans(path: &Path) -> Vec<Item> {
+    let scenario = scenario::load(path).expect("the scenario is right");
+    scenario::expand(&scenario, None)
+        .expect("the scenario expands")
+        .into_iter()
+        .map(|plan| Item {
+            plan,
+            scenario: Some(path.to_owned()),
+        })
+        .collect()
+}
+
+/// Runs a scenario on `sim`, under `headtail`, where a split loses a page.
+pub fn run_with_lost_page(path: &Path, reports: &Path) -> Conducted {
+    let host = SimHost::new().with_policy(|| Box::new(LosesContent));
+    let design = Design::named("headtail").expect("a known design");
+    Conduct::new(&plans(path), &host, design, &Silence)
+        .run(reports)
+        .expect("reports can be written")
+}

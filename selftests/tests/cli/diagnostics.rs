@@ -1,0 +1,83 @@
+//! What a person is shown whose scenario is wrong.
+
+use tdxlab_selftests::command::scenario;
+use tdxlab_selftests::tdxlab;
+
+/// What `tdxlab check` says, with the path of the file cut to its name.
+fn diagnosis(text: &str) -> String {
+    let (folder, path) = scenario(text);
+    let said = tdxlab!("check", &path).assert().code(65);
+    let folder = format!("{}/", folder.path().display());
+    String::from_utf8_lossy(&said.get_output().stderr).replace(&folder, "")
+}
+
+#[test]
+fn an_unknown_key() {
+    insta::assert_snapshot!(diagnosis(
+        "scenario: a/b\n\
+         about: A key that is none.\n\
+         guest: { memory: 64M }\n\
+         steps:\n\
+         \x20 - acept: { range: 0..2M, level: 2M }\n"
+    ));
+}
+
+#[test]
+fn a_bad_unit() {
+    insta::assert_snapshot!(diagnosis(
+        "scenario: a/b\n\
+         about: A unit that is none.\n\
+         guest: { memory: 64Q }\n\
+         steps:\n\
+         \x20 - punch: 0..2M\n"
+    ));
+}
+
+#[test]
+fn a_range_outside_the_guest() {
+    insta::assert_snapshot!(diagnosis(
+        "scenario: a/b\n\
+         about: A range that ends too far out.\n\
+         guest: { memory: 64M }\n\
+         steps:\n\
+         \x20 - accept: { range: 0..66M, level: 2M }\n"
+    ));
+}
+
+#[test]
+fn an_expectation_the_predictor_contradicts() {
+    insta::assert_snapshot!(diagnosis(
+        "scenario: a/b\n\
+         about: More splits than there can be.\n\
+         needs: { private_leaf: 2M }\n\
+         guest: { memory: 64M }\n\
+         steps:\n\
+         \x20 - accept: { range: 0..4M, level: 2M }\n\
+         \x20   expect: { splits: 3 }\n"
+    ));
+}
+
+#[test]
+fn two_problems_are_shown_at_once() {
+    let said = diagnosis(
+        "scenario: a/b\n\
+         about: Two problems.\n\
+         guest: { memory: 64M, cpus: 2 }\n\
+         steps:\n\
+         \x20 - punch: 0..2M\n\
+         \x20   expects: { splits: 3 }\n",
+    );
+    assert!(said.contains("cpus") && said.contains("expects"), "{said}");
+}
+
+#[test]
+fn every_wrong_file_is_shown() {
+    let (one, first) = scenario("scenario: a/b\n");
+    let (two, second) = scenario("steps: []\n");
+    let said = tdxlab!("check", &first, &second).assert().code(65);
+    let said = String::from_utf8_lossy(&said.get_output().stderr).into_owned();
+    for folder in [one, two] {
+        let path = folder.path().display().to_string();
+        assert!(said.contains(&path), "{path} not in:\n{said}");
+    }
+}

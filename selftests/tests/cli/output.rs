@@ -1,0 +1,72 @@
+//! What a run says while it goes and when it is over.
+
+use tdxlab::report::terminal::{self, FAILURE_LINES};
+use tdxlab_selftests::command::root;
+use tdxlab_selftests::failing::run_with_lost_page;
+use tdxlab_selftests::tdxlab;
+
+const GOOD: &str = "scenarios/punch/head-and-tail.yaml";
+
+#[test]
+fn elsewhere_than_on_a_terminal_there_are_plain_lines() {
+    let out = tempfile::tempdir().unwrap();
+    let said = tdxlab!("run", GOOD, "--host", "sim", "--out", out.path())
+        .assert()
+        .success();
+    let progress = String::from_utf8_lossy(&said.get_output().stderr).into_owned();
+    assert!(
+        progress.contains("[1/1] pass punch/head-and-tail ("),
+        "{progress}"
+    );
+    assert!(!progress.contains('\u{1b}'), "{progress:?}");
+    let summary = String::from_utf8_lossy(&said.get_output().stdout).into_owned();
+    let last = summary.lines().last().unwrap();
+    let folder = last.strip_prefix("report: ").unwrap();
+    assert!(std::path::Path::new(folder).join("report.json").exists());
+}
+
+#[test]
+fn quiet_says_nothing_of_what_passed() {
+    let out = tempfile::tempdir().unwrap();
+    let said = tdxlab!("run", GOOD, "--host", "sim", "--quiet", "--out", out.path())
+        .assert()
+        .success();
+    assert_eq!(String::from_utf8_lossy(&said.get_output().stderr), "");
+    assert_eq!(String::from_utf8_lossy(&said.get_output().stdout), "");
+}
+
+/// A page lost in a split: what a kernel engineer is shown.
+#[test]
+fn a_failure_shows_expected_found_and_ranges_in_that_order() {
+    let out = tempfile::tempdir().unwrap();
+    let conducted = run_with_lost_page(&root().join(GOOD), out.path());
+    let lines = terminal::failure(&conducted.report.scenarios[0], Some(&conducted.folder));
+    assert!(lines.len() <= FAILURE_LINES);
+    let text = console::strip_ansi_codes(&lines.join("\n")).into_owned();
+    let folder = conducted.folder.display().to_string();
+    let root = format!("{}/", root().display());
+    insta::assert_snapshot!(text.replace(&folder, "reports/RUN").replace(&root, ""));
+}
+
+#[test]
+fn a_reader_that_goes_away_does_not_end_the_run() {
+    let out = tempfile::tempdir().unwrap();
+    let program = env!("CARGO_BIN_EXE_tdxlab-under-test");
+    let line = format!(
+        "{program} run {GOOD} --host sim --out {} 2>&1 | true",
+        out.path().display()
+    );
+    let status = std::process::Command::new("sh")
+        .args(["-c", &line])
+        .current_dir(root())
+        .status()
+        .unwrap();
+    assert!(status.success());
+    // The pipe's reader is gone at once; the runner may still be at work.
+    let report = out.path().join("latest/report.json");
+    let patience = std::time::Instant::now() + std::time::Duration::from_secs(60);
+    while !report.exists() {
+        assert!(std::time::Instant::now() < patience, "the run did not end");
+        std::thread::sleep(std::time::Duration::from_millis(20));
+    }
+}
