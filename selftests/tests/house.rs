@@ -8,7 +8,7 @@ use syn::visit::Visit;
 use tdxlab_selftests::command::root;
 
 /// Longest source file, in lines that are neither empty nor comments.
-const MOST_LINES: usize = 500;
+const MOST_LINES: usize = 550;
 
 /// What the predictor and the software host may both name: addresses, and the words of a plan that
 /// say which memory there is and which half of it is meant. Everything else of the one is strange
@@ -72,7 +72,7 @@ fn no_file_is_too_long() {
             (code > MOST_LINES).then(|| format!("{}: {code}", path.display()))
         })
         .collect();
-    none(broken, "a file has at most 500 lines of code");
+    none(broken, "a file has at most 550 lines of code");
 }
 
 #[test]
