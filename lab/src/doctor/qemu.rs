@@ -7,7 +7,7 @@ use crate::qemu::{Installed, Version};
 const TDX: Version = Version::new(10, 1);
 
 pub(super) fn version() -> Fact {
-    match Installed::find(Version::new(7, 0)) {
+    match Installed::find(crate::host::soft::NEEDED) {
         Ok(installed) => {
             let found = format!("{} at {}", installed.version, installed.program.display());
             Fact::usable("qemu", found)

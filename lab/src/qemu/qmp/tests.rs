@@ -1,3 +1,5 @@
+//! A monitor played by a thread, saying what real ones say and what none should.
+
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::net::UnixStream;
 use std::thread;
