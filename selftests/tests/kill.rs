@@ -25,7 +25,7 @@ const TIMES: u32 = 50;
 const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Latest moment at which it is ended, counted from its start.
-const LATEST: Duration = Duration::from_millis(2500);
+const LATEST: Duration = Duration::from_millis(1500);
 
 #[test]
 fn nothing_outlives_the_runner_and_every_report_is_readable() {
