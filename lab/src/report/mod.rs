@@ -17,8 +17,6 @@ pub mod picture;
 mod seen;
 pub mod table;
 pub mod terminal;
-#[cfg(test)]
-mod tests;
 pub mod trend;
 pub mod words;
 
