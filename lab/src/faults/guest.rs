@@ -41,7 +41,7 @@ faults! {
     AlreadyLevel {} {
         fn accept_status(&mut self, _: PageLevel, status: Status) -> Status {
             if status.class() == Status::PAGE_ALREADY_ACCEPTED {
-                status.detail(1 - status.0 & 1)
+                status.detail((status.0 & 1) ^ 1)
             } else {
                 status
             }

@@ -132,7 +132,7 @@ impl Design {
     pub(super) fn entries(&self, pages: &Pages) -> Option<u64> {
         let [start, end] = [pages.start, pages.end].map(|page| page / REGION);
         let head = !pages.start.is_multiple_of(REGION);
-        let tail = !pages.end.is_multiple_of(REGION) && !(head && start == end);
+        let tail = !pages.end.is_multiple_of(REGION) && (!head || start != end);
         match self.range_split {
             RangeSplit::Never => Some(0),
             RangeSplit::Walk => None,

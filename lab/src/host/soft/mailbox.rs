@@ -239,9 +239,13 @@ mod tests {
         mailbox.answer_fault(VcpuId(1), ANSWER_RETRY);
 
         let other = mailbox.clone();
+        // Read before the kick can raise it, else the guest would wait for the next one.
+        let old = other
+            .ram
+            .word32(MAILBOX_START + HEADER_TLB_EPOCH)
+            .load(SeqCst);
         let guest = std::thread::spawn(move || {
             let header = other.ram.word32(MAILBOX_START + HEADER_TLB_EPOCH);
-            let old = header.load(SeqCst);
             while header.load(SeqCst) == old {
                 std::thread::yield_now();
             }
