@@ -1,3 +1,5 @@
+//! From nothing to a guest that takes commands.
+
 use std::path::Path;
 use std::process::Command;
 

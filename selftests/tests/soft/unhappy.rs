@@ -1,1 +1,1 @@
-
+//! A QEMU that is missing, dies, hangs or speaks nonsense.

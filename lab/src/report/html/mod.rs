@@ -14,6 +14,7 @@
 
 mod axis;
 mod cells;
+mod legend;
 mod place;
 mod scenario;
 mod scene;
@@ -139,14 +140,14 @@ fn page(report: &Report, entries: &[Markup], trend: Option<&Trend>) -> Markup {
                 style { (PreEscaped(include_str!("page.css"))) }
             }
             body {
-                (scene::patterns())
+                (legend::patterns())
                 a.jump href="#scenarios" { "Skip to the scenarios" }
                 (head(report))
                 main {
                     @if let Some(trend) = trend { (trend::section(trend)) }
                     section #scenarios aria-label="Scenarios" {
                         (controls(report))
-                        (scene::legend())
+                        (legend::legend())
                         div.columns aria-hidden="true" {
                             span { "verdict" } span { "scenario" } span.num { "steps" } span.num { "splits" } span.num { "time" }
                         }
