@@ -28,9 +28,10 @@ pub(super) struct Run {
     /// Where guests run
     #[arg(long, value_enum, default_value = "auto", env = "TDXLAB_HOST")]
     host: HostName,
-    /// Design whose KVM is played (soft, sim) or expected (tdx)
-    #[arg(long, value_name = "D", default_value = "headtail")]
-    design: String,
+    /// Design whose KVM is played (soft, sim; default headtail) or expected (tdx; default: the one
+    /// its KVM is found to follow)
+    #[arg(long, value_name = "D")]
+    design: Option<String>,
     /// Scenarios run at the same time; by default as many as there are processors
     #[arg(long, short, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
     jobs: Option<u16>,
@@ -165,7 +166,7 @@ impl Run {
 
     /// A new run.
     fn started(&self) -> Result<Task, CliError> {
-        let design = options::design(&self.design)?;
+        let asked = self.design.as_deref().map(options::design).transpose()?;
         let shard = self.shard()?;
         let all = load::items(load::load(&self.scenarios)?);
         let of_plans = u32::try_from(all.len()).unwrap_or(u32::MAX);
@@ -173,9 +174,10 @@ impl Run {
             .zip(all)
             .filter(|(_, item)| shard.is_none_or(|shard| shard.holds(&item.plan.name)))
             .unzip();
+        let selected = self.select(self.host)?;
         Ok(Task {
-            design,
-            selected: self.select(self.host)?,
+            design: options::design_for(asked, selected.host.as_ref()),
+            selected,
             items,
             seed: self.scenarios.seed,
             paths: self.scenarios.paths.clone(),

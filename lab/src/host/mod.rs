@@ -5,6 +5,7 @@ pub mod select;
 pub mod sim;
 pub mod soft;
 pub mod softkvm;
+pub mod tdx;
 pub mod vm;
 
 use std::time::Duration;
@@ -14,6 +15,7 @@ use tdxlab_protocol::message::{Counts, Run};
 
 use crate::addr::GpaRange;
 use crate::plan::{Guest, HostKind, Op};
+use crate::predict::Design;
 use crate::witness::Sample;
 
 /// A kind of host, ready to boot guests.
@@ -23,6 +25,17 @@ pub trait Host: Send + Sync {
 
     /// What the report says about it: kernel, QEMU, TDX module, each by name.
     fn facts(&self) -> Vec<(String, String)>;
+
+    /// The design that its KVM was found to follow; `None` where the host plays any, or where it
+    /// cannot be found out.
+    fn design(&self) -> Option<&'static Design> {
+        None
+    }
+
+    /// Whether the VMM has KVM map what a guest has converted with MapGPA, as QEMU does.
+    fn maps_conversions(&self) -> bool {
+        false
+    }
 
     /// Boots a guest and brings it to the point where it takes commands.
     fn boot(&self, guest: &Guest, options: &BootOptions) -> Result<Box<dyn Session>, HostError>;

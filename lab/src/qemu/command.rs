@@ -113,6 +113,9 @@ pub struct Td {
 const BARE_MACHINE: &str =
     "smm=off,vmport=off,hpet=off,sata=off,i8042=off,pit=off,graphics=off,acpi=off";
 
+/// Name of the guest's memory, which is also that of QEMU's block.
+pub const RAM_ID: &str = "ram";
+
 impl QemuCommand {
     /// The command line.
     pub fn line(&self) -> CommandLine {
@@ -198,11 +201,11 @@ impl QemuCommand {
         if self.td.is_some() {
             machine.push_str(",confidential-guest-support=tdx0");
         }
-        format!("{machine},{BARE_MACHINE},memory-backend=ram")
+        format!("{machine},{BARE_MACHINE},memory-backend={RAM_ID}")
     }
 
     fn ram_object(&self) -> String {
-        let size = format!("id=ram,size={}M", self.ram.mebibytes);
+        let size = format!("id={RAM_ID},size={}M", self.ram.mebibytes);
         match self.ram.backing {
             RamBacking::Memfd => format!("memory-backend-memfd,{size},share=on"),
             RamBacking::Hugetlb(page) => {

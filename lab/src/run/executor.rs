@@ -124,7 +124,9 @@ impl Lab<'_> {
     pub fn execute(&self, worker: usize, id: PlanId, item: &Item) -> Result<Outcome, JournalError> {
         let started = Instant::now();
         let plan = &item.plan;
-        if let Some(need) = needs::unmet(&plan.needs, &self.offer) {
+        let unmet = needs::unmet(&plan.needs, &self.offer)
+            .or_else(|| needs::out_of_reach(plan, self.offer.host));
+        if let Some(need) = unmet {
             self.journal.write(&Event::PlanSkipped {
                 plan: id,
                 about: plan.about.clone(),
