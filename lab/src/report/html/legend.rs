@@ -1,15 +1,15 @@
-//! What the colours of the pictures mean, and the patterns they are filled with.
+//! What the colours and outlines of the pictures mean.
 
 use std::fmt::Write;
 
 use maud::{Markup, PreEscaped, html};
 
 use super::axis::CELL;
-use super::scene::{class, state_words};
+use super::states;
 use crate::predict::RegionState;
 
 /// One cell, for the legend.
-pub(super) fn legend() -> Markup {
+pub(super) fn section() -> Markup {
     let entry = |state: RegionState| {
         let mut path = String::new();
         let _ = write!(path, "M1 1h{0}v{1}h-{0}z", CELL * 7, CELL * 5);
@@ -17,9 +17,9 @@ pub(super) fn legend() -> Markup {
             li {
                 svg viewBox="0 0 23 17" width="23" height="17" aria-hidden="true" {
                     path.e d=(path) {}
-                    path class=(class(state)) d=(path) {}
+                    path class=(states::class(state)) d=(path) {}
                 }
-                (state_words(state))
+                (states::words(state))
             }
         }
     };
