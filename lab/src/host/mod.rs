@@ -5,6 +5,7 @@ pub mod select;
 pub mod sim;
 pub mod soft;
 pub mod softkvm;
+mod software;
 pub mod tdx;
 pub mod vm;
 
