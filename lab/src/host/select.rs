@@ -82,19 +82,24 @@ fn open(kind: HostKind) -> Result<Box<dyn Host>, HostError> {
         HostKind::Sim => Ok(Box::new(SimHost::new())),
         HostKind::Soft => Ok(Box::new(SoftHost::find()?)),
         HostKind::Kvm => Err(unusable(kind, Some(doctor::kvm()))),
-        HostKind::Tdx => {
-            // In a rehearsal nothing of the machine is TDX, so there is nothing to ask it.
-            let fact = (!tdx::is_rehearsal()).then(|| doctor::why_no_tdx(&Machine::this()));
-            match fact.flatten() {
-                Some(fact) => Err(unusable(kind, Some(fact))),
-                None => {
-                    let qemu =
-                        Installed::find(Version::new(10, 1)).map_err(|error| error.on(kind))?;
-                    Ok(Box::new(TdxHost::new(qemu, Interrupt::of_process())))
-                }
-            }
-        }
+        HostKind::Tdx => Ok(Box::new(tdx()?)),
     }
+}
+
+/// The TDX host, if it is usable here.
+///
+/// # Errors
+///
+/// It is not, and why.
+pub fn tdx() -> Result<TdxHost, HostError> {
+    let kind = HostKind::Tdx;
+    // In a rehearsal nothing of the machine is TDX, so there is nothing to ask it.
+    let fact = (!tdx::is_rehearsal()).then(|| doctor::why_no_tdx(&Machine::this()));
+    if let Some(fact) = fact.flatten() {
+        return Err(unusable(kind, Some(fact)));
+    }
+    let qemu = Installed::find(Version::new(10, 1)).map_err(|error| error.on(kind))?;
+    Ok(TdxHost::new(qemu, Interrupt::of_process()))
 }
 
 /// Why a host cannot be used: what the doctor found, or that this tdxlab cannot drive it.
