@@ -35,6 +35,7 @@ fn guest(memory: u64) -> Guest {
             gmem_offset: 0,
         }],
         image: Vec::new(),
+        backing: None,
     }
 }
 
