@@ -165,17 +165,18 @@ impl Run {
 
     /// A new run.
     fn started(&self) -> Result<Task, CliError> {
-        let design = options::design(&self.design)?;
+        let asked = options::design(&self.design)?;
         let shard = self.shard()?;
-        let all = load::items(load::load(&self.scenarios)?);
+        let selected = self.select(self.host)?;
+        let all = load::items_for(&self.scenarios, selected.host.kind())?;
         let of_plans = u32::try_from(all.len()).unwrap_or(u32::MAX);
         let (places, items): (Vec<u32>, Vec<Item>) = (0..)
             .zip(all)
             .filter(|(_, item)| shard.is_none_or(|shard| shard.holds(&item.plan.name)))
             .unzip();
         Ok(Task {
-            design,
-            selected: self.select(self.host)?,
+            design: selected.host.design().unwrap_or(asked),
+            selected,
             items,
             seed: self.scenarios.seed,
             paths: self.scenarios.paths.clone(),
@@ -202,7 +203,7 @@ impl Run {
             paths: head.paths.clone(),
             seed: head.seed,
         };
-        let items = load::items(load::load(&scenarios)?)
+        let items = load::items_for(&scenarios, head.host)?
             .into_iter()
             .filter(|item| {
                 head.part

@@ -1,6 +1,7 @@
 //! Where a plan runs: the trait that every kind of host implements.
 
 pub mod interrupt;
+pub mod kvm;
 pub mod select;
 pub mod sim;
 pub mod soft;
@@ -14,6 +15,7 @@ use tdxlab_protocol::message::{Counts, Run};
 
 use crate::addr::GpaRange;
 use crate::plan::{Guest, HostKind, Op};
+use crate::predict::Design;
 use crate::witness::Sample;
 
 /// A kind of host, ready to boot guests.
@@ -23,6 +25,17 @@ pub trait Host: Send + Sync {
 
     /// What the report says about it: kernel, QEMU, TDX module, each by name.
     fn facts(&self) -> Vec<(String, String)>;
+
+    /// The design its KVM has, where the host itself knows.
+    fn design(&self) -> Option<&'static Design> {
+        None
+    }
+
+    /// What of a guest this machine cannot give, and what to do about it; looked at before it is
+    /// booted.
+    fn unmet(&self, _guest: &Guest) -> Option<String> {
+        None
+    }
 
     /// Boots a guest and brings it to the point where it takes commands.
     fn boot(&self, guest: &Guest, options: &BootOptions) -> Result<Box<dyn Session>, HostError>;

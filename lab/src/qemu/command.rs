@@ -79,6 +79,14 @@ pub enum RamBacking {
     Hugetlb(PageLevel),
     /// Anonymous memory; transparent huge pages where the kernel gives them.
     Anonymous,
+    /// Two memfds, and two memory slots: first ordinary pages for the guest itself, then test
+    /// memory of pages of its own.
+    Parted {
+        /// Size of the first.
+        own_mebibytes: u64,
+        /// Page size of the second in the hugetlb pool; ordinary pages where there is none.
+        hugetlb: Option<PageLevel>,
+    },
 }
 
 /// The guest image, loaded so that it ends at 4 GiB.
@@ -122,13 +130,7 @@ impl QemuCommand {
             args.bare(bare);
         }
         args.flag("-display", "none");
-        args.flag(
-            "-accel",
-            match self.accelerator {
-                Accelerator::Tcg => "tcg,thread=multi",
-                Accelerator::Kvm => "kvm",
-            },
-        );
+        args.flag("-accel", self.accelerator());
         args.flag("-machine", self.machine());
         args.flag(
             "-cpu",
@@ -139,7 +141,7 @@ impl QemuCommand {
         );
         args.flag("-smp", self.vcpus.to_string());
         args.flag("-m", format!("{}M", self.ram.mebibytes));
-        args.flag("-object", self.ram_object());
+        self.ram_arguments(&mut args);
         if let Some(td) = self.td {
             args.flag(
                 "-object",
@@ -198,17 +200,49 @@ impl QemuCommand {
         if self.td.is_some() {
             machine.push_str(",confidential-guest-support=tdx0");
         }
-        format!("{machine},{BARE_MACHINE},memory-backend=ram")
+        machine = format!("{machine},{BARE_MACHINE}");
+        if !matches!(self.ram.backing, RamBacking::Parted { .. }) {
+            machine.push_str(",memory-backend=ram");
+        }
+        machine
     }
 
-    fn ram_object(&self) -> String {
-        let size = format!("id=ram,size={}M", self.ram.mebibytes);
-        match self.ram.backing {
-            RamBacking::Memfd => format!("memory-backend-memfd,{size},share=on"),
-            RamBacking::Hugetlb(page) => {
-                format!("memory-backend-memfd,{size},share=on,hugetlb=on,hugetlbsize={page}")
+    fn accelerator(&self) -> &'static str {
+        match (self.accelerator, self.ram.backing) {
+            (Accelerator::Tcg, _) => "tcg,thread=multi",
+            // With a ring, KVM splits leaves when dirty logging begins. Without one QEMU asks it to
+            // split them bit by bit as it clears them (KVM_DIRTY_LOG_INITIALLY_SET).
+            (Accelerator::Kvm, RamBacking::Parted { .. }) => "kvm,dirty-ring-size=4096",
+            (Accelerator::Kvm, _) => "kvm",
+        }
+    }
+
+    fn ram_arguments(&self, args: &mut Arguments) {
+        let all = self.ram.mebibytes;
+        let memfd = |id: &str, mebibytes: u64, hugetlb: Option<PageLevel>| {
+            let object = format!("memory-backend-memfd,id={id},size={mebibytes}M,share=on");
+            match hugetlb {
+                // Pages are taken from the pool when they are touched.
+                Some(page) => format!("{object},hugetlb=on,hugetlbsize={page},reserve=off"),
+                None => object,
             }
-            RamBacking::Anonymous => format!("memory-backend-ram,{size}"),
+        };
+        match self.ram.backing {
+            RamBacking::Memfd => args.flag("-object", memfd("ram", all, None)),
+            RamBacking::Hugetlb(page) => args.flag("-object", memfd("ram", all, Some(page))),
+            RamBacking::Anonymous => {
+                args.flag("-object", format!("memory-backend-ram,id=ram,size={all}M"));
+            }
+            RamBacking::Parted {
+                own_mebibytes,
+                hugetlb,
+            } => {
+                args.flag("-object", memfd("own", own_mebibytes, None));
+                let rest = all.saturating_sub(own_mebibytes);
+                args.flag("-object", memfd("test", rest, hugetlb));
+                args.flag("-numa", "node,memdev=own");
+                args.flag("-numa", "node,memdev=test");
+            }
         }
     }
 }

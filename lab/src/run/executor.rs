@@ -124,7 +124,10 @@ impl Lab<'_> {
     pub fn execute(&self, worker: usize, id: PlanId, item: &Item) -> Result<Outcome, JournalError> {
         let started = Instant::now();
         let plan = &item.plan;
-        if let Some(need) = needs::unmet(&plan.needs, &self.offer) {
+        let unmet = needs::unmet(&plan.needs, &self.offer)
+            .or_else(|| needs::unmet_guest(&plan.guest, self.offer.host))
+            .or_else(|| self.host.unmet(&plan.guest));
+        if let Some(need) = unmet {
             self.journal.write(&Event::PlanSkipped {
                 plan: id,
                 about: plan.about.clone(),
@@ -291,7 +294,7 @@ impl Course<'_> {
     ) -> Result<(control::Control, Sample), Stop> {
         let before = session.sample();
         self.note("before the positive control", &before);
-        let observed = session.perform(&control::operation(), &[])?;
+        let observed = session.perform(&control::operation(&self.plan.guest), &[])?;
         let after = session.sample();
         self.note("after the positive control", &after);
         let control = control::judge(judge, &observed, &before, &after);

@@ -7,6 +7,7 @@
 //! | [`debugfs`] | the page counters of one VM |
 //! | [`query_stats`] | the same counters, through QEMU's monitor |
 //! | [`tracefs`] | split events |
+//! | [`instance`] | a private instance of tracefs to read them from |
 //! | [`cachestat`] | populated pages of a guest_memfd |
 //! | [`kmsg`] | the kernel log |
 //!
@@ -15,6 +16,7 @@
 
 pub mod cachestat;
 pub mod debugfs;
+pub mod instance;
 pub mod kmsg;
 pub mod played;
 pub mod query_stats;
