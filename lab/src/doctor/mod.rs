@@ -7,6 +7,7 @@ mod kvm;
 mod machine;
 mod qemu;
 mod rights;
+mod stats;
 mod tdx;
 
 use schemars::JsonSchema;

@@ -1,5 +1,6 @@
 //! Which host a run uses: the one that was asked for, or the best this machine has.
 
+use super::kvm::KvmHost;
 use super::sim::SimHost;
 use super::soft::SoftHost;
 use super::{Host, HostError};
@@ -72,7 +73,7 @@ fn open(kind: HostKind) -> Result<Box<dyn Host>, HostError> {
     match kind {
         HostKind::Sim => Ok(Box::new(SimHost::new())),
         HostKind::Soft => Ok(Box::new(SoftHost::find()?)),
-        HostKind::Kvm => Err(unusable(kind, Some(doctor::kvm()))),
+        HostKind::Kvm => Ok(Box::new(KvmHost::find()?)),
         HostKind::Tdx => Err(unusable(kind, doctor::why_no_tdx(&Machine::this()))),
     }
 }

@@ -22,7 +22,7 @@ use super::race::range_of_op;
 use super::runs::{Pages, Runs};
 use super::state::{count, pages_of, range_of};
 use crate::addr::{Gpa, GpaRange, PageLevel};
-use crate::plan::{Action, Backing, Generation, Guest, Op};
+use crate::plan::{Action, Backing, Generation, Guest, Op, Side};
 
 /// 4K pages of a transparent huge page.
 const FOLIO: u64 = PageLevel::Size2M.pages_4k();
@@ -97,6 +97,14 @@ impl Plain {
                 advice: "do one after the other, or leave `backing` away".to_owned(),
             });
         };
+        if let Op::Touch { side, .. } | Op::Fill { side, .. } | Op::Verify { side, .. } = op
+            && *side == Side::Shared
+        {
+            return Err(Unjudgeable {
+                why: "the memory of a plain VM has no shared side".to_owned(),
+                advice: "leave `side` away".to_owned(),
+            });
+        }
         let mut changes = Changes::default();
         let mut expected = Expectation {
             td_alive: true,
@@ -151,7 +159,11 @@ impl Plain {
         Ok(Expectation {
             splits: Interval::exactly(changes.splits),
             split_leaves: changes.split_leaves,
-            pages: PageDelta { pages_4k, pages_2m, pages_1g },
+            pages: PageDelta {
+                pages_4k,
+                pages_2m,
+                pages_1g,
+            },
             populated: Interval::exactly(self.populated.count(memory, |page| page) as i64),
             ..expected
         })
@@ -260,11 +272,17 @@ impl Plain {
         if !whole && !self.in_pieces(folio.start) && self.populated.at(folio.start).0 {
             // To split the folio, the kernel takes it out of every page table first.
             self.unmap(changes, folio.clone());
-            self.pieces.set(folio.start / FOLIO..folio.end / FOLIO, true);
+            self.pieces
+                .set(folio.start / FOLIO..folio.end / FOLIO, true);
         }
         self.remove(changes, part);
-        if !self.populated.stretches(folio.clone()).any(|(_, page)| page) {
-            self.pieces.set(folio.start / FOLIO..folio.end / FOLIO, false);
+        if !self
+            .populated
+            .stretches(folio.clone())
+            .any(|(_, page)| page)
+        {
+            self.pieces
+                .set(folio.start / FOLIO..folio.end / FOLIO, false);
         }
     }
 
@@ -275,8 +293,12 @@ impl Plain {
     }
 
     fn unmap(&mut self, changes: &mut Changes, pages: Pages) {
-        let small = self.mapped.count(pages.clone(), |mapped| mapped == Mapped::Page);
-        let large = self.mapped.count(pages.clone(), |mapped| mapped == Mapped::Leaf);
+        let small = self
+            .mapped
+            .count(pages.clone(), |mapped| mapped == Mapped::Page);
+        let large = self
+            .mapped
+            .count(pages.clone(), |mapped| mapped == Mapped::Leaf);
         changes.add(PageLevel::Size4K, -(small as i64));
         changes.add(self.backing.leaf(), -((large / self.unit()) as i64));
         self.mapped.set(pages, Mapped::Absent);
@@ -318,7 +340,9 @@ impl Plain {
             }
             self.mapped.set(pages, Mapped::Page);
         }
-        changes.split_leaves.sort_by_key(|leaf| (leaf.gpa, leaf.level));
+        changes
+            .split_leaves
+            .sort_by_key(|leaf| (leaf.gpa, leaf.level));
     }
 
     /// Dirty logging ends: huge pages get their leaves back, now or at the next touch.
@@ -378,7 +402,10 @@ fn split(changes: &mut Changes, pages: &Pages, level: PageLevel) {
     changes.splits += count(pages) / level.pages_4k() as i64;
     let room = Expectation::MAX_SPLIT_LEAVES - changes.split_leaves.len();
     let starts = pages.clone().step_by(level.pages_4k() as usize).take(room);
-    changes.split_leaves.extend(starts.map(|gfn| SplitLeaf { gpa: Gpa::from_gfn(gfn), level }));
+    changes.split_leaves.extend(starts.map(|gfn| SplitLeaf {
+        gpa: Gpa::from_gfn(gfn),
+        level,
+    }));
 }
 
 #[cfg(test)]

@@ -13,7 +13,7 @@ use super::expr;
 use super::vars::{Fault, Vars, nearest};
 use crate::addr::PageLevel;
 use crate::plan::{
-    AccessKind, ExpectErrno, ExpectStatus, ExpectTd, Gone, HostKind, OnVe, Side, Size,
+    AccessKind, Backing, ExpectErrno, ExpectStatus, ExpectTd, Gone, HostKind, OnVe, Side, Size,
 };
 
 /// A value of kind `K`, not yet read.

@@ -1,6 +1,8 @@
 //! From a plan's guest to a session.
 
-use std::time::Instant;
+use std::fs;
+use std::path::Path;
+use std::time::{Duration, Instant};
 
 use tdxlab_protocol::message::{Hello, Reply, Request, VERSION, Windows};
 
@@ -28,19 +30,51 @@ pub(super) fn boot(
         advice: advice.to_owned(),
     };
     let backing = guest.backing.ok_or_else(|| {
-        refused("plain VMs have no private memory", "say in the scenario with `backing` what is behind it")
+        refused(
+            "plain VMs have no private memory",
+            "say in the scenario with `backing` what is behind it",
+        )
     })?;
     if guest.memory.bytes() % (1 << 20) != 0 {
-        return Err(refused("QEMU gives memory by the MiB", "make `memory` a multiple of 1M"));
+        return Err(refused(
+            "QEMU gives memory by the MiB",
+            "make `memory` a multiple of 1M",
+        ));
     }
     let until = Instant::now() + options.patience;
     let mut vm = start(host, guest, backing)?;
     // Before the guest touches anything, so that nothing is missed.
     let watch = Watch::new(&host.places, vm.process().pid());
-    hello(&mut vm, guest, options, until)?;
-    configure(&mut vm, guest, options, until)?;
-    let memory = TestMemory::take(vm.process(), guest.memory)?;
-    Ok(KvmSession::new(vm, memory, watch, options.patience))
+    let ready = hello(&mut vm, guest, options, until)
+        .and_then(|_| configure(&mut vm, guest, options, until))
+        .and_then(|()| TestMemory::take(vm.process(), guest.memory));
+    match ready {
+        Ok(memory) => Ok(KvmSession::new(vm, memory, watch, options.patience)),
+        Err(error) => {
+            leave_evidence(&mut vm, &options.folder);
+            Err(error)
+        }
+    }
+}
+
+/// What there is to see of a guest that never became a session.
+fn leave_evidence(vm: &mut Vm, folder: &Path) {
+    let mut evidence = vm.evidence();
+    evidence.extend(registers(vm));
+    for (name, content) in evidence {
+        // The error is told in any case; this only helps to understand it.
+        let _ = fs::write(folder.join(name), content);
+    }
+}
+
+/// Where the vCPUs are.
+pub(super) fn registers(vm: &mut Vm) -> Option<(String, Vec<u8>)> {
+    let command = qapi::qmp::human_monitor_command {
+        cpu_index: None,
+        command_line: "info registers -a".to_owned(),
+    };
+    let text = vm.qmp().execute(&command, Duration::from_secs(2)).ok()?;
+    Some(("registers.txt".to_owned(), text.into_bytes()))
 }
 
 fn start(host: &KvmHost, guest: &Guest, backing: Backing) -> Result<Vm, HostError> {
@@ -48,31 +82,36 @@ fn start(host: &KvmHost, guest: &Guest, backing: Backing) -> Result<Vm, HostErro
         HIGH_BASE => CUT,
         start => start,
     };
-    Vm::start(HostKind::Kvm, tdxlab_guest_image::IMAGE, host.interrupt, |ends| {
-        Ok(QemuCommand {
-            program: host.qemu.program.clone(),
-            accelerator: Accelerator::Kvm,
-            cpu: Cpu::Host,
-            vcpus: guest.vcpus,
-            ram: Ram {
-                mebibytes: (own.as_u64() + guest.memory.bytes()) >> 20,
-                backing: RamBacking::Parted {
-                    own_mebibytes: own.as_u64() >> 20,
-                    hugetlb: match backing {
-                        Backing::Small | Backing::Transparent => None,
-                        Backing::Hugetlb2M => Some(PageLevel::Size2M),
-                        Backing::Hugetlb1G => Some(PageLevel::Size1G),
+    Vm::start(
+        HostKind::Kvm,
+        tdxlab_guest_image::IMAGE,
+        host.interrupt,
+        |ends| {
+            Ok(QemuCommand {
+                program: host.qemu.program.clone(),
+                accelerator: Accelerator::Kvm,
+                cpu: Cpu::Host,
+                vcpus: guest.vcpus,
+                ram: Ram {
+                    mebibytes: (own.as_u64() + guest.memory.bytes()) >> 20,
+                    backing: RamBacking::Parted {
+                        own_mebibytes: own.as_u64() >> 20,
+                        hugetlb: match backing {
+                            Backing::Small | Backing::Transparent => None,
+                            Backing::Hugetlb2M => Some(PageLevel::Size2M),
+                            Backing::Hugetlb1G => Some(PageLevel::Size1G),
+                        },
                     },
                 },
-            },
-            image: ends.image.clone(),
-            qmp: ends.qmp.clone(),
-            serial: ends.serial.clone(),
-            doorbell: None,
-            td: None,
-            paused: false,
-        })
-    })
+                image: ends.image.clone(),
+                qmp: ends.qmp.clone(),
+                serial: ends.serial.clone(),
+                doorbell: None,
+                td: None,
+                paused: false,
+            })
+        },
+    )
     .map_err(|error| error.on(HostKind::Kvm))
 }
 
@@ -98,8 +137,13 @@ fn configure(
     options: &BootOptions,
     until: Instant,
 ) -> Result<(), HostError> {
-    let windows = Windows::Direct { limit: guest.memory.end() };
-    vm.agent().send(&Request::Configure { version: VERSION, windows })?;
+    let windows = Windows::Direct {
+        limit: guest.memory.end(),
+    };
+    vm.agent().send(&Request::Configure {
+        version: VERSION,
+        windows,
+    })?;
     match reply(vm, options, until, "setting up the guest")? {
         Reply::Ready { vcpus } if vcpus == guest.vcpus => Ok(()),
         reply => Err(HostError::GuestLies {

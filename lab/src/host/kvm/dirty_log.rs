@@ -34,9 +34,17 @@ impl DirtyLog {
         let folder = tempfile::tempdir().map_err(system("making a folder for a socket"))?;
         let path = folder.path().join("nowhere");
         let listener = UnixListener::bind(&path).map_err(system("listening on a socket"))?;
-        listener.set_nonblocking(true).map_err(system("listening on a socket"))?;
+        listener
+            .set_nonblocking(true)
+            .map_err(system("listening on a socket"))?;
         ask(vm, &SetMigrationBandwidth { max_bandwidth: 1 }, until)?;
-        ask(vm, &Migrate { uri: format!("unix:{}", path.display()) }, until)?;
+        ask(
+            vm,
+            &Migrate {
+                uri: format!("unix:{}", path.display()),
+            },
+            until,
+        )?;
         let mut stream = None;
         loop {
             if stream.is_none() {
@@ -67,7 +75,10 @@ impl DirtyLog {
 }
 
 fn ask<C: qapi::Command>(vm: &mut Vm, command: &C, until: Instant) -> Result<C::Ok, HostError> {
-    let ticket = vm.qmp().send(command).map_err(|error| QemuError::from(error).on(HostKind::Kvm))?;
+    let ticket = vm
+        .qmp()
+        .send(command)
+        .map_err(|error| QemuError::from(error).on(HostKind::Kvm))?;
     vm.answer(&ticket, until, "asking QEMU to log dirty pages")
 }
 
@@ -76,7 +87,11 @@ fn strange(migration: &Migration) -> HostError {
         what: format!(
             "cannot log dirty pages: its migration is {:?}{}",
             migration.status.as_deref().unwrap_or("not there"),
-            migration.error.as_ref().map(|error| format!(": {error}")).unwrap_or_default()
+            migration
+                .error
+                .as_ref()
+                .map(|error| format!(": {error}"))
+                .unwrap_or_default()
         ),
         advice: "the QMP trace in the scenario's folder shows what was asked".to_owned(),
     }

@@ -24,10 +24,16 @@ impl TestMemory {
     pub(super) fn take(process: &Process, memory: GpaRange) -> Result<TestMemory, HostError> {
         let files =
             fds::take(process, fds::MEMORY_BACKEND).map_err(|error| error.on(HostKind::Kvm))?;
-        let found: Vec<String> = files.iter().map(|file| format!("{:#x}", file.bytes)).collect();
+        let found: Vec<String> = files
+            .iter()
+            .map(|file| format!("{:#x}", file.bytes))
+            .collect();
         let newest = files.into_iter().max_by_key(|file| file.number);
         match newest.filter(|file| file.bytes == memory.bytes()) {
-            Some(file) => Ok(TestMemory { file: file.file, memory }),
+            Some(file) => Ok(TestMemory {
+                file: file.file,
+                memory,
+            }),
             None => Err(HostError::Qemu {
                 what: format!(
                     "has memory files of {} bytes, and the last is not test memory",

@@ -95,14 +95,24 @@ const ANYWHERE: &str = "`tdxlab l1 -- run scenarios/kvm --host kvm` boots a kern
 /// `uname -r`.
 fn release() -> String {
     let name = nix::sys::utsname::uname();
-    name.map(|name| name.release().to_string_lossy().into_owned()).unwrap_or_default()
+    name.map(|name| name.release().to_string_lossy().into_owned())
+        .unwrap_or_default()
 }
 
 /// The design of a kernel's KVM, by its release.
 fn design_of(release: &str) -> &'static Design {
-    let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map(|part| part.parse().ok());
-    let version = (numbers.next().flatten().unwrap_or(0), numbers.next().flatten().unwrap_or(0));
-    let name = if version >= RECOVERS_LEAVES { "plain" } else { "plain-zap" };
+    let mut numbers = release
+        .split(|c: char| !c.is_ascii_digit())
+        .map(|part| part.parse().ok());
+    let version = (
+        numbers.next().flatten().unwrap_or(0),
+        numbers.next().flatten().unwrap_or(0),
+    );
+    let name = if version >= RECOVERS_LEAVES {
+        "plain"
+    } else {
+        "plain-zap"
+    };
     Design::named(name).expect("both are in the list of designs")
 }
 
@@ -116,7 +126,10 @@ impl Host for KvmHost {
         vec![
             fact("kernel", self.release.clone()),
             fact("TDX module", "none: plain VMs".into()),
-            fact("QEMU", format!("{} ({})", self.qemu.banner, self.qemu.program.display())),
+            fact(
+                "QEMU",
+                format!("{} ({})", self.qemu.banner, self.qemu.program.display()),
+            ),
             fact("accelerator", "KVM".into()),
             fact("guest", format!("micro guest, protocol version {VERSION}")),
         ]
@@ -127,7 +140,9 @@ impl Host for KvmHost {
     }
 
     fn unmet(&self, guest: &Guest) -> Option<String> {
-        guest.backing.and_then(|backing| pool::unmet(&self.places.huge_pages, backing, guest.memory))
+        guest
+            .backing
+            .and_then(|backing| pool::unmet(&self.places.huge_pages, backing, guest.memory))
     }
 
     fn boot(&self, guest: &Guest, options: &BootOptions) -> Result<Box<dyn Session>, HostError> {

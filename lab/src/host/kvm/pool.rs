@@ -21,7 +21,12 @@ fn no_transparent(mm: &Path) -> Option<String> {
     let path = mm.join("transparent_hugepage/shmem_enabled");
     let text = match fs::read_to_string(&path) {
         Ok(text) => text,
-        Err(error) => return Some(format!("needs transparent huge pages; {}: {error}", path.display())),
+        Err(error) => {
+            return Some(format!(
+                "needs transparent huge pages; {}: {error}",
+                path.display()
+            ));
+        }
     };
     let chosen = text.split('[').nth(1)?.split(']').next()?;
     match chosen {
@@ -43,7 +48,9 @@ fn too_few(mm: &Path, page: PageLevel, memory: GpaRange) -> Option<String> {
         text.trim().parse::<u64>().ok()
     };
     let Some(free) = number("free_hugepages") else {
-        return Some(format!("needs {page} pages of hugetlb; this kernel or processor has none"));
+        return Some(format!(
+            "needs {page} pages of hugetlb; this kernel or processor has none"
+        ));
     };
     let missing = needed.checked_sub(free).filter(|&missing| missing > 0)?;
     let pool = number("nr_hugepages").unwrap_or(0) + missing;
@@ -71,7 +78,11 @@ mod tests {
         fs::write(pool.join("nr_hugepages"), "40\n").unwrap();
         let thp = mm.path().join("transparent_hugepage");
         fs::create_dir(&thp).unwrap();
-        fs::write(thp.join("shmem_enabled"), "always within_size advise [never] deny force\n").unwrap();
+        fs::write(
+            thp.join("shmem_enabled"),
+            "always within_size advise [never] deny force\n",
+        )
+        .unwrap();
         mm
     }
 
@@ -81,7 +92,10 @@ mod tests {
         let unmet = |bytes| unmet(mm.path(), Backing::Hugetlb2M, memory(bytes));
         assert_eq!(unmet(60 << 20), None);
         let reason = unmet(64 << 20).unwrap();
-        assert!(reason.contains("needs 32 free 2M pages of hugetlb, 2 more"), "{reason}");
+        assert!(
+            reason.contains("needs 32 free 2M pages of hugetlb, 2 more"),
+            "{reason}"
+        );
         assert!(reason.contains("echo 42 > "), "{reason}");
     }
 

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use tdxlab_protocol::message::{Counts, Request, Task};
 
 use super::Places;
+use super::boot;
 use super::dirty_log::DirtyLog;
 use super::memory::TestMemory;
 use crate::addr::GpaRange;
@@ -68,8 +69,13 @@ impl Watch {
 
 /// The threads of a process.
 fn threads_of(pid: u32) -> Vec<u32> {
-    let tasks = fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
-    tasks.filter_map(|task| task.file_name().to_str()?.parse().ok()).collect()
+    let tasks = fs::read_dir(format!("/proc/{pid}/task"))
+        .into_iter()
+        .flatten()
+        .flatten();
+    tasks
+        .filter_map(|task| task.file_name().to_str()?.parse().ok())
+        .collect()
 }
 
 /// A plain VM.
@@ -84,7 +90,14 @@ pub(super) struct KvmSession {
 
 impl KvmSession {
     pub(super) fn new(vm: Vm, memory: TestMemory, watch: Watch, patience: Duration) -> KvmSession {
-        KvmSession { vm, memory, watch, dirty_log: None, patience, next_request: 1 }
+        KvmSession {
+            vm,
+            memory,
+            watch,
+            dirty_log: None,
+            patience,
+            next_request: 1,
+        }
     }
 
     /// Runs one task to its end.
@@ -110,7 +123,9 @@ impl KvmSession {
             while let Some(reply) = self.vm.agent().next_reply()? {
                 // A guest that makes progress is not hung, however long it takes as a whole.
                 until = Instant::now() + self.patience;
-                collector.take(reply).map_err(|what| HostError::GuestLies { what })?;
+                collector
+                    .take(reply)
+                    .map_err(|what| HostError::GuestLies { what })?;
             }
         }
         Ok(collector.into_answers().swap_remove(0))
@@ -147,16 +162,24 @@ impl KvmSession {
 
     /// Gives an order to the vCPUs.
     fn order<C: qapi::Command>(&mut self, order: &C, until: Instant) -> Result<i32, HostError> {
-        let ticket =
-            self.vm.qmp().send(order).map_err(|error| QemuError::from(error).on(HostKind::Kvm))?;
-        self.vm.answer(&ticket, until, "stopping or starting the vCPUs").map(|_| 0)
+        let ticket = self
+            .vm
+            .qmp()
+            .send(order)
+            .map_err(|error| QemuError::from(error).on(HostKind::Kvm))?;
+        self.vm
+            .answer(&ticket, until, "stopping or starting the vCPUs")
+            .map(|_| 0)
     }
 }
 
 impl Session for KvmSession {
     fn perform(&mut self, op: &Op, reads: &[GpaRange]) -> Result<Observed, HostError> {
         let began = Instant::now();
-        let mut observed = Observed { errno: self.host_call(op)?, ..Observed::default() };
+        let mut observed = Observed {
+            errno: self.host_call(op)?,
+            ..Observed::default()
+        };
         if observed.errno.is_none() {
             for task in request::tasks(op, reads).unwrap_or_default() {
                 add(&mut observed, self.run(task)?);
@@ -171,7 +194,9 @@ impl Session for KvmSession {
         _branches: &[&[Op]],
         _seed: u64,
     ) -> Result<Vec<Vec<Observed>>, HostError> {
-        Err(HostError::GuestRefused { reason: "steps of a plain VM do not race".to_owned() })
+        Err(HostError::GuestRefused {
+            reason: "steps of a plain VM do not race".to_owned(),
+        })
     }
 
     fn sample(&mut self) -> Sample {
@@ -187,13 +212,17 @@ impl Session for KvmSession {
                 Err(reason) => Reading::missing(missing(reason)),
             },
             populated: self.memory.populated(),
-            exits: Reading::missing("a plain VM has no ACCEPTs, and KVM does not tell other faults apart"),
+            exits: Reading::missing(
+                "a plain VM has no ACCEPTs, and KVM does not tell other faults apart",
+            ),
             kernel_log: self.watch.log.lines(),
         }
     }
 
     fn evidence(&mut self) -> Vec<(String, Vec<u8>)> {
-        self.vm.evidence()
+        let mut evidence = self.vm.evidence();
+        evidence.extend(boot::registers(&mut self.vm));
+        evidence
     }
 
     fn end(mut self: Box<Self>) -> Result<(), HostError> {
