@@ -35,12 +35,18 @@ fn value(file: &impl FileExt, name: &str) -> io::Result<Option<u64>> {
     let [_flags, name_size, count, _id, descriptors, values] =
         std::array::from_fn(|field| number(&header, 4 * field));
     let size = DESCRIPTOR + name_size;
-    let all = size.checked_mul(count).filter(|&all| all <= MOST).ok_or_else(nonsense)?;
+    let all = size
+        .checked_mul(count)
+        .filter(|&all| all <= MOST)
+        .ok_or_else(nonsense)?;
     let mut list = vec![0; all];
     file.read_exact_at(&mut list, descriptors as u64)?;
     for descriptor in list.chunks_exact(size) {
         let text = &descriptor[DESCRIPTOR..];
-        let end = text.iter().position(|&byte| byte == 0).unwrap_or(text.len());
+        let end = text
+            .iter()
+            .position(|&byte| byte == 0)
+            .unwrap_or(text.len());
         if &text[..end] == name.as_bytes() {
             // Flags, exponent and number of values take the first eight bytes.
             let offset = values as u64 + number(descriptor, 8) as u64;

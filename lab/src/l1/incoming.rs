@@ -95,7 +95,11 @@ impl Incoming {
     pub(crate) fn link(&mut self, path: &str, target: &str) -> Result<(), ReportError> {
         let (path, target) = (checked(path)?, checked(target)?);
         if target.components().count() != 1 || self.links.len() as u64 >= MOST_FILES {
-            return lie(format!("it links {} to {}", path.display(), target.display()));
+            return lie(format!(
+                "it links {} to {}",
+                path.display(),
+                target.display()
+            ));
         }
         self.links.push((path, target));
         Ok(())

@@ -69,11 +69,14 @@ fn leave_evidence(vm: &mut Vm, folder: &Path) {
 
 /// Where the vCPUs are.
 pub(super) fn registers(vm: &mut Vm) -> Option<(String, Vec<u8>)> {
-    let command = qapi::qmp::human_monitor_command {
-        cpu_index: None,
-        command_line: "info registers -a".to_owned(),
-    };
-    let text = vm.qmp().execute(&command, Duration::from_secs(2)).ok()?;
+    let mut text = String::new();
+    for line in ["info registers -a", "info lapic", "info pic"] {
+        let command = qapi::qmp::human_monitor_command {
+            cpu_index: None,
+            command_line: line.to_owned(),
+        };
+        text += &vm.qmp().execute(&command, Duration::from_secs(2)).ok()?;
+    }
     Some(("registers.txt".to_owned(), text.into_bytes()))
 }
 

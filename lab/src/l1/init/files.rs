@@ -198,7 +198,10 @@ fn send_link(folder: &Path, path: &Path, line: &Line) -> io::Result<()> {
     let name = path.strip_prefix(folder).unwrap_or(path);
     match (name.to_str(), target.to_str()) {
         (Some(name), Some(target)) if target != ".." && !target.contains('/') => {
-            line.send(&Message::Link { path: name.to_owned(), target: target.to_owned() })
+            line.send(&Message::Link {
+                path: name.to_owned(),
+                target: target.to_owned(),
+            })
         }
         _ => Ok(()),
     }

@@ -85,7 +85,10 @@ pub(super) fn tune() {
     ];
     for (name, value) in SETTINGS {
         // A kernel without them has no transparent huge pages, which whoever needs them will say.
-        let _ = fs::write(Path::new("/sys/kernel/mm/transparent_hugepage").join(name), value);
+        let _ = fs::write(
+            Path::new("/sys/kernel/mm/transparent_hugepage").join(name),
+            value,
+        );
     }
 }
 

@@ -34,7 +34,10 @@ impl Vm {
             Backing::Hugetlb1G => 1 << 30,
             _ => 64 * M,
         };
-        Vm(Predictor::new(Design::named(design).unwrap(), &guest(backing, bytes)))
+        Vm(Predictor::new(
+            Design::named(design).unwrap(),
+            &guest(backing, bytes),
+        ))
     }
 
     fn op(&mut self, op: Op) -> Expectation {
@@ -71,7 +74,9 @@ impl Vm {
     }
 
     fn punch(&mut self, from: u64, to: u64) -> Expectation {
-        self.op(Op::Punch { range: range(from, to) })
+        self.op(Op::Punch {
+            range: range(from, to),
+        })
     }
 
     fn log(&mut self, on: bool) -> Expectation {
@@ -82,7 +87,11 @@ impl Vm {
 /// Changes of the counters (4K, 2M, 1G), split events, and populated pages afterwards.
 #[track_caller]
 fn shows(expected: &Expectation, pages: [i64; 3], splits: i64, populated: i64) {
-    let PageDelta { pages_4k, pages_2m, pages_1g } = expected.pages;
+    let PageDelta {
+        pages_4k,
+        pages_2m,
+        pages_1g,
+    } = expected.pages;
     let found = [pages_4k, pages_2m, pages_1g].map(|interval| interval.single().unwrap());
     assert_eq!(found, pages);
     assert_eq!(expected.splits, Interval::exactly(splits));
@@ -101,8 +110,18 @@ fn ordinary_pages_come_and_go_one_by_one() {
 #[test]
 fn a_huge_page_comes_and_goes_as_a_whole() {
     let mut vm = Vm::of(Backing::Hugetlb2M);
-    shows(&vm.touch(3 * M, 3 * M + 4096, PageLevel::Size4K), [0, 1, 0], 0, 512);
-    shows(&vm.touch(2 * M, 6 * M, PageLevel::Size4K), [0, 1, 0], 0, 1024);
+    shows(
+        &vm.touch(3 * M, 3 * M + 4096, PageLevel::Size4K),
+        [0, 1, 0],
+        0,
+        512,
+    );
+    shows(
+        &vm.touch(2 * M, 6 * M, PageLevel::Size4K),
+        [0, 1, 0],
+        0,
+        1024,
+    );
     // Only 4M..6M lies in the hole as a whole.
     shows(&vm.punch(3 * M, 7 * M), [0, -1, 0], 0, 512);
     shows(&vm.punch(2 * M, 3 * M), [0, 0, 0], 0, 512);
@@ -116,7 +135,12 @@ fn a_gigabyte_page_splits_at_both_levels() {
     shows(&log, [262_144, 0, -1], 513, 262_144);
     assert_eq!(log.split_leaves.len(), 513);
     // Of the leaves at the base both have split, the larger and the one below it.
-    let levels: Vec<_> = log.split_leaves.iter().take(2).map(|leaf| leaf.level).collect();
+    let levels: Vec<_> = log
+        .split_leaves
+        .iter()
+        .take(2)
+        .map(|leaf| leaf.level)
+        .collect();
     assert_eq!(levels, [PageLevel::Size2M, PageLevel::Size1G]);
 }
 
@@ -126,7 +150,12 @@ fn logging_splits_what_is_mapped_once_and_faults_map_small() {
     vm.touch(0, 8 * M, PageLevel::Size2M);
     shows(&vm.log(true), [2048, -4, 0], 4, 2048);
     shows(&vm.log(true), [0, 0, 0], 0, 2048);
-    shows(&vm.touch(8 * M, 10 * M, PageLevel::Size2M), [1, 0, 0], 0, 2560);
+    shows(
+        &vm.touch(8 * M, 10 * M, PageLevel::Size2M),
+        [1, 0, 0],
+        0,
+        2560,
+    );
     shows(&vm.log(false), [-2049, 5, 0], 0, 2560);
     shows(&vm.touch(0, 10 * M, PageLevel::Size4K), [0, 0, 0], 0, 2560);
 }
@@ -164,8 +193,12 @@ fn a_hole_is_zero_and_its_neighbours_are_not() {
     let mut vm = Vm::of(Backing::Hugetlb2M);
     vm.fill(1, 0, 8 * M);
     vm.punch(3 * M, 5 * M);
-    let reads: Vec<_> =
-        vm.verify(0, 8 * M).reads.iter().map(|read| (read.range, read.content)).collect();
+    let reads: Vec<_> = vm
+        .verify(0, 8 * M)
+        .reads
+        .iter()
+        .map(|read| (read.range, read.content))
+        .collect();
     let filled = Content::Filled(Generation::new(1).unwrap());
     assert_eq!(
         reads,
@@ -188,7 +221,9 @@ fn past_the_end_there_is_nothing() {
 #[test]
 fn what_is_allocated_is_not_mapped() {
     let mut vm = Vm::of(Backing::Hugetlb2M);
-    let allocated = vm.op(Op::Allocate { range: range(M, 3 * M) });
+    let allocated = vm.op(Op::Allocate {
+        range: range(M, 3 * M),
+    });
     shows(&allocated, [0, 0, 0], 0, 1024);
     shows(&vm.touch(0, 4 * M, PageLevel::Size2M), [0, 2, 0], 0, 1024);
 }
@@ -213,7 +248,14 @@ fn what_nobody_can_judge_is_refused() {
     vm.touch(0, M, PageLevel::Size4K);
     let mut td = Predictor::new(
         Design::named("headtail").unwrap(),
-        &Guest { backing: None, slots: vec![crate::plan::Slot { range: range(0, 64 * M), gmem_offset: 0 }], ..guest(Backing::Small, 64 * M) },
+        &Guest {
+            backing: None,
+            slots: vec![crate::plan::Slot {
+                range: range(0, 64 * M),
+                gmem_offset: 0,
+            }],
+            ..guest(Backing::Small, 64 * M)
+        },
     );
     assert!(td.step(&Action::One(Op::DirtyLog { on: true })).is_err());
 }
