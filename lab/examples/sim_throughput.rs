@@ -142,6 +142,31 @@ fn main() {
         })
         .collect();
     measure(session, "small steps (ACCEPT 2M, hole)", 40_000, &small);
+    let small = self::range(LOW_BASE, 64 << 20);
+    let started = Instant::now();
+    let mut splits = 0;
+    for _ in 0..200 {
+        let mut session = boot();
+        let accept = Op::Accept {
+            range: small,
+            size: Size::Size2M,
+            vcpu: CPU,
+        };
+        let cuts = small
+            .pages(PageLevel::Size2M)
+            .map(|gpa| hole(self::range(gpa, 4096)));
+        for op in std::iter::once(accept).chain(cuts) {
+            if let Err(error) = session.perform(&op, &[]) {
+                panic!("split: {error}");
+            }
+        }
+        splits += 32;
+    }
+    println!(
+        "split in a fresh guest: {:?} each",
+        started.elapsed() / splits
+    );
+
     let started = Instant::now();
     for _ in 0..20_000 {
         boot().sample();

@@ -1,3 +1,5 @@
+//! The agent against a scripted guest on the other end of a socket pair.
+
 use std::io::Write;
 use std::os::unix::net::UnixStream;
 

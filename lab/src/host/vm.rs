@@ -12,6 +12,8 @@ use std::time::{Duration, Instant};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::memfd::{MFdFlags, memfd_create};
 
+use tdxlab_protocol::message::Request;
+
 use super::HostError;
 use super::interrupt::Interrupt;
 use crate::agent::{Agent, AgentError};
@@ -133,6 +135,19 @@ impl Vm {
         &mut self.agent
     }
 
+    /// Asks something of the guest.
+    ///
+    /// # Errors
+    ///
+    /// QEMU has ended, or the guest reads nothing.
+    pub fn send(&mut self, request: &Request, doing: &str) -> Result<(), HostError> {
+        match self.agent.send(request) {
+            Ok(()) => Ok(()),
+            Err(AgentError::Closed) => Err(self.gone(doing)),
+            Err(error) => Err(error.into()),
+        }
+    }
+
     /// The monitor.
     pub fn qmp(&mut self) -> &mut Qmp {
         &mut self.qmp
@@ -230,7 +245,10 @@ impl Vm {
     /// What to say about a guest that did not answer in time: whether it is the guest that is
     /// silent, or QEMU that hangs or has stopped it.
     pub fn silent(&mut self, doing: &str, waited: Duration) -> HostError {
-        let error = match self.qmp.execute(&QueryStatus {}, MONITOR_PATIENCE) {
+        let error = match self
+            .qmp
+            .execute(&QueryStatus {}, waited.min(MONITOR_PATIENCE))
+        {
             Ok(status) if status.running => {
                 return HostError::GuestSilent {
                     doing: doing.to_owned(),

@@ -233,7 +233,8 @@ mod tests {
 
     fn sh(script: &str) -> CommandLine {
         CommandLine {
-            program: "sh".into(),
+            // `sh` may be one that knows no file descriptors above 9.
+            program: "bash".into(),
             args: vec!["-c".into(), script.into()],
         }
     }

@@ -40,7 +40,27 @@ pub fn render(report: &Report) -> String {
     }
     junit
         .to_string()
+        .map(without_skips_of_root)
         .unwrap_or_else(|error| format!("<!-- {error} -->"))
+}
+
+/// Suites count skips; the schema of Jenkins knows no such count of the whole report.
+fn without_skips_of_root(document: String) -> String {
+    let Some(start) = document.find("<testsuites") else {
+        return document;
+    };
+    let end = document[start..]
+        .find('>')
+        .map_or(document.len(), |end| start + end);
+    let Some(skips) = document[start..end].find(" skipped=\"") else {
+        return document;
+    };
+    let from = start + skips;
+    let value = from + " skipped=\"".len();
+    match document[value..end].find('"') {
+        Some(length) => format!("{}{}", &document[..from], &document[value + length + 1..]),
+        None => document,
+    }
 }
 
 fn properties(report: &Report) -> Vec<(String, String)> {
@@ -92,6 +112,7 @@ fn non_success(kind: NonSuccessKind, scenario: &ScenarioReport) -> TestCaseStatu
     };
     status.set_message(message);
     status.set_type(scenario.verdict.name());
-    status.set_description(terminal::failure(scenario, None).join("\n"));
+    let lines = terminal::failure(scenario, None).join("\n");
+    status.set_description(console::strip_ansi_codes(&lines));
     status
 }

@@ -196,6 +196,8 @@ struct Course<'a> {
 impl Course<'_> {
     fn run(&mut self) -> Result<(), Stop> {
         let folder = self.path();
+        // A run that was ended by force may have left something here, and goes on.
+        let _ = fs::remove_dir_all(&folder);
         fs::create_dir_all(&folder).map_err(|source| FolderError::Write {
             path: folder.clone(),
             source,

@@ -7,7 +7,7 @@
 //!    and doubled keys;
 //! 3. `expand` gives every variable its value (`variant`, `expr`) and every range its address
 //!    (`guest`, `operation`);
-//! 4. [`check`] asks the predictor whether what the author expects can be.
+//! 4. [`check()`] asks the predictor whether what the author expects can be.
 
 mod check;
 mod error;

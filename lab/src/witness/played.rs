@@ -56,6 +56,9 @@ impl PlayedKernel {
             .join("tracefs/instances")
             .join(format!("tdxlab-{pid}"));
         let trace = Growing::create(&instance, "trace_pipe")?;
+        // A process number that comes again must not bring old events with it. The log, as a
+        // kernel's, is one for all VMs that are booted into the folder; readers start at its end.
+        trace.file.set_len(0)?;
         let log = Growing::create(&folder.join("dev"), "kmsg")?;
         Ok(PlayedKernel {
             vm,
@@ -110,10 +113,7 @@ impl Growing {
     fn create(folder: &Path, name: &str) -> io::Result<Growing> {
         fs::create_dir_all(folder)?;
         let path = folder.join(name);
-        let file = OpenOptions::new()
-            .append(true)
-            .create_new(true)
-            .open(&path)?;
+        let file = OpenOptions::new().append(true).create(true).open(&path)?;
         Ok(Growing {
             path,
             file,
@@ -162,6 +162,17 @@ mod tests {
         assert_eq!(kernel.kernel_log(&said), Reading::Read(said));
         assert_eq!(kernel.kernel_log(&[]), Reading::Read(Vec::new()));
         assert!(folder.path().join("debugfs/kvm/1234-9/pages_4k").exists());
+    }
+
+    #[test]
+    fn guests_that_follow_each_other_in_a_folder_start_afresh() {
+        let folder = tempfile::tempdir().unwrap();
+        for pid in [7, 7, 8] {
+            let mut kernel = PlayedKernel::new(folder.path(), pid, 9).unwrap();
+            assert_eq!(kernel.splits(SPLIT).value().unwrap().len(), 1);
+            let said = vec![format!("kvm_intel: {pid}")];
+            assert_eq!(kernel.kernel_log(&said), Reading::Read(said));
+        }
     }
 
     #[test]

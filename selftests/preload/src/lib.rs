@@ -10,7 +10,7 @@
 //!
 //! | part | module |
 //! |---|---|
-//! | VM type 5 becomes 1; slots and memory attributes are noted on their way | [`vm`] |
+//! | VM type 5 becomes 1; slots and memory attributes are noted on their way | [`mod@vm`] |
 //! | the six `KVM_TDX_*` commands | [`setup`] |
 //! | vCPUs start in a TD's initial state; doorbell exits are served | [`run`] |
 //! | TDCALL leaves and their status codes | [`tdcall`] |

@@ -3,6 +3,7 @@
 use std::fs;
 use std::process::Command as Process;
 
+use rstest::rstest;
 use tdxlab_selftests::command::root;
 use tdxlab_selftests::tdxlab;
 
@@ -21,8 +22,13 @@ fn commands(document: &str) -> Vec<String> {
     commands
 }
 
-#[test]
-fn commands_of_the_readme_work() {
+#[rstest]
+#[case::readme("README.md", 6)]
+#[case::tour("docs/tour.md", 4)]
+#[case::hosts("docs/hosts.md", 3)]
+#[case::report("docs/report.md", 6)]
+#[case::tdx_host("docs/tdx-host.md", 1)]
+fn commands_of_the_documentation_work(#[case] document: &str, #[case] at_least: usize) {
     let out = tempfile::tempdir().unwrap();
     tdxlab!(
         "run",
@@ -34,8 +40,8 @@ fn commands_of_the_readme_work() {
     )
     .assert()
     .success();
-    let commands = commands("README.md");
-    assert!(commands.len() >= 6, "{commands:?}");
+    let commands = commands(document);
+    assert!(commands.len() >= at_least, "{commands:?}");
     for line in commands {
         let mut words = line.split_whitespace();
         match words.next() {
@@ -63,7 +69,7 @@ fn commands_of_the_readme_work() {
                 }
                 command.env("TDXLAB_HOST", "sim").assert().success();
             }
-            other => panic!("the README shows {other:?}, which no test knows"),
+            other => panic!("{document} shows {other:?}, which no test knows"),
         }
     }
 }

@@ -1,3 +1,5 @@
+//! From nothing to a guest that takes commands.
+
 use std::path::Path;
 use std::process::Command;
 
@@ -57,7 +59,7 @@ fn the_script_of_a_failure_starts_the_same_guest() {
 }
 
 /// The process that the debugfs folder of a session names.
-fn qemu_of(folder: &Path) -> Pid {
+pub(crate) fn qemu_of(folder: &Path) -> Pid {
     let vm = std::fs::read_dir(folder.join("debugfs/kvm"))
         .unwrap()
         .next()

@@ -55,7 +55,7 @@ fn options(folder: &TempDir, design: &str) -> BootOptions {
 /// A booted guest, and the folder of its files.
 struct Booted {
     session: Box<dyn Session>,
-    _folder: TempDir,
+    folder: TempDir,
 }
 
 impl Booted {
@@ -69,10 +69,7 @@ impl Booted {
             Ok(session) => session,
             Err(error) => panic!("the guest does not boot: {error}"),
         };
-        Booted {
-            session,
-            _folder: folder,
-        }
+        Booted { session, folder }
     }
 
     fn perform(&mut self, op: &Op) -> Observed {

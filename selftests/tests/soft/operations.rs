@@ -1,3 +1,5 @@
+//! Operations, one after the other.
+
 use crate::*;
 use tdxlab::host::Killer;
 use tdxlab::plan::{AccessKind, OnVe};

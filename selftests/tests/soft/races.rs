@@ -1,3 +1,5 @@
+//! Operations side by side.
+
 use crate::*;
 use tdxlab_protocol::message::Run;
 

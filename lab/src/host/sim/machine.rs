@@ -60,15 +60,13 @@ pub(crate) struct Translation {
     pub(crate) level: PageLevel,
 }
 
+/// What the first word of a page differs by from that of the page before, written by one fill.
+const NEXT_PAGE: u64 = pattern::word(Gpa::from_gfn(1), 0, Generation::MAX)
+    - pattern::word(Gpa::new(0), 0, Generation::MAX);
+
 /// The first word of the frame `offset` frames after the one with this first word.
-fn row_word(first: u64, offset: u64) -> u64 {
-    match pattern::decode(first) {
-        Some(word) => {
-            let page = Gpa::from_gfn(word.page.gfn() + offset);
-            pattern::word(page, word.index, word.generation)
-        }
-        None => 0,
-    }
+const fn row_word(first: u64, offset: u64) -> u64 {
+    first + offset * NEXT_PAGE
 }
 
 impl Block {

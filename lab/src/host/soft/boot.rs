@@ -177,10 +177,11 @@ impl SoftSession {
     /// Has the guest use the windows, whose tables are there now.
     fn configure(&mut self, vcpus: u16, until: Instant) -> Result<(), HostError> {
         const DOING: &str = "setting up the guest";
-        self.vm.agent().send(&Request::Configure {
+        let request = Request::Configure {
             version: VERSION,
             windows: Windows::HostOwned,
-        })?;
+        };
+        self.vm.send(&request, DOING)?;
         loop {
             match self.vm.agent().next_reply() {
                 Ok(Some(Reply::Ready { vcpus: ready })) if ready == vcpus => return Ok(()),

@@ -107,10 +107,11 @@ impl SoftSession {
         let too_many = |_| HostError::GuestRefused {
             reason: format!("{} tasks at once are too many", tasks.len()),
         };
-        self.vm.agent().send(&Request::Run {
+        let request = Request::Run {
             id,
             tasks: tasks.try_into().map_err(too_many)?,
-        })?;
+        };
+        self.vm.send(&request, "starting tasks")?;
         Ok(Collector::new(id, tasks))
     }
 

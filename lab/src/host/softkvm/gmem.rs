@@ -208,10 +208,8 @@ impl GuestMemfd {
                 }
                 return true;
             }
-            let mut frames = Words::default();
-            for index in 0..512 {
-                frames.set(index, first.0 + index as u64 + 1);
-            }
+            let frames = std::array::from_fn(|index| first.0 + index as u64 + 1);
+            let frames = Words::All(Box::new(frames));
             region.frames = Frames::Pages { frames, count: 512 };
         }
         let Frames::Pages { frames, count } = &mut region.frames else {

@@ -54,7 +54,7 @@ pub struct Config {
     pub control: Gpa,
     /// The KVM to play.
     pub design: KvmDesign,
-    /// Seed of everything the host may choose.
+    /// Seed of what happens by chance: interrupts in the middle of a MapGPA.
     pub seed: u64,
 }
 

@@ -267,9 +267,10 @@ pub trait Policy: Send {
             .map_or(end, |chunk| chunk.min(end))
     }
 
-    /// Whether MapGPA stops with RETRY before the chunk at `next`, as for a pending interrupt.
-    fn map_gpa_interrupted(&mut self, next: Gpa) -> bool {
-        false
+    /// Whether MapGPA stops with RETRY before the chunk at `next`, given whether an interrupt is
+    /// pending.
+    fn map_gpa_interrupted(&mut self, next: Gpa, pending: bool) -> bool {
+        pending
     }
 
     /// R10 of MapGPA.

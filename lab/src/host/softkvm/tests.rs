@@ -14,9 +14,9 @@ const M: u64 = 1 << 20;
 const CPU: VcpuId = VcpuId(0);
 const OTHER: VcpuId = VcpuId(1);
 
-fn core(design: KvmDesign, policy: impl Policy + 'static) -> SoftKvm<SimMachine> {
+fn config(design: KvmDesign) -> Config {
     let memory = GpaRange::with_len(LOW_BASE, 64 * M).unwrap();
-    let config = Config {
+    Config {
         memory,
         slots: vec![Slot {
             range: memory,
@@ -28,8 +28,11 @@ fn core(design: KvmDesign, policy: impl Policy + 'static) -> SoftKvm<SimMachine>
         control: CONTROL_PAGE,
         design,
         seed: 0,
-    };
-    SoftKvm::new(SimMachine::new(256 * M), config, Box::new(policy)).unwrap()
+    }
+}
+
+fn core(design: KvmDesign, policy: impl Policy + 'static) -> SoftKvm<SimMachine> {
+    SoftKvm::new(SimMachine::new(256 * M), config(design), Box::new(policy)).unwrap()
 }
 
 fn gpa(offset: u64) -> Gpa {
@@ -190,7 +193,7 @@ fn map_gpa_operands(
 fn an_interrupted_map_gpa_says_where_to_go_on() {
     struct Interrupted(bool);
     impl Policy for Interrupted {
-        fn map_gpa_interrupted(&mut self, _: Gpa) -> bool {
+        fn map_gpa_interrupted(&mut self, _: Gpa, _: bool) -> bool {
             std::mem::replace(&mut self.0, false)
         }
     }
@@ -200,6 +203,40 @@ fn an_interrupted_map_gpa_says_where_to_go_on() {
     assert_eq!((status, r11), (vmcall::RETRY, start + 2 * M));
     let (_, status, _) = hypercall(&mut core, vmcall::MAP_GPA, &[r11, 6 * M]);
     assert_eq!(status, vmcall::SUCCESS);
+}
+
+#[test]
+fn interrupts_come_by_the_seed() {
+    let stops = |seed| {
+        let memory = GpaRange::with_len(LOW_BASE, 512 * M).unwrap();
+        let config = Config {
+            seed,
+            memory,
+            slots: vec![Slot {
+                range: memory,
+                gmem_offset: 0,
+            }],
+            ..config(KvmDesign::V5)
+        };
+        let mut core = SoftKvm::new(SimMachine::new(256 * M), config, Box::new(Faithful)).unwrap();
+        let mut stops = Vec::new();
+        let mut next = gpa(0).as_u64();
+        let end = next + 512 * M;
+        loop {
+            let args = [next | SHARED_BIT, end - next];
+            let (_, status, r11) = hypercall(&mut core, vmcall::MAP_GPA, &args);
+            if status == vmcall::SUCCESS {
+                return stops;
+            }
+            assert_eq!(status, vmcall::RETRY);
+            next = r11 & !SHARED_BIT;
+            assert_eq!(next % (2 * M), 0);
+            stops.push(next);
+        }
+    };
+    assert_eq!(stops(1), stops(1));
+    assert_ne!(stops(1), stops(2));
+    assert!((1..64).contains(&stops(1).len()));
 }
 
 #[test]
@@ -496,20 +533,8 @@ fn errors_can_be_lost_on_the_way() {
 
 #[test]
 fn a_configuration_that_makes_no_sense_is_refused() {
-    let memory = GpaRange::with_len(LOW_BASE, 64 * M).unwrap();
-    let good = Config {
-        memory,
-        slots: vec![Slot {
-            range: memory,
-            gmem_offset: 0,
-        }],
-        vcpus: 1,
-        sept_ve_disable: false,
-        image: Vec::new(),
-        control: CONTROL_PAGE,
-        design: KvmDesign::V5,
-        seed: 0,
-    };
+    let good = config(KvmDesign::V5);
+    let memory = good.memory;
     let refused =
         |config: Config| match SoftKvm::new(SimMachine::new(4 * M), config, Box::new(Faithful)) {
             Ok(_) => panic!("accepted"),

@@ -162,7 +162,8 @@ impl Qmp {
     ///
     /// # Errors
     ///
-    /// The socket failed or is full: a monitor that takes nothing in is not answering either.
+    /// The socket failed or is full: a monitor that takes nothing in is not answering either. One
+    /// that has hung up shows in [`Qmp::receive`].
     pub fn send<C: Command>(&mut self, command: &C) -> Result<Ticket<C>, QmpError> {
         let id = self.next_id;
         self.next_id += 1;
@@ -170,7 +171,12 @@ impl Qmp {
             .map_err(|error| QmpError::Io(io::Error::other(error)))?;
         self.record.note(Direction::Sent, &line);
         line.push('\n');
-        self.socket.write_all(line.as_bytes())?;
+        match self.socket.write_all(line.as_bytes()) {
+            Ok(()) => {}
+            // What the monitor said before it hung up is still to be read; that comes first.
+            Err(error) if is_hang_up(&error) => self.closed = true,
+            Err(error) => return Err(error.into()),
+        }
         self.answers.insert(id, None);
         Ok(Ticket {
             id,
@@ -195,7 +201,7 @@ impl Qmp {
                 Ok(count) => self.unread.extend(&buffer[..count]),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) if error.kind() == io::ErrorKind::ConnectionReset => {
+                Err(error) if is_hang_up(&error) => {
                     self.closed = true;
                     break;
                 }
@@ -374,6 +380,13 @@ impl Timestamp {
         let micros = u64::try_from(self.microseconds).unwrap_or(0);
         Duration::from_secs(seconds).saturating_add(Duration::from_micros(micros))
     }
+}
+
+fn is_hang_up(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset
+    )
 }
 
 /// As much of a line as a message can bear.

@@ -8,15 +8,20 @@
 //! | `axis` | memory to scale, with gaps where nothing happens |
 //! | `cells` | runs of 4K pages as shapes |
 //! | `scene` | the picture of a step |
+//! | `split` | leaves that had to split, and that did |
+//! | `states`, `legend` | colours and what they mean |
 //! | `scenario` | a scenario: steps, pictures, witnesses, files |
 //! | `trend` | what became of numbers over several runs |
 //! | `place` | addresses as offsets |
 
 mod axis;
 mod cells;
+mod legend;
 mod place;
 mod scenario;
 mod scene;
+mod split;
+mod states;
 mod trend;
 
 use std::io::{Read, Seek, SeekFrom};
@@ -26,6 +31,7 @@ use maud::{DOCTYPE, Markup, PreEscaped, html};
 
 use self::scenario::Excerpts;
 use super::picture::Pictures;
+use super::terminal::count;
 use super::trend::Trend;
 use super::words::Micros;
 use super::{Report, ScenarioReport};
@@ -139,14 +145,14 @@ fn page(report: &Report, entries: &[Markup], trend: Option<&Trend>) -> Markup {
                 style { (PreEscaped(include_str!("page.css"))) }
             }
             body {
-                (scene::patterns())
+                (legend::patterns())
                 a.jump href="#scenarios" { "Skip to the scenarios" }
                 (head(report))
                 main {
                     @if let Some(trend) = trend { (trend::section(trend)) }
                     section #scenarios aria-label="Scenarios" {
                         (controls(report))
-                        (scene::legend())
+                        (legend::section())
                         div.columns aria-hidden="true" {
                             span { "verdict" } span { "scenario" } span.num { "steps" } span.num { "splits" } span.num { "time" }
                         }
@@ -261,7 +267,7 @@ fn controls(report: &Report) -> Markup {
                     }
                 }
             }
-            output #count for="search" aria-live="polite" { (report.scenarios.len()) " scenarios" }
+            output #count for="search" aria-live="polite" { (count(report.scenarios.len(), "scenario")) }
         }
     }
 }

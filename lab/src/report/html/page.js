@@ -18,7 +18,7 @@
       row.hidden = !fits;
       shown += fits;
     }
-    $("#count").textContent = shown === rows.length ? `${shown} scenarios` : `${shown} of ${rows.length} scenarios`;
+    $("#count").textContent = shown === rows.length ? `${shown} scenario${shown === 1 ? "" : "s"}` : `${shown} of ${rows.length} scenarios`;
     $("#none").hidden = shown > 0;
   }
   function remember() {

@@ -3,11 +3,13 @@
 
 use std::fmt::Write;
 
-use maud::{Markup, PreEscaped, html};
+use maud::{Markup, html};
 
 use super::axis::{Axis, CELL, HEIGHT, LEFT, PAGES, Piece, TILE};
 use super::cells;
 use super::place::Place;
+use super::split::{Split, SplitKind};
+use super::states;
 use crate::addr::{Gpa, GpaRange, PageLevel};
 use crate::predict::RegionState;
 use crate::report::picture::{Album, Frame};
@@ -239,7 +241,7 @@ impl<'a> Scenes<'a> {
     fn map(&self, map: &MemoryMap) -> Markup {
         let mut paths: Vec<(&str, String)> = Vec::new();
         for (range, state) in &map.extents {
-            let class = class(*state);
+            let class = states::class(*state);
             let index = match paths.iter().position(|(known, _)| *known == class) {
                 Some(index) => index,
                 None => {
@@ -268,14 +270,14 @@ impl<'a> Scenes<'a> {
     fn gone(&self, before: &MemoryMap, after: &MemoryMap) -> Markup {
         let mut path = String::new();
         for (range, state) in &before.extents {
-            if !is_private(*state) {
+            if !states::is_private(*state) {
                 continue;
             }
             let mut at = range.start();
             let kept = after
                 .extents
                 .iter()
-                .filter(|(_, state)| is_private(*state) || *state == RegionState::Unknown)
+                .filter(|(_, state)| states::is_private(*state) || *state == RegionState::Unknown)
                 .filter_map(|(kept, _)| kept.intersect(*range));
             for kept in kept {
                 cells::outline(
@@ -404,71 +406,6 @@ impl<'a> Scenes<'a> {
     }
 }
 
-/// A leaf and what became of it.
-struct Split {
-    gpa: Gpa,
-    x: u64,
-    kind: SplitKind,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum SplitKind {
-    /// It had to split and did.
-    Right,
-    /// It had to split and did not.
-    Missing,
-    /// It split and must not.
-    Extra,
-    /// It had to split; nobody could see whether it did.
-    Unseen,
-    /// It split in a race.
-    Raced,
-}
-
-impl SplitKind {
-    const fn class(self) -> &'static str {
-        match self {
-            SplitKind::Right => "sp ok",
-            SplitKind::Missing => "sp missing",
-            SplitKind::Extra => "sp extra",
-            SplitKind::Unseen => "sp unseen",
-            SplitKind::Raced => "sp raced",
-        }
-    }
-
-    const fn label(self) -> &'static str {
-        match self {
-            SplitKind::Right => "split \u{2713}",
-            SplitKind::Missing => "\u{2717} did not split",
-            SplitKind::Extra => "\u{2717} must not split",
-            SplitKind::Unseen => "split? not seen",
-            SplitKind::Raced => "split",
-        }
-    }
-
-    const fn words(self) -> &'static str {
-        match self {
-            SplitKind::Right => "had to split and did",
-            SplitKind::Missing => "had to split and did not",
-            SplitKind::Extra => "split and must not",
-            SplitKind::Unseen => "had to split; nobody could see whether it did",
-            SplitKind::Raced => "split in the race",
-        }
-    }
-}
-
-impl Split {
-    /// The leaf outlined before and after, and what is said of it.
-    fn draw(&self, y_before: u64, y_after: u64, y_lane: u64) -> Markup {
-        let x = self.x;
-        html! {
-            path class=(self.kind.class()) data-gpa=(self.gpa)
-                d=(format!("M{x} {y_before}h{TILE}v{HEIGHT}h-{TILE}zM{x} {y_after}h{TILE}v{HEIGHT}h-{TILE}z")) {}
-            text class=(self.kind.class()) x=(x) y=(y_lane + 11) { (self.kind.label()) }
-        }
-    }
-}
-
 /// The name of a row.
 fn row(y: u64, name: &str) -> Markup {
     html! { text.r y=(y + HEIGHT / 2 + 4) { (name) } }
@@ -484,45 +421,6 @@ fn extents(map: &MemoryMap) -> impl Iterator<Item = GpaRange> {
 
 fn leaf_range(gpa: Gpa) -> Option<GpaRange> {
     GpaRange::with_len(gpa.align_down(PageLevel::Size2M), PageLevel::Size2M.bytes())
-}
-
-const fn class(state: RegionState) -> &'static str {
-    match state {
-        RegionState::Empty => "e",
-        RegionState::LeafPending => "p",
-        RegionState::LeafAccepted => "a",
-        RegionState::TableFree => "f",
-        RegionState::PagePending => "p4",
-        RegionState::PageAccepted => "a4",
-        RegionState::Shared => "s",
-        RegionState::SharedMapped => "s4",
-        RegionState::Unknown => "u",
-    }
-}
-
-/// A state in words.
-pub(super) const fn state_words(state: RegionState) -> &'static str {
-    match state {
-        RegionState::Empty => "empty",
-        RegionState::LeafPending => "2M pending",
-        RegionState::LeafAccepted => "2M accepted",
-        RegionState::TableFree => "table, nothing mapped",
-        RegionState::PagePending => "4K pending",
-        RegionState::PageAccepted => "4K accepted",
-        RegionState::Shared => "shared, not mapped",
-        RegionState::SharedMapped => "shared, mapped at 4K",
-        RegionState::Unknown => "left open by a race",
-    }
-}
-
-const fn is_private(state: RegionState) -> bool {
-    matches!(
-        state,
-        RegionState::LeafPending
-            | RegionState::LeafAccepted
-            | RegionState::PagePending
-            | RegionState::PageAccepted
-    )
 }
 
 /// The size of a gap, as short as it can be said.
@@ -570,58 +468,10 @@ fn in_words(map: &MemoryMap, place: &Place) -> String {
         .extents
         .iter()
         .take(MOST)
-        .map(|(range, state)| format!("{} {}", place.range(*range), state_words(*state)))
+        .map(|(range, state)| format!("{} {}", place.range(*range), states::words(*state)))
         .collect();
     if map.extents.len() > MOST || map.cut {
         parts.push("and more".to_owned());
     }
     parts.join(", ")
-}
-
-/// One cell, for the legend.
-pub(super) fn legend() -> Markup {
-    let entry = |state: RegionState| {
-        let mut path = String::new();
-        let _ = write!(path, "M1 1h{0}v{1}h-{0}z", CELL * 7, CELL * 5);
-        html! {
-            li {
-                svg viewBox="0 0 23 17" width="23" height="17" aria-hidden="true" {
-                    path.e d=(path) {}
-                    path class=(class(state)) d=(path) {}
-                }
-                (state_words(state))
-            }
-        }
-    };
-    html! {
-        ul.legend aria-label="Colours of the pictures" {
-            (entry(RegionState::LeafAccepted)) (entry(RegionState::PageAccepted))
-            (entry(RegionState::LeafPending)) (entry(RegionState::PagePending))
-            (entry(RegionState::SharedMapped)) (entry(RegionState::Shared))
-            (entry(RegionState::TableFree)) (entry(RegionState::Unknown))
-            li {
-                svg viewBox="0 0 23 17" width="23" height="17" aria-hidden="true" {
-                    path.e d="M1 1h21v15h-21z" {} path.gone d="M1 1h21v15h-21z" {}
-                }
-                "gone in this step"
-            }
-            li {
-                svg viewBox="0 0 23 17" width="23" height="17" aria-hidden="true" { path class="sp ok" d="M2 2h19v13h-19z" {} }
-                "leaf that had to split, and did"
-            }
-            li {
-                svg viewBox="0 0 23 17" width="23" height="17" aria-hidden="true" { path class="sp missing" d="M2 2h19v13h-19z" {} }
-                "had to split, and did not"
-            }
-            li {
-                svg viewBox="0 0 23 17" width="23" height="17" aria-hidden="true" { path class="sp extra" d="M2 2h19v13h-19z" {} }
-                "split, and must not"
-            }
-        }
-    }
-}
-
-/// Patterns that all pictures use.
-pub(super) fn patterns() -> PreEscaped<&'static str> {
-    PreEscaped(include_str!("patterns.svg"))
 }

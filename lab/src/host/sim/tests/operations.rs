@@ -263,13 +263,10 @@ fn converting_to_shared(
     let mut bench = four_leaves(design);
     let op = convert(start, end, Side::Shared);
     let observed = check(&mut bench, &op, row(0, splits, pages_2m, pages_4k));
-    assert_eq!(
-        observed.runs,
-        [Run::MapGpa {
-            status: 0,
-            stopped_at: gpa(end),
-            calls: 1
-        }]
+    assert!(
+        matches!(observed.runs[..], [Run::MapGpa { status: 0, stopped_at, .. }] if stopped_at == gpa(end)),
+        "{:?}",
+        observed.runs
     );
     let intact = |start, end| {
         (start < end).then_some(Run::Content {

@@ -1,5 +1,6 @@
 //! Conversion between private and shared: MapGPA, and touching a page through the wrong half.
 
+use rand::Rng;
 use tdxlab_protocol::tdcall::vmcall;
 
 use super::super::machine::Machine;
@@ -9,6 +10,9 @@ use super::Kvm;
 use super::design::Conversion;
 use crate::addr::{Gpa, GpaRange, PageLevel};
 use crate::plan::Side;
+
+/// An interrupt comes in the middle of a MapGPA about once in so many chunks.
+const CHUNKS_PER_INTERRUPT: u32 = 16;
 
 /// A MapGPA that is being worked off in chunks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -87,7 +91,7 @@ impl<M: Machine> Kvm<M> {
         if !self.invalidation.ranges.is_empty() {
             return None;
         }
-        if map.begun && self.hardware.policy.map_gpa_interrupted(map.next) {
+        if map.begun && self.is_interrupted(map.next) {
             let status = self.hardware.policy.map_gpa_status(vmcall::RETRY);
             return Some(map.stop(status));
         }
@@ -111,6 +115,12 @@ impl<M: Machine> Kvm<M> {
                 Some(map.stop(status))
             }
         }
+    }
+
+    /// Whether an interrupt ends a MapGPA between two chunks, so that the guest must call again.
+    fn is_interrupted(&mut self, next: Gpa) -> bool {
+        let pending = self.interrupts.random_ratio(1, CHUNKS_PER_INTERRUPT);
+        self.hardware.policy.map_gpa_interrupted(next, pending)
     }
 
     /// Converts `range`, which lies in slots, as one piece.

@@ -29,6 +29,9 @@ mod zap;
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use rand::SeedableRng;
+use rand_chacha::ChaCha8Rng;
+
 use self::design::Rules;
 use self::ept::SharedEpt;
 use self::mirror::Mirror;
@@ -60,6 +63,8 @@ pub(crate) struct Kvm<M> {
     /// 2M regions in which the guest has accepted at 4K.
     inhibited: BTreeSet<Gpa>,
     invalidation: Invalidation,
+    /// When interrupts come, drawn from the seed.
+    interrupts: ChaCha8Rng,
     gauges: PageGauges,
     pub(crate) trace: Trace,
     pub(crate) exits: ExitCounters,
@@ -109,6 +114,7 @@ impl<M: Machine> Kvm<M> {
             shared: RangeSet::default(),
             inhibited: BTreeSet::new(),
             invalidation: Invalidation::default(),
+            interrupts: ChaCha8Rng::seed_from_u64(config.seed),
             gauges: PageGauges::default(),
             trace: Trace::new(config.vcpus),
             exits: ExitCounters::default(),

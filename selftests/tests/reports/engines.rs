@@ -1,0 +1,104 @@
+//! The files under ci/, checked by what the engines publish of their own rules.
+
+use std::fs;
+use std::process::Command;
+
+use rstest::rstest;
+use serde::Deserialize;
+use tdxlab_selftests::command::root;
+
+use super::{output_of, program};
+
+fn documents(file: &str) -> Vec<serde_json::Value> {
+    let text = fs::read_to_string(root().join(file)).unwrap();
+    serde_yaml::Deserializer::from_str(&text)
+        .map(|document| serde_json::Value::deserialize(document).unwrap())
+        .collect()
+}
+
+#[rstest]
+#[case::github("github-workflow.json", "ci/github/nightly.yaml", 1)]
+#[case::kubernetes_run("kubernetes-1.37.json", "ci/kubernetes/run.yaml", 2)]
+#[case::kubernetes_merge("kubernetes-1.37.json", "ci/kubernetes/merge.yaml", 1)]
+fn the_engine_takes_the_file(#[case] schema: &str, #[case] file: &str, #[case] count: usize) {
+    let path = root().join("selftests/schemas").join(schema);
+    let schema: serde_json::Value = serde_json::from_slice(&fs::read(path).unwrap()).unwrap();
+    let validator = jsonschema::validator_for(&schema).unwrap();
+    let documents = documents(file);
+    assert_eq!(documents.len(), count);
+    for document in documents {
+        let errors: Vec<String> = validator
+            .iter_errors(&document)
+            .map(|error| format!("{}: {error}", error.instance_path()))
+            .collect();
+        assert_eq!(errors, [""; 0], "{file}");
+    }
+}
+
+#[test]
+fn a_schema_that_takes_anything_would_be_noticed() {
+    let path = root().join("selftests/schemas/kubernetes-1.37.json");
+    let schema: serde_json::Value = serde_json::from_slice(&fs::read(path).unwrap()).unwrap();
+    let validator = jsonschema::validator_for(&schema).unwrap();
+    let mut job = documents("ci/kubernetes/merge.yaml").remove(0);
+    assert!(validator.is_valid(&job));
+    job["spec"]["completionsMode"] = "Indexed".into();
+    assert!(!validator.is_valid(&job));
+}
+
+/// LAVA publishes its rules as a Debian package only.
+#[test]
+fn lava_takes_the_job() {
+    let Some(python) = program(&["python3"], "LAVA's schema") else {
+        return;
+    };
+    let known = Command::new(&python)
+        .args(["-c", "import lava_common.schemas, yaml"])
+        .output()
+        .unwrap();
+    if !known.status.success() {
+        eprintln!("skipped: python3 has no lava_common (Debian package lava-common)");
+        return;
+    }
+    let code = "import sys, yaml; from lava_common.schemas import validate; validate(yaml.safe_load(open(sys.argv[1])), strict=True)";
+    output_of(
+        Command::new(python)
+            .args(["-c", code])
+            .arg(root().join("ci/lava/job.yaml")),
+    );
+}
+
+/// The matrix of the workflow, the count of the Job and what they tell tdxlab agree.
+#[test]
+fn every_shard_is_somebodys() {
+    let workflow = documents("ci/github/nightly.yaml").remove(0);
+    let shards = workflow["jobs"]["shard"]["strategy"]["matrix"]["shard"]
+        .as_array()
+        .unwrap();
+    let counted: Vec<u64> = shards
+        .iter()
+        .filter_map(serde_json::Value::as_u64)
+        .collect();
+    assert_eq!(counted, (1..=shards.len() as u64).collect::<Vec<_>>());
+    let job = documents("ci/kubernetes/run.yaml").remove(1);
+    let environment = job["spec"]["template"]["spec"]["containers"][0]["env"]
+        .as_array()
+        .unwrap();
+    let told = environment
+        .iter()
+        .find(|variable| variable["name"] == "TDXLAB_SHARDS")
+        .unwrap();
+    assert_eq!(told["value"], job["spec"]["completions"].to_string());
+}
+
+#[test]
+fn nextest_reads_its_profile() {
+    let Some(nextest) = program(&["cargo-nextest"], "the nextest profile") else {
+        return;
+    };
+    let mut command = Command::new(nextest);
+    command
+        .current_dir(root())
+        .args(["nextest", "show-config", "version"]);
+    output_of(&mut command);
+}

@@ -1,0 +1,301 @@
+//! Formats of others, read back by their rules.
+
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+
+use rstest::rstest;
+use tdxlab::report::{Report, github, kcidb, lava};
+use tdxlab::run::Verdict;
+use tdxlab_selftests::command::root;
+
+use super::{output_of, program, report_of, run};
+
+/// A run in which some pass, some fail, some are skipped.
+fn mixed() -> (tempfile::TempDir, Report) {
+    let reports = tempfile::tempdir().unwrap();
+    let folder = run("punch", Some("tail-split-missing"), reports.path()).folder;
+    let report = report_of(&folder);
+    for verdict in [Verdict::Pass, Verdict::Fail, Verdict::Skip] {
+        assert!(report.counts.of(verdict) > 0, "no {verdict}");
+    }
+    (reports, report)
+}
+
+fn latest(reports: &tempfile::TempDir, name: &str) -> String {
+    fs::read_to_string(reports.path().join("latest").join(name)).unwrap()
+}
+
+/// A KTAP test as the kernel's document describes it.
+#[derive(Debug, Default, PartialEq)]
+struct Ktap {
+    tests: Vec<(bool, String, Option<String>, Option<Ktap>)>,
+}
+
+/// Parses one level, by Documentation/dev-tools/ktap.rst: version line, plan, numbered results,
+/// subtests two spaces further in before their parent's result, diagnostics anywhere.
+fn parse_ktap<'a>(
+    lines: &mut std::iter::Peekable<impl Iterator<Item = &'a str>>,
+    depth: usize,
+) -> Ktap {
+    let indent = "  ".repeat(depth);
+    let mut next = || {
+        let line = lines.next().expect("it ends in the middle");
+        line.strip_prefix(&indent)
+            .expect("it is indented")
+            .to_owned()
+    };
+    assert_eq!(next(), "KTAP version 1");
+    let mut plan = next();
+    while plan.starts_with('#') {
+        plan = next();
+    }
+    let count: usize = plan.strip_prefix("1..").expect("a plan").parse().unwrap();
+    let mut ktap = Ktap::default();
+    let mut subtests = None;
+    while ktap.tests.len() < count {
+        let line = *lines.peek().expect("fewer results than planned");
+        let inner = line.strip_prefix(&indent).expect("it is indented");
+        if inner.starts_with("  KTAP version") {
+            subtests = Some(parse_ktap(lines, depth + 1));
+            continue;
+        }
+        lines.next();
+        if inner.starts_with('#') || inner.starts_with("  #") {
+            continue;
+        }
+        let (ok, rest) = match inner.strip_prefix("not ok ") {
+            Some(rest) => (false, rest),
+            None => (
+                true,
+                inner
+                    .strip_prefix("ok ")
+                    .unwrap_or_else(|| panic!("{inner}")),
+            ),
+        };
+        let (number, rest) = rest.split_once(' ').expect("a description");
+        assert_eq!(number.parse::<usize>().unwrap(), ktap.tests.len() + 1);
+        let (name, directive) = match rest.split_once(" # ") {
+            Some((name, directive)) => (name, Some(directive.to_owned())),
+            None => (rest, None),
+        };
+        assert!(!name.contains('#'), "{name}");
+        ktap.tests
+            .push((ok, name.to_owned(), directive, subtests.take()));
+    }
+    ktap
+}
+
+#[test]
+fn ktap_can_be_parsed_back() {
+    let (reports, report) = mixed();
+    let text = latest(&reports, "results.ktap");
+    let mut lines = text.lines().peekable();
+    let ktap = parse_ktap(&mut lines, 0);
+    assert_eq!(lines.next(), None);
+    assert_eq!(ktap.tests.len(), report.scenarios.len());
+    for ((ok, name, directive, subtests), scenario) in ktap.tests.iter().zip(&report.scenarios) {
+        assert_eq!(*name, scenario.name);
+        let wanted = match scenario.verdict {
+            Verdict::Pass => (true, None),
+            Verdict::Fail => (false, None),
+            Verdict::Skip => (true, Some("SKIP")),
+            Verdict::Error => (false, Some("ERROR")),
+        };
+        let word = directive
+            .as_deref()
+            .map(|text| text.split(' ').next().unwrap());
+        assert_eq!((*ok, word), wanted, "{name}");
+        let steps = subtests.as_ref().map_or(0, |subtests| subtests.tests.len());
+        assert_eq!(steps, scenario.steps.len(), "{name}");
+        // A parent fails if a child fails.
+        if subtests
+            .iter()
+            .flat_map(|all| &all.tests)
+            .any(|(ok, ..)| !ok)
+        {
+            assert!(!ok, "{name}");
+        }
+    }
+}
+
+#[test]
+fn junit_fits_the_schema_of_jenkins() {
+    let Some(xmllint) = program(&["xmllint"], "the JUnit schema") else {
+        return;
+    };
+    let (reports, _) = mixed();
+    let mut command = Command::new(xmllint);
+    command
+        .args(["--noout", "--nonet", "--schema"])
+        .arg(root().join("selftests/schemas/junit-10.xsd"))
+        .arg(reports.path().join("latest/junit.xml"));
+    output_of(&mut command);
+}
+
+#[test]
+fn junit_says_what_was_tested_and_where_the_evidence_is() {
+    let (reports, report) = mixed();
+    let text = latest(&reports, "junit.xml");
+    for property in ["kernel", "QEMU", "TDX module", "design", "host"] {
+        assert!(
+            text.contains(&format!("<property name=\"{property}\"")),
+            "{property}"
+        );
+    }
+    let evidence: Vec<&String> = report
+        .scenarios
+        .iter()
+        .filter_map(|scenario| scenario.evidence.as_ref())
+        .collect();
+    assert!(!evidence.is_empty());
+    for folder in evidence {
+        let line = format!("[[ATTACHMENT|{folder}/plan.json]]");
+        assert!(text.contains(&line), "{line}");
+        assert!(
+            reports
+                .path()
+                .join("latest")
+                .join(folder)
+                .join("plan.json")
+                .is_file()
+        );
+    }
+    assert!(!text.contains('\u{1b}'));
+}
+
+fn schema(name: &str) -> jsonschema::Validator {
+    let path = root().join("selftests/schemas").join(name);
+    let schema: serde_json::Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
+    jsonschema::validator_for(&schema).unwrap()
+}
+
+#[rstest]
+#[case::with_the_kernel_of_the_host(None)]
+#[case::with_a_build_of_the_database(Some("maestro:4711"))]
+fn kcidb_fits_its_published_schema(#[case] build: Option<&str>) {
+    let (_reports, mut report) = mixed();
+    report.scenarios[0].verdict = Verdict::Error;
+    report.scenarios[0].boot_micros = None;
+    let submission = kcidb::Submission {
+        origin: "tdxlab".to_owned(),
+        build: build.map(str::to_owned),
+    };
+    let json = kcidb::render(&report, &submission);
+    let errors: Vec<String> = schema("kcidb-5.3.json")
+        .iter_errors(&json)
+        .map(|error| format!("{}: {error}", error.instance_path()))
+        .collect();
+    assert_eq!(errors, [""; 0]);
+    let statuses: Vec<&str> = json["tests"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|test| test["status"].as_str().unwrap())
+        .collect();
+    // It never ran: the harness is to blame, not the kernel.
+    assert_eq!(statuses[0], "MISS");
+    for status in ["PASS", "FAIL", "SKIP"] {
+        assert!(statuses.contains(&status), "{status}");
+    }
+    assert_eq!(json.get("builds").is_none(), build.is_some());
+}
+
+/// The reference implementation knows more than the schema says, such as what ids refer to.
+#[test]
+fn kcidb_is_valid_to_its_own_library() {
+    let Some(python) = program(&["python3"], "kcidb-io") else {
+        return;
+    };
+    let known = Command::new(&python)
+        .args(["-c", "import kcidb_io"])
+        .output()
+        .unwrap();
+    if !known.status.success() {
+        eprintln!("skipped: python3 has no kcidb_io (pip install kcidb-io)");
+        return;
+    }
+    let (reports, report) = mixed();
+    let submission = kcidb::Submission {
+        origin: "tdxlab".to_owned(),
+        build: None,
+    };
+    let file = reports.path().join("kcidb.json");
+    fs::write(&file, kcidb::render(&report, &submission).to_string()).unwrap();
+    let code = "import json, sys; from kcidb_io.schema import V5_3; V5_3.validate(json.load(open(sys.argv[1])))";
+    output_of(Command::new(python).args(["-c", code]).arg(file));
+}
+
+#[test]
+fn lava_hears_every_scenario_once() {
+    let (_reports, report) = mixed();
+    let text = lava::render(&report);
+    let cases: Vec<&str> = text
+        .lines()
+        .filter(|line| line.starts_with("<LAVA_SIGNAL_TESTCASE "))
+        .collect();
+    assert_eq!(cases.len(), report.scenarios.len());
+    let mut names = std::collections::BTreeSet::new();
+    for line in &cases {
+        assert!(line.ends_with('>'));
+        let name = line
+            .split(' ')
+            .find_map(|word| word.strip_prefix("TEST_CASE_ID="))
+            .unwrap();
+        assert!(
+            name.chars()
+                .all(|c| c.is_ascii_alphanumeric() || "-_".contains(c)),
+            "{name}"
+        );
+        assert!(names.insert(name), "{name} twice");
+    }
+    let starts = text.matches("<LAVA_SIGNAL_TESTSET START").count();
+    assert_eq!(starts, text.matches("<LAVA_SIGNAL_TESTSET STOP>").count());
+}
+
+#[test]
+fn github_points_at_the_line_of_the_step() {
+    let (_reports, report) = mixed();
+    let scenario = report
+        .scenarios
+        .iter()
+        .find(|scenario| scenario.name == "punch/head-and-tail")
+        .unwrap();
+    let line = scenario.first_bad_step().unwrap().line;
+    let place = format!("scenarios/punch/head-and-tail.yaml,line={line}");
+    let annotations = github::annotations(&report);
+    assert!(
+        annotations.lines().all(|line| line.starts_with("::")),
+        "{annotations}"
+    );
+    assert!(annotations.contains(&place), "{annotations}");
+    let summary = github::summary(&report);
+    assert!(
+        summary.contains("<code>punch/head-and-tail</code>"),
+        "{summary}"
+    );
+}
+
+#[test]
+fn a_github_step_leaves_a_job_summary() {
+    let out = tempfile::tempdir().unwrap();
+    let file = out.path().join("summary.md");
+    let said = tdxlab_selftests::tdxlab!(
+        "run",
+        "scenarios/punch/head-and-tail.yaml",
+        "--host",
+        "sim",
+        "--out",
+        out.path()
+    )
+    .env("GITHUB_ACTIONS", "true")
+    .env("GITHUB_STEP_SUMMARY", &file)
+    .assert()
+    .success();
+    drop(said);
+    assert!(
+        fs::read_to_string(Path::new(&file))
+            .unwrap()
+            .starts_with("## tdxlab: pass")
+    );
+}

@@ -1,0 +1,86 @@
+//! What is made of runs: the page, formats of others, comparisons, and runs of many machines.
+
+mod compare;
+mod engines;
+mod fleet;
+mod formats;
+mod page;
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use tdxlab::faults;
+use tdxlab::host::sim::SimHost;
+use tdxlab::predict::Design;
+use tdxlab::report::Report;
+use tdxlab::run::{Conduct, Conducted, Item, Silence};
+use tdxlab::scenario;
+use tdxlab_selftests::command::root;
+use tdxlab_selftests::failing::plans;
+
+/// Runs a scenario, or a folder of them, on `sim` with a seeded fault, or without one.
+fn run(below: &str, fault: Option<&str>, reports: &Path) -> Conducted {
+    let host = match fault {
+        None => SimHost::new(),
+        Some(name) => {
+            let fault = faults::named(name).expect("a known fault");
+            SimHost::new().with_policy(move || (fault.make)())
+        }
+    };
+    let design = Design::named("headtail").expect("a known design");
+    let files = scenario::find(&[root().join("scenarios").join(below)]).expect("scenarios");
+    let items: Vec<_> = files
+        .iter()
+        .flat_map(|file| plans(file))
+        .map(relative)
+        .collect();
+    Conduct::new(&items, &host, design, &Silence)
+        .run(reports)
+        .expect("reports can be written")
+}
+
+/// With its file as it is called from the root of the repository.
+fn relative(item: Item) -> Item {
+    let scenario = item.scenario.map(|file| {
+        file.strip_prefix(root())
+            .map(Path::to_owned)
+            .unwrap_or(file)
+    });
+    Item { scenario, ..item }
+}
+
+/// The report of a run's folder.
+fn report_of(folder: &Path) -> Report {
+    let text = std::fs::read(folder.join("report.json")).expect("a report");
+    serde_json::from_slice(&text).expect("that can be read")
+}
+
+/// A program of that name, or the reason to skip what needs it. Nobody is told of a test that did
+/// nothing unless it says so.
+fn program(names: &[&str], what: &str) -> Option<PathBuf> {
+    let found = std::env::var_os("PATH").and_then(|path| {
+        std::env::split_paths(&path)
+            .flat_map(|folder| names.iter().map(move |name| folder.join(name)))
+            .find(|file| file.is_file())
+    });
+    if found.is_none() {
+        eprintln!(
+            "skipped: {what} needs {}, which is not installed",
+            names.join(" or ")
+        );
+    }
+    found
+}
+
+/// What a command prints; it must succeed.
+fn output_of(command: &mut Command) -> String {
+    let output = command.output().expect("it can be started");
+    assert!(
+        output.status.success(),
+        "{command:?}: {}\n{}{}",
+        output.status,
+        String::from_utf8_lossy(&output.stdout),
+        String::from_utf8_lossy(&output.stderr)
+    );
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
