@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 
 use tdxlab_protocol::layout;
 
-use crate::addr::PageLevel;
+use super::ram::{RAM_ID, Ram, RamBacking};
 
 /// What to start.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -59,34 +59,6 @@ pub enum Cpu {
     Max,
     /// The host's own model (KVM only; what a TD needs).
     Host,
-}
-
-/// The guest's memory.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Ram {
-    /// Its size in MiB.
-    pub mebibytes: u64,
-    /// What is behind it.
-    pub backing: RamBacking,
-}
-
-/// What is behind the guest's memory.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum RamBacking {
-    /// A shared memfd of ordinary pages, which the lab can take with `pidfd_getfd`.
-    Memfd,
-    /// A shared memfd of huge pages of this size from the hugetlb pool.
-    Hugetlb(PageLevel),
-    /// Anonymous memory; transparent huge pages where the kernel gives them.
-    Anonymous,
-    /// Two memfds, and two memory slots: first ordinary pages for the guest itself, then test
-    /// memory of pages of its own.
-    Parted {
-        /// Size of the first.
-        own_mebibytes: u64,
-        /// Page size of the second in the hugetlb pool; ordinary pages where there is none.
-        hugetlb: Option<PageLevel>,
-    },
 }
 
 /// The guest image, loaded so that it ends at 4 GiB.
@@ -141,7 +113,9 @@ impl QemuCommand {
         );
         args.flag("-smp", self.vcpus.to_string());
         args.flag("-m", format!("{}M", self.ram.mebibytes));
-        self.ram_arguments(&mut args);
+        for (option, value) in self.ram.arguments() {
+            args.flag(option, value);
+        }
         if let Some(td) = self.td {
             args.flag(
                 "-object",
@@ -177,6 +151,7 @@ impl QemuCommand {
         CommandLine {
             program: self.program.clone(),
             args: args.0,
+            only_small_pages: self.ram.only_small_pages(),
         }
     }
 
@@ -201,8 +176,8 @@ impl QemuCommand {
             machine.push_str(",confidential-guest-support=tdx0");
         }
         machine = format!("{machine},{BARE_MACHINE}");
-        if !matches!(self.ram.backing, RamBacking::Parted { .. }) {
-            machine.push_str(",memory-backend=ram");
+        if self.ram.is_whole() {
+            machine += &format!(",memory-backend={RAM_ID}");
         }
         machine
     }
@@ -214,35 +189,6 @@ impl QemuCommand {
             // split them bit by bit as it clears them (KVM_DIRTY_LOG_INITIALLY_SET).
             (Accelerator::Kvm, RamBacking::Parted { .. }) => "kvm,dirty-ring-size=4096",
             (Accelerator::Kvm, _) => "kvm",
-        }
-    }
-
-    fn ram_arguments(&self, args: &mut Arguments) {
-        let all = self.ram.mebibytes;
-        let memfd = |id: &str, mebibytes: u64, hugetlb: Option<PageLevel>| {
-            let object = format!("memory-backend-memfd,id={id},size={mebibytes}M,share=on");
-            match hugetlb {
-                // Pages are taken from the pool when they are touched.
-                Some(page) => format!("{object},hugetlb=on,hugetlbsize={page},reserve=off"),
-                None => object,
-            }
-        };
-        match self.ram.backing {
-            RamBacking::Memfd => args.flag("-object", memfd("ram", all, None)),
-            RamBacking::Hugetlb(page) => args.flag("-object", memfd("ram", all, Some(page))),
-            RamBacking::Anonymous => {
-                args.flag("-object", format!("memory-backend-ram,id=ram,size={all}M"));
-            }
-            RamBacking::Parted {
-                own_mebibytes,
-                hugetlb,
-            } => {
-                args.flag("-object", memfd("own", own_mebibytes, None));
-                let rest = all.saturating_sub(own_mebibytes);
-                args.flag("-object", memfd("test", rest, hugetlb));
-                args.flag("-numa", "node,memdev=own");
-                args.flag("-numa", "node,memdev=test");
-            }
         }
     }
 }
@@ -298,6 +244,8 @@ pub struct CommandLine {
     pub program: PathBuf,
     /// Its arguments.
     pub args: Vec<OsString>,
+    /// Whether it runs without transparent huge pages (PR_SET_THP_DISABLE).
+    pub only_small_pages: bool,
 }
 
 impl fmt::Display for CommandLine {
@@ -325,7 +273,9 @@ fn quoted(text: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use super::super::ram::TestPages;
     use super::*;
+    use crate::addr::PageLevel;
 
     fn soft() -> QemuCommand {
         QemuCommand {
@@ -405,7 +355,10 @@ mod tests {
             cpu: Cpu::Host,
             ram: Ram {
                 mebibytes: 1024,
-                backing: RamBacking::Hugetlb(PageLevel::Size2M),
+                backing: RamBacking::Parted {
+                    own_mebibytes: 512,
+                    test: TestPages::Hugetlb(PageLevel::Size2M),
+                },
             },
             doorbell: None,
             ..soft()
@@ -417,12 +370,15 @@ mod tests {
           -no-user-config \
           -no-reboot \
           -display none \
-          -accel kvm \
-          -machine q35,smm=off,vmport=off,hpet=off,sata=off,i8042=off,pit=off,graphics=off,acpi=off,memory-backend=ram \
+          -accel kvm,dirty-ring-size=4096 \
+          -machine q35,smm=off,vmport=off,hpet=off,sata=off,i8042=off,pit=off,graphics=off,acpi=off \
           -cpu host \
           -smp 2 \
           -m 1024M \
-          -object memory-backend-memfd,id=ram,size=1024M,share=on,hugetlb=on,hugetlbsize=2M \
+          -object memory-backend-memfd,id=own,size=512M,share=on \
+          -object memory-backend-memfd,id=test,size=512M,share=on,hugetlb=on,hugetlbsize=2M,reserve=off \
+          -numa node,memdev=own \
+          -numa node,memdev=test \
           -bios /proc/self/fd/7 \
           -chardev socket,id=qmp,fd=4 \
           -mon chardev=qmp,mode=control \
@@ -474,6 +430,7 @@ mod tests {
         let line = CommandLine {
             program: "printf".into(),
             args: vec!["%s|".into(), "it's".into(), "".into(), "a,b $HOME".into()],
+            only_small_pages: false,
         };
         let said = std::process::Command::new("sh")
             .arg("-c")

@@ -41,12 +41,10 @@ pub fn render(reports: &[Report]) -> String {
         }
     }
     text.push_str("\n| scenario |");
-    kernels
-        .iter()
-        .for_each(|(name, _)| drop(write!(text, " {name} |")));
-    text.push_str("\n|---|");
-    kernels.iter().for_each(|_| text.push_str("---|"));
-    text.push('\n');
+    for (name, _) in &kernels {
+        let _ = write!(text, " {name} |");
+    }
+    let _ = writeln!(text, "\n|---|{}", "---|".repeat(kernels.len()));
     let mut reasons: Vec<&str> = Vec::new();
     for (scenario, cells) in rows {
         let _ = write!(text, "| {} |", scenario.replace('|', "\\|"));

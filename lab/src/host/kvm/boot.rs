@@ -7,13 +7,13 @@ use std::time::{Duration, Instant};
 use tdxlab_protocol::message::{Hello, Reply, Request, VERSION, Windows};
 
 use super::KvmHost;
-use super::memory::TestMemory;
+use super::memory::{self, TestMemory};
 use super::session::{KvmSession, Watch};
 use crate::addr::{Gpa, PageLevel};
 use crate::host::vm::{Vm, Wake};
 use crate::host::{BootOptions, HostError};
 use crate::plan::{Backing, Guest, HIGH_BASE, HostKind};
-use crate::qemu::{Accelerator, Cpu, QemuCommand, Ram, RamBacking};
+use crate::qemu::{Accelerator, Cpu, QemuCommand, Ram, RamBacking, TestPages};
 
 /// Where q35 cuts memory that reaches beyond 2.75 GiB: the rest is above 4 GiB.
 const CUT: Gpa = Gpa::new(2 << 30);
@@ -90,6 +90,15 @@ fn start(host: &KvmHost, guest: &Guest, backing: Backing) -> Result<Vm, HostErro
         tdxlab_guest_image::IMAGE,
         host.interrupt,
         |ends| {
+            let test = match backing {
+                Backing::Small => TestPages::Small,
+                Backing::Transparent => {
+                    let file = memory::file(guest.memory)?;
+                    TestPages::Transparent(ends.inherit(file))
+                }
+                Backing::Hugetlb2M => TestPages::Hugetlb(PageLevel::Size2M),
+                Backing::Hugetlb1G => TestPages::Hugetlb(PageLevel::Size1G),
+            };
             Ok(QemuCommand {
                 program: host.qemu.program.clone(),
                 accelerator: Accelerator::Kvm,
@@ -99,11 +108,7 @@ fn start(host: &KvmHost, guest: &Guest, backing: Backing) -> Result<Vm, HostErro
                     mebibytes: (own.as_u64() + guest.memory.bytes()) >> 20,
                     backing: RamBacking::Parted {
                         own_mebibytes: own.as_u64() >> 20,
-                        hugetlb: match backing {
-                            Backing::Small | Backing::Transparent => None,
-                            Backing::Hugetlb2M => Some(PageLevel::Size2M),
-                            Backing::Hugetlb1G => Some(PageLevel::Size1G),
-                        },
+                        test,
                     },
                 },
                 image: ends.image.clone(),

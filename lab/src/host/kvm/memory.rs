@@ -1,15 +1,18 @@
 //! Test memory from outside QEMU: the memfd behind it.
 
+use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 
 use nix::errno::Errno;
 use nix::fcntl::{FallocateFlags, fallocate};
+use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::sys::stat::fstat;
+use nix::unistd::ftruncate;
 
 use crate::addr::{GpaRange, PageLevel};
 use crate::host::HostError;
 use crate::plan::HostKind;
-use crate::qemu::{Process, fds};
+use crate::qemu::{Process, QemuError, fds};
 use crate::witness::{Reading, cachestat};
 
 /// The memfd, of which offset 0 is the start of test memory.
@@ -17,6 +20,16 @@ use crate::witness::{Reading, cachestat};
 pub(super) struct TestMemory {
     file: OwnedFd,
     memory: GpaRange,
+}
+
+/// Makes a file for test memory where QEMU's own would not do, by the name that QEMU gives its.
+pub(super) fn file(memory: GpaRange) -> Result<OwnedFd, QemuError> {
+    let doing = || QemuError::system("making a file for test memory");
+    let file = memfd_create(c"memory-backend-memfd", MFdFlags::MFD_CLOEXEC)
+        .map_err(|error| doing()(error.into()))?;
+    let bytes = i64::try_from(memory.bytes()).map_err(|error| doing()(io::Error::other(error)))?;
+    ftruncate(&file, bytes).map_err(|error| doing()(error.into()))?;
+    Ok(file)
 }
 
 impl TestMemory {
