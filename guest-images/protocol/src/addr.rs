@@ -148,6 +148,19 @@ impl fmt::Display for Gpa {
     }
 }
 
+/// Which half of guest-physical space is meant: the shared bit, which [`Gpa`] does not carry.
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
+)]
+#[serde(rename_all = "lowercase")]
+pub enum Side {
+    /// Shared bit clear, encrypted, through the S-EPT.
+    #[default]
+    Private,
+    /// Shared bit set.
+    Shared,
+}
+
 /// The half-open range `start..end` of guest-physical addresses. May be empty, never reversed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 pub struct GpaRange {

@@ -8,6 +8,7 @@
 use heapless::Vec;
 use serde::{Deserialize, Serialize};
 
+pub use crate::addr::Side;
 use crate::addr::{Gpa, GpaRange, PageLevel};
 use crate::pattern::Generation;
 
@@ -29,19 +30,6 @@ pub const MAX_TEXT: usize = 96;
 )]
 #[serde(transparent)]
 pub struct VcpuId(pub u16);
-
-/// Which half of guest-physical space an access uses.
-#[derive(
-    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
-)]
-#[serde(rename_all = "lowercase")]
-pub enum Side {
-    /// Shared bit clear, encrypted, through the S-EPT.
-    #[default]
-    Private,
-    /// Shared bit set.
-    Shared,
-}
 
 /// How the two windows come to be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -6,6 +6,7 @@ use thiserror::Error;
 use super::exit;
 use crate::host::HostError;
 use crate::l1::L1Error;
+use crate::rehearse::RehearsalError;
 use crate::report::merge::MergeError;
 use crate::run::{ConductError, FolderError, JournalError, ResumeError};
 use crate::scenario::ScenarioError;
@@ -33,6 +34,10 @@ pub(super) enum CliError {
     #[error(transparent)]
     #[diagnostic(transparent)]
     L1(#[from] L1Error),
+    /// A rehearsal cannot be prepared.
+    #[error(transparent)]
+    #[diagnostic(transparent)]
+    Rehearsal(#[from] RehearsalError),
     /// Results cannot be kept.
     #[error(transparent)]
     #[diagnostic(transparent)]
@@ -88,6 +93,7 @@ impl CliError {
             CliError::Scenarios(_) => exit::SCENARIO,
             CliError::Host(HostError::NotUsable { .. }) => exit::HOST,
             CliError::L1(error) => error.exit_code(),
+            CliError::Rehearsal(_) => exit::HOST,
             CliError::Host(HostError::Interrupted) => exit::INTERRUPTED,
             CliError::Host(_)
             | CliError::Folder(_)

@@ -14,6 +14,7 @@ mod options;
 mod output;
 mod predict;
 mod progress;
+mod rehearse;
 mod report;
 mod run;
 mod schema;
@@ -49,6 +50,8 @@ enum Command {
     Compare(compare::Compare),
     /// List scenarios
     List(list::List),
+    /// Rehearse the tdx host on a machine without TDX
+    Rehearse(rehearse::Rehearse),
     /// Show the report of a run, and write its files again
     Report(report::ReportCommand),
     /// Boot a real kernel with a real KVM in QEMU, and run a command in it
@@ -97,6 +100,7 @@ fn execute(command: Command) -> Result<u8, CliError> {
         Command::Compare(compare) => compare.execute(),
         Command::List(list) => list.execute(),
         Command::Report(report) => report.execute(),
+        Command::Rehearse(rehearse) => rehearse.execute(),
         Command::L1(l1) => l1.execute(),
         Command::L1Init => crate::l1::init::main(),
         Command::Doctor(doctor) => doctor.execute(),

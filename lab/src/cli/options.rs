@@ -4,11 +4,13 @@ use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
 
+use crate::host::Host;
 use crate::host::select::Choice;
 use crate::plan::HostKind;
 use crate::predict::Design;
 
 use super::error::CliError;
+use super::output;
 
 /// Scenarios to work on.
 #[derive(Args, Clone, Debug)]
@@ -48,6 +50,9 @@ impl From<HostName> for Choice {
     }
 }
 
+/// The design that is played unless another is asked for.
+const USUAL_DESIGN: &str = "headtail";
+
 /// The design of that name.
 pub(super) fn design(name: &str) -> Result<&'static Design, CliError> {
     Design::named(name).ok_or_else(|| {
@@ -68,4 +73,23 @@ impl From<HostKind> for HostName {
             HostKind::Sim => HostName::Sim,
         }
     }
+}
+
+/// The design to judge by: the one that was asked for, else the one the host is found to follow, else
+/// [`USUAL_DESIGN`]. That the first two differ is said, and not decided.
+pub(super) fn design_for(asked: Option<&'static Design>, host: &dyn Host) -> &'static Design {
+    let found = host.design();
+    if let (Some(asked), Some(found)) = (asked, found)
+        && asked.name != found.name
+    {
+        output::note(format!(
+            "design {} was asked for, but the KVM of host {} looks like {}",
+            asked.name,
+            host.kind().name(),
+            found.name
+        ));
+    }
+    asked
+        .or(found)
+        .unwrap_or_else(|| Design::named(USUAL_DESIGN).expect("it is a design"))
 }

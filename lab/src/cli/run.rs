@@ -28,9 +28,10 @@ pub(super) struct Run {
     /// Where guests run
     #[arg(long, value_enum, default_value = "auto", env = "TDXLAB_HOST")]
     host: HostName,
-    /// Design whose KVM is played (soft, sim) or expected (tdx)
-    #[arg(long, value_name = "D", default_value = "headtail")]
-    design: String,
+    /// Design whose KVM is played (soft, sim; default headtail) or expected (tdx; default: the one
+    /// its KVM is found to follow)
+    #[arg(long, value_name = "D")]
+    design: Option<String>,
     /// Scenarios run at the same time; by default as many as there are processors
     #[arg(long, short, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
     jobs: Option<u16>,
@@ -165,7 +166,7 @@ impl Run {
 
     /// A new run.
     fn started(&self) -> Result<Task, CliError> {
-        let asked = options::design(&self.design)?;
+        let asked = self.design.as_deref().map(options::design).transpose()?;
         let shard = self.shard()?;
         let selected = self.select(self.host)?;
         let all = load::items_for(&self.scenarios, selected.host.kind())?;
@@ -175,7 +176,7 @@ impl Run {
             .filter(|(_, item)| shard.is_none_or(|shard| shard.holds(&item.plan.name)))
             .unzip();
         Ok(Task {
-            design: selected.host.design().unwrap_or(asked),
+            design: options::design_for(asked, selected.host.as_ref()),
             selected,
             items,
             seed: self.scenarios.seed,

@@ -1,9 +1,8 @@
 //! The host's part of ACCEPT.
 
 use super::faults;
-use crate::addr::{Gpa, PageLevel};
+use crate::addr::{Gpa, PageLevel, Side};
 use crate::host::softkvm::policy::{Failure, LevelLimits, Why};
-use crate::plan::Side;
 
 /// KVM takes the level from lpage_info alone, where the inhibit bit is kept.
 fn without_request(limits: &LevelLimits) -> PageLevel {

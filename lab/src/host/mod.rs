@@ -6,6 +6,8 @@ pub mod select;
 pub mod sim;
 pub mod soft;
 pub mod softkvm;
+mod software;
+pub mod tdx;
 pub mod vm;
 
 use std::time::Duration;
@@ -26,7 +28,8 @@ pub trait Host: Send + Sync {
     /// What the report says about it: kernel, QEMU, TDX module, each by name.
     fn facts(&self) -> Vec<(String, String)>;
 
-    /// The design its KVM has, where the host itself knows.
+    /// The design that its KVM was found to follow; `None` where the host plays any, or where it
+    /// cannot be found out.
     fn design(&self) -> Option<&'static Design> {
         None
     }
@@ -35,6 +38,11 @@ pub trait Host: Send + Sync {
     /// booted.
     fn unmet(&self, _guest: &Guest) -> Option<String> {
         None
+    }
+
+    /// Whether the VMM has KVM map what a guest has converted with MapGPA, as QEMU does.
+    fn maps_conversions(&self) -> bool {
+        false
     }
 
     /// Boots a guest and brings it to the point where it takes commands.

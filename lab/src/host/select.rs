@@ -1,11 +1,14 @@
 //! Which host a run uses: the one that was asked for, or the best this machine has.
 
+use super::interrupt::Interrupt;
 use super::kvm::KvmHost;
 use super::sim::SimHost;
 use super::soft::SoftHost;
+use super::tdx::{self, TdxHost};
 use super::{Host, HostError};
 use crate::doctor::{self, Fact, Machine, Standing};
 use crate::plan::HostKind;
+use crate::qemu::{Installed, Version};
 
 /// What was asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -24,6 +27,9 @@ pub struct Selected {
     pub why: String,
 }
 
+/// What a report of a rehearsal starts with.
+const REHEARSAL: &str = "REHEARSAL: the TDX module is played by a fixture, this is not TDX";
+
 /// Hosts in the order in which `auto` tries them. A plain VM on KVM has no private memory, so it
 /// is only taken when asked for.
 const AUTO: [HostKind; 3] = [HostKind::Tdx, HostKind::Soft, HostKind::Sim];
@@ -33,7 +39,10 @@ pub fn select(choice: Choice) -> Result<Selected, HostError> {
     match choice {
         Choice::Only(kind) => Ok(Selected {
             host: open(kind)?,
-            why: "asked for".to_owned(),
+            why: match kind {
+                HostKind::Tdx if tdx::is_rehearsal() => REHEARSAL.to_owned(),
+                _ => "asked for".to_owned(),
+            },
         }),
         Choice::Auto => {
             let mut passed_over = Vec::new();
@@ -74,7 +83,18 @@ fn open(kind: HostKind) -> Result<Box<dyn Host>, HostError> {
         HostKind::Sim => Ok(Box::new(SimHost::new())),
         HostKind::Soft => Ok(Box::new(SoftHost::find()?)),
         HostKind::Kvm => Ok(Box::new(KvmHost::find()?)),
-        HostKind::Tdx => Err(unusable(kind, doctor::why_no_tdx(&Machine::this()))),
+        HostKind::Tdx => {
+            // In a rehearsal nothing of the machine is TDX, so there is nothing to ask it.
+            let fact = (!tdx::is_rehearsal()).then(|| doctor::why_no_tdx(&Machine::this()));
+            match fact.flatten() {
+                Some(fact) => Err(unusable(kind, Some(fact))),
+                None => {
+                    let qemu =
+                        Installed::find(Version::new(10, 1)).map_err(|error| error.on(kind))?;
+                    Ok(Box::new(TdxHost::new(qemu, Interrupt::of_process())))
+                }
+            }
+        }
     }
 }
 

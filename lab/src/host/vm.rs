@@ -286,6 +286,12 @@ impl Vm {
         events
     }
 
+    /// Events that were taken so far, as far as they are kept.
+    pub fn seen_events(&self) -> Vec<Event> {
+        let events = self.events.head().chain(self.events.tail());
+        events.cloned().collect()
+    }
+
     /// Ends QEMU and reaps it.
     ///
     /// # Errors

@@ -3,8 +3,7 @@
 use super::runs::Pages;
 use super::state::{REGION, Sept, SharedPage, State, gfns_of, pages_of, regions_touching};
 use super::tally::Tally;
-use crate::addr::GpaRange;
-use crate::plan::Side;
+use crate::addr::{GpaRange, Side};
 
 /// R10 of a MapGPA that went through.
 const MAP_GPA_DONE: u64 = 0;

@@ -44,8 +44,8 @@ pub use expectation::{
 };
 pub use map::RegionState;
 
-use crate::addr::{GpaRange, PageLevel};
-use crate::plan::{Action, Expect, Guest, OnVe, Op, Side};
+use crate::addr::{GpaRange, PageLevel, Side};
+use crate::plan::{Action, Expect, Guest, OnVe, Op};
 
 use access::Access;
 use plain::Plain;

@@ -11,8 +11,8 @@ use super::fog::Bounds;
 use super::runs::Pages;
 use super::state::{Region, Sept, SharedPage, State, gfns_of, pages_of, regions_touching};
 use super::tally::Tally;
-use crate::addr::GpaRange;
-use crate::plan::{Branch, Op, Side};
+use crate::addr::{GpaRange, Side};
+use crate::plan::{Branch, Op};
 
 /// Most regions that may be fogged; a race over more is refused.
 const MOST_FOG: u64 = 1 << 16;

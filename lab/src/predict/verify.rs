@@ -6,8 +6,8 @@ use super::expectation::{Content, ReadPlan};
 use super::runs::Pages;
 use super::state::{Sept, State, Taken, pages_of, range_of};
 use super::tally::Tally;
-use crate::addr::GpaRange;
-use crate::plan::{Gone, Side};
+use crate::addr::{GpaRange, Side};
+use crate::plan::Gone;
 
 impl State {
     /// Plans the reads of a `verify` and does what reading does: touching what is gone maps it.

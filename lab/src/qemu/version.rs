@@ -21,6 +21,16 @@ const CANDIDATES: [&str; 3] = ["qemu-system-x86_64", "qemu-kvm", "/usr/libexec/q
 /// Longest that `--version` may take. It takes 15 ms.
 const PATIENCE: Duration = Duration::from_secs(20);
 
+/// The same in an L1, which first reads QEMU and its libraries over 9p, with an emulated CPU.
+const PATIENCE_IN_L1: Duration = Duration::from_secs(120);
+
+fn patience() -> Duration {
+    match std::env::var_os(crate::l1::INSIDE_VARIABLE) {
+        Some(_) => PATIENCE_IN_L1,
+        None => PATIENCE,
+    }
+}
+
 /// Most bytes of an answer to `--version` that are read.
 const MOST_SAID: u64 = 4096;
 
@@ -165,7 +175,7 @@ fn ask(program: PathBuf) -> Result<Installed, QemuError> {
         }),
         _ if !answered => Err(QemuError::NotQemu {
             program,
-            said: format!("gave no answer within {PATIENCE:?}"),
+            said: format!("gave no answer within {:?}", patience()),
         }),
         _ => Err(QemuError::NotQemu {
             program,
@@ -176,7 +186,7 @@ fn ask(program: PathBuf) -> Result<Installed, QemuError> {
 
 /// Whether the other end was closed in time.
 fn read_until_closed(from: &mut (impl Read + AsFd), into: &mut Vec<u8>) -> bool {
-    let until = Instant::now() + PATIENCE;
+    let until = Instant::now() + patience();
     let mut buffer = [0; 512];
     loop {
         let left = until.saturating_duration_since(Instant::now());

@@ -11,6 +11,7 @@ use super::folder::{FolderError, RunFolder};
 use super::journal::{self, Event, Journal, JournalError, Part, PlanId, RunStarted};
 use super::judge::AllowList;
 use super::needs::Offer;
+use super::oracle::MappedConversions;
 use super::pool::{self, Drive};
 use super::resume::Progress;
 use crate::host::Host;
@@ -140,13 +141,20 @@ impl<'a> Conduct<'a> {
         items: &[(PlanId, &Item)],
     ) -> Result<(), JournalError> {
         let design = self.design;
+        let maps_conversions = self.host.maps_conversions();
         let lab = Lab {
             host: self.host,
             offer: Offer {
                 host: self.host.kind(),
                 design,
             },
-            oracle: &|guest| Box::new(Predictor::new(design, guest)),
+            oracle: &move |guest| {
+                let predictor = Predictor::new(design, guest);
+                match maps_conversions {
+                    true => Box::new(MappedConversions::new(predictor)),
+                    false => Box::new(predictor),
+                }
+            },
             journal,
             folder,
             allowed_log: self.allowed_log.clone(),

@@ -1,6 +1,7 @@
 //! Whether host and design offer what a plan needs.
 
-use crate::plan::{Guest, HostKind, Needs};
+use crate::addr::PageLevel;
+use crate::plan::{Action, Guest, HostKind, Needs, Op, Plan, Slot};
 use crate::predict::Design;
 
 /// What there is: a host, and the design of its KVM.
@@ -42,6 +43,51 @@ pub fn unmet_guest(guest: &Guest, host: HostKind) -> Option<String> {
         _ => None,
     }
 }
+
+/// What a plan asks of a host that cannot do it, whatever its design.
+///
+/// On `tdx`, memory slots are QEMU's affair, and KVM takes KVM_PRE_FAULT_MEMORY from no other
+/// process than QEMU, which has no command for it.
+pub fn out_of_reach(plan: &Plan, host: HostKind) -> Option<String> {
+    if host != HostKind::Tdx {
+        return None;
+    }
+    if plan.guest.slots.len() > 1 {
+        return Some("needs memory slots of its own layout; on tdx QEMU lays them out".to_owned());
+    }
+    let congruent = |slot: &Slot| {
+        let distance = slot.range.start().as_u64().wrapping_sub(slot.gmem_offset);
+        distance.is_multiple_of(PageLevel::Size1G.bytes())
+    };
+    if !plan.guest.slots.iter().all(congruent) {
+        return Some("needs a slot of another alignment; on tdx QEMU lays slots out".to_owned());
+    }
+    for step in &plan.steps {
+        match &step.action {
+            Action::One(op) if is_prefault(op) => return Some(NO_PREFAULT.to_owned()),
+            Action::Parallel(branches) => {
+                let mut ops = branches.iter().flat_map(|branch| &branch.0);
+                if ops.clone().any(is_prefault) {
+                    return Some(NO_PREFAULT.to_owned());
+                }
+                if ops.any(|op| matches!(op, Op::Convert { .. })) {
+                    return Some(NO_RACING_CONVERSION.to_owned());
+                }
+            }
+            Action::One(_) => {}
+        }
+    }
+    None
+}
+
+fn is_prefault(op: &Op) -> bool {
+    matches!(op, Op::Prefault { .. })
+}
+
+const NO_PREFAULT: &str =
+    "needs prefault; on tdx KVM takes it from QEMU only, which has no command for it";
+
+const NO_RACING_CONVERSION: &str = "needs a conversion that races; on tdx QEMU maps what it converts, and nobody predicts that race";
 
 #[cfg(test)]
 mod tests {

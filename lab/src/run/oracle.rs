@@ -2,8 +2,8 @@
 
 use super::map::MemoryMap;
 use crate::addr::GpaRange;
-use crate::plan::Action;
-use crate::predict::{Expectation, Predictor};
+use crate::plan::{Action, Op};
+use crate::predict::{Expectation, Interval, Predictor};
 
 /// Follows one plan, step by step. The predictor is one; tests have others.
 pub trait Oracle {
@@ -25,5 +25,113 @@ impl Oracle for Predictor {
         let cut = extents.len() > MemoryMap::MAX_EXTENTS;
         extents.truncate(MemoryMap::MAX_EXTENTS);
         MemoryMap { extents, cut }
+    }
+}
+
+/// The predictor for a host whose VMM has KVM map what a guest has converted with MapGPA.
+///
+/// QEMU does so from 10.1 on: after the attributes have changed it asks for the whole chunk with
+/// KVM_PRE_FAULT_MEMORY, whichever way it was converted (`kvm_handle_hc_map_gpa_range()` in
+/// target/i386/kvm/kvm.c; seen with 11.1.3). What an access has converted by itself it does not map.
+#[derive(Debug)]
+pub struct MappedConversions(Predictor);
+
+impl MappedConversions {
+    /// Puts the VMM's habit on top of what the design does.
+    pub fn new(predictor: Predictor) -> MappedConversions {
+        MappedConversions(predictor)
+    }
+}
+
+impl Oracle for MappedConversions {
+    fn foresee(&mut self, action: &Action) -> Result<Expectation, String> {
+        let converted = self.0.foresee(action)?;
+        let Action::One(Op::Convert { range, .. }) = *action else {
+            return Ok(converted);
+        };
+        let mapped = self.0.foresee(&Action::One(Op::Prefault { range }))?;
+        let sum = |one: Interval, other: Interval| one + other;
+        let mut both = converted;
+        both.td_alive &= mapped.td_alive;
+        both.splits = sum(both.splits, mapped.splits);
+        both.split_leaves.extend(mapped.split_leaves);
+        both.pages.pages_4k = sum(both.pages.pages_4k, mapped.pages.pages_4k);
+        both.pages.pages_2m = sum(both.pages.pages_2m, mapped.pages.pages_2m);
+        both.pages.pages_1g = sum(both.pages.pages_1g, mapped.pages.pages_1g);
+        both.populated = mapped.populated;
+        Ok(both)
+    }
+
+    fn map(&self, memory: GpaRange) -> MemoryMap {
+        self.0.map(memory)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::addr::{Gpa, PageLevel};
+    use crate::plan::{Guest, LOW_BASE, Side, Size, Slot, VcpuId};
+    use crate::predict::Design;
+
+    /// Sixteen of 512 accepted pages there and back: shared and mapped, then private and pending.
+    #[test]
+    fn what_is_converted_is_mapped() {
+        let memory = GpaRange::with_len(LOW_BASE, 16 << 20).unwrap();
+        let guest = Guest {
+            memory,
+            vcpus: 1,
+            sept_ve_disable: false,
+            slots: vec![Slot {
+                range: memory,
+                gmem_offset: 0,
+            }],
+            image: Vec::new(),
+            backing: None,
+        };
+        let design = Design::named("stock").unwrap();
+        let mut oracle = MappedConversions::new(Predictor::new(design, &guest));
+        let vcpu = VcpuId(0);
+        let range = memory.start().page(PageLevel::Size2M);
+        let accept = |range| {
+            Action::One(Op::Accept {
+                range,
+                size: Size::Size4K,
+                vcpu,
+            })
+        };
+        oracle.foresee(&accept(range)).unwrap();
+        let some = GpaRange::with_len(Gpa::new(LOW_BASE.as_u64() + (1 << 20)), 64 << 10).unwrap();
+        let mut convert = |to| {
+            oracle
+                .foresee(&Action::One(Op::Convert {
+                    range: some,
+                    to,
+                    vcpu,
+                }))
+                .unwrap()
+        };
+        let shared = convert(Side::Shared);
+        assert_eq!(
+            shared.pages.pages_4k,
+            Interval::exactly(0),
+            "16 gone, 16 shared"
+        );
+        assert_eq!(shared.populated, Interval::exactly(512 - 16));
+        assert!(shared.errnos.is_empty() && shared.map_gpa == Some(0));
+        let private = convert(Side::Private);
+        assert_eq!(
+            private.pages.pages_4k,
+            Interval::exactly(0),
+            "16 shared gone, 16 pending"
+        );
+        assert_eq!(private.populated, Interval::exactly(512));
+        let again = oracle.foresee(&accept(some)).unwrap();
+        assert_eq!(
+            again.pages.pages_4k,
+            Interval::exactly(0),
+            "they were pending"
+        );
+        assert_eq!(again.accept_exits, Interval::exactly(0));
     }
 }

@@ -42,7 +42,8 @@ const SET_MP_STATE: u32 = number(WRITE, 0x99, size_of::<kvm_mp_state>());
 pub(crate) const MEMORY_ENCRYPT_OP: u32 = number(READ | WRITE, 0xba, size_of::<usize>());
 pub(crate) const SET_MEMORY_ATTRIBUTES: u32 =
     number(WRITE, 0xd2, size_of::<kvm_memory_attributes>());
-const PRE_FAULT_MEMORY: u32 = number(READ | WRITE, 0xd5, size_of::<kvm_pre_fault_memory>());
+pub(crate) const PRE_FAULT_MEMORY: u32 =
+    number(READ | WRITE, 0xd5, size_of::<kvm_pre_fault_memory>());
 
 /// The VM type of a TD.
 pub(crate) const VM_TYPE_TDX: usize = 5;

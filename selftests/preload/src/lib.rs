@@ -83,6 +83,7 @@ unsafe fn dispatch(fd: c_int, request: u32, argument: *mut c_void) -> kvm::Resul
             kvm::CREATE_VCPU => vm::create_vcpu(fd, argument),
             kvm::SET_USER_MEMORY_REGION2 => vm::set_slot(fd, argument),
             kvm::SET_MEMORY_ATTRIBUTES => vm::set_attributes(fd, argument),
+            kvm::PRE_FAULT_MEMORY => vm::pre_fault(fd, argument),
             kvm::SET_CPUID2 => vm::set_cpuid(fd, argument),
             kvm::MEMORY_ENCRYPT_OP => setup::command(fd, argument),
             _ => kvm::call(fd, request, argument),

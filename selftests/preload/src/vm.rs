@@ -6,7 +6,7 @@ use std::sync::atomic::AtomicU64;
 
 use kvm_bindings::{
     KVM_CAP_VM_TYPES, KVM_CPUID_FLAG_SIGNIFCANT_INDEX, KVM_MEM_GUEST_MEMFD,
-    KVM_MEMORY_ATTRIBUTE_PRIVATE, kvm_cpuid_entry2, kvm_memory_attributes,
+    KVM_MEMORY_ATTRIBUTE_PRIVATE, kvm_cpuid_entry2, kvm_memory_attributes, kvm_pre_fault_memory,
     kvm_userspace_memory_region2,
 };
 use libc::{c_int, c_void};
@@ -15,7 +15,7 @@ use crate::kvm::{self, Errno, Result};
 use crate::lie::Lies;
 use crate::ranges::Ranges;
 use crate::run::Vcpu;
-use crate::sept::Sept;
+use crate::sept::{PAGE, Sept, State};
 use crate::setup::Region;
 use crate::windows::{Memory, Window, Windows};
 
@@ -220,7 +220,7 @@ pub(crate) unsafe fn set_attributes(fd: RawFd, attributes: *mut c_void) -> Resul
     let mut hidden = false;
     if asked.attributes & u64::from(KVM_MEMORY_ATTRIBUTE_PRIVATE) != 0 {
         if vm.finalized {
-            let shown = (start..end).step_by(crate::sept::PAGE as usize);
+            let shown = (start..end).step_by(PAGE as usize);
             for gpa in shown {
                 hidden |= vm.windows.hide(&Shared(&vm), Window::Shared, gpa);
             }
@@ -236,6 +236,26 @@ pub(crate) unsafe fn set_attributes(fd: RawFd, attributes: *mut c_void) -> Resul
         crate::tdcall::ask_for_flush(&vm);
     }
     Ok(value)
+}
+
+/// `KVM_PRE_FAULT_MEMORY`, which QEMU asks for after a conversion: private pages are pending then.
+pub(crate) unsafe fn pre_fault(fd: RawFd, range: *mut c_void) -> Result<c_int> {
+    let range = range.cast::<kvm_pre_fault_memory>();
+    // SAFETY: the caller passes that structure, whose start the kernel moves over what is mapped.
+    let (start, result, end) = unsafe {
+        let start = (*range).gpa;
+        let result = kvm::call(fd, kvm::PRE_FAULT_MEMORY, range.cast());
+        (start, result, (*range).gpa)
+    };
+    let mut vm = crate::vm();
+    if vm.vcpus.iter().any(|vcpu| vcpu.fd == fd) {
+        for gpa in (start..end).step_by(PAGE as usize) {
+            if vm.private.contains(gpa) && vm.sept.state(gpa).is_none() {
+                vm.sept.set(gpa, State::Pending);
+            }
+        }
+    }
+    result
 }
 
 /// `KVM_SET_CPUID2`: the guest is told that it is a TD.

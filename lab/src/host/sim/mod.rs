@@ -25,9 +25,9 @@ use std::sync::Arc;
 use self::machine::SimMachine;
 use self::session::SimSession;
 use self::witness::Witnesses;
-use super::softkvm::{Config, Faithful, KvmDesign, Policy, SoftKvm};
-use super::{BootOptions, Host, HostError, Session};
-use crate::plan::{CONTROL_PAGE, Guest, HostKind};
+use super::softkvm::{Faithful, Policy, SoftKvm};
+use super::{BootOptions, Host, HostError, Session, software};
+use crate::plan::{Guest, HostKind};
 
 /// Machine memory of a session. It takes no room until it is used.
 const MACHINE_BYTES: u64 = 1 << 40;
@@ -113,24 +113,10 @@ impl Host for SimHost {
     }
 
     fn boot(&self, guest: &Guest, options: &BootOptions) -> Result<Box<dyn Session>, HostError> {
-        let refused = |error: super::softkvm::SoftKvmError| HostError::NotUsable {
-            host: HostKind::Sim,
-            reason: error.to_string(),
-            advice: "check the guest of the plan and the design's name".to_owned(),
-        };
-        let design: KvmDesign = options.design.parse().map_err(refused)?;
-        let config = Config {
-            memory: guest.memory,
-            slots: guest.slots.clone(),
-            vcpus: guest.vcpus,
-            sept_ve_disable: guest.sept_ve_disable,
-            image: guest.image.clone(),
-            control: CONTROL_PAGE,
-            design,
-            seed: options.seed,
-        };
+        let config = software::config(HostKind::Sim, guest, options)?;
         let machine = SimMachine::new(self.machine_bytes);
-        let core = SoftKvm::new(machine, config, (self.policy)()).map_err(refused)?;
+        let core = SoftKvm::new(machine, config, (self.policy)())
+            .map_err(|error| software::refused(HostKind::Sim, &error))?;
         let folder = (!self.in_memory).then_some(options.folder.as_path());
         let witness = Witnesses::new(folder).map_err(|source| HostError::System {
             doing: format!("laying out witness files in {}", options.folder.display()),

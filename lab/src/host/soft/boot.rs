@@ -13,10 +13,10 @@ use super::mailbox::Mailbox;
 use super::ram::{Ram, RamLayout};
 use super::session::SoftSession;
 use crate::agent::AgentError;
-use crate::host::softkvm::{Config, KvmDesign, SoftKvm, SoftKvmError};
+use crate::host::softkvm::SoftKvm;
 use crate::host::vm::{Vm, Wake};
-use crate::host::{BootOptions, HostError};
-use crate::plan::{CONTROL_PAGE, Guest, HostKind};
+use crate::host::{BootOptions, HostError, software};
+use crate::plan::{Guest, HostKind};
 use crate::qemu::qmp::Ticket;
 use crate::qemu::qmp::commands::QueryCpus;
 use crate::qemu::{Accelerator, Cpu, QemuCommand, QemuError, Ram as QemuRam, RamBacking, fds};
@@ -29,7 +29,7 @@ pub(super) fn boot(
     options: &BootOptions,
 ) -> Result<SoftSession, HostError> {
     // What is wrong with the plan is said before anything starts.
-    let config = config(guest, options)?;
+    let config = software::config(HostKind::Soft, guest, options)?;
     let until = Instant::now() + options.patience;
     let layout = RamLayout::for_memory(guest.memory);
     let (mut vm, doorbell) = start(host, guest, &layout)?;
@@ -55,7 +55,8 @@ pub(super) fn boot(
         .map_err(|what| HostError::GuestLies { what })?;
 
     let machine = SoftMachine::new(ram, mailbox.clone(), options.patience);
-    let mut kvm = SoftKvm::new(machine, config, (host.policy)()).map_err(refused)?;
+    let mut kvm = SoftKvm::new(machine, config, (host.policy)())
+        .map_err(|error| software::refused(HostKind::Soft, &error))?;
     kvm.machine_mut().trouble()?;
     let threads = threads(&mut vm, &cpus, until)?;
     kvm.set_threads(threads, nix::unistd::gettid().as_raw().cast_unsigned());
@@ -75,29 +76,6 @@ pub(super) fn boot(
     let mut session = SoftSession::new(vm, core, kernel, guest.memory, options.patience);
     session.configure(guest.vcpus, until)?;
     Ok(session)
-}
-
-/// The software KVM for a guest.
-fn config(guest: &Guest, options: &BootOptions) -> Result<Config, HostError> {
-    let design: KvmDesign = options.design.parse().map_err(refused)?;
-    Ok(Config {
-        memory: guest.memory,
-        slots: guest.slots.clone(),
-        vcpus: guest.vcpus,
-        sept_ve_disable: guest.sept_ve_disable,
-        image: guest.image.clone(),
-        control: CONTROL_PAGE,
-        design,
-        seed: options.seed,
-    })
-}
-
-fn refused(error: SoftKvmError) -> HostError {
-    HostError::NotUsable {
-        host: HostKind::Soft,
-        reason: error.to_string(),
-        advice: "check the guest of the plan and the design's name".into(),
-    }
 }
 
 /// Starts QEMU, with a doorbell.

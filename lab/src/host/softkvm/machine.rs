@@ -1,9 +1,8 @@
 //! The machine that the software KVM and TDX module run on.
 
+use crate::addr::Side;
 use std::fmt;
 use std::ops::Range;
-
-use crate::plan::Side;
 
 /// A 4K frame of machine memory, by its number.
 ///

@@ -31,11 +31,17 @@ use self::kvm::Kvm;
 use self::kvm::hole::Running;
 use self::kvm::stats::Actor;
 use self::vcpu::Vcpu;
-use crate::addr::{Gpa, GpaRange, PageLevel};
-use crate::plan::{Side, Slot, VcpuId};
+use crate::addr::{Gpa, GpaRange, PageLevel, Side};
+use crate::plan::VcpuId;
 
 /// A memory slot over test memory, bound to the guest_memfd.
-pub type MemSlot = Slot;
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MemSlot {
+    /// The GPAs it serves.
+    pub range: GpaRange,
+    /// Offset in the guest_memfd of the slot's first byte.
+    pub gmem_offset: u64,
+}
 
 /// What the software KVM is to run.
 #[derive(Clone, Debug)]

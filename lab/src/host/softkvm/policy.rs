@@ -9,8 +9,7 @@ use std::ops::Range;
 use super::entry::{Level, SeptEntry, State};
 use super::machine::Pfn;
 use super::module::{Seamcall, Status};
-use crate::addr::{Gpa, GpaRange, PageLevel};
-use crate::plan::Side;
+use crate::addr::{Gpa, GpaRange, PageLevel, Side};
 
 /// Answers everything right.
 #[derive(Clone, Copy, Debug, Default)]

@@ -18,7 +18,7 @@ fn config(design: KvmDesign) -> Config {
     let memory = GpaRange::with_len(LOW_BASE, 64 * M).unwrap();
     Config {
         memory,
-        slots: vec![Slot {
+        slots: vec![MemSlot {
             range: memory,
             gmem_offset: 0,
         }],
@@ -212,7 +212,7 @@ fn interrupts_come_by_the_seed() {
         let config = Config {
             seed,
             memory,
-            slots: vec![Slot {
+            slots: vec![MemSlot {
                 range: memory,
                 gmem_offset: 0,
             }],
@@ -572,7 +572,7 @@ fn a_configuration_that_makes_no_sense_is_refused() {
         ),
         (
             Config {
-                slots: vec![Slot {
+                slots: vec![MemSlot {
                     range: outside,
                     gmem_offset: 0,
                 }],

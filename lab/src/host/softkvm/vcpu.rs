@@ -8,9 +8,9 @@ use super::kvm::{Kvm, death, stats::Actor};
 use super::machine::Machine;
 use super::module::{Exit, Outcome, SHARED_BIT, Vmcall};
 use super::{Advance, PortWrite, Request};
-use crate::addr::Gpa;
+use crate::addr::{Gpa, Side};
 use crate::host::Killer;
-use crate::plan::{Side, VcpuId};
+use crate::plan::VcpuId;
 
 /// Sub-function GetTdVmCallInfo.
 const VMCALL_INFO: u64 = 0x10000;

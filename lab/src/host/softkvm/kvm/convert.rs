@@ -8,8 +8,7 @@ use super::super::module::SHARED_BIT;
 use super::super::policy::{ConversionStage, Failure};
 use super::Kvm;
 use super::design::Conversion;
-use crate::addr::{Gpa, GpaRange, PageLevel};
-use crate::plan::Side;
+use crate::addr::{Gpa, GpaRange, PageLevel, Side};
 
 /// An interrupt comes in the middle of a MapGPA about once in so many chunks.
 const CHUNKS_PER_INTERRUPT: u32 = 16;

@@ -4,8 +4,7 @@ use super::super::entry::{Level, SeptEntry, State};
 use super::super::machine::{Machine, Pfn};
 use super::super::module::Platform;
 use super::super::policy::{Allocation, Failure};
-use crate::addr::{Gpa, GpaRange, PageLevel};
-use crate::plan::Side;
+use crate::addr::{Gpa, GpaRange, PageLevel, Side};
 
 /// The root; all other tables are frames of the machine.
 #[derive(Clone, Debug, Default)]

@@ -9,9 +9,9 @@ use super::super::policy::{
 };
 use super::design::Conversion;
 use super::{Kvm, death};
-use crate::addr::{Gpa, PageLevel};
+use crate::addr::{Gpa, PageLevel, Side};
 use crate::host::Killer;
-use crate::plan::{Side, VcpuId};
+use crate::plan::VcpuId;
 
 /// A page that was looked up and waits to be mapped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -2,9 +2,9 @@
 
 use std::ops::Range;
 
+use super::super::MemSlot;
 use super::super::policy::{BoundSlot, FileId};
 use crate::addr::{Gpa, GpaRange, PageLevel};
-use crate::plan::Slot;
 
 /// The slots of a VM, in address order.
 #[derive(Clone, Debug)]
@@ -13,7 +13,7 @@ pub(crate) struct Slots(Vec<BoundSlot>);
 impl Slots {
     /// Slots over test memory and the one of the control page. The reason, where they make no
     /// sense.
-    pub(crate) fn new(test: &[Slot], control: Gpa) -> Result<Slots, String> {
+    pub(crate) fn new(test: &[MemSlot], control: Gpa) -> Result<Slots, String> {
         let mut slots: Vec<BoundSlot> = test
             .iter()
             .map(|slot| BoundSlot {
@@ -136,8 +136,8 @@ mod tests {
 
     const M: u64 = 1 << 20;
 
-    fn slot(start: u64, end: u64, gmem_offset: u64) -> Slot {
-        Slot {
+    fn slot(start: u64, end: u64, gmem_offset: u64) -> MemSlot {
+        MemSlot {
             range: GpaRange::new(Gpa::new(start), Gpa::new(end)).unwrap(),
             gmem_offset,
         }

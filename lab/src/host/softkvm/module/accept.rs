@@ -17,8 +17,7 @@ use super::super::machine::Machine;
 use super::status::Status;
 use super::tdcall::{Exit, Outcome};
 use super::{Platform, SHARED_BIT};
-use crate::addr::{Gpa, PageLevel};
-use crate::plan::Side;
+use crate::addr::{Gpa, PageLevel, Side};
 
 /// Extended exit qualification of an EPT violation.
 ///

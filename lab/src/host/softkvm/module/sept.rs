@@ -3,8 +3,7 @@
 use super::super::entry::{Level, SeptEntry, State};
 use super::super::machine::{Machine, Pfn};
 use super::Platform;
-use crate::addr::Gpa;
-use crate::plan::Side;
+use crate::addr::{Gpa, Side};
 
 /// Entries of the tree's root. The page they live in is the guest's on `soft`, so the module keeps
 /// its own copy and hands every change to the machine.

@@ -9,8 +9,7 @@ use super::super::policy::PendingAccess;
 use super::accept::Eeq;
 use super::status::Status;
 use super::{ATTRIBUTE_SEPT_VE_DISABLE, GPA_WIDTH, Platform, SHARED_BIT, VeInfo};
-use crate::addr::{Gpa, PageLevel};
-use crate::plan::Side;
+use crate::addr::{Gpa, PageLevel, Side};
 
 /// General registers in the order of [`reg`].
 pub(crate) type Gprs = [u64; 16];

@@ -333,7 +333,7 @@ fn an_interrupted_accept_goes_on_where_it_was() {
 
 #[test]
 fn only_accepted_pages_are_present_to_the_mmu() {
-    let side = crate::plan::Side::Private;
+    let side = crate::addr::Side::Private;
     let mut bench = Bench::running().after(&[Aug(REGION, Size2M)]);
     assert_eq!(bench.hardware.machine.translate(side, PAGE), None);
     bench.call(Accept(REGION, Size2M));

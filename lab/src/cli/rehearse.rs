@@ -1,0 +1,155 @@
+//! `tdxlab rehearse`: the `tdx` host with everything but the silicon.
+
+use std::ffi::OsString;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use clap::Args;
+
+use super::error::CliError;
+use super::{output, signals};
+use crate::host::tdx::PRELOAD_VARIABLE;
+use crate::l1::{self, AcceleratorChoice, Ended, KernelChoice, Memory, Options, Sink};
+use crate::qemu::version::PROGRAM_VARIABLE;
+use crate::rehearse::{self, Parts, RehearsalError};
+
+/// Scenarios that TDX hosts of today can run.
+const STOCK: &str = "scenarios/stock";
+
+/// Rehearse the `tdx` host: unmodified QEMU goes through all of its TDX code, on a real KVM in an
+/// emulated machine, and a fixture plays the TDX module.
+///
+/// What is seen is real (guest_memfd, counters, kernel log, QMP), but nothing of it is TDX, and the
+/// report says so. The parts (QEMU, a kernel) are downloaded once, 400 MB, and kept in the user's
+/// cache folder; nothing is installed.
+#[derive(Args, Debug)]
+pub(super) struct Rehearse {
+    /// Scenario files, or folders of them; without any, scenarios/stock
+    #[arg(value_name = "PATH")]
+    paths: Vec<PathBuf>,
+
+    /// Only fetch and build the parts, or bring them up to date
+    #[arg(long)]
+    prepare: bool,
+
+    /// Keep what was downloaded and built on the way
+    #[arg(long, requires = "prepare")]
+    keep: bool,
+
+    /// Fail with what is missing rather than download anything
+    #[arg(long, conflicts_with = "prepare")]
+    offline: bool,
+
+    /// Memory of the emulated machine
+    #[arg(long, value_name = "SIZE", default_value_t = Memory::USUAL)]
+    memory: Memory,
+
+    /// Folder below which the report goes
+    #[arg(long, value_name = "DIR", default_value = "reports")]
+    out: PathBuf,
+
+    /// Further options for `tdxlab run`, which runs inside
+    #[arg(last = true, value_name = "OPTIONS")]
+    options: Vec<OsString>,
+}
+
+impl Rehearse {
+    /// The exit code is that of the `tdxlab run` inside.
+    pub(super) fn execute(self) -> Result<u8, CliError> {
+        let cache = rehearse::cache_folder()?;
+        let parts = match rehearse::ready(&cache) {
+            Some(parts) if !self.prepare => parts,
+            _ if self.offline => return Err(RehearsalError::NotPrepared { folder: cache }.into()),
+            _ => self.fetch(&cache)?,
+        };
+        if self.prepare {
+            return Ok(super::exit::PASSED);
+        }
+        self.run(&parts)
+    }
+
+    fn fetch(&self, cache: &Path) -> Result<Parts, CliError> {
+        let began = Instant::now();
+        let parts = rehearse::prepare(cache, self.keep, &mut |doing| {
+            output::note(format!("rehearse: {doing}"));
+        })?;
+        output::note(format!(
+            "rehearse: Linux {} and QEMU {} are ready after {:.0} s ({} MB of packages)",
+            parts.kernel_version,
+            parts.qemu_version,
+            began.elapsed().as_secs_f64(),
+            parts.downloaded / 1_000_000
+        ));
+        Ok(parts)
+    }
+
+    fn run(self, parts: &Parts) -> Result<u8, CliError> {
+        let folder = std::env::current_dir().map_err(|source| CliError::System {
+            doing: "finding the working folder".to_owned(),
+            source,
+        })?;
+        let preload = rehearse::preload_library()?;
+        let options = Options {
+            kernel: KernelChoice::Image(parts.kernel()),
+            modules: Some(parts.modules()),
+            fresh: false,
+            accelerator: AcceleratorChoice::Tcg,
+            memory: self.memory,
+            qemu: parts.qemu(),
+            patience: Duration::from_secs(120),
+            command: self.command(parts, &preload)?,
+            report: Some(folder.join(&self.out)),
+            folder,
+        };
+        let interrupt = signals::install()?;
+        output::note("REHEARSAL: the TDX module is played by a fixture; this is not TDX");
+        let (mut out, mut err) = (io::stdout().lock(), io::stderr());
+        let mut sink = Sink {
+            out: &mut out,
+            err: &mut err,
+            note: &mut |text| output::note(format!("l1: {text}")),
+        };
+        let outcome = l1::run(&options, &mut sink, interrupt)?;
+        output::note(format!(
+            "REHEARSAL on Linux {}: the TDX module was played by a fixture; this was not TDX",
+            outcome.release
+        ));
+        Ok(match outcome.ended {
+            Ended::Code(code) => u8::try_from(code).unwrap_or(255),
+            Ended::Signal(signal) => 128 + u8::try_from(signal).unwrap_or(127),
+        })
+    }
+
+    /// `tdxlab run --host tdx`, with the QEMU and the library that make it a rehearsal.
+    fn command(&self, parts: &Parts, preload: &Path) -> Result<Vec<String>, CliError> {
+        let own = std::env::current_exe().map_err(|source| CliError::System {
+            doing: "finding this program".to_owned(),
+            source,
+        })?;
+        let setting = |name: &str, path: &Path| {
+            let mut setting = OsString::from(format!("{name}="));
+            setting.push(path);
+            setting
+        };
+        let mut command = vec![
+            OsString::from("/usr/bin/env"),
+            setting(PROGRAM_VARIABLE, &parts.qemu()),
+            setting(PRELOAD_VARIABLE, preload),
+            own.into(),
+        ];
+        command.extend(["run", "--host", "tdx", "--jobs", "1", "--out"].map(OsString::from));
+        command.push(self.out.clone().into());
+        command.extend(self.options.iter().cloned());
+        if self.paths.is_empty() {
+            command.push(STOCK.into());
+        }
+        command.extend(self.paths.iter().map(OsString::from));
+        let text = |word: OsString| {
+            word.into_string().map_err(|word| {
+                CliError::usage(format!("{} is not UTF-8", word.display()), "rename it")
+            })
+        };
+        command.into_iter().map(text).collect()
+    }
+}

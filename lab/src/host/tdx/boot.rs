@@ -1,0 +1,277 @@
+//! From a plan's guest to a TD that takes commands.
+
+use std::time::{Duration, Instant};
+
+use tdxlab_protocol::layout as machine;
+use tdxlab_protocol::message::{Hello, Reply, Request, VERSION, Windows};
+use tdxlab_protocol::tdcall::{ATTRIBUTES_REHEARSAL, ATTRIBUTES_SEPT_VE_DISABLE};
+
+use super::gmem::{self, Gmems};
+use super::layout::RamLayout;
+use super::session::{TdxSession, Watch};
+use super::tdvf::{self, Section};
+use super::{TdxHost, mtree, refusal};
+use crate::addr::{Gpa, GpaRange};
+use crate::host::vm::{Vm, Wake};
+use crate::host::{BootOptions, HostError};
+use crate::plan::{CONTROL_PAGE, Guest, HostKind};
+use crate::qemu::command::Td;
+use crate::qemu::qmp::commands::QueryCpus;
+use crate::qemu::{Accelerator, Cpu, QemuCommand, QemuError, RAM_ID, Ram, RamBacking};
+
+/// Longest QEMU may take until its monitor answers: it has made the TD by then.
+const MAKING_PATIENCE: Duration = Duration::from_secs(120);
+
+/// Boots a guest up to the point where it takes commands.
+pub(super) fn boot(
+    host: &TdxHost,
+    guest: &Guest,
+    options: &BootOptions,
+) -> Result<TdxSession, HostError> {
+    let layout = layout(guest)?;
+    let image = tdvf::with_ranges(tdxlab_guest_image::IMAGE, &guest.image).map_err(unusable)?;
+    let sections = tdvf::sections(&image).map_err(unusable)?;
+
+    let mut vm = start(host, guest, layout, &image)?;
+    let until = Instant::now() + options.patience.max(MAKING_PATIENCE);
+    made(&mut vm, until).map_err(|error| explained(&mut vm, error))?;
+
+    let on_tdx = |error: QemuError| error.on(HostKind::Tdx);
+    let gmems = gmem::take(vm.process(), layout.bytes(), image.len() as u64).map_err(on_tdx)?;
+    check_flat_view(&mut vm, layout, guest.memory, until)?;
+    check_populated(&gmems, layout, &sections)?;
+
+    let threads = threads(&mut vm, until)?;
+    let watch = Watch::new(host, vm.process().pid(), threads);
+    let mut session = TdxSession::new(vm, gmems, layout, watch, guest.memory, options.patience);
+    session.go(until)?;
+    let until = Instant::now() + options.patience;
+    let hello = hello(&mut session, until, options.patience)?;
+    check_hello(&hello, guest, host.rehearsal)?;
+    configure(&mut session, guest, until, options.patience)?;
+    Ok(session)
+}
+
+/// The machine for a guest, with the slots that QEMU makes.
+fn layout(guest: &Guest) -> Result<RamLayout, HostError> {
+    let layout = RamLayout::for_memory(guest.memory)
+        .ok_or_else(|| unusable(format!("no q35 machine has RAM at {}", guest.memory)))?;
+    for slot in &guest.slots {
+        if layout.offset(slot.range.start()) != Some(slot.gmem_offset) && guest.slots.len() > 1 {
+            return Err(unusable(format!(
+                "the plan lays memory slots out itself ({} at offset {:#x}); QEMU has its own way",
+                slot.range, slot.gmem_offset
+            )));
+        }
+    }
+    debug_assert!(layout.offset(CONTROL_PAGE).is_some());
+    Ok(layout)
+}
+
+fn unusable(reason: String) -> HostError {
+    HostError::NotUsable {
+        host: HostKind::Tdx,
+        reason,
+        advice: "run this scenario on soft or sim (needs: { hosts: [soft, sim] })".into(),
+    }
+}
+
+/// Starts QEMU, which stops before the TD's first instruction.
+fn start(host: &TdxHost, guest: &Guest, layout: RamLayout, image: &[u8]) -> Result<Vm, HostError> {
+    Vm::start(HostKind::Tdx, image, host.interrupt, |ends| {
+        Ok(QemuCommand {
+            program: host.qemu.program.clone(),
+            accelerator: Accelerator::Kvm,
+            cpu: Cpu::Host,
+            vcpus: guest.vcpus,
+            ram: Ram {
+                mebibytes: layout.bytes() >> 20,
+                // What is shared comes in 4K pages then, whatever the machine does with THP.
+                backing: RamBacking::Memfd,
+            },
+            image: ends.image.clone(),
+            qmp: ends.qmp.clone(),
+            serial: ends.serial.clone(),
+            doorbell: None,
+            td: Some(Td {
+                sept_ve_disable: guest.sept_ve_disable,
+            }),
+            paused: true,
+        })
+    })
+    .map_err(|error| error.on(HostKind::Tdx))
+}
+
+/// Waits until the monitor answers: the TD is finalised by then.
+fn made(vm: &mut Vm, until: Instant) -> Result<(), HostError> {
+    let asked = vm
+        .qmp()
+        .send(&crate::qemu::qmp::commands::QueryStatus {})
+        .map_err(|error| QemuError::from(error).on(HostKind::Tdx))?;
+    vm.answer(&asked, until, "making the TD").map(drop)
+}
+
+/// QEMU's reason for giving up, with what to do about it.
+fn explained(vm: &mut Vm, error: HostError) -> HostError {
+    let said = String::from_utf8_lossy(&vm.process().said()).into_owned();
+    match refusal::explain(&said) {
+        Some((line, advice)) => HostError::NotUsable {
+            host: HostKind::Tdx,
+            reason: line,
+            advice: advice.to_owned(),
+        },
+        None => error,
+    }
+}
+
+/// The host threads of the vCPUs.
+fn threads(vm: &mut Vm, until: Instant) -> Result<Vec<u32>, HostError> {
+    let asked = vm
+        .qmp()
+        .send(&QueryCpus {})
+        .map_err(|error| QemuError::from(error).on(HostKind::Tdx))?;
+    let cpus = vm.answer(&asked, until, "asking QEMU for its vCPUs")?;
+    Ok(cpus.into_iter().map(|cpu| cpu.thread_id).collect())
+}
+
+/// QEMU's own view of its memory against the lab's rule.
+fn check_flat_view(
+    vm: &mut Vm,
+    layout: RamLayout,
+    memory: GpaRange,
+    until: Instant,
+) -> Result<(), HostError> {
+    let command = qapi::qmp::human_monitor_command {
+        cpu_index: None,
+        command_line: "info mtree -f".to_owned(),
+    };
+    let asked = vm
+        .qmp()
+        .send(&command)
+        .map_err(|error| QemuError::from(error).on(HostKind::Tdx))?;
+    let text = vm.answer(&asked, until, "asking QEMU where its memory lies")?;
+    let flat = mtree::ranges(&text, RAM_ID);
+    mtree::check(&flat, layout, memory).map_err(|what| HostError::Qemu {
+        what: format!("lays memory out in another way than the lab knows: {what}"),
+        advice: "holes would hit the wrong pages; please report this with QEMU's version".into(),
+    })
+}
+
+/// Before the first instruction, exactly the initial image is populated.
+fn check_populated(
+    gmems: &Gmems,
+    layout: RamLayout,
+    sections: &[Section],
+) -> Result<(), HostError> {
+    let image = GpaRange::new(Gpa::new(0xff00_0000), Gpa::new(1 << 32)).expect("in order");
+    let pages = |of_image: bool| {
+        let mine = sections
+            .iter()
+            .filter(|section| image.contains_range(section.range) == of_image);
+        mine.map(|section| section.range.pages_4k()).sum::<u64>()
+    };
+    let mut checks = vec![("main memory", &gmems.ram, layout.bytes(), pages(false))];
+    if let Some(file) = &gmems.image {
+        checks.push(("the image", file, machine::IMAGE_BYTES, pages(true)));
+    }
+    for (what, file, bytes, expected) in checks {
+        match gmem::count(&file.file, 0, bytes) {
+            Ok(found) if found == expected => {}
+            Ok(found) => {
+                return Err(HostError::Qemu {
+                    what: format!(
+                        "has populated {found} pages of the guest_memfd of {what} before the TD \
+                         runs; its initial image has {expected}"
+                    ),
+                    advice: "the file may be another one, or QEMU adds pages of its own".into(),
+                });
+            }
+            // Before Linux 6.5; the witness will say so.
+            Err(error) if error.raw_os_error() == Some(libc::ENOSYS) => {}
+            Err(source) => {
+                return Err(HostError::System {
+                    doing: format!("cachestat of {what}"),
+                    source,
+                });
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Waits for the guest's first word.
+fn hello(session: &mut TdxSession, until: Instant, patience: Duration) -> Result<Hello, HostError> {
+    const DOING: &str = "booting the guest";
+    loop {
+        match session.vm.agent().next_reply()? {
+            Some(Reply::Hello(hello)) => return Ok(hello),
+            Some(reply) => {
+                return Err(HostError::GuestLies {
+                    what: format!("{reply:?} in place of a greeting"),
+                });
+            }
+            None => session.wait_alive(until, DOING, patience)?,
+        }
+    }
+}
+
+/// What the guest says of itself must fit what was started.
+fn check_hello(hello: &Hello, guest: &Guest, rehearsal: bool) -> Result<(), HostError> {
+    let lies = |what: String| Err(HostError::GuestLies { what });
+    if !hello.td {
+        return lies(format!(
+            "it was started as a TD and says it is none: {hello:?}"
+        ));
+    }
+    if hello.vcpus != guest.vcpus {
+        return lies(format!("{hello:?} in a machine of {} vCPUs", guest.vcpus));
+    }
+    let disabled = hello.attributes & ATTRIBUTES_SEPT_VE_DISABLE != 0;
+    if disabled != guest.sept_ve_disable {
+        return lies(format!(
+            "SEPT_VE_DISABLE is {disabled} in a TD made with {}",
+            guest.sept_ve_disable
+        ));
+    }
+    match (hello.attributes & ATTRIBUTES_REHEARSAL != 0, rehearsal) {
+        (true, false) => Err(HostError::NotUsable {
+            host: HostKind::Tdx,
+            reason: "the TDX module of this host is a fixture: this is a rehearsal".into(),
+            advice: "use `tdxlab rehearse`, which says so in its report".into(),
+        }),
+        (false, true) => lies("it runs on a real TDX module in what should be a rehearsal".into()),
+        _ => Ok(()),
+    }
+}
+
+/// Has the guest map its windows.
+fn configure(
+    session: &mut TdxSession,
+    guest: &Guest,
+    until: Instant,
+    patience: Duration,
+) -> Result<(), HostError> {
+    let windows = Windows::Direct {
+        limit: guest.memory.end(),
+    };
+    session.vm.agent().send(&Request::Configure {
+        version: VERSION,
+        windows,
+    })?;
+    loop {
+        match session.vm.agent().next_reply()? {
+            Some(Reply::Ready { vcpus }) if vcpus == guest.vcpus => return Ok(()),
+            Some(reply) => {
+                return Err(HostError::GuestLies {
+                    what: format!("{reply:?} where {} vCPUs should be ready", guest.vcpus),
+                });
+            }
+            None => session.wait_alive(until, "setting up the guest", patience)?,
+        }
+    }
+}
+
+/// For callers that wait without a deadline of their own.
+pub(super) const fn is_late(wake: Wake) -> bool {
+    matches!(wake, Wake::Late)
+}

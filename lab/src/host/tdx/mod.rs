@@ -1,0 +1,141 @@
+//! The host `tdx`: a guest that is a TD.
+//!
+//! ```text
+//! boot        QEMU with tdx-guest, stopped before the first instruction
+//!   gmem      its guest_memfds, found from outside               layout, mtree
+//!   tdvf      what must be populated by then, and nothing else
+//!   cont      the guest says hello
+//! session     operations; holes punched into QEMU's guest_memfd from outside
+//!   death     what a dead TD looks like, and who killed it
+//! ```
+//!
+//! Under `tdxlab rehearse` all of this runs unchanged, with a fixture in place of the TDX module.
+//! The guest says so of itself, and so does the report.
+
+mod boot;
+pub mod death;
+pub mod detect;
+pub mod gmem;
+pub mod layout;
+pub mod mtree;
+pub mod refusal;
+mod seamcalls;
+mod session;
+pub mod tdvf;
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use detect::Detected;
+
+use super::interrupt::Interrupt;
+use super::{BootOptions, Host, HostError, Session};
+use crate::plan::{Guest, HostKind};
+use crate::predict::Design;
+use crate::qemu::Installed;
+use crate::witness::{debugfs, kmsg, tracefs};
+
+/// Names the library that QEMU loads first in a rehearsal; set by `tdxlab rehearse` only.
+pub const PRELOAD_VARIABLE: &str = "TDXLAB_QEMU_PRELOAD";
+
+/// Longest an operation of a probe may take.
+const PROBE_PATIENCE: Duration = Duration::from_secs(60);
+
+/// A TDX host.
+#[derive(Debug)]
+pub struct TdxHost {
+    pub(crate) qemu: Installed,
+    pub(crate) interrupt: &'static Interrupt,
+    pub(crate) places: Places,
+    pub(crate) rehearsal: bool,
+}
+
+/// Where the kernel shows itself.
+#[derive(Clone, Debug)]
+pub(crate) struct Places {
+    pub(crate) debugfs: PathBuf,
+    pub(crate) tracefs: PathBuf,
+    pub(crate) kmsg: PathBuf,
+}
+
+impl TdxHost {
+    /// The host that runs TDs with this QEMU.
+    pub fn new(qemu: Installed, interrupt: &'static Interrupt) -> TdxHost {
+        TdxHost {
+            qemu,
+            interrupt,
+            places: Places {
+                debugfs: debugfs::ROOT.into(),
+                tracefs: tracefs::ROOT.into(),
+                kmsg: kmsg::DEVICE.into(),
+            },
+            rehearsal: is_rehearsal(),
+        }
+    }
+}
+
+impl TdxHost {
+    /// Finds the design out by doing, in a TD of its own.
+    ///
+    /// # Errors
+    ///
+    /// As for [`detect::deep`].
+    pub fn probe_deeply(&self) -> Result<Detected, HostError> {
+        let folder = tempfile::tempdir().map_err(|source| HostError::System {
+            doing: "making a folder for a probe".into(),
+            source,
+        })?;
+        let options = BootOptions {
+            design: "stock".to_owned(),
+            seed: 1,
+            folder: folder.path().to_owned(),
+            patience: PROBE_PATIENCE,
+        };
+        detect::deep(self, &options)
+    }
+}
+
+/// Whether `tdxlab rehearse` has started this.
+pub fn is_rehearsal() -> bool {
+    std::env::var_os(PRELOAD_VARIABLE).is_some_and(|library| !library.is_empty())
+}
+
+impl Host for TdxHost {
+    fn kind(&self) -> HostKind {
+        HostKind::Tdx
+    }
+
+    fn facts(&self) -> Vec<(String, String)> {
+        let mut facts = Vec::new();
+        let mut fact = |name: &str, value: String| facts.push((name.to_owned(), value));
+        if self.rehearsal {
+            fact(
+                "REHEARSAL",
+                "THE TDX MODULE IS PLAYED BY A FIXTURE; THIS IS NOT TDX".to_owned(),
+            );
+        }
+        if let Ok(release) = std::fs::read_to_string("/proc/sys/kernel/osrelease") {
+            fact("kernel", release.trim().to_owned());
+        }
+        fact("QEMU", self.qemu.version.to_string());
+        let detected = detect::from_parameters(&detect::Parameters::of_machine());
+        fact("design by module parameters", detected.to_string());
+        facts
+    }
+
+    fn maps_conversions(&self) -> bool {
+        true
+    }
+
+    fn boot(&self, guest: &Guest, options: &BootOptions) -> Result<Box<dyn Session>, HostError> {
+        Ok(Box::new(boot::boot(self, guest, options)?))
+    }
+
+    /// What the module parameters promise; where they leave it open, what a TD shows.
+    fn design(&self) -> Option<&'static Design> {
+        match detect::from_parameters(&detect::Parameters::of_machine()) {
+            Detected::Huge => self.probe_deeply().ok()?.design(),
+            other => other.design(),
+        }
+    }
+}

@@ -1,0 +1,470 @@
+//! A session on `tdx`: operations, one after the other or several at once.
+
+use std::os::fd::AsFd;
+use std::time::{Duration, Instant};
+
+use nix::unistd::gettid;
+use tdxlab_protocol::message::{Counts, Request, Task};
+
+use super::death::{self, Signs};
+use super::gmem::{self, Change, Gmems};
+use super::layout::{Piece, RamLayout};
+use super::seamcalls::Seamcalls;
+use super::{TdxHost, boot};
+use crate::addr::GpaRange;
+use crate::agent::collect::{Answer, Collector};
+use crate::agent::request;
+use crate::host::vm::{Vm, Wake};
+use crate::host::{Death, HostError, Observed, Session};
+use crate::plan::{HostKind, Op};
+use crate::qemu::QemuError;
+use crate::qemu::qmp::Event;
+use crate::qemu::qmp::commands::QueryStatus;
+use crate::witness::debugfs::VmFolder;
+use crate::witness::instance::Instance;
+use crate::witness::kmsg::KernelLog;
+use crate::witness::tracefs::{SPLIT_EVENT, TraceReader};
+use crate::witness::{Reading, Sample, query_stats};
+
+/// Longest a monitor may take for an answer at rest.
+const MONITOR_PATIENCE: Duration = Duration::from_secs(10);
+
+/// A TD.
+pub(super) struct TdxSession {
+    pub(super) vm: Vm,
+    gmems: Option<Gmems>,
+    layout: RamLayout,
+    watch: Watch,
+    memory: GpaRange,
+    patience: Duration,
+    events: Vec<Event>,
+    dead: Option<Death>,
+    next_request: u32,
+}
+
+/// The witnesses of one TD.
+pub(super) struct Watch {
+    counters: Result<VmFolder, String>,
+    splits: Result<(Instance, TraceReader), String>,
+    seamcalls: Result<Seamcalls, String>,
+    log: KernelLog,
+    /// Lines that were read to judge a death and belong to the next sample.
+    unsampled: Result<Vec<String>, String>,
+    /// Threads whose split events are this TD's.
+    threads: Vec<u32>,
+}
+
+impl Watch {
+    pub(super) fn new(host: &TdxHost, pid: u32, threads: Vec<u32>) -> Watch {
+        let splits = Instance::new(&host.places.tracefs).and_then(|instance| {
+            instance.enable(&format!("kvmmmu/{SPLIT_EVENT}"))?;
+            let reader = TraceReader::open(instance.pipe());
+            Ok((instance, reader))
+        });
+        Watch {
+            counters: VmFolder::find(&host.places.debugfs, pid),
+            splits,
+            seamcalls: Seamcalls::watch(&host.places.tracefs),
+            log: KernelLog::open(&host.places.kmsg),
+            unsampled: Ok(Vec::new()),
+            threads,
+        }
+    }
+
+    /// The kernel log since the last sample, which it stays part of.
+    fn look_at_log(&mut self) -> Option<Vec<String>> {
+        if let Ok(lines) = &mut self.unsampled {
+            match self.log.lines() {
+                Reading::Read(more) => lines.extend(more),
+                Reading::Missing { reason } => self.unsampled = Err(reason),
+            }
+        }
+        self.unsampled.as_ref().ok().cloned()
+    }
+}
+
+impl TdxSession {
+    pub(super) fn new(
+        vm: Vm,
+        gmems: Gmems,
+        layout: RamLayout,
+        watch: Watch,
+        memory: GpaRange,
+        patience: Duration,
+    ) -> TdxSession {
+        TdxSession {
+            vm,
+            gmems: Some(gmems),
+            layout,
+            watch,
+            memory,
+            patience,
+            events: Vec::new(),
+            dead: None,
+            next_request: 1,
+        }
+    }
+
+    /// Lets the vCPUs run.
+    pub(super) fn go(&mut self, until: Instant) -> Result<(), HostError> {
+        let asked = self
+            .vm
+            .qmp()
+            .send(&qapi::qmp::cont {})
+            .map_err(|error| QemuError::from(error).on(HostKind::Tdx))?;
+        self.vm
+            .answer(&asked, until, "starting the vCPUs")
+            .map(drop)
+    }
+
+    /// Waits for the guest to say something; a death or silence is an error.
+    pub(super) fn wait_alive(
+        &mut self,
+        until: Instant,
+        doing: &str,
+        patience: Duration,
+    ) -> Result<(), HostError> {
+        match self.wait(until, doing, patience)? {
+            None => Ok(()),
+            Some(death) => Err(HostError::Qemu {
+                what: format!("lost the TD while {doing}: {} ({:?})", death.text, death.by),
+                advice: "see qemu.stderr, qmp.jsonl and the kernel log".into(),
+            }),
+        }
+    }
+
+    /// Waits for the guest to say something, or for the TD's death.
+    fn wait(
+        &mut self,
+        until: Instant,
+        doing: &str,
+        patience: Duration,
+    ) -> Result<Option<Death>, HostError> {
+        match self.vm.wait(None, until, doing) {
+            Ok(Wake::Events) => {
+                let events = self.vm.take_events();
+                let is_sign = events.iter().any(death::is_sign);
+                self.events.extend(events);
+                Ok(if is_sign {
+                    self.look_for_death(false)
+                } else {
+                    None
+                })
+            }
+            Ok(wake) if boot::is_late(wake) => match self.look_for_death(false) {
+                Some(death) => Ok(Some(death)),
+                None => Err(self.vm.silent(doing, patience)),
+            },
+            Ok(_) => Ok(None),
+            Err(error @ HostError::Qemu { .. }) => {
+                let ended = self.vm.process().ended().is_some();
+                self.look_for_death(ended).map(Some).ok_or(error)
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Whether the TD is dead, and of what.
+    fn look_for_death(&mut self, ended: bool) -> Option<Death> {
+        let run_state = match self.vm.qmp().execute(&QueryStatus {}, MONITOR_PATIENCE) {
+            Ok(status) => Some(status.status),
+            Err(_) => None,
+        };
+        let late = self.vm.take_events();
+        self.events.extend(late);
+        let mut events = self.vm.seen_events();
+        events.extend(self.events.iter().cloned());
+        let signs = Signs {
+            events,
+            run_state,
+            stderr: String::from_utf8_lossy(&self.vm.process().said()).into_owned(),
+            kernel_log: self.watch.look_at_log(),
+            ended: ended || self.vm.process().ended().is_some(),
+        };
+        self.dead = death::recognise(&signs);
+        if self.dead.is_some() {
+            // The duplicates would keep the TD and its key id alive.
+            self.gmems = None;
+        }
+        self.dead.clone()
+    }
+
+    fn check_alive(&self) -> Result<(), HostError> {
+        match &self.dead {
+            None => Ok(()),
+            Some(death) => Err(HostError::GuestRefused {
+                reason: format!("the TD is dead: {}", death.text),
+            }),
+        }
+    }
+
+    /// Sends tasks to the guest, which starts them together, and waits for all of them.
+    fn run(&mut self, tasks: &[Task]) -> Result<Vec<Answer>, HostError> {
+        let id = self.next_request;
+        self.next_request = self.next_request.wrapping_add(1);
+        let doing = tasks
+            .iter()
+            .map(|task| request::describe(&task.command))
+            .collect::<Vec<_>>()
+            .join(", ");
+        let too_many = |_| HostError::GuestRefused {
+            reason: format!("{} tasks at once are too many", tasks.len()),
+        };
+        self.vm.agent().send(&Request::Run {
+            id,
+            tasks: tasks.try_into().map_err(too_many)?,
+        })?;
+        let mut collector = Collector::new(id, tasks);
+        let mut until = Instant::now() + self.patience;
+        while !collector.is_over() && self.dead.is_none() {
+            self.wait(until, &doing, self.patience)?;
+            while let Some(reply) = self.vm.agent().next_reply()? {
+                // A guest that makes progress is not hung, however long it takes as a whole.
+                until = Instant::now() + self.patience;
+                collector
+                    .take(reply)
+                    .map_err(|what| HostError::GuestLies { what })?;
+            }
+        }
+        Ok(collector.into_answers())
+    }
+
+    /// The host's side of an operation.
+    fn host_call(&self, op: &Op) -> Result<Option<(Change, Vec<Piece>)>, HostError> {
+        let (change, range) = match *op {
+            Op::Punch { range } => (Change::Punch, range),
+            Op::Allocate { range } => (Change::Allocate, range),
+            Op::Prefault { range } => {
+                return Err(HostError::GuestRefused {
+                    reason: format!(
+                        "KVM_PRE_FAULT_MEMORY of {range} is only for the process that made the VM, \
+                         and QEMU has no command for it"
+                    ),
+                });
+            }
+            _ => return Ok(None),
+        };
+        let bytes = self.gmems.as_ref().map_or(0, |gmems| gmems.ram.bytes);
+        let pieces = gmem::calls(range, self.layout, bytes).map_err(|what| HostError::System {
+            doing: format!("checking a hole before it is made: {what}"),
+            source: std::io::ErrorKind::InvalidInput.into(),
+        })?;
+        Ok(Some((change, pieces)))
+    }
+
+    fn conclude(&mut self, observed: &mut Observed, began: Instant) {
+        observed.micros = u64::try_from(began.elapsed().as_micros()).unwrap_or(u64::MAX);
+        // A death that no guest operation waits for shows in an event.
+        if self.dead.is_none() {
+            let _ = self.vm.qmp().receive();
+            let events = self.vm.take_events();
+            let is_sign = events.iter().any(death::is_sign);
+            self.events.extend(events);
+            if is_sign {
+                self.look_for_death(false);
+            }
+        }
+        observed.death = self.dead.clone();
+    }
+
+    /// Test memory in the guest_memfd.
+    fn populated(&self) -> Reading<u64> {
+        match &self.gmems {
+            Some(gmems) => gmem::populated(&gmems.ram.file, &self.layout.pieces(self.memory)),
+            None => Reading::missing("the TD is dead and its guest_memfd was let go"),
+        }
+    }
+
+    /// One round of a race: operations of different vCPUs, started together.
+    fn round(&mut self, ops: &[(usize, &Op)]) -> Result<Vec<(usize, Observed)>, HostError> {
+        let began = Instant::now();
+        let mut tasks = Vec::new();
+        for &(_, op) in ops {
+            tasks.extend(request::tasks(op, &[]).unwrap_or_default());
+        }
+        let answers = self.run(&tasks)?;
+        let mut results = Vec::new();
+        for (&(branch, _), answer) in ops.iter().zip(answers) {
+            let mut observed = Observed::default();
+            add(&mut observed, answer);
+            self.conclude(&mut observed, began);
+            results.push((branch, observed));
+        }
+        Ok(results)
+    }
+}
+
+/// Adds the results of one task to an operation.
+fn add(observed: &mut Observed, answer: Answer) {
+    observed.runs.extend(answer.runs);
+    let counts = answer.counts.unwrap_or_default();
+    observed.counts = Counts {
+        tdcalls: observed.counts.tdcalls + counts.tdcalls,
+        ve: observed.counts.ve + counts.ve,
+        faults: observed.counts.faults + counts.faults,
+    };
+}
+
+impl Session for TdxSession {
+    fn perform(&mut self, op: &Op, reads: &[GpaRange]) -> Result<Observed, HostError> {
+        self.check_alive()?;
+        let began = Instant::now();
+        let mut observed = Observed::default();
+        match (self.host_call(op)?, &self.gmems) {
+            (Some((change, pieces)), Some(gmems)) => {
+                self.watch.threads.push(own_thread());
+                observed.errno = Some(gmem::change(&gmems.ram.file, change, &pieces));
+            }
+            _ => {
+                for task in request::tasks(op, reads).unwrap_or_default() {
+                    let answers = self.run(&[task])?;
+                    answers
+                        .into_iter()
+                        .for_each(|answer| add(&mut observed, answer));
+                    if self.dead.is_some() {
+                        break;
+                    }
+                }
+            }
+        }
+        self.conclude(&mut observed, began);
+        Ok(observed)
+    }
+
+    /// The seed fixes nothing here: a real host has an order of its own.
+    fn perform_parallel(
+        &mut self,
+        branches: &[&[Op]],
+        _seed: u64,
+    ) -> Result<Vec<Vec<Observed>>, HostError> {
+        self.check_alive()?;
+        let mut results: Vec<Vec<Observed>> = vec![Vec::new(); branches.len()];
+        let mut on_host = Vec::new();
+        let mut in_guest = Vec::new();
+        for (number, branch) in branches.iter().enumerate() {
+            let calls = branch
+                .iter()
+                .map(|op| self.host_call(op))
+                .collect::<Result<Vec<_>, _>>()?;
+            match calls.into_iter().collect::<Option<Vec<_>>>() {
+                Some(calls) => on_host.push((number, calls)),
+                None => in_guest.push((number, *branch)),
+            }
+        }
+        let file = match &self.gmems {
+            Some(gmems) => gmems
+                .ram
+                .file
+                .try_clone()
+                .map_err(|source| HostError::System {
+                    doing: "duplicating a guest_memfd".into(),
+                    source,
+                })?,
+            None => {
+                return Err(HostError::GuestRefused {
+                    reason: "the TD is dead".into(),
+                });
+            }
+        };
+        let file = file.as_fd();
+        std::thread::scope(|scope| {
+            let threads: Vec<_> = on_host
+                .into_iter()
+                .map(|(number, calls)| {
+                    scope.spawn(move || {
+                        let observed = calls.iter().map(|(change, pieces)| {
+                            let began = Instant::now();
+                            let errno = gmem::change(file, *change, pieces);
+                            let micros = u64::try_from(began.elapsed().as_micros());
+                            Observed {
+                                errno: Some(errno),
+                                micros: micros.unwrap_or(u64::MAX),
+                                ..Observed::default()
+                            }
+                        });
+                        (number, own_thread(), observed.collect::<Vec<_>>())
+                    })
+                })
+                .collect();
+            let longest = in_guest.iter().map(|(_, ops)| ops.len()).max().unwrap_or(0);
+            for round in 0..longest {
+                let ops: Vec<_> = in_guest
+                    .iter()
+                    .filter_map(|(number, ops)| Some((*number, ops.get(round)?)))
+                    .collect();
+                if self.dead.is_none() {
+                    for (branch, observed) in self.round(&ops)? {
+                        results[branch].push(observed);
+                    }
+                }
+            }
+            for thread in threads {
+                let (number, tid, observed) = thread.join().expect("a host thread does not panic");
+                self.watch.threads.push(tid);
+                results[number] = observed;
+            }
+            Ok::<(), HostError>(())
+        })?;
+        Ok(results)
+    }
+
+    fn sample(&mut self) -> Sample {
+        if let Ok(seamcalls) = &mut self.watch.seamcalls {
+            seamcalls.read();
+        }
+        let missing = |reason: &String| reason.clone();
+        let debugfs = match &self.watch.counters {
+            Ok(folder) => folder.counters(),
+            Err(reason) => Reading::missing(missing(reason)),
+        };
+        let splits = match &mut self.watch.splits {
+            Ok((_, reader)) => match reader.splits() {
+                Reading::Read(events) => {
+                    let threads = &self.watch.threads;
+                    let own = events
+                        .into_iter()
+                        .filter(|event| threads.contains(&event.tid));
+                    Reading::Read(own.collect())
+                }
+                other => other,
+            },
+            Err(reason) => Reading::missing(missing(reason)),
+        };
+        self.watch.look_at_log();
+        let kernel_log = match std::mem::replace(&mut self.watch.unsampled, Ok(Vec::new())) {
+            Ok(lines) => Reading::Read(lines),
+            Err(reason) => Reading::missing(reason),
+        };
+        Sample {
+            debugfs,
+            query_stats: query_stats::read(self.vm.qmp(), MONITOR_PATIENCE),
+            splits,
+            populated: self.populated(),
+            exits: Reading::missing("KVM counts exits, but not which of them are ACCEPTs"),
+            kernel_log,
+        }
+    }
+
+    fn evidence(&mut self) -> Vec<(String, Vec<u8>)> {
+        let mut evidence = self.vm.evidence();
+        let seamcalls = match &mut self.watch.seamcalls {
+            Ok(seamcalls) => {
+                seamcalls.read();
+                seamcalls.to_text()
+            }
+            Err(reason) => format!("# {reason}\n"),
+        };
+        evidence.push(("seamcalls.txt".to_owned(), seamcalls.into_bytes()));
+        evidence
+    }
+
+    fn end(mut self: Box<Self>) -> Result<(), HostError> {
+        // Before QEMU's end is judged, and before the next TD wants a key id.
+        self.gmems = None;
+        self.vm.end()
+    }
+}
+
+fn own_thread() -> u32 {
+    gettid().as_raw().cast_unsigned()
+}

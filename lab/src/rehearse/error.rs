@@ -1,0 +1,71 @@
+//! What can go wrong while a rehearsal is prepared.
+
+use std::io;
+use std::path::PathBuf;
+
+/// A rehearsal cannot be prepared or started.
+#[derive(Debug, thiserror::Error, miette::Diagnostic)]
+pub enum RehearsalError {
+    /// There is no home and no cache folder to put the parts in.
+    #[error("no folder for the parts of a rehearsal: neither XDG_CACHE_HOME nor HOME is set")]
+    #[diagnostic(help("set XDG_CACHE_HOME to a folder with 1 GiB of room"))]
+    NoCacheFolder,
+    /// A program that preparation needs is not there.
+    #[error("{program} is not on this machine")]
+    #[diagnostic(help(
+        "the parts are Debian packages: prepare on Debian or Ubuntu, or copy \
+         the folder rehearsal/ of another machine's tdxlab cache"
+    ))]
+    NoProgram {
+        /// Its name.
+        program: &'static str,
+    },
+    /// The parts are not in the cache and were not to be fetched.
+    #[error("the parts of a rehearsal are not in {}", folder.display())]
+    #[diagnostic(help("run `tdxlab rehearse --prepare` (300 MB to download, once)"))]
+    NotPrepared {
+        /// Where they were looked for.
+        folder: PathBuf,
+    },
+    /// The preload library is not there.
+    #[error("the preload library is neither {}", tried.iter().map(|path| path.display().to_string()).collect::<Vec<_>>().join(" nor "))]
+    #[diagnostic(help("`cargo build -p tdxlab-preload`, or set TDXLAB_PRELOAD to its path"))]
+    NoPreload {
+        /// Where it was looked for.
+        tried: Vec<PathBuf>,
+    },
+    /// A program of the preparation failed.
+    #[error("{doing} failed: {said}")]
+    #[diagnostic(help("{advice}"))]
+    Failed {
+        /// What was being done.
+        doing: String,
+        /// The last thing the program said.
+        said: String,
+        /// What to do about it.
+        advice: &'static str,
+    },
+    /// A package holds something else than expected.
+    #[error("{package} has no {what}")]
+    #[diagnostic(help("the archive has changed; please report this with the package's version"))]
+    Unexpected {
+        /// The package, or the set of them.
+        package: String,
+        /// What is missing.
+        what: String,
+    },
+    /// A system call failed.
+    #[error("{doing}: {source}")]
+    System {
+        /// What was tried.
+        doing: String,
+        /// The error.
+        source: io::Error,
+    },
+}
+
+/// For `map_err`: a failed system call and what it was for.
+pub(crate) fn system(doing: impl Into<String>) -> impl FnOnce(io::Error) -> RehearsalError {
+    let doing = doing.into();
+    move |source| RehearsalError::System { doing, source }
+}
