@@ -35,7 +35,7 @@ pub(super) fn boot(
             "say in the scenario with `backing` what is behind it",
         )
     })?;
-    if guest.memory.bytes() % (1 << 20) != 0 {
+    if !guest.memory.bytes().is_multiple_of(1 << 20) {
         return Err(refused(
             "QEMU gives memory by the MiB",
             "make `memory` a multiple of 1M",
