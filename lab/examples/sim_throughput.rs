@@ -23,6 +23,7 @@ fn guest() -> Guest {
             gmem_offset: 0,
         }],
         image: Vec::new(),
+        backing: None,
     }
 }
 

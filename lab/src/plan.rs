@@ -108,6 +108,48 @@ pub struct Guest {
     pub slots: Vec<Slot>,
     /// Ranges that are part of the initial image: added as 4K pages before the TD runs.
     pub image: Vec<GpaRange>,
+    /// Test memory is ordinary memory of a plain VM, and this is behind it; `None` for the private
+    /// memory of a TD.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub backing: Option<Backing>,
+}
+
+/// What is behind the test memory of a plain VM: always a memfd, so that holes can be punched.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
+pub enum Backing {
+    /// Pages of 4K.
+    #[serde(rename = "4K")]
+    Small,
+    /// Transparent huge pages of 2M.
+    #[serde(rename = "thp")]
+    Transparent,
+    /// Pages of 2M from the hugetlb pool.
+    #[serde(rename = "hugetlb-2M")]
+    Hugetlb2M,
+    /// Pages of 1G from the hugetlb pool.
+    #[serde(rename = "hugetlb-1G")]
+    Hugetlb1G,
+}
+
+impl Backing {
+    /// The name used in scenarios and reports.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Backing::Small => "4K",
+            Backing::Transparent => "thp",
+            Backing::Hugetlb2M => "hugetlb-2M",
+            Backing::Hugetlb1G => "hugetlb-1G",
+        }
+    }
+
+    /// The largest leaf that can map it.
+    pub const fn leaf(self) -> PageLevel {
+        match self {
+            Backing::Small => PageLevel::Size4K,
+            Backing::Transparent | Backing::Hugetlb2M => PageLevel::Size2M,
+            Backing::Hugetlb1G => PageLevel::Size1G,
+        }
+    }
 }
 
 /// A memory slot bound to the guest_memfd.
@@ -234,6 +276,16 @@ pub enum Op {
         /// Where.
         range: GpaRange,
     },
+    /// Host: log which pages the guest writes (KVM_MEM_LOG_DIRTY_PAGES), or stop that. Plain VMs
+    /// only.
+    DirtyLog {
+        /// Whether from now on.
+        on: bool,
+    },
+    /// Host: stop the vCPUs. Plain VMs only.
+    Stop,
+    /// Host: let the vCPUs go on. Plain VMs only.
+    Cont,
 }
 
 /// Sizes at which a range is accepted.

@@ -65,6 +65,7 @@ fn guest(base: Gpa, bytes: u64) -> Guest {
             gmem_offset: 0,
         }],
         image: Vec::new(),
+        backing: None,
     }
 }
 

@@ -252,6 +252,7 @@ fn guest() -> impl Strategy<Value = Guest> {
             sept_ve_disable,
             slots,
             image,
+            backing: None,
         })
 }
 

@@ -41,12 +41,12 @@ impl Machine {
         fs::read_to_string(self.folder.path().join("calls")).unwrap_or_default()
     }
 
-    /// A program that notes its call and then does `then`.
+    /// A program that does `then`, and notes its call unless it only looks.
     fn program(&self, name: &str, then: &str) {
         let path = self.bin().join(name);
         let calls = self.folder.path().join("calls");
         let noted = match name {
-            "id" => String::new(),
+            "id" | "cc" => String::new(),
             _ => format!("echo \"{name} $*\" >> {}\n", calls.display()),
         };
         fs::write(&path, format!("#!/bin/sh\n{noted}{then}\n")).unwrap();
@@ -105,6 +105,24 @@ fn qemu_is_installed_by_its_name_here(#[case] manager: &str, #[case] call: &str)
     }
     let machine = Machine::new();
     machine.brings_qemu(manager);
+    let output = machine.setup();
+    assert!(output.status.success(), "{output:?}");
+    assert_eq!(machine.calls().trim(), call);
+}
+
+/// A bare container has a compiler, perhaps, and no C library to link with.
+#[rstest]
+#[case::debian("apt-get", "apt-get install -y --no-install-recommends gcc libc6-dev")]
+#[case::fedora("dnf", "dnf install -y gcc glibc-devel")]
+fn what_rust_links_with_is_installed(#[case] manager: &str, #[case] call: &str) {
+    let machine = Machine::new();
+    machine.program("qemu-system-x86_64", "");
+    machine.program("cc", "exit 1");
+    let compiler = machine.bin().join("cc");
+    machine.program(
+        manager,
+        &format!("echo '#!/bin/sh' > {0}; chmod +x {0}", compiler.display()),
+    );
     let output = machine.setup();
     assert!(output.status.success(), "{output:?}");
     assert_eq!(machine.calls().trim(), call);

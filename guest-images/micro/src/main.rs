@@ -92,8 +92,9 @@ fn start_td(hob: u32) -> ! {
 
 /// Goes on in a machine that is no TD.
 fn start_pc() -> ! {
-    machine::set_up_pic();
+    // In this order: an APIC that is not enabled keeps its lines masked, whatever is written.
     machine::set_up_apic();
+    machine::set_up_pic();
     let hello = Hello {
         version: VERSION,
         td: false,

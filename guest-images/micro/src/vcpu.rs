@@ -119,9 +119,19 @@ pub(crate) fn set_up(id: VcpuId) {
             (bottom as *mut u64).write(CANARY);
         }
         area.cast::<u64>().cast_mut().write(CANARY);
+        touch(area);
 
         load_tables((&raw const (*vcpu).gdt).addr() as u64);
         cpu::wrmsr(MSR_GS_BASE, vcpu.addr() as u64);
+    }
+}
+
+/// Has the host map all of an area now, so that no counter of pages moves for it later.
+fn touch(area: *const Area) {
+    for offset in (0..AREA_BYTES).step_by(4096).chain([AREA_BYTES - 1]) {
+        let byte = area.cast::<u8>().wrapping_add(offset);
+        // SAFETY: the byte lies in the area and stays what it is.
+        unsafe { asm!("or byte ptr [{}], 0", in(reg) byte, options(nostack)) };
     }
 }
 

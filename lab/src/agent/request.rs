@@ -63,7 +63,12 @@ pub fn tasks(op: &Op, reads: &[GpaRange]) -> Option<Vec<Task>> {
             stride,
             vcpu,
         } => task(vcpu, Command::Probe { range, stride }),
-        Op::Punch { .. } | Op::Prefault { .. } | Op::Allocate { .. } => None,
+        Op::Punch { .. }
+        | Op::Prefault { .. }
+        | Op::Allocate { .. }
+        | Op::DirtyLog { .. }
+        | Op::Stop
+        | Op::Cont => None,
     }
 }
 

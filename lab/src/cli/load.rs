@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use super::error::CliError;
 use super::options::Scenarios;
+use crate::plan::HostKind;
 use crate::run::Item;
 use crate::scenario::{self, Scenario, ScenarioError};
 
@@ -62,6 +63,17 @@ fn prepare(scenario: Scenario, seed: Option<u64>) -> Result<Loaded, ScenarioErro
         })
         .collect();
     Ok(Loaded { scenario, items })
+}
+
+/// All plans for a host of this kind, in order. The default set has plans of TDs and of plain VMs,
+/// and a host runs the ones or the others; what is asked for by path is taken as it is.
+pub(super) fn items_for(which: &Scenarios, host: HostKind) -> Result<Vec<Item>, CliError> {
+    let mut items = items(load(which)?);
+    if which.paths.is_empty() {
+        let plain = host == HostKind::Kvm;
+        items.retain(|item| item.plan.guest.backing.is_some() == plain);
+    }
+    Ok(items)
 }
 
 /// All plans, in order.

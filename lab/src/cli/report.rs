@@ -10,7 +10,7 @@ use crate::report::diff::Diff;
 use crate::report::picture::Pictures;
 use crate::report::trend::Trend;
 use crate::report::words::Micros;
-use crate::report::{self, Report, github, html, kcidb, lava, merge, table, terminal};
+use crate::report::{self, Report, github, html, kcidb, kernels, lava, merge, table, terminal};
 use crate::run::Verdict;
 use crate::run::folder::write_whole;
 use crate::run::journal;
@@ -40,6 +40,8 @@ enum What {
     Diff(DiffOf),
     /// Print the numbers of each scenario over all runs in a folder
     Trend(TrendOf),
+    /// Print a table of kernels and scenarios, as Markdown
+    Kernels(Kernels),
     /// Make one run of shards, or of runs on several machines
     Merge(Merge),
 }
@@ -81,6 +83,13 @@ struct TrendOf {
     /// Folder with the folders of runs
     #[arg(value_name = "DIR", default_value = "reports")]
     folder: PathBuf,
+}
+
+#[derive(Args, Debug)]
+struct Kernels {
+    /// Folders of runs on different kernels
+    #[arg(value_name = "DIR", required = true)]
+    folders: Vec<PathBuf>,
 }
 
 #[derive(Args, Debug)]
@@ -149,6 +158,14 @@ impl ReportCommand {
                     ));
                 }
                 output::print(trend_table(&Trend::over(runs)));
+                Ok(exit::PASSED)
+            }
+            What::Kernels(Kernels { folders }) => {
+                let reports = folders
+                    .iter()
+                    .map(|folder| read(folder))
+                    .collect::<Result<Vec<_>, _>>()?;
+                output::print(kernels::render(&reports));
                 Ok(exit::PASSED)
             }
             What::Merge(Merge {

@@ -168,13 +168,13 @@ impl Run {
     fn started(&self) -> Result<Task, CliError> {
         let asked = self.design.as_deref().map(options::design).transpose()?;
         let shard = self.shard()?;
-        let all = load::items(load::load(&self.scenarios)?);
+        let selected = self.select(self.host)?;
+        let all = load::items_for(&self.scenarios, selected.host.kind())?;
         let of_plans = u32::try_from(all.len()).unwrap_or(u32::MAX);
         let (places, items): (Vec<u32>, Vec<Item>) = (0..)
             .zip(all)
             .filter(|(_, item)| shard.is_none_or(|shard| shard.holds(&item.plan.name)))
             .unzip();
-        let selected = self.select(self.host)?;
         Ok(Task {
             design: options::design_for(asked, selected.host.as_ref()),
             selected,
@@ -204,7 +204,7 @@ impl Run {
             paths: head.paths.clone(),
             seed: head.seed,
         };
-        let items = load::items(load::load(&scenarios)?)
+        let items = load::items_for(&scenarios, head.host)?
             .into_iter()
             .filter(|item| {
                 head.part

@@ -8,6 +8,7 @@ mod kvm;
 mod machine;
 mod qemu;
 mod rights;
+mod stats;
 mod tdx;
 #[cfg(test)]
 mod tests;

@@ -1,6 +1,7 @@
 //! Where a plan runs: the trait that every kind of host implements.
 
 pub mod interrupt;
+pub mod kvm;
 pub mod select;
 pub mod sim;
 pub mod soft;
@@ -30,6 +31,12 @@ pub trait Host: Send + Sync {
     /// The design that its KVM was found to follow; `None` where the host plays any, or where it
     /// cannot be found out.
     fn design(&self) -> Option<&'static Design> {
+        None
+    }
+
+    /// What of a guest this machine cannot give, and what to do about it; looked at before it is
+    /// booted.
+    fn unmet(&self, _guest: &Guest) -> Option<String> {
         None
     }
 

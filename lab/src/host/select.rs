@@ -1,6 +1,7 @@
 //! Which host a run uses: the one that was asked for, or the best this machine has.
 
 use super::interrupt::Interrupt;
+use super::kvm::KvmHost;
 use super::sim::SimHost;
 use super::soft::SoftHost;
 use super::tdx::{self, TdxHost};
@@ -81,7 +82,7 @@ fn open(kind: HostKind) -> Result<Box<dyn Host>, HostError> {
     match kind {
         HostKind::Sim => Ok(Box::new(SimHost::new())),
         HostKind::Soft => Ok(Box::new(SoftHost::find()?)),
-        HostKind::Kvm => Err(unusable(kind, Some(doctor::kvm()))),
+        HostKind::Kvm => Ok(Box::new(KvmHost::find()?)),
         HostKind::Tdx => Ok(Box::new(tdx()?)),
     }
 }
@@ -96,27 +97,20 @@ pub fn tdx() -> Result<TdxHost, HostError> {
     // In a rehearsal nothing of the machine is TDX, so there is nothing to ask it.
     let fact = (!tdx::is_rehearsal()).then(|| doctor::why_no_tdx(&Machine::this()));
     if let Some(fact) = fact.flatten() {
-        return Err(unusable(kind, Some(fact)));
+        return Err(unusable(kind, fact));
     }
     let qemu = Installed::find(Version::new(10, 1)).map_err(|error| error.on(kind))?;
     Ok(TdxHost::new(qemu, Interrupt::of_process()))
 }
 
-/// Why a host cannot be used: what the doctor found, or that this tdxlab cannot drive it.
-fn unusable(host: HostKind, fact: Option<Fact>) -> HostError {
-    match fact.filter(|fact| fact.standing == Standing::Unusable) {
-        Some(fact) => HostError::NotUsable {
-            host,
-            reason: format!("{}: {}", fact.name, fact.found),
-            advice: fact
-                .advice
-                .unwrap_or_else(|| "see `tdxlab doctor`".to_owned()),
-        },
-        None => HostError::NotUsable {
-            host,
-            reason: format!("this version of tdxlab cannot drive {} hosts", host.name()),
-            advice: "use --host auto, which takes the best this tdxlab has".to_owned(),
-        },
+/// Why a host cannot be used, as the doctor found it.
+fn unusable(host: HostKind, fact: Fact) -> HostError {
+    HostError::NotUsable {
+        host,
+        reason: format!("{}: {}", fact.name, fact.found),
+        advice: fact
+            .advice
+            .unwrap_or_else(|| "see `tdxlab doctor`".to_owned()),
     }
 }
 

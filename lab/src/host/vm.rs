@@ -69,7 +69,8 @@ impl Ends {
         Ok((ours, Line::Inherited(self.inherit(theirs.into()))))
     }
 
-    fn inherit(&mut self, fd: OwnedFd) -> i32 {
+    /// A file that QEMU inherits under the number that is returned.
+    pub fn inherit(&mut self, fd: OwnedFd) -> i32 {
         let number = fd.as_raw_fd();
         self.inherited.push(fd);
         number

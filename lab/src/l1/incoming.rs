@@ -3,6 +3,7 @@
 
 use std::fs::{self, File};
 use std::io::{self, Write};
+use std::os::unix::fs::symlink;
 use std::path::{Component, Path, PathBuf};
 
 /// Most bytes of a report.
@@ -33,6 +34,7 @@ pub(crate) struct Incoming {
     partial: PathBuf,
     current: Option<(PathBuf, File, u64)>,
     files: Vec<PathBuf>,
+    links: Vec<(PathBuf, PathBuf)>,
     bytes: u64,
     complete: bool,
 }
@@ -45,6 +47,7 @@ impl Incoming {
             partial: target.join(format!(".l1-{id:016x}.partial")),
             current: None,
             files: Vec::new(),
+            links: Vec::new(),
             bytes: 0,
             complete: false,
         }
@@ -88,6 +91,20 @@ impl Incoming {
         Ok(())
     }
 
+    /// A symbolic link to something in the same folder.
+    pub(crate) fn link(&mut self, path: &str, target: &str) -> Result<(), ReportError> {
+        let (path, target) = (checked(path)?, checked(target)?);
+        if target.components().count() != 1 || self.links.len() as u64 >= MOST_FILES {
+            return lie(format!(
+                "it links {} to {}",
+                path.display(),
+                target.display()
+            ));
+        }
+        self.links.push((path, target));
+        Ok(())
+    }
+
     /// Content of the file that began last.
     pub(crate) fn data(&mut self, bytes: &[u8]) -> Result<(), ReportError> {
         let Some((name, file, left)) = &mut self.current else {
@@ -123,6 +140,9 @@ impl Incoming {
                 .and_then(|()| fs::rename(self.partial.join(name), &to));
             moved.map_err(|error| self.failed(error))?;
         }
+        for (path, target) in &self.links {
+            place_link(&self.target.join(path), target).map_err(|error| self.failed(error))?;
+        }
         if !self.files.is_empty() {
             fs::remove_dir_all(&self.partial).map_err(|error| self.failed(error))?;
         }
@@ -143,6 +163,16 @@ impl Incoming {
             source,
         }
     }
+}
+
+/// Puts a link in place of one that is there; anything else that is there stays.
+fn place_link(path: &Path, target: &Path) -> io::Result<()> {
+    match fs::symlink_metadata(path) {
+        Ok(there) if there.is_symlink() => fs::remove_file(path)?,
+        Ok(_) => return Ok(()),
+        Err(_) => fs::create_dir_all(path.parent().unwrap_or(path))?,
+    }
+    symlink(target, path)
 }
 
 fn lie<T>(what: String) -> Result<T, ReportError> {
@@ -236,6 +266,21 @@ mod tests {
             );
         }
         assert!(content(folder.path()).is_empty());
+    }
+
+    #[test]
+    fn a_link_replaces_a_link_and_points_beside_itself_only() {
+        let folder = tempfile::tempdir().unwrap();
+        symlink("run-0", folder.path().join("latest")).unwrap();
+        let mut report = Incoming::new(folder.path(), 7);
+        report.file("run-1/x", 0).unwrap();
+        report.link("latest", "run-1").unwrap();
+        for target in ["..", "/etc", "a/b", ""] {
+            assert!(report.link("latest", target).is_err(), "{target:?}");
+        }
+        report.end(1, 0).unwrap();
+        let target = fs::read_link(folder.path().join("latest")).unwrap();
+        assert_eq!(target, Path::new("run-1"));
     }
 
     #[test]

@@ -216,6 +216,7 @@ impl Machine<'_> {
         CommandLine {
             program: self.qemu.to_owned(),
             args,
+            only_small_pages: false,
         }
     }
 

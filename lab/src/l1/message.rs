@@ -49,6 +49,13 @@ pub(crate) enum Message {
         /// Size in bytes.
         size: u64,
     },
+    /// A symbolic link of the report to something beside it, such as the newest of several runs.
+    Link {
+        /// Path below the report folder.
+        path: String,
+        /// Name of what it points to, in the same folder.
+        target: String,
+    },
     /// Content of the file last named.
     Data(Vec<u8>),
     /// The report is complete.

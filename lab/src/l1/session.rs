@@ -193,6 +193,7 @@ impl Session<'_> {
             }
             Message::Ended(ended) => self.state.ended = Some(ended),
             Message::File { path, size } => self.report(|report| report.file(&path, size))?,
+            Message::Link { path, target } => self.report(|report| report.link(&path, &target))?,
             Message::Data(bytes) => self.report(|report| report.data(&bytes))?,
             Message::ReportEnd { files, bytes } => {
                 self.report(|report| report.end(files, bytes))?

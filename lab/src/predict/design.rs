@@ -3,7 +3,7 @@
 use super::runs::Pages;
 use super::state::REGION;
 use crate::addr::PageLevel;
-use crate::plan::Needs;
+use crate::plan::{Guest, Needs};
 
 /// The rules of one design.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -23,6 +23,8 @@ pub struct Design {
     pub in_place: bool,
     /// How the leaves to split for a range are found.
     pub range_split: RangeSplit,
+    /// Plain VMs: when dirty logging ends, tables over huge pages become leaves again at once.
+    pub recovers_leaves: bool,
 }
 
 /// How the leaves to split for a range are found.
@@ -46,6 +48,7 @@ const ALL: [Design; 4] = [
         hole_alignment: PageLevel::Size4K,
         in_place: false,
         range_split: RangeSplit::Never,
+        recovers_leaves: false,
     },
     Design {
         name: "v3",
@@ -55,6 +58,7 @@ const ALL: [Design; 4] = [
         hole_alignment: PageLevel::Size2M,
         in_place: true,
         range_split: RangeSplit::Walk,
+        recovers_leaves: false,
     },
     Design {
         name: "v5",
@@ -64,6 +68,7 @@ const ALL: [Design; 4] = [
         hole_alignment: PageLevel::Size2M,
         in_place: true,
         range_split: RangeSplit::HeadAndTail,
+        recovers_leaves: false,
     },
     Design {
         name: "headtail",
@@ -73,8 +78,31 @@ const ALL: [Design; 4] = [
         hole_alignment: PageLevel::Size4K,
         in_place: true,
         range_split: RangeSplit::HeadAndTail,
+        recovers_leaves: false,
     },
 ];
+
+/// What KVM does for plain VMs, the newest first. Nothing of them is private.
+const PLAIN: [Design; 2] = [
+    PLAIN_TODAY,
+    Design {
+        name: "plain-zap",
+        about: "a plain VM before Linux 6.13: the end of dirty logging zaps what it has split",
+        recovers_leaves: false,
+        ..PLAIN_TODAY
+    },
+];
+
+const PLAIN_TODAY: Design = Design {
+    name: "plain",
+    about: "a plain VM: leaves as large as the pages behind its memory",
+    private_leaf: PageLevel::Size4K,
+    folio: PageLevel::Size4K,
+    hole_alignment: PageLevel::Size4K,
+    in_place: false,
+    range_split: RangeSplit::Never,
+    recovers_leaves: true,
+};
 
 /// A need that a design does not meet.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -86,14 +114,27 @@ pub struct Unmet {
 }
 
 impl Design {
-    /// Every design, oldest first.
+    /// Every design for TDs, oldest first.
     pub fn all() -> &'static [Design] {
         &ALL
     }
 
+    /// Every design that can run such a guest.
+    pub fn all_for(guest: &Guest) -> &'static [Design] {
+        match guest.backing {
+            None => &ALL,
+            Some(_) => &PLAIN,
+        }
+    }
+
     /// The design of that name.
     pub fn named(name: &str) -> Option<&'static Design> {
-        ALL.iter().find(|design| design.name == name)
+        ALL.iter().chain(&PLAIN).find(|design| design.name == name)
+    }
+
+    /// Whether it is one for plain VMs.
+    pub fn is_plain(&self) -> bool {
+        PLAIN.contains(self)
     }
 
     /// Whether the design offers what a plan needs. Needs of the host are not looked at.

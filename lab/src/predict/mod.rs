@@ -13,6 +13,7 @@
 //! | `race`, `fog` | parallel steps, and what is known after them |
 //! | `state`, `runs`, `slots`, `folio` | what is known between steps, as runs |
 //! | `design` | where designs differ |
+//! | `plain` | plain VMs, which have none of this |
 
 mod accept;
 mod access;
@@ -24,6 +25,7 @@ mod fog;
 mod folio;
 mod hole;
 mod map;
+mod plain;
 mod race;
 mod runs;
 mod slots;
@@ -46,13 +48,24 @@ use crate::addr::{GpaRange, PageLevel, Side};
 use crate::plan::{Action, Expect, Guest, OnVe, Op};
 
 use access::Access;
+use plain::Plain;
 use state::State;
 use tally::Tally;
 
 /// Knows what one guest's memory must be like, step after step.
 #[derive(Clone, Debug)]
 pub struct Predictor {
-    state: State,
+    design: Design,
+    rules: Rules,
+}
+
+/// What its memory is.
+#[derive(Clone, Debug)]
+enum Rules {
+    /// The private and shared memory of a TD.
+    Td(Box<State>),
+    /// The ordinary memory of a plain VM.
+    Plain(Plain),
 }
 
 /// A step whose outcome nobody could judge.
@@ -66,7 +79,7 @@ pub struct Unjudgeable {
 }
 
 /// What is mapped and populated before the first step, without the page of the positive control.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Baseline {
     /// 4K leaves.
     pub pages_4k: u64,
@@ -80,28 +93,41 @@ impl Predictor {
     /// For a guest that has just been booted under a design.
     pub fn new(design: &Design, guest: &Guest) -> Predictor {
         Predictor {
-            state: State::new(design, guest),
+            design: *design,
+            rules: match guest.backing {
+                None => Rules::Td(Box::new(State::new(design, guest))),
+                Some(backing) => Rules::Plain(Plain::new(design, guest, backing)),
+            },
         }
     }
 
     /// The design whose rules apply.
     pub fn design(&self) -> &Design {
-        &self.state.design
+        &self.design
     }
 
     /// What is mapped and populated now. Before the first step that is the initial image.
     pub fn baseline(&self) -> Baseline {
-        let (pages_4k, pages_2m) = self.state.mapped();
-        Baseline {
-            pages_4k,
-            pages_2m,
-            populated: self.state.folios.populated(),
+        match &self.rules {
+            Rules::Td(state) => {
+                let (pages_4k, pages_2m) = state.mapped();
+                Baseline {
+                    pages_4k,
+                    pages_2m,
+                    populated: state.folios.populated(),
+                }
+            }
+            // Only read before the first step: nobody has touched its memory.
+            Rules::Plain(_) => Baseline::default(),
         }
     }
 
     /// What the next step must show. After an error the predictor knows nothing reliable any more.
     pub fn step(&mut self, action: &Action) -> Result<Expectation, Unjudgeable> {
-        let state = &mut self.state;
+        let state = match &mut self.rules {
+            Rules::Td(state) => state,
+            Rules::Plain(plain) => return plain.step(action),
+        };
         if !state.alive {
             return Err(Unjudgeable {
                 why: "the TD is dead after the previous step".to_owned(),
@@ -122,7 +148,10 @@ impl Predictor {
     /// What is mapped in `window`, as runs in address order, at most `most` of them. Empty memory is
     /// left out.
     pub fn state_map(&self, window: GpaRange, most: usize) -> Vec<(GpaRange, RegionState)> {
-        self.state.map(window, most)
+        match &self.rules {
+            Rules::Td(state) => state.map(window, most),
+            Rules::Plain(plain) => plain.map(window, most),
+        }
     }
 
     /// Every value of the author that contradicts the predictor.
@@ -187,6 +216,12 @@ impl State {
                 tally.errnos.push(0);
             }
             Op::Allocate { range } => self.allocate(tally, range),
+            Op::DirtyLog { .. } | Op::Stop | Op::Cont => {
+                return Err(Unjudgeable {
+                    why: "that is done to plain VMs only".to_owned(),
+                    advice: "say with `backing` what is behind the memory of a plain VM".to_owned(),
+                });
+            }
         }
         Ok(())
     }

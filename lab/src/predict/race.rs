@@ -152,5 +152,6 @@ pub(super) fn range_of_op(op: &Op) -> GpaRange {
         | Op::Punch { range }
         | Op::Prefault { range }
         | Op::Allocate { range } => *range,
+        Op::DirtyLog { .. } | Op::Stop | Op::Cont => GpaRange::default(),
     }
 }

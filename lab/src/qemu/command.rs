@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 
 use tdxlab_protocol::layout;
 
-use crate::addr::PageLevel;
+use super::ram::{RAM_ID, Ram, RamBacking};
 
 /// What to start.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -61,26 +61,6 @@ pub enum Cpu {
     Host,
 }
 
-/// The guest's memory.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Ram {
-    /// Its size in MiB.
-    pub mebibytes: u64,
-    /// What is behind it.
-    pub backing: RamBacking,
-}
-
-/// What is behind the guest's memory.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum RamBacking {
-    /// A shared memfd of ordinary pages, which the lab can take with `pidfd_getfd`.
-    Memfd,
-    /// A shared memfd of huge pages of this size from the hugetlb pool.
-    Hugetlb(PageLevel),
-    /// Anonymous memory; transparent huge pages where the kernel gives them.
-    Anonymous,
-}
-
 /// The guest image, loaded so that it ends at 4 GiB.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Image {
@@ -113,9 +93,6 @@ pub struct Td {
 const BARE_MACHINE: &str =
     "smm=off,vmport=off,hpet=off,sata=off,i8042=off,pit=off,graphics=off,acpi=off";
 
-/// Name of the guest's memory, which is also that of QEMU's block.
-pub const RAM_ID: &str = "ram";
-
 impl QemuCommand {
     /// The command line.
     pub fn line(&self) -> CommandLine {
@@ -125,13 +102,7 @@ impl QemuCommand {
             args.bare(bare);
         }
         args.flag("-display", "none");
-        args.flag(
-            "-accel",
-            match self.accelerator {
-                Accelerator::Tcg => "tcg,thread=multi",
-                Accelerator::Kvm => "kvm",
-            },
-        );
+        args.flag("-accel", self.accelerator());
         args.flag("-machine", self.machine());
         args.flag(
             "-cpu",
@@ -142,7 +113,9 @@ impl QemuCommand {
         );
         args.flag("-smp", self.vcpus.to_string());
         args.flag("-m", format!("{}M", self.ram.mebibytes));
-        args.flag("-object", self.ram_object());
+        for (option, value) in self.ram.arguments() {
+            args.flag(option, value);
+        }
         if let Some(td) = self.td {
             args.flag(
                 "-object",
@@ -178,6 +151,7 @@ impl QemuCommand {
         CommandLine {
             program: self.program.clone(),
             args: args.0,
+            only_small_pages: self.ram.only_small_pages(),
         }
     }
 
@@ -201,17 +175,20 @@ impl QemuCommand {
         if self.td.is_some() {
             machine.push_str(",confidential-guest-support=tdx0");
         }
-        format!("{machine},{BARE_MACHINE},memory-backend={RAM_ID}")
+        machine = format!("{machine},{BARE_MACHINE}");
+        if self.ram.is_whole() {
+            machine += &format!(",memory-backend={RAM_ID}");
+        }
+        machine
     }
 
-    fn ram_object(&self) -> String {
-        let size = format!("id={RAM_ID},size={}M", self.ram.mebibytes);
-        match self.ram.backing {
-            RamBacking::Memfd => format!("memory-backend-memfd,{size},share=on"),
-            RamBacking::Hugetlb(page) => {
-                format!("memory-backend-memfd,{size},share=on,hugetlb=on,hugetlbsize={page}")
-            }
-            RamBacking::Anonymous => format!("memory-backend-ram,{size}"),
+    fn accelerator(&self) -> &'static str {
+        match (self.accelerator, self.ram.backing) {
+            (Accelerator::Tcg, _) => "tcg,thread=multi",
+            // With a ring, KVM splits leaves when dirty logging begins. Without one QEMU asks it to
+            // split them bit by bit as it clears them (KVM_DIRTY_LOG_INITIALLY_SET).
+            (Accelerator::Kvm, RamBacking::Parted { .. }) => "kvm,dirty-ring-size=4096",
+            (Accelerator::Kvm, _) => "kvm",
         }
     }
 }
@@ -267,6 +244,8 @@ pub struct CommandLine {
     pub program: PathBuf,
     /// Its arguments.
     pub args: Vec<OsString>,
+    /// Whether it runs without transparent huge pages (PR_SET_THP_DISABLE).
+    pub only_small_pages: bool,
 }
 
 impl fmt::Display for CommandLine {
@@ -294,7 +273,9 @@ fn quoted(text: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use super::super::ram::TestPages;
     use super::*;
+    use crate::addr::PageLevel;
 
     fn soft() -> QemuCommand {
         QemuCommand {
@@ -374,7 +355,10 @@ mod tests {
             cpu: Cpu::Host,
             ram: Ram {
                 mebibytes: 1024,
-                backing: RamBacking::Hugetlb(PageLevel::Size2M),
+                backing: RamBacking::Parted {
+                    own_mebibytes: 512,
+                    test: TestPages::Hugetlb(PageLevel::Size2M),
+                },
             },
             doorbell: None,
             ..soft()
@@ -386,12 +370,15 @@ mod tests {
           -no-user-config \
           -no-reboot \
           -display none \
-          -accel kvm \
-          -machine q35,smm=off,vmport=off,hpet=off,sata=off,i8042=off,pit=off,graphics=off,acpi=off,memory-backend=ram \
+          -accel kvm,dirty-ring-size=4096 \
+          -machine q35,smm=off,vmport=off,hpet=off,sata=off,i8042=off,pit=off,graphics=off,acpi=off \
           -cpu host \
           -smp 2 \
           -m 1024M \
-          -object memory-backend-memfd,id=ram,size=1024M,share=on,hugetlb=on,hugetlbsize=2M \
+          -object memory-backend-memfd,id=own,size=512M,share=on \
+          -object memory-backend-memfd,id=test,size=512M,share=on,hugetlb=on,hugetlbsize=2M,reserve=off \
+          -numa node,memdev=own \
+          -numa node,memdev=test \
           -bios /proc/self/fd/7 \
           -chardev socket,id=qmp,fd=4 \
           -mon chardev=qmp,mode=control \
@@ -443,6 +430,7 @@ mod tests {
         let line = CommandLine {
             program: "printf".into(),
             args: vec!["%s|".into(), "it's".into(), "".into(), "a,b $HOME".into()],
+            only_small_pages: false,
         };
         let said = std::process::Command::new("sh")
             .arg("-c")

@@ -4,6 +4,7 @@
 //! | module | what it holds |
 //! |---|---|
 //! | [`command`] | a typed description and the command line it stands for |
+//! | [`Ram`] | the guest's memory |
 //! | [`version`] | finding QEMU and asking it for its version |
 //! | [`process`] | starting it, noticing its end at once, ending it |
 //! | [`qmp`] | the one QMP client of the lab |
@@ -16,11 +17,13 @@ pub mod excerpt;
 pub mod fds;
 pub mod process;
 pub mod qmp;
+mod ram;
 mod spawner;
 pub mod version;
 
-pub use self::command::{Accelerator, CommandLine, Cpu, Image, Line, QemuCommand, Ram, RamBacking};
+pub use self::command::{Accelerator, CommandLine, Cpu, Image, Line, QemuCommand};
 pub use self::error::QemuError;
 pub use self::process::Process;
 pub use self::qmp::Qmp;
+pub use self::ram::{RAM_ID, Ram, RamBacking, TestPages};
 pub use self::version::{Installed, Version};

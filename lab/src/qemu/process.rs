@@ -47,6 +47,7 @@ impl Process {
             .stderr(Stdio::piped())
             .process_group(0);
         let lab = nix::unistd::getpid();
+        let only_small_pages = line.only_small_pages;
         // SAFETY: between fork and exec only fcntl, prctl and getppid are called, all
         // async-signal-safe; nothing is allocated, and `inherited` stays open as it is moved in.
         unsafe {
@@ -55,6 +56,10 @@ impl Process {
                     fcntl(fd, FcntlArg::F_SETFD(FdFlag::empty()))?;
                 }
                 nix::sys::prctl::set_pdeathsig(Signal::SIGKILL)?;
+                if only_small_pages {
+                    // What is disabled stays so in the program that is executed.
+                    nix::sys::prctl::set_thp_disable(true)?;
+                }
                 if nix::unistd::getppid() != lab {
                     // The lab died before the signal was armed.
                     return Err(io::Error::from_raw_os_error(libc::ESRCH));
@@ -236,6 +241,7 @@ mod tests {
             // `sh` may be one that knows no file descriptors above 9.
             program: "bash".into(),
             args: vec!["-c".into(), script.into()],
+            only_small_pages: false,
         }
     }
 
@@ -257,6 +263,7 @@ mod tests {
         let line = CommandLine {
             program: "/nonexistent/qemu".into(),
             args: Vec::new(),
+            only_small_pages: false,
         };
         let error = Process::start(&line, Vec::new()).unwrap_err();
         assert!(matches!(error, QemuError::Missing { .. }), "{error}");

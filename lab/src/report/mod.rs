@@ -9,6 +9,7 @@ pub mod github;
 pub mod html;
 pub mod junit;
 pub mod kcidb;
+pub mod kernels;
 pub mod ktap;
 pub mod lava;
 pub mod merge;

@@ -224,6 +224,10 @@ fn mark(op: &Op) -> Mark {
         Op::Punch { range } => ("punch", range),
         Op::Prefault { range } => ("prefault", range),
         Op::Allocate { range } => ("allocate", range),
+        Op::DirtyLog { on: true } => ("log dirty pages", GpaRange::default()),
+        Op::DirtyLog { on: false } => ("stop logging", GpaRange::default()),
+        Op::Stop => ("stop", GpaRange::default()),
+        Op::Cont => ("cont", GpaRange::default()),
     };
     Mark {
         name,

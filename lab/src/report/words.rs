@@ -168,6 +168,10 @@ fn operation(op: &Op, guest: &Guest) -> String {
         Op::Punch { range } => format!("punch {}", place(range)),
         Op::Prefault { range } => format!("prefault {}", place(range)),
         Op::Allocate { range } => format!("allocate {}", place(range)),
+        Op::DirtyLog { on: true } => "log dirty pages".to_owned(),
+        Op::DirtyLog { on: false } => "stop logging dirty pages".to_owned(),
+        Op::Stop => "stop the vCPUs".to_owned(),
+        Op::Cont => "let the vCPUs go on".to_owned(),
     }
 }
 

@@ -1,24 +1,35 @@
 //! The positive control: before anything is judged, the counters must be seen to count.
 //!
-//! One 4K page of its own is accepted. A counter that stays where it was did not see what surely
+//! One 4K page of its own is accepted, or touched in a plain VM. A counter that stays where it was did not see what surely
 //! happened, so it is not believed for the rest of the plan: a 0 of it could mean anything.
 
-use tdxlab_protocol::message::Run;
+use tdxlab_protocol::message::{Access, Run};
 
 use crate::addr::{GpaRange, PageLevel};
 use crate::host::Observed;
-use crate::plan::{CONTROL_PAGE, Op, Size, VcpuId};
+use crate::plan::{AccessKind, CONTROL_PAGE, Guest, OnVe, Op, Side, Size, VcpuId};
 use crate::run::judge::Judge;
 use crate::run::names::Status;
 use crate::run::verdict::{Finding, FindingKind, Judgement, MissingWitness, Verdict, Witness};
 use crate::witness::{ExitCounters, PageCounters, Reading, Sample};
 
-/// What is done.
-pub fn operation() -> Op {
-    Op::Accept {
-        range: range(),
-        size: Size::Size4K,
-        vcpu: VcpuId(0),
+/// What is done to a guest.
+pub fn operation(guest: &Guest) -> Op {
+    let (range, vcpu) = (range(), VcpuId(0));
+    match guest.backing {
+        None => Op::Accept {
+            range,
+            size: Size::Size4K,
+            vcpu,
+        },
+        Some(_) => Op::Touch {
+            range,
+            stride: PageLevel::Size4K,
+            access: AccessKind::Write,
+            side: Side::Private,
+            on_ve: OnVe::Skip,
+            vcpu,
+        },
     }
 }
 
@@ -75,9 +86,16 @@ impl Control {
                     ));
                 }
             }
+            [
+                Run::Access {
+                    count: 1,
+                    outcome: Access::Done,
+                    ..
+                },
+            ] => {}
             runs => self.find(Finding::impossible(
                 Witness::Status,
-                "the status of one ACCEPT",
+                "the result of one ACCEPT or touch",
                 format!("{runs:x?}"),
             )),
         }
@@ -100,7 +118,7 @@ impl Control {
             self.distrust(
                 witness,
                 format!(
-                    "pages_4k stayed at {} when one page was accepted",
+                    "pages_4k stayed at {} when one page was mapped",
                     before.pages_4k
                 ),
             );

@@ -125,7 +125,9 @@ impl Lab<'_> {
         let started = Instant::now();
         let plan = &item.plan;
         let unmet = needs::unmet(&plan.needs, &self.offer)
-            .or_else(|| needs::out_of_reach(plan, self.offer.host));
+            .or_else(|| needs::unmet_guest(&plan.guest, self.offer.host))
+            .or_else(|| needs::out_of_reach(plan, self.offer.host))
+            .or_else(|| self.host.unmet(&plan.guest));
         if let Some(need) = unmet {
             self.journal.write(&Event::PlanSkipped {
                 plan: id,
@@ -295,7 +297,7 @@ impl Course<'_> {
     ) -> Result<(control::Control, Sample), Stop> {
         let before = session.sample();
         self.note("before the positive control", &before);
-        let observed = session.perform(&control::operation(), &[])?;
+        let observed = session.perform(&control::operation(&self.plan.guest), &[])?;
         let after = session.sample();
         self.note("after the positive control", &after);
         let control = control::judge(judge, &observed, &before, &after);

@@ -1,7 +1,7 @@
 //! Whether host and design offer what a plan needs.
 
 use crate::addr::PageLevel;
-use crate::plan::{Action, HostKind, Needs, Op, Plan, Slot};
+use crate::plan::{Action, Guest, HostKind, Needs, Op, Plan, Slot};
 use crate::predict::Design;
 
 /// What there is: a host, and the design of its KVM.
@@ -26,6 +26,21 @@ pub fn unmet(needs: &Needs, offer: &Offer) -> Option<String> {
     match offer.design.meets(needs) {
         Ok(()) => None,
         Err(unmet) => Some(format!("needs {}; {}", unmet.need, unmet.offers)),
+    }
+}
+
+/// What the guest needs of the host: its kind of memory.
+pub fn unmet_guest(guest: &Guest, host: HostKind) -> Option<String> {
+    match (guest.backing, host) {
+        (None, HostKind::Kvm) => {
+            Some("needs private memory; plain VMs, as on kvm, have none".to_owned())
+        }
+        (Some(backing), HostKind::Tdx | HostKind::Soft | HostKind::Sim) => Some(format!(
+            "needs a plain VM (backing {}), which only host kvm has; this is {}",
+            backing.name(),
+            host.name()
+        )),
+        _ => None,
     }
 }
 

@@ -87,6 +87,7 @@ mod tests {
                 gmem_offset: 0,
             }],
             image: Vec::new(),
+            backing: None,
         };
         let design = Design::named("stock").unwrap();
         let mut oracle = MappedConversions::new(Predictor::new(design, &guest));

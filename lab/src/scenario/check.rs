@@ -13,7 +13,7 @@ use crate::predict::{Design, Expectation, Predictor};
 
 /// All that the predictor contradicts, for every design that meets the plan's needs.
 pub(super) fn plan(plan: &Plan, root: &Node) -> Vec<Problem> {
-    let designs = Design::all()
+    let designs = Design::all_for(&plan.guest)
         .iter()
         .filter(|design| design.meets(&plan.needs).is_ok());
     let all = designs.clone().count();

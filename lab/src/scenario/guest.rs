@@ -4,10 +4,10 @@ use std::ops::Range;
 
 use super::expr::Bytes;
 use super::model;
-use super::read::Reader;
+use super::read::{self, Reader};
 use super::yaml::Node;
 use crate::addr::{Gpa, GpaRange, PageLevel};
-use crate::plan::{self, HIGH_BASE, LOW_BASE};
+use crate::plan::{self, Backing, HIGH_BASE, LOW_BASE};
 use tdxlab_protocol::layout::{MAX_VCPUS, WINDOW_BYTES};
 
 /// Most bytes of initial image: it is added page by page before the TD runs.
@@ -30,13 +30,54 @@ pub(super) fn guest(
     let memory = memory?;
     let slots = slots(reader, guest, node.key("slots"), memory);
     let image = image(reader, guest, node.key("image"), memory);
+    let backing = backing(reader, guest, node, memory);
     Some(plan::Guest {
         memory,
         vcpus: vcpus?,
         sept_ve_disable: sept_ve_disable?,
         slots: slots?,
         image: image?,
+        backing: backing?,
     })
+}
+
+/// What is behind the memory of a plain VM, which has nothing that only a TD has.
+fn backing(
+    reader: &mut Reader<'_>,
+    guest: &model::Guest,
+    node: &Node,
+    memory: GpaRange,
+) -> Option<Option<Backing>> {
+    let Some(backing) = &guest.backing else {
+        return Some(None);
+    };
+    let backing = reader.get(backing, node.key("backing"))?;
+    for key in ["sept_ve_disable", "slots", "image"] {
+        if let Some(entry) = node.entry(key) {
+            reader.push(read::at(
+                &entry.key_span,
+                format!("a plain VM has no `{key}`"),
+                "only a TD has it",
+                "remove it, or remove `backing` to have a TD".to_owned(),
+            ));
+            return None;
+        }
+    }
+    let unit = backing.leaf().max(PageLevel::Size2M);
+    if !memory.is_aligned(unit) {
+        reader.wrong(
+            node.key("memory"),
+            format!(
+                "{} of test memory cannot be made of {}",
+                Bytes(memory.bytes()),
+                backing.name()
+            ),
+            "not whole pages",
+            format!("`{}` would be", Bytes(round_up(memory.bytes(), unit))),
+        );
+        return None;
+    }
+    Some(Some(backing))
 }
 
 fn memory(reader: &mut Reader<'_>, guest: &model::Guest, node: &Node) -> Option<GpaRange> {

@@ -7,10 +7,10 @@ use indexmap::IndexMap;
 use schemars::{JsonSchema, Schema};
 use serde::Deserialize;
 
-use super::scalar::{Bytes, Change, Count, Extent, Literal, Scalar};
+use super::scalar::{Bytes, Change, Count, Extent, Literal, OnOff, Scalar, StopCont};
 use crate::addr::PageLevel;
 use crate::plan::{
-    AccessKind, ExpectErrno, ExpectStatus, ExpectTd, Gone, HostKind, OnVe, Side, Size,
+    AccessKind, Backing, ExpectErrno, ExpectStatus, ExpectTd, Gone, HostKind, OnVe, Side, Size,
 };
 
 /// One scenario: what it shows, what it needs, and what is done step by step.
@@ -80,6 +80,8 @@ pub(super) struct Guest {
     pub(super) slots: Option<List<Slot>>,
     /// Ranges of the initial image: added as 4K pages before the TD runs.
     pub(super) image: Option<List<Scalar<Extent>>>,
+    /// Makes it a plain VM: what is behind its test memory. Only the host `kvm` has plain VMs.
+    pub(super) backing: Option<Scalar<Backing>>,
 }
 
 /// A memory slot.
@@ -204,6 +206,10 @@ operations! {
     prefault / Prefault: OrRange<HostCall>,
     /// Host: fallocate on the guest_memfd, mapping nothing.
     allocate / Allocate: OrRange<HostCall>,
+    /// Host: log which pages the guest writes, or stop that. Plain VMs only.
+    dirty_log / DirtyLog: Scalar<OnOff>,
+    /// Host: stop all vCPUs, or let them go on. Plain VMs only.
+    vm / Vm: Scalar<StopCont>,
 }
 
 /// Says in the schema that a step is exactly one of its operations.

@@ -4,7 +4,7 @@ use super::expr::Bytes;
 use super::guest::{aligned, extent, inside, place};
 use super::model::{Branch, OneOf};
 use super::read::{self, Reader};
-use super::scalar::{Count, Extent, Scalar};
+use super::scalar::{Count, Extent, OnOff, Scalar, StopCont};
 use super::yaml::Node;
 use crate::addr::{GpaRange, PageLevel};
 use crate::plan::{
@@ -149,6 +149,13 @@ impl Operations {
             }),
             OneOf::Allocate(call) => Some(Op::Allocate {
                 range: self.bounded(reader, &call.full().range, range_node, PageLevel::Size4K)?,
+            }),
+            OneOf::DirtyLog(switch) => Some(Op::DirtyLog {
+                on: reader.get(switch, node)? == OnOff::On,
+            }),
+            OneOf::Vm(order) => Some(match reader.get(order, node)? {
+                StopCont::Stop => Op::Stop,
+                StopCont::Cont => Op::Cont,
             }),
         }
     }
@@ -349,6 +356,11 @@ fn vcpu_of(op: &Op) -> Option<VcpuId> {
         | Op::Verify { vcpu, .. }
         | Op::Convert { vcpu, .. }
         | Op::Probe { vcpu, .. } => Some(*vcpu),
-        Op::Punch { .. } | Op::Prefault { .. } | Op::Allocate { .. } => None,
+        Op::Punch { .. }
+        | Op::Prefault { .. }
+        | Op::Allocate { .. }
+        | Op::DirtyLog { .. }
+        | Op::Stop
+        | Op::Cont => None,
     }
 }

@@ -13,7 +13,7 @@ use super::expr;
 use super::vars::{Fault, Vars, nearest};
 use crate::addr::PageLevel;
 use crate::plan::{
-    AccessKind, ExpectErrno, ExpectStatus, ExpectTd, Gone, HostKind, OnVe, Side, Size,
+    AccessKind, Backing, ExpectErrno, ExpectStatus, ExpectTd, Gone, HostKind, OnVe, Side, Size,
 };
 
 /// A value of kind `K`, not yet read.
@@ -288,6 +288,20 @@ macro_rules! words {
     };
 }
 
+/// A switch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum OnOff {
+    On,
+    Off,
+}
+
+/// What becomes of the vCPUs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum StopCont {
+    Stop,
+    Cont,
+}
+
 words! {
     bool, "a flag": "true" = true, "false" = false;
     PageLevel, "a page level":
@@ -299,6 +313,11 @@ words! {
     OnVe, "an answer to #VE": "skip" = OnVe::Skip, "accept" = OnVe::Accept;
     Gone, "a way to treat memory that is gone":
         "skip" = Gone::Skip, "ends" = Gone::Ends, "every" = Gone::Every;
+    Backing, "what memory is made of":
+        "4K" = Backing::Small, "thp" = Backing::Transparent,
+        "hugetlb-2M" = Backing::Hugetlb2M, "hugetlb-1G" = Backing::Hugetlb1G;
+    OnOff, "a switch": "on" = OnOff::On, "off" = OnOff::Off;
+    StopCont, "an order to the vCPUs": "stop" = StopCont::Stop, "cont" = StopCont::Cont;
     HostKind, "a host":
         "tdx" = HostKind::Tdx, "kvm" = HostKind::Kvm, "soft" = HostKind::Soft, "sim" = HostKind::Sim;
     ExpectStatus, "a status of ACCEPT":

@@ -74,6 +74,18 @@ impl Instance {
         self.write(&format!("events/{event}/enable"), "1")
     }
 
+    /// Takes in events of these threads only, and of those they start from now on.
+    ///
+    /// # Errors
+    ///
+    /// The kernel has no such filter; in words.
+    pub fn follow(&self, threads: &[u32]) -> Result<(), String> {
+        self.write("options/event-fork", "1")?;
+        let numbers: Vec<String> = threads.iter().map(u32::to_string).collect();
+        append(&self.path().join("set_event_pid"), &numbers.join(" "))
+            .map_err(|error| format!("set_event_pid: {error}"))
+    }
+
     /// Adds a probe on the return of a kernel function, called `name`, with its value, and turns it
     /// on.
     ///

@@ -7,7 +7,7 @@
 //! | [`debugfs`] | the page counters of one VM |
 //! | [`query_stats`] | the same counters, through QEMU's monitor |
 //! | [`tracefs`] | split events |
-//! | [`instance`] | (a place of its own for them) |
+//! | [`instance`] | a private instance of tracefs to read them from |
 //! | [`cachestat`] | populated pages of a guest_memfd |
 //! | [`kmsg`] | the kernel log |
 //!

@@ -40,6 +40,7 @@ fn guest(bytes: u64, vcpus: u16) -> Guest {
             gmem_offset: 0,
         }],
         image: Vec::new(),
+        backing: None,
     }
 }
 

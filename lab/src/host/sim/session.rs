@@ -94,7 +94,12 @@ fn command(op: &Op) -> Option<(VcpuId, Command)> {
             stride,
             vcpu,
         } => (vcpu, Command::Probe { range, stride }),
-        Op::Punch { .. } | Op::Prefault { .. } | Op::Allocate { .. } => return None,
+        Op::Punch { .. }
+        | Op::Prefault { .. }
+        | Op::Allocate { .. }
+        | Op::DirtyLog { .. }
+        | Op::Stop
+        | Op::Cont => return None,
     })
 }
 

@@ -15,9 +15,9 @@ use crate::addr::{Gpa, GpaRange};
 use crate::host::vm::{Vm, Wake};
 use crate::host::{BootOptions, HostError};
 use crate::plan::{CONTROL_PAGE, Guest, HostKind};
-use crate::qemu::command::{RAM_ID, Td};
+use crate::qemu::command::Td;
 use crate::qemu::qmp::commands::QueryCpus;
-use crate::qemu::{Accelerator, Cpu, QemuCommand, QemuError, Ram, RamBacking};
+use crate::qemu::{Accelerator, Cpu, QemuCommand, QemuError, RAM_ID, Ram, RamBacking};
 
 /// Longest QEMU may take until its monitor answers: it has made the TD by then.
 const MAKING_PATIENCE: Duration = Duration::from_secs(120);

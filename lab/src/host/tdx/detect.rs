@@ -113,6 +113,7 @@ pub fn guest() -> Guest {
             gmem_offset: LOW_BASE.as_u64(),
         }],
         image: Vec::new(),
+        backing: None,
     }
 }
 

@@ -157,6 +157,8 @@ impl Files {
                 let kind = entry.file_type()?;
                 if kind.is_dir() {
                     folders.push(entry.path());
+                } else if kind.is_symlink() {
+                    send_link(&folder, &entry.path(), line)?;
                 } else if kind.is_file() {
                     bytes += send_file(&folder, &entry.path(), line)?;
                     files += 1;
@@ -187,6 +189,21 @@ fn send_file(folder: &Path, path: &Path, line: &Line) -> io::Result<u64> {
             0 => return Ok(size),
             length => line.send(&Message::Data(chunk[..length].to_vec()))?,
         }
+    }
+}
+
+/// Sends a link to something beside it; others mean nothing outside.
+fn send_link(folder: &Path, path: &Path, line: &Line) -> io::Result<()> {
+    let target = fs::read_link(path)?;
+    let name = path.strip_prefix(folder).unwrap_or(path);
+    match (name.to_str(), target.to_str()) {
+        (Some(name), Some(target)) if target != ".." && !target.contains('/') => {
+            line.send(&Message::Link {
+                path: name.to_owned(),
+                target: target.to_owned(),
+            })
+        }
+        _ => Ok(()),
     }
 }
 

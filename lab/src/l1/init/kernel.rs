@@ -76,6 +76,22 @@ pub(super) fn add_entropy(seed: &[u8]) {
     }
 }
 
+/// Sets what a lab wants of its own machine: transparent huge pages for memfds that ask for them,
+/// and nobody who makes or breaks them up in the background.
+pub(super) fn tune() {
+    const SETTINGS: [(&str, &str); 2] = [
+        ("shmem_enabled", "advise"),
+        ("khugepaged/scan_sleep_millisecs", "4294967295"),
+    ];
+    for (name, value) in SETTINGS {
+        // A kernel without them has no transparent huge pages, which whoever needs them will say.
+        let _ = fs::write(
+            Path::new("/sys/kernel/mm/transparent_hugepage").join(name),
+            value,
+        );
+    }
+}
+
 /// The last lines of the kernel log, oldest first.
 pub(super) fn last_log_lines(count: usize) -> Vec<String> {
     let mut lines = Vec::new();

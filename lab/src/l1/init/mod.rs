@@ -65,6 +65,7 @@ fn work(job: &Job, line: &Line) -> Result<(), Failure> {
             .map_err(|error| failure(stage, "the line", &error))
     };
     kernel::add_entropy(&job.entropy);
+    kernel::tune();
 
     begin(Stage::Files)?;
     let files = files::Files::mount(line)?;

@@ -28,6 +28,7 @@ impl Played {
         let line = CommandLine {
             program: "sh".into(),
             args: vec!["-c".into(), script.into()],
+            only_small_pages: false,
         };
         let pair = || {
             let (ours, theirs) = UnixStream::pair().unwrap();

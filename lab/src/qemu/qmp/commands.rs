@@ -85,6 +85,54 @@ impl qapi::Command for QueryCpus {
     const ALLOW_OOB: bool = false;
 }
 
+/// Starts an outgoing migration: the monitor's only way to have KVM log dirty pages for as long as
+/// one likes.
+#[derive(Clone, Debug, Serialize)]
+pub struct Migrate {
+    /// Where to, such as `unix:PATH`.
+    pub uri: String,
+}
+
+impl qapi::Command for Migrate {
+    type Ok = qapi::Empty;
+    const NAME: &'static str = "migrate";
+    const ALLOW_OOB: bool = false;
+}
+
+/// `migrate-set-parameters`, as far as the lab needs it.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub struct SetMigrationBandwidth {
+    /// Bytes per second.
+    #[serde(rename = "max-bandwidth")]
+    pub max_bandwidth: u64,
+}
+
+impl qapi::Command for SetMigrationBandwidth {
+    type Ok = qapi::Empty;
+    const NAME: &'static str = "migrate-set-parameters";
+    const ALLOW_OOB: bool = false;
+}
+
+/// `query-migrate`, with the status as text.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub struct QueryMigrate {}
+
+impl qapi::Command for QueryMigrate {
+    type Ok = Migration;
+    const NAME: &'static str = "query-migrate";
+    const ALLOW_OOB: bool = false;
+}
+
+/// A migration.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+pub struct Migration {
+    /// `setup`, `active`, `cancelled`, ...; `None` where there never was one.
+    pub status: Option<String>,
+    /// Why it failed.
+    #[serde(rename = "error-desc")]
+    pub error: Option<String>,
+}
+
 /// A vCPU and the host thread that runs it.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 pub struct CpuThread {

@@ -231,6 +231,7 @@ fn plan(name: &str, ops: Vec<Op>) -> Item {
                     gmem_offset: 0,
                 }],
                 image: Vec::new(),
+                backing: None,
             },
             steps: ops
                 .into_iter()

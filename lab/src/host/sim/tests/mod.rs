@@ -52,6 +52,7 @@ fn guest(bytes: u64) -> Guest {
             gmem_offset: 0,
         }],
         image: Vec::new(),
+        backing: None,
     }
 }
 

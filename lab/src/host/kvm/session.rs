@@ -1,0 +1,242 @@
+//! A session on `kvm`: one operation after the other, and what the kernel shows of it.
+
+use std::fs;
+use std::time::{Duration, Instant};
+
+use tdxlab_protocol::message::{Counts, Request, Task};
+
+use super::Places;
+use super::boot;
+use super::dirty_log::DirtyLog;
+use super::memory::TestMemory;
+use crate::addr::GpaRange;
+use crate::agent::collect::{Answer, Collector};
+use crate::agent::request;
+use crate::host::vm::{Vm, Wake};
+use crate::host::{HostError, Observed, Session};
+use crate::plan::{HostKind, Op};
+use crate::qemu::QemuError;
+use crate::witness::debugfs::VmFolder;
+use crate::witness::instance::Instance;
+use crate::witness::kmsg::KernelLog;
+use crate::witness::tracefs::{SPLIT_EVENT, TraceReader};
+use crate::witness::{Reading, Sample, query_stats};
+
+/// Longest a monitor may take for an answer at rest.
+const MONITOR_PATIENCE: Duration = Duration::from_secs(10);
+
+/// The witnesses of one VM.
+pub(super) struct Watch {
+    counters: Result<VmFolder, String>,
+    splits: Result<(TraceReader, Instance), String>,
+    log: KernelLog,
+}
+
+impl Watch {
+    /// Those of the VM that process `pid` has. Split events are those of its threads, also of
+    /// threads to come, and of this thread, which punches the holes.
+    pub(super) fn new(places: &Places, pid: u32) -> Watch {
+        let splits = Instance::new(&places.tracefs).and_then(|instance| {
+            let mut threads = vec![pid, nix::unistd::gettid().as_raw().cast_unsigned()];
+            instance.follow(&threads)?;
+            // Those that were started before the filter knew their parent.
+            threads.extend(threads_of(pid));
+            instance.follow(&threads)?;
+            instance.enable(&format!("kvmmmu/{SPLIT_EVENT}"))?;
+            Ok((TraceReader::open(instance.pipe()), instance))
+        });
+        Watch {
+            counters: Err("the VM is not there yet".to_owned()),
+            splits,
+            log: KernelLog::open(&places.kmsg),
+        }
+        .with_counters(places, pid)
+    }
+
+    fn with_counters(self, places: &Places, pid: u32) -> Watch {
+        // QEMU makes its VM a moment after it has started.
+        let mut counters = VmFolder::find(&places.debugfs, pid);
+        for _ in 0..400 {
+            if counters.is_ok() || !places.debugfs.join("kvm").exists() {
+                break;
+            }
+            std::thread::sleep(Duration::from_millis(5));
+            counters = VmFolder::find(&places.debugfs, pid);
+        }
+        Watch { counters, ..self }
+    }
+}
+
+/// The threads of a process.
+fn threads_of(pid: u32) -> Vec<u32> {
+    let tasks = fs::read_dir(format!("/proc/{pid}/task"))
+        .into_iter()
+        .flatten()
+        .flatten();
+    tasks
+        .filter_map(|task| task.file_name().to_str()?.parse().ok())
+        .collect()
+}
+
+/// A plain VM.
+pub(super) struct KvmSession {
+    vm: Vm,
+    memory: TestMemory,
+    watch: Watch,
+    dirty_log: Option<DirtyLog>,
+    patience: Duration,
+    next_request: u32,
+}
+
+impl KvmSession {
+    pub(super) fn new(vm: Vm, memory: TestMemory, watch: Watch, patience: Duration) -> KvmSession {
+        KvmSession {
+            vm,
+            memory,
+            watch,
+            dirty_log: None,
+            patience,
+            next_request: 1,
+        }
+    }
+
+    /// Runs one task to its end.
+    fn run(&mut self, task: Task) -> Result<Answer, HostError> {
+        let id = self.next_request;
+        self.next_request = self.next_request.wrapping_add(1);
+        let doing = request::describe(&task.command);
+        let too_many = |_| HostError::GuestRefused {
+            reason: "one task at once is too many".to_owned(),
+        };
+        self.vm.agent().send(&Request::Run {
+            id,
+            tasks: [task].as_slice().try_into().map_err(too_many)?,
+        })?;
+        let mut collector = Collector::new(id, &[task]);
+        let mut until = Instant::now() + self.patience;
+        while !collector.is_over() {
+            match self.vm.wait(None, until, &doing)? {
+                Wake::Late => return Err(self.vm.silent(&doing, self.patience)),
+                Wake::Events => drop(self.vm.take_events()),
+                Wake::Serial | Wake::Extra => {}
+            }
+            while let Some(reply) = self.vm.agent().next_reply()? {
+                // A guest that makes progress is not hung, however long it takes as a whole.
+                until = Instant::now() + self.patience;
+                collector
+                    .take(reply)
+                    .map_err(|what| HostError::GuestLies { what })?;
+            }
+        }
+        Ok(collector.into_answers().swap_remove(0))
+    }
+
+    /// The host's side of an operation: its errno; `None` for those of the guest.
+    fn host_call(&mut self, op: &Op) -> Result<Option<i32>, HostError> {
+        let until = Instant::now() + self.patience;
+        Ok(Some(match *op {
+            Op::Punch { range } => self.memory.punch(range),
+            Op::Allocate { range } => self.memory.allocate(range),
+            Op::DirtyLog { on: true } => {
+                if self.dirty_log.is_none() {
+                    self.dirty_log = Some(DirtyLog::start(&mut self.vm, until)?);
+                }
+                0
+            }
+            Op::DirtyLog { on: false } => {
+                if let Some(log) = self.dirty_log.take() {
+                    log.stop(&mut self.vm, until)?;
+                }
+                0
+            }
+            Op::Stop => self.order(&qapi::qmp::stop {}, until)?,
+            Op::Cont => self.order(&qapi::qmp::cont {}, until)?,
+            Op::Accept { .. } | Op::Convert { .. } | Op::Probe { .. } | Op::Prefault { .. } => {
+                return Err(HostError::GuestRefused {
+                    reason: "a plain VM has no private memory".to_owned(),
+                });
+            }
+            Op::Touch { .. } | Op::Fill { .. } | Op::Verify { .. } => return Ok(None),
+        }))
+    }
+
+    /// Gives an order to the vCPUs.
+    fn order<C: qapi::Command>(&mut self, order: &C, until: Instant) -> Result<i32, HostError> {
+        let ticket = self
+            .vm
+            .qmp()
+            .send(order)
+            .map_err(|error| QemuError::from(error).on(HostKind::Kvm))?;
+        self.vm
+            .answer(&ticket, until, "stopping or starting the vCPUs")
+            .map(|_| 0)
+    }
+}
+
+impl Session for KvmSession {
+    fn perform(&mut self, op: &Op, reads: &[GpaRange]) -> Result<Observed, HostError> {
+        let began = Instant::now();
+        let mut observed = Observed {
+            errno: self.host_call(op)?,
+            ..Observed::default()
+        };
+        if observed.errno.is_none() {
+            for task in request::tasks(op, reads).unwrap_or_default() {
+                add(&mut observed, self.run(task)?);
+            }
+        }
+        observed.micros = u64::try_from(began.elapsed().as_micros()).unwrap_or(u64::MAX);
+        Ok(observed)
+    }
+
+    fn perform_parallel(
+        &mut self,
+        _branches: &[&[Op]],
+        _seed: u64,
+    ) -> Result<Vec<Vec<Observed>>, HostError> {
+        Err(HostError::GuestRefused {
+            reason: "steps of a plain VM do not race".to_owned(),
+        })
+    }
+
+    fn sample(&mut self) -> Sample {
+        let missing = |reason: &String| reason.clone();
+        Sample {
+            debugfs: match &self.watch.counters {
+                Ok(folder) => folder.counters(),
+                Err(reason) => Reading::missing(missing(reason)),
+            },
+            query_stats: query_stats::read(self.vm.qmp(), MONITOR_PATIENCE),
+            splits: match &mut self.watch.splits {
+                Ok((reader, _)) => reader.splits(),
+                Err(reason) => Reading::missing(missing(reason)),
+            },
+            populated: self.memory.populated(),
+            exits: Reading::missing(
+                "a plain VM has no ACCEPTs, and KVM does not tell other faults apart",
+            ),
+            kernel_log: self.watch.log.lines(),
+        }
+    }
+
+    fn evidence(&mut self) -> Vec<(String, Vec<u8>)> {
+        let mut evidence = self.vm.evidence();
+        evidence.extend(boot::registers(&mut self.vm));
+        evidence
+    }
+
+    fn end(mut self: Box<Self>) -> Result<(), HostError> {
+        self.vm.end()
+    }
+}
+
+/// Adds the results of one task to an operation.
+fn add(observed: &mut Observed, answer: Answer) {
+    observed.runs.extend(answer.runs);
+    let counts = answer.counts.unwrap_or_default();
+    observed.counts = Counts {
+        tdcalls: observed.counts.tdcalls + counts.tdcalls,
+        ve: observed.counts.ve + counts.ve,
+        faults: observed.counts.faults + counts.faults,
+    };
+}
