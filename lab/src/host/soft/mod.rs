@@ -122,10 +122,7 @@ impl Host for SoftHost {
         vec![
             fact("kernel", "software KVM".into()),
             fact("TDX module", "software, rules of 1.5.01".into()),
-            fact(
-                "QEMU",
-                format!("{} ({})", self.qemu.banner, self.qemu.program.display()),
-            ),
+            fact("QEMU", self.qemu.described()),
             fact("accelerator", "TCG".into()),
             fact("guest", format!("micro guest, protocol version {VERSION}")),
         ]
