@@ -27,8 +27,10 @@ pub struct Catch {
     pub step: Option<usize>,
     /// What the step does.
     pub action: String,
-    /// Who contradicted the prediction.
+    /// Who contradicted the prediction of that step.
     pub witnesses: Vec<Witness>,
+    /// Who contradicted that of later steps, which may have gone wrong because of it.
+    pub later: Vec<Witness>,
     /// What they said.
     pub findings: Vec<String>,
 }
@@ -73,13 +75,14 @@ impl Row {
         self.ranked().next()
     }
 
-    /// What catches the fault, best first: by the witness one would expect, by as many witnesses
-    /// as possible, after as few steps as possible.
+    /// What catches the fault, best first: by the witness one would expect first, by as many of the
+    /// others as one would expect, by as many at all, after as few steps as possible.
     pub fn ranked(&self) -> impl Iterator<Item = &Catch> {
         let mut ranked: Vec<&Catch> = self.catches.iter().collect();
         ranked.sort_by_key(|one| {
             (
                 Reverse(self.is_expected(one)),
+                Reverse(self.expected_of(one)),
                 Reverse(one.witnesses.len()),
                 one.step,
                 one.plan,
@@ -91,6 +94,13 @@ impl Row {
     /// What this plan caught.
     pub fn caught(&self, plan: usize) -> Option<&Catch> {
         self.catches.iter().find(|one| one.plan == plan)
+    }
+
+    /// How many witnesses speak that one would expect to notice.
+    pub fn expected_of(&self, catch: &Catch) -> usize {
+        let speaks =
+            |witness: &&Witness| catch.witnesses.contains(witness) || catch.later.contains(witness);
+        self.fault.witnesses.iter().filter(speaks).count()
     }
 
     /// Whether the witness speaks that one would expect to notice first.

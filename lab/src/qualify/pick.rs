@@ -6,7 +6,7 @@ use crate::report::words;
 use crate::run::{Finding, FindingKind, Item, Judgement, Tried, Verdict, Witness};
 
 /// What of a plan that failed caught the fault. Later steps may fail because of the first that
-/// did, so only that one counts.
+/// did, so only that one counts; who contradicts them is noted beside.
 pub(super) fn catch(plan: usize, item: &Item, tried: &Tried) -> Option<Catch> {
     let control = tried
         .control
@@ -20,6 +20,8 @@ pub(super) fn catch(plan: usize, item: &Item, tried: &Tried) -> Option<Catch> {
         .map(|(index, judgement)| (Some(index), judgement))
         .find(|(_, judgement)| judgement.verdict == Verdict::Fail);
     let (step, judgement) = control.or(steps)?;
+    let after = step.map_or(0, |index| index + 1);
+    let later = tried.steps[after..].iter();
     let (action, line) = said(item, step, &item.plan.guest);
     Some(Catch {
         plan,
@@ -28,7 +30,8 @@ pub(super) fn catch(plan: usize, item: &Item, tried: &Tried) -> Option<Catch> {
         line,
         step: step.map(|index| index + 1),
         action,
-        witnesses: witnesses(judgement),
+        witnesses: witnesses(std::iter::once(judgement)),
+        later: witnesses(later),
         findings: judgement.findings.iter().map(Finding::to_string).collect(),
     })
 }
@@ -41,10 +44,9 @@ fn said(item: &Item, step: Option<usize>, guest: &Guest) -> (String, u32) {
 }
 
 /// Who contradicted the prediction, each once, in the order of witnesses.
-fn witnesses(judgement: &Judgement) -> Vec<Witness> {
-    let mut witnesses: Vec<Witness> = judgement
-        .findings
-        .iter()
+fn witnesses<'a>(judgements: impl Iterator<Item = &'a Judgement>) -> Vec<Witness> {
+    let mut witnesses: Vec<Witness> = judgements
+        .flat_map(|judgement| &judgement.findings)
         .filter(|finding| finding.kind != FindingKind::Impossible)
         .map(|finding| finding.witness)
         .collect();
