@@ -66,7 +66,7 @@ impl From<SoftwareHost> for HostKind {
 
 impl Qualify {
     pub(super) fn execute(self) -> Result<u8, CliError> {
-        let items = load::items(load::load(&self.scenarios)?);
+        let items = load::items_for(&self.scenarios, self.host.into())?;
         let faults = self.faults()?;
         let processors = std::thread::available_parallelism().map_or(1, usize::from);
         let interrupt = signals::install()?;
