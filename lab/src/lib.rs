@@ -17,6 +17,7 @@ pub mod l1;
 pub mod plan;
 pub mod predict;
 pub mod qemu;
+pub mod qualify;
 pub mod rehearse;
 pub mod report;
 pub mod run;

@@ -6,6 +6,7 @@ use thiserror::Error;
 use super::exit;
 use crate::host::HostError;
 use crate::l1::L1Error;
+use crate::qualify::QualifyError;
 use crate::rehearse::RehearsalError;
 use crate::report::merge::MergeError;
 use crate::run::{ConductError, FolderError, JournalError, ResumeError};
@@ -54,6 +55,10 @@ pub(super) enum CliError {
     #[error(transparent)]
     #[diagnostic(transparent)]
     Resume(#[from] ResumeError),
+    /// Faults cannot be tried.
+    #[error(transparent)]
+    #[diagnostic(transparent)]
+    Qualify(#[from] QualifyError),
     /// Runs cannot be made one.
     #[error(transparent)]
     #[diagnostic(transparent)]
@@ -91,7 +96,8 @@ impl CliError {
             CliError::Resume(ResumeError::Changed { .. }) => exit::SCENARIO,
             CliError::Merge(MergeError::Nothing) => exit::USAGE,
             CliError::Scenarios(_) => exit::SCENARIO,
-            CliError::Host(HostError::NotUsable { .. }) => exit::HOST,
+            CliError::Host(HostError::NotUsable { .. })
+            | CliError::Qualify(QualifyError::Host(HostError::NotUsable { .. })) => exit::HOST,
             CliError::L1(error) => error.exit_code(),
             CliError::Rehearsal(_) => exit::HOST,
             CliError::Host(HostError::Interrupted) => exit::INTERRUPTED,
@@ -101,6 +107,7 @@ impl CliError {
             | CliError::Journal(_)
             | CliError::Resume(_)
             | CliError::Merge(_)
+            | CliError::Qualify(_)
             | CliError::System { .. } => exit::LAB,
         }
     }

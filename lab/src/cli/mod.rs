@@ -6,6 +6,7 @@ mod completions;
 mod doctor;
 mod error;
 pub mod exit;
+mod faults;
 mod l1;
 mod list;
 mod load;
@@ -14,6 +15,7 @@ mod options;
 mod output;
 mod predict;
 mod progress;
+mod qualify;
 mod rehearse;
 mod report;
 mod run;
@@ -52,6 +54,10 @@ enum Command {
     List(list::List),
     /// Rehearse the tdx host on a machine without TDX
     Rehearse(rehearse::Rehearse),
+    /// List the faults that can be seeded into a host
+    Faults(faults::Faults),
+    /// Seed every fault and show what catches it
+    Qualify(qualify::Qualify),
     /// Show the report of a run, and write its files again
     Report(report::ReportCommand),
     /// Boot a real kernel with a real KVM in QEMU, and run a command in it
@@ -99,6 +105,8 @@ fn execute(command: Command) -> Result<u8, CliError> {
         Command::Predict(predict) => predict.execute(),
         Command::Compare(compare) => compare.execute(),
         Command::List(list) => list.execute(),
+        Command::Qualify(qualify) => qualify.execute(),
+        Command::Faults(faults) => faults.execute(),
         Command::Report(report) => report.execute(),
         Command::Rehearse(rehearse) => rehearse.execute(),
         Command::L1(l1) => l1.execute(),

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
 
+use crate::faults::{self, Fault};
 use crate::host::Host;
 use crate::host::select::Choice;
 use crate::plan::HostKind;
@@ -61,6 +62,26 @@ pub(super) fn design(name: &str) -> Result<&'static Design, CliError> {
             format!("there is no design `{name}`"),
             format!("designs are {}", known.join(", ")),
         )
+    })
+}
+
+/// The fault of that name, if one was named.
+pub(super) fn fault(name: Option<&str>) -> Result<Option<&'static Fault>, CliError> {
+    let Some(name) = name else {
+        return Ok(None);
+    };
+    faults::named(name).map(Some).ok_or_else(|| {
+        let nearest = faults::all().max_by(|a, b| {
+            strsim::jaro_winkler(a.name, name).total_cmp(&strsim::jaro_winkler(b.name, name))
+        });
+        let help = match nearest {
+            Some(fault) => format!(
+                "the nearest is `{}`; `tdxlab faults` lists them all",
+                fault.name
+            ),
+            None => "`tdxlab faults` lists them all".to_owned(),
+        };
+        CliError::usage(format!("there is no fault `{name}`"), help)
     })
 }
 

@@ -16,6 +16,7 @@ use serde::{Deserialize, Serialize};
 use tdxlab_protocol::message::{Counts, Run};
 
 use crate::addr::GpaRange;
+use crate::faults::Fault;
 use crate::plan::{Guest, HostKind, Op};
 use crate::predict::Design;
 use crate::witness::Sample;
@@ -43,6 +44,11 @@ pub trait Host: Send + Sync {
     /// Whether the VMM has KVM map what a guest has converted with MapGPA, as QEMU does.
     fn maps_conversions(&self) -> bool {
         false
+    }
+
+    /// The fault that was seeded into it, if one was.
+    fn fault(&self) -> Option<&'static Fault> {
+        None
     }
 
     /// Boots a guest and brings it to the point where it takes commands.
@@ -129,6 +135,8 @@ pub enum Killer {
     Guest,
     /// The VMM exited or stopped by itself.
     Vmm,
+    /// Nobody: a vCPU exits for ever and the guest gets no further.
+    ExitsForEver,
 }
 
 /// The lab or the host could not do its part. Always a verdict `error`, never pass or fail.

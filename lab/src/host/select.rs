@@ -7,6 +7,7 @@ use super::soft::SoftHost;
 use super::tdx::{self, TdxHost};
 use super::{Host, HostError};
 use crate::doctor::{self, Fact, Machine, Standing};
+use crate::faults::Fault;
 use crate::plan::HostKind;
 use crate::qemu::{Installed, Version};
 
@@ -36,9 +37,14 @@ const AUTO: [HostKind; 3] = [HostKind::Tdx, HostKind::Soft, HostKind::Sim];
 
 /// Finds the host, and makes sure that it is usable.
 pub fn select(choice: Choice) -> Result<Selected, HostError> {
+    select_with(choice, None)
+}
+
+/// The same with a fault seeded into the host, which must be one of software.
+pub fn select_with(choice: Choice, fault: Option<&'static Fault>) -> Result<Selected, HostError> {
     match choice {
         Choice::Only(kind) => Ok(Selected {
-            host: open(kind)?,
+            host: opened(kind, fault)?,
             why: match kind {
                 HostKind::Tdx if tdx::is_rehearsal() => REHEARSAL.to_owned(),
                 _ => "asked for".to_owned(),
@@ -47,7 +53,7 @@ pub fn select(choice: Choice) -> Result<Selected, HostError> {
         Choice::Auto => {
             let mut passed_over = Vec::new();
             for kind in AUTO {
-                match open(kind) {
+                match opened(kind, fault) {
                     Ok(host) => {
                         return Ok(Selected {
                             host,
@@ -74,6 +80,20 @@ fn why(passed_over: &[String]) -> String {
         "the best there is".to_owned()
     } else {
         format!("the best this machine has ({})", passed_over.join("; "))
+    }
+}
+
+/// A host, if it is usable here, with a fault seeded into it if one is given.
+fn opened(kind: HostKind, fault: Option<&'static Fault>) -> Result<Box<dyn Host>, HostError> {
+    match (kind, fault) {
+        (_, None) => open(kind),
+        (HostKind::Sim, Some(fault)) => Ok(Box::new(SimHost::new().with_fault(fault))),
+        (HostKind::Soft, Some(fault)) => Ok(Box::new(SoftHost::find()?.with_fault(fault))),
+        (HostKind::Kvm | HostKind::Tdx, Some(fault)) => Err(HostError::NotUsable {
+            host: kind,
+            reason: format!("{} cannot be seeded into a real kernel", fault.name),
+            advice: "faults are seeded into hosts of software: --host soft or sim".to_owned(),
+        }),
     }
 }
 

@@ -123,6 +123,15 @@ impl Installed {
         }
     }
 
+    /// What a report says of it: the version, the distribution's own, and where it is.
+    pub fn described(&self) -> String {
+        let version = self
+            .banner
+            .strip_prefix("QEMU emulator version ")
+            .unwrap_or(&self.banner);
+        format!("{version}, {}", self.program.display())
+    }
+
     fn first_of(names: &[&OsStr], needed: Version) -> Result<Installed, QemuError> {
         let found = names.iter().find_map(|name| look_up(Path::new(name)));
         let Some(program) = found else {

@@ -164,6 +164,7 @@ impl Builder {
                 .into_iter()
                 .map(|(name, value)| Fact { name, value })
                 .collect(),
+            fault: head.fault,
             design: head.design,
             seed: head.seed,
             jobs: head.jobs,

@@ -7,11 +7,12 @@ use std::time::{Duration, Instant};
 
 use super::control;
 use super::folder::{FolderError, RunFolder, write_whole};
-use super::journal::{Event, Journal, JournalError, PlanId};
+use super::journal::{Event, JournalError, PlanId};
 use super::judge::{AllowList, Evidence, Judge, branches};
 use super::map::MemoryMap;
 use super::needs::{self, Offer};
 use super::oracle::Oracle;
+use super::scribe::Scribe;
 use super::verdict::Verdict;
 use crate::host::interrupt::Interrupt;
 use crate::host::{BootOptions, Host, HostError, Observed, Session};
@@ -39,7 +40,7 @@ pub struct Lab<'a> {
     /// Who says what must happen.
     pub oracle: &'a MakeOracle,
     /// Where everything is written down.
-    pub journal: &'a Journal,
+    pub journal: &'a dyn Scribe,
     /// Where files go.
     pub folder: &'a RunFolder,
     /// Kernel log lines that may pass.
@@ -48,10 +49,33 @@ pub struct Lab<'a> {
     pub interrupt: &'a Interrupt,
     /// Longest a single operation may take.
     pub patience: Duration,
-    /// Keep the evidence of passing plans too.
-    pub keep: bool,
+    /// Whose evidence is kept.
+    pub keep: Keep,
     /// Who is told how far it is.
     pub watcher: &'a dyn Watcher,
+}
+
+/// Whose evidence is kept: what the host can show, and the plan to run again.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Keep {
+    /// Nobody's: only what is said of the plan matters.
+    Nothing,
+    /// That of plans that did not pass.
+    #[default]
+    Failures,
+    /// That of all plans.
+    Everything,
+}
+
+impl Keep {
+    /// Whether the evidence of a plan with this verdict is kept.
+    fn keeps(self, verdict: Verdict) -> bool {
+        match self {
+            Keep::Nothing => false,
+            Keep::Failures => verdict != Verdict::Pass,
+            Keep::Everything => true,
+        }
+    }
 }
 
 /// Is told how far a run is. Called from several threads.
@@ -217,7 +241,11 @@ impl Course<'_> {
         let judged = self
             .booted(booting.elapsed())
             .and_then(|()| self.judge_all(session.as_mut(), oracle.as_mut()));
-        if judged.is_err() || self.verdict != Verdict::Pass || self.lab.keep {
+        let so_far = match &judged {
+            Ok(()) => self.verdict,
+            Err(_) => self.verdict.and(Verdict::Error),
+        };
+        if self.lab.keep.keeps(so_far) {
             self.leave_evidence(session.as_mut());
         }
         let ended = session.end().map_err(Stop::from);
@@ -395,7 +423,7 @@ impl Course<'_> {
     /// where it is then.
     fn tidy(&self) -> Option<PathBuf> {
         let folder = self.path();
-        if self.verdict == Verdict::Pass && !self.lab.keep {
+        if !self.lab.keep.keeps(self.verdict) {
             let _ = fs::remove_dir_all(&folder);
             return None;
         }

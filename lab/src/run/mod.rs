@@ -8,8 +8,10 @@
 //! | `control` | shows that the counters count, before anything is judged |
 //! | `judge` | compares a step with its prediction, witness by witness |
 //! | `confirm` | runs a plan that failed again |
+//! | `trial` | runs a plan and says what is said of it, without any files |
 //! | `shard`, `resume` | a part of a run, and the rest of one |
 //! | `journal` | writes everything down as it happens; `recording` reads it back |
+//! | `scribe` | whoever else takes it down |
 //! | `folder` | where all that goes |
 
 pub mod conduct;
@@ -26,14 +28,16 @@ pub mod oracle;
 pub mod pool;
 pub mod recording;
 pub mod resume;
+mod scribe;
 pub mod shard;
+pub mod trial;
 pub mod verdict;
 
 #[cfg(test)]
 mod tests;
 
 pub use conduct::{Conduct, ConductError, Conducted};
-pub use executor::{Item, Lab, MakeOracle, Outcome, Silence, Watcher};
+pub use executor::{Item, Keep, Lab, MakeOracle, Outcome, Silence, Watcher};
 pub use folder::{FolderError, RunFolder};
 pub use journal::{Journal, JournalError, PlanId};
 pub use judge::{AllowList, ContentSpan, Evidence, Judge, PageClass};
@@ -43,5 +47,7 @@ pub use oracle::Oracle;
 pub use pool::Drive;
 pub use recording::Recording;
 pub use resume::{Progress, ResumeError};
+pub use scribe::{Scribe, Tried};
 pub use shard::{Shard, ShardError};
+pub use trial::Trial;
 pub use verdict::{Finding, FindingKind, Judgement, MissingWitness, Verdict, Witness};

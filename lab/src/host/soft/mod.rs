@@ -32,6 +32,7 @@ use tdxlab_protocol::message::VERSION;
 use super::interrupt::Interrupt;
 use super::softkvm::{Faithful, Policy};
 use super::{BootOptions, Host, HostError, Session};
+use crate::faults::Fault;
 use crate::plan::{Guest, HostKind};
 use crate::qemu::{Installed, Version};
 
@@ -47,6 +48,7 @@ pub struct SoftHost {
     qemu: Installed,
     interrupt: &'static Interrupt,
     policy: MakePolicy,
+    fault: Option<&'static Fault>,
 }
 
 impl fmt::Debug for SoftHost {
@@ -85,10 +87,20 @@ impl SoftHost {
             qemu,
             interrupt: Interrupt::of_process(),
             policy: Arc::new(|| Box::new(Faithful)),
+            fault: None,
         }
     }
 
-    /// The same host with policies made by `make`: seeded faults.
+    /// The same host with a fault of the catalogue seeded into it.
+    #[must_use]
+    pub fn with_fault(self, fault: &'static Fault) -> SoftHost {
+        SoftHost {
+            fault: Some(fault),
+            ..self.with_policy(fault.make)
+        }
+    }
+
+    /// The same host with policies made by `make`.
     #[must_use]
     pub fn with_policy(
         self,
@@ -122,13 +134,14 @@ impl Host for SoftHost {
         vec![
             fact("kernel", "software KVM".into()),
             fact("TDX module", "software, rules of 1.5.01".into()),
-            fact(
-                "QEMU",
-                format!("{} ({})", self.qemu.banner, self.qemu.program.display()),
-            ),
+            fact("QEMU", self.qemu.described()),
             fact("accelerator", "TCG".into()),
             fact("guest", format!("micro guest, protocol version {VERSION}")),
         ]
+    }
+
+    fn fault(&self) -> Option<&'static Fault> {
+        self.fault
     }
 
     fn boot(&self, guest: &Guest, options: &BootOptions) -> Result<Box<dyn Session>, HostError> {

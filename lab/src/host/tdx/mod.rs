@@ -136,7 +136,7 @@ impl Host for TdxHost {
         if let Ok(release) = std::fs::read_to_string("/proc/sys/kernel/osrelease") {
             fact("kernel", release.trim().to_owned());
         }
-        fact("QEMU", self.qemu.version.to_string());
+        fact("QEMU", self.qemu.described());
         let promised = detect::from_parameters(&detect::Parameters::of_machine());
         fact("design by module parameters", promised.to_string());
         match self.probed.get() {

@@ -129,7 +129,7 @@ fn steps(scenario: &ScenarioReport, index: usize, album: Option<&Album>) -> Mark
                     li class=(verdict_class(step)) {
                         (step_head(step))
                         @if let (Some(scenes), Some(place)) = (&scenes, place) {
-                            figure tabindex="0" aria-label=(format!("Memory before and after step {}", step.number)) {
+                            figure tabindex="0" aria-label=(format!("Memory, step {}", step.number)) {
                                 (scenes.draw(place))
                             }
                         }
