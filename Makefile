@@ -5,7 +5,7 @@
 SHELL := /bin/sh
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := help
-.PHONY: help setup run test bench lint clean-reports
+.PHONY: help setup run test test-rehearsal rehearsal-tests bench lint clean-reports
 
 TDXLAB := target/debug/tdxlab
 ARGS ?=
@@ -20,8 +20,25 @@ run: setup ## Run the default scenarios on the best host of this machine
 	@cargo build --locked --package tdxlab
 	@$(TDXLAB) run $(ARGS)
 
-test: setup ## Run every test
+test: setup ## Run every test; the rehearsal of the tdx host, if its parts are in the cache
 	@cargo test --locked --workspace --no-fail-fast
+	@cargo build --locked --package tdxlab
+	@if $(TDXLAB) rehearse --prepare --offline 2>/dev/null; then \
+		$(MAKE) --no-print-directory rehearsal-tests; \
+	else \
+		echo "NOT TESTED: the rehearsal of the tdx host, whose parts are not in the cache:" >&2; \
+		echo "  make test-rehearsal   fetches 411 MB, once, and tests it" >&2; \
+	fi
+
+test-rehearsal: setup ## Fetch the parts of a rehearsal (411 MB, once), and test the tdx host with them
+	@cargo build --locked --package tdxlab
+	@$(TDXLAB) rehearse --prepare
+	@$(MAKE) --no-print-directory rehearsal-tests
+
+# One emulated machine at a time: each keeps a processor busy.
+rehearsal-tests:
+	@cargo build --locked --package tdxlab-preload
+	@cargo test --locked --package tdxlab-selftests --test rehearsal -- --ignored --test-threads 1
 
 bench: setup ## Measure, against bare QEMU where there is something to compare with
 	@cargo bench --locked --package tdxlab-selftests --bench lab

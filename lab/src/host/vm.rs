@@ -7,6 +7,7 @@ use std::fs::File;
 use std::io::{self, Write};
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -290,6 +291,14 @@ impl Vm {
     pub fn seen_events(&self) -> Vec<Event> {
         let events = self.events.head().chain(self.events.tail());
         events.cloned().collect()
+    }
+
+    /// Writes what there is to see of a guest that never became a session.
+    pub fn leave_evidence(&mut self, folder: &Path) {
+        for (name, content) in self.evidence() {
+            // The error is told in any case; this only helps to understand it.
+            let _ = std::fs::write(folder.join(name), content);
+        }
     }
 
     /// Ends QEMU and reaps it.

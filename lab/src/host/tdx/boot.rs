@@ -34,22 +34,54 @@ pub(super) fn boot(
 
     let mut vm = start(host, guest, layout, &image)?;
     let until = Instant::now() + options.patience.max(MAKING_PATIENCE);
-    made(&mut vm, until).map_err(|error| explained(&mut vm, error))?;
+    let (gmems, threads) = match paused(&mut vm, guest, layout, &sections, until) {
+        Ok(found) => found,
+        Err(error) => {
+            vm.leave_evidence(&options.folder);
+            return Err(error);
+        }
+    };
 
-    let on_tdx = |error: QemuError| error.on(HostKind::Tdx);
-    let gmems = gmem::take(vm.process(), layout.bytes(), image.len() as u64).map_err(on_tdx)?;
-    check_flat_view(&mut vm, layout, guest.memory, until)?;
-    check_populated(&gmems, layout, &sections)?;
-
-    let threads = threads(&mut vm, until)?;
     let watch = Watch::new(host, vm.process().pid(), threads);
     let mut session = TdxSession::new(vm, gmems, layout, watch, guest.memory, options.patience);
+    match greeted(&mut session, host, guest, options.patience) {
+        Ok(hello) => Ok((session, hello)),
+        Err(error) => {
+            session.vm.leave_evidence(&options.folder);
+            Err(error)
+        }
+    }
+}
+
+/// Looks at a TD before its first instruction: its guest_memfds, and the threads of its vCPUs.
+fn paused(
+    vm: &mut Vm,
+    guest: &Guest,
+    layout: RamLayout,
+    sections: &[Section],
+    until: Instant,
+) -> Result<(Gmems, Vec<u32>), HostError> {
+    made(vm, until).map_err(|error| explained(vm, error))?;
+    let gmems = gmem::take(vm.process(), layout.bytes(), machine::IMAGE_BYTES)
+        .map_err(|error| error.on(HostKind::Tdx))?;
+    check_flat_view(vm, layout, guest.memory, until)?;
+    check_populated(&gmems, layout, sections)?;
+    Ok((gmems, threads(vm, until)?))
+}
+
+/// Lets the guest run until it takes commands.
+fn greeted(
+    session: &mut TdxSession,
+    host: &TdxHost,
+    guest: &Guest,
+    patience: Duration,
+) -> Result<Hello, HostError> {
+    let until = Instant::now() + patience;
     session.go(until)?;
-    let until = Instant::now() + options.patience;
-    let hello = hello(&mut session, until, options.patience)?;
+    let hello = hello(session, until, patience)?;
     check_hello(&hello, guest, host.rehearsal)?;
-    configure(&mut session, guest, until, options.patience)?;
-    Ok((session, hello))
+    configure(session, guest, until, patience)?;
+    Ok(hello)
 }
 
 /// The machine for a guest, with the slots that QEMU makes.

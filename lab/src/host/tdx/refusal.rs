@@ -1,90 +1,166 @@
 //! QEMU's own words when it cannot make a TD, and what to do about each.
 //!
 //! Source: error texts of QEMU 10.1 to 11.1 (accel/kvm/kvm-all.c, target/i386/kvm/tdx.c,
-//! hw/i386/tdvf.c) and of `arch/x86/kvm/vmx/tdx.c`.
+//! hw/i386/tdvf.c) and of `arch/x86/kvm/vmx/tdx.c`. Those of the ioctls were seen in rehearsals.
 
-/// What a person can do where QEMU's stderr contains a text. The first that fits counts.
-const ADVICE: [(&str, &str); 20] = [
-    (
+/// A text in QEMU's stderr, and what a person can do about it.
+struct Refusal {
+    text: &'static str,
+    /// What the same line must say, too; where the error number decides.
+    with: &'static str,
+    advice: &'static str,
+}
+
+const fn refusal(text: &'static str, advice: &'static str) -> Refusal {
+    Refusal {
+        text,
+        with: "",
+        advice,
+    }
+}
+
+const fn of_ioctl(text: &'static str, with: &'static str, advice: &'static str) -> Refusal {
+    Refusal { text, with, advice }
+}
+
+const DAMAGED: &str = "the image's TDVF metadata is damaged: rebuild tdxlab";
+const INIT_VM: &str = "TDX ioctl KVM_TDX_INIT_VM failed";
+const INIT_MEM_REGION: &str = "TDX ioctl KVM_TDX_INIT_MEM_REGION failed";
+
+/// The first that fits counts: causes before what follows from them.
+const REFUSALS: [Refusal; 38] = [
+    refusal(
         "vm-type TDX not supported by KVM",
         "KVM runs no TDs here: boot with kvm_intel.tdx=1 nohibernate, then see `tdxlab doctor`",
     ),
-    (
+    refusal(
         "cannot set up private guest memory for tdx-guest: KVM required",
-        "the QEMU in use runs TCG for a TD; use one with KVM (--qemu, TDXLAB_QEMU)",
+        "the QEMU in use runs TCG for a TD; use one with KVM, or name it in TDXLAB_QEMU",
     ),
-    (
+    refusal(
         "invalid object type: tdx-guest",
-        "this QEMU is older than 10.1 or was built without TDX; name another with TDXLAB_QEMU",
+        "this QEMU is older than 10.1 or was built without TDX; name another in TDXLAB_QEMU",
     ),
-    (
+    refusal(
         "could not load PC BIOS",
         "the image is missing or no multiple of 64 KiB: rebuild tdxlab, and check memory limits",
     ),
-    (
+    refusal(
         "Cannot find TDX_METADATA_OFFSET_GUID",
         "the image has no TDVF table: it is not the lab's micro guest",
     ),
-    (
-        "failed to parse TDVF",
-        "the image's TDVF metadata is damaged: rebuild tdxlab",
+    refusal("Invalid TDVF signature in metadata", DAMAGED),
+    refusal("Invalid number of fw entries", DAMAGED),
+    refusal("TDVF metadata len", DAMAGED),
+    refusal("Broken metadata RawDataSize", DAMAGED),
+    refusal("not page aligned", DAMAGED),
+    refusal("section with RawDataSize", DAMAGED),
+    refusal("unsupported section type", DAMAGED),
+    refusal("TDVF metadata doesn't specify TD_HOB location", DAMAGED),
+    refusal("TD_HOB overrun", DAMAGED),
+    refusal("failed to parse TDVF", DAMAGED),
+    refusal(
+        "Failed to mmap memory for TDVF section",
+        "the machine is out of memory for the guest's initial image",
     ),
-    (
-        "TDVF metadata doesn't specify TD_HOB location",
-        "the image's TDVF metadata is damaged: rebuild tdxlab",
-    ),
-    (
+    refusal(
         "Failed to accept memory for TDVF section",
         "a range of guest.image lies outside of RAM, or in two pieces of it",
     ),
-    (
-        "unsupported section type",
-        "the image's TDVF metadata is damaged: rebuild tdxlab",
-    ),
-    (
+    refusal(
         "Named cpu model is not supported for TDX",
         "a TD needs -cpu host; report this with the command line in qemu.sh",
     ),
-    (
+    refusal(
         "TDX VM requires kernel_irqchip to be split",
         "report this with the command line in qemu.sh",
     ),
-    (
+    refusal(
+        "TDX VM doesn't support",
+        "report this with the command line in qemu.sh",
+    ),
+    refusal(
         "discard currently blocked",
         "something holds guest memory: a TD cannot have assigned devices that block discard",
     ),
-    (
-        "hardware RNG",
+    refusal(
+        "ardware RNG",
         "the processor's random number generator gave nothing for long; try again later",
     ),
-    (
-        "TDX ioctl KVM_TDX_INIT_VM failed",
-        "no private key id is left (each running TD holds one), or attributes are not supported: \
-         end other TDs, then see dmesg",
+    of_ioctl(
+        INIT_VM,
+        "Resource temporarily unavailable",
+        "the TDX module found no entropy, or was busy, in 10000 tries; try again later",
     ),
-    (
-        "TDX ioctl KVM_TDX_INIT_MEM_REGION failed",
-        "the initial image could not be added: see dmesg; with EBUSY or EIO, another TD or a \
-         kernel older than 6.19 got in the way",
+    of_ioctl(
+        INIT_VM,
+        "No space left on device",
+        "no private key id is left, each running TD holds one: end other TDs",
     ),
-    (
+    of_ioctl(
+        INIT_VM,
+        "Invalid argument",
+        "KVM does not take attributes, XFAM, CPUID or TSC frequency of this TD: QEMU and kernel do \
+         not go together; try a newer QEMU",
+    ),
+    of_ioctl(
+        INIT_VM,
+        "",
+        "the TDX module did not make the TD: see dmesg for its status code, and how many key ids \
+         `tdxlab doctor` counts",
+    ),
+    of_ioctl(
+        INIT_MEM_REGION,
+        "Device or resource busy",
+        "another TD got in the way of adding the initial image; run again, with --jobs 1, on Linux \
+         6.19 or newer",
+    ),
+    of_ioctl(
+        INIT_MEM_REGION,
+        "",
+        "the initial image could not be added: see dmesg for the TDX module's status code",
+    ),
+    of_ioctl(
+        "TDX ioctl KVM_TDX_CAPABILITIES failed",
+        "",
+        "KVM does not say what its TDs can do: QEMU and kernel do not go together; try a newer QEMU",
+    ),
+    of_ioctl(
+        "TDX ioctl KVM_TDX_INIT_VCPU failed",
+        "",
+        "a vCPU could not be made: a TD has at most as many as the host has processors; else see \
+         dmesg",
+    ),
+    refusal(
         "TDX ioctl KVM_TDX_",
         "KVM refused a step of making the TD: the text names it; see dmesg for the TDX module's \
          status code",
     ),
-    (
+    refusal(
         "KVM_CREATE_GUEST_MEMFD",
         "KVM could not make private memory: see dmesg and free memory",
     ),
-    (
+    refusal(
         "Cannot allocate memory",
         "the machine is out of memory for a guest of this size",
     ),
-    (
+    refusal(
         "Could not access KVM kernel module",
         "/dev/kvm is missing or may not be opened by this user: load kvm_intel, join group kvm",
     ),
-    (
+    refusal(
+        "is no lie",
+        "mend TDXLAB_REHEARSAL_LIES; selftests/preload/src/lie.rs lists the lies",
+    ),
+    refusal(
+        "this kernel has no software-protected VMs",
+        "run `tdxlab rehearse --prepare`, which builds KVM's modules with them",
+    ),
+    refusal(
+        "is not a multiple of 25MHz",
+        "leave the TSC frequency of a TD to KVM",
+    ),
+    refusal(
         "Permission denied",
         "this user may not do what QEMU does: see the line itself, or run as root",
     ),
@@ -92,13 +168,14 @@ const ADVICE: [(&str, &str); 20] = [
 
 /// The line of `stderr` that says why QEMU gave up, and what to do about it.
 pub fn explain(stderr: &str) -> Option<(String, &'static str)> {
-    ADVICE.iter().find_map(|&(text, advice)| {
-        let line = stderr.lines().find(|line| line.contains(text))?;
+    REFUSALS.iter().find_map(|refusal| {
+        let fits = |line: &&str| line.contains(refusal.text) && line.contains(refusal.with);
+        let line = stderr.lines().find(fits)?;
         // Everything before the last program name is of no help.
         let line = line
             .rsplit_once("qemu-system-x86_64: ")
             .map_or(line, |(_, line)| line);
-        Some((line.trim().to_owned(), advice))
+        Some((line.trim().to_owned(), refusal.advice))
     })
 }
 
@@ -108,45 +185,173 @@ mod tests {
 
     use super::*;
 
-    #[rstest]
-    #[case(
-        "qemu-system-x86_64: -accel kvm: vm-type TDX not supported by KVM\n",
-        "kvm_intel.tdx=1"
-    )]
-    #[case(
-        "qemu-system-x86_64: cannot set up private guest memory for tdx-guest: KVM required\n",
-        "TCG"
-    )]
-    #[case("qemu: could not load PC BIOS '/proc/self/fd/9'\n", "64 KiB")]
-    #[case(
-        "Cannot find TDX_METADATA_OFFSET_GUID\nfailed to parse TDVF for TDX VM\n",
-        "no TDVF table"
-    )]
-    #[case(
-        "qemu-system-x86_64: TDX ioctl KVM_TDX_INIT_VM failed, hw_errors: 0xc000080200000000: \
-         No space left on device\n",
-        "key id"
-    )]
-    #[case(
-        "qemu-system-x86_64: TDX ioctl KVM_TDX_FINALIZE_VM failed, hw_errors: 0x0\n",
-        "refused a step"
-    )]
-    #[case(
-        "qemu-system-x86_64: -object: invalid object type: tdx-guest\n",
-        "10.1"
-    )]
-    fn each_text_says_what_to_do(#[case] stderr: &str, #[case] advice: &str) {
-        let (line, said) = explain(stderr).unwrap();
-        assert!(said.contains(advice), "{said}");
-        assert!(
-            !line.contains('\n') && !line.starts_with("qemu-system"),
-            "{line}"
-        );
-    }
+    /// QEMU's stderr, and a word of the advice.
+    const TEXTS: [(&str, &str); 38] = [
+        (
+            "qemu-system-x86_64: -accel kvm: vm-type TDX not supported by KVM\n",
+            "kvm_intel.tdx=1",
+        ),
+        (
+            "qemu-system-x86_64: cannot set up private guest memory for tdx-guest: KVM required\n",
+            "TCG",
+        ),
+        (
+            "qemu-system-x86_64: -object: invalid object type: tdx-guest\n",
+            "10.1",
+        ),
+        ("qemu: could not load PC BIOS '/proc/self/fd/9'\n", "64 KiB"),
+        (
+            "qemu-system-x86_64: Cannot find TDX_METADATA_OFFSET_GUID\n\
+             qemu-system-x86_64: failed to parse TDVF for TDX VM\n",
+            "no TDVF table",
+        ),
+        (
+            "Invalid TDVF signature in metadata!\nfailed to parse TDVF for TDX VM\n",
+            "rebuild",
+        ),
+        (
+            "Invalid number of fw entries (1) in TDVF Metadata\n",
+            "rebuild",
+        ),
+        (
+            "TDVF metadata len (0x30) mismatch, expected (0x50)\n",
+            "rebuild",
+        ),
+        (
+            "Broken metadata RawDataSize 0x2000 MemoryDataSize 0x1000\n",
+            "rebuild",
+        ),
+        ("MemoryAddress 0x1001 not page aligned\n", "rebuild"),
+        ("3 section with RawDataSize 0x10 != 0\n", "rebuild"),
+        ("TDVF contains unsupported section type 7\n", "rebuild"),
+        (
+            "TDVF metadata doesn't specify TD_HOB location.\n",
+            "rebuild",
+        ),
+        ("TD_HOB overrun, size = 0x10\n", "rebuild"),
+        ("failed to parse TDVF for TDX VM\n", "rebuild"),
+        (
+            "Failed to mmap memory for TDVF section 2\n",
+            "out of memory",
+        ),
+        (
+            "Failed to accept memory for TDVF section 3\n",
+            "guest.image",
+        ),
+        (
+            "qemu-system-x86_64: Named cpu model is not supported for TDX yet!\n",
+            "-cpu host",
+        ),
+        (
+            "qemu-system-x86_64: TDX VM requires kernel_irqchip to be split\n",
+            "qemu.sh",
+        ),
+        (
+            "qemu-system-x86_64: TDX VM doesn't support SMM\n",
+            "qemu.sh",
+        ),
+        (
+            "cannot set up private guest memory: discard currently blocked\n\
+             Are you using assigned devices?\n",
+            "assigned devices",
+        ),
+        (
+            "Hardware RNG (Random Number Generator) is busy\n",
+            "random number",
+        ),
+        (
+            "TDX ioctl KVM_TDX_INIT_VM failed, hw_errors: 0x0: Resource temporarily unavailable\n",
+            "entropy",
+        ),
+        (
+            "TDX ioctl KVM_TDX_INIT_VM failed, hw_errors: 0x0: No space left on device\n",
+            "key id",
+        ),
+        (
+            "TDX ioctl KVM_TDX_INIT_VM failed, hw_errors: 0x0: Invalid argument\n",
+            "newer QEMU",
+        ),
+        (
+            "TDX ioctl KVM_TDX_INIT_VM failed, hw_errors: 0xc000080200000000: Input/output error\n",
+            "dmesg",
+        ),
+        (
+            "TDX ioctl KVM_TDX_INIT_MEM_REGION failed, hw_errors: 0x0: Device or resource busy\n",
+            "--jobs 1",
+        ),
+        (
+            "TDX ioctl KVM_TDX_INIT_MEM_REGION failed, hw_errors: 0x0: Input/output error\n",
+            "initial image",
+        ),
+        (
+            "TDX ioctl KVM_TDX_CAPABILITIES failed, hw_errors: 0x0: Input/output error\n",
+            "newer QEMU",
+        ),
+        (
+            "TDX ioctl KVM_TDX_INIT_VCPU failed, hw_errors: 0x0: Invalid argument\n",
+            "as many as the host",
+        ),
+        (
+            "TDX ioctl KVM_TDX_FINALIZE_VM failed, hw_errors: 0x0: Invalid argument\n",
+            "refused a step",
+        ),
+        (
+            "KVM_CREATE_GUEST_MEMFD failed: Too many open files\n",
+            "private memory",
+        ),
+        (
+            "cannot set up guest memory: Cannot allocate memory\n",
+            "out of memory",
+        ),
+        (
+            "Could not access KVM kernel module: No such file or directory\n",
+            "/dev/kvm",
+        ),
+        (
+            "tdxlab-preload: TDXLAB_REHEARSAL_LIES: \"nap=1\" is no lie; see lie.rs\n\
+             qemu-system-x86_64: -accel kvm: failed to initialize kvm: Invalid argument\n",
+            "mend",
+        ),
+        (
+            "tdxlab-preload: this kernel has no software-protected VMs (CONFIG)\n",
+            "--prepare",
+        ),
+        (
+            "requested TSC frequency is not a multiple of 25MHz\n",
+            "leave the TSC",
+        ),
+        ("open /dev/kvm: Permission denied\n", "root"),
+    ];
 
     #[test]
-    fn an_unknown_text_is_left_as_it_is() {
-        assert_eq!(explain("qemu-system-x86_64: something new\n"), None);
-        assert_eq!(explain(""), None);
+    fn each_text_says_what_to_do() {
+        for ((stderr, advice), refusal) in TEXTS.iter().zip(&REFUSALS) {
+            let (line, said) = explain(stderr).unwrap_or_else(|| panic!("{stderr}"));
+            assert!(said.contains(advice), "{stderr}: {said}");
+            assert_eq!(
+                said, refusal.advice,
+                "{stderr}: another refusal comes first"
+            );
+            assert!(
+                !line.contains('\n') && !line.starts_with("qemu-system"),
+                "{line}"
+            );
+        }
+    }
+
+    /// The cause is told, not what follows from it.
+    #[test]
+    fn causes_come_first() {
+        let stderr = "qemu-system-x86_64: Invalid TDVF signature in metadata!\n\
+                      qemu-system-x86_64: failed to parse TDVF for TDX VM\n";
+        let (line, _) = explain(stderr).unwrap();
+        assert_eq!(line, "Invalid TDVF signature in metadata!");
+    }
+
+    #[rstest]
+    #[case("qemu-system-x86_64: something new\n")]
+    #[case("")]
+    fn an_unknown_text_is_left_as_it_is(#[case] stderr: &str) {
+        assert_eq!(explain(stderr), None);
     }
 }

@@ -1,0 +1,150 @@
+//! What the lab makes of a TDX host that does wrong: the fixture lies on request, and each lie must
+//! end in the right verdict, with a line that says what to do.
+//!
+//! All lies are told in one emulated machine, one after the other: starting one takes longer than a
+//! lie.
+
+use std::fmt::Write as _;
+
+use tdxlab_selftests::command::root;
+
+use crate::{PROGRAM, rehearse, said};
+
+/// A lie, the scenario in which it is told, how the run must end, and what must be said about it.
+struct Case {
+    lie: &'static str,
+    scenario: &'static str,
+    code: u8,
+    says: &'static [&'static str],
+}
+
+const IMAGE: &str = "scenarios/stock/initial-image.yaml";
+const CONVERT: &str = "scenarios/stock/convert-is-a-hole.yaml";
+const FAILED: u8 = 1;
+const NOT_JUDGED: u8 = 70;
+
+const fn refused(lie: &'static str, says: &'static [&'static str]) -> Case {
+    Case {
+        lie,
+        scenario: IMAGE,
+        code: NOT_JUDGED,
+        says,
+    }
+}
+
+/// Each ioctl with errors that were seen in the field, a TD that dies, a conversion that is dropped.
+const CASES: [Case; 21] = [
+    refused(
+        "refuse=CAPABILITIES:EIO",
+        &["KVM_TDX_CAPABILITIES", "newer QEMU"],
+    ),
+    refused(
+        "refuse=CAPABILITIES:EINVAL",
+        &["KVM_TDX_CAPABILITIES", "newer QEMU"],
+    ),
+    refused("refuse=INIT_VM:ENOSPC", &["KVM_TDX_INIT_VM", "key id"]),
+    refused("refuse=INIT_VM:EINVAL", &["KVM_TDX_INIT_VM", "newer QEMU"]),
+    refused("refuse=INIT_VM:EAGAIN", &["KVM_TDX_INIT_VM", "entropy"]),
+    refused("refuse=INIT_VM:EBUSY", &["KVM_TDX_INIT_VM", "dmesg"]),
+    refused("refuse=INIT_VM:EIO", &["KVM_TDX_INIT_VM", "dmesg"]),
+    refused("refuse=INIT_VM:ENOMEM", &["KVM_TDX_INIT_VM", "dmesg"]),
+    refused("refuse=INIT_VCPU:EIO", &["KVM_TDX_INIT_VCPU", "dmesg"]),
+    refused(
+        "refuse=INIT_VCPU:EINVAL",
+        &["KVM_TDX_INIT_VCPU", "as many as"],
+    ),
+    refused(
+        "refuse=INIT_MEM_REGION:EBUSY",
+        &["KVM_TDX_INIT_MEM_REGION", "--jobs 1"],
+    ),
+    refused(
+        "refuse=INIT_MEM_REGION:EIO",
+        &["KVM_TDX_INIT_MEM_REGION", "initial image"],
+    ),
+    refused(
+        "refuse=INIT_MEM_REGION:EFAULT",
+        &["KVM_TDX_INIT_MEM_REGION", "initial image"],
+    ),
+    refused(
+        "refuse=INIT_MEM_REGION:EINVAL",
+        &["KVM_TDX_INIT_MEM_REGION", "initial image"],
+    ),
+    refused(
+        "refuse=FINALIZE_VM:EIO",
+        &["KVM_TDX_FINALIZE_VM", "refused a step"],
+    ),
+    refused(
+        "refuse=FINALIZE_VM:EINVAL",
+        &["KVM_TDX_FINALIZE_VM", "refused a step"],
+    ),
+    refused(
+        "refuse=FINALIZE_VM:EBUSY",
+        &["KVM_TDX_FINALIZE_VM", "refused a step"],
+    ),
+    refused(
+        "refuse=GET_CPUID:EIO",
+        &["KVM_TDX_GET_CPUID", "refused a step"],
+    ),
+    refused("refuse=EVERYTHING:EIO", &["is no lie", "mend"]),
+    Case {
+        lie: "kill=2",
+        scenario: IMAGE,
+        code: FAILED,
+        says: &["KVM ended the TD", "step 2 of 6"],
+    },
+    Case {
+        lie: "drop-conversion=1",
+        scenario: CONVERT,
+        code: FAILED,
+        says: &["1536 (expected 1535 populated 4K pages)", "step 3 of 9"],
+    },
+];
+
+#[test]
+#[ignore = "takes an emulated machine: make test-rehearsal"]
+fn every_lie_is_found_out_and_explained() {
+    let folder = tempfile::tempdir().unwrap();
+    let script = folder.path().join("lies.sh");
+    let mut text = String::new();
+    for case in &CASES {
+        writeln!(
+            text,
+            "echo '=== {lie}'\n\
+             TDXLAB_REHEARSAL_LIES={lie} '{program}' run --host tdx --design stock --jobs 1 --out '{out}' {scenario} 2>&1\n\
+             echo \"--- ended with $?\"",
+            lie = case.lie,
+            program = PROGRAM,
+            out = folder.path().display(),
+            scenario = case.scenario,
+        )
+        .unwrap();
+    }
+    std::fs::write(&script, text).unwrap();
+    assert!(root().join(IMAGE).exists() && root().join(CONVERT).exists());
+
+    let output = rehearse(
+        folder.path(),
+        &["--command", "/bin/sh", "--", script.to_str().unwrap()],
+    );
+    let all = said(&output);
+    assert!(output.status.success(), "{all}");
+    let mut wrong = String::new();
+    for case in &CASES {
+        let told = all
+            .split("=== ")
+            .find(|part| part.starts_with(case.lie))
+            .unwrap_or_else(|| panic!("nothing about {}:\n{all}", case.lie));
+        let ended = format!("--- ended with {}\n", case.code);
+        for words in case
+            .says
+            .iter()
+            .copied()
+            .chain([ended.as_str(), "REHEARSAL"])
+        {
+            if !told.contains(words) {
+                let _ = writeln!(wrong, "no {words:?} in: {told}");
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{wrong}");
+}
