@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use super::control;
 use super::folder::{FolderError, RunFolder, write_whole};
+use super::guide::{Guide, Stand};
 use super::journal::{Event, JournalError, PlanId};
 use super::judge::{AllowList, Evidence, Judge, branches};
 use super::map::MemoryMap;
@@ -53,6 +54,8 @@ pub struct Lab<'a> {
     pub keep: Keep,
     /// Who is told how far it is.
     pub watcher: &'a dyn Watcher,
+    /// Who looks on between steps.
+    pub guide: &'a dyn Guide,
 }
 
 /// Whose evidence is kept: what the host can show, and the plan to run again.
@@ -248,6 +251,10 @@ impl Course<'_> {
         if self.lab.keep.keeps(so_far) {
             self.leave_evidence(session.as_mut());
         }
+        if so_far != Verdict::Pass && !self.lab.interrupt.is_raised() {
+            let folder = self.path();
+            self.lab.guide.failed(self.plan, &folder, session.as_mut());
+        }
         let ended = session.end().map_err(Stop::from);
         judged.and(ended)
     }
@@ -265,17 +272,27 @@ impl Course<'_> {
         oracle: &mut dyn Oracle,
     ) -> Result<(), Stop> {
         let mut judge = Judge::new(self.lab.allowed_log.clone());
-        let (control, mut before) =
-            self.control(session, &judge, oracle.map(self.plan.guest.memory))?;
+        let mut map = oracle.map(self.plan.guest.memory);
+        let (control, mut before) = self.control(session, &judge, map.clone())?;
         for (number, step) in self.plan.steps.iter().enumerate() {
             if self.lab.interrupt.is_raised() {
                 return Err(HostError::Interrupted.into());
             }
-            self.lab.watcher.step_started(self.worker, number);
             let index = u32::try_from(number).unwrap_or(u32::MAX);
             let expected = oracle.foresee(&step.action).map_err(|why| {
                 Stop::Reason(format!("step {}: nobody can foresee it: {why}", number + 1))
             })?;
+            self.lab.guide.before_step(&Stand {
+                plan: self.plan,
+                step: number,
+                expected: &expected,
+                map: &map,
+                sample: &before,
+            });
+            if self.lab.interrupt.is_raised() {
+                return Err(HostError::Interrupted.into());
+            }
+            self.lab.watcher.step_started(self.worker, number);
             let event = Event::StepStarted {
                 plan: self.id,
                 step: index,
@@ -297,11 +314,12 @@ impl Course<'_> {
             });
             self.verdict = self.verdict.and(judgement.verdict);
             let cannot_go_on = judgement.verdict == Verdict::Error;
+            map = oracle.map(self.plan.guest.memory);
             self.lab.journal.write(&Event::StepJudged {
                 plan: self.id,
                 step: index,
                 judgement,
-                map: oracle.map(self.plan.guest.memory),
+                map: map.clone(),
             })?;
             if cannot_go_on {
                 return Err(Stop::Reason(format!(
@@ -360,6 +378,7 @@ impl Course<'_> {
         expected: &crate::predict::Expectation,
         step: u32,
     ) -> Result<(Vec<Vec<Observed>>, Sample), Stop> {
+        let mut interleaving = None;
         let observed = match action {
             Action::One(op) => {
                 let reads: Vec<_> = expected.reads.iter().map(|read| read.range).collect();
@@ -368,7 +387,12 @@ impl Course<'_> {
             Action::Parallel(_) => {
                 // A seed of its own for every step, so that two races of a plan differ.
                 let seed = self.plan.seed.wrapping_add(u64::from(step));
-                session.perform_parallel(&branches(action), seed)?
+                if let Some(order) = self.lab.guide.order(self.id, step as usize) {
+                    session.follow(order);
+                }
+                let observed = session.perform_parallel(&branches(action), seed)?;
+                interleaving = session.take_interleaving();
+                observed
             }
         };
         complete(action, &observed)?;
@@ -377,6 +401,7 @@ impl Course<'_> {
             step,
             observed,
             sample: session.sample(),
+            interleaving,
         };
         self.lab.journal.write(&event)?;
         match event {

@@ -7,6 +7,7 @@
 //! | `executor` | boots a guest for a plan, does its steps, leaves evidence |
 //! | `control` | shows that the counters count, before anything is judged |
 //! | `judge` | compares a step with its prediction, witness by witness |
+//! | `guide` | somebody who looks on between steps |
 //! | `confirm` | runs a plan that failed again |
 //! | `trial` | runs a plan and says what is said of it, without any files |
 //! | `shard`, `resume` | a part of a run, and the rest of one |
@@ -19,6 +20,7 @@ mod confirm;
 pub mod control;
 pub mod executor;
 pub mod folder;
+pub mod guide;
 pub mod journal;
 pub mod judge;
 pub mod map;
@@ -39,6 +41,7 @@ mod tests;
 pub use conduct::{Conduct, ConductError, Conducted};
 pub use executor::{Item, Keep, Lab, MakeOracle, Outcome, Silence, Watcher};
 pub use folder::{FolderError, RunFolder};
+pub use guide::{Guide, Stand, Unguided};
 pub use journal::{Journal, JournalError, PlanId};
 pub use judge::{AllowList, ContentSpan, Evidence, Judge, PageClass};
 pub use map::MemoryMap;
