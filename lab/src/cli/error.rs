@@ -8,6 +8,7 @@ use crate::host::HostError;
 use crate::l1::L1Error;
 use crate::qualify::QualifyError;
 use crate::rehearse::RehearsalError;
+use crate::replay::ReplayError;
 use crate::report::merge::MergeError;
 use crate::run::{ConductError, FolderError, JournalError, ResumeError};
 use crate::scenario::ScenarioError;
@@ -63,6 +64,10 @@ pub(super) enum CliError {
     #[error(transparent)]
     #[diagnostic(transparent)]
     Merge(#[from] MergeError),
+    /// There is nothing to replay.
+    #[error(transparent)]
+    #[diagnostic(transparent)]
+    Replay(#[from] ReplayError),
     /// Something the lab needs from the system is not to be had.
     #[error("{doing}: {source}")]
     System {
@@ -96,6 +101,9 @@ impl CliError {
             CliError::Resume(ResumeError::Changed { .. }) => exit::SCENARIO,
             CliError::Merge(MergeError::Nothing) => exit::USAGE,
             CliError::Scenarios(_) => exit::SCENARIO,
+            CliError::Replay(ReplayError::NoSuchScenario { .. }) => exit::USAGE,
+            CliError::Replay(ReplayError::Read { .. } | ReplayError::Journal(_)) => exit::LAB,
+            CliError::Replay(_) => exit::SCENARIO,
             CliError::Host(HostError::NotUsable { .. })
             | CliError::Qualify(QualifyError::Host(HostError::NotUsable { .. })) => exit::HOST,
             CliError::L1(error) => error.exit_code(),

@@ -16,7 +16,9 @@ mod output;
 mod predict;
 mod progress;
 mod qualify;
+mod prompt;
 mod rehearse;
+mod replay;
 mod report;
 mod run;
 mod schema;
@@ -58,6 +60,8 @@ enum Command {
     Faults(faults::Faults),
     /// Seed every fault and show what catches it
     Qualify(qualify::Qualify),
+    /// Run a recorded plan again, exactly as it was
+    Replay(replay::ReplayCommand),
     /// Show the report of a run, and write its files again
     Report(report::ReportCommand),
     /// Boot a real kernel with a real KVM in QEMU, and run a command in it
@@ -107,6 +111,7 @@ fn execute(command: Command) -> Result<u8, CliError> {
         Command::List(list) => list.execute(),
         Command::Qualify(qualify) => qualify.execute(),
         Command::Faults(faults) => faults.execute(),
+        Command::Replay(replay) => replay.execute(),
         Command::Report(report) => report.execute(),
         Command::Rehearse(rehearse) => rehearse.execute(),
         Command::L1(l1) => l1.execute(),

@@ -1,5 +1,6 @@
 //! Runs one plan on one guest: control, steps, evidence.
 
+use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -15,9 +16,11 @@ use super::needs::{self, Offer};
 use super::oracle::Oracle;
 use super::scribe::Scribe;
 use super::verdict::Verdict;
+use crate::host::interleaving::Interleaving;
 use crate::host::interrupt::Interrupt;
 use crate::host::{BootOptions, Host, HostError, Observed, Session};
 use crate::plan::{Action, Guest, Plan};
+use crate::replay::{self, Recorded, Replay, Signature};
 use crate::witness::Sample;
 
 /// A plan and where it came from.
@@ -181,6 +184,8 @@ impl Lab<'_> {
             plan,
             verdict: Verdict::Pass,
             samples: String::new(),
+            orders: BTreeMap::new(),
+            signature: Signature::passing(),
             folder: RunFolder::of_plan(id, &plan.name),
         };
         let reason = match course.run() {
@@ -217,6 +222,10 @@ struct Course<'a> {
     verdict: Verdict,
     /// Witnesses before and after each step, as text for people.
     samples: String,
+    /// The order of steps that raced.
+    orders: BTreeMap<u32, Interleaving>,
+    /// How it failed, if it did.
+    signature: Signature,
     /// Relative to the run's folder.
     folder: PathBuf,
 }
@@ -313,6 +322,7 @@ impl Course<'_> {
                 after: &after,
             });
             self.verdict = self.verdict.and(judgement.verdict);
+            self.signature.add(index, &judgement);
             let cannot_go_on = judgement.verdict == Verdict::Error;
             map = oracle.map(self.plan.guest.memory);
             self.lab.journal.write(&Event::StepJudged {
@@ -392,6 +402,7 @@ impl Course<'_> {
                 }
                 let observed = session.perform_parallel(&branches(action), seed)?;
                 interleaving = session.take_interleaving();
+                self.orders.extend(interleaving.clone().map(|order| (step, order)));
                 observed
             }
         };
@@ -452,12 +463,32 @@ impl Course<'_> {
             let _ = fs::remove_dir_all(&folder);
             return None;
         }
-        let replay = serde_json::to_vec_pretty(self.plan).unwrap_or_default();
-        let _ = write_whole(&folder.join("plan.json"), &replay);
+        let _ = write_whole(&folder.join(replay::FILE), &self.replay().to_text());
         if !self.samples.is_empty() {
             let _ = write_whole(&folder.join("samples.txt"), self.samples.as_bytes());
         }
         Some(self.folder.clone())
+    }
+}
+
+impl Course<'_> {
+    /// The plan as it was run, to be run again.
+    fn replay(&self) -> Replay {
+        Replay {
+            recorded: Some(Recorded {
+                tdxlab: env!("CARGO_PKG_VERSION").to_owned(),
+                run: self.lab.folder.name().to_owned(),
+                host: self.lab.host.kind(),
+                design: self.lab.offer.design.name.to_owned(),
+                fault: self.lab.host.fault().map(|fault| fault.name.to_owned()),
+                ended: Some(Signature {
+                    verdict: self.verdict,
+                    ..self.signature.clone()
+                }),
+            }),
+            plan: self.plan.clone(),
+            orders: self.orders.clone(),
+        }
     }
 }
 
