@@ -205,10 +205,8 @@ impl ReplayCommand {
 fn orders(replay: &Replay, runs: &[Replay]) -> Vec<String> {
     let mut lines = Vec::new();
     for (step, order) in &replay.orders {
-        let taken: Vec<&Interleaving> = runs
-            .iter()
-            .filter_map(|run| run.orders.get(step))
-            .collect();
+        let taken: Vec<&Interleaving> =
+            runs.iter().filter_map(|run| run.orders.get(step)).collect();
         let same = taken.iter().filter(|one| one.is_same_order(order)).count();
         lines.push(format!(
             "  step {}: the race took the recorded order in {same} of {}",
@@ -311,7 +309,10 @@ fn describe(stand: &Stand<'_>) -> Vec<String> {
     )];
     let mut tell = |title: &str, texts: Vec<String>| {
         for (index, text) in texts.into_iter().enumerate() {
-            lines.push(format!("  {:<9} {text}", if index == 0 { title } else { "" }));
+            lines.push(format!(
+                "  {:<9} {text}",
+                if index == 0 { title } else { "" }
+            ));
         }
     };
     tell("memory", memory(stand));

@@ -226,7 +226,9 @@ fn bounded(range: GpaRange, level: PageLevel, guest: &Guest) -> Result<(), Strin
     inside(range, level, guest)?;
     let actions = range.bytes() / level.bytes();
     if actions > MAX_ACTIONS {
-        return Err(format!("{range} is {actions} actions; at most {MAX_ACTIONS}"));
+        return Err(format!(
+            "{range} is {actions} actions; at most {MAX_ACTIONS}"
+        ));
     }
     Ok(())
 }

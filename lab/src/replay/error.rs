@@ -47,7 +47,10 @@ pub enum ReplayError {
     },
     /// Another version of tdxlab wrote it.
     #[error("{} is a replay file of version {found}; this tdxlab reads versions 1 to {VERSION}", path.display())]
-    #[diagnostic(code(replay::version), help("use the tdxlab that wrote it, or a newer one"))]
+    #[diagnostic(
+        code(replay::version),
+        help("use the tdxlab that wrote it, or a newer one")
+    )]
     Version {
         /// The file.
         path: PathBuf,
@@ -83,7 +86,10 @@ pub enum ReplayError {
     },
     /// The run has started no plan.
     #[error("{} holds no plan that was started", path.display())]
-    #[diagnostic(code(replay::nothing), help("every scenario of it was skipped, or it was stopped before"))]
+    #[diagnostic(
+        code(replay::nothing),
+        help("every scenario of it was skipped, or it was stopped before")
+    )]
     Nothing {
         /// The journal.
         path: PathBuf,

@@ -402,7 +402,8 @@ impl Course<'_> {
                 }
                 let observed = session.perform_parallel(&branches(action), seed)?;
                 interleaving = session.take_interleaving();
-                self.orders.extend(interleaving.clone().map(|order| (step, order)));
+                self.orders
+                    .extend(interleaving.clone().map(|order| (step, order)));
                 observed
             }
         };

@@ -5,4 +5,5 @@ mod diagnostics;
 mod exit_codes;
 mod output;
 mod readme;
+mod replay;
 mod reports;

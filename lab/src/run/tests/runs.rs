@@ -1,6 +1,7 @@
 //! How runs and their plans end.
 
 use super::*;
+use crate::replay::Replay;
 
 #[test]
 fn a_run_in_which_all_is_right_passes_and_leaves_no_evidence() {
