@@ -10,7 +10,7 @@ use crate::qualify::QualifyError;
 use crate::rehearse::RehearsalError;
 use crate::replay::ReplayError;
 use crate::report::merge::MergeError;
-use crate::run::{ConductError, FolderError, JournalError, ResumeError};
+use crate::run::{ConductError, FolderError, JournalError, RejudgeError, ResumeError};
 use crate::scenario::ScenarioError;
 
 /// Why a command could not do its work.
@@ -68,6 +68,10 @@ pub(super) enum CliError {
     #[error(transparent)]
     #[diagnostic(transparent)]
     Replay(#[from] ReplayError),
+    /// There is nothing to judge.
+    #[error(transparent)]
+    #[diagnostic(transparent)]
+    Rejudge(#[from] RejudgeError),
     /// Something the lab needs from the system is not to be had.
     #[error("{doing}: {source}")]
     System {
@@ -104,6 +108,9 @@ impl CliError {
             CliError::Replay(ReplayError::NoSuchScenario { .. }) => exit::USAGE,
             CliError::Replay(ReplayError::Read { .. } | ReplayError::Journal(_)) => exit::LAB,
             CliError::Replay(_) => exit::SCENARIO,
+            CliError::Rejudge(RejudgeError::Design { .. }) => exit::USAGE,
+            CliError::Rejudge(RejudgeError::Plan { .. }) => exit::SCENARIO,
+            CliError::Rejudge(_) => exit::LAB,
             CliError::Host(HostError::NotUsable { .. })
             | CliError::Qualify(QualifyError::Host(HostError::NotUsable { .. })) => exit::HOST,
             CliError::L1(error) => error.exit_code(),

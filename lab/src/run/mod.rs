@@ -13,6 +13,7 @@
 //! | `shard`, `resume` | a part of a run, and the rest of one |
 //! | `journal` | writes everything down as it happens; `recording` reads it back |
 //! | `scribe` | whoever else takes it down |
+//! | `rejudge`, `read_elsewhere` | judge a recorded run again, without a host |
 //! | `folder` | where all that goes |
 
 pub mod conduct;
@@ -28,7 +29,9 @@ pub mod names;
 pub mod needs;
 pub mod oracle;
 pub mod pool;
+mod read_elsewhere;
 pub mod recording;
+pub mod rejudge;
 pub mod resume;
 mod scribe;
 pub mod shard;
@@ -49,6 +52,7 @@ pub use needs::Offer;
 pub use oracle::Oracle;
 pub use pool::Drive;
 pub use recording::Recording;
+pub use rejudge::{RejudgeError, rejudge};
 pub use resume::{Progress, ResumeError};
 pub use scribe::{Scribe, Tried};
 pub use shard::{Shard, ShardError};
