@@ -218,6 +218,10 @@ fn op(op: &Op, guest: &Guest) -> Result<(), String> {
             inside(range, PageLevel::Size4K, guest)
         }
         Op::Punch { range } => hole(range, guest),
+        Op::DirtyLog { .. } | Op::Stop | Op::Cont if guest.backing.is_none() => {
+            Err("only plain VMs are logged and stopped".to_owned())
+        }
+        Op::DirtyLog { .. } | Op::Stop | Op::Cont => Ok(()),
     }
 }
 
