@@ -166,7 +166,9 @@ impl Bench<'_> {
                     plan: body.name.clone(),
                     wrong,
                 })?;
-                if let Some(need) = needs::unmet(&body.needs, &self.offer) {
+                let unmet = needs::unmet(&body.needs, &self.offer)
+                    .or_else(|| needs::unmet_guest(&body.guest, self.offer.host));
+                if let Some(need) = unmet {
                     self.cases.remove(&plan);
                     let about = body.about;
                     return self.write(at, &Event::PlanSkipped { plan, about, need });
