@@ -19,6 +19,7 @@ pub mod predict;
 pub mod qemu;
 pub mod qualify;
 pub mod rehearse;
+pub mod replay;
 pub mod report;
 pub mod run;
 pub mod scenario;

@@ -8,8 +8,9 @@ use crate::host::HostError;
 use crate::l1::L1Error;
 use crate::qualify::QualifyError;
 use crate::rehearse::RehearsalError;
+use crate::replay::ReplayError;
 use crate::report::merge::MergeError;
-use crate::run::{ConductError, FolderError, JournalError, ResumeError};
+use crate::run::{ConductError, FolderError, JournalError, RejudgeError, ResumeError};
 use crate::scenario::ScenarioError;
 
 /// Why a command could not do its work.
@@ -63,6 +64,14 @@ pub(super) enum CliError {
     #[error(transparent)]
     #[diagnostic(transparent)]
     Merge(#[from] MergeError),
+    /// There is nothing to replay.
+    #[error(transparent)]
+    #[diagnostic(transparent)]
+    Replay(#[from] ReplayError),
+    /// There is nothing to judge.
+    #[error(transparent)]
+    #[diagnostic(transparent)]
+    Rejudge(#[from] RejudgeError),
     /// Something the lab needs from the system is not to be had.
     #[error("{doing}: {source}")]
     System {
@@ -96,6 +105,12 @@ impl CliError {
             CliError::Resume(ResumeError::Changed { .. }) => exit::SCENARIO,
             CliError::Merge(MergeError::Nothing) => exit::USAGE,
             CliError::Scenarios(_) => exit::SCENARIO,
+            CliError::Replay(ReplayError::NoSuchScenario { .. }) => exit::USAGE,
+            CliError::Replay(ReplayError::Read { .. } | ReplayError::Journal(_)) => exit::LAB,
+            CliError::Replay(_) => exit::SCENARIO,
+            CliError::Rejudge(RejudgeError::Design { .. }) => exit::USAGE,
+            CliError::Rejudge(RejudgeError::Plan { .. }) => exit::SCENARIO,
+            CliError::Rejudge(_) => exit::LAB,
             CliError::Host(HostError::NotUsable { .. })
             | CliError::Qualify(QualifyError::Host(HostError::NotUsable { .. })) => exit::HOST,
             CliError::L1(error) => error.exit_code(),

@@ -7,6 +7,7 @@ mod doctor;
 mod error;
 pub mod exit;
 mod faults;
+mod judge;
 mod l1;
 mod list;
 mod load;
@@ -15,8 +16,10 @@ mod options;
 mod output;
 mod predict;
 mod progress;
+mod prompt;
 mod qualify;
 mod rehearse;
+mod replay;
 mod report;
 mod run;
 mod schema;
@@ -58,6 +61,10 @@ enum Command {
     Faults(faults::Faults),
     /// Seed every fault and show what catches it
     Qualify(qualify::Qualify),
+    /// Run a recorded plan again, exactly as it was
+    Replay(replay::ReplayCommand),
+    /// Judge a recorded run again, without a host
+    Judge(judge::JudgeCommand),
     /// Show the report of a run, and write its files again
     Report(report::ReportCommand),
     /// Boot a real kernel with a real KVM in QEMU, and run a command in it
@@ -107,6 +114,8 @@ fn execute(command: Command) -> Result<u8, CliError> {
         Command::List(list) => list.execute(),
         Command::Qualify(qualify) => qualify.execute(),
         Command::Faults(faults) => faults.execute(),
+        Command::Replay(replay) => replay.execute(),
+        Command::Judge(judge) => judge.execute(),
         Command::Report(report) => report.execute(),
         Command::Rehearse(rehearse) => rehearse.execute(),
         Command::L1(l1) => l1.execute(),

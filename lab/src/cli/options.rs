@@ -1,6 +1,6 @@
 //! Options that several commands share.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::{Args, ValueEnum};
 
@@ -9,6 +9,7 @@ use crate::host::Host;
 use crate::host::select::Choice;
 use crate::plan::HostKind;
 use crate::predict::Design;
+use crate::run::AllowList;
 
 use super::error::CliError;
 use super::output;
@@ -82,6 +83,25 @@ pub(super) fn fault(name: Option<&str>) -> Result<Option<&'static Fault>, CliErr
             None => "`tdxlab faults` lists them all".to_owned(),
         };
         CliError::usage(format!("there is no fault `{name}`"), help)
+    })
+}
+
+/// The kernel log lines that may appear, from the file that lists them.
+pub(super) fn allow_list(path: Option<&Path>) -> Result<AllowList, CliError> {
+    let Some(path) = path else {
+        return Ok(AllowList::default());
+    };
+    let text = std::fs::read_to_string(path).map_err(|source| {
+        CliError::usage(
+            format!("cannot read {}: {source}", path.display()),
+            "--allow-log wants a text file",
+        )
+    })?;
+    AllowList::parse(&text).map_err(|error| {
+        CliError::usage(
+            format!("{}: {error}", path.display()),
+            "write more of the line that is to pass",
+        )
     })
 }
 

@@ -17,9 +17,7 @@ use crate::predict::Design;
 use crate::report::{self, github, lava, terminal};
 use crate::run::conduct::PATIENCE;
 use crate::run::journal::Part;
-use crate::run::{
-    AllowList, Conduct, ConductError, Conducted, Drive, Item, PlanId, Progress, Shard,
-};
+use crate::run::{Conduct, ConductError, Conducted, Drive, Item, PlanId, Progress, Shard};
 
 /// Runs scenarios and judges every step.
 #[derive(Args, Debug)]
@@ -98,7 +96,7 @@ struct Task {
 
 impl Run {
     pub(super) fn execute(self) -> Result<u8, CliError> {
-        let allowed_log = self.allow_list()?;
+        let allowed_log = options::allow_list(self.allow_log.as_deref())?;
         let task = match &self.resume {
             Some(folder) => self.resumed(folder)?,
             None => self.started()?,
@@ -262,24 +260,6 @@ impl Run {
             }
         };
         Ok(selected)
-    }
-
-    fn allow_list(&self) -> Result<AllowList, CliError> {
-        let Some(path) = &self.allow_log else {
-            return Ok(AllowList::default());
-        };
-        let text = std::fs::read_to_string(path).map_err(|source| {
-            CliError::usage(
-                format!("cannot read {}: {source}", path.display()),
-                "--allow-log wants a text file",
-            )
-        })?;
-        AllowList::parse(&text).map_err(|error| {
-            CliError::usage(
-                format!("{}: {error}", path.display()),
-                "write more of the line that is to pass",
-            )
-        })
     }
 
     fn jobs(&self, plans: usize) -> usize {

@@ -8,6 +8,7 @@ use thiserror::Error;
 
 use super::executor::{Item, Keep, Lab, Watcher};
 use super::folder::{FolderError, RunFolder};
+use super::guide::{Guide, Unguided};
 use super::journal::{self, Event, Journal, JournalError, Part, PlanId, RunStarted, SeededFault};
 use super::judge::AllowList;
 use super::needs::Offer;
@@ -50,6 +51,8 @@ pub struct Conduct<'a> {
     pub interrupt: &'a Interrupt,
     /// Who is told how far it is.
     pub watcher: &'a dyn Watcher,
+    /// Who looks on between steps.
+    pub guide: &'a dyn Guide,
 }
 
 /// A run that is over.
@@ -105,6 +108,7 @@ impl<'a> Conduct<'a> {
             part: None,
             interrupt: Interrupt::of_process(),
             watcher,
+            guide: &Unguided,
         }
     }
 
@@ -159,6 +163,7 @@ impl<'a> Conduct<'a> {
                 Keep::Failures
             },
             watcher: self.watcher,
+            guide: self.guide,
         };
         pool::run_some(items, &lab, self.drive)?;
         Ok(())

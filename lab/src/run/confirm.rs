@@ -2,6 +2,7 @@
 
 use super::executor::{Item, Keep, Lab, Silence};
 use super::folder::RunFolder;
+use super::guide::Unguided;
 use super::journal::{Event, JournalError, PlanId};
 use super::verdict::Verdict;
 
@@ -41,6 +42,7 @@ fn once(lab: &Lab<'_>, worker: usize, id: PlanId, item: &Item) -> Option<Verdict
         allowed_log: lab.allowed_log.clone(),
         keep: Keep::Nothing,
         watcher: &Silence,
+        guide: &Unguided,
         ..*lab
     };
     Some(again.execute(worker, id, item).ok()?.verdict)

@@ -17,6 +17,7 @@ use thiserror::Error;
 
 use crate::faults::Fault;
 use crate::host::Observed;
+use crate::host::interleaving::Interleaving;
 use crate::plan::{HostKind, Plan};
 use crate::predict::Expectation;
 use crate::run::map::MemoryMap;
@@ -116,6 +117,9 @@ pub enum Event {
         observed: Vec<Vec<Observed>>,
         /// Witnesses after it.
         sample: Sample,
+        /// The order in which racing operations took turns, where the seed alone does not say it.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        interleaving: Option<Interleaving>,
     },
     /// A step was judged.
     StepJudged {

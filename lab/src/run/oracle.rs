@@ -21,12 +21,15 @@ pub fn of(
     design: &'static Design,
 ) -> impl Fn(&Guest) -> Box<dyn Oracle> + Sync + use<> {
     let maps_conversions = host.maps_conversions();
-    move |guest| {
-        let predictor = Predictor::new(design, guest);
-        match maps_conversions {
-            true => Box::new(MappedConversions::new(predictor)),
-            false => Box::new(predictor),
-        }
+    move |guest| recorded(maps_conversions, design, guest)
+}
+
+/// The oracle of a guest whose host is not at hand any more.
+pub(super) fn recorded(maps_conversions: bool, design: &Design, guest: &Guest) -> Box<dyn Oracle> {
+    let predictor = Predictor::new(design, guest);
+    match maps_conversions {
+        true => Box::new(MappedConversions::new(predictor)),
+        false => Box::new(predictor),
     }
 }
 

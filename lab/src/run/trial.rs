@@ -11,6 +11,7 @@ use tempfile::TempDir;
 use super::conduct::PATIENCE;
 use super::executor::{Item, Keep, Lab, Outcome, Silence};
 use super::folder::{FolderError, RunFolder};
+use super::guide::Unguided;
 use super::journal::PlanId;
 use super::judge::AllowList;
 use super::needs::Offer;
@@ -75,6 +76,7 @@ impl<'a> Trial<'a> {
             patience: self.patience,
             keep: Keep::Nothing,
             watcher: &Silence,
+            guide: &Unguided,
         };
         let broken = |reason: &str| Outcome {
             verdict: Verdict::Error,

@@ -13,10 +13,12 @@
 //! | [`boot`] | from a plan's guest to a session |
 //! | [`core`] | the software KVM, and how requests of vCPUs reach it |
 //! | [`session`] | one operation after the other |
+//! | [`hatch`] | a way in for people, where a guest is kept |
 //! | [`race`] | several at once, in an order drawn from a seed |
 
 mod boot;
 mod core;
+mod hatch;
 mod machine;
 mod mailbox;
 mod race;
@@ -49,6 +51,7 @@ pub struct SoftHost {
     interrupt: &'static Interrupt,
     policy: MakePolicy,
     fault: Option<&'static Fault>,
+    attachable: bool,
 }
 
 impl fmt::Debug for SoftHost {
@@ -88,6 +91,7 @@ impl SoftHost {
             interrupt: Interrupt::of_process(),
             policy: Arc::new(|| Box::new(Faithful)),
             fault: None,
+            attachable: false,
         }
     }
 
@@ -108,6 +112,15 @@ impl SoftHost {
     ) -> SoftHost {
         SoftHost {
             policy: Arc::new(make),
+            ..self
+        }
+    }
+
+    /// The same host with QEMUs that people can attach to: see [`Session::attach`].
+    #[must_use]
+    pub fn attachable(self) -> SoftHost {
+        SoftHost {
+            attachable: true,
             ..self
         }
     }

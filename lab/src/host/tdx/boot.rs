@@ -123,6 +123,7 @@ fn start(host: &TdxHost, guest: &Guest, layout: RamLayout, image: &[u8]) -> Resu
             },
             image: ends.image.clone(),
             qmp: ends.qmp.clone(),
+            monitor: None,
             serial: ends.serial.clone(),
             doorbell: None,
             td: Some(Td {

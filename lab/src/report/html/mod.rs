@@ -89,7 +89,7 @@ fn entries(report: &Report, pictures: &Pictures, folder: &Path) -> Vec<Markup> {
                 _ => Vec::new(),
             };
             let album = pictures.of(index).filter(|_| bad || size < BUDGET);
-            let entry = scenario::entry(report, index, album, &files);
+            let entry = scenario::entry(report, index, folder, album, &files);
             size += entry.0.len();
             entries.push(entry);
         }

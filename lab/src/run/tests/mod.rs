@@ -304,6 +304,7 @@ impl Setup {
                 crate::run::Keep::Failures
             },
             watcher: &watcher,
+            guide: &Unguided,
         };
         let verdict = pool::run(
             items,
