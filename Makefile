@@ -5,13 +5,13 @@
 SHELL := /bin/sh
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := help
-.PHONY: help setup run test test-rehearsal rehearsal-tests bench lint clean-reports
+.PHONY: help setup run test test-rehearsal rehearsal-parts rehearsal-tests bench lint clean-reports
 
 TDXLAB := target/debug/tdxlab
 ARGS ?=
 
 help: ## Show this
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 setup: ## Install what is missing (QEMU); does nothing when nothing is
 	@ci/setup
@@ -30,9 +30,11 @@ test: setup ## Run every test; the rehearsal of the tdx host, if its parts are i
 		echo "  make test-rehearsal   fetches 411 MB, once, and tests it" >&2; \
 	fi
 
-test-rehearsal: setup ## Fetch the parts of a rehearsal (411 MB, once), and test the tdx host with them
+rehearsal-parts: setup ## Fetch the parts of a rehearsal (411 MB, once), or bring them up to date
 	@cargo build --locked --package tdxlab
 	@$(TDXLAB) rehearse --prepare
+
+test-rehearsal: rehearsal-parts ## Fetch the parts of a rehearsal, and test the tdx host with them
 	@$(MAKE) --no-print-directory rehearsal-tests
 
 # One emulated machine at a time: each keeps a processor busy.

@@ -15,12 +15,15 @@ use std::path::{Path, PathBuf};
 use tdxlab_protocol::layout;
 
 use super::ram::{RAM_ID, Ram, RamBacking};
+use super::version::Version;
 
 /// What to start.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct QemuCommand {
     /// The QEMU binary.
     pub program: PathBuf,
+    /// Its version, for options that have changed.
+    pub version: Version,
     /// What runs the guest's instructions.
     pub accelerator: Accelerator,
     /// The CPU model.
@@ -95,6 +98,9 @@ pub struct Td {
 const BARE_MACHINE: &str =
     "smm=off,vmport=off,hpet=off,sata=off,i8042=off,pit=off,graphics=off,acpi=off";
 
+/// First QEMU in which monitors are objects; it warns about `-mon`, which older ones need.
+const MONITOR_OBJECTS: Version = Version::new(11, 1);
+
 impl QemuCommand {
     /// The command line.
     pub fn line(&self) -> CommandLine {
@@ -130,7 +136,11 @@ impl QemuCommand {
         }
         args.flag("-bios", self.image.argument());
         args.flag("-chardev", self.qmp.chardev("qmp"));
-        args.flag("-mon", "chardev=qmp,mode=control");
+        if self.version < MONITOR_OBJECTS {
+            args.flag("-mon", "chardev=qmp,mode=control");
+        } else {
+            args.flag("-object", "monitor-qmp,id=monitor,chardev=qmp");
+        }
         if let Some(monitor) = &self.monitor {
             args.flag("-chardev", monitor.chardev("monitor"));
             args.flag("-mon", "chardev=monitor,mode=control");
@@ -287,6 +297,7 @@ mod tests {
     fn soft() -> QemuCommand {
         QemuCommand {
             program: "qemu-system-x86_64".into(),
+            version: Version::new(7, 2),
             accelerator: Accelerator::Tcg,
             cpu: Cpu::Max,
             vcpus: 2,
@@ -396,9 +407,9 @@ mod tests {
         "#);
     }
 
-    #[test]
-    fn td() {
-        let command = QemuCommand {
+    fn td(version: Version) -> QemuCommand {
+        QemuCommand {
+            version,
             accelerator: Accelerator::Kvm,
             cpu: Cpu::Host,
             doorbell: None,
@@ -407,8 +418,14 @@ mod tests {
             }),
             paused: true,
             ..soft()
-        };
-        insta::assert_snapshot!(command.line(), @r#"
+        }
+    }
+
+    #[test]
+    fn td_of_a_qemu_before_11_1() {
+        let line = td(Version::new(10, 1)).line();
+        assert_eq!(line, td(Version::new(11, 0)).line());
+        insta::assert_snapshot!(line, @r#"
         qemu-system-x86_64 \
           -name tdxlab,debug-threads=on \
           -nodefaults \
@@ -431,6 +448,19 @@ mod tests {
           -device isa-debug-exit,iobase=0xf4,iosize=1 \
           -S
         "#);
+    }
+
+    #[test]
+    fn td_of_a_qemu_from_11_1_on() {
+        let (old, new) = (
+            td(Version::new(11, 0)).line(),
+            td(Version::new(11, 1)).line(),
+        );
+        let monitor = "-object monitor-qmp,id=monitor,chardev=qmp";
+        let changed = old.to_string();
+        let changed = changed.replace("-mon chardev=qmp,mode=control", monitor);
+        assert_eq!(new.to_string(), changed);
+        assert!(changed.contains(monitor));
     }
 
     #[test]

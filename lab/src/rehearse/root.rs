@@ -1,6 +1,6 @@
 //! A Debian root of its own in a folder: packages unpacked, none configured.
 
-use std::ffi::CString;
+use std::ffi::{CStr, CString};
 use std::fs;
 use std::io;
 use std::os::unix::ffi::OsStrExt;
@@ -11,6 +11,7 @@ use std::process::{Command, Stdio};
 
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
+use nix::sys::stat::{Mode, SFlag, makedev, mknod};
 
 use super::error::{RehearsalError, system};
 
@@ -77,7 +78,8 @@ impl Root {
     /// Runs a shell script inside, at low priority, and returns what it has said.
     ///
     /// The script sees this root, `/proc` and the null device. It needs no privileges: without
-    /// them, it gets a user namespace.
+    /// them, it gets a user namespace. In a container whose root may not mount, it does without
+    /// `/proc` and gets a null device of its own.
     pub(crate) fn run(&self, doing: &str, script: &str) -> Result<String, RehearsalError> {
         for (outside, inside) in [("/proc", "proc"), ("/dev", "dev"), ("/tmp", "tmp")] {
             let made = fs::create_dir_all(self.inside(inside));
@@ -105,25 +107,22 @@ impl Root {
         unsafe {
             command.pre_exec(move || {
                 let _ = nix::libc::setpriority(nix::libc::PRIO_PROCESS, 0, 10);
-                if identity.is_root() {
-                    unshare(CloneFlags::CLONE_NEWNS)?;
+                let may_mount = if identity.is_root() {
+                    unshare(CloneFlags::CLONE_NEWNS).is_ok()
                 } else {
                     unshare(CloneFlags::CLONE_NEWUSER | CloneFlags::CLONE_NEWNS)?;
                     fs::write("/proc/self/setgroups", "deny")?;
                     fs::write("/proc/self/uid_map", format!("0 {identity} 1"))?;
                     fs::write("/proc/self/gid_map", format!("0 {group} 1"))?;
+                    true
+                };
+                if may_mount {
+                    mount_for_script(&proc, &null)?;
+                } else {
+                    nix::unistd::unlink(null.as_c_str())?;
+                    let everybody = Mode::from_bits_truncate(0o666);
+                    mknod(null.as_c_str(), SFlag::S_IFCHR, everybody, makedev(1, 3))?;
                 }
-                let none: Option<&str> = None;
-                mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none)?;
-                let bind = MsFlags::MS_BIND | MsFlags::MS_REC;
-                mount(Some("/proc"), proc.as_c_str(), none, bind, none)?;
-                mount(
-                    Some("/dev/null"),
-                    null.as_c_str(),
-                    none,
-                    MsFlags::MS_BIND,
-                    none,
-                )?;
                 nix::unistd::chroot(root.as_c_str())?;
                 nix::unistd::chdir("/")?;
                 Ok(())
@@ -147,6 +146,15 @@ impl Root {
             advice: "run it again with --keep and look into the folder named there",
         })
     }
+}
+
+/// Shows `/proc` and the null device in a root, in a mount namespace of its own.
+fn mount_for_script(proc: &CStr, null: &CStr) -> nix::Result<()> {
+    let none: Option<&str> = None;
+    mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none)?;
+    let bind = MsFlags::MS_BIND | MsFlags::MS_REC;
+    mount(Some("/proc"), proc, none, bind, none)?;
+    mount(Some("/dev/null"), null, none, MsFlags::MS_BIND, none)
 }
 
 #[cfg(test)]

@@ -101,6 +101,7 @@ fn start(host: &KvmHost, guest: &Guest, backing: Backing) -> Result<Vm, HostErro
             };
             Ok(QemuCommand {
                 program: host.qemu.program.clone(),
+                version: host.qemu.version,
                 accelerator: Accelerator::Kvm,
                 cpu: Cpu::Host,
                 vcpus: guest.vcpus,

@@ -107,6 +107,7 @@ fn start(
             doorbell = Some(ours);
             Ok(QemuCommand {
                 program: host.qemu.program.clone(),
+                version: host.qemu.version,
                 accelerator: Accelerator::Tcg,
                 cpu: Cpu::Max,
                 vcpus: guest.vcpus,

@@ -113,6 +113,7 @@ fn start(host: &TdxHost, guest: &Guest, layout: RamLayout, image: &[u8]) -> Resu
     Vm::start(HostKind::Tdx, image, host.interrupt, |ends| {
         Ok(QemuCommand {
             program: host.qemu.program.clone(),
+            version: host.qemu.version,
             accelerator: Accelerator::Kvm,
             cpu: Cpu::Host,
             vcpus: guest.vcpus,
