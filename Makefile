@@ -5,7 +5,7 @@
 SHELL := /bin/sh
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := help
-.PHONY: help setup run test bench lint clean-reports
+.PHONY: help setup run test test-l1-new bench lint clean-reports
 
 TDXLAB := target/debug/tdxlab
 ARGS ?=
@@ -22,6 +22,10 @@ run: setup ## Run the default scenarios on the best host of this machine
 
 test: setup ## Run every test
 	@cargo test --locked --workspace --no-fail-fast
+
+test-l1-new: setup ## Run the tests of real kernels on the newest packaged one, booted in QEMU
+	@TDXLAB_L1_KERNEL=newest cargo test --locked --package tdxlab-selftests --test l1 -- \
+		--nocapture --test-threads=1
 
 bench: setup ## Measure, against bare QEMU where there is something to compare with
 	@cargo bench --locked --package tdxlab-selftests --bench lab

@@ -143,12 +143,18 @@ impl TraceReader {
         }
     }
 
-    /// The split events since the previous reading. Missing where any were lost or a line cannot
-    /// be understood: a smaller count would be a lie.
+    /// The split events since the previous reading. Spoilt where any were lost or a line cannot be
+    /// understood: a smaller count would be a lie.
     pub fn splits(&mut self) -> Reading<Vec<SplitEvent>> {
         match self.read() {
             Ok(events) => Reading::Read(events),
-            Err(reason) => Reading::missing(format!("{}: {reason}", self.path.display())),
+            Err(reason) => {
+                let reason = format!("{}: {reason}", self.path.display());
+                match self.file {
+                    Ok(_) => Reading::spoilt(reason),
+                    Err(_) => Reading::missing(reason),
+                }
+            }
         }
     }
 
@@ -281,9 +287,9 @@ mod tests {
     }
 
     #[test]
-    fn lost_events_make_the_reading_missing_and_the_next_one_clean() {
+    fn lost_events_spoil_the_reading_and_leave_the_next_one_clean() {
         let (mut file, mut reader) = reader(&format!("{SPLIT}\nCPU:1 [LOST 9 EVENTS]\n"));
-        let Reading::Missing { reason } = reader.splits() else {
+        let Reading::Spoilt { reason } = reader.splits() else {
             panic!("a count with lost events is no count");
         };
         assert!(

@@ -54,6 +54,7 @@ fn misadventure(fault: &str) -> (HostError, String) {
 #[rstest]
 #[case::too_old("too-old", "is QEMU 4.2.1, older than 7.0.0")]
 #[case::no_qemu("no-qemu", "answers \"hello\", not a QEMU version")]
+#[case::no_memfd("no-memfd", "invalid object type: memory-backend-memfd")]
 fn a_qemu_that_cannot_be_used_makes_the_host_unusable(#[case] fault: &str, #[case] what: &str) {
     let (error, _) = misadventure(fault);
     let HostError::NotUsable { reason, advice, .. } = &error else {
