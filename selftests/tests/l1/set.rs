@@ -2,6 +2,7 @@
 
 use std::path::Path;
 use std::process::Output;
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use tdxlab_selftests::tdxlab;
@@ -10,6 +11,9 @@ use tempfile::TempDir;
 /// Far more than any of it takes.
 const PATIENCE: Duration = Duration::from_secs(900);
 
+/// Stands for the folder of reports in a command.
+const REPORTS: &str = "{reports}";
+
 /// Runs a command in an L1, with a folder for its report; `None` where no kernel is to be had, which
 /// is said.
 fn l1(options: &[&str], command: &[&str]) -> Option<(Output, TempDir)> {
@@ -17,13 +21,19 @@ fn l1(options: &[&str], command: &[&str]) -> Option<(Output, TempDir)> {
         eprintln!("skipped: this is an L1 already");
         return None;
     }
+    // One at a time: each has gigabytes of memory and as much of a processor as it can get.
+    static TURN: Mutex<()> = Mutex::new(());
+    let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
     let kernel = std::env::var("TDXLAB_L1_KERNEL").unwrap_or_else(|_| "distribution".to_owned());
     let reports = tempfile::tempdir().unwrap();
     let mut line = tdxlab!["l1", "--kernel", &kernel, "--verbose", "--patience", "240"];
     line.arg("--out").arg(reports.path()).args(options);
     let output = line
         .arg("--")
-        .args(command)
+        .args(command.iter().map(|word| match *word {
+            REPORTS => reports.path().as_os_str(),
+            word => word.as_ref(),
+        }))
         .timeout(PATIENCE)
         .output()
         .unwrap();
@@ -57,7 +67,7 @@ fn report(reports: &Path) -> serde_json::Value {
 
 #[test]
 fn the_set_of_plain_vms_passes() {
-    let run = ["run", "scenarios/kvm", "--host", "kvm"];
+    let run = ["run", "scenarios/kvm", "--host", "kvm", "--out", REPORTS];
     let Some((output, reports)) = l1(&[], &run) else {
         return;
     };
@@ -83,6 +93,8 @@ fn events_of_two_vms_at_once_are_told_apart() {
         "kvm",
         "--jobs",
         "2",
+        "--out",
+        REPORTS,
     ];
     let Some((output, reports)) = l1(&[], &run) else {
         return;
