@@ -288,6 +288,26 @@ pub enum Op {
     Cont,
 }
 
+impl Op {
+    /// The vCPU that does it; `None` for operations of the host.
+    pub const fn vcpu(&self) -> Option<VcpuId> {
+        match self {
+            Op::Accept { vcpu, .. }
+            | Op::Touch { vcpu, .. }
+            | Op::Fill { vcpu, .. }
+            | Op::Verify { vcpu, .. }
+            | Op::Convert { vcpu, .. }
+            | Op::Probe { vcpu, .. } => Some(*vcpu),
+            Op::Punch { .. }
+            | Op::Prefault { .. }
+            | Op::Allocate { .. }
+            | Op::DirtyLog { .. }
+            | Op::Stop
+            | Op::Cont => None,
+        }
+    }
+}
+
 /// Sizes at which a range is accepted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub enum Size {

@@ -6,9 +6,11 @@ use thiserror::Error;
 use super::exit;
 use crate::host::HostError;
 use crate::l1::L1Error;
+use crate::qualify::QualifyError;
 use crate::rehearse::RehearsalError;
+use crate::replay::ReplayError;
 use crate::report::merge::MergeError;
-use crate::run::{ConductError, FolderError, JournalError, ResumeError};
+use crate::run::{ConductError, FolderError, JournalError, RejudgeError, ResumeError};
 use crate::scenario::ScenarioError;
 
 /// Why a command could not do its work.
@@ -54,10 +56,22 @@ pub(super) enum CliError {
     #[error(transparent)]
     #[diagnostic(transparent)]
     Resume(#[from] ResumeError),
+    /// Faults cannot be tried.
+    #[error(transparent)]
+    #[diagnostic(transparent)]
+    Qualify(#[from] QualifyError),
     /// Runs cannot be made one.
     #[error(transparent)]
     #[diagnostic(transparent)]
     Merge(#[from] MergeError),
+    /// There is nothing to replay.
+    #[error(transparent)]
+    #[diagnostic(transparent)]
+    Replay(#[from] ReplayError),
+    /// There is nothing to judge.
+    #[error(transparent)]
+    #[diagnostic(transparent)]
+    Rejudge(#[from] RejudgeError),
     /// Something the lab needs from the system is not to be had.
     #[error("{doing}: {source}")]
     System {
@@ -91,7 +105,14 @@ impl CliError {
             CliError::Resume(ResumeError::Changed { .. }) => exit::SCENARIO,
             CliError::Merge(MergeError::Nothing) => exit::USAGE,
             CliError::Scenarios(_) => exit::SCENARIO,
-            CliError::Host(HostError::NotUsable { .. }) => exit::HOST,
+            CliError::Replay(ReplayError::NoSuchScenario { .. }) => exit::USAGE,
+            CliError::Replay(ReplayError::Read { .. } | ReplayError::Journal(_)) => exit::LAB,
+            CliError::Replay(_) => exit::SCENARIO,
+            CliError::Rejudge(RejudgeError::Design { .. }) => exit::USAGE,
+            CliError::Rejudge(RejudgeError::Plan { .. }) => exit::SCENARIO,
+            CliError::Rejudge(_) => exit::LAB,
+            CliError::Host(HostError::NotUsable { .. })
+            | CliError::Qualify(QualifyError::Host(HostError::NotUsable { .. })) => exit::HOST,
             CliError::L1(error) => error.exit_code(),
             CliError::Rehearsal(_) => exit::HOST,
             CliError::Host(HostError::Interrupted) => exit::INTERRUPTED,
@@ -101,6 +122,7 @@ impl CliError {
             | CliError::Journal(_)
             | CliError::Resume(_)
             | CliError::Merge(_)
+            | CliError::Qualify(_)
             | CliError::System { .. } => exit::LAB,
         }
     }

@@ -6,6 +6,8 @@ mod completions;
 mod doctor;
 mod error;
 pub mod exit;
+mod faults;
+mod judge;
 mod l1;
 mod list;
 mod load;
@@ -14,7 +16,10 @@ mod options;
 mod output;
 mod predict;
 mod progress;
+mod prompt;
+mod qualify;
 mod rehearse;
+mod replay;
 mod report;
 mod run;
 mod schema;
@@ -52,6 +57,14 @@ enum Command {
     List(list::List),
     /// Rehearse the tdx host on a machine without TDX
     Rehearse(rehearse::Rehearse),
+    /// List the faults that can be seeded into a host
+    Faults(faults::Faults),
+    /// Seed every fault and show what catches it
+    Qualify(qualify::Qualify),
+    /// Run a recorded plan again, exactly as it was
+    Replay(replay::ReplayCommand),
+    /// Judge a recorded run again, without a host
+    Judge(judge::JudgeCommand),
     /// Show the report of a run, and write its files again
     Report(report::ReportCommand),
     /// Boot a real kernel with a real KVM in QEMU, and run a command in it
@@ -99,6 +112,10 @@ fn execute(command: Command) -> Result<u8, CliError> {
         Command::Predict(predict) => predict.execute(),
         Command::Compare(compare) => compare.execute(),
         Command::List(list) => list.execute(),
+        Command::Qualify(qualify) => qualify.execute(),
+        Command::Faults(faults) => faults.execute(),
+        Command::Replay(replay) => replay.execute(),
+        Command::Judge(judge) => judge.execute(),
         Command::Report(report) => report.execute(),
         Command::Rehearse(rehearse) => rehearse.execute(),
         Command::L1(l1) => l1.execute(),

@@ -1,13 +1,15 @@
 //! Options that several commands share.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::{Args, ValueEnum};
 
+use crate::faults::{self, Fault};
 use crate::host::Host;
 use crate::host::select::Choice;
 use crate::plan::HostKind;
 use crate::predict::Design;
+use crate::run::AllowList;
 
 use super::error::CliError;
 use super::output;
@@ -60,6 +62,45 @@ pub(super) fn design(name: &str) -> Result<&'static Design, CliError> {
         CliError::usage(
             format!("there is no design `{name}`"),
             format!("designs are {}", known.join(", ")),
+        )
+    })
+}
+
+/// The fault of that name, if one was named.
+pub(super) fn fault(name: Option<&str>) -> Result<Option<&'static Fault>, CliError> {
+    let Some(name) = name else {
+        return Ok(None);
+    };
+    faults::named(name).map(Some).ok_or_else(|| {
+        let nearest = faults::all().max_by(|a, b| {
+            strsim::jaro_winkler(a.name, name).total_cmp(&strsim::jaro_winkler(b.name, name))
+        });
+        let help = match nearest {
+            Some(fault) => format!(
+                "the nearest is `{}`; `tdxlab faults` lists them all",
+                fault.name
+            ),
+            None => "`tdxlab faults` lists them all".to_owned(),
+        };
+        CliError::usage(format!("there is no fault `{name}`"), help)
+    })
+}
+
+/// The kernel log lines that may appear, from the file that lists them.
+pub(super) fn allow_list(path: Option<&Path>) -> Result<AllowList, CliError> {
+    let Some(path) = path else {
+        return Ok(AllowList::default());
+    };
+    let text = std::fs::read_to_string(path).map_err(|source| {
+        CliError::usage(
+            format!("cannot read {}: {source}", path.display()),
+            "--allow-log wants a text file",
+        )
+    })?;
+    AllowList::parse(&text).map_err(|error| {
+        CliError::usage(
+            format!("{}: {error}", path.display()),
+            "write more of the line that is to pass",
         )
     })
 }

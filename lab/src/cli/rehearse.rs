@@ -37,9 +37,14 @@ pub(super) struct Rehearse {
     #[arg(long, requires = "prepare")]
     keep: bool,
 
-    /// Fail with what is missing rather than download anything
-    #[arg(long, conflicts_with = "prepare")]
+    /// Fail rather than download anything; with --prepare, only say whether the parts are there
+    #[arg(long)]
     offline: bool,
+
+    /// In place of scenarios, run this program inside, with the words after `--`: a shell,
+    /// `tdxlab doctor --deep`
+    #[arg(long, value_name = "PROGRAM", conflicts_with_all = ["paths", "prepare"])]
+    command: Option<PathBuf>,
 
     /// Memory of the emulated machine
     #[arg(long, value_name = "SIZE", default_value_t = Memory::USUAL)]
@@ -49,7 +54,7 @@ pub(super) struct Rehearse {
     #[arg(long, value_name = "DIR", default_value = "reports")]
     out: PathBuf,
 
-    /// Further options for `tdxlab run`, which runs inside
+    /// Further options for `tdxlab run`, which runs inside, or for the program
     #[arg(last = true, value_name = "OPTIONS")]
     options: Vec<OsString>,
 }
@@ -59,7 +64,7 @@ impl Rehearse {
     pub(super) fn execute(self) -> Result<u8, CliError> {
         let cache = rehearse::cache_folder()?;
         let parts = match rehearse::ready(&cache) {
-            Some(parts) if !self.prepare => parts,
+            Some(parts) if !self.prepare || self.offline => parts,
             _ if self.offline => return Err(RehearsalError::NotPrepared { folder: cache }.into()),
             _ => self.fetch(&cache)?,
         };
@@ -121,7 +126,7 @@ impl Rehearse {
         })
     }
 
-    /// `tdxlab run --host tdx`, with the QEMU and the library that make it a rehearsal.
+    /// `tdxlab run --host tdx`, or the program, with the QEMU and the library that make it a rehearsal.
     fn command(&self, parts: &Parts, preload: &Path) -> Result<Vec<String>, CliError> {
         let own = std::env::current_exe().map_err(|source| CliError::System {
             doing: "finding this program".to_owned(),
@@ -136,8 +141,24 @@ impl Rehearse {
             OsString::from("/usr/bin/env"),
             setting(PROGRAM_VARIABLE, &parts.qemu()),
             setting(PRELOAD_VARIABLE, preload),
-            own.into(),
         ];
+        match &self.command {
+            Some(program) => {
+                command.push(program.into());
+                command.extend(self.options.iter().cloned());
+            }
+            None => self.scenarios(own.into(), &mut command),
+        }
+        let text = |word: OsString| {
+            word.into_string().map_err(|word| {
+                CliError::usage(format!("{} is not UTF-8", word.display()), "rename it")
+            })
+        };
+        command.into_iter().map(text).collect()
+    }
+
+    fn scenarios(&self, own: OsString, command: &mut Vec<OsString>) {
+        command.push(own);
         command.extend(["run", "--host", "tdx", "--jobs", "1", "--out"].map(OsString::from));
         command.push(self.out.clone().into());
         command.extend(self.options.iter().cloned());
@@ -145,11 +166,5 @@ impl Rehearse {
             command.push(STOCK.into());
         }
         command.extend(self.paths.iter().map(OsString::from));
-        let text = |word: OsString| {
-            word.into_string().map_err(|word| {
-                CliError::usage(format!("{} is not UTF-8", word.display()), "rename it")
-            })
-        };
-        command.into_iter().map(text).collect()
     }
 }

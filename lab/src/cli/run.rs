@@ -11,14 +11,13 @@ use super::error::CliError;
 use super::options::{self, HostName, Scenarios};
 use super::report::exit_code;
 use super::{load, output, progress, signals};
+use crate::faults::Fault;
 use crate::host::select::{self, Selected};
 use crate::predict::Design;
 use crate::report::{self, github, lava, terminal};
 use crate::run::conduct::PATIENCE;
 use crate::run::journal::Part;
-use crate::run::{
-    AllowList, Conduct, ConductError, Conducted, Drive, Item, PlanId, Progress, Shard,
-};
+use crate::run::{Conduct, ConductError, Conducted, Drive, Item, PlanId, Progress, Shard};
 
 /// Runs scenarios and judges every step.
 #[derive(Args, Debug)]
@@ -75,6 +74,9 @@ pub(super) struct Run {
     /// Run what failed again this often, to see how reliably it fails
     #[arg(long, value_name = "N", default_value_t = 0, value_parser = clap::value_parser!(u32).range(0..=1000))]
     confirm: u32,
+    /// Seed a fault into the host (soft, sim) and see what catches it; `tdxlab faults` lists them
+    #[arg(long, value_name = "NAME", conflicts_with = "resume")]
+    fault: Option<String>,
     /// Print LAVA signals at the end
     #[arg(long)]
     lava: bool,
@@ -94,7 +96,7 @@ struct Task {
 
 impl Run {
     pub(super) fn execute(self) -> Result<u8, CliError> {
-        let allowed_log = self.allow_list()?;
+        let allowed_log = options::allow_list(self.allow_log.as_deref())?;
         let task = match &self.resume {
             Some(folder) => self.resumed(folder)?,
             None => self.started()?,
@@ -168,7 +170,7 @@ impl Run {
     fn started(&self) -> Result<Task, CliError> {
         let asked = self.design.as_deref().map(options::design).transpose()?;
         let shard = self.shard()?;
-        let selected = self.select(self.host)?;
+        let selected = self.select(self.host, options::fault(self.fault.as_deref())?)?;
         let all = load::items_for(&self.scenarios, selected.host.kind())?;
         let of_plans = u32::try_from(all.len()).unwrap_or(u32::MAX);
         let (places, items): (Vec<u32>, Vec<Item>) = (0..)
@@ -215,7 +217,10 @@ impl Run {
         let (places, items) = progress.left(items)?.into_iter().unzip();
         Ok(Task {
             design: options::design(&head.design)?,
-            selected: self.select(HostName::from(head.host))?,
+            selected: self.select(
+                HostName::from(head.host),
+                options::fault(head.fault.as_ref().map(|fault| fault.name.as_str()))?,
+            )?,
             items,
             seed: head.seed,
             paths: head.paths,
@@ -235,15 +240,15 @@ impl Run {
         })
     }
 
-    fn select(&self, host: HostName) -> Result<Selected, CliError> {
+    fn select(&self, host: HostName, fault: Option<&'static Fault>) -> Result<Selected, CliError> {
         let selected = match self.require {
-            None => select::select(host.into())?,
+            None => select::select_with(host.into(), fault)?,
             Some(required) => {
                 let choice = match host {
                     HostName::Auto => required,
                     chosen => chosen,
                 };
-                let selected = select::select(choice.into())?;
+                let selected = select::select_with(choice.into(), fault)?;
                 if required != HostName::Auto && choice != required {
                     return Err(CliError::usage(
                         format!("--require {required:?} and --host {choice:?} cannot both be met")
@@ -255,24 +260,6 @@ impl Run {
             }
         };
         Ok(selected)
-    }
-
-    fn allow_list(&self) -> Result<AllowList, CliError> {
-        let Some(path) = &self.allow_log else {
-            return Ok(AllowList::default());
-        };
-        let text = std::fs::read_to_string(path).map_err(|source| {
-            CliError::usage(
-                format!("cannot read {}: {source}", path.display()),
-                "--allow-log wants a text file",
-            )
-        })?;
-        AllowList::parse(&text).map_err(|error| {
-            CliError::usage(
-                format!("{}: {error}", path.display()),
-                "write more of the line that is to pass",
-            )
-        })
     }
 
     fn jobs(&self, plans: usize) -> usize {

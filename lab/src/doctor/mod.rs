@@ -3,16 +3,20 @@
 //! "The device node exists" is not "usable": where something can be tried without changing the
 //! machine, it is tried.
 
+mod deep;
 mod kvm;
 mod machine;
 mod qemu;
 mod rights;
 mod stats;
 mod tdx;
+#[cfg(test)]
+mod tests;
 
 use schemars::JsonSchema;
 use serde::Serialize;
 
+pub use deep::deep;
 pub use machine::Machine;
 
 /// One thing about this machine.
@@ -83,9 +87,13 @@ impl Fact {
 
 /// Everything there is to know, in the order it is shown.
 pub fn examine(machine: &Machine) -> Vec<Fact> {
-    let mut facts = vec![machine::kernel(machine), machine::memory(machine)];
-    facts.push(qemu::version());
-    facts.push(kvm::probe());
+    let mut facts = vec![
+        machine::kernel(machine),
+        machine::memory(machine),
+        qemu::version(machine),
+    ];
+    // A recorded machine's KVM is not here to be tried.
+    facts.extend((!machine.is_recorded()).then(kvm::probe));
     facts.extend(tdx::facts(machine));
     facts.extend(rights::facts(machine));
     facts
@@ -93,9 +101,10 @@ pub fn examine(machine: &Machine) -> Vec<Fact> {
 
 /// The first fact that keeps this machine from running TDs; `None` where nothing does.
 pub fn why_no_tdx(machine: &Machine) -> Option<Fact> {
+    let tried = (!machine.is_recorded()).then(kvm::probe);
     tdx::facts(machine)
         .into_iter()
-        .chain([kvm::probe()])
+        .chain(tried)
         .find(|fact| fact.standing == Standing::Unusable)
 }
 

@@ -76,7 +76,10 @@ fn yama(machine: &Machine) -> Fact {
             name,
             format!("Yama scope {scope}: QEMU's memory files cannot be taken"),
         )
-        .advise("sysctl kernel.yama.ptrace_scope=1"),
+        .advise(match scope.as_str() {
+            "3" => "start the machine with another kernel.yama.ptrace_scope: 3 stays until then",
+            _ => "sysctl kernel.yama.ptrace_scope=1",
+        }),
     }
 }
 

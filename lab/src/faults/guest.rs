@@ -29,7 +29,7 @@ faults! {
     }
 
     "accept-stays-pending": "ACCEPT says success and leaves the page pending"
-    ("state not committed", under "v5", seen by Content Access)
+    ("state not committed", under "v5", seen by Content Status)
     AcceptStaysPending {} {
         fn accepted_entry(&mut self, level: PageLevel, frame: Pfn) -> SeptEntry {
             SeptEntry::leaf(State::Pending, level, frame)
@@ -81,7 +81,7 @@ faults! {
     }
 
     "pending-is-readable": "memory that was never accepted can be read and written"
-    ("pending pages must not be accessible", under "v5", seen by Access Content)
+    ("pending pages must not be accessible", under "v5", seen by Access Exits)
     PendingReadable {} {
         fn pending_access(&mut self, _: bool) -> PendingAccess {
             PendingAccess::Allow
@@ -97,7 +97,7 @@ faults! {
     }
 
     "killed-in-spite-of-ve": "an access before ACCEPT ends the VM though the guest handles #VE"
-    ("pending_ve_disable read wrongly", under "v5", seen by Td KernelLog)
+    ("pending_ve_disable read wrongly", under "v5", seen by Td)
     KilledInSpite {} {
         fn pending_access(&mut self, _: bool) -> PendingAccess {
             PendingAccess::Exit
@@ -113,7 +113,7 @@ faults! {
     }
 
     "survives-access-before-accept": "an access before ACCEPT with SEPT_VE_DISABLE does not end the VM"
-    ("guest exits for ever", under "v5", seen by Td Exits)
+    ("guest exits for ever", under "v5", seen by Td)
     SurvivesAccess {} {
         fn kills_on_pending_access(&mut self) -> bool {
             false

@@ -32,7 +32,7 @@ faults! {
     }
 
     "pieces-mapped-huge": "a region whose folio is in pieces counts as one folio"
-    ("mapping level above the folio size", under "headtail", seen by Debugfs Splits)
+    ("mapping level above the folio size", under "headtail", seen by Debugfs Status)
     PiecesMappedHuge {} {
         fn fault_level(&mut self, limits: &LevelLimits) -> PageLevel {
             LevelLimits { folio_whole: true, ..*limits }.level()

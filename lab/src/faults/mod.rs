@@ -54,22 +54,39 @@ impl std::fmt::Debug for Fault {
     }
 }
 
+/// Faults of the same kind.
+#[derive(Clone, Copy, Debug)]
+pub struct Topic {
+    /// What goes wrong.
+    pub about: &'static str,
+    /// The faults.
+    pub faults: &'static [Fault],
+}
+
+/// The catalogue, topic by topic.
+pub const TOPICS: &[Topic] = &[
+    topic("Which pages, which leaves", range::FAULTS),
+    topic("Order of stages", order::FAULTS),
+    topic("What a split makes of a leaf", split::FAULTS),
+    topic("The host's part of ACCEPT", accept::FAULTS),
+    topic("The size of a mapping", level::FAULTS),
+    topic("Translations used after they are gone", tlb::FAULTS),
+    topic("SEAMCALLs that fail or are left out", module::FAULTS),
+    topic(
+        "What the guest is told, and the content it finds",
+        guest::FAULTS,
+    ),
+    topic("Counters and events", count::FAULTS),
+    topic("Allocation, errors, memory kept or lost", resource::FAULTS),
+];
+
+const fn topic(about: &'static str, faults: &'static [Fault]) -> Topic {
+    Topic { about, faults }
+}
+
 /// Every fault, by topic.
 pub fn all() -> impl Iterator<Item = &'static Fault> {
-    [
-        range::FAULTS,
-        order::FAULTS,
-        split::FAULTS,
-        accept::FAULTS,
-        level::FAULTS,
-        tlb::FAULTS,
-        module::FAULTS,
-        guest::FAULTS,
-        count::FAULTS,
-        resource::FAULTS,
-    ]
-    .into_iter()
-    .flatten()
+    TOPICS.iter().flat_map(|topic| topic.faults)
 }
 
 /// The fault of that name.

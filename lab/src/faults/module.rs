@@ -38,7 +38,7 @@ faults! {
     }
 
     "demote-fails-silently": "DEMOTE fails, the return value is dropped, mirror and S-EPT diverge"
-    ("v3 patch 7; report on a 5.19 tree, July 2026", under "headtail", seen by Td KernelLog Content)
+    ("v3 patch 7; report on a 5.19 tree, July 2026", under "headtail", seen by Td KernelLog)
     DemoteFailsSilently {} {
         fn seamcall(&mut self, call: Seamcall) -> Option<Status> {
             (call == Seamcall::PageDemote).then_some(Status::EPT_ENTRY_STATE_INCORRECT.rcx())

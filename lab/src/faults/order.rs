@@ -26,7 +26,7 @@ faults! {
 
     "hole-without-zap": "a hole frees the pages but leaves them mapped"
     ("backend freed while the S-EPT maps it, v3 review", under "headtail",
-     seen by Debugfs Access)
+     seen by Debugfs Exits)
     HoleWithoutZap {} {
         fn hole_stages(&mut self) -> &'static [HoleStage] {
             use HoleStage::{InvalidateBegin, InvalidateEnd, Split, Truncate};
@@ -53,7 +53,7 @@ faults! {
     }
 
     "attributes-not-set": "a conversion zaps but forgets the attribute"
-    ("conversion given up half way", under "v5", seen by Exits Debugfs)
+    ("conversion given up half way", under "v5", seen by Debugfs Status)
     AttributesNotSet {} {
         fn conversion_stages(&mut self) -> &'static [ConversionStage] {
             &[ConversionStage::Split, ConversionStage::Zap]
@@ -61,7 +61,7 @@ faults! {
     }
 
     "shared-attribute-sticks": "a conversion back to private leaves the shared attribute"
-    ("conversion given up half way", under "v5", seen by Debugfs Populated Status)
+    ("conversion given up half way", under "v5", seen by Debugfs Status)
     AttributeSticks { conversions: u64 } {
         fn conversion_stages(&mut self) -> &'static [ConversionStage] {
             self.conversions += 1;

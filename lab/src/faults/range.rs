@@ -111,7 +111,7 @@ faults! {
     }
 
     "hole-starts-a-page-late": "a hole leaves its first page mapped"
-    ("off by one at the head", under "headtail", seen by Debugfs Access)
+    ("off by one at the head", under "headtail", seen by Debugfs Exits)
     HoleStartsLate {} {
         fn hole_zap_range(&mut self, range: GpaRange) -> GpaRange {
             moved(range, 1, 0)
@@ -119,7 +119,7 @@ faults! {
     }
 
     "hole-ends-a-page-early": "a hole leaves its last page mapped"
-    ("off by one at the tail", under "headtail", seen by Debugfs Access)
+    ("off by one at the tail", under "headtail", seen by Debugfs Exits)
     HoleEndsEarly {} {
         fn hole_zap_range(&mut self, range: GpaRange) -> GpaRange {
             moved(range, 0, -1)
@@ -159,7 +159,7 @@ faults! {
     }
 
     "attribute-a-page-short": "the last page of a conversion keeps its attribute"
-    ("off by one at the tail", under "v5", seen by Exits Debugfs)
+    ("off by one at the tail", under "v5", seen by Debugfs Status)
     AttributeShort {} {
         fn attribute_range(&mut self, range: GpaRange) -> GpaRange {
             moved(range, 0, -1)
@@ -167,7 +167,7 @@ faults! {
     }
 
     "chunks-on-2m-boundaries": "MapGPA chunks end on 2M boundaries, not 2M after the start"
-    ("a kernel that changes chunking changes every prediction", under "v5", seen by Splits Debugfs)
+    ("a kernel that changes chunking changes every prediction", under "v5", seen by Splits)
     ChunksOnBoundaries {} {
         fn map_gpa_chunk_end(&mut self, next: Gpa, end: Gpa) -> Gpa {
             let page = next.page(PageLevel::Size2M);
@@ -176,7 +176,7 @@ faults! {
     }
 
     "one-chunk": "MapGPA is done in one piece"
-    ("user space that merges the chunks", under "v5", seen by Splits Debugfs)
+    ("user space that merges the chunks", under "v5", seen by Splits)
     OneChunk {} {
         fn map_gpa_chunk_end(&mut self, _: Gpa, end: Gpa) -> Gpa {
             end
@@ -193,7 +193,7 @@ faults! {
     }
 
     "second-slot-forgotten": "a hole over several slots of one file zaps only the first"
-    ("several slots bound to one file, v3 patch 16", under "headtail", seen by Debugfs Access)
+    ("several slots bound to one file, v3 patch 16", under "headtail", seen by Debugfs Content)
     SecondSlotForgotten { last: Option<Range<u64>> } {
         fn hole_in_slot(&mut self, slot: &BoundSlot, hole: Range<u64>) -> Option<GpaRange> {
             let covered = slot.covered_by(hole.clone())?;
@@ -254,7 +254,7 @@ faults! {
     }
 
     "zap-skips-leaves-that-stick-out": "a zap passes over leaves it does not cover"
-    ("a split that came too late", under "headtail", seen by Debugfs Access)
+    ("a split that came too late", under "headtail", seen by Debugfs Exits)
     ZapSkips { seen: u64 } {
         fn head_and_tail(&mut self, _: GpaRange, _: u64) -> HeadAndTail {
             self.seen += 1;

@@ -71,7 +71,7 @@ faults! {
     }
 
     "fault-during-hole": "a fault maps a page in a hole between zap and truncate"
-    ("retry must see the invalidation", under "headtail", seen by Debugfs Populated)
+    ("retry must see the invalidation", under "headtail", seen by Populated)
     FaultDuringHole {} {
         fn fault_retries(&mut self, _: bool) -> bool {
             false

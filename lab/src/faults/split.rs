@@ -58,8 +58,8 @@ faults! {
         }
     }
 
-    "split-leaves-a-child-out": "a split leaves the last entry of the new table empty"
-    ("wrong child address", under "headtail", seen by Content)
+    "split-leaves-a-child-out": "a split leaves the last entry of the new table empty: an access exits for ever"
+    ("mirror and S-EPT diverge", under "headtail", seen by Td Exits)
     SplitLeavesOut {} {
         fn demoted_child(&mut self, state: State, first: Pfn, index: u64) -> SeptEntry {
             if index == 511 { SeptEntry::FREE } else { child(state, first, index) }

@@ -24,7 +24,7 @@ faults! {
     }
 
     "shared-zap-without-flush": "a conversion to private leaves shared translations in TLBs"
-    ("missed flush", under "v5", seen by Debugfs Content)
+    ("missed flush", under "v5", seen by Debugfs)
     SharedZapWithoutFlush {} {
         fn kick(&mut self, why: Why) -> Kick {
             if why == Why::SharedZap { Kick::Pretend } else { Kick::Flush }

@@ -1,5 +1,6 @@
 //! Where a plan runs: the trait that every kind of host implements.
 
+pub mod interleaving;
 pub mod interrupt;
 pub mod kvm;
 pub mod select;
@@ -15,7 +16,9 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use tdxlab_protocol::message::{Counts, Run};
 
+use self::interleaving::Interleaving;
 use crate::addr::GpaRange;
+use crate::faults::Fault;
 use crate::plan::{Guest, HostKind, Op};
 use crate::predict::Design;
 use crate::witness::Sample;
@@ -43,6 +46,11 @@ pub trait Host: Send + Sync {
     /// Whether the VMM has KVM map what a guest has converted with MapGPA, as QEMU does.
     fn maps_conversions(&self) -> bool {
         false
+    }
+
+    /// The fault that was seeded into it, if one was.
+    fn fault(&self) -> Option<&'static Fault> {
+        None
     }
 
     /// Boots a guest and brings it to the point where it takes commands.
@@ -75,6 +83,22 @@ pub trait Session: Send {
         branches: &[&[Op]],
         seed: u64,
     ) -> Result<Vec<Vec<Observed>>, HostError>;
+
+    /// Lets the next parallel step take turns in this order, as far as the host has a say in it.
+    fn follow(&mut self, order: &Interleaving) {
+        let _ = order;
+    }
+
+    /// The order in which the last parallel step took turns; `None` where the seed alone says it,
+    /// or nobody can.
+    fn take_interleaving(&mut self) -> Option<Interleaving> {
+        None
+    }
+
+    /// How a person can look at the guest while it is kept: what, and what to type or open.
+    fn attach(&mut self) -> Vec<(String, String)> {
+        Vec::new()
+    }
 
     /// Reads all witnesses. Called at rest. Split events and log lines are those since the
     /// previous call.
@@ -129,6 +153,8 @@ pub enum Killer {
     Guest,
     /// The VMM exited or stopped by itself.
     Vmm,
+    /// Nobody: a vCPU exits for ever and the guest gets no further.
+    ExitsForEver,
 }
 
 /// The lab or the host could not do its part. Always a verdict `error`, never pass or fail.

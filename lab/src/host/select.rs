@@ -7,6 +7,7 @@ use super::soft::SoftHost;
 use super::tdx::{self, TdxHost};
 use super::{Host, HostError};
 use crate::doctor::{self, Fact, Machine, Standing};
+use crate::faults::Fault;
 use crate::plan::HostKind;
 use crate::qemu::{Installed, Version};
 
@@ -36,9 +37,14 @@ const AUTO: [HostKind; 3] = [HostKind::Tdx, HostKind::Soft, HostKind::Sim];
 
 /// Finds the host, and makes sure that it is usable.
 pub fn select(choice: Choice) -> Result<Selected, HostError> {
+    select_with(choice, None)
+}
+
+/// The same with a fault seeded into the host, which must be one of software.
+pub fn select_with(choice: Choice, fault: Option<&'static Fault>) -> Result<Selected, HostError> {
     match choice {
         Choice::Only(kind) => Ok(Selected {
-            host: open(kind)?,
+            host: opened(kind, fault)?,
             why: match kind {
                 HostKind::Tdx if tdx::is_rehearsal() => REHEARSAL.to_owned(),
                 _ => "asked for".to_owned(),
@@ -47,7 +53,7 @@ pub fn select(choice: Choice) -> Result<Selected, HostError> {
         Choice::Auto => {
             let mut passed_over = Vec::new();
             for kind in AUTO {
-                match open(kind) {
+                match opened(kind, fault) {
                     Ok(host) => {
                         return Ok(Selected {
                             host,
@@ -77,42 +83,54 @@ fn why(passed_over: &[String]) -> String {
     }
 }
 
+/// A host, if it is usable here, with a fault seeded into it if one is given.
+fn opened(kind: HostKind, fault: Option<&'static Fault>) -> Result<Box<dyn Host>, HostError> {
+    match (kind, fault) {
+        (_, None) => open(kind),
+        (HostKind::Sim, Some(fault)) => Ok(Box::new(SimHost::new().with_fault(fault))),
+        (HostKind::Soft, Some(fault)) => Ok(Box::new(SoftHost::find()?.with_fault(fault))),
+        (HostKind::Kvm | HostKind::Tdx, Some(fault)) => Err(HostError::NotUsable {
+            host: kind,
+            reason: format!("{} cannot be seeded into a real kernel", fault.name),
+            advice: "faults are seeded into hosts of software: --host soft or sim".to_owned(),
+        }),
+    }
+}
+
 /// A host, if it is usable here.
 fn open(kind: HostKind) -> Result<Box<dyn Host>, HostError> {
     match kind {
         HostKind::Sim => Ok(Box::new(SimHost::new())),
         HostKind::Soft => Ok(Box::new(SoftHost::find()?)),
         HostKind::Kvm => Ok(Box::new(KvmHost::find()?)),
-        HostKind::Tdx => {
-            // In a rehearsal nothing of the machine is TDX, so there is nothing to ask it.
-            let fact = (!tdx::is_rehearsal()).then(|| doctor::why_no_tdx(&Machine::this()));
-            match fact.flatten() {
-                Some(fact) => Err(unusable(kind, Some(fact))),
-                None => {
-                    let qemu =
-                        Installed::find(Version::new(10, 1)).map_err(|error| error.on(kind))?;
-                    Ok(Box::new(TdxHost::new(qemu, Interrupt::of_process())))
-                }
-            }
-        }
+        HostKind::Tdx => Ok(Box::new(tdx()?)),
     }
 }
 
-/// Why a host cannot be used: what the doctor found, or that this tdxlab cannot drive it.
-fn unusable(host: HostKind, fact: Option<Fact>) -> HostError {
-    match fact.filter(|fact| fact.standing == Standing::Unusable) {
-        Some(fact) => HostError::NotUsable {
-            host,
-            reason: format!("{}: {}", fact.name, fact.found),
-            advice: fact
-                .advice
-                .unwrap_or_else(|| "see `tdxlab doctor`".to_owned()),
-        },
-        None => HostError::NotUsable {
-            host,
-            reason: format!("this version of tdxlab cannot drive {} hosts", host.name()),
-            advice: "use --host auto, which takes the best this tdxlab has".to_owned(),
-        },
+/// The TDX host, if it is usable here.
+///
+/// # Errors
+///
+/// It is not, and why.
+pub fn tdx() -> Result<TdxHost, HostError> {
+    let kind = HostKind::Tdx;
+    // In a rehearsal nothing of the machine is TDX, so there is nothing to ask it.
+    let fact = (!tdx::is_rehearsal()).then(|| doctor::why_no_tdx(&Machine::this()));
+    if let Some(fact) = fact.flatten() {
+        return Err(unusable(kind, fact));
+    }
+    let qemu = Installed::find(Version::new(10, 1)).map_err(|error| error.on(kind))?;
+    Ok(TdxHost::new(qemu, Interrupt::of_process()))
+}
+
+/// Why a host cannot be used, as the doctor found it.
+fn unusable(host: HostKind, fact: Fact) -> HostError {
+    HostError::NotUsable {
+        host,
+        reason: format!("{}: {}", fact.name, fact.found),
+        advice: fact
+            .advice
+            .unwrap_or_else(|| "see `tdxlab doctor`".to_owned()),
     }
 }
 

@@ -3,8 +3,9 @@
 //! Where branches of a parallel step meet in a 2M region, the order decides what is mapped there,
 //! and no rule on ranges can say which order it was. Such a region is fogged for the rest of the
 //! TD's life. What still holds: a region holds at most 512 4K leaves or one 2M leaf, its leaf
-//! splits at most once in a step (a table never becomes a leaf again), and a hole or a conversion
-//! over all of it leaves nothing private mapped.
+//! splits at most once in a step (a table never becomes a leaf again), a hole or a conversion over
+//! all of it leaves nothing private mapped, and the guest_memfd holds all of it once every page of
+//! it was read.
 
 use std::collections::BTreeMap;
 
@@ -92,6 +93,14 @@ impl FogBank {
                 Interval::default()
             },
         };
+    }
+
+    /// The guest has read every page of the region, with nobody beside it: what can be read is
+    /// mapped, and what is mapped is held by the guest_memfd.
+    pub(super) fn reach(&mut self, region: u64) {
+        if let Some(patch) = self.regions.get_mut(&region) {
+            patch.now.populated = Interval::exactly(REGION as i64);
+        }
     }
 
     /// Closes a step: the sum of changes since the previous call.

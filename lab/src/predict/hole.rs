@@ -11,17 +11,20 @@ const EINVAL: i32 = 22;
 
 impl State {
     /// fallocate(PUNCH_HOLE | KEEP_SIZE) over a range, one call per piece that lies in one part of
-    /// the file. A piece that is not aligned as the design wants ends it, unchanged. What lies past
-    /// the end of the file is not there to be punched, and no error.
+    /// the file. A piece that is not aligned as the design wants ends it, unchanged; the pieces
+    /// before it are gone. What lies past the end of the file is not there to be punched, and no
+    /// error.
     pub(super) fn punch(&mut self, tally: &mut Tally, range: GpaRange) {
         tally.entries_at_most = Some(0);
-        if !range.is_aligned(PageLevel::Size4K) {
-            tally.errnos.push(EINVAL);
-            return;
-        }
-        for (gfns, file) in self.file_pieces(range) {
+        let torn_start = !range.start().is_aligned(PageLevel::Size4K);
+        let torn_end = !range.end().is_aligned(PageLevel::Size4K);
+        let pieces = self.file_pieces(&pages_around(range));
+        let last = pieces.len().saturating_sub(1);
+        for (index, (gfns, file)) in pieces.into_iter().enumerate() {
             let alignment = self.design.hole_alignment.pages_4k();
-            if !file.start.is_multiple_of(alignment) || !file.end.is_multiple_of(alignment) {
+            let torn = (index == 0 && torn_start) || (index == last && torn_end);
+            if torn || !file.start.is_multiple_of(alignment) || !file.end.is_multiple_of(alignment)
+            {
                 tally.errnos.push(EINVAL);
                 return;
             }
@@ -66,10 +69,9 @@ impl State {
 
     /// The range as pieces that are contiguous in gfns and in the file. The part past the end of
     /// test memory, if any, lengthens the last piece in the file only.
-    fn file_pieces(&self, range: GpaRange) -> Vec<(Pages, Pages)> {
-        let pages = pages_of(range);
+    fn file_pieces(&self, pages: &Pages) -> Vec<(Pages, Pages)> {
         let mut pieces: Vec<(Pages, Pages)> = Vec::new();
-        for (gfns, file) in self.slots.pieces(&pages) {
+        for (gfns, file) in self.slots.pieces(pages) {
             match pieces.last_mut() {
                 Some((last_gfns, last_file)) if last_file.end == file.start => {
                     last_gfns.end = gfns.end;
@@ -91,7 +93,12 @@ impl State {
                 }
             }
         }
-        debug_assert!(range.is_aligned(PageLevel::Size4K));
         pieces
     }
+}
+
+/// The pages a range touches, partly touched ones too.
+fn pages_around(range: GpaRange) -> Pages {
+    let last = range.end().as_u64().div_ceil(PageLevel::Size4K.bytes());
+    range.start().gfn()..last
 }

@@ -9,7 +9,7 @@ use super::Unjudgeable;
 use super::expectation::Interval;
 use super::fog::Bounds;
 use super::runs::Pages;
-use super::state::{Region, Sept, SharedPage, State, gfns_of, pages_of, regions_touching};
+use super::state::{REGION, Region, Sept, SharedPage, State, gfns_of, pages_of, regions_touching};
 use super::tally::Tally;
 use crate::addr::{GpaRange, Side};
 use crate::plan::{Branch, Op};
@@ -125,6 +125,13 @@ impl State {
             if self.regions.at(region).0.fog {
                 self.fog.stir(region, &self.design);
             }
+        }
+    }
+
+    /// The guest has read all of these pages, some of them fogged.
+    pub(super) fn reach(&mut self, pages: &Pages) {
+        for region in pages.start.div_ceil(REGION)..pages.end / REGION {
+            self.fog.reach(region);
         }
     }
 

@@ -309,6 +309,27 @@ fn punch_a_hole_not_aligned_v3_stack_is_einval(#[values("v3", "v5")] name: &str)
     assert_eq!(predictor.baseline(), before);
 }
 
+/// One call per part of the file: what came before the call that fails is gone.
+#[test]
+fn punch_a_hole_whose_last_part_ends_inside_a_page() {
+    let slot = |start, end, gmem_offset| Slot {
+        range: range(start, end),
+        gmem_offset,
+    };
+    let guest = Guest {
+        slots: vec![slot(0, 4 * M, 4 * M), slot(4 * M, 8 * M, 0)],
+        ..guest(8 * M)
+    };
+    let mut predictor = after("headtail", &guest, &[accept_2m(0, 8 * M)]);
+    let expected = one(&mut predictor, punch(2 * M, 6 * M + 1));
+    assert_eq!(expected.errnos, [22]);
+    assert_eq!(expected.pages.pages_2m.single(), Some(-1));
+    assert_eq!(expected.populated.single(), Some(3 * 512));
+    let expected = one(&mut predictor, punch(1, 8 * M));
+    assert_eq!(expected.errnos, [22]);
+    assert_eq!(expected.pages.pages_2m.single(), Some(0));
+}
+
 #[test]
 fn punch_a_hole_not_aligned_january_design() {
     let mut predictor = after("headtail", &guest(8 * M), &[accept_2m(0, 8 * M)]);

@@ -46,6 +46,7 @@ impl State {
             if look.region.fog {
                 if gone != Gone::Skip {
                     self.stir(tally, &here);
+                    self.reach(&here);
                     tally.reads.push(read(&here, Content::Raced));
                 }
             } else if look.shared.attribute {

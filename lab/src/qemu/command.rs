@@ -33,6 +33,8 @@ pub struct QemuCommand {
     pub image: Image,
     /// Where QMP is spoken.
     pub qmp: Line,
+    /// Where people may speak QMP too.
+    pub monitor: Option<Line>,
     /// The serial port that carries the protocol.
     pub serial: Line,
     /// The doorbell port of the soft host.
@@ -129,6 +131,10 @@ impl QemuCommand {
         args.flag("-bios", self.image.argument());
         args.flag("-chardev", self.qmp.chardev("qmp"));
         args.flag("-mon", "chardev=qmp,mode=control");
+        if let Some(monitor) = &self.monitor {
+            args.flag("-chardev", monitor.chardev("monitor"));
+            args.flag("-mon", "chardev=monitor,mode=control");
+        }
         args.flag("-chardev", self.serial.chardev("serial"));
         args.flag("-serial", "chardev:serial");
         if let Some(doorbell) = &self.doorbell {
@@ -161,6 +167,7 @@ impl QemuCommand {
         QemuCommand {
             image: Image::Path(IMAGE_FILE.into()),
             qmp: Line::Listen("qmp.sock".into()),
+            monitor: None,
             serial: Line::File("serial.out".into()),
             doorbell: self
                 .doorbell
@@ -289,6 +296,7 @@ mod tests {
             },
             image: Image::Inherited(7),
             qmp: Line::Inherited(4),
+            monitor: None,
             serial: Line::Inherited(5),
             doorbell: Some(Line::Inherited(6)),
             td: None,

@@ -18,7 +18,7 @@ pub const PROGRAM_VARIABLE: &str = "TDXLAB_QEMU";
 /// Names and paths under which distributions install it.
 const CANDIDATES: [&str; 3] = ["qemu-system-x86_64", "qemu-kvm", "/usr/libexec/qemu-kvm"];
 
-/// Longest that `--version` may take. It takes 15 ms.
+/// Longest that an answer may take. It takes 15 ms.
 const PATIENCE: Duration = Duration::from_secs(20);
 
 /// The same in an L1, which first reads QEMU and its libraries over 9p, with an emulated CPU.
@@ -31,8 +31,8 @@ fn patience() -> Duration {
     }
 }
 
-/// Most bytes of an answer to `--version` that are read.
-const MOST_SAID: u64 = 4096;
+/// Most bytes of an answer that are read.
+const MOST_SAID: u64 = 64 << 10;
 
 /// A version of QEMU.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -109,6 +109,29 @@ impl Installed {
         Installed::first_of(&[program.as_os_str()], needed)
     }
 
+    /// What it says to `-object help`: the kinds of object it can make.
+    ///
+    /// # Errors
+    ///
+    /// It cannot be started, or does not end.
+    pub fn objects(&self) -> Result<String, QemuError> {
+        let (said, answered) = listen(&self.program, &["-object", "help"])?;
+        if answered {
+            Ok(said)
+        } else {
+            Err(silent(self.program.clone()))
+        }
+    }
+
+    /// What a report says of it: the version, the distribution's own, and where it is.
+    pub fn described(&self) -> String {
+        let version = self
+            .banner
+            .strip_prefix("QEMU emulator version ")
+            .unwrap_or(&self.banner);
+        format!("{version}, {}", self.program.display())
+    }
+
     fn first_of(names: &[&OsStr], needed: Version) -> Result<Installed, QemuError> {
         let found = names.iter().find_map(|name| look_up(Path::new(name)));
         let Some(program) = found else {
@@ -141,18 +164,43 @@ fn look_up(name: &Path) -> Option<PathBuf> {
         .find(|path| path.is_file())
 }
 
-/// Runs `--version`, bounded in time and in what is read.
+/// Asks for the version.
 fn ask(program: PathBuf) -> Result<Installed, QemuError> {
-    let child = Command::new(&program)
-        .arg("--version")
+    let (said, answered) = listen(&program, &["--version"])?;
+    let banner = said.lines().next().unwrap_or_default().trim().to_owned();
+    match Version::parse(&banner) {
+        Some(version) if banner.contains("QEMU") => Ok(Installed {
+            program,
+            version,
+            banner,
+        }),
+        _ if !answered => Err(silent(program)),
+        _ => Err(QemuError::NotQemu {
+            program,
+            said: format!("answers {banner:?}, not a QEMU version"),
+        }),
+    }
+}
+
+fn silent(program: PathBuf) -> QemuError {
+    QemuError::NotQemu {
+        program,
+        said: format!("gave no answer within {:?}", patience()),
+    }
+}
+
+/// Runs a program, bounded in time and in what is read of its answer; whether it came to an end.
+fn listen(program: &Path, args: &[&str]) -> Result<(String, bool), QemuError> {
+    let child = Command::new(program)
+        .args(args)
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .stderr(Stdio::null())
         .spawn();
-    let mut child = match child {
-        Ok(child) => child,
-        Err(source) => return Err(QemuError::CouldNotStart { program, source }),
-    };
+    let mut child = child.map_err(|source| QemuError::CouldNotStart {
+        program: program.to_owned(),
+        source,
+    })?;
 
     let mut said = Vec::new();
     let mut stdout = child.stdout.take().expect("stdout is piped");
@@ -160,28 +208,7 @@ fn ask(program: PathBuf) -> Result<Installed, QemuError> {
     // Ends it where it did not end by itself; its answer is in either way.
     let _ = child.kill();
     let _ = child.wait();
-
-    let banner = String::from_utf8_lossy(&said)
-        .lines()
-        .next()
-        .unwrap_or_default()
-        .trim()
-        .to_owned();
-    match Version::parse(&banner) {
-        Some(version) if banner.contains("QEMU") => Ok(Installed {
-            program,
-            version,
-            banner,
-        }),
-        _ if !answered => Err(QemuError::NotQemu {
-            program,
-            said: format!("gave no answer within {:?}", patience()),
-        }),
-        _ => Err(QemuError::NotQemu {
-            program,
-            said: format!("answers {banner:?}, not a QEMU version"),
-        }),
-    }
+    Ok((String::from_utf8_lossy(&said).into_owned(), answered))
 }
 
 /// Whether the other end was closed in time.

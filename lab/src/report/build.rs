@@ -24,7 +24,11 @@ pub const NOT_RUN: &str = "not run: the run was stopped before";
 
 /// Reads a journal.
 pub fn from_journal(path: &Path) -> Result<Report, JournalError> {
-    let mut recording = Recording::open(path)?;
+    from_recording(Recording::open(path)?)
+}
+
+/// Reads a journal from wherever it is.
+pub fn from_recording(mut recording: Recording) -> Result<Report, JournalError> {
     let mut builder = Builder::new(recording.head());
     while let Some(line) = recording.next_line()? {
         builder.last_at = builder.last_at.max(line.at);
@@ -164,6 +168,7 @@ impl Builder {
                 .into_iter()
                 .map(|(name, value)| Fact { name, value })
                 .collect(),
+            fault: head.fault,
             design: head.design,
             seed: head.seed,
             jobs: head.jobs,

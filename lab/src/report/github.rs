@@ -62,6 +62,13 @@ pub fn summary(report: &Report) -> String {
         report.host.name(),
         report.design
     );
+    if let Some(fault) = &report.fault {
+        let _ = write!(
+            out,
+            "> [!WARNING]\n> Seeded fault `{}`: {}.\n\n",
+            fault.name, fault.wrong
+        );
+    }
     out += "| topic | pass | fail | skip | error |\n|---|--:|--:|--:|--:|\n";
     let mut row = |name: &str, counts: &super::VerdictCounts| {
         let _ = writeln!(

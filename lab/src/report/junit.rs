@@ -98,7 +98,7 @@ fn case(scenario: &ScenarioReport) -> TestCase {
     case.set_classname(format!("tdxlab.{}", scenario.name.replace('/', ".")));
     case.set_time(Duration::from_micros(scenario.micros));
     if let Some(evidence) = &scenario.evidence {
-        case.set_system_out(format!("[[ATTACHMENT|{evidence}/plan.json]]"));
+        case.set_system_out(format!("[[ATTACHMENT|{evidence}/replay.json]]"));
     }
     case
 }

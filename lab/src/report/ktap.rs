@@ -17,6 +17,9 @@ pub fn render(report: &Report) -> String {
         report.host.name(),
         one_line(&report.design)
     );
+    if let Some(fault) = &report.fault {
+        let _ = writeln!(out, "# {}", one_line(&fault.to_string()));
+    }
     let _ = writeln!(out, "1..{}", report.scenarios.len());
     for (index, scenario) in report.scenarios.iter().enumerate() {
         render_scenario(&mut out, index + 1, scenario);

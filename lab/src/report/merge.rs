@@ -301,6 +301,7 @@ fn head(sources: &[Source], plans: Vec<String>, target: &RunFolder) -> RunStarte
         host: first.host,
         host_reason: format!("merged from {} runs", sources.len()),
         facts,
+        fault: sources.iter().find_map(|source| source.head.fault.clone()),
         design: designs.join(" | "),
         seed: first.seed,
         jobs: sources.iter().map(|source| source.head.jobs).sum(),

@@ -21,7 +21,7 @@ pub mod terminal;
 pub mod trend;
 pub mod words;
 
-pub use build::{NOT_RUN, by_topic, from_journal, topic};
+pub use build::{NOT_RUN, by_topic, from_journal, from_recording, topic};
 pub use files::{REPORT_FILES, write_all};
 pub use model::{
     Confirmation, ContentReport, ControlReport, Fact, FindingReport, Numbers, Report,

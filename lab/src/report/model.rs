@@ -6,6 +6,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::plan::HostKind;
+use crate::run::journal::SeededFault;
 use crate::run::verdict::{FindingKind, MissingWitness, Verdict, Witness};
 
 /// Version of the report format. Raised when a field changes its meaning or goes away.
@@ -31,6 +32,9 @@ pub struct Report {
     pub host_reason: String,
     /// What the host said of itself.
     pub facts: Vec<Fact>,
+    /// The fault that was seeded into the host: whatever failed, this is why.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fault: Option<SeededFault>,
     /// The design played or expected.
     pub design: String,
     /// Seed given on the command line, if one was.

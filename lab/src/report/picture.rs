@@ -120,6 +120,7 @@ impl Pictures {
                 step,
                 observed,
                 sample,
+                ..
             } => {
                 if let Some(frame) = self.frame(plan.0, step) {
                     let micros = observed.iter().flatten().map(|one| one.micros);

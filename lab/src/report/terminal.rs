@@ -176,7 +176,15 @@ pub fn failures(report: &Report, run_folder: &Path) -> String {
             .iter()
             .filter(|scenario| matches!(scenario.verdict, Verdict::Fail | Verdict::Error))
     };
-    let mut out = String::new();
+    let mut out = match &report.fault {
+        Some(fault) => format!(
+            "{} {}: {}\n  the host was made to do this wrong; what fails is no finding about a kernel\n\n",
+            style("seeded fault").yellow().bold(),
+            fault.name,
+            fault.wrong
+        ),
+        None => String::new(),
+    };
     let mut alike: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
     let mut shown = 0;
     for scenario in bad() {
@@ -289,8 +297,12 @@ fn last_line(report: &Report, run_folder: &Path) -> String {
         (false, false) => ", cut off",
         (false, true) => "",
     };
+    let fault = match &report.fault {
+        Some(fault) => format!(", seeded fault {}", fault.name),
+        None => String::new(),
+    };
     format!(
-        "{}: {} on host {}, design {}{how}\nreport: {}\n",
+        "{}: {} on host {}, design {}{fault}{how}\nreport: {}\n",
         paint(report.verdict),
         count(report.counts.total(), "scenario"),
         report.host.name(),

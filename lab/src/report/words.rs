@@ -4,7 +4,7 @@ use std::fmt;
 
 use crate::addr::{Gpa, GpaRange};
 use crate::plan::{AccessKind, Action, Gone, Guest, OnVe, Op, Side, Size, VcpuId};
-use crate::predict::{AccessOutcome, Content, Expectation, Interval};
+use crate::predict::{AccessOutcome, Content, Expectation, Interval, RegionState};
 use crate::run::names::{Errno, Plain, Status, VmcallStatus};
 
 /// A number of bytes in the largest unit that keeps it whole: `1028K`, `16T`.
@@ -191,12 +191,27 @@ fn shared(side: Side) -> &'static str {
 }
 
 /// A range as offsets into test memory, as scenarios have it, and as GPAs.
-fn place(range: GpaRange, guest: &Guest) -> String {
+pub fn place(range: GpaRange, guest: &Guest) -> String {
     let base = guest.memory.start();
     let offset = |gpa: Gpa| gpa.checked_sub(base).map(size);
     match (offset(range.start()), offset(range.end())) {
         (Some(start), Some(end)) => format!("{start}..{end} ({range})"),
         _ => range.to_string(),
+    }
+}
+
+/// A state in words.
+pub const fn state(state: RegionState) -> &'static str {
+    match state {
+        RegionState::Empty => "empty",
+        RegionState::LeafPending => "2M pending",
+        RegionState::LeafAccepted => "2M accepted",
+        RegionState::TableFree => "table, nothing mapped",
+        RegionState::PagePending => "4K pending",
+        RegionState::PageAccepted => "4K accepted",
+        RegionState::Shared => "shared, not mapped",
+        RegionState::SharedMapped => "shared, mapped at 4K",
+        RegionState::Unknown => "left open by a race",
     }
 }
 

@@ -6,17 +6,18 @@ use std::time::Duration;
 use miette::Diagnostic;
 use thiserror::Error;
 
-use super::executor::{Item, Lab, Watcher};
+use super::executor::{Item, Keep, Lab, Watcher};
 use super::folder::{FolderError, RunFolder};
-use super::journal::{self, Event, Journal, JournalError, Part, PlanId, RunStarted};
+use super::guide::{Guide, Unguided};
+use super::journal::{self, Event, Journal, JournalError, Part, PlanId, RunStarted, SeededFault};
 use super::judge::AllowList;
 use super::needs::Offer;
-use super::oracle::MappedConversions;
+use super::oracle;
 use super::pool::{self, Drive};
 use super::resume::Progress;
 use crate::host::Host;
 use crate::host::interrupt::Interrupt;
-use crate::predict::{Design, Predictor};
+use crate::predict::Design;
 use crate::report::{self, Report};
 
 /// Longest a single operation may take, unless said otherwise.
@@ -50,6 +51,8 @@ pub struct Conduct<'a> {
     pub interrupt: &'a Interrupt,
     /// Who is told how far it is.
     pub watcher: &'a dyn Watcher,
+    /// Who looks on between steps.
+    pub guide: &'a dyn Guide,
 }
 
 /// A run that is over.
@@ -105,6 +108,7 @@ impl<'a> Conduct<'a> {
             part: None,
             interrupt: Interrupt::of_process(),
             watcher,
+            guide: &Unguided,
         }
     }
 
@@ -141,30 +145,39 @@ impl<'a> Conduct<'a> {
         items: &[(PlanId, &Item)],
     ) -> Result<(), JournalError> {
         let design = self.design;
-        let maps_conversions = self.host.maps_conversions();
         let lab = Lab {
             host: self.host,
             offer: Offer {
                 host: self.host.kind(),
                 design,
             },
-            oracle: &move |guest| {
-                let predictor = Predictor::new(design, guest);
-                match maps_conversions {
-                    true => Box::new(MappedConversions::new(predictor)),
-                    false => Box::new(predictor),
-                }
-            },
+            oracle: &oracle::of(self.host, design),
             journal,
             folder,
             allowed_log: self.allowed_log.clone(),
             interrupt: self.interrupt,
             patience: self.patience,
-            keep: self.keep,
+            keep: if self.keep {
+                Keep::Everything
+            } else {
+                Keep::Failures
+            },
             watcher: self.watcher,
+            guide: self.guide,
         };
         pool::run_some(items, &lab, self.drive)?;
         Ok(())
+    }
+
+    /// What the host says of itself. A seeded fault is told in every report, also in those that
+    /// know nothing but facts.
+    fn facts(&self) -> Vec<(String, String)> {
+        let mut facts = self.host.facts();
+        if let Some(fault) = self.host.fault() {
+            let value = format!("{}: {}", fault.name, fault.wrong);
+            facts.push(("seeded fault".to_owned(), value));
+        }
+        facts
     }
 
     fn head(&self, folder: &RunFolder) -> Event {
@@ -176,7 +189,8 @@ impl<'a> Conduct<'a> {
             command: std::env::args().collect(),
             host: self.host.kind(),
             host_reason: self.host_reason.clone(),
-            facts: self.host.facts(),
+            facts: self.facts(),
+            fault: self.host.fault().map(SeededFault::of),
             design: self.design.name.to_owned(),
             seed: self.seed,
             jobs: self.drive.jobs,

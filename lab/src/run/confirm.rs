@@ -1,7 +1,8 @@
 //! Runs a plan that failed again, to see how reliably it fails.
 
-use super::executor::{Item, Lab, Silence};
+use super::executor::{Item, Keep, Lab, Silence};
 use super::folder::RunFolder;
+use super::guide::Unguided;
 use super::journal::{Event, JournalError, PlanId};
 use super::verdict::Verdict;
 
@@ -39,8 +40,9 @@ fn once(lab: &Lab<'_>, worker: usize, id: PlanId, item: &Item) -> Option<Verdict
         journal: &journal,
         folder: &folder,
         allowed_log: lab.allowed_log.clone(),
-        keep: false,
+        keep: Keep::Nothing,
         watcher: &Silence,
+        guide: &Unguided,
         ..*lab
     };
     Some(again.execute(worker, id, item).ok()?.verdict)

@@ -1,5 +1,6 @@
 //! Runs one plan on one guest: control, steps, evidence.
 
+use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -7,15 +8,19 @@ use std::time::{Duration, Instant};
 
 use super::control;
 use super::folder::{FolderError, RunFolder, write_whole};
-use super::journal::{Event, Journal, JournalError, PlanId};
+use super::guide::{Guide, Stand};
+use super::journal::{Event, JournalError, PlanId};
 use super::judge::{AllowList, Evidence, Judge, branches};
 use super::map::MemoryMap;
 use super::needs::{self, Offer};
 use super::oracle::Oracle;
+use super::scribe::Scribe;
 use super::verdict::Verdict;
+use crate::host::interleaving::Interleaving;
 use crate::host::interrupt::Interrupt;
 use crate::host::{BootOptions, Host, HostError, Observed, Session};
 use crate::plan::{Action, Guest, Plan};
+use crate::replay::{self, Recorded, Replay, Signature};
 use crate::witness::Sample;
 
 /// A plan and where it came from.
@@ -39,7 +44,7 @@ pub struct Lab<'a> {
     /// Who says what must happen.
     pub oracle: &'a MakeOracle,
     /// Where everything is written down.
-    pub journal: &'a Journal,
+    pub journal: &'a dyn Scribe,
     /// Where files go.
     pub folder: &'a RunFolder,
     /// Kernel log lines that may pass.
@@ -48,10 +53,35 @@ pub struct Lab<'a> {
     pub interrupt: &'a Interrupt,
     /// Longest a single operation may take.
     pub patience: Duration,
-    /// Keep the evidence of passing plans too.
-    pub keep: bool,
+    /// Whose evidence is kept.
+    pub keep: Keep,
     /// Who is told how far it is.
     pub watcher: &'a dyn Watcher,
+    /// Who looks on between steps.
+    pub guide: &'a dyn Guide,
+}
+
+/// Whose evidence is kept: what the host can show, and the plan to run again.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Keep {
+    /// Nobody's: only what is said of the plan matters.
+    Nothing,
+    /// That of plans that did not pass.
+    #[default]
+    Failures,
+    /// That of all plans.
+    Everything,
+}
+
+impl Keep {
+    /// Whether the evidence of a plan with this verdict is kept.
+    fn keeps(self, verdict: Verdict) -> bool {
+        match self {
+            Keep::Nothing => false,
+            Keep::Failures => verdict != Verdict::Pass,
+            Keep::Everything => true,
+        }
+    }
 }
 
 /// Is told how far a run is. Called from several threads.
@@ -154,6 +184,8 @@ impl Lab<'_> {
             plan,
             verdict: Verdict::Pass,
             samples: String::new(),
+            orders: BTreeMap::new(),
+            signature: Signature::passing(),
             folder: RunFolder::of_plan(id, &plan.name),
         };
         let reason = match course.run() {
@@ -190,6 +222,10 @@ struct Course<'a> {
     verdict: Verdict,
     /// Witnesses before and after each step, as text for people.
     samples: String,
+    /// The order of steps that raced.
+    orders: BTreeMap<u32, Interleaving>,
+    /// How it failed, if it did.
+    signature: Signature,
     /// Relative to the run's folder.
     folder: PathBuf,
 }
@@ -217,8 +253,16 @@ impl Course<'_> {
         let judged = self
             .booted(booting.elapsed())
             .and_then(|()| self.judge_all(session.as_mut(), oracle.as_mut()));
-        if judged.is_err() || self.verdict != Verdict::Pass || self.lab.keep {
+        let so_far = match &judged {
+            Ok(()) => self.verdict,
+            Err(_) => self.verdict.and(Verdict::Error),
+        };
+        if self.lab.keep.keeps(so_far) {
             self.leave_evidence(session.as_mut());
+        }
+        if so_far != Verdict::Pass && !self.lab.interrupt.is_raised() {
+            let folder = self.path();
+            self.lab.guide.failed(self.plan, &folder, session.as_mut());
         }
         let ended = session.end().map_err(Stop::from);
         judged.and(ended)
@@ -237,17 +281,27 @@ impl Course<'_> {
         oracle: &mut dyn Oracle,
     ) -> Result<(), Stop> {
         let mut judge = Judge::new(self.lab.allowed_log.clone());
-        let (control, mut before) =
-            self.control(session, &judge, oracle.map(self.plan.guest.memory))?;
+        let mut map = oracle.map(self.plan.guest.memory);
+        let (control, mut before) = self.control(session, &judge, map.clone())?;
         for (number, step) in self.plan.steps.iter().enumerate() {
             if self.lab.interrupt.is_raised() {
                 return Err(HostError::Interrupted.into());
             }
-            self.lab.watcher.step_started(self.worker, number);
             let index = u32::try_from(number).unwrap_or(u32::MAX);
             let expected = oracle.foresee(&step.action).map_err(|why| {
                 Stop::Reason(format!("step {}: nobody can foresee it: {why}", number + 1))
             })?;
+            self.lab.guide.before_step(&Stand {
+                plan: self.plan,
+                step: number,
+                expected: &expected,
+                map: &map,
+                sample: &before,
+            });
+            if self.lab.interrupt.is_raised() {
+                return Err(HostError::Interrupted.into());
+            }
+            self.lab.watcher.step_started(self.worker, number);
             let event = Event::StepStarted {
                 plan: self.id,
                 step: index,
@@ -268,12 +322,14 @@ impl Course<'_> {
                 after: &after,
             });
             self.verdict = self.verdict.and(judgement.verdict);
+            self.signature.add(index, &judgement);
             let cannot_go_on = judgement.verdict == Verdict::Error;
+            map = oracle.map(self.plan.guest.memory);
             self.lab.journal.write(&Event::StepJudged {
                 plan: self.id,
                 step: index,
                 judgement,
-                map: oracle.map(self.plan.guest.memory),
+                map: map.clone(),
             })?;
             if cannot_go_on {
                 return Err(Stop::Reason(format!(
@@ -332,6 +388,7 @@ impl Course<'_> {
         expected: &crate::predict::Expectation,
         step: u32,
     ) -> Result<(Vec<Vec<Observed>>, Sample), Stop> {
+        let mut interleaving = None;
         let observed = match action {
             Action::One(op) => {
                 let reads: Vec<_> = expected.reads.iter().map(|read| read.range).collect();
@@ -340,7 +397,14 @@ impl Course<'_> {
             Action::Parallel(_) => {
                 // A seed of its own for every step, so that two races of a plan differ.
                 let seed = self.plan.seed.wrapping_add(u64::from(step));
-                session.perform_parallel(&branches(action), seed)?
+                if let Some(order) = self.lab.guide.order(self.id, step as usize) {
+                    session.follow(order);
+                }
+                let observed = session.perform_parallel(&branches(action), seed)?;
+                interleaving = session.take_interleaving();
+                self.orders
+                    .extend(interleaving.clone().map(|order| (step, order)));
+                observed
             }
         };
         complete(action, &observed)?;
@@ -349,6 +413,7 @@ impl Course<'_> {
             step,
             observed,
             sample: session.sample(),
+            interleaving,
         };
         self.lab.journal.write(&event)?;
         match event {
@@ -395,16 +460,36 @@ impl Course<'_> {
     /// where it is then.
     fn tidy(&self) -> Option<PathBuf> {
         let folder = self.path();
-        if self.verdict == Verdict::Pass && !self.lab.keep {
+        if !self.lab.keep.keeps(self.verdict) {
             let _ = fs::remove_dir_all(&folder);
             return None;
         }
-        let replay = serde_json::to_vec_pretty(self.plan).unwrap_or_default();
-        let _ = write_whole(&folder.join("plan.json"), &replay);
+        let _ = write_whole(&folder.join(replay::FILE), &self.replay().to_text());
         if !self.samples.is_empty() {
             let _ = write_whole(&folder.join("samples.txt"), self.samples.as_bytes());
         }
         Some(self.folder.clone())
+    }
+}
+
+impl Course<'_> {
+    /// The plan as it was run, to be run again.
+    fn replay(&self) -> Replay {
+        Replay {
+            recorded: Some(Recorded {
+                tdxlab: env!("CARGO_PKG_VERSION").to_owned(),
+                run: self.lab.folder.name().to_owned(),
+                host: self.lab.host.kind(),
+                design: self.lab.offer.design.name.to_owned(),
+                fault: self.lab.host.fault().map(|fault| fault.name.to_owned()),
+                ended: Some(Signature {
+                    verdict: self.verdict,
+                    ..self.signature.clone()
+                }),
+            }),
+            plan: self.plan.clone(),
+            orders: self.orders.clone(),
+        }
     }
 }
 

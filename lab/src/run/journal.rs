@@ -11,10 +11,13 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use miette::Diagnostic;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
+use crate::faults::Fault;
 use crate::host::Observed;
+use crate::host::interleaving::Interleaving;
 use crate::plan::{HostKind, Plan};
 use crate::predict::Expectation;
 use crate::run::map::MemoryMap;
@@ -114,6 +117,9 @@ pub enum Event {
         observed: Vec<Vec<Observed>>,
         /// Witnesses after it.
         sample: Sample,
+        /// The order in which racing operations took turns, where the seed alone does not say it.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        interleaving: Option<Interleaving>,
     },
     /// A step was judged.
     StepJudged {
@@ -176,6 +182,9 @@ pub struct RunStarted {
     pub host_reason: String,
     /// What the host says of itself: kernel, QEMU, TDX module, by name.
     pub facts: Vec<(String, String)>,
+    /// The fault that was seeded into the host: whatever failed, this is why.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fault: Option<SeededFault>,
     /// The design played or expected.
     pub design: String,
     /// Seed given on the command line.
@@ -193,6 +202,32 @@ pub struct RunStarted {
     /// Names of the runs this one was merged from.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub merged: Vec<String>,
+}
+
+/// A fault that was seeded into the host of a run.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct SeededFault {
+    /// Its name, as for `--fault`.
+    pub name: String,
+    /// What the host does wrong because of it.
+    pub wrong: String,
+}
+
+impl SeededFault {
+    /// A fault of the catalogue.
+    pub fn of(fault: &Fault) -> SeededFault {
+        SeededFault {
+            name: fault.name.to_owned(),
+            wrong: fault.wrong.to_owned(),
+        }
+    }
+}
+
+impl std::fmt::Display for SeededFault {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "seeded fault {}: {}", self.name, self.wrong)
+    }
 }
 
 /// A part of a run that several machines share.

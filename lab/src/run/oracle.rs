@@ -2,8 +2,9 @@
 
 use super::map::MemoryMap;
 use crate::addr::GpaRange;
-use crate::plan::{Action, Op};
-use crate::predict::{Expectation, Interval, Predictor};
+use crate::host::Host;
+use crate::plan::{Action, Guest, Op};
+use crate::predict::{Design, Expectation, Interval, Predictor};
 
 /// Follows one plan, step by step. The predictor is one; tests have others.
 pub trait Oracle {
@@ -12,6 +13,24 @@ pub trait Oracle {
 
     /// How `memory` must look after the last step that was foreseen.
     fn map(&self, memory: GpaRange) -> MemoryMap;
+}
+
+/// Makes the oracle of a guest on `host`, whose KVM follows `design`.
+pub fn of(
+    host: &dyn Host,
+    design: &'static Design,
+) -> impl Fn(&Guest) -> Box<dyn Oracle> + Sync + use<> {
+    let maps_conversions = host.maps_conversions();
+    move |guest| recorded(maps_conversions, design, guest)
+}
+
+/// The oracle of a guest whose host is not at hand any more.
+pub(super) fn recorded(maps_conversions: bool, design: &Design, guest: &Guest) -> Box<dyn Oracle> {
+    let predictor = Predictor::new(design, guest);
+    match maps_conversions {
+        true => Box::new(MappedConversions::new(predictor)),
+        false => Box::new(predictor),
+    }
 }
 
 impl Oracle for Predictor {

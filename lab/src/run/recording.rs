@@ -13,10 +13,18 @@ use super::journal::{Event, JournalError, Line, RunStarted, VERSION};
 const LONGEST_LINE: u64 = 256 << 20;
 
 /// A journal, line by line.
-#[derive(Debug)]
 pub struct Recording {
     lines: Lines,
     head: RunStarted,
+}
+
+impl std::fmt::Debug for Recording {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Recording")
+            .field("path", &self.lines.path)
+            .field("line", &self.lines.number)
+            .finish_non_exhaustive()
+    }
 }
 
 impl Recording {
@@ -26,9 +34,17 @@ impl Recording {
             path: path.to_owned(),
             source,
         })?;
+        Recording::over(BufReader::new(file), path)
+    }
+
+    /// Reads the first line of a journal from anywhere; `path` is for messages.
+    pub fn over(
+        reader: impl BufRead + Send + 'static,
+        path: &Path,
+    ) -> Result<Recording, JournalError> {
         let mut lines = Lines {
             path: path.to_owned(),
-            reader: BufReader::new(file),
+            reader: Box::new(reader),
             number: 0,
             cut: false,
         };
@@ -64,10 +80,9 @@ impl Recording {
 }
 
 /// The complete lines of a file. An event is complete when its line end is written.
-#[derive(Debug)]
 struct Lines {
     path: PathBuf,
-    reader: BufReader<File>,
+    reader: Box<dyn BufRead + Send>,
     number: usize,
     cut: bool,
 }

@@ -189,7 +189,7 @@ impl Operations {
             let ops = self.branch(reader, branch, node);
             if let Some(vcpu) = ops
                 .as_ref()
-                .and_then(|branch| branch.0.iter().find_map(vcpu_of))
+                .and_then(|branch| branch.0.iter().find_map(Op::vcpu))
             {
                 match taken.iter().find(|(other, _)| *other == vcpu) {
                     Some((_, line)) => {
@@ -234,8 +234,8 @@ impl Operations {
                 return None;
             }
             let op = self.one(reader, &operation, node.key(key), &None)?;
-            if let Some(first) = ops.first().filter(|first| vcpu_of(first) != vcpu_of(&op)) {
-                let (message, help) = match (vcpu_of(first), vcpu_of(&op)) {
+            if let Some(first) = ops.first().filter(|first| first.vcpu() != op.vcpu()) {
+                let (message, help) = match (first.vcpu(), op.vcpu()) {
                     (Some(first), Some(other)) => (
                         format!("a branch on vCPUs {} and {}", first.0, other.0),
                         "all operations of a branch run on one vCPU; make two branches of it",
@@ -344,23 +344,5 @@ impl Operations {
     fn generation(&mut self) -> Option<Generation> {
         self.fills += 1;
         Generation::new(self.fills)
-    }
-}
-
-/// On which vCPU an operation runs; none for those of the host.
-fn vcpu_of(op: &Op) -> Option<VcpuId> {
-    match op {
-        Op::Accept { vcpu, .. }
-        | Op::Touch { vcpu, .. }
-        | Op::Fill { vcpu, .. }
-        | Op::Verify { vcpu, .. }
-        | Op::Convert { vcpu, .. }
-        | Op::Probe { vcpu, .. } => Some(*vcpu),
-        Op::Punch { .. }
-        | Op::Prefault { .. }
-        | Op::Allocate { .. }
-        | Op::DirtyLog { .. }
-        | Op::Stop
-        | Op::Cont => None,
     }
 }

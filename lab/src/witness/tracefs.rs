@@ -112,8 +112,8 @@ fn parse_split(tid: u32, fields: &str) -> Option<SplitEvent> {
     field("spte").and_then(hex)?;
     let level: u8 = field("level")?.parse().ok()?;
     let errno: i32 = field("errno")?.parse().ok()?;
-    // Only levels 2 and 3 (and 4 and 5 of a kernel to come) have something below them.
-    let plausible = (2..=5).contains(&level) && (-4095..=0).contains(&errno);
+    // Level 1 has nothing below it to be split into: whether an event may say so is for the judge.
+    let plausible = (1..=5).contains(&level) && (-4095..=0).contains(&errno);
     plausible.then_some(SplitEvent {
         gpa: Gpa::from_gfn(gfn),
         level,
@@ -275,8 +275,8 @@ mod tests {
     #[case::bad_number(
         "             sh-9     [002] d..1. 12345.678901: kvm_mmu_split_huge_page: gfn 4x spte 1 level 2 errno 0"
     )]
-    #[case::level_of_a_page(
-        "             sh-9     [002] d..1. 12345.678901: kvm_mmu_split_huge_page: gfn 4 spte 1 level 1 errno 0"
+    #[case::level_of_nothing(
+        "             sh-9     [002] d..1. 12345.678901: kvm_mmu_split_huge_page: gfn 4 spte 1 level 0 errno 0"
     )]
     #[case::positive_errno(
         "             sh-9     [002] d..1. 12345.678901: kvm_mmu_split_huge_page: gfn 4 spte 1 level 2 errno 12"

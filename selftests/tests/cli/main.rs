@@ -3,6 +3,8 @@
 mod commands;
 mod diagnostics;
 mod exit_codes;
+mod judge;
 mod output;
 mod readme;
+mod replay;
 mod reports;

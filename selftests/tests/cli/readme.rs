@@ -1,4 +1,4 @@
-//! Commands that the documentation shows work as shown.
+//! Commands that the documentation shows work, and say what it shows them to say.
 
 use std::fs;
 use std::process::Command as Process;
@@ -7,19 +7,65 @@ use rstest::rstest;
 use tdxlab_selftests::command::root;
 use tdxlab_selftests::tdxlab;
 
-/// Lines `$ command` of blocks marked `console` in a document.
-fn commands(document: &str) -> Vec<String> {
+/// A line `$ command` of a block marked `console` in a document, with the lines below it.
+struct Shown {
+    command: String,
+    output: Vec<String>,
+}
+
+fn commands(document: &str) -> Vec<Shown> {
     let text = fs::read_to_string(root().join(document)).unwrap();
     let mut inside = false;
-    let mut commands = Vec::new();
+    let mut commands: Vec<Shown> = Vec::new();
     for line in text.lines() {
         if line.starts_with("```") {
             inside = line == "```console";
         } else if inside && let Some(command) = line.strip_prefix("$ ") {
-            commands.push(command.to_owned());
+            commands.push(Shown {
+                command: command.to_owned(),
+                output: Vec::new(),
+            });
+        } else if inside && let Some(shown) = commands.last_mut() {
+            shown.output.push(line.to_owned());
         }
     }
     commands
+}
+
+/// A line without what differs from run to run: times, the name of the report's folder, and the
+/// width of columns that hold them.
+fn lasting(line: &str) -> String {
+    let mut words: Vec<&str> = Vec::new();
+    for word in line.split_whitespace() {
+        let unit = word.trim_end_matches(')');
+        match words.last_mut() {
+            Some(last) if ["us", "ms", "s"].contains(&unit) => *last = "some",
+            Some(&mut "report:") => words.push("some"),
+            _ if !word.starts_with('─') => words.push(word),
+            _ => {}
+        }
+    }
+    words.join(" ")
+}
+
+/// `...` stands for any number of lines.
+fn check_output(shown: &Shown, said: &str) {
+    let mut said = said.lines().map(lasting);
+    let mut anywhere = false;
+    for line in &shown.output {
+        if line.trim() == "..." {
+            anywhere = true;
+            continue;
+        }
+        let wanted = lasting(line);
+        let found = if anywhere {
+            said.find(|line| *line == wanted)
+        } else {
+            said.next()
+        };
+        assert_eq!(found.as_ref(), Some(&wanted), "output of {}", shown.command);
+        anywhere = false;
+    }
 }
 
 #[rstest]
@@ -41,8 +87,13 @@ fn commands_of_the_documentation_work(#[case] document: &str, #[case] at_least: 
     .assert()
     .success();
     let commands = commands(document);
-    assert!(commands.len() >= at_least, "{commands:?}");
-    for line in commands {
+    assert!(
+        commands.len() >= at_least,
+        "{} in {document}",
+        commands.len()
+    );
+    for shown in &commands {
+        let line = &shown.command;
         let mut words = line.split_whitespace();
         match words.next() {
             Some("make") => {
@@ -67,7 +118,8 @@ fn commands_of_the_documentation_work(#[case] document: &str, #[case] at_least: 
                 if line.starts_with("tdxlab run") {
                     command.arg("--out").arg(out.path());
                 }
-                command.env("TDXLAB_HOST", "sim").assert().success();
+                let done = command.env("TDXLAB_HOST", "sim").assert().success();
+                check_output(shown, &String::from_utf8_lossy(&done.get_output().stdout));
             }
             other => panic!("{document} shows {other:?}, which no test knows"),
         }

@@ -85,7 +85,7 @@ fn junit_of_a_failure_names_witness_and_evidence() {
     let failing = run_with_lost_page(&root().join(GOOD), out.path());
     let junit = read(&failing.folder.join("junit.xml"));
     assert!(junit.contains("<failure"), "{junit}");
-    assert!(junit.contains("[[ATTACHMENT|scenarios/0000-punch-head-and-tail/plan.json]]"));
+    assert!(junit.contains("[[ATTACHMENT|scenarios/0000-punch-head-and-tail/replay.json]]"));
 }
 
 /// The rules of the kernel's document: version line, plan, numbers from 1 up, at each depth.
@@ -156,8 +156,9 @@ fn a_failing_scenario_leaves_all_there_is_to_know() {
     let out = tempfile::tempdir().unwrap();
     let failing = run_with_lost_page(&root().join(GOOD), out.path());
     let evidence = failing.folder.join("scenarios/0000-punch-head-and-tail");
-    let plan: serde_json::Value = serde_json::from_str(&read(&evidence.join("plan.json"))).unwrap();
-    assert_eq!(plan["name"], "punch/head-and-tail");
+    let plan: serde_json::Value =
+        serde_json::from_str(&read(&evidence.join("replay.json"))).unwrap();
+    assert_eq!(plan["plan"]["name"], "punch/head-and-tail");
     let samples = read(&evidence.join("samples.txt"));
     for when in [
         "before the positive control",

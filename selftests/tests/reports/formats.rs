@@ -150,14 +150,14 @@ fn junit_says_what_was_tested_and_where_the_evidence_is() {
         .collect();
     assert!(!evidence.is_empty());
     for folder in evidence {
-        let line = format!("[[ATTACHMENT|{folder}/plan.json]]");
+        let line = format!("[[ATTACHMENT|{folder}/replay.json]]");
         assert!(text.contains(&line), "{line}");
         assert!(
             reports
                 .path()
                 .join("latest")
                 .join(folder)
-                .join("plan.json")
+                .join("replay.json")
                 .is_file()
         );
     }

@@ -113,6 +113,7 @@ fn start(host: &KvmHost, guest: &Guest, backing: Backing) -> Result<Vm, HostErro
                 },
                 image: ends.image.clone(),
                 qmp: ends.qmp.clone(),
+                monitor: None,
                 serial: ends.serial.clone(),
                 doorbell: None,
                 td: None,

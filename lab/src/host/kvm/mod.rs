@@ -141,10 +141,7 @@ impl Host for KvmHost {
         vec![
             fact("kernel", self.release.clone()),
             fact("TDX module", "none: plain VMs".into()),
-            fact(
-                "QEMU",
-                format!("{} ({})", self.qemu.banner, self.qemu.program.display()),
-            ),
+            fact("QEMU", self.qemu.described()),
             fact("accelerator", "KVM".into()),
             fact("guest", format!("micro guest, protocol version {VERSION}")),
         ]

@@ -27,6 +27,7 @@ use self::session::SimSession;
 use self::witness::Witnesses;
 use super::softkvm::{Faithful, Policy, SoftKvm};
 use super::{BootOptions, Host, HostError, Session, software};
+use crate::faults::Fault;
 use crate::plan::{Guest, HostKind};
 
 /// Machine memory of a session. It takes no room until it is used.
@@ -41,6 +42,7 @@ pub struct SimHost {
     in_memory: bool,
     machine_bytes: u64,
     policy: MakePolicy,
+    fault: Option<&'static Fault>,
 }
 
 impl Default for SimHost {
@@ -65,6 +67,7 @@ impl SimHost {
             in_memory: false,
             machine_bytes: MACHINE_BYTES,
             policy: Arc::new(|| Box::new(Faithful)),
+            fault: None,
         }
     }
 
@@ -85,7 +88,16 @@ impl SimHost {
         }
     }
 
-    /// The same host with policies made by `make`: seeded faults.
+    /// The same host with a fault of the catalogue seeded into it.
+    #[must_use]
+    pub fn with_fault(self, fault: &'static Fault) -> SimHost {
+        SimHost {
+            fault: Some(fault),
+            ..self.with_policy(fault.make)
+        }
+    }
+
+    /// The same host with policies made by `make`.
     #[must_use]
     pub fn with_policy(
         self,
@@ -110,6 +122,10 @@ impl Host for SimHost {
             fact("TDX module", "software, rules of 1.5.01"),
             fact("QEMU", "none, the guest runs in process"),
         ]
+    }
+
+    fn fault(&self) -> Option<&'static Fault> {
+        self.fault
     }
 
     fn boot(&self, guest: &Guest, options: &BootOptions) -> Result<Box<dyn Session>, HostError> {

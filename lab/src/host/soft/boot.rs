@@ -8,6 +8,7 @@ use tdxlab_protocol::message::{Hello, Reply, Request, VERSION, Windows};
 
 use super::SoftHost;
 use super::core::Core;
+use super::hatch::Hatch;
 use super::machine::SoftMachine;
 use super::mailbox::Mailbox;
 use super::ram::{Ram, RamLayout};
@@ -19,7 +20,9 @@ use crate::host::{BootOptions, HostError, software};
 use crate::plan::{Guest, HostKind};
 use crate::qemu::qmp::Ticket;
 use crate::qemu::qmp::commands::QueryCpus;
-use crate::qemu::{Accelerator, Cpu, QemuCommand, QemuError, Ram as QemuRam, RamBacking, fds};
+use crate::qemu::{
+    Accelerator, Cpu, Line, QemuCommand, QemuError, Ram as QemuRam, RamBacking, fds,
+};
 use crate::witness::played::PlayedKernel;
 
 /// Boots a guest up to the point where it takes commands.
@@ -32,7 +35,16 @@ pub(super) fn boot(
     let config = software::config(HostKind::Soft, guest, options)?;
     let until = Instant::now() + options.patience;
     let layout = RamLayout::for_memory(guest.memory);
-    let (mut vm, doorbell) = start(host, guest, &layout)?;
+    let hatch = host
+        .attachable
+        .then(Hatch::new)
+        .transpose()
+        .map_err(|source| HostError::System {
+            doing: "making a folder for sockets".into(),
+            source,
+        })?;
+    let monitor = hatch.as_ref().map(Hatch::monitor);
+    let (mut vm, doorbell) = start(host, guest, &layout, monitor)?;
 
     // Asked now, so that the answer is there when it is needed.
     let cpus = vm
@@ -73,7 +85,7 @@ pub(super) fn boot(
             doing: "using a socket pair".into(),
             source,
         })?;
-    let mut session = SoftSession::new(vm, core, kernel, guest.memory, options.patience);
+    let mut session = SoftSession::new(vm, core, kernel, guest.memory, options.patience, hatch);
     session.configure(guest.vcpus, until)?;
     Ok(session)
 }
@@ -83,6 +95,7 @@ fn start(
     host: &SoftHost,
     guest: &Guest,
     layout: &RamLayout,
+    monitor: Option<Line>,
 ) -> Result<(Vm, UnixStream), HostError> {
     let mut doorbell = None;
     let vm = Vm::start(
@@ -103,6 +116,7 @@ fn start(
                 },
                 image: ends.image.clone(),
                 qmp: ends.qmp.clone(),
+                monitor,
                 serial: ends.serial.clone(),
                 doorbell: Some(theirs),
                 td: None,

@@ -13,10 +13,12 @@
 //! | [`boot`] | from a plan's guest to a session |
 //! | [`core`] | the software KVM, and how requests of vCPUs reach it |
 //! | [`session`] | one operation after the other |
+//! | [`hatch`] | a way in for people, where a guest is kept |
 //! | [`race`] | several at once, in an order drawn from a seed |
 
 mod boot;
 mod core;
+mod hatch;
 mod machine;
 mod mailbox;
 mod race;
@@ -32,6 +34,7 @@ use tdxlab_protocol::message::VERSION;
 use super::interrupt::Interrupt;
 use super::softkvm::{Faithful, Policy};
 use super::{BootOptions, Host, HostError, Session};
+use crate::faults::Fault;
 use crate::plan::{Guest, HostKind};
 use crate::qemu::{Installed, Version};
 
@@ -47,6 +50,8 @@ pub struct SoftHost {
     qemu: Installed,
     interrupt: &'static Interrupt,
     policy: MakePolicy,
+    fault: Option<&'static Fault>,
+    attachable: bool,
 }
 
 impl fmt::Debug for SoftHost {
@@ -85,10 +90,21 @@ impl SoftHost {
             qemu,
             interrupt: Interrupt::of_process(),
             policy: Arc::new(|| Box::new(Faithful)),
+            fault: None,
+            attachable: false,
         }
     }
 
-    /// The same host with policies made by `make`: seeded faults.
+    /// The same host with a fault of the catalogue seeded into it.
+    #[must_use]
+    pub fn with_fault(self, fault: &'static Fault) -> SoftHost {
+        SoftHost {
+            fault: Some(fault),
+            ..self.with_policy(fault.make)
+        }
+    }
+
+    /// The same host with policies made by `make`.
     #[must_use]
     pub fn with_policy(
         self,
@@ -96,6 +112,15 @@ impl SoftHost {
     ) -> SoftHost {
         SoftHost {
             policy: Arc::new(make),
+            ..self
+        }
+    }
+
+    /// The same host with QEMUs that people can attach to: see [`Session::attach`].
+    #[must_use]
+    pub fn attachable(self) -> SoftHost {
+        SoftHost {
+            attachable: true,
             ..self
         }
     }
@@ -122,13 +147,14 @@ impl Host for SoftHost {
         vec![
             fact("kernel", "software KVM".into()),
             fact("TDX module", "software, rules of 1.5.01".into()),
-            fact(
-                "QEMU",
-                format!("{} ({})", self.qemu.banner, self.qemu.program.display()),
-            ),
+            fact("QEMU", self.qemu.described()),
             fact("accelerator", "TCG".into()),
             fact("guest", format!("micro guest, protocol version {VERSION}")),
         ]
+    }
+
+    fn fault(&self) -> Option<&'static Fault> {
+        self.fault
     }
 
     fn boot(&self, guest: &Guest, options: &BootOptions) -> Result<Box<dyn Session>, HostError> {

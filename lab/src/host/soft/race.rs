@@ -5,7 +5,8 @@
 //! and every stage of a host call in its hand, and lets one of them advance at a time (drawn). So
 //! that the draw is between as many as possible, it first gives vCPUs that run a moment to ring;
 //! what they do between two requests, and how long it takes, is theirs. The order that came out is
-//! kept, as evidence.
+//! kept, as evidence and to be taken again: then whoever advanced next is waited for, and a turn
+//! that was taken while a vCPU was at work by itself comes as long after the one before as it did.
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
@@ -18,11 +19,15 @@ use super::session::{SoftSession, add};
 use crate::addr::GpaRange;
 use crate::agent::collect::Collector;
 use crate::agent::request;
+use crate::host::interleaving::{Interleaving, Round as Recorded, Turn as Taken, Who};
 use crate::host::softkvm::HostCall;
 use crate::host::vm::Wake;
 use crate::host::{HostError, Observed};
 use crate::plan::{Op, VcpuId};
 use crate::qemu::excerpt::Excerpt;
+
+/// What a vCPU is waited for in.
+const DOING: &str = "racing";
 
 /// How long a vCPU that was let run is given to ring before the draw goes on without it. From an
 /// answer to the next ring it takes some 20 microseconds.
@@ -76,6 +81,58 @@ impl Schedule {
             turn.write(&mut text);
         }
         (!text.is_empty()).then(|| text.trim_start().to_owned() + "\n")
+    }
+}
+
+/// Draws who comes next, or follows an order that was recorded as long as that is possible.
+struct Course {
+    random: ChaCha8Rng,
+    recorded: VecDeque<Recorded>,
+    /// What is left of the recorded round that runs.
+    turns: VecDeque<Taken>,
+    taken: Interleaving,
+    /// When the last turn was taken.
+    last: Instant,
+}
+
+impl Course {
+    /// The branches of the next round.
+    fn branches(&mut self, left: &[usize]) -> Vec<usize> {
+        self.turns.clear();
+        if let Some(recorded) = self.recorded.pop_front() {
+            let branches: Vec<usize> = recorded.branches.iter().copied().map(usize::from).collect();
+            let unique = branches.iter().enumerate().all(|(place, branch)| {
+                left.contains(branch) && !branches[..place].contains(branch)
+            });
+            if unique && !branches.is_empty() {
+                self.turns = recorded.turns.into();
+                return branches;
+            }
+            self.depart();
+        }
+        choose(left, &mut self.random)
+    }
+
+    /// From here on turns are drawn: the recorded order cannot be followed any further.
+    fn depart(&mut self) {
+        self.recorded.clear();
+        self.turns.clear();
+    }
+
+    /// Notes that a turn was taken; `alone` where a vCPU is at work by itself.
+    fn take(&mut self, turn: Turn, alone: bool) {
+        let who = match turn {
+            Turn::Vcpu(vcpu) => Who::Vcpu(vcpu),
+            Turn::HostCall => Who::Host,
+            Turn::Round(_) => return,
+        };
+        let now = Instant::now();
+        let pause = now.duration_since(self.last).as_micros();
+        self.last = now;
+        self.taken.push(Taken {
+            who,
+            pause: alone.then(|| u32::try_from(pause).unwrap_or(u32::MAX)),
+        });
     }
 }
 
@@ -135,7 +192,24 @@ impl SoftSession {
         branches: &[&[Op]],
         seed: u64,
     ) -> Result<Vec<Vec<Observed>>, HostError> {
-        let mut random = ChaCha8Rng::seed_from_u64(seed);
+        let recorded = self.follow.take().map(|order| order.rounds);
+        let mut course = Course {
+            random: ChaCha8Rng::seed_from_u64(seed),
+            recorded: recorded.unwrap_or_default().into(),
+            turns: VecDeque::new(),
+            taken: Interleaving::default(),
+            last: Instant::now(),
+        };
+        let results = self.rounds(branches, &mut course);
+        self.interleaving = Some(course.taken);
+        results
+    }
+
+    fn rounds(
+        &mut self,
+        branches: &[&[Op]],
+        course: &mut Course,
+    ) -> Result<Vec<Vec<Observed>>, HostError> {
         let mut results: Vec<Vec<Observed>> = vec![Vec::new(); branches.len()];
         loop {
             let left: Vec<usize> = (0..branches.len())
@@ -144,12 +218,13 @@ impl SoftSession {
             if left.is_empty() || self.core.kvm.death().is_some() {
                 return Ok(results);
             }
-            let chosen = choose(&left, &mut random);
+            let chosen = course.branches(&left);
+            course.taken.begin(chosen.iter().copied());
             let ops: Vec<(usize, &Op)> = chosen
                 .into_iter()
                 .map(|branch| (branch, &branches[branch][results[branch].len()]))
                 .collect();
-            for (branch, observed) in self.round(&ops, &mut random)? {
+            for (branch, observed) in self.round(&ops, course)? {
                 results[branch].push(observed);
             }
         }
@@ -159,16 +234,29 @@ impl SoftSession {
     fn round(
         &mut self,
         ops: &[(usize, &Op)],
-        random: &mut ChaCha8Rng,
+        course: &mut Course,
     ) -> Result<Vec<(usize, Observed)>, HostError> {
         self.schedule.0.push(Turn::Round(ops.len()));
         let mut round = self.prepare(ops)?;
         while !round.is_over() && self.core.kvm.death().is_none() {
-            let mut ready = self.ready(&mut round, random)?;
-            if ready.is_empty() {
-                continue;
-            }
-            let turn = ready.swap_remove(random.random_range(0..ready.len()));
+            let turn = match course.turns.pop_front() {
+                Some(next) => match self.recorded_turn(&mut round, next, course.last)? {
+                    Some(turn) => turn,
+                    None => {
+                        course.depart();
+                        continue;
+                    }
+                },
+                None => {
+                    let mut ready = self.ready(&mut round, &mut course.random)?;
+                    if ready.is_empty() {
+                        continue;
+                    }
+                    ready.swap_remove(course.random.random_range(0..ready.len()))
+                }
+            };
+            let alone = round.busy_vcpus().any(|vcpu| !self.core.is_waiting(vcpu));
+            course.take(turn, alone);
             self.schedule.0.push(turn);
             self.take_turn(turn, &mut round)?;
             self.look_at_clock(round.until, || "racing operations do not end".to_owned())?;
@@ -225,6 +313,43 @@ impl SoftSession {
         })
     }
 
+    /// Waits for the recorded turn to become possible; `None` where it cannot any more.
+    fn recorded_turn(
+        &mut self,
+        round: &mut Round,
+        next: Taken,
+        last: Instant,
+    ) -> Result<Option<Turn>, HostError> {
+        let pause = Duration::from_micros(next.pause.map_or(0, u64::from));
+        let not_before = last + pause;
+        loop {
+            if let Some(collector) = &mut round.collector {
+                self.collect(collector)?;
+            }
+            let running = round.busy_vcpus().any(|vcpu| !self.core.is_waiting(vcpu));
+            // Nothing runs that the pause could be for: time goes by for nobody.
+            let early = running && Instant::now() < not_before;
+            let turn = match next.who {
+                Who::Host if round.calls.is_empty() => return Ok(None),
+                Who::Host => Some(Turn::HostCall),
+                Who::Vcpu(vcpu) if !round.busy_vcpus().any(|busy| busy == vcpu) => return Ok(None),
+                Who::Vcpu(vcpu) => self.core.is_waiting(vcpu).then_some(Turn::Vcpu(vcpu)),
+            };
+            if turn.is_some() && !early {
+                return Ok(turn);
+            }
+            let until = if turn.is_some() {
+                not_before.min(round.until)
+            } else {
+                round.until
+            };
+            self.listen(until)?;
+            self.look_at_clock(round.until, || {
+                "racing operations do not end in the recorded order".to_owned()
+            })?;
+        }
+    }
+
     /// Who can advance, once all vCPUs that run have rung or had their grace. Empty if nobody can
     /// yet, or the round is over.
     fn ready(
@@ -232,7 +357,6 @@ impl SoftSession {
         round: &mut Round,
         random: &mut ChaCha8Rng,
     ) -> Result<Vec<Turn>, HostError> {
-        const DOING: &str = "racing";
         let pause = Duration::from_micros(random.random_range(0..=LONGEST_PAUSE_MICROS));
         let grace = (round.let_run + GRACE).max(Instant::now() + pause);
         loop {
@@ -252,19 +376,29 @@ impl SoftSession {
                 return Ok(ready);
             }
             let until = if drawable { grace } else { round.until };
-            let bell = Some(self.core.doorbell());
-            match self.vm.wait(bell, until, DOING)? {
-                Wake::Extra => {
-                    self.core.take_requests()?;
+            if self.listen(until)? == Wake::Late {
+                if drawable {
+                    return Ok(ready);
                 }
-                Wake::Serial => {}
-                Wake::Events => {
-                    self.vm.take_events();
-                }
-                Wake::Late if drawable => return Ok(ready),
-                Wake::Late => return Err(self.vm.silent(DOING, self.patience)),
+                return Err(self.vm.silent(DOING, self.patience));
             }
         }
+    }
+
+    /// Waits for the next word of the guest or of QEMU, and takes it in.
+    fn listen(&mut self, until: Instant) -> Result<Wake, HostError> {
+        let bell = Some(self.core.doorbell());
+        let wake = self.vm.wait(bell, until, DOING)?;
+        match wake {
+            Wake::Extra => {
+                self.core.take_requests()?;
+            }
+            Wake::Events => {
+                self.vm.take_events();
+            }
+            Wake::Serial | Wake::Late => {}
+        }
+        Ok(wake)
     }
 
     fn take_turn(&mut self, turn: Turn, round: &mut Round) -> Result<(), HostError> {

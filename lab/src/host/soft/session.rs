@@ -5,10 +5,12 @@ use std::time::{Duration, Instant};
 use tdxlab_protocol::message::{Counts, Request, Task};
 
 use super::core::Core;
+use super::hatch::Hatch;
 use super::race::Schedule;
 use crate::addr::GpaRange;
 use crate::agent::collect::{Answer, Collector};
 use crate::agent::request;
+use crate::host::interleaving::Interleaving;
 use crate::host::softkvm::HostCall;
 use crate::host::vm::{Vm, Wake};
 use crate::host::{HostError, Observed, Session};
@@ -27,6 +29,11 @@ pub(super) struct SoftSession {
     memory: GpaRange,
     pub(super) patience: Duration,
     pub(super) schedule: Schedule,
+    /// The order the next race shall follow, and the one the last took.
+    pub(super) follow: Option<Interleaving>,
+    pub(super) interleaving: Option<Interleaving>,
+    /// Where a person may talk to QEMU.
+    hatch: Option<Hatch>,
     next_request: u32,
 }
 
@@ -37,6 +44,7 @@ impl SoftSession {
         kernel: PlayedKernel,
         memory: GpaRange,
         patience: Duration,
+        hatch: Option<Hatch>,
     ) -> SoftSession {
         SoftSession {
             vm,
@@ -45,6 +53,9 @@ impl SoftSession {
             memory,
             patience,
             schedule: Schedule::new(),
+            follow: None,
+            interleaving: None,
+            hatch,
             next_request: 1,
         }
     }
@@ -227,6 +238,21 @@ impl Session for SoftSession {
     ) -> Result<Vec<Vec<Observed>>, HostError> {
         self.core.check_alive()?;
         self.race(branches, seed)
+    }
+
+    fn follow(&mut self, order: &Interleaving) {
+        self.follow = Some(order.clone());
+    }
+
+    fn take_interleaving(&mut self) -> Option<Interleaving> {
+        self.interleaving.take()
+    }
+
+    fn attach(&mut self) -> Vec<(String, String)> {
+        match &self.hatch {
+            Some(hatch) => hatch.open(&mut self.vm),
+            None => Vec::new(),
+        }
     }
 
     fn sample(&mut self) -> Sample {

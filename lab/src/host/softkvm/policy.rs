@@ -116,6 +116,12 @@ pub trait Policy: Send {
         bit
     }
 
+    /// Whether the check that KVM makes before a split for an ACCEPT, without mmu_lock, finds huge
+    /// pages forbidden already, given whether they are. If so, nothing is split.
+    fn is_done_already(&mut self, inhibited: bool) -> bool {
+        inhibited
+    }
+
     /// The level at which a private page is mapped.
     fn fault_level(&mut self, limits: &LevelLimits) -> PageLevel {
         limits.level()

@@ -15,6 +15,11 @@ use crate::plan::VcpuId;
 /// Sub-function GetTdVmCallInfo.
 const VMCALL_INFO: u64 = 0x10000;
 
+/// Exits of one request after which its vCPU is said to exit for ever. One that others keep taking
+/// the page away from needs a few; a KVM that resumes the guest without having done anything never
+/// stops.
+const EXITS_FOR_EVER: u32 = 1000;
+
 /// R10 of a hypercall that KVM does not know (-KVM_ENOSYS).
 const KVM_ENOSYS: u64 = (-1000_i64) as u64;
 
@@ -23,6 +28,8 @@ const KVM_ENOSYS: u64 = (-1000_i64) as u64;
 pub(crate) struct Vcpu {
     pub(crate) gprs: [u64; 16],
     state: State,
+    /// Exits of the request that is under way, without any progress of it.
+    exits: u32,
 }
 
 /// What a vCPU is at.
@@ -43,6 +50,7 @@ impl Default for Vcpu {
         Vcpu {
             gprs: [0; 16],
             state: State::Idle,
+            exits: 0,
         }
     }
 }
@@ -52,6 +60,7 @@ impl Vcpu {
     pub(crate) fn submit(&mut self, request: Request, gprs: [u64; 16]) {
         self.gprs = gprs;
         self.state = State::Entry(request);
+        self.exits = 0;
     }
 
     /// Goes one step: one TD entry, or the handling of one exit.
@@ -112,6 +121,7 @@ impl Vcpu {
             // A shared page, or an address that no memory slot can serve.
             Request::Fault { gpa, side, .. } => {
                 kvm.hardware.td.leave(index);
+                self.exited(id, gpa, kvm);
                 let fault = Fault {
                     gpa,
                     side,
@@ -123,7 +133,10 @@ impl Vcpu {
         };
         match outcome {
             Outcome::Complete(_) => (State::Idle, Advance::Done),
-            Outcome::Restart => (State::Entry(request), Advance::Working),
+            Outcome::Restart => {
+                self.exits = 0;
+                (State::Entry(request), Advance::Working)
+            }
             Outcome::Ve => (State::Idle, Advance::Ve),
             Outcome::DoubleFault => {
                 let text = "double fault: #VE before the information of the last was fetched";
@@ -148,6 +161,7 @@ impl Vcpu {
         match exit {
             Exit::EptViolation { gpa, eeq, .. } if eeq.is_pending() => {
                 kvm.pending_access(id, gpa);
+                self.exited(id, gpa, kvm);
                 (State::Entry(request), Advance::Working)
             }
             Exit::EptViolation { gpa, side, eeq } => {
@@ -156,6 +170,7 @@ impl Vcpu {
                     Some(_) => kvm.exits.accept += 1,
                     None => kvm.exits.access += 1,
                 }
+                self.exited(id, gpa, kvm);
                 let fault = Fault {
                     gpa,
                     side,
@@ -165,6 +180,20 @@ impl Vcpu {
                 (State::Fault(request, fault), Advance::Working)
             }
             Exit::Vmcall(call) => self.vmcall(id, call, kvm, io),
+        }
+    }
+
+    /// Notes an exit for `gpa` of the request under way. A guest that gets no further is as good as
+    /// dead; a real one would hang here for ever.
+    fn exited<M: Machine>(&mut self, id: VcpuId, gpa: Gpa, kvm: &mut Kvm<M>) {
+        self.exits += 1;
+        if self.exits >= EXITS_FOR_EVER {
+            let text = format!(
+                "vCPU {} exits for ever: {EXITS_FOR_EVER} EPT violations at {gpa} in a row, and the \
+                 guest is where it was",
+                id.0
+            );
+            kvm.die(death(Killer::ExitsForEver, text));
         }
     }
 

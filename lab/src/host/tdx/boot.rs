@@ -22,12 +22,12 @@ use crate::qemu::{Accelerator, Cpu, QemuCommand, QemuError, RAM_ID, Ram, RamBack
 /// Longest QEMU may take until its monitor answers: it has made the TD by then.
 const MAKING_PATIENCE: Duration = Duration::from_secs(120);
 
-/// Boots a guest up to the point where it takes commands.
+/// Boots a guest up to the point where it takes commands, and says how it introduced itself.
 pub(super) fn boot(
     host: &TdxHost,
     guest: &Guest,
     options: &BootOptions,
-) -> Result<TdxSession, HostError> {
+) -> Result<(TdxSession, Hello), HostError> {
     let layout = layout(guest)?;
     let image = tdvf::with_ranges(tdxlab_guest_image::IMAGE, &guest.image).map_err(unusable)?;
     let sections = tdvf::sections(&image).map_err(unusable)?;
@@ -49,7 +49,7 @@ pub(super) fn boot(
     let hello = hello(&mut session, until, options.patience)?;
     check_hello(&hello, guest, host.rehearsal)?;
     configure(&mut session, guest, until, options.patience)?;
-    Ok(session)
+    Ok((session, hello))
 }
 
 /// The machine for a guest, with the slots that QEMU makes.
@@ -91,6 +91,7 @@ fn start(host: &TdxHost, guest: &Guest, layout: RamLayout, image: &[u8]) -> Resu
             },
             image: ends.image.clone(),
             qmp: ends.qmp.clone(),
+            monitor: None,
             serial: ends.serial.clone(),
             doorbell: None,
             td: Some(Td {

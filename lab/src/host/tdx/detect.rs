@@ -11,7 +11,7 @@ use tdxlab_protocol::message::Run;
 use tdxlab_protocol::tdcall::status;
 
 use crate::addr::{GpaRange, PageLevel};
-use crate::host::{BootOptions, Host, HostError, Session};
+use crate::host::{HostError, Session};
 use crate::plan::{Guest, LOW_BASE, Op, Size, Slot, VcpuId};
 use crate::predict::Design;
 
@@ -62,6 +62,14 @@ impl Detected {
         })
     }
 
+    /// Whether parameters that promise this go with what a probe has found.
+    pub fn agrees_with(self, found: Detected) -> bool {
+        match self {
+            Detected::Huge => found != Detected::Stock,
+            promised => promised == found,
+        }
+    }
+
     /// Whether a host that shows this may follow `design`.
     pub fn fits(self, design: &str) -> bool {
         match self {
@@ -93,14 +101,10 @@ pub fn from_parameters(parameters: &Parameters) -> Detected {
     }
 }
 
-/// Finds out by doing: boots a TD of 16 MiB.
-///
-/// # Errors
-///
-/// The TD cannot be booted, or does something that none of the designs do.
-pub fn deep(host: &dyn Host, options: &BootOptions) -> Result<Detected, HostError> {
-    let memory = GpaRange::with_len(LOW_BASE, 16 << 20).expect("far from the end");
-    let guest = Guest {
+/// The guest that is probed: 16 MiB of test memory.
+pub fn guest() -> Guest {
+    let memory = memory();
+    Guest {
         memory,
         vcpus: 1,
         sept_ve_disable: false,
@@ -110,15 +114,20 @@ pub fn deep(host: &dyn Host, options: &BootOptions) -> Result<Detected, HostErro
         }],
         image: Vec::new(),
         backing: None,
-    };
-    let mut session = host.boot(&guest, options)?;
-    let result = probe(session.as_mut(), memory);
-    session.end()?;
-    result
+    }
 }
 
-fn probe(session: &mut dyn Session, memory: GpaRange) -> Result<Detected, HostError> {
-    let range = memory.start().page(PageLevel::Size2M);
+fn memory() -> GpaRange {
+    GpaRange::with_len(LOW_BASE, 16 << 20).expect("far from the end")
+}
+
+/// Finds out by doing, in the first 4 MiB of a session with [`guest`].
+///
+/// # Errors
+///
+/// The guest cannot be talked to, or shows something that none of the designs do.
+pub fn probe(session: &mut dyn Session) -> Result<Detected, HostError> {
+    let range = memory().start().page(PageLevel::Size2M);
     let accept = Op::Accept {
         range,
         size: Size::Size2M,
@@ -158,6 +167,7 @@ mod tests {
 
     use super::*;
     use crate::host::sim::SimHost;
+    use crate::host::{BootOptions, Host};
 
     #[rstest]
     #[case(None, None, Detected::Stock)]
@@ -179,6 +189,14 @@ mod tests {
         );
     }
 
+    #[test]
+    fn promises_are_held_against_what_is_found() {
+        assert!(Detected::Stock.agrees_with(Detected::Stock));
+        assert!(!Detected::Stock.agrees_with(Detected::HugeFineHoles));
+        assert!(Detected::Huge.agrees_with(Detected::HugeCoarseHoles));
+        assert!(!Detected::Huge.agrees_with(Detected::Stock));
+    }
+
     /// The same probe on a host whose design is known.
     #[rstest]
     #[case("stock", Detected::Stock)]
@@ -193,7 +211,8 @@ mod tests {
             folder: folder.path().to_owned(),
             patience: std::time::Duration::from_secs(60),
         };
-        let found = deep(&SimHost::new(), &options).unwrap();
+        let mut session = SimHost::new().boot(&guest(), &options).unwrap();
+        let found = probe(session.as_mut()).unwrap();
         assert_eq!(found, detected);
         assert!(found.fits(design));
         for other in ["stock", "v3", "v5", "headtail"] {

@@ -24,9 +24,11 @@ mod session;
 pub mod tdvf;
 
 use std::path::PathBuf;
+use std::sync::OnceLock;
 use std::time::Duration;
 
 use detect::Detected;
+use tdxlab_protocol::message::Hello;
 
 use super::interrupt::Interrupt;
 use super::{BootOptions, Host, HostError, Session};
@@ -48,6 +50,7 @@ pub struct TdxHost {
     pub(crate) interrupt: &'static Interrupt,
     pub(crate) places: Places,
     pub(crate) rehearsal: bool,
+    probed: OnceLock<Result<Detected, String>>,
 }
 
 /// Where the kernel shows itself.
@@ -70,17 +73,18 @@ impl TdxHost {
                 kmsg: kmsg::DEVICE.into(),
             },
             rehearsal: is_rehearsal(),
+            probed: OnceLock::new(),
         }
     }
 }
 
 impl TdxHost {
-    /// Finds the design out by doing, in a TD of its own.
+    /// Boots the TD of a probe, in a folder of its own; with what it says of itself.
     ///
     /// # Errors
     ///
-    /// As for [`detect::deep`].
-    pub fn probe_deeply(&self) -> Result<Detected, HostError> {
+    /// As for [`Host::boot`].
+    pub fn boot_probe(&self) -> Result<(Box<dyn Session>, Hello), HostError> {
         let folder = tempfile::tempdir().map_err(|source| HostError::System {
             doing: "making a folder for a probe".into(),
             source,
@@ -91,7 +95,22 @@ impl TdxHost {
             folder: folder.path().to_owned(),
             patience: PROBE_PATIENCE,
         };
-        detect::deep(self, &options)
+        let (session, hello) = boot::boot(self, &detect::guest(), &options)?;
+        Ok((Box::new(session), hello))
+    }
+
+    /// What its KVM was found to do in a TD of the lab's own, once in the life of this host; or why
+    /// that could not be found out.
+    pub fn probed(&self) -> &Result<Detected, String> {
+        self.probed.get_or_init(|| {
+            let probe = || {
+                let (mut session, _) = self.boot_probe()?;
+                let found = detect::probe(session.as_mut());
+                session.end()?;
+                found
+            };
+            probe().map_err(|error: HostError| error.to_string())
+        })
     }
 }
 
@@ -117,9 +136,20 @@ impl Host for TdxHost {
         if let Ok(release) = std::fs::read_to_string("/proc/sys/kernel/osrelease") {
             fact("kernel", release.trim().to_owned());
         }
-        fact("QEMU", self.qemu.version.to_string());
-        let detected = detect::from_parameters(&detect::Parameters::of_machine());
-        fact("design by module parameters", detected.to_string());
+        fact("QEMU", self.qemu.described());
+        let promised = detect::from_parameters(&detect::Parameters::of_machine());
+        fact("design by module parameters", promised.to_string());
+        match self.probed.get() {
+            Some(Ok(found)) if promised.agrees_with(*found) => {
+                fact("design by probe", found.to_string());
+            }
+            Some(Ok(found)) => fact(
+                "design by probe",
+                format!("{found}, WHICH IS NOT WHAT THE PARAMETERS PROMISE"),
+            ),
+            Some(Err(reason)) => fact("design by probe", format!("not found out: {reason}")),
+            None => {}
+        }
         facts
     }
 
@@ -128,14 +158,15 @@ impl Host for TdxHost {
     }
 
     fn boot(&self, guest: &Guest, options: &BootOptions) -> Result<Box<dyn Session>, HostError> {
-        Ok(Box::new(boot::boot(self, guest, options)?))
+        let (session, _) = boot::boot(self, guest, options)?;
+        Ok(Box::new(session))
     }
 
-    /// What the module parameters promise; where they leave it open, what a TD shows.
+    /// What a TD of the lab's own shows; where that fails, what the module parameters promise.
     fn design(&self) -> Option<&'static Design> {
-        match detect::from_parameters(&detect::Parameters::of_machine()) {
-            Detected::Huge => self.probe_deeply().ok()?.design(),
-            other => other.design(),
-        }
+        let found = self.probed().as_ref().copied();
+        found
+            .unwrap_or_else(|_| detect::from_parameters(&detect::Parameters::of_machine()))
+            .design()
     }
 }

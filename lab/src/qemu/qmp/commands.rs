@@ -146,3 +146,23 @@ pub struct CpuThread {
     #[serde(rename = "thread-id")]
     pub thread_id: u32,
 }
+
+/// `human-monitor-command`: what only the monitor for people can do.
+#[derive(Clone, Debug, Serialize)]
+pub struct HumanMonitor {
+    #[serde(rename = "command-line")]
+    command: String,
+}
+
+impl HumanMonitor {
+    /// This command.
+    pub fn new(command: String) -> HumanMonitor {
+        HumanMonitor { command }
+    }
+}
+
+impl qapi::Command for HumanMonitor {
+    type Ok = String;
+    const NAME: &'static str = "human-monitor-command";
+    const ALLOW_OOB: bool = false;
+}

@@ -89,7 +89,7 @@ fn entries(report: &Report, pictures: &Pictures, folder: &Path) -> Vec<Markup> {
                 _ => Vec::new(),
             };
             let album = pictures.of(index).filter(|_| bad || size < BUDGET);
-            let entry = scenario::entry(report, index, album, &files);
+            let entry = scenario::entry(report, index, folder, album, &files);
             size += entry.0.len();
             entries.push(entry);
         }
@@ -193,6 +193,7 @@ fn head(report: &Report) -> Markup {
                 (fact("took", &format!("{}, {} at a time", Micros(report.micros), report.jobs), ""))
                 @if let Some(seed) = report.seed { (fact("seed", &seed.to_string(), "")) }
             }
+            @if let Some(fault) = &report.fault { p.seeded role="note" { strong { "Seeded fault " code { (fault.name) } } ": " (fault.wrong) ". The host was made to do this wrong; what failed here is no finding about a kernel." } }
             @if report.interrupted { p.reason { "The run was interrupted: scenarios that were not begun are skipped." } }
             @else if !report.complete { p.reason { "The journal has no end: the runner was ended by force. Everything up to that moment is here." } }
             (missing(report))

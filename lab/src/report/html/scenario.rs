@@ -1,5 +1,7 @@
 //! One scenario on the page: what it shows, its steps with picture and evidence, how to do it again.
 
+use std::path::Path;
+
 use maud::{Markup, PreEscaped, html};
 
 use super::scene::Scenes;
@@ -24,6 +26,7 @@ pub(super) type Excerpts = Vec<(String, String)>;
 pub(super) fn entry(
     report: &Report,
     index: usize,
+    folder: &Path,
     album: Option<&Album>,
     excerpts: &Excerpts,
 ) -> Markup {
@@ -41,7 +44,7 @@ pub(super) fn entry(
             div.body {
                 @if let Some(reason) = &scenario.reason { p.reason { (reason) } }
                 (control(scenario))
-                @if scenario.verdict != Verdict::Skip { (again(report, scenario)) }
+                @if scenario.verdict != Verdict::Skip { (again(folder, scenario)) }
                 (steps(scenario, index, album))
                 (files(scenario, excerpts))
             }
@@ -89,8 +92,8 @@ fn control(scenario: &ScenarioReport) -> Markup {
 }
 
 /// The command that does it again.
-fn again(report: &Report, scenario: &ScenarioReport) -> Markup {
-    let command = command(report, scenario);
+fn again(folder: &Path, scenario: &ScenarioReport) -> Markup {
+    let command = command(folder, scenario);
     html! {
         div.again {
             code { (command) }
@@ -99,13 +102,14 @@ fn again(report: &Report, scenario: &ScenarioReport) -> Markup {
     }
 }
 
-fn command(report: &Report, scenario: &ScenarioReport) -> String {
-    let mut words = vec!["tdxlab".to_owned(), "run".to_owned()];
-    words.extend(scenario.file.as_deref().map(quoted));
-    words.push(format!("--host {}", report.host.name()));
-    words.push(format!("--design {}", quoted(&report.design)));
-    words.extend(report.seed.map(|seed| format!("--seed {seed}")));
-    words.join(" ")
+/// The journal in the folder knows host, design, fault and seeds.
+fn command(folder: &Path, scenario: &ScenarioReport) -> String {
+    let folder = folder.display().to_string();
+    format!(
+        "tdxlab replay {} --scenario {}",
+        quoted(folder.trim_end_matches('/')),
+        quoted(&scenario.name)
+    )
 }
 
 /// A word for a shell.
@@ -129,7 +133,7 @@ fn steps(scenario: &ScenarioReport, index: usize, album: Option<&Album>) -> Mark
                     li class=(verdict_class(step)) {
                         (step_head(step))
                         @if let (Some(scenes), Some(place)) = (&scenes, place) {
-                            figure tabindex="0" aria-label=(format!("Memory before and after step {}", step.number)) {
+                            figure tabindex="0" aria-label=(format!("Memory, step {}", step.number)) {
                                 (scenes.draw(place))
                             }
                         }

@@ -234,7 +234,14 @@ impl<'a> Scenes<'a> {
                 }
             }
         }
-        html! { path.e d=(outlines) {} path.z d=(breaks) {} }
+        html! {
+            path.e d=(outlines) {} path.z d=(breaks) {}
+            @for piece in &self.axis.pieces {
+                @if let Piece::Gap { regions, x, .. } = piece {
+                    text.g x=(x + piece.width() / 2) y="20" { (about(regions.end - regions.start)) }
+                }
+            }
+        }
     }
 
     /// What is mapped.
@@ -259,7 +266,6 @@ impl<'a> Scenes<'a> {
             @for (class, path) in &paths { @if !path.is_empty() { path class=(class) d=(path) {} } }
             @for piece in &self.axis.pieces {
                 @if let Piece::Gap { regions, x, alike } = piece {
-                    text.g x=(x + piece.width() / 2) y="20" { (about(regions.end - regions.start)) }
                     text.g x=(x + piece.width() / 2) y="36" { (in_gap(map, regions.start, *alike)) }
                 }
             }

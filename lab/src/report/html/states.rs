@@ -1,6 +1,7 @@
 //! States of memory: their names on the page, and their colours.
 
 use crate::predict::RegionState;
+pub(super) use crate::report::words::state as words;
 
 /// The class that gives a state its colour.
 pub(super) const fn class(state: RegionState) -> &'static str {
@@ -14,21 +15,6 @@ pub(super) const fn class(state: RegionState) -> &'static str {
         RegionState::Shared => "s",
         RegionState::SharedMapped => "s4",
         RegionState::Unknown => "u",
-    }
-}
-
-/// A state in words.
-pub(super) const fn words(state: RegionState) -> &'static str {
-    match state {
-        RegionState::Empty => "empty",
-        RegionState::LeafPending => "2M pending",
-        RegionState::LeafAccepted => "2M accepted",
-        RegionState::TableFree => "table, nothing mapped",
-        RegionState::PagePending => "4K pending",
-        RegionState::PageAccepted => "4K accepted",
-        RegionState::Shared => "shared, not mapped",
-        RegionState::SharedMapped => "shared, mapped at 4K",
-        RegionState::Unknown => "left open by a race",
     }
 }
 

@@ -46,6 +46,7 @@ fn describe(death: &Death) -> String {
         Killer::KvmBug => "KVM ended the TD: it bugged the VM",
         Killer::Guest => "the guest ended itself",
         Killer::Vmm => "the VMM ended",
+        Killer::ExitsForEver => "a vCPU exits for ever",
     };
     if death.text.is_empty() {
         who.to_owned()

@@ -298,8 +298,13 @@ impl Setup {
             allowed_log: AllowList::default(),
             interrupt: &interrupt,
             patience: Duration::from_secs(1),
-            keep: self.keep,
+            keep: if self.keep {
+                crate::run::Keep::Everything
+            } else {
+                crate::run::Keep::Failures
+            },
             watcher: &watcher,
+            guide: &Unguided,
         };
         let verdict = pool::run(
             items,
@@ -339,6 +344,7 @@ fn head(folder: &RunFolder, items: &[Item]) -> Event {
         host: HostKind::Sim,
         host_reason: "asked for".to_owned(),
         facts: Vec::new(),
+        fault: None,
         design: "headtail".to_owned(),
         seed: None,
         jobs: 1,

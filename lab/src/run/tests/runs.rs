@@ -1,6 +1,7 @@
 //! How runs and their plans end.
 
 use super::*;
+use crate::replay::Replay;
 
 #[test]
 fn a_run_in_which_all_is_right_passes_and_leaves_no_evidence() {
@@ -22,12 +23,14 @@ fn a_failing_step_leaves_evidence_and_the_plan_goes_on() {
     assert_eq!(scenario.steps.len(), 2);
     assert_eq!(scenario.steps[0].findings[0].found, "EINVAL");
     let evidence = scenario.evidence.as_deref().unwrap();
-    for name in ["serial.log", "plan.json", "samples.txt", "escape"] {
+    for name in ["serial.log", "replay.json", "samples.txt", "escape"] {
         assert!(exists(&finished, &format!("{evidence}/{name}")), "{name}");
     }
-    let replay = fs::read(finished.folder.join(evidence).join("plan.json")).unwrap();
-    let replay: Plan = serde_json::from_slice(&replay).unwrap();
-    assert_eq!(replay.name, "punch/a");
+    let replay = fs::read(finished.folder.join(evidence).join("replay.json")).unwrap();
+    let replay = Replay::from_text(&replay, "replay.json".as_ref()).unwrap();
+    assert_eq!(replay.plan.name, "punch/a");
+    let ended = replay.recorded.unwrap().ended.unwrap();
+    assert_eq!(ended.to_string(), "fail in step 1 by errno");
 }
 
 #[rstest::rstest]
@@ -124,5 +127,5 @@ fn many_workers_run_every_plan_once() {
     let names: Vec<String> = items.iter().map(|item| item.plan.name.clone()).collect();
     assert_eq!(ended, names);
     assert_eq!(finished.report.counts.pass, 40);
-    assert!(exists(&finished, "scenarios/0017-punch-17/plan.json"));
+    assert!(exists(&finished, "scenarios/0017-punch-17/replay.json"));
 }

@@ -140,7 +140,11 @@ impl<M: Machine> Kvm<M> {
         }
         let level = self.hardware.policy.accept_level(requested);
         let region = gpa.align_down(PageLevel::Size2M);
-        if level >= PageLevel::Size2M || self.is_inhibited(region) {
+        if level >= PageLevel::Size2M {
+            return Ok(());
+        }
+        let inhibited = self.is_inhibited(region);
+        if self.hardware.policy.is_done_already(inhibited) {
             return Ok(());
         }
         for stage in self.hardware.policy.accept_stages() {

@@ -1,0 +1,43 @@
+//! `tdxlab faults`: what can be seeded into a host of software.
+
+use clap::Args;
+
+use super::error::CliError;
+use super::{exit, output};
+use crate::faults;
+use crate::report::table;
+
+/// Lists the faults that `--fault` seeds into a host: what a real kernel would do wrong, and where
+/// that was seen or feared.
+#[derive(Args, Debug)]
+pub(super) struct Faults {
+    /// Print JSON, one object a line
+    #[arg(long)]
+    json: bool,
+}
+
+impl Faults {
+    pub(super) fn execute(self) -> Result<u8, CliError> {
+        if self.json {
+            for fault in faults::all() {
+                output::say(serde_json::json!({
+                    "name": fault.name,
+                    "wrong": fault.wrong,
+                    "source": fault.source,
+                    "design": fault.design,
+                    "witnesses": fault.witnesses,
+                }));
+            }
+            return Ok(exit::PASSED);
+        }
+        let mut table = table::list();
+        for fault in faults::all() {
+            table.add_row([
+                fault.name.to_owned(),
+                format!("{} ({})", fault.wrong, fault.source),
+            ]);
+        }
+        output::say(table.trim_fmt());
+        Ok(exit::PASSED)
+    }
+}

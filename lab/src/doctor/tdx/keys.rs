@@ -1,0 +1,60 @@
+//! How many more TDs the machine can run: each holds a private key id.
+//!
+//! Source: the resource "tdx" of the misc controller, Documentation/admin-guide/cgroup-v2.rst.
+
+use std::fs;
+
+use crate::doctor::{Fact, Machine};
+
+const NAME: &str = "tdx.key_ids";
+const CGROUPS: &str = "/sys/fs/cgroup";
+const RESOURCE: &str = "tdx";
+
+pub(super) fn fact(machine: &Machine) -> Fact {
+    let capacity = machine.read(&format!("{CGROUPS}/misc.capacity")).ok();
+    let Some(capacity) = capacity.as_deref().and_then(value) else {
+        return Fact::limited(NAME, "the misc controller of cgroups does not count them").advise(
+            "mount cgroup2 on /sys/fs/cgroup; without, a TD that cannot be made may be one too many",
+        );
+    };
+    let Some(used) = used(machine) else {
+        return Fact::limited(
+            NAME,
+            format!("{capacity} for TDs; how many are in use is unknown"),
+        );
+    };
+    let left = capacity.saturating_sub(used);
+    let found = format!("{left} of {capacity} private key ids are free");
+    if left == 0 {
+        Fact::unusable(NAME, found).advise("end other TDs: each holds one")
+    } else {
+        Fact::usable(NAME, found)
+    }
+}
+
+/// Those in use: the root's own count, else the sum of its children's.
+fn used(machine: &Machine) -> Option<u64> {
+    let current = |folder: &str| {
+        let text = machine.read(&format!("{folder}/misc.current")).ok()?;
+        Some(value(&text).unwrap_or(0))
+    };
+    if let Some(all) = current(CGROUPS) {
+        return Some(all);
+    }
+    let children = fs::read_dir(machine.path(CGROUPS)).ok()?;
+    let counts: Vec<u64> = children
+        .filter_map(|entry| {
+            let name = entry.ok()?.file_name().into_string().ok()?;
+            current(&format!("{CGROUPS}/{name}"))
+        })
+        .collect();
+    (!counts.is_empty()).then(|| counts.iter().sum())
+}
+
+/// The line `tdx 31`.
+fn value(text: &str) -> Option<u64> {
+    text.lines().find_map(|line| {
+        let (name, value) = line.split_once(' ')?;
+        (name == RESOURCE).then(|| value.trim().parse().ok())?
+    })
+}

@@ -1,0 +1,66 @@
+//! Whether the processor has TDX, and whether the firmware lets the kernel see it.
+
+use crate::doctor::{Fact, Machine};
+
+const NAME: &str = "tdx.processor";
+
+/// Models of family 6 that have TDX, in some or all of their variants.
+///
+/// Source: `arch/x86/include/asm/intel-family.h`.
+const MODELS: [(u32, &str); 6] = [
+    (0x8f, "Sapphire Rapids"),
+    (0xad, "Granite Rapids"),
+    (0xae, "Granite Rapids D"),
+    (0xaf, "Sierra Forest"),
+    (0xcf, "Emerald Rapids"),
+    (0xdd, "Clearwater Forest"),
+];
+
+pub(super) fn fact(machine: &Machine) -> Fact {
+    let Ok(cpuinfo) = machine.read("/proc/cpuinfo") else {
+        return Fact::unusable(NAME, "/proc/cpuinfo is not readable");
+    };
+    let has = |flag: &str| {
+        let flags = field(&cpuinfo, "flags").unwrap_or_default();
+        flags.split_whitespace().any(|word| word == flag)
+    };
+    let model = field(&cpuinfo, "model name").unwrap_or("a processor without a name");
+    if has("tdx_host_platform") {
+        Fact::usable(NAME, format!("{model}, set up as a TDX host"))
+    } else if has("hypervisor") {
+        Fact::unusable(NAME, "this is a virtual machine, and TDX does not nest")
+            .advise("run on the bare machine")
+    } else if let Some(known) = generation(&cpuinfo) {
+        Fact::unusable(
+            NAME,
+            format!("{model}: {known} has TDX, but the kernel finds none"),
+        )
+        .advise(
+            "in the firmware, turn on TME-MT, TDX, and the SEAM loader, and give key ids to TDX; \
+             use a kernel from 6.16 on with CONFIG_INTEL_TDX_HOST",
+        )
+    } else {
+        Fact::unusable(
+            NAME,
+            format!("{model}: no processor that is known to have TDX"),
+        )
+        .advise("use a machine with Intel TDX; `tdxlab rehearse` goes without")
+    }
+}
+
+/// A field of the first processor.
+fn field<'a>(cpuinfo: &'a str, name: &str) -> Option<&'a str> {
+    cpuinfo.lines().find_map(|line| {
+        let (found, value) = line.split_once(':')?;
+        (found.trim() == name).then(|| value.trim())
+    })
+}
+
+fn generation(cpuinfo: &str) -> Option<&'static str> {
+    if field(cpuinfo, "vendor_id")? != "GenuineIntel" || field(cpuinfo, "cpu family")? != "6" {
+        return None;
+    }
+    let model: u32 = field(cpuinfo, "model")?.parse().ok()?;
+    let known = MODELS.iter().find(|(number, _)| *number == model);
+    known.map(|(_, name)| *name)
+}

@@ -1,0 +1,210 @@
+//! Shows that the lab catches what it exists to catch: seeds every fault, one at a time, and sees
+//! which scenario fails, at which step, by which witnesses.
+//!
+//! On `sim` every plan is run under every fault. On `soft`, where every plan boots a guest, `sim`
+//! says first which plans catch the fault, and those are run in that order until one does. What
+//! fails under a fault is only believed where it passes without.
+
+mod markdown;
+mod matrix;
+mod pick;
+
+pub use markdown::markdown;
+pub use matrix::{Catch, Matrix, Row, Unjudged};
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use miette::Diagnostic;
+use thiserror::Error;
+
+use crate::faults::Fault;
+use crate::host::interrupt::Interrupt;
+use crate::host::select::{self, Choice};
+use crate::host::sim::SimHost;
+use crate::host::{Host, HostError};
+use crate::plan::HostKind;
+use crate::predict::Design;
+use crate::run::{FolderError, Item, Trial, Verdict};
+
+/// What is seeded, and what has to catch it.
+pub struct Qualify<'a> {
+    /// The plans.
+    pub items: &'a [Item],
+    /// The faults.
+    pub faults: &'a [&'static Fault],
+    /// Where guests run; one of software.
+    pub host: HostKind,
+    /// Faults tried at the same time.
+    pub jobs: usize,
+    /// Longest a single operation may take.
+    pub patience: Duration,
+    /// Ends it early.
+    pub interrupt: &'a Interrupt,
+    /// Is told of every fault that was tried. Called from several threads.
+    pub watcher: &'a (dyn Fn(&Row) + Sync),
+}
+
+/// Why there is no matrix.
+#[derive(Debug, Error, Diagnostic)]
+pub enum QualifyError {
+    /// The host is not usable, or has no faults to be seeded with.
+    #[error(transparent)]
+    #[diagnostic(transparent)]
+    Host(#[from] HostError),
+    /// There is no room for the files of a guest.
+    #[error(transparent)]
+    #[diagnostic(transparent)]
+    Folder(#[from] FolderError),
+}
+
+impl Qualify<'_> {
+    /// Tries all faults. An interrupted matrix holds the faults that were tried.
+    pub fn run(&self) -> Result<Matrix, QualifyError> {
+        let started = Instant::now();
+        let next = AtomicUsize::new(0);
+        let rows = Mutex::new(BTreeMap::new());
+        let broken = Mutex::new(None);
+        let sound = Sound::new(self)?;
+        std::thread::scope(|scope| {
+            for _ in 0..self.jobs.clamp(1, self.faults.len().max(1)) {
+                scope.spawn(|| {
+                    while lock(&broken).is_none() && !self.interrupt.is_raised() {
+                        let index = next.fetch_add(1, Ordering::Relaxed);
+                        let Some(fault) = self.faults.get(index) else {
+                            return;
+                        };
+                        match self.try_fault(fault, &sound) {
+                            Ok(_) if self.interrupt.is_raised() => return,
+                            Ok(row) => {
+                                (self.watcher)(&row);
+                                lock(&rows).insert(index, row);
+                            }
+                            Err(error) => {
+                                lock(&broken).get_or_insert(error);
+                            }
+                        }
+                    }
+                });
+            }
+        });
+        if let Some(error) = lock(&broken).take() {
+            return Err(error);
+        }
+        let rows = rows.into_inner().unwrap_or_else(PoisonError::into_inner);
+        Ok(Matrix {
+            host: self.host,
+            rows: rows.into_values().collect(),
+            untried: self.faults.len() - next.into_inner().min(self.faults.len()),
+            took: started.elapsed(),
+        })
+    }
+
+    fn try_fault(&self, fault: &'static Fault, sound: &Sound<'_>) -> Result<Row, QualifyError> {
+        let started = Instant::now();
+        let all: Vec<usize> = (0..self.items.len()).collect();
+        let sim = SimHost::in_memory().with_fault(fault);
+        let mut row = match self.host {
+            HostKind::Sim => self.sweep(fault, &sim, &all, sound, false)?,
+            kind => {
+                let rehearsed = self.sweep(fault, &sim, &all, &Sound::assumed(), false)?;
+                let mut order: Vec<usize> = rehearsed.ranked().map(|one| one.plan).collect();
+                order.extend(all.iter().filter(|plan| rehearsed.caught(**plan).is_none()));
+                let host = select::select_with(Choice::Only(kind), Some(fault))?.host;
+                self.sweep(fault, host.as_ref(), &order, sound, true)?
+            }
+        };
+        row.took = started.elapsed();
+        Ok(row)
+    }
+
+    /// Runs plans in this order, all of them or until one catches the fault.
+    fn sweep(
+        &self,
+        fault: &'static Fault,
+        host: &dyn Host,
+        order: &[usize],
+        sound: &Sound<'_>,
+        first_only: bool,
+    ) -> Result<Row, QualifyError> {
+        let design = design(fault);
+        let trial = Trial::new(host, design)?.with_patience(self.patience);
+        let mut row = Row::new(fault);
+        for &plan in order {
+            if self.interrupt.is_raised() {
+                break;
+            }
+            let item = &self.items[plan];
+            let tried = trial.run(item);
+            match tried.outcome.verdict {
+                Verdict::Skip => continue,
+                Verdict::Pass => {}
+                Verdict::Fail if !sound.passes(design, plan)? => row.unjudged.push(Unjudged {
+                    plan: item.plan.name.clone(),
+                    reason: "it fails without a fault too".to_owned(),
+                }),
+                Verdict::Fail => row.catches.extend(pick::catch(plan, item, &tried)),
+                Verdict::Error => row.unjudged.push(Unjudged {
+                    plan: item.plan.name.clone(),
+                    reason: tried.outcome.reason.unwrap_or_default(),
+                }),
+            }
+            row.plans += 1;
+            if first_only && !row.catches.is_empty() {
+                break;
+            }
+        }
+        Ok(row)
+    }
+}
+
+/// The design under which a fault shows. A test of the catalogue makes sure that there is one.
+fn design(fault: &Fault) -> &'static Design {
+    Design::named(fault.design).unwrap_or(&Design::all()[0])
+}
+
+/// Which plans pass on the host without a fault, found out when it is asked.
+struct Sound<'a> {
+    qualify: Option<(&'a [Item], Box<dyn Host>, Duration)>,
+    known: Mutex<BTreeMap<(&'static str, usize), bool>>,
+}
+
+impl<'a> Sound<'a> {
+    fn new(qualify: &Qualify<'a>) -> Result<Sound<'a>, QualifyError> {
+        let host: Box<dyn Host> = match qualify.host {
+            HostKind::Sim => Box::new(SimHost::in_memory()),
+            kind => select::select(Choice::Only(kind))?.host,
+        };
+        Ok(Sound {
+            qualify: Some((qualify.items, host, qualify.patience)),
+            known: Mutex::default(),
+        })
+    }
+
+    /// Takes every plan for sound, where a wrong guess costs only time.
+    fn assumed() -> Sound<'a> {
+        Sound {
+            qualify: None,
+            known: Mutex::default(),
+        }
+    }
+
+    fn passes(&self, design: &'static Design, plan: usize) -> Result<bool, QualifyError> {
+        let Some((items, host, patience)) = &self.qualify else {
+            return Ok(true);
+        };
+        if let Some(&known) = lock(&self.known).get(&(design.name, plan)) {
+            return Ok(known);
+        }
+        let trial = Trial::new(host.as_ref(), design)?.with_patience(*patience);
+        let passes = trial.run(&items[plan]).outcome.verdict == Verdict::Pass;
+        lock(&self.known).insert((design.name, plan), passes);
+        Ok(passes)
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,0 +1,1 @@
+//! Replay files, good, old and hostile.

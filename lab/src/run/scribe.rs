@@ -1,0 +1,59 @@
+//! Who writes down what happens to a plan.
+
+use std::sync::{Mutex, PoisonError};
+
+use super::executor::Outcome;
+use super::journal::{Event, Journal, JournalError};
+use super::verdict::Judgement;
+
+/// Takes down events as they happen. Called from several threads.
+pub trait Scribe: Sync {
+    /// Takes down one event. After an error nothing more may be done that would have to be taken
+    /// down.
+    fn write(&self, event: &Event) -> Result<(), JournalError>;
+}
+
+impl Scribe for Journal {
+    fn write(&self, event: &Event) -> Result<(), JournalError> {
+        Journal::write(self, event)
+    }
+}
+
+/// What is said of one plan, kept in memory; everything else is forgotten.
+#[derive(Debug, Default)]
+pub(super) struct Notes(Mutex<(Option<Judgement>, Vec<Judgement>)>);
+
+impl Notes {
+    /// The notes with how the plan ended.
+    pub(super) fn close(self, outcome: Outcome) -> Tried {
+        let (control, steps) = self.0.into_inner().unwrap_or_else(PoisonError::into_inner);
+        Tried {
+            outcome,
+            control,
+            steps,
+        }
+    }
+}
+
+impl Scribe for Notes {
+    fn write(&self, event: &Event) -> Result<(), JournalError> {
+        let mut notes = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        match event {
+            Event::Controlled { judgement, .. } => notes.0 = Some(judgement.clone()),
+            Event::StepJudged { judgement, .. } => notes.1.push(judgement.clone()),
+            _ => {}
+        }
+        Ok(())
+    }
+}
+
+/// A plan that was run and judged in memory.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Tried {
+    /// How it ended.
+    pub outcome: Outcome,
+    /// What is said of the positive control; `None` where it never came to it.
+    pub control: Option<Judgement>,
+    /// What is said of every step that was judged, in order.
+    pub steps: Vec<Judgement>,
+}

@@ -1,0 +1,368 @@
+//! `tdxlab replay`: recorded plans, run again.
+
+use std::fs;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command as Process, Stdio};
+
+use rstest::rstest;
+use tdxlab_selftests::command::root;
+use tdxlab_selftests::tdxlab;
+
+const FAULT: &str = "head-split-missing";
+const SCENARIO: &str = "scenarios/punch/head-and-tail.yaml";
+
+/// A run on `host` that a fault lets fail, and its folder.
+fn failing(host: &str) -> (tempfile::TempDir, PathBuf) {
+    let out = tempfile::tempdir().unwrap();
+    let said = tdxlab!(
+        "run",
+        SCENARIO,
+        "--host",
+        host,
+        "--fault",
+        FAULT,
+        "--out",
+        out.path()
+    );
+    { said }.assert().code(1);
+    let folder = fs::canonicalize(out.path().join("latest")).unwrap();
+    (out, folder)
+}
+
+fn stdout(assert: &assert_cmd::assert::Assert) -> String {
+    String::from_utf8_lossy(&assert.get_output().stdout).into_owned()
+}
+
+fn stderr(assert: &assert_cmd::assert::Assert) -> String {
+    String::from_utf8_lossy(&assert.get_output().stderr).into_owned()
+}
+
+#[test]
+fn a_failing_run_fails_again_in_the_same_way() {
+    let (out, folder) = failing("sim");
+    let said = tdxlab!("replay", &folder, "--times", "5", "--out", out.path())
+        .assert()
+        .code(1);
+    let said = stdout(&said);
+    assert!(
+        said.contains("punch/head-and-tail: failed 5 of 5 replays"),
+        "{said}"
+    );
+    assert!(said.contains("5 ended like that"), "{said}");
+}
+
+#[test]
+fn the_file_of_a_scenario_is_all_that_is_needed() {
+    let (_out, folder) = failing("sim");
+    let elsewhere = tempfile::tempdir().unwrap();
+    let file = elsewhere.path().join("mine.json");
+    fs::copy(
+        folder.join("scenarios/0000-punch-head-and-tail/replay.json"),
+        &file,
+    )
+    .unwrap();
+    let text = fs::read_to_string(&file).unwrap();
+    assert!(
+        text.contains("punch 1M..11M (0x40100000..0x40b00000)"),
+        "{text}"
+    );
+    let said = tdxlab!("replay", &file, "--out", elsewhere.path())
+        .assert()
+        .code(1);
+    assert!(stdout(&said).contains("1 ended like that"));
+    // What was at fault is gone.
+    tdxlab!(
+        "replay",
+        &file,
+        "--fault",
+        "none",
+        "--out",
+        elsewhere.path()
+    )
+    .assert()
+    .success();
+}
+
+#[test]
+fn a_bare_plan_of_the_first_version_still_runs() {
+    let (out, folder) = failing("sim");
+    let file = folder.join("scenarios/0000-punch-head-and-tail/replay.json");
+    let replay: serde_json::Value = serde_json::from_slice(&fs::read(file).unwrap()).unwrap();
+    let bare = out.path().join("plan.json");
+    fs::write(&bare, replay["plan"].to_string()).unwrap();
+    let said = tdxlab!("replay", &bare, "--host", "sim", "--out", out.path())
+        .assert()
+        .success();
+    assert!(stderr(&said).contains("the file knows no design"));
+}
+
+#[test]
+fn it_ends_where_it_is_told_to() {
+    let (out, folder) = failing("sim");
+    // The fault shows in step 3.
+    tdxlab!("replay", &folder, "--until", "2", "--out", out.path())
+        .assert()
+        .success();
+    let report = fs::read_to_string(out.path().join("latest/report.json")).unwrap();
+    let report: serde_json::Value = serde_json::from_str(&report).unwrap();
+    assert_eq!(report["scenarios"][0]["steps_planned"], 2);
+    assert_eq!(
+        report["seeded_fault"]["name"]
+            .as_str()
+            .or(report["fault"]["name"].as_str()),
+        Some(FAULT)
+    );
+}
+
+#[test]
+fn a_scenario_is_picked_by_its_name() {
+    let out = tempfile::tempdir().unwrap();
+    tdxlab!(
+        "run",
+        "scenarios/punch",
+        "--host",
+        "sim",
+        "--out",
+        out.path()
+    )
+    .assert()
+    .success();
+    let folder = out.path().join("latest");
+    let again = tempfile::tempdir().unwrap();
+    let name = "punch/head-and-tail";
+    let said = tdxlab!("replay", &folder, "--scenario", name, "--out", again.path())
+        .assert()
+        .success();
+    assert!(stdout(&said).contains("failed 0 of 1 replay"));
+    let said = tdxlab!(
+        "replay",
+        &folder,
+        "--scenario",
+        "punch/head-and-tale",
+        "--out",
+        again.path()
+    )
+    .assert()
+    .code(64);
+    assert!(stderr(&said).contains("the nearest is `punch/head-and-tail`"));
+}
+
+#[test]
+fn steps_are_shown_before_they_are_done() {
+    let (out, folder) = failing("sim");
+    let said = tdxlab!("replay", &folder, "--step", "--out", out.path())
+        .write_stdin("\n\nc\n")
+        .assert()
+        .code(1);
+    let said = stdout(&said);
+    assert!(said.contains("step 1 of 4: accept 0..16M"), "{said}");
+    assert!(said.contains("memory    empty"), "{said}");
+    assert!(
+        said.contains("counters  pages_4k 1, pages_2m 8, populated 4096"),
+        "{said}"
+    );
+    assert!(
+        said.contains("must show splits 2: 0x40000000, 0x40a00000"),
+        "{said}"
+    );
+    assert!(!said.contains("step 4 of 4: verify 0..16M (0x40000000..0x41000000), touching the ends of what is gone\n  memory"), "{said}");
+}
+
+#[rstest]
+#[case::told_to("\nq\n")]
+#[case::nobody_there("\n")]
+fn stepping_can_be_ended(#[case] typed: &str) {
+    let (out, folder) = failing("sim");
+    tdxlab!("replay", &folder, "--step", "--out", out.path())
+        .write_stdin(typed)
+        .assert()
+        .code(130);
+}
+
+#[test]
+fn the_command_on_the_page_does_it_again() {
+    let (out, folder) = failing("sim");
+    let page = fs::read_to_string(folder.join("report.html")).unwrap();
+    let command = page.split("data-copy=\"").nth(1).unwrap();
+    let command = command
+        .split('"')
+        .next()
+        .unwrap()
+        .replace("&#39;", "'")
+        .replace("&amp;", "&");
+    let mut words = command.split_whitespace();
+    assert_eq!(words.next(), Some("tdxlab"));
+    let mut again = tdxlab!();
+    // Nothing in this one needs quotes.
+    again.args(words).arg("--out").arg(out.path());
+    let said = again.assert().code(1);
+    assert!(stdout(&said).contains("1 ended like that"), "{command}");
+}
+
+#[rstest]
+#[case::missing("/nonexistent", 70)]
+#[case::no_json("/dev/null", 65)]
+#[case::a_scenario(SCENARIO, 65)]
+#[case::a_folder("lab", 70)]
+fn what_is_no_replay_is_said_to_be_none(#[case] what: &str, #[case] code: i32) {
+    let said = tdxlab!("replay", what).assert().code(code);
+    assert!(stderr(&said).contains(what), "{}", stderr(&said));
+}
+
+#[test]
+fn a_later_version_says_so() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("replay.json");
+    fs::write(&file, r#"{"tdxlab_replay": 3, "new": true}"#).unwrap();
+    let said = tdxlab!("replay", &file).assert().code(65);
+    let said = stderr(&said);
+    assert!(
+        said.contains("version 3") && said.contains("reads versions 1 to 2"),
+        "{said}"
+    );
+}
+
+#[test]
+fn an_edited_plan_says_what_is_wrong_where() {
+    let (_out, folder) = failing("sim");
+    let file = folder.join("scenarios/0000-punch-head-and-tail/replay.json");
+    let text = fs::read_to_string(&file).unwrap();
+    let mut replay: serde_json::Value = serde_json::from_str(&text).unwrap();
+    replay["plan"]["steps"][1]["action"]["one"]["fill"]["range"]["end"] = (1u64 << 50).into();
+    fs::write(&file, replay.to_string()).unwrap();
+    let said = tdxlab!("replay", &file).assert().code(65);
+    let said = stderr(&said).replace("\n  │ ", " ");
+    assert!(
+        said.contains("step 2:") && said.contains("test memory"),
+        "{said}"
+    );
+}
+
+#[test]
+fn races_on_soft_take_the_recorded_order() {
+    let out = tempfile::tempdir().unwrap();
+    tdxlab!(
+        "run",
+        "scenarios/race/split-once.yaml",
+        "--host",
+        "soft",
+        "--jobs",
+        "1",
+        "--out",
+        out.path()
+    )
+    .assert()
+    .success();
+    let folder = fs::canonicalize(out.path().join("latest")).unwrap();
+    let said = tdxlab!("replay", &folder, "--times", "3", "--out", out.path())
+        .assert()
+        .success();
+    let said = stdout(&said);
+    let orders: Vec<&str> = said
+        .lines()
+        .filter(|line| line.contains("the recorded order"))
+        .collect();
+    assert!(!orders.is_empty(), "{said}");
+    for line in orders {
+        assert!(line.contains("in 3 of 3"), "{said}");
+    }
+    // On sim the seed draws, and that is said.
+    let said = tdxlab!("replay", &folder, "--host", "sim", "--out", out.path())
+        .assert()
+        .success();
+    assert!(stderr(&said).contains("recorded on another host"));
+}
+
+/// A replay that holds its guest.
+fn held(folder: &Path, out: &Path) -> Child {
+    Process::new(env!("CARGO_BIN_EXE_tdxlab-under-test"))
+        .current_dir(root())
+        .arg("replay")
+        .arg(folder)
+        .args(["--hold", "--out"])
+        .arg(out)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap()
+}
+
+/// What `--hold` says of one way in.
+fn way(lines: &[String], name: &str) -> String {
+    let line = lines
+        .iter()
+        .find(|line| line.trim_start().starts_with(name));
+    let line = line.unwrap_or_else(|| panic!("no {name} in {lines:?}"));
+    line.trim_start()
+        .split_once(' ')
+        .unwrap()
+        .1
+        .trim()
+        .to_owned()
+}
+
+#[rstest]
+#[case::enter(true)]
+#[case::signal(false)]
+fn a_failed_guest_is_held_and_then_ended(#[case] enter: bool) {
+    let (out, folder) = failing("soft");
+    let mut replay = held(&folder, out.path());
+    let mut lines = Vec::new();
+    let mut reader = BufReader::new(replay.stdout.take().unwrap());
+    while !lines
+        .last()
+        .is_some_and(|line: &String| line.contains("files "))
+    {
+        let mut line = String::new();
+        assert_ne!(reader.read_line(&mut line).unwrap(), 0, "{lines:?}");
+        lines.push(line.trim_end().to_owned());
+    }
+    let pid: i32 = way(&lines, "QEMU")
+        .split(' ')
+        .nth(1)
+        .unwrap()
+        .parse()
+        .unwrap();
+    let socket = way(&lines, "QMP")
+        .split_once("UNIX-CONNECT:")
+        .unwrap()
+        .1
+        .to_owned();
+    let mut qmp = UnixStream::connect(&socket).unwrap();
+    let mut greeting = String::new();
+    BufReader::new(&qmp).read_line(&mut greeting).unwrap();
+    assert!(greeting.contains("\"QMP\""), "{greeting}");
+    qmp.write_all(b"{\"execute\":\"qmp_capabilities\"}\n")
+        .unwrap();
+    let gdb = way(&lines, "gdb");
+    let stub = gdb
+        .split_once("target remote ")
+        .unwrap()
+        .1
+        .trim_end_matches('\'');
+    assert!(UnixStream::connect(stub).is_ok(), "{gdb}");
+    assert!(
+        Path::new(&way(&lines, "files"))
+            .join("serial.log")
+            .is_file()
+    );
+
+    if enter {
+        replay.stdin.take().unwrap().write_all(b"\n").unwrap();
+    } else {
+        let tdxlab = nix::unistd::Pid::from_raw(replay.id().cast_signed());
+        nix::sys::signal::kill(tdxlab, nix::sys::signal::Signal::SIGTERM).unwrap();
+    }
+    let mut rest = String::new();
+    reader.read_to_string(&mut rest).unwrap();
+    let ended = replay.wait().unwrap();
+    assert_eq!(ended.code(), Some(if enter { 1 } else { 130 }), "{rest}");
+    assert!(
+        !Path::new(&format!("/proc/{pid}")).exists(),
+        "QEMU lives on"
+    );
+    assert!(!Path::new(&socket).exists(), "the socket is left behind");
+}
