@@ -45,6 +45,9 @@ pub(super) fn boot(
         })?;
     let monitor = hatch.as_ref().map(Hatch::monitor);
     let (mut vm, doorbell) = start(host, guest, &layout, monitor)?;
+    if let Some(nice) = host.nice {
+        renice(vm.process().pid(), nice)?;
+    }
     let parts = match get_ready(&mut vm, host, guest, options, layout, config, until) {
         Ok(parts) => parts,
         Err(error) => {
@@ -125,6 +128,18 @@ fn get_ready(
         mailbox,
         kernel,
     })
+}
+
+/// Makes a QEMU, which is a process group of its own, nicer with all its threads.
+fn renice(pid: u32, nice: i32) -> Result<(), HostError> {
+    // SAFETY: takes numbers only.
+    match unsafe { libc::setpriority(libc::PRIO_PGRP, pid, nice) } {
+        0 => Ok(()),
+        _ => Err(HostError::System {
+            doing: "making QEMU nicer".into(),
+            source: std::io::Error::last_os_error(),
+        }),
+    }
 }
 
 /// Starts QEMU, with a doorbell.
