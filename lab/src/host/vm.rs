@@ -7,6 +7,7 @@ use std::fs::File;
 use std::io::{self, Write};
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -327,6 +328,14 @@ impl Vm {
             evidence.push(("qemu.stderr".to_owned(), said));
         }
         evidence
+    }
+
+    /// Leaves in `folder` what there is to show of a guest that never became a session.
+    pub fn leave_evidence(&mut self, folder: &Path) {
+        for (name, content) in self.evidence() {
+            // The failure is told in any case; this only helps to understand it.
+            let _ = std::fs::write(folder.join(name), content);
+        }
     }
 
     /// The command line as a script that runs beside the image.
