@@ -5,13 +5,13 @@
 SHELL := /bin/sh
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := help
-.PHONY: help setup run test test-rehearsal rehearsal-parts rehearsal-tests bench lint clean-reports
+.PHONY: help setup run test test-l1-new test-rehearsal rehearsal-parts rehearsal-tests bench lint clean-reports
 
 TDXLAB := target/debug/tdxlab
 ARGS ?=
 
 help: ## Show this
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 setup: ## Install what is missing (QEMU); does nothing when nothing is
 	@ci/setup
@@ -41,6 +41,10 @@ test-rehearsal: rehearsal-parts ## Fetch the parts of a rehearsal, and test the 
 rehearsal-tests:
 	@cargo build --locked --package tdxlab-preload
 	@cargo test --locked --package tdxlab-selftests --test rehearsal -- --ignored --test-threads 1
+
+test-l1-new: setup ## Run the tests of real kernels on the newest packaged one, booted in QEMU
+	@TDXLAB_L1_KERNEL=newest cargo test --locked --package tdxlab-selftests --test l1 -- \
+		--nocapture --test-threads=1
 
 bench: setup ## Measure, against bare QEMU where there is something to compare with
 	@cargo bench --locked --package tdxlab-selftests --bench lab

@@ -23,6 +23,7 @@ pub mod replay;
 pub mod report;
 pub mod run;
 pub mod scenario;
+pub mod soak;
 pub mod witness;
 
 pub use tdxlab_protocol::addr;

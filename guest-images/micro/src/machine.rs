@@ -2,7 +2,7 @@
 
 use tdxlab_protocol::message::VcpuId;
 
-use crate::cpu::{inb, outb, outw};
+use crate::cpu::{self, inb, outb, outw};
 
 /// First vector of the 8259 PIC.
 pub(crate) const VECTOR_PIC: u8 = 0x20;
@@ -20,7 +20,14 @@ pub(crate) const APIC_EOI: u64 = 0xb0;
 const APIC_SPURIOUS: u64 = 0xf0;
 const APIC_COMMAND: u64 = 0x300;
 const APIC_COMMAND_TARGET: u64 = 0x310;
+const APIC_TIMER: u64 = 0x320;
 const APIC_LINT0: u64 = 0x350;
+const APIC_TIMER_COUNT: u64 = 0x380;
+const APIC_TIMER_DIVIDE: u64 = 0x3e0;
+
+/// Longest a sleeping vCPU does not look whether there is something to do: 20 ms at the 1 GHz that
+/// the timer has in QEMU and KVM alike.
+const NAP: u32 = 20_000_000;
 
 const COMMAND_BUSY: u32 = 1 << 12;
 const COMMAND_ASSERT: u32 = 1 << 14;
@@ -68,10 +75,22 @@ pub(crate) fn set_up_pic() {
     write(APIC_LINT0, EXTERNAL);
 }
 
-/// Lets this vCPU's local APIC take interrupts.
+/// Lets this vCPU's local APIC take interrupts, its own timer's among them.
 pub(crate) fn set_up_apic() {
     const ENABLE: u32 = 1 << 8;
+    const PERIODIC: u32 = 1 << 17;
+    const DIVIDE_BY_1: u32 = 0b1011;
     write(APIC_SPURIOUS, ENABLE | u32::from(VECTOR_SPURIOUS));
+    write(APIC_TIMER_DIVIDE, DIVIDE_BY_1);
+    write(APIC_TIMER, PERIODIC | u32::from(VECTOR_WAKE));
+}
+
+/// Waits asleep for an interrupt, or for a moment: where KVM runs on an SVM that is itself emulated,
+/// an interrupt is now and then acknowledged and never delivered.
+pub(crate) fn sleep() {
+    write(APIC_TIMER_COUNT, NAP);
+    cpu::wait_for_interrupt();
+    write(APIC_TIMER_COUNT, 0);
 }
 
 /// Has all other vCPUs start at the boot page.

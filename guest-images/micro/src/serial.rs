@@ -8,7 +8,7 @@ use tdxlab_protocol::frame::{self, FrameBuffer};
 use tdxlab_protocol::layout::SERIAL_PORT;
 use tdxlab_protocol::message::Reply;
 
-use crate::{cpu, port, td};
+use crate::{machine, port, td};
 
 const DATA: u16 = SERIAL_PORT;
 const INTERRUPT_ENABLE: u16 = SERIAL_PORT + 1;
@@ -55,7 +55,7 @@ pub(crate) fn receive() -> u8 {
         if td::is_td() {
             spin_loop();
         } else {
-            cpu::wait_for_interrupt();
+            machine::sleep();
         }
     }
     port::read(DATA)

@@ -89,7 +89,7 @@ pub(crate) fn serve_as_other() -> ! {
             if td::is_td() {
                 spin_loop();
             } else {
-                cpu::wait_for_interrupt();
+                machine::sleep();
             }
         }
         // SAFETY: `waiting` is set.

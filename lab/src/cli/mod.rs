@@ -24,6 +24,7 @@ mod report;
 mod run;
 mod schema;
 mod signals;
+mod soak;
 
 use std::ffi::OsString;
 use std::process::ExitCode;
@@ -61,6 +62,8 @@ enum Command {
     Faults(faults::Faults),
     /// Seed every fault and show what catches it
     Qualify(qualify::Qualify),
+    /// Run scenarios again and again, to see that none ever fails without a reason
+    Soak(soak::Soak),
     /// Run a recorded plan again, exactly as it was
     Replay(replay::ReplayCommand),
     /// Judge a recorded run again, without a host
@@ -113,6 +116,7 @@ fn execute(command: Command) -> Result<u8, CliError> {
         Command::Compare(compare) => compare.execute(),
         Command::List(list) => list.execute(),
         Command::Qualify(qualify) => qualify.execute(),
+        Command::Soak(soak) => soak.execute(),
         Command::Faults(faults) => faults.execute(),
         Command::Replay(replay) => replay.execute(),
         Command::Judge(judge) => judge.execute(),

@@ -231,7 +231,8 @@ fn moved<T>(
                 .advise("scenarios will fail on this; find out what else maps memory")
             }
         }
-        (Reading::Missing { reason }, _) | (_, Reading::Missing { reason }) => {
+        (Reading::Missing { reason } | Reading::Spoilt { reason }, _)
+        | (_, Reading::Missing { reason } | Reading::Spoilt { reason }) => {
             Fact::limited(name, format!("not readable: {reason}"))
         }
     }
@@ -240,7 +241,9 @@ fn moved<T>(
 fn readable<T>(name: &str, reading: &Reading<T>) -> Fact {
     match reading {
         Reading::Read(_) => Fact::usable(name, "readable"),
-        Reading::Missing { reason } => Fact::limited(name, format!("not readable: {reason}")),
+        Reading::Missing { reason } | Reading::Spoilt { reason } => {
+            Fact::limited(name, format!("not readable: {reason}"))
+        }
     }
 }
 

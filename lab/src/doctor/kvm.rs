@@ -1,6 +1,7 @@
 //! Whether a KVM here runs a guest: by running one of three instructions.
 
 use std::os::fd::AsRawFd;
+use std::path::Path;
 use std::sync::mpsc;
 use std::time::Duration;
 
@@ -42,7 +43,7 @@ pub(super) fn probe() -> Fact {
                 "/dev/kvm opens, but a guest of two instructions was not done after {PATIENCE:?}"
             ),
         )
-        .advise("this KVM emulates guests (as KVM's PVM vendor does); soft and sim do without KVM"),
+        .advise("this KVM emulates guests (as KVM's PVM vendor does); soft and sim do without, and `tdxlab l1` boots a kernel that has one"),
     }
 }
 
@@ -84,7 +85,7 @@ fn run_guest() -> Result<String, Problem> {
     store_and_halt(&kvm).map_err(|what| {
         problem(
             format!("/dev/kvm opens, but {what}"),
-            "this KVM cannot run guests; soft and sim do without",
+            "this KVM cannot run guests; soft and sim do without, and `tdxlab l1` boots a kernel that has one",
         )
     })?;
     Ok("a guest ran, stored to memory and halted".to_owned())
@@ -131,8 +132,19 @@ fn store_and_halt(kvm: &Kvm) -> Result<(), String> {
     }
     // Before Linux 5.14 there are no statistics to ask for; the positive control will tell then.
     match stats::read(&vm, "pages_4k") {
-        Ok(Some(0)) => Err("it maps no page for its guest: it emulates every instruction".into()),
+        Ok(Some(0)) => Err(format!(
+            "it maps no page for its guest: it emulates every instruction{}",
+            vendor(Path::new("/sys/module"))
+        )),
         Ok(_) | Err(_) => Ok(()),
+    }
+}
+
+/// Who does so, where it is known.
+fn vendor(modules: &Path) -> &'static str {
+    match modules.join("kvm_pvm").exists() {
+        true => " (KVM's PVM vendor, kvm_pvm)",
+        false => "",
     }
 }
 

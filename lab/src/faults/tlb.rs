@@ -5,7 +5,7 @@ use crate::host::softkvm::policy::{Kick, Why};
 
 faults! {
     "zap-without-flush": "a zap leaves old translations in the TLBs of vCPUs"
-    ("missed flush", under "headtail", seen by Content)
+    ("missed flush", under "headtail", seen by Access Exits)
     ZapWithoutFlush {} {
         fn kick(&mut self, why: Why) -> Kick {
             if why == Why::Zap { Kick::Pretend } else { Kick::Flush }
@@ -13,7 +13,7 @@ faults! {
     }
 
     "split-without-flush": "a split and the zaps that follow it leave the old huge translation"
-    ("missed flush", under "headtail", seen by Content)
+    ("missed flush", under "headtail", seen by Access Exits)
     SplitWithoutFlush { split: bool } {
         fn kick(&mut self, why: Why) -> Kick {
             if why == Why::RangeSplit {

@@ -293,14 +293,6 @@ impl Vm {
         events.cloned().collect()
     }
 
-    /// Writes what there is to see of a guest that never became a session.
-    pub fn leave_evidence(&mut self, folder: &Path) {
-        for (name, content) in self.evidence() {
-            // The error is told in any case; this only helps to understand it.
-            let _ = std::fs::write(folder.join(name), content);
-        }
-    }
-
     /// Ends QEMU and reaps it.
     ///
     /// # Errors
@@ -336,6 +328,14 @@ impl Vm {
             evidence.push(("qemu.stderr".to_owned(), said));
         }
         evidence
+    }
+
+    /// Leaves in `folder` what there is to show of a guest that never became a session.
+    pub fn leave_evidence(&mut self, folder: &Path) {
+        for (name, content) in self.evidence() {
+            // The failure is told in any case; this only helps to understand it.
+            let _ = std::fs::write(folder.join(name), content);
+        }
     }
 
     /// The command line as a script that runs beside the image.

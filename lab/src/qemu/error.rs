@@ -134,6 +134,17 @@ impl QemuError {
                     super::version::PROGRAM_VARIABLE
                 ),
             },
+            QemuError::Ended { ref last_line, .. } if last_line.contains(NO_MEMFD) => {
+                HostError::NotUsable {
+                    host,
+                    reason: what,
+                    advice: format!(
+                        "this QEMU was built without memfd, through which the lab reaches guest \
+                         memory; name another one in {}",
+                        super::version::PROGRAM_VARIABLE
+                    ),
+                }
+            }
             QemuError::Interrupted => HostError::Interrupted,
             QemuError::System { doing, source } => HostError::System { doing, source },
             QemuError::Ended { .. }
@@ -149,6 +160,9 @@ impl QemuError {
         }
     }
 }
+
+/// What a QEMU says that was configured without memfd.
+const NO_MEMFD: &str = "invalid object type: memory-backend-memfd";
 
 /// How to get QEMU.
 const INSTALL: &str = "install it: `apt-get install qemu-system-x86` (Debian, Ubuntu), `dnf \

@@ -164,7 +164,8 @@ impl Control {
     ) -> Option<(T, T)> {
         match (before, after) {
             (Reading::Read(before), Reading::Read(after)) => Some((*before, *after)),
-            (Reading::Missing { reason }, _) | (_, Reading::Missing { reason }) => {
+            (Reading::Missing { reason } | Reading::Spoilt { reason }, _)
+            | (_, Reading::Missing { reason } | Reading::Spoilt { reason }) => {
                 self.judgement.missing.push(MissingWitness {
                     witness,
                     reason: reason.clone(),

@@ -40,17 +40,7 @@ impl Instance {
             probes: Vec::new(),
         };
         let path = instance.path();
-        fs::create_dir(&path).map_err(|error| match error.kind() {
-            io::ErrorKind::NotFound => {
-                format!(
-                    "{}: no tracefs there; mount -t tracefs tracefs {}",
-                    path.display(),
-                    root.display()
-                )
-            }
-            io::ErrorKind::PermissionDenied => format!("{}: {error}; run as root", path.display()),
-            _ => format!("{}: {error}", path.display()),
-        })?;
+        fs::create_dir(&path).map_err(|error| refused(root, &path, &error))?;
         instance.write("buffer_size_kb", &BUFFER_KIB.to_string())?;
         Ok(instance)
     }
@@ -105,6 +95,28 @@ impl Instance {
         let path = self.path().join(file);
         fs::write(&path, text).map_err(|error| format!("{}: {error}", path.display()))
     }
+}
+
+/// Why there is no instance, and what to do about it.
+fn refused(root: &Path, path: &Path, error: &io::Error) -> String {
+    let advice = match error.kind() {
+        io::ErrorKind::NotFound => {
+            format!(
+                "no tracefs there; mount -t tracefs tracefs {}",
+                root.display()
+            )
+        }
+        io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => {
+            format!("{error}; run as root, and without lockdown")
+        }
+        // Each instance has ring buffers of its own.
+        io::ErrorKind::OutOfMemory | io::ErrorKind::StorageFull => format!(
+            "{error}; rmdir instances that nobody needs in {}",
+            root.join("instances").display()
+        ),
+        _ => error.to_string(),
+    };
+    format!("{}: {advice}", path.display())
 }
 
 impl Drop for Instance {
@@ -182,6 +194,20 @@ mod tests {
         let text = fs::read_to_string(probes).unwrap();
         assert!(text.ends_with("-:tdxlab_4294967294_0/aug\n"), "{text}");
         assert!(!text.contains(&format!("-:{own}")), "{text}");
+    }
+
+    #[rstest::rstest]
+    #[case::no_rights(libc::EPERM, "run as root")]
+    #[case::lockdown(libc::EACCES, "lockdown")]
+    #[case::in_a_container(libc::EROFS, "run as root")]
+    #[case::too_many(libc::ENOMEM, "rmdir instances that nobody needs")]
+    #[case::too_many(libc::ENOSPC, "rmdir instances that nobody needs")]
+    fn a_kernel_that_gives_none_is_quoted_with_advice(#[case] errno: i32, #[case] advice: &str) {
+        let error = io::Error::from_raw_os_error(errno);
+        let root = Path::new("/t");
+        let said = refused(root, &root.join("instances/x"), &error);
+        assert!(said.starts_with("/t/instances/x: "), "{said}");
+        assert!(said.contains(advice), "{said}");
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! What can be seen from outside: one reading per witness, or the reason why there is none.
 //!
-//! A witness that could not be read is [`Reading::Missing`]. It is never a 0.
+//! A witness that could not be read is [`Reading::Missing`]. It is never a 0. One that was read, but
+//! has lost some of what it saw, is [`Reading::Spoilt`], and what it has left is no count.
 //!
 //! | reader | reads |
 //! |---|---|
@@ -37,6 +38,11 @@ pub enum Reading<T> {
         /// Why, for the person who could make it readable.
         reason: String,
     },
+    /// It was read, but not whole. What is left of it proves nothing, so the step cannot be judged.
+    Spoilt {
+        /// What is amiss.
+        reason: String,
+    },
 }
 
 impl<T> Reading<T> {
@@ -47,11 +53,18 @@ impl<T> Reading<T> {
         }
     }
 
+    /// What was read, but not whole, and why.
+    pub fn spoilt(reason: impl Into<String>) -> Reading<T> {
+        Reading::Spoilt {
+            reason: reason.into(),
+        }
+    }
+
     /// The value, if it was read.
     pub fn value(&self) -> Option<&T> {
         match self {
             Reading::Read(value) => Some(value),
-            Reading::Missing { .. } => None,
+            Reading::Missing { .. } | Reading::Spoilt { .. } => None,
         }
     }
 }

@@ -15,6 +15,7 @@ use std::path::PathBuf;
 
 use super::{Reading, SplitEvent};
 use crate::addr::Gpa;
+use crate::qemu::excerpt::Excerpt;
 
 /// Where tracefs usually is.
 pub const ROOT: &str = "/sys/kernel/tracing";
@@ -27,6 +28,9 @@ pub const MAX_EVENTS: usize = 1 << 18;
 
 /// Longest line. The kernel's own are below 200 bytes.
 const MAX_LINE: usize = 4096;
+
+/// Lines of other events that are kept: the first and the last.
+const OTHERS: usize = 50_000;
 
 /// Largest frame number: 52 bits of address.
 const MAX_GFN: u64 = 1 << 40;
@@ -126,6 +130,8 @@ pub struct TraceReader {
     file: Result<File, String>,
     /// The beginning of a line whose end is not there yet.
     unread: Vec<u8>,
+    /// What else is in the trace.
+    others: Excerpt<String>,
 }
 
 impl TraceReader {
@@ -140,15 +146,32 @@ impl TraceReader {
             path,
             file,
             unread: Vec::new(),
+            others: Excerpt::new(OTHERS, OTHERS),
         }
     }
 
-    /// The split events since the previous reading. Missing where any were lost or a line cannot
-    /// be understood: a smaller count would be a lie.
+    /// The lines of other events that have been read so far; `None` where there were none.
+    pub fn others(&self) -> Option<String> {
+        let mut text = String::new();
+        for line in self.others.head().chain(self.others.tail()) {
+            text.push_str(line);
+            text.push('\n');
+        }
+        Some(text).filter(|text| !text.is_empty())
+    }
+
+    /// The split events since the previous reading. Spoilt where any were lost or a line cannot be
+    /// understood: a smaller count would be a lie.
     pub fn splits(&mut self) -> Reading<Vec<SplitEvent>> {
         match self.read() {
             Ok(events) => Reading::Read(events),
-            Err(reason) => Reading::missing(format!("{}: {reason}", self.path.display())),
+            Err(reason) => {
+                let reason = format!("{}: {reason}", self.path.display());
+                match self.file {
+                    Ok(_) => Reading::spoilt(reason),
+                    Err(_) => Reading::missing(reason),
+                }
+            }
         }
     }
 
@@ -187,7 +210,8 @@ impl TraceReader {
                             None => "the ring buffer lost events".to_owned(),
                         });
                     }
-                    Ok(Line::Other) => {}
+                    Ok(Line::Other) if line.is_empty() || line.starts_with('#') => {}
+                    Ok(Line::Other) => self.others.push(line.into_owned()),
                     Err(reason) => {
                         trouble.get_or_insert(reason);
                     }
@@ -281,9 +305,9 @@ mod tests {
     }
 
     #[test]
-    fn lost_events_make_the_reading_missing_and_the_next_one_clean() {
+    fn lost_events_spoil_the_reading_and_leave_the_next_one_clean() {
         let (mut file, mut reader) = reader(&format!("{SPLIT}\nCPU:1 [LOST 9 EVENTS]\n"));
-        let Reading::Missing { reason } = reader.splits() else {
+        let Reading::Spoilt { reason } = reader.splits() else {
             panic!("a count with lost events is no count");
         };
         assert!(
@@ -292,6 +316,15 @@ mod tests {
         );
         writeln!(file, "{SPLIT}").unwrap();
         assert_eq!(reader.splits().value().unwrap().len(), 1);
+    }
+
+    #[test]
+    fn other_events_are_kept_and_comments_are_not() {
+        let other = "  sh-9     [002] d..1.  5.678901: kvm_tdp_mmu_spte_changed: as id 0 gfn 1";
+        let (_file, mut reader) = reader(&format!("# tracer: nop\n\n{other}\n{SPLIT}\n"));
+        assert_eq!(reader.others(), None);
+        assert_eq!(reader.splits().value().unwrap().len(), 1);
+        assert_eq!(reader.others().unwrap(), format!("{other}\n"));
     }
 
     #[test]

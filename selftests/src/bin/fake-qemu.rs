@@ -54,6 +54,12 @@ impl Fake {
         if fault == "dies-at-start" {
             complain_and_die("qemu-system-x86_64: -machine q35: the machine is broken");
         }
+        if fault == "no-memfd" {
+            complain_and_die(
+                "qemu-system-x86_64: -object memory-backend-memfd,id=ram,size=64M: invalid object \
+                 type: memory-backend-memfd",
+            );
+        }
         let mut sockets = HashMap::new();
         let mut vcpus = 1;
         let mut bytes = 0;

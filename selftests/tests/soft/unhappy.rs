@@ -40,7 +40,14 @@ fn misadventure(fault: &str) -> (HostError, String) {
     };
     let mut session = match host.boot(&guest(4 * MIB, 1), &options) {
         Ok(session) => session,
-        Err(error) => return (error, String::new()),
+        Err(error) => {
+            // What a guest that never took a command left behind.
+            let script = std::fs::read_to_string(folder.path().join("qemu.sh")).unwrap();
+            assert!(script.contains(&*program.to_string_lossy()), "{script}");
+            assert!(folder.path().join("qmp.jsonl").is_file());
+            assert!(folder.path().join("serial.log").is_file());
+            return (error, script);
+        }
     };
     let error = session.perform(&fill(0, 0, 64 << 10, 1), &[]).unwrap_err();
     let evidence = session
@@ -54,6 +61,7 @@ fn misadventure(fault: &str) -> (HostError, String) {
 #[rstest]
 #[case::too_old("too-old", "is QEMU 4.2.1, older than 7.0.0")]
 #[case::no_qemu("no-qemu", "answers \"hello\", not a QEMU version")]
+#[case::no_memfd("no-memfd", "invalid object type: memory-backend-memfd")]
 fn a_qemu_that_cannot_be_used_makes_the_host_unusable(#[case] fault: &str, #[case] what: &str) {
     let (error, _) = misadventure(fault);
     let HostError::NotUsable { reason, advice, .. } = &error else {

@@ -59,10 +59,8 @@ pub(super) fn boot(
 
 /// What there is to see of a guest that never became a session.
 fn leave_evidence(vm: &mut Vm, folder: &Path) {
-    let mut evidence = vm.evidence();
-    evidence.extend(registers(vm));
-    for (name, content) in evidence {
-        // The error is told in any case; this only helps to understand it.
+    vm.leave_evidence(folder);
+    if let Some((name, content)) = registers(vm) {
         let _ = fs::write(folder.join(name), content);
     }
 }

@@ -55,7 +55,12 @@ struct Places {
     tracefs: PathBuf,
     kmsg: PathBuf,
     huge_pages: PathBuf,
+    /// Events to record beside those that are judged, such as `kvmmmu/kvm_tdp_mmu_spte_changed`.
+    events: Vec<String>,
 }
+
+/// Names events to record, separated by commas.
+const EVENTS_VARIABLE: &str = "TDXLAB_TRACE";
 
 impl KvmHost {
     /// On this machine's KVM and the QEMU that is found first.
@@ -82,6 +87,7 @@ impl KvmHost {
                 tracefs: tracefs::ROOT.into(),
                 kmsg: kmsg::DEVICE.into(),
                 huge_pages: Path::new("/sys/kernel/mm").to_owned(),
+                events: events(&std::env::var(EVENTS_VARIABLE).unwrap_or_default()),
             },
             design: design_of(&release),
             release,
@@ -91,6 +97,15 @@ impl KvmHost {
 
 /// What to do where there is no KVM.
 const ANYWHERE: &str = "`tdxlab l1 -- run scenarios/kvm --host kvm` boots a kernel that has one";
+
+/// The events that a list names; both `GROUP/EVENT` and the usual `GROUP:EVENT` are understood.
+fn events(list: &str) -> Vec<String> {
+    let names = list.split(',').map(str::trim);
+    names
+        .filter(|name| !name.is_empty())
+        .map(|name| name.replace(':', "/"))
+        .collect()
+}
 
 /// `uname -r`.
 fn release() -> String {
@@ -150,6 +165,13 @@ impl Host for KvmHost {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn events_are_named_as_users_name_them() {
+        let named = events("kvmmmu:kvm_tdp_mmu_spte_changed, kvm/kvm_exit,");
+        assert_eq!(named, ["kvmmmu/kvm_tdp_mmu_spte_changed", "kvm/kvm_exit"]);
+        assert!(events("").is_empty());
+    }
 
     #[test]
     fn the_release_says_what_the_end_of_dirty_logging_does() {

@@ -43,6 +43,9 @@ impl Watch {
             threads.extend(threads_of(pid));
             instance.follow(&threads)?;
             instance.enable(&format!("kvmmmu/{SPLIT_EVENT}"))?;
+            for event in &places.events {
+                instance.enable(event)?;
+            }
             Ok((TraceReader::open(instance.pipe()), instance))
         });
         Watch {
@@ -222,6 +225,11 @@ impl Session for KvmSession {
     fn evidence(&mut self) -> Vec<(String, Vec<u8>)> {
         let mut evidence = self.vm.evidence();
         evidence.extend(boot::registers(&mut self.vm));
+        if let Ok((reader, _)) = &self.watch.splits
+            && let Some(text) = reader.others()
+        {
+            evidence.push(("trace.txt".to_owned(), text.into_bytes()));
+        }
         evidence
     }
 

@@ -14,7 +14,7 @@ use super::mailbox::Mailbox;
 use super::ram::{Ram, RamLayout};
 use super::session::SoftSession;
 use crate::agent::AgentError;
-use crate::host::softkvm::SoftKvm;
+use crate::host::softkvm::{Config, SoftKvm};
 use crate::host::vm::{Vm, Wake};
 use crate::host::{BootOptions, HostError, software};
 use crate::plan::{Guest, HostKind};
@@ -45,13 +45,56 @@ pub(super) fn boot(
         })?;
     let monitor = hatch.as_ref().map(Hatch::monitor);
     let (mut vm, doorbell) = start(host, guest, &layout, monitor)?;
+    if let Some(nice) = host.nice {
+        renice(vm.process().pid(), nice)?;
+    }
+    let parts = match get_ready(&mut vm, host, guest, options, layout, config, until) {
+        Ok(parts) => parts,
+        Err(error) => {
+            vm.leave_evidence(&options.folder);
+            return Err(error);
+        }
+    };
+    let core = Core::new(parts.kvm, parts.mailbox, doorbell, guest.vcpus).map_err(|source| {
+        HostError::System {
+            doing: "using a socket pair".into(),
+            source,
+        }
+    })?;
+    let patience = options.patience;
+    let mut session = SoftSession::new(vm, core, parts.kernel, guest.memory, patience, hatch);
+    match session.configure(guest.vcpus, until) {
+        Ok(()) => Ok(session),
+        Err(error) => {
+            session.vm.leave_evidence(&options.folder);
+            Err(error)
+        }
+    }
+}
 
+/// What is put under a guest before it is told to go on.
+struct Parts {
+    kvm: SoftKvm<SoftMachine>,
+    mailbox: Mailbox,
+    kernel: PlayedKernel,
+}
+
+/// Waits for the guest's greeting, and puts a software KVM under it.
+fn get_ready(
+    vm: &mut Vm,
+    host: &SoftHost,
+    guest: &Guest,
+    options: &BootOptions,
+    layout: RamLayout,
+    config: Config,
+    until: Instant,
+) -> Result<Parts, HostError> {
     // Asked now, so that the answer is there when it is needed.
     let cpus = vm
         .qmp()
         .send(&QueryCpus {})
         .map_err(|error| QemuError::from(error).on(HostKind::Soft))?;
-    hello(&mut vm, guest, options, until)?;
+    hello(vm, guest, options, until)?;
 
     let mut taken =
         fds::take(vm.process(), fds::MEMORY_BACKEND).map_err(|error| error.on(HostKind::Soft))?;
@@ -70,7 +113,7 @@ pub(super) fn boot(
     let mut kvm = SoftKvm::new(machine, config, (host.policy)())
         .map_err(|error| software::refused(HostKind::Soft, &error))?;
     kvm.machine_mut().trouble()?;
-    let threads = threads(&mut vm, &cpus, until)?;
+    let threads = threads(vm, &cpus, until)?;
     kvm.set_threads(threads, nix::unistd::gettid().as_raw().cast_unsigned());
 
     let pid = vm.process().pid();
@@ -80,14 +123,23 @@ pub(super) fn boot(
             source,
         }
     })?;
-    let core =
-        Core::new(kvm, mailbox, doorbell, guest.vcpus).map_err(|source| HostError::System {
-            doing: "using a socket pair".into(),
-            source,
-        })?;
-    let mut session = SoftSession::new(vm, core, kernel, guest.memory, options.patience, hatch);
-    session.configure(guest.vcpus, until)?;
-    Ok(session)
+    Ok(Parts {
+        kvm,
+        mailbox,
+        kernel,
+    })
+}
+
+/// Makes a QEMU, which is a process group of its own, nicer with all its threads.
+fn renice(pid: u32, nice: i32) -> Result<(), HostError> {
+    // SAFETY: takes numbers only.
+    match unsafe { libc::setpriority(libc::PRIO_PGRP, pid, nice) } {
+        0 => Ok(()),
+        _ => Err(HostError::System {
+            doing: "making QEMU nicer".into(),
+            source: std::io::Error::last_os_error(),
+        }),
+    }
 }
 
 /// Starts QEMU, with a doorbell.

@@ -52,6 +52,7 @@ pub struct SoftHost {
     policy: MakePolicy,
     fault: Option<&'static Fault>,
     attachable: bool,
+    nice: Option<i32>,
 }
 
 impl fmt::Debug for SoftHost {
@@ -92,6 +93,7 @@ impl SoftHost {
             policy: Arc::new(|| Box::new(Faithful)),
             fault: None,
             attachable: false,
+            nice: None,
         }
     }
 
@@ -129,6 +131,15 @@ impl SoftHost {
     #[must_use]
     pub fn with_interrupt(self, interrupt: &'static Interrupt) -> SoftHost {
         SoftHost { interrupt, ..self }
+    }
+
+    /// The same host with QEMUs that come last when processors are short.
+    #[must_use]
+    pub fn with_nice(self, nice: i32) -> SoftHost {
+        SoftHost {
+            nice: Some(nice),
+            ..self
+        }
     }
 
     /// The QEMU it runs on.

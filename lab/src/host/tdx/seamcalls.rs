@@ -27,11 +27,12 @@ const MAX_VALUES: usize = 64;
 /// A watch on the wrappers.
 #[derive(Debug)]
 pub(super) struct Seamcalls {
-    _instance: Instance,
     pipe: File,
     unread: String,
     counts: BTreeMap<(String, u64), u64>,
     absent: Vec<String>,
+    /// Last, since the kernel removes no instance that is being read.
+    _instance: Instance,
 }
 
 impl Seamcalls {

@@ -45,7 +45,8 @@ pub(super) struct TdxSession {
 /// The witnesses of one TD.
 pub(super) struct Watch {
     counters: Result<VmFolder, String>,
-    splits: Result<(Instance, TraceReader), String>,
+    /// In this order: the kernel removes no instance that is being read.
+    splits: Result<(TraceReader, Instance), String>,
     seamcalls: Result<Seamcalls, String>,
     log: KernelLog,
     /// Lines that were read to judge a death and belong to the next sample.
@@ -59,7 +60,7 @@ impl Watch {
         let splits = Instance::new(&host.places.tracefs).and_then(|instance| {
             instance.enable(&format!("kvmmmu/{SPLIT_EVENT}"))?;
             let reader = TraceReader::open(instance.pipe());
-            Ok((instance, reader))
+            Ok((reader, instance))
         });
         Watch {
             counters: VmFolder::find(&host.places.debugfs, pid),
@@ -76,7 +77,9 @@ impl Watch {
         if let Ok(lines) = &mut self.unsampled {
             match self.log.lines() {
                 Reading::Read(more) => lines.extend(more),
-                Reading::Missing { reason } => self.unsampled = Err(reason),
+                Reading::Missing { reason } | Reading::Spoilt { reason } => {
+                    self.unsampled = Err(reason);
+                }
             }
         }
         self.unsampled.as_ref().ok().cloned()
@@ -418,7 +421,7 @@ impl Session for TdxSession {
             Err(reason) => Reading::missing(missing(reason)),
         };
         let splits = match &mut self.watch.splits {
-            Ok((_, reader)) => match reader.splits() {
+            Ok((reader, _)) => match reader.splits() {
                 Reading::Read(events) => {
                     let threads = &self.watch.threads;
                     let own = events

@@ -300,6 +300,14 @@ fn what_it_cannot_do_is_told_in_the_users_terms() {
     };
     let error = told(failed(Stage::Modules, cause));
     assert!(error.to_string().contains("vermagic"), "{error}");
+    let cause = Cause::System {
+        doing: "mount 9p".into(),
+        errno: libc::EIO,
+        text: "Input/output error".into(),
+    };
+    let error = told(failed(Stage::Files, cause));
+    let said = error.to_string();
+    assert!(said.contains("mount 9p: Input/output error"), "{said}");
     let cause = Cause::Command {
         program: "nosuch".into(),
         errno: libc::ENOENT,

@@ -171,6 +171,10 @@ impl Court {
                 self.hear(witness);
                 Some((before, after))
             }
+            (_, Reading::Spoilt { reason }) | (Reading::Spoilt { reason }, _) => {
+                self.find(spoilt(witness, reason));
+                None
+            }
             (_, Reading::Missing { reason }) => {
                 self.miss(witness, reason);
                 None
@@ -191,6 +195,10 @@ impl Court {
             }
             Reading::Missing { reason } => {
                 self.miss(witness, reason);
+                None
+            }
+            Reading::Spoilt { reason } => {
+                self.find(spoilt(witness, reason));
                 None
             }
         }
@@ -220,4 +228,9 @@ impl Court {
             spans_omitted: self.spans_omitted,
         }
     }
+}
+
+/// A witness that has lost some of what it saw.
+fn spoilt(witness: Witness, reason: &str) -> Finding {
+    Finding::impossible(witness, "all that there was", reason)
 }

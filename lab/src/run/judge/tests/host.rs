@@ -68,6 +68,18 @@ fn a_missing_witness_is_said_and_is_no_failure() {
     assert!(!judgement.heard.contains(&Witness::Debugfs));
 }
 
+/// Fewer events than there were may look just right.
+#[test]
+fn a_witness_that_lost_something_makes_an_error_of_the_step() {
+    let mut hole = Hole::new();
+    hole.after.splits = Reading::spoilt("the ring buffer lost 9 events");
+    let judgement = hole.judge();
+    assert_eq!(judgement.verdict, Verdict::Error);
+    let said = judgement.findings[0].to_string();
+    assert!(said.contains("lost 9 events"), "{said}");
+    assert!(!judgement.heard.contains(&Witness::Splits));
+}
+
 #[test]
 fn a_step_nobody_could_judge_is_an_error() {
     let op = Op::Accept {
