@@ -29,6 +29,8 @@ const KEYRINGS: [&str; 2] = [
 pub(crate) struct Apt {
     configuration: PathBuf,
     archives: PathBuf,
+    /// An archive of no packages.
+    none: PathBuf,
 }
 
 impl Apt {
@@ -40,6 +42,7 @@ impl Apt {
             "etc/sources.list.d",
             "state/lists/partial",
             "cache/archives/partial",
+            "cache/none/partial",
         ] {
             fs::create_dir_all(folder.join(part)).map_err(failed())?;
         }
@@ -57,6 +60,7 @@ impl Apt {
         Ok(Apt {
             configuration,
             archives,
+            none: folder.join("cache/none"),
         })
     }
 
@@ -68,7 +72,14 @@ impl Apt {
 
     /// File names of `packages` and all they depend on.
     pub(crate) fn closure(&self, packages: &[&str]) -> Result<BTreeSet<Package>, RehearsalError> {
-        let arguments = [&["install", "--print-uris"], INSTALL, packages].concat();
+        // What is downloaded already has no URI any more: nothing is, in another folder.
+        let nothing = format!("Dir::Cache::archives={}/", self.none.display());
+        let arguments = [
+            &["install", "--print-uris", "-o", nothing.as_str()],
+            INSTALL,
+            packages,
+        ]
+        .concat();
         let output = self.get(&arguments, "working out which packages are needed")?;
         Ok(parse_uris(&String::from_utf8_lossy(&output.stdout)))
     }
