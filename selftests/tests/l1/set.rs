@@ -146,6 +146,41 @@ fn what_a_killed_run_leaves_is_swept_by_the_next() {
     }
 }
 
+/// A pool that is empty, transparent huge pages that are off, and witnesses that are not mounted:
+/// the first two are needs that are not met, and the others leave the rest to judge by.
+#[test]
+fn what_the_machine_lacks_is_told_with_the_command_to_add_it() {
+    const SCRIPT: &str = r#"
+        run() { "$program" run "scenarios/kvm/$1.yaml" --host kvm --out /tmp/reports; echo "code: $?"; }
+        program=$0
+        echo 0 > /proc/sys/vm/nr_hugepages
+        run touch-hugetlb-2m
+        echo never > /sys/kernel/mm/transparent_hugepage/shmem_enabled
+        run touch-thp
+        umount /sys/kernel/debug/tracing 2> /dev/null
+        umount /sys/kernel/debug /sys/kernel/tracing
+        run touch-4k
+    "#;
+    let program = env!("CARGO_BIN_EXE_tdxlab-under-test");
+    let Some((output, _)) = l1(&[], &["/bin/sh", "-c", SCRIPT, program]) else {
+        return;
+    };
+    let said = text(&output.stdout);
+    for part in [
+        "needs 32 free 2M pages of hugetlb, 32 more than there are: echo 32 >",
+        "they are off (never): echo advise >",
+        "is debugfs mounted",
+        "mount -t tracefs",
+    ] {
+        assert!(said.contains(part), "no {part:?} in {said}");
+    }
+    let codes: Vec<&str> = said
+        .lines()
+        .filter_map(|line| line.strip_prefix("code: "))
+        .collect();
+    assert_eq!(codes, ["4", "4", "0"], "{said}");
+}
+
 #[test]
 fn a_panic_is_told_by_its_own_line() {
     let panic = ["/bin/sh", "-c", "echo c > /proc/sysrq-trigger; sleep 600"];
