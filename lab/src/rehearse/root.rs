@@ -85,10 +85,11 @@ impl Root {
             let made = fs::create_dir_all(self.inside(inside));
             made.map_err(system(format!("making {outside} in a root")))?;
         }
-        // All that the build asks `/proc` for, where that cannot be mounted.
-        let limits = self.inside("proc/self/limits");
+        // All that the build asks `/proc` for, where that cannot be mounted: objtool wants to know
+        // its stack, to tell an overflow from other faults.
+        let maps = self.inside("proc/self/maps");
         let copied = fs::create_dir_all(self.inside("proc/self"))
-            .and_then(|()| fs::write(&limits, fs::read("/proc/self/limits")?));
+            .and_then(|()| fs::write(&maps, fs::read("/proc/self/maps")?));
         copied.map_err(system("making /proc in a root"))?;
         let null = self.inside("dev/null");
         fs::write(&null, "").map_err(system("making a null device in a root"))?;
