@@ -12,6 +12,7 @@ pub mod agent;
 pub mod cli;
 pub mod doctor;
 pub mod faults;
+pub mod fuzz;
 pub mod host;
 pub mod l1;
 pub mod plan;

@@ -4,6 +4,7 @@ use miette::Diagnostic;
 use thiserror::Error;
 
 use super::exit;
+use crate::fuzz::FuzzError;
 use crate::host::HostError;
 use crate::l1::L1Error;
 use crate::qualify::QualifyError;
@@ -72,6 +73,10 @@ pub(super) enum CliError {
     #[error(transparent)]
     #[diagnostic(transparent)]
     Rejudge(#[from] RejudgeError),
+    /// No random scenario could be run.
+    #[error(transparent)]
+    #[diagnostic(transparent)]
+    Fuzz(#[from] FuzzError),
     /// Something the lab needs from the system is not to be had.
     #[error("{doing}: {source}")]
     System {
@@ -111,6 +116,9 @@ impl CliError {
             CliError::Rejudge(RejudgeError::Design { .. }) => exit::USAGE,
             CliError::Rejudge(RejudgeError::Plan { .. }) => exit::SCENARIO,
             CliError::Rejudge(_) => exit::LAB,
+            CliError::Fuzz(FuzzError::Host(HostError::NotUsable { .. })) => exit::HOST,
+            CliError::Fuzz(FuzzError::Host(HostError::Interrupted)) => exit::INTERRUPTED,
+            CliError::Fuzz(_) => exit::LAB,
             CliError::Host(HostError::NotUsable { .. })
             | CliError::Qualify(QualifyError::Host(HostError::NotUsable { .. })) => exit::HOST,
             CliError::L1(error) => error.exit_code(),

@@ -7,6 +7,7 @@ mod doctor;
 mod error;
 pub mod exit;
 mod faults;
+mod fuzz;
 mod judge;
 mod l1;
 mod list;
@@ -64,6 +65,8 @@ enum Command {
     Qualify(qualify::Qualify),
     /// Run scenarios again and again, to see that none ever fails without a reason
     Soak(soak::Soak),
+    /// Run random scenarios, and shrink the first that fails
+    Fuzz(fuzz::FuzzCommand),
     /// Run a recorded plan again, exactly as it was
     Replay(replay::ReplayCommand),
     /// Judge a recorded run again, without a host
@@ -118,6 +121,7 @@ fn execute(command: Command) -> Result<u8, CliError> {
         Command::Qualify(qualify) => qualify.execute(),
         Command::Soak(soak) => soak.execute(),
         Command::Faults(faults) => faults.execute(),
+        Command::Fuzz(fuzz) => fuzz.execute(),
         Command::Replay(replay) => replay.execute(),
         Command::Judge(judge) => judge.execute(),
         Command::Report(report) => report.execute(),

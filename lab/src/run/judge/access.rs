@@ -30,6 +30,11 @@ pub(super) fn outcomes(evidence: &Evidence<'_>, court: &mut Court) {
             })
             .collect();
         match (&evidence.expected.accesses, walked.side) {
+            // What is expected is a list over addresses: of two operations of a race at one place, it
+            // does not say which is which.
+            (Some(_), Side::Private) if meets_another(op, evidence) => {
+                any_order(&found, AccessOutcome::Either, evidence, court);
+            }
             (Some(expected), Side::Private) => {
                 let expected: Vec<_> = expected
                     .iter()
@@ -42,6 +47,18 @@ pub(super) fn outcomes(evidence: &Evidence<'_>, court: &mut Court) {
             (_, Side::Shared) => any_order(&found, AccessOutcome::Done, evidence, court),
         }
     }
+}
+
+/// Whether another access of the same step touches the same memory.
+fn meets_another(op: &Op, evidence: &Evidence<'_>) -> bool {
+    let Some(walked) = Walked::of(op) else {
+        return false;
+    };
+    evidence
+        .pairs()
+        .filter(|(other, _)| !std::ptr::eq(*other, op))
+        .filter_map(|(other, _)| Walked::of(other))
+        .any(|other| other.range.overlaps(walked.range))
 }
 
 /// How an operation goes through memory.

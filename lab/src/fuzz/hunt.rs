@@ -1,0 +1,356 @@
+//! Draws plan after plan until one fails, or time is up; then confirms and shrinks it.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use miette::Diagnostic;
+use thiserror::Error;
+
+use super::bench::{Bench, Failure, Stepped, attempt};
+use super::coverage::Coverage;
+use super::draw::Draw;
+use super::shrink::{Shrunk, shrink};
+use super::window::{Windows, plan};
+use crate::host::interrupt::Interrupt;
+use crate::host::{Host, HostError};
+use crate::plan::{Guest, HostKind, Plan, Step};
+use crate::predict::Design;
+
+/// How often a plan that failed is run again.
+pub const CONFIRMATIONS: u32 = 10;
+
+/// Most plans tried to shrink one, by what a guest costs.
+const MOST_SIM: usize = 50_000;
+const MOST_SOFT: usize = 1_500;
+
+/// A hunt for plans that fail.
+pub struct Fuzz<'a> {
+    /// Where guests run; one of software.
+    pub host: &'a dyn Host,
+    /// The design played.
+    pub design: &'static Design,
+    /// Seed of everything drawn. With one job and a number of plans, it fixes everything.
+    pub seed: u64,
+    /// When to end.
+    pub budget: Budget,
+    /// Plans run at the same time.
+    pub jobs: usize,
+    /// Ends it early.
+    pub interrupt: &'a Interrupt,
+    /// Room for files of guests.
+    pub folder: &'a Path,
+}
+
+/// When a hunt ends, unless it finds something.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Budget {
+    /// After so long.
+    Time(Duration),
+    /// After so many plans.
+    Plans(u64),
+}
+
+/// What came of a hunt.
+#[derive(Debug)]
+pub struct Outcome {
+    /// Plans that were run.
+    pub plans: u64,
+    /// Steps that were judged.
+    pub steps: u64,
+    /// How long that took, without confirming and shrinking.
+    pub took: Duration,
+    /// What was exercised.
+    pub coverage: Coverage,
+    /// The first failure.
+    pub found: Option<Found>,
+}
+
+/// A plan that failed.
+#[derive(Clone, Debug)]
+pub struct Found {
+    /// As it was drawn.
+    pub plan: Plan,
+    /// How it failed.
+    pub failure: Failure,
+    /// How often it failed like that, of [`CONFIRMATIONS`] runs.
+    pub again: u32,
+    /// The smallest plan that fails like that.
+    pub shrunk: Shrunk,
+}
+
+/// Why there is no hunt.
+#[derive(Debug, Error, Diagnostic)]
+pub enum FuzzError {
+    /// A guest could not be booted at all.
+    #[error(transparent)]
+    #[diagnostic(transparent)]
+    Host(#[from] HostError),
+}
+
+/// What all workers share.
+struct Shared {
+    started: Instant,
+    next: AtomicU64,
+    steps: AtomicU64,
+    plans: AtomicU64,
+    stop: AtomicBool,
+    coverage: Mutex<Coverage>,
+    found: Mutex<Option<(Failure, Plan, Option<Plan>)>>,
+    broken: Mutex<Option<HostError>>,
+}
+
+impl Fuzz<'_> {
+    /// Hunts.
+    pub fn run(&self) -> Result<Outcome, FuzzError> {
+        let shared = Shared {
+            started: Instant::now(),
+            next: AtomicU64::new(0),
+            steps: AtomicU64::new(0),
+            plans: AtomicU64::new(0),
+            stop: AtomicBool::new(false),
+            coverage: Mutex::new(Coverage::default()),
+            found: Mutex::new(None),
+            broken: Mutex::new(None),
+        };
+        std::thread::scope(|scope| {
+            for _ in 0..self.jobs.max(1) {
+                scope.spawn(|| match self.host.kind() {
+                    HostKind::Sim => self.work_alone(&shared),
+                    _ => self.work_in_windows(&shared),
+                });
+            }
+        });
+        let took = shared.started.elapsed();
+        if let Some(error) = lock(&shared.broken).take() {
+            return Err(error.into());
+        }
+        let found = lock(&shared.found).take();
+        let found = found.and_then(|(failure, alone, history)| {
+            let confirmed = self.confirm(failure, alone);
+            match (confirmed, history) {
+                (Ok(found), _) => Some(found),
+                // What came before in the same guest has a part in it.
+                (Err((failure, _)), Some(history)) => {
+                    Some(self.confirm(failure, history).unwrap_or_else(unconfirmed))
+                }
+                (Err(lost), None) => Some(unconfirmed(lost)),
+            }
+        });
+        Ok(Outcome {
+            plans: shared.plans.into_inner(),
+            steps: shared.steps.into_inner(),
+            took,
+            coverage: shared
+                .coverage
+                .into_inner()
+                .unwrap_or_else(PoisonError::into_inner),
+            found,
+        })
+    }
+
+    /// The seed of the next plan; `None` when it is time to end.
+    fn next(&self, shared: &Shared) -> Option<u64> {
+        if shared.stop.load(Ordering::Relaxed) || self.interrupt.is_raised() {
+            return None;
+        }
+        let index = shared.next.fetch_add(1, Ordering::Relaxed);
+        let over = match self.budget {
+            Budget::Plans(most) => index >= most,
+            Budget::Time(time) => shared.started.elapsed() >= time,
+        };
+        // Seeds of neighbouring plans have nothing to do with each other, and every one of them is
+        // a number that a scenario can hold (less than 2^52).
+        (!over).then(|| mix(self.seed, index) >> 12)
+    }
+
+    /// A guest for every plan.
+    fn work_alone(&self, shared: &Shared) {
+        let mut coverage = Coverage::default();
+        while let Some(seed) = self.next(shared) {
+            let (mut draw, guest) = Draw::with_guest(seed);
+            let mut steps = Vec::new();
+            let run = catch_unwind(AssertUnwindSafe(|| {
+                self.one(seed, &mut draw, &guest, &mut steps, &mut coverage)
+            }));
+            shared.plans.fetch_add(1, Ordering::Relaxed);
+            shared
+                .steps
+                .fetch_add(steps.len() as u64, Ordering::Relaxed);
+            let failure = match run {
+                Ok(Ok(None)) => continue,
+                Ok(Ok(Some(failure))) => failure,
+                Ok(Err(error)) => {
+                    lock(&shared.broken).get_or_insert(error);
+                    shared.stop.store(true, Ordering::Relaxed);
+                    break;
+                }
+                Err(_) => Failure {
+                    step: steps.len().saturating_sub(1),
+                    verdict: crate::run::Verdict::Error,
+                    witnesses: Vec::new(),
+                    text: "tdxlab panicked, which is a defect of it".to_owned(),
+                },
+            };
+            shared.found((failure, plan(guest, seed, steps), None));
+        }
+        lock(&shared.coverage).merge(&coverage);
+    }
+
+    fn one(
+        &self,
+        seed: u64,
+        draw: &mut Draw,
+        guest: &Guest,
+        steps: &mut Vec<Step>,
+        coverage: &mut Coverage,
+    ) -> Result<Option<Failure>, HostError> {
+        let mut bench = Bench::boot(self.host, self.design, guest, seed, self.folder)?;
+        let drawn = draw.steps();
+        for index in 0..=drawn {
+            let action = if index < drawn {
+                draw.step(bench.predictor(), coverage)
+            } else {
+                draw.last_look()
+            };
+            steps.push(Step {
+                line: 0,
+                action,
+                expect: Default::default(),
+            });
+            let stepped = match steps.last() {
+                Some(step) => bench.step(&step.action),
+                None => Stepped::Refused,
+            };
+            match stepped {
+                Stepped::Refused => {
+                    steps.pop();
+                }
+                Stepped::Passed { alive: true } => {}
+                Stepped::Passed { alive: false } => break,
+                Stepped::Failed(failure) => return Ok(Some(failure)),
+            }
+        }
+        bench.end()?;
+        Ok(None)
+    }
+
+    /// Many plans in each guest.
+    fn work_in_windows(&self, shared: &Shared) {
+        let mut coverage = Coverage::default();
+        let room = match tempfile::tempdir_in(self.folder) {
+            Ok(room) => room,
+            Err(source) => {
+                let doing = "making a folder for a guest".to_owned();
+                lock(&shared.broken).get_or_insert(HostError::System { doing, source });
+                return;
+            }
+        };
+        let mut windows: Option<Windows> = None;
+        while let Some(seed) = self.next(shared) {
+            let mut guest = match windows.take().filter(|windows| !windows.is_full()) {
+                Some(guest) => guest,
+                None => {
+                    let _ = std::fs::remove_dir_all(room.path());
+                    let _ = std::fs::create_dir_all(room.path());
+                    match Windows::boot(self.host, self.design, seed, room.path()) {
+                        Ok(guest) => guest,
+                        Err(error) => {
+                            lock(&shared.broken).get_or_insert(error);
+                            shared.stop.store(true, Ordering::Relaxed);
+                            break;
+                        }
+                    }
+                }
+            };
+            let run = guest.run(seed, &mut coverage);
+            shared.plans.fetch_add(1, Ordering::Relaxed);
+            shared.steps.fetch_add(run.steps, Ordering::Relaxed);
+            match run.failed {
+                None => windows = Some(guest),
+                Some(_) if self.interrupt.is_raised() => break,
+                Some((failure, alone, all)) => {
+                    // The failing step counts from the beginning of what is run again.
+                    shared.found((failure, alone, Some(all)));
+                }
+            }
+        }
+        if let Some(windows) = windows {
+            let _ = windows.end();
+        }
+        lock(&shared.coverage).merge(&coverage);
+    }
+
+    /// Runs a plan again and shrinks it. Where it never fails again, the failure and the plan come
+    /// back.
+    fn confirm(&self, failure: Failure, plan: Plan) -> Result<Found, (Failure, Plan)> {
+        let room = tempfile::tempdir_in(self.folder);
+        let folder = room.as_ref().map_or(self.folder, |room| room.path());
+        let run = |plan: &Plan| {
+            let _ = std::fs::remove_dir_all(folder);
+            let _ = std::fs::create_dir_all(folder);
+            attempt(self.host, self.design, plan, folder)
+        };
+        let failures: Vec<Failure> = (0..CONFIRMATIONS)
+            .map_while(|_| (!self.interrupt.is_raised()).then(|| run(&plan)))
+            .flatten()
+            .filter(|again| again.is_like(&failure))
+            .collect();
+        let Some(again) = failures.first().cloned() else {
+            return Err((failure, plan));
+        };
+        let most = match self.host.kind() {
+            HostKind::Sim => MOST_SIM,
+            _ => MOST_SOFT,
+        };
+        // One that fails now and then gets several chances for each simpler plan.
+        let count = u32::try_from(failures.len()).unwrap_or(CONFIRMATIONS);
+        let chances = CONFIRMATIONS.div_ceil(count);
+        let stop = || self.interrupt.is_raised();
+        let shrunk = shrink(&plan, &again, most, stop, |simpler| {
+            let mut tries = (0..chances).filter_map(|_| run(simpler));
+            tries.find(|failure| failure.is_like(&again))
+        });
+        Ok(Found {
+            plan,
+            failure: again,
+            again: count,
+            shrunk,
+        })
+    }
+}
+
+/// A plan that never failed again is told as it was drawn.
+fn unconfirmed((failure, plan): (Failure, Plan)) -> Found {
+    Found {
+        shrunk: Shrunk {
+            plan: plan.clone(),
+            failure: failure.clone(),
+            tried: 0,
+        },
+        plan,
+        failure,
+        again: 0,
+    }
+}
+
+impl Shared {
+    fn found(&self, what: (Failure, Plan, Option<Plan>)) {
+        lock(&self.found).get_or_insert(what);
+        self.stop.store(true, Ordering::Relaxed);
+    }
+}
+
+/// SplitMix64 (Steele, Lea, Flood 2014): the `index`th number of the sequence from `seed`.
+fn mix(seed: u64, index: u64) -> u64 {
+    let mut z = seed.wrapping_add(index.wrapping_add(1).wrapping_mul(0x9e37_79b9_7f4a_7c15));
+    z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    z ^ (z >> 31)
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

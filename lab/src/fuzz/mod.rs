@@ -1,0 +1,35 @@
+//! Random scenarios that are worth running: plans drawn with an eye on what state memory is in and on
+//! what has been exercised least, judged step by step, and shrunk where they fail.
+//!
+//! | file | what it does |
+//! |---|---|
+//! | `bench` | a guest, its predictor and its judge, without files and journal |
+//! | `draw` | draws guests and steps |
+//! | `places` | draws ranges: boundaries, one page around them |
+//! | `coverage` | state of touched memory x operation x alignment x design, counted |
+//! | `table` | the counts as a table with its holes |
+//! | `shrink`, `simpler` | the smallest plan that fails for the same witness |
+//! | `yaml` | a plan as a scenario file |
+//! | `hunt` | draws plan after plan until something fails or time is up |
+//! | `window` | many plans in one guest, each in memory of its own |
+
+pub mod bench;
+pub mod coverage;
+mod draw;
+mod hunt;
+mod places;
+mod shrink;
+mod simpler;
+mod table;
+#[cfg(test)]
+mod tests;
+mod window;
+mod yaml;
+
+pub use bench::{Bench, Failure, Stepped, attempt};
+pub use coverage::Coverage;
+pub use draw::Draw;
+pub use hunt::{Budget, CONFIRMATIONS, Found, Fuzz, FuzzError, Outcome};
+pub use shrink::{Shrunk, setup, shrink};
+pub use table::{markdown, table};
+pub use yaml::scenario;
