@@ -3,6 +3,7 @@
 mod commands;
 mod diagnostics;
 mod exit_codes;
+mod fuzz;
 mod judge;
 mod output;
 mod readme;

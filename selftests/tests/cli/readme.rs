@@ -74,6 +74,7 @@ fn check_output(shown: &Shown, said: &str) {
 #[case::hosts("docs/hosts.md", 3)]
 #[case::report("docs/report.md", 6)]
 #[case::tdx_host("docs/tdx-host.md", 1)]
+#[case::replay("docs/replay.md", 5)]
 fn commands_of_the_documentation_work(#[case] document: &str, #[case] at_least: usize) {
     let out = tempfile::tempdir().unwrap();
     tdxlab!(
@@ -115,7 +116,12 @@ fn commands_of_the_documentation_work(#[case] document: &str, #[case] at_least: 
                         None => command.arg(word),
                     };
                 }
-                if line.starts_with("tdxlab run") {
+                let writes = ["run", "replay", "judge", "fuzz"];
+                if line
+                    .split(' ')
+                    .nth(1)
+                    .is_some_and(|name| writes.contains(&name))
+                {
                     command.arg("--out").arg(out.path());
                 }
                 let done = command.env("TDXLAB_HOST", "sim").assert().success();

@@ -1,0 +1,151 @@
+//! `tdxlab fuzz`: random scenarios.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use rstest::rstest;
+use serde_json::Value;
+use tdxlab_selftests::tdxlab;
+
+fn stdout(assert: &assert_cmd::assert::Assert) -> String {
+    String::from_utf8_lossy(&assert.get_output().stdout).into_owned()
+}
+
+/// The one folder a hunt has left.
+fn left(out: &Path) -> PathBuf {
+    let folders: Vec<PathBuf> = fs::read_dir(out)
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .filter(|path| path.is_dir())
+        .collect();
+    let [folder] = folders.as_slice() else {
+        panic!("{folders:?}");
+    };
+    folder.clone()
+}
+
+fn json(folder: &Path) -> Value {
+    serde_json::from_slice(&fs::read(folder.join("fuzz.json")).unwrap()).unwrap()
+}
+
+#[rstest]
+#[case::stock("stock")]
+#[case::headtail("headtail")]
+fn a_sound_host_passes_and_the_map_shows_its_holes(#[case] design: &str) {
+    let out = tempfile::tempdir().unwrap();
+    let said = tdxlab!(
+        "fuzz",
+        "--design",
+        design,
+        "--count",
+        "300",
+        "--seed",
+        "5",
+        "--out",
+        out.path()
+    )
+    .assert()
+    .success();
+    let said = stdout(&said);
+    assert!(said.contains("convert to shared"), "{said}");
+    assert!(said.contains("300 scenarios"), "{said}");
+    let json = json(&left(out.path()));
+    assert_eq!(json["scenarios"], 300);
+    assert_eq!(json["failure"], Value::Null);
+    let holes = json["holes"].as_array().unwrap();
+    let leaf = holes
+        .iter()
+        .any(|hole| hole[0] == "punch" && hole[1] == "2M accepted");
+    assert_eq!(leaf, design == "stock", "stock has no leaf of 2M to punch");
+    let table = fs::read_to_string(left(out.path()).join("fuzz.md")).unwrap();
+    assert!(table.contains("| operation | empty |"), "{table}");
+}
+
+#[rstest]
+#[case::sim("sim")]
+#[case::soft("soft")]
+fn a_seeded_fault_comes_out_as_a_scenario_that_fails(#[case] host: &str) {
+    let out = tempfile::tempdir().unwrap();
+    let fault = "head-split-missing";
+    let said = tdxlab!(
+        "fuzz",
+        "--host",
+        host,
+        "--fault",
+        fault,
+        "--count",
+        "500",
+        "--seed",
+        "2",
+        "--out",
+        out.path()
+    )
+    .assert()
+    .code(1);
+    let said = stdout(&said);
+    assert!(said.contains("failed like that in 10 of 10 runs"), "{said}");
+    assert!(
+        said.contains("the scenario fails in the same way"),
+        "{said}"
+    );
+    let folder = left(out.path());
+    let failure = json(&folder)["failure"].take();
+    let steps = failure["steps"].as_u64().unwrap();
+    assert!(
+        steps - failure["set_up"].as_u64().unwrap() <= 3,
+        "{failure}"
+    );
+    // The files fail by themselves, and pass where the fault is not.
+    let again = tempfile::tempdir().unwrap();
+    let scenario = folder.join("scenario.yaml");
+    for (more, code) in [(&["--fault", fault][..], 1), (&[], 0)] {
+        let mut run = tdxlab!("run", &scenario, "--host", host, "--out", again.path());
+        run.args(more);
+        run.assert().code(code);
+    }
+    for file in ["replay.json", "drawn.json"] {
+        let said = tdxlab!("replay", folder.join(file), "--out", again.path())
+            .assert()
+            .code(1);
+        assert!(
+            stdout(&said).contains("1 ended like that"),
+            "{file}: {}",
+            stdout(&said)
+        );
+    }
+}
+
+#[test]
+fn many_plans_share_a_guest_on_soft() {
+    let out = tempfile::tempdir().unwrap();
+    let said = tdxlab!(
+        "fuzz",
+        "--host",
+        "soft",
+        "--count",
+        "80",
+        "--seed",
+        "9",
+        "--jobs",
+        "1",
+        "--out",
+        out.path()
+    )
+    .assert()
+    .success();
+    assert!(stdout(&said).contains("80 scenarios"));
+}
+
+#[rstest]
+#[case::tdx(&["--host", "tdx"], 69)]
+#[case::kvm(&["--host", "kvm"], 69)]
+#[case::plain(&["--design", "plain"], 64)]
+#[case::no_time(&["--for", "soon"], 64)]
+#[case::no_time_at_all(&["--for", "0s"], 64)]
+#[case::both(&["--for", "1s", "--count", "1"], 64)]
+#[case::no_fault(&["--fault", "none-such"], 64)]
+fn what_cannot_be_is_refused(#[case] args: &[&str], #[case] code: i32) {
+    let mut command = tdxlab!("fuzz");
+    command.args(args);
+    command.assert().code(code);
+}

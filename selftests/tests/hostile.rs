@@ -1,0 +1,281 @@
+//! Replay files and journals that were cut, edited or made up: an error that says so, never a panic,
+//! and never a result lost.
+//!
+//! `TDXLAB_HOSTILE_INPUTS` says how many mutated files are thrown at each reader.
+
+use std::fs;
+use std::io::Cursor;
+use std::path::{Path, PathBuf};
+use std::sync::LazyLock;
+
+use rand::seq::IndexedRandom;
+use rand::{Rng, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+use tdxlab::faults;
+use tdxlab::host::sim::SimHost;
+use tdxlab::predict::{Design, Predictor};
+use tdxlab::replay::Replay;
+use tdxlab::report;
+use tdxlab::run::recording::Recording;
+use tdxlab::run::{AllowList, Conduct, Silence, rejudge};
+use tdxlab_selftests::command::scenario;
+use tdxlab_selftests::failing::plans;
+
+/// Mutated files thrown at each reader unless the environment says otherwise.
+const INPUTS: usize = 20_000;
+
+/// A scenario with a race and a failure, small enough for every byte of its journal.
+const SCENARIO: &str = "\
+scenario: hostile/small
+about: A race, a hole that does not split its head, and a look at what is left.
+guest: { memory: 4M, vcpus: 2, image: [3M..3080K] }
+steps:
+  - accept: { range: 0..2M, level: 2M }
+  - fill: 0..64K
+  - parallel:
+      - accept: { range: 2M..2056K, level: 4K }
+      - touch: { range: 2M..2056K, vcpu: 1 }
+  - convert: { range: 64K..128K, to: shared }
+  - verify: { range: 0..2M, gone: ends }
+";
+
+/// A run that fails: its journal and its replay file.
+struct Recorded {
+    journal: Vec<u8>,
+    replay: Vec<u8>,
+}
+
+static RECORDED: LazyLock<Recorded> = LazyLock::new(|| {
+    let (folder, path) = scenario(SCENARIO);
+    let host = SimHost::new().with_fault(faults::named("conversion-without-zap").unwrap());
+    let design = Design::named("headtail").unwrap();
+    let conducted = Conduct::new(&plans(&path), &host, design, &Silence)
+        .run(folder.path())
+        .unwrap();
+    let read = |name: &str| fs::read(conducted.folder.join(name)).unwrap();
+    Recorded {
+        journal: read("journal.jsonl"),
+        replay: read("scenarios/0000-hostile-small/replay.json"),
+    }
+});
+
+fn inputs() -> usize {
+    std::env::var("TDXLAB_HOSTILE_INPUTS")
+        .ok()
+        .and_then(|text| text.parse().ok())
+        .unwrap_or(INPUTS)
+}
+
+fn path() -> PathBuf {
+    PathBuf::from("hostile.json")
+}
+
+fn recording(bytes: &[u8]) -> Result<Recording, tdxlab::run::JournalError> {
+    Recording::over(Cursor::new(bytes.to_vec()), &path())
+}
+
+/// Numbers that are at the end of something.
+const NUMBERS: [&str; 12] = [
+    "0",
+    "1",
+    "-1",
+    "4095",
+    "4096",
+    "65535",
+    "4294967295",
+    "18446744073709551615",
+    "18446744073709551616",
+    "1e400",
+    "2199023255552",
+    "1073741824",
+];
+
+/// Changes a file as an editor, a bad disk or an enemy would.
+fn mutate(good: &[u8], random: &mut ChaCha8Rng) -> Vec<u8> {
+    let mut bytes = good.to_vec();
+    for _ in 0..random.random_range(1..=3) {
+        let at = random.random_range(0..bytes.len().max(1));
+        let other = random.random_range(0..bytes.len().max(1));
+        match random.random_range(0..10) {
+            0 => bytes.truncate(at),
+            1 if !bytes.is_empty() => bytes[at] ^= 1 << random.random_range(0..8),
+            2 if !bytes.is_empty() => bytes[at] = random.random(),
+            3 => {
+                let end = (at + random.random_range(1..40)).min(bytes.len());
+                bytes.drain(at.min(end)..end);
+            }
+            4 => {
+                let end = (other + random.random_range(1..200)).min(bytes.len());
+                let piece = bytes[other.min(end)..end].to_vec();
+                bytes.splice(at.min(bytes.len())..at.min(bytes.len()), piece);
+            }
+            // Numbers are where it hurts.
+            _ => number(&mut bytes, at, random),
+        }
+        if bytes.is_empty() {
+            break;
+        }
+    }
+    bytes
+}
+
+/// Puts another number in place of the first one after `at`.
+fn number(bytes: &mut Vec<u8>, at: usize, random: &mut ChaCha8Rng) {
+    let digit = |byte: &u8| byte.is_ascii_digit();
+    let Some(start) = bytes.iter().skip(at).position(|byte| digit(byte)) else {
+        return;
+    };
+    let start = at + start;
+    let length = bytes[start..].iter().take_while(|byte| digit(byte)).count();
+    let new = NUMBERS.choose(random).copied().unwrap_or("7");
+    bytes.splice(start..start + length, new.bytes());
+}
+
+#[test]
+fn mutated_replay_files_are_read_or_refused() {
+    let good = &RECORDED.replay;
+    let mut random = ChaCha8Rng::seed_from_u64(1);
+    let mut read = 0;
+    for _ in 0..inputs() {
+        let bytes = mutate(good, &mut random);
+        match Replay::from_text(&bytes, &path()) {
+            Ok(replay) => {
+                read += 1;
+                // What was let in can be foreseen, or the predictor says why not.
+                for design in Design::all() {
+                    let mut predictor = Predictor::new(design, &replay.plan.guest);
+                    for step in &replay.plan.steps {
+                        if predictor.step(&step.action).is_err() {
+                            break;
+                        }
+                    }
+                }
+                let again = Replay::from_text(&replay.to_text(), &path()).unwrap();
+                assert_eq!(again, replay);
+            }
+            Err(error) => assert!(error.to_string().contains("hostile.json"), "{error}"),
+        }
+    }
+    assert!(read > 0, "nothing was let in, so nothing was tried");
+}
+
+#[test]
+fn mutated_journals_are_read_or_refused() {
+    let good = &RECORDED.journal;
+    let mut random = ChaCha8Rng::seed_from_u64(2);
+    let mut read = 0;
+    for _ in 0..inputs() {
+        let bytes = mutate(good, &mut random);
+        match recording(&bytes).and_then(report::from_recording) {
+            Ok(_) => read += 1,
+            Err(error) => assert!(error.to_string().contains("hostile.json"), "{error}"),
+        }
+    }
+    assert!(read > 0);
+}
+
+#[test]
+fn mutated_evidence_is_judged_or_refused() {
+    let good = &RECORDED.journal;
+    let mut random = ChaCha8Rng::seed_from_u64(3);
+    let reports = tempfile::tempdir().unwrap();
+    for round in 0..inputs() / 100 {
+        let bytes = mutate(good, &mut random);
+        let Ok(recording) = recording(&bytes) else {
+            continue;
+        };
+        let below = reports.path().join(round.to_string());
+        // Whatever was made of it, the lab says so and goes on.
+        let _ = rejudge(recording, None, AllowList::default(), &below);
+        let _ = fs::remove_dir_all(&below);
+    }
+}
+
+#[test]
+fn a_replay_file_cut_anywhere_says_so() {
+    let good = &RECORDED.replay;
+    let end = good.trim_ascii_end().len();
+    for length in 0..end {
+        let error = Replay::from_text(&good[..length], &path()).unwrap_err();
+        assert!(
+            error.to_string().contains("no replay file"),
+            "{length}: {error}"
+        );
+    }
+    Replay::from_text(&good[..end], &path()).unwrap();
+}
+
+/// Steps that a report of these bytes calls judged.
+fn judged(bytes: &[u8]) -> usize {
+    let report = report::from_recording(recording(bytes).unwrap()).unwrap();
+    let steps = report.scenarios.iter().flat_map(|scenario| &scenario.steps);
+    steps.filter(|step| step.verdict.is_some()).count()
+}
+
+#[test]
+fn a_journal_cut_anywhere_gives_every_complete_step() {
+    let good = &RECORDED.journal;
+    let first = good.iter().position(|byte| *byte == b'\n').unwrap() + 1;
+    let mut complete = 0;
+    let mut line = first;
+    for length in first..=good.len() {
+        if good[length - 1] == b'\n' {
+            let text = &good[line.min(length)..length];
+            complete += usize::from(find(text, b"\"step_judged\""));
+            line = length;
+        }
+        assert_eq!(
+            judged(&good[..length]),
+            complete,
+            "cut after {length} bytes"
+        );
+    }
+    assert!(complete >= 4, "{complete} steps");
+    for length in 0..first {
+        assert!(
+            recording(&good[..length]).is_err(),
+            "cut after {length} bytes"
+        );
+    }
+}
+
+fn find(text: &[u8], what: &[u8]) -> bool {
+    text.windows(what.len()).any(|window| window == what)
+}
+
+#[test]
+fn evidence_cut_at_every_line_is_judged_as_far_as_it_goes() {
+    let good = &RECORDED.journal;
+    let reports = tempfile::tempdir().unwrap();
+    let ends = (1..=good.len()).filter(|length| good[length - 1] == b'\n');
+    for length in ends {
+        let cut = &good[..length];
+        let below = reports.path().join(length.to_string());
+        let conducted = rejudge(recording(cut).unwrap(), None, AllowList::default(), &below);
+        let again = conducted.unwrap().report;
+        let steps = again.scenarios.iter().flat_map(|scenario| &scenario.steps);
+        let now = steps.filter(|step| step.verdict.is_some()).count();
+        // A step is judged anew as soon as it was observed.
+        assert!(now >= judged(cut), "{length}");
+    }
+}
+
+#[test]
+fn a_journal_of_something_else_is_no_journal() {
+    for text in [
+        "",
+        "\n",
+        "{}\n",
+        "null\n",
+        "[1]\n",
+        "{\"at\":0}\n",
+        "\u{0}\n",
+    ] {
+        let error = recording(text.as_bytes()).unwrap_err();
+        assert!(
+            error.to_string().contains("hostile.json"),
+            "{text:?}: {error}"
+        );
+    }
+    assert!(tdxlab::replay::read(Path::new("/dev/zero")).is_err());
+}
