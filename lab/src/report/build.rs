@@ -246,7 +246,8 @@ impl Draft {
                 if let Some(step) = self.step(step) {
                     step.numbers = numbers(&observed, before.as_ref(), &after);
                     step.seen = seen(&observed);
-                    step.micros = observed.iter().flatten().map(|o| o.micros).sum();
+                    let micros = observed.iter().flatten().map(|o| o.micros);
+                    step.micros = micros.fold(0, u64::saturating_add);
                 }
             }
             Event::StepJudged {
