@@ -128,15 +128,15 @@ impl Fuzz<'_> {
             return Err(error.into());
         }
         let found = lock(&shared.found).take();
-        let found = found.and_then(|(failure, alone, history)| {
+        let found = found.map(|(failure, alone, history)| {
             let confirmed = self.confirm(failure, alone);
             match (confirmed, history) {
-                (Ok(found), _) => Some(found),
+                (Ok(found), _) => found,
                 // What came before in the same guest has a part in it.
-                (Err((failure, _)), Some(history)) => {
-                    Some(self.confirm(failure, history).unwrap_or_else(unconfirmed))
+                (Err(lost), Some(history)) => {
+                    self.confirm(lost.0, history).unwrap_or_else(unconfirmed)
                 }
-                (Err(lost), None) => Some(unconfirmed(lost)),
+                (Err(lost), None) => unconfirmed(lost),
             }
         });
         Ok(Outcome {
@@ -285,7 +285,7 @@ impl Fuzz<'_> {
 
     /// Runs a plan again and shrinks it. Where it never fails again, the failure and the plan come
     /// back.
-    fn confirm(&self, failure: Failure, plan: Plan) -> Result<Found, (Failure, Plan)> {
+    fn confirm(&self, failure: Failure, plan: Plan) -> Result<Found, Box<(Failure, Plan)>> {
         let room = tempfile::tempdir_in(self.folder);
         let folder = room.as_ref().map_or(self.folder, |room| room.path());
         let run = |plan: &Plan| {
@@ -299,7 +299,7 @@ impl Fuzz<'_> {
             .filter(|again| again.is_like(&failure))
             .collect();
         let Some(again) = failures.first().cloned() else {
-            return Err((failure, plan));
+            return Err(Box::new((failure, plan)));
         };
         let most = match self.host.kind() {
             HostKind::Sim => MOST_SIM,
@@ -323,7 +323,8 @@ impl Fuzz<'_> {
 }
 
 /// A plan that never failed again is told as it was drawn.
-fn unconfirmed((failure, plan): (Failure, Plan)) -> Found {
+fn unconfirmed(lost: Box<(Failure, Plan)>) -> Found {
+    let (failure, plan) = *lost;
     Found {
         shrunk: Shrunk {
             plan: plan.clone(),

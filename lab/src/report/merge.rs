@@ -304,7 +304,9 @@ fn head(sources: &[Source], plans: Vec<String>, target: &RunFolder) -> RunStarte
         fault: sources.iter().find_map(|source| source.head.fault.clone()),
         design: designs.join(" | "),
         seed: first.seed,
-        jobs: sources.iter().map(|source| source.head.jobs).sum(),
+        jobs: sources
+            .iter()
+            .fold(0, |jobs, source| jobs.saturating_add(source.head.jobs)),
         plans,
         paths: first.paths.clone(),
         part: None,

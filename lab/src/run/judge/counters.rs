@@ -161,7 +161,7 @@ pub(super) fn entries(evidence: &Evidence<'_>, court: &mut Court) {
         return;
     };
     court.hear(Witness::Entries);
-    let found: u64 = counts.iter().sum();
+    let found = counts.into_iter().fold(0, u64::saturating_add);
     if found > limit {
         court.find(Finding::wrong(
             Witness::Entries,
