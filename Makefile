@@ -5,7 +5,7 @@
 SHELL := /bin/sh
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := help
-.PHONY: help setup run test test-l1-new test-rehearsal rehearsal-parts rehearsal-tests bench lint clean-reports
+.PHONY: help setup run test test-l1-new test-rehearsal rehearsal-parts rehearsal-tests bench mutants lint clean-reports
 
 TDXLAB := target/debug/tdxlab
 ARGS ?=
@@ -48,6 +48,9 @@ test-l1-new: setup ## Run the tests of real kernels on the newest packaged one, 
 
 bench: setup ## Measure, against bare QEMU where there is something to compare with
 	@cargo bench --locked --package tdxlab-selftests --bench lab
+
+mutants: ## Change the software host and the predictor in small ways, and see which the default set notices
+	@cargo run --locked --package tdxlab-selftests --example mutants -- $(ARGS)
 
 lint: ## Check format, clippy and rustdoc, warnings denied
 	@ci/lint
