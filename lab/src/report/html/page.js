@@ -94,6 +94,7 @@
   }
   function tools(figure) {
     if (figure.previousElementSibling?.matches(".zoom")) return;
+    figure.setAttribute("aria-label", `Memory, step ${$(".no", figure.closest("li"))?.textContent ?? ""}`);
     const bar = document.createElement("div");
     bar.className = "zoom";
     for (const [text, label, by] of [["+", "Zoom in", 2], ["\u2212", "Zoom out", 0.5], ["fit", "Whole memory", 0]]) {

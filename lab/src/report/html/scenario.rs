@@ -126,14 +126,15 @@ fn steps(scenario: &ScenarioReport, index: usize, album: Option<&Album>) -> Mark
     let scenes = album.map(|album| Scenes::new(index, album));
     html! {
         @if !scenario.steps.is_empty() {
-            ol.steps data-ruler=[scenes.as_ref().map(Scenes::ruler)]
+            ol.steps style=[scenes.as_ref().map(|scenes| format!("--w:{}", scenes.width()))]
+                data-ruler=[scenes.as_ref().map(Scenes::ruler)]
                 data-base=[album.map(|album| album.memory.start().to_string())] {
                 @for step in &scenario.steps {
                     @let place = album.and_then(|album| album.frames.iter().position(|frame| frame.number == step.number));
                     li class=(verdict_class(step)) {
                         (step_head(step))
                         @if let (Some(scenes), Some(place)) = (&scenes, place) {
-                            figure tabindex="0" aria-label=(format!("Memory, step {}", step.number)) {
+                            figure tabindex="0" {
                                 (scenes.draw(place))
                             }
                         }

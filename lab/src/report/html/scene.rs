@@ -124,7 +124,7 @@ impl<'a> Scenes<'a> {
         let y_wrong = lane(!frame.wrong.is_empty());
         let width = self.width();
         html! {
-            svg.m viewBox=(format!("0 0 {width} {}", y + 2)) style=(format!("--w:{width}"))
+            svg.m viewBox=(format!("0 0 {width} {}", y + 2))
                 role="img" aria-label=(self.in_words(frame, changes)) {
                 @for (row, mark) in frame.marks.iter().take(MOST_MARKS).enumerate() {
                     (self.bracket(mark.name, mark.range, row as u64 * BRACKET))
