@@ -16,6 +16,9 @@ use crate::predict::Predictor;
 /// Steps drawn for each that is taken.
 const CANDIDATES: usize = 3;
 
+/// One in so many ranges is long where every page of it takes its time.
+const LONG_EVERY: u32 = 64;
+
 /// Bytes of test memory of a drawn guest: a head, something between, a tail, and a bit.
 const WINDOW: u64 = 3 * PageLevel::Size2M.bytes() + 3 * PageLevel::Size4K.bytes();
 
@@ -181,6 +184,15 @@ impl Draw {
         }
     }
 
+    /// A range for an operation that goes page by page: short, so that the next interesting thing
+    /// comes soon. Now and then a long one.
+    fn short(&mut self) -> GpaRange {
+        if self.random.random_ratio(1, LONG_EVERY) {
+            return self.range();
+        }
+        places::short(&mut self.random, self.window)
+    }
+
     fn range(&mut self) -> GpaRange {
         if self.random.random_ratio(1, 4)
             && let Some(regions) = places::regions(&mut self.random, self.window)
@@ -191,22 +203,27 @@ impl Draw {
     }
 
     fn host_op(&mut self) -> Op {
-        let range = self.range();
         match self.random.random_range(0..6) {
-            0 => Op::Prefault { range },
-            1 => Op::Allocate { range },
-            _ => Op::Punch { range },
+            0 => Op::Prefault {
+                range: self.short(),
+            },
+            1 => Op::Allocate {
+                range: self.range(),
+            },
+            _ => Op::Punch {
+                range: self.range(),
+            },
         }
     }
 
     fn guest_op(&mut self, vcpu: VcpuId, races: bool) -> Op {
-        let range = self.range();
+        let range = self.short();
         let side = match self.random.random_range(0..4) {
             0 => Side::Shared,
             _ => Side::Private,
         };
         match self.random.random_range(0..19) {
-            0..6 => self.accept(range, vcpu),
+            0..6 => self.accept(vcpu),
             6..8 => Op::Touch {
                 range,
                 stride: PageLevel::Size4K,
@@ -243,7 +260,7 @@ impl Draw {
                 vcpu,
             },
             _ => Op::Convert {
-                range,
+                range: self.range(),
                 to: match self.random.random() {
                     true => Side::Shared,
                     false => Side::Private,
@@ -253,11 +270,15 @@ impl Draw {
         }
     }
 
-    fn accept(&mut self, range: GpaRange, vcpu: VcpuId) -> Op {
+    fn accept(&mut self, vcpu: VcpuId) -> Op {
         let size = match self.random.random_range(0..10) {
             0..3 => Size::Size4K,
             3..8 => Size::Size2M,
             _ => Size::Linux,
+        };
+        let range = match size {
+            Size::Size2M => self.range(),
+            _ => self.short(),
         };
         let whole = places::widen(range, PageLevel::Size2M, self.window);
         match (size, whole) {

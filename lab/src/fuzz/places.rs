@@ -20,6 +20,15 @@ pub(super) fn range(random: &mut ChaCha8Rng, window: GpaRange) -> GpaRange {
     between(one, other, window)
 }
 
+/// A few pages around a place where something happens.
+pub(super) fn short(random: &mut ChaCha8Rng, window: GpaRange) -> GpaRange {
+    let one = corner(random, window);
+    let pages = random.random_range(1..=8);
+    let back = random.random_range(0..=pages);
+    let start = one.saturating_sub(back * PAGE);
+    between(start, start + pages * PAGE, window)
+}
+
 /// A range whose ends lie on 2M boundaries; whole regions only.
 pub(super) fn regions(random: &mut ChaCha8Rng, window: GpaRange) -> Option<GpaRange> {
     let count = window.bytes() / REGION;

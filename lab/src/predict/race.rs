@@ -69,15 +69,37 @@ impl State {
                 let start = a.start.max(b.start).saturating_sub(spill).max(inside.start);
                 let end = (a.end.min(b.end) + spill).min(inside.end);
                 if end.saturating_sub(start) > MOST_FOG {
-                    return Err(Unjudgeable {
-                        why: "branches race over too much memory to judge what is left".to_owned(),
-                        advice: "let the branches meet in fewer 2M regions".to_owned(),
-                    });
+                    return Err(too_much());
                 }
                 meeting.extend((start..end).map(|region| (region, ())));
+                // Far apart in the guest, and yet in one folio: slots may lie in the file in any
+                // order.
+                if spill > 0 && self.share_a_folio(a, b) {
+                    for touched in [a, b] {
+                        if touched.end - touched.start > MOST_FOG {
+                            return Err(too_much());
+                        }
+                        meeting.extend(touched.clone().map(|region| (region, ())));
+                    }
+                }
             }
         }
         Ok(meeting.into_keys().collect())
+    }
+
+    /// Whether pages of two stretches of regions can lie in one folio of the guest_memfd.
+    fn share_a_folio(&self, one: &Pages, other: &Pages) -> bool {
+        let folios = |regions: &Pages| -> Vec<Pages> {
+            let gfns = regions.start * REGION..regions.end * REGION;
+            let pieces = self.slots.pieces(&gfns).into_iter();
+            pieces.map(|(_, file)| regions_touching(&file)).collect()
+        };
+        let others = folios(other);
+        folios(one).iter().any(|mine| {
+            others
+                .iter()
+                .any(|theirs| mine.start < theirs.end && theirs.start < mine.end)
+        })
     }
 
     /// From now on only bounds are known of the region.
@@ -144,6 +166,13 @@ impl State {
             _ => false,
         };
         reads && self.sept_ve_disable && !self.fogged_regions(&pages_of(range_of_op(op))).is_empty()
+    }
+}
+
+fn too_much() -> Unjudgeable {
+    Unjudgeable {
+        why: "branches race over too much memory to judge what is left".to_owned(),
+        advice: "let the branches meet in fewer 2M regions".to_owned(),
     }
 }
 
