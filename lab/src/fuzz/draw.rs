@@ -194,7 +194,7 @@ impl Draw {
     }
 
     fn range(&mut self) -> GpaRange {
-        if self.random.random_ratio(1, 4)
+        if self.random.random_ratio(1, 6)
             && let Some(regions) = places::regions(&mut self.random, self.window)
         {
             return regions;
@@ -239,7 +239,11 @@ impl Draw {
                 vcpu,
             },
             8..11 => Op::Fill {
-                range,
+                // What nobody has filled, nobody sees go.
+                range: match self.random.random_ratio(1, 8) {
+                    true => self.range(),
+                    false => range,
+                },
                 generation: Generation::MAX,
                 side,
                 vcpu,

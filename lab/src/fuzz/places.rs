@@ -11,10 +11,10 @@ const REGION: u64 = PageLevel::Size2M.bytes();
 /// A range inside `window`, in whole pages, never empty. `window` starts on a 2M boundary.
 pub(super) fn range(random: &mut ChaCha8Rng, window: GpaRange) -> GpaRange {
     let one = corner(random, window);
-    let other = match random.random_range(0..10) {
+    let other = match random.random_range(0..16) {
         // A few pages from there: most of what can go wrong goes wrong within a page or two.
-        0..6 => one + random.random_range(1..=8) * PAGE,
-        6 => one.saturating_sub(random.random_range(1..=8) * PAGE),
+        0..12 => one + random.random_range(1..=8) * PAGE,
+        12..14 => one.saturating_sub(random.random_range(1..=8) * PAGE),
         _ => corner(random, window),
     };
     between(one, other, window)
