@@ -58,7 +58,7 @@ impl Draw {
 
     /// How many steps the plan shall have.
     pub fn steps(&mut self) -> usize {
-        self.random.random_range(4..=20)
+        self.random.random_range(6..=30)
     }
 
     fn guest(&mut self) -> Guest {

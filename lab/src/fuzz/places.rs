@@ -13,8 +13,8 @@ pub(super) fn range(random: &mut ChaCha8Rng, window: GpaRange) -> GpaRange {
     let one = corner(random, window);
     let other = match random.random_range(0..16) {
         // A few pages from there: most of what can go wrong goes wrong within a page or two.
-        0..12 => one + random.random_range(1..=8) * PAGE,
-        12..14 => one.saturating_sub(random.random_range(1..=8) * PAGE),
+        0..12 => one + random.random_range(1..=5) * PAGE,
+        12..14 => one.saturating_sub(random.random_range(1..=5) * PAGE),
         _ => corner(random, window),
     };
     between(one, other, window)
@@ -23,7 +23,7 @@ pub(super) fn range(random: &mut ChaCha8Rng, window: GpaRange) -> GpaRange {
 /// A few pages around a place where something happens.
 pub(super) fn short(random: &mut ChaCha8Rng, window: GpaRange) -> GpaRange {
     let one = corner(random, window);
-    let pages = random.random_range(1..=8);
+    let pages = random.random_range(1..=5);
     let back = random.random_range(0..=pages);
     let start = one.saturating_sub(back * PAGE);
     between(start, start + pages * PAGE, window)
