@@ -191,3 +191,51 @@ pub(super) fn range_of_op(op: &Op) -> GpaRange {
         Op::DirtyLog { .. } | Op::Stop | Op::Cont => GpaRange::default(),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::addr::Gpa;
+    use crate::plan::{Action, Guest, LOW_BASE, Size, Slot, VcpuId};
+    use crate::predict::{Design, Predictor};
+
+    /// Found by `tdxlab fuzz`: the slots lie in the file the other way round, so that pages far apart in
+    /// the guest share a folio, and whoever comes first decides how much of it is populated.
+    #[test]
+    fn a_folio_behind_two_slots_makes_a_race_of_what_lies_apart() {
+        let page = 1 << 12;
+        let memory = GpaRange::with_len(LOW_BASE, 6156 << 10).unwrap();
+        let at = |offset: u64, bytes: u64| {
+            GpaRange::with_len(Gpa::new(LOW_BASE.as_u64() + offset), bytes).unwrap()
+        };
+        let guest = Guest {
+            memory,
+            vcpus: 1,
+            sept_ve_disable: false,
+            slots: vec![
+                Slot {
+                    range: at(0, 2 << 20),
+                    gmem_offset: 4112 << 10,
+                },
+                Slot {
+                    range: at(2 << 20, 4108 << 10),
+                    gmem_offset: 0,
+                },
+            ],
+            image: Vec::new(),
+            backing: None,
+        };
+        let accept = Op::Accept {
+            range: at(6 << 20, page),
+            size: Size::Size4K,
+            vcpu: VcpuId(0),
+        };
+        let race = Action::Parallel(vec![
+            Branch(vec![accept]),
+            Branch(vec![Op::Punch { range: at(0, page) }]),
+        ]);
+        let mut predictor = Predictor::new(Design::named("headtail").unwrap(), &guest);
+        let populated = predictor.step(&race).unwrap().populated;
+        assert!(populated.min < populated.max, "{populated:?}");
+    }
+}
