@@ -122,7 +122,7 @@ fn mutate(good: &[u8], random: &mut ChaCha8Rng) -> Vec<u8> {
 /// Puts another number in place of the first one after `at`.
 fn number(bytes: &mut Vec<u8>, at: usize, random: &mut ChaCha8Rng) {
     let digit = |byte: &u8| byte.is_ascii_digit();
-    let Some(start) = bytes.iter().skip(at).position(|byte| digit(byte)) else {
+    let Some(start) = bytes.iter().skip(at).position(digit) else {
         return;
     };
     let start = at + start;
