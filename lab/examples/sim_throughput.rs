@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use tdxlab::addr::{Gpa, GpaRange, PageLevel};
 use tdxlab::host::sim::SimHost;
 use tdxlab::host::{BootOptions, Host, Session};
-use tdxlab::plan::{Generation, Gone, Guest, LOW_BASE, Op, Side, Size, Slot, VcpuId};
+use tdxlab::plan::{Generation, Gone, Guest, LOW_BASE, Op, Side, Size, VcpuId};
 
 const MEMORY: u64 = 1 << 30;
 const PAGES_4K: u64 = MEMORY >> 12;
@@ -14,17 +14,7 @@ const CPU: VcpuId = VcpuId(0);
 
 fn guest() -> Guest {
     let memory = all();
-    Guest {
-        memory,
-        vcpus: 1,
-        sept_ve_disable: false,
-        slots: vec![Slot {
-            range: memory,
-            gmem_offset: 0,
-        }],
-        image: Vec::new(),
-        backing: None,
-    }
+    Guest::over(memory)
 }
 
 fn boot() -> Box<dyn Session> {

@@ -25,6 +25,7 @@ pub mod report;
 pub mod run;
 pub mod scenario;
 pub mod soak;
+mod sync;
 pub mod witness;
 
 pub use tdxlab_protocol::addr;

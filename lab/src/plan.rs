@@ -152,6 +152,23 @@ impl Backing {
     }
 }
 
+impl Guest {
+    /// A TD of one vCPU whose test memory lies in one slot, at the start of the guest_memfd.
+    pub fn over(memory: GpaRange) -> Guest {
+        Guest {
+            memory,
+            vcpus: 1,
+            sept_ve_disable: false,
+            slots: vec![Slot {
+                range: memory,
+                gmem_offset: 0,
+            }],
+            image: Vec::new(),
+            backing: None,
+        }
+    }
+}
+
 /// A memory slot bound to the guest_memfd.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -288,7 +305,61 @@ pub enum Op {
     Cont,
 }
 
+impl Action {
+    /// Its operations, branch after branch.
+    pub fn ops(&self) -> impl Iterator<Item = &Op> {
+        let (one, branches) = match self {
+            Action::One(op) => (Some(op), [].as_slice()),
+            Action::Parallel(branches) => (None, branches.as_slice()),
+        };
+        let raced = branches.iter().flat_map(|branch| &branch.0);
+        one.into_iter().chain(raced)
+    }
+
+    /// The same, to change them.
+    pub fn ops_mut(&mut self) -> impl Iterator<Item = &mut Op> {
+        let (one, branches) = match self {
+            Action::One(op) => (Some(op), [].as_mut_slice()),
+            Action::Parallel(branches) => (None, branches.as_mut_slice()),
+        };
+        let raced = branches.iter_mut().flat_map(|branch| &mut branch.0);
+        one.into_iter().chain(raced)
+    }
+}
+
 impl Op {
+    /// Where it works; `None` for what is done to the whole VM.
+    pub const fn range(&self) -> Option<GpaRange> {
+        match self {
+            Op::Accept { range, .. }
+            | Op::Touch { range, .. }
+            | Op::Fill { range, .. }
+            | Op::Verify { range, .. }
+            | Op::Convert { range, .. }
+            | Op::Probe { range, .. }
+            | Op::Punch { range }
+            | Op::Prefault { range }
+            | Op::Allocate { range } => Some(*range),
+            Op::DirtyLog { .. } | Op::Stop | Op::Cont => None,
+        }
+    }
+
+    /// Puts it elsewhere. What is done to the whole VM stays as it is.
+    pub const fn set_range(&mut self, to: GpaRange) {
+        match self {
+            Op::Accept { range, .. }
+            | Op::Touch { range, .. }
+            | Op::Fill { range, .. }
+            | Op::Verify { range, .. }
+            | Op::Convert { range, .. }
+            | Op::Probe { range, .. }
+            | Op::Punch { range }
+            | Op::Prefault { range }
+            | Op::Allocate { range } => *range = to,
+            Op::DirtyLog { .. } | Op::Stop | Op::Cont => {}
+        }
+    }
+
     /// The vCPU that does it; `None` for operations of the host.
     pub const fn vcpu(&self) -> Option<VcpuId> {
         match self {

@@ -4,7 +4,7 @@
 use std::collections::VecDeque;
 use std::hint::spin_loop;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use rand::{RngCore, SeedableRng};
@@ -14,6 +14,7 @@ use crate::host::Host;
 use crate::host::interrupt::Interrupt;
 use crate::predict::Design;
 use crate::run::{Finding, FolderError, Item, Trial, Tried, Verdict};
+use crate::sync::{lock, unlocked};
 
 /// What is run, how often, and beside what.
 pub struct Soak<'a, E> {
@@ -127,7 +128,7 @@ impl<E: Send> Soak<'_, E> {
             return Err(error);
         }
         let rounds = lock(&queue).begun;
-        let soaked = soaked.into_inner().unwrap_or_else(PoisonError::into_inner);
+        let soaked = unlocked(soaked);
         Ok(Soaked {
             rounds,
             took: started.elapsed(),
@@ -261,8 +262,4 @@ impl<'a, 's, E> Queue<'a, 's, E> {
             }));
         }
     }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

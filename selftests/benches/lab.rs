@@ -13,7 +13,7 @@ use tdxlab::addr::{Gpa, GpaRange, PageLevel};
 use tdxlab::host::sim::SimHost;
 use tdxlab::host::soft::SoftHost;
 use tdxlab::host::{BootOptions, Host, Session};
-use tdxlab::plan::{Action, Guest, HIGH_BASE, LOW_BASE, Op, Size, Slot, VcpuId};
+use tdxlab::plan::{Action, Guest, HIGH_BASE, LOW_BASE, Op, Size, VcpuId};
 use tdxlab::predict::{Design, Predictor};
 use tdxlab_selftests::trial::Trial;
 
@@ -56,17 +56,7 @@ fn main() {
 
 fn guest(base: Gpa, bytes: u64) -> Guest {
     let memory = GpaRange::with_len(base, bytes).expect("far from the top");
-    Guest {
-        memory,
-        vcpus: 1,
-        sept_ve_disable: false,
-        slots: vec![Slot {
-            range: memory,
-            gmem_offset: 0,
-        }],
-        image: Vec::new(),
-        backing: None,
-    }
+    Guest::over(memory)
 }
 
 fn accept(range: GpaRange, size: Size) -> Op {

@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use assert_cmd::Command;
+use assert_cmd::assert::Assert;
 
 /// The command line of the binary under test, from the root of the repository.
 #[macro_export]
@@ -25,6 +26,16 @@ pub fn tdxlab(program: &str) -> Command {
         command.env_remove(variable);
     }
     command
+}
+
+/// What a command said on its standard output.
+pub fn stdout(said: &Assert) -> String {
+    String::from_utf8_lossy(&said.get_output().stdout).into_owned()
+}
+
+/// What it said on its standard error.
+pub fn stderr(said: &Assert) -> String {
+    String::from_utf8_lossy(&said.get_output().stderr).into_owned()
 }
 
 /// The root of the repository.

@@ -6,19 +6,16 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use tdxlab::fuzz::Bench;
 use tdxlab::host::sim::SimHost;
 use tdxlab::host::{BootOptions, Host, Session};
 use tdxlab::plan::{Action, Guest};
-use tdxlab::predict::{Design, Predictor};
-use tdxlab::run::{AllowList, Evidence, Judge, Verdict};
-use tdxlab::witness::Sample;
+use tdxlab::predict::Design;
+use tdxlab::run::Verdict;
 
 /// A booted guest, its predictor and its judge.
 pub struct Trial {
-    session: Box<dyn Session>,
-    predictor: Predictor,
-    judge: Judge,
-    before: Sample,
+    bench: Bench,
     seed: u64,
 }
 
@@ -43,54 +40,32 @@ impl Trial {
             folder,
             patience: Duration::from_secs(10),
         };
-        let mut session = host
+        let session = host
             .boot(guest, &options)
             .map_err(|error| format!("boot: {error}"))?;
-        let before = session.sample();
         Ok(Trial {
-            session,
-            predictor: Predictor::new(rules, guest),
-            judge: Judge::new(AllowList::default()),
-            before,
+            bench: Bench::over(session, rules, guest, seed),
             seed,
         })
     }
 
     /// The guest, to do things to it that nobody judges.
     pub fn session(&mut self) -> &mut dyn Session {
-        self.session.as_mut()
+        self.bench.session()
     }
 
     /// Does one step and judges it. `Ok(false)` where the TD is dead, as it had to be. A step that
     /// the predictor refuses to judge is not done. The error tells what was expected and found.
     pub fn step(&mut self, action: &Action) -> Result<bool, String> {
-        let mut predictor = self.predictor.clone();
-        let Ok(expected) = predictor.step(action) else {
+        // Every race of a trial is drawn from the same seed.
+        self.bench.begin(self.seed);
+        let judged = self.bench.judge(action);
+        let Some((judgement, alive)) = judged.map_err(|error| format!("{action:?}: {error}"))?
+        else {
             return Ok(true);
         };
-        self.predictor = predictor;
-        let observed = match action {
-            Action::One(op) => {
-                let reads: Vec<_> = expected.reads.iter().map(|read| read.range).collect();
-                self.session.perform(op, &reads).map(|one| vec![vec![one]])
-            }
-            Action::Parallel(branches) => {
-                let branches: Vec<_> = branches.iter().map(|branch| branch.0.as_slice()).collect();
-                self.session.perform_parallel(&branches, self.seed)
-            }
-        }
-        .map_err(|error| format!("{action:?}: {error}"))?;
-        let after = self.session.sample();
-        let judgement = self.judge.step(&Evidence {
-            action,
-            expected: &expected,
-            observed: &observed,
-            before: &self.before,
-            after: &after,
-        });
-        self.before = after;
         if judgement.verdict == Verdict::Pass {
-            return Ok(expected.td_alive);
+            return Ok(alive);
         }
         let findings: Vec<_> = judgement.findings.iter().map(ToString::to_string).collect();
         Err(format!(

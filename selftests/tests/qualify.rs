@@ -11,7 +11,7 @@ use tdxlab::host::interrupt::Interrupt;
 use tdxlab::plan::HostKind;
 use tdxlab::qualify::{Matrix, Qualify, Row, markdown};
 use tdxlab::run::Item;
-use tdxlab_selftests::command::root;
+use tdxlab_selftests::command::{root, stderr, stdout};
 use tdxlab_selftests::{failing, tdxlab};
 
 /// The default set for TDs, in its order.
@@ -118,7 +118,7 @@ fn on_soft_too(#[case] fault: &str) {
     let said = tdxlab!("qualify", "--host", "soft", "--fault", fault)
         .assert()
         .success();
-    let said = String::from_utf8_lossy(&said.get_output().stdout).into_owned();
+    let said = stdout(&said);
     assert!(said.contains("1 of 1 faults caught on soft"), "{said}");
 }
 
@@ -132,7 +132,7 @@ fn a_fault_that_escapes_fails_the_qualification() {
     )
     .assert()
     .code(1);
-    let said = String::from_utf8_lossy(&escaped.get_output().stdout).into_owned();
+    let said = stdout(&escaped);
     assert!(
         said.contains("NOTHING") && said.contains("0 of 1 faults caught"),
         "{said}"
@@ -154,7 +154,7 @@ fn a_run_under_a_fault_says_so_everywhere() {
     )
     .assert()
     .code(1);
-    let said = String::from_utf8_lossy(&said.get_output().stdout).into_owned();
+    let said = stdout(&said);
     assert!(said.contains("seeded fault over-zap"), "{said}");
     let run = reports.path().join("latest");
     for file in fs::read_dir(&run).unwrap() {
@@ -171,7 +171,7 @@ fn a_fault_nobody_knows_is_a_wrong_command_line() {
     let said = tdxlab!("run", "--host", "sim", "--fault", "head-split-mising")
         .assert()
         .code(64);
-    let said = String::from_utf8_lossy(&said.get_output().stderr).into_owned();
+    let said = stderr(&said);
     assert!(said.contains("head-split-missing"), "{said}");
     tdxlab!("run", "--host", "kvm", "--fault", "over-zap")
         .assert()
@@ -191,7 +191,7 @@ fn soaking_raises_no_false_alarm() {
     )
     .assert()
     .success();
-    let said = String::from_utf8_lossy(&said.get_output().stdout).into_owned();
+    let said = stdout(&said);
     assert!(
         said.contains("20 rounds on sim") && said.contains(" 0 failed, 0 not judged"),
         "{said}"

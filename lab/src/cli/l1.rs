@@ -86,21 +86,31 @@ impl L1 {
             report: Some(folder.join(&self.out)),
             folder,
         };
-        let interrupt = signals::install()?;
-        let (mut out, mut err) = (io::stdout().lock(), io::stderr());
-        let mut sink = Sink {
-            out: &mut out,
-            err: &mut err,
-            note: &mut |text| output::note(format!("l1: {text}")),
-        };
-        let outcome = l1::run(&options, &mut sink, interrupt)?;
+        let outcome = run(&options)?;
         if verbose || io::stderr().is_terminal() {
             output::note(format!("l1: {}", summary(&outcome)));
         }
-        Ok(match outcome.ended {
-            Ended::Code(code) => u8::try_from(code).unwrap_or(255),
-            Ended::Signal(signal) => 128 + u8::try_from(signal).unwrap_or(127),
-        })
+        Ok(exit_code(&outcome))
+    }
+}
+
+/// Runs a command in an L1, with its output on ours.
+pub(super) fn run(options: &Options) -> Result<Outcome, CliError> {
+    let interrupt = signals::install()?;
+    let (mut out, mut err) = (io::stdout().lock(), io::stderr());
+    let mut sink = Sink {
+        out: &mut out,
+        err: &mut err,
+        note: &mut |text| output::note(format!("l1: {text}")),
+    };
+    Ok(l1::run(options, &mut sink, interrupt)?)
+}
+
+/// How the command in an L1 ended, as an exit code.
+pub(super) fn exit_code(outcome: &Outcome) -> u8 {
+    match outcome.ended {
+        Ended::Code(code) => u8::try_from(code).unwrap_or(255),
+        Ended::Signal(signal) => 128 + u8::try_from(signal).unwrap_or(127),
     }
 }
 

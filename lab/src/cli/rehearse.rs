@@ -1,16 +1,15 @@
 //! `tdxlab rehearse`: the `tdx` host with everything but the silicon.
 
 use std::ffi::OsString;
-use std::io;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use clap::Args;
 
 use super::error::CliError;
-use super::{output, signals};
+use super::output;
 use crate::host::tdx::PRELOAD_VARIABLE;
-use crate::l1::{self, AcceleratorChoice, Ended, KernelChoice, Memory, Options, Sink};
+use crate::l1::{AcceleratorChoice, KernelChoice, Memory, Options};
 use crate::qemu::version::PROGRAM_VARIABLE;
 use crate::rehearse::{self, Parts, RehearsalError};
 
@@ -107,23 +106,13 @@ impl Rehearse {
             report: Some(folder.join(&self.out)),
             folder,
         };
-        let interrupt = signals::install()?;
         output::note("REHEARSAL: the TDX module is played by a fixture; this is not TDX");
-        let (mut out, mut err) = (io::stdout().lock(), io::stderr());
-        let mut sink = Sink {
-            out: &mut out,
-            err: &mut err,
-            note: &mut |text| output::note(format!("l1: {text}")),
-        };
-        let outcome = l1::run(&options, &mut sink, interrupt)?;
+        let outcome = super::l1::run(&options)?;
         output::note(format!(
             "REHEARSAL on Linux {}: the TDX module was played by a fixture; this was not TDX",
             outcome.release
         ));
-        Ok(match outcome.ended {
-            Ended::Code(code) => u8::try_from(code).unwrap_or(255),
-            Ended::Signal(signal) => 128 + u8::try_from(signal).unwrap_or(127),
-        })
+        Ok(super::l1::exit_code(&outcome))
     }
 
     /// `tdxlab run --host tdx`, or the program, with the QEMU and the library that make it a rehearsal.

@@ -8,7 +8,7 @@ use std::time::Duration;
 use crate::host::{BootOptions, Host, HostError, Session};
 use crate::plan::{Action, Guest, Plan};
 use crate::predict::{Design, Predictor};
-use crate::run::{AllowList, Evidence, Judge, Judgement, Verdict, Witness, control};
+use crate::run::{AllowList, Evidence, Judge, Judgement, PANICKED, Verdict, Witness, control};
 use crate::witness::Sample;
 
 /// Longest a single operation of a random plan may take.
@@ -60,6 +60,11 @@ impl Failure {
             witnesses: Vec::new(),
             text,
         }
+    }
+
+    /// The lab panicked at it.
+    pub(super) fn panicked(step: usize) -> Failure {
+        Failure::error(step, PANICKED.to_owned())
     }
 
     fn judged(step: usize, judgement: &Judgement) -> Failure {
@@ -119,15 +124,24 @@ impl Bench {
         let mut session = host.boot(guest, &options)?;
         session.sample();
         session.perform(&control::operation(guest), &[])?;
-        let before = session.sample();
-        Ok(Bench {
+        Ok(Bench::over(session, design, guest, seed))
+    }
+
+    /// Goes on from here with a guest that was booted for `design`.
+    pub fn over(mut session: Box<dyn Session>, design: &Design, guest: &Guest, seed: u64) -> Bench {
+        Bench {
+            before: session.sample(),
             session,
             predictor: Predictor::new(design, guest),
             judge: Judge::new(AllowList::default()),
-            before,
             seed,
             steps: 0,
-        })
+        }
+    }
+
+    /// The guest, to do things to it that nobody judges.
+    pub fn session(&mut self) -> &mut dyn Session {
+        self.session.as_mut()
     }
 
     /// What the guest's memory must be like now.
@@ -144,9 +158,26 @@ impl Bench {
     /// Does one step and judges it.
     pub fn step(&mut self, action: &Action) -> Stepped {
         let step = self.steps as usize;
+        match self.judge(action) {
+            Ok(None) => Stepped::Refused,
+            Ok(Some((judgement, alive))) => match judgement.verdict {
+                Verdict::Pass => Stepped::Passed { alive },
+                _ => Stepped::Failed(Failure::judged(step, &judgement)),
+            },
+            Err(error) => Stepped::Failed(Failure::error(step, error.to_string())),
+        }
+    }
+
+    /// Does one step and gives the whole judgement, and whether the TD had to live on; `None` where
+    /// the predictor cannot foresee it and nothing was done.
+    ///
+    /// # Errors
+    ///
+    /// The host could not do it.
+    pub fn judge(&mut self, action: &Action) -> Result<Option<(Judgement, bool)>, HostError> {
         let mut predictor = self.predictor.clone();
         let Ok(expected) = predictor.step(action) else {
-            return Stepped::Refused;
+            return Ok(None);
         };
         self.predictor = predictor;
         let seed = self.seed.wrapping_add(u64::from(self.steps));
@@ -154,16 +185,12 @@ impl Bench {
         let observed = match action {
             Action::One(op) => {
                 let reads: Vec<_> = expected.reads.iter().map(|read| read.range).collect();
-                self.session.perform(op, &reads).map(|one| vec![vec![one]])
+                vec![vec![self.session.perform(op, &reads)?]]
             }
             Action::Parallel(branches) => {
                 let branches: Vec<_> = branches.iter().map(|branch| branch.0.as_slice()).collect();
-                self.session.perform_parallel(&branches, seed)
+                self.session.perform_parallel(&branches, seed)?
             }
-        };
-        let observed = match observed {
-            Ok(observed) => observed,
-            Err(error) => return Stepped::Failed(Failure::error(step, error.to_string())),
         };
         let after = self.session.sample();
         let judgement = self.judge.step(&Evidence {
@@ -174,12 +201,7 @@ impl Bench {
             after: &after,
         });
         self.before = after;
-        match judgement.verdict {
-            Verdict::Pass => Stepped::Passed {
-                alive: expected.td_alive,
-            },
-            _ => Stepped::Failed(Failure::judged(step, &judgement)),
-        }
+        Ok(Some((judgement, expected.td_alive)))
     }
 
     /// Ends the guest.
@@ -206,8 +228,5 @@ pub fn attempt(host: &dyn Host, design: &Design, plan: &Plan, folder: &Path) -> 
         let _ = bench.end();
         None
     }));
-    tried.unwrap_or_else(|_| {
-        let text = "tdxlab panicked, which is a defect of it".to_owned();
-        Some(Failure::error(plan.steps.len().saturating_sub(1), text))
-    })
+    tried.unwrap_or_else(|_| Some(Failure::panicked(plan.steps.len().saturating_sub(1))))
 }

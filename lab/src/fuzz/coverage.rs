@@ -217,19 +217,3 @@ pub const RACE: usize = ROWS - 1;
 pub const fn possible(row: usize, alignment: usize) -> bool {
     row != 1 || alignment == 0
 }
-
-/// The range of an operation; `None` where it has none.
-pub fn range_of(op: &Op) -> Option<GpaRange> {
-    match *op {
-        Op::Accept { range, .. }
-        | Op::Touch { range, .. }
-        | Op::Fill { range, .. }
-        | Op::Verify { range, .. }
-        | Op::Convert { range, .. }
-        | Op::Probe { range, .. }
-        | Op::Punch { range }
-        | Op::Prefault { range }
-        | Op::Allocate { range } => Some(range),
-        Op::DirtyLog { .. } | Op::Stop | Op::Cont => None,
-    }
-}

@@ -6,6 +6,7 @@ use rand_chacha::ChaCha8Rng;
 
 use super::coverage::{self, Coverage, RACE, States};
 use super::places;
+use super::window;
 use crate::addr::{Gpa, GpaRange, PageLevel};
 use crate::plan::{
     AccessKind, Action, Branch, Generation, Gone, Guest, LOW_BASE, OnVe, Op, Side, Size, Slot,
@@ -125,7 +126,9 @@ impl Draw {
         for (row, states, range) in chosen.touched {
             coverage.add(row, states, range);
         }
-        self.number(chosen.action)
+        let mut action = chosen.action;
+        window::number(&mut action, &mut self.fills);
+        action
     }
 
     /// Looks at everything: what any step before may have spoiled shows at last.
@@ -141,7 +144,8 @@ impl Draw {
     fn candidate(&mut self, predictor: &Predictor) -> Candidate {
         let window = self.window;
         let touched = |op: &Op, row: usize| {
-            coverage::range_of(op).map(|range| (row, States::of(predictor, range, window), range))
+            op.range()
+                .map(|range| (row, States::of(predictor, range, window), range))
         };
         if self.random.random_ratio(1, 24) {
             let branches = self.race();
@@ -294,23 +298,5 @@ impl Draw {
             },
             _ => Op::Accept { range, size, vcpu },
         }
-    }
-
-    /// Gives every fill a generation of its own.
-    fn number(&mut self, mut action: Action) -> Action {
-        let ops: Vec<&mut Op> = match &mut action {
-            Action::One(op) => vec![op],
-            Action::Parallel(branches) => branches
-                .iter_mut()
-                .flat_map(|branch| &mut branch.0)
-                .collect(),
-        };
-        for op in ops {
-            if let Op::Fill { generation, .. } = op {
-                self.fills = self.fills % Generation::MAX.get() + 1;
-                *generation = Generation::new(self.fills).unwrap_or(Generation::MAX);
-            }
-        }
-        action
     }
 }

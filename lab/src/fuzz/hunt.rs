@@ -2,8 +2,8 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use miette::Diagnostic;
@@ -18,6 +18,7 @@ use crate::host::interrupt::Interrupt;
 use crate::host::{Host, HostError};
 use crate::plan::{Guest, HostKind, Plan, Step};
 use crate::predict::Design;
+use crate::sync::{lock, unlocked};
 
 /// How often a plan that failed is run again.
 pub const CONFIRMATIONS: u32 = 10;
@@ -143,10 +144,7 @@ impl Fuzz<'_> {
             plans: shared.plans.into_inner(),
             steps: shared.steps.into_inner(),
             took,
-            coverage: shared
-                .coverage
-                .into_inner()
-                .unwrap_or_else(PoisonError::into_inner),
+            coverage: unlocked(shared.coverage),
             found,
         })
     }
@@ -187,12 +185,7 @@ impl Fuzz<'_> {
                     shared.stop.store(true, Ordering::Relaxed);
                     break;
                 }
-                Err(_) => Failure {
-                    step: steps.len().saturating_sub(1),
-                    verdict: crate::run::Verdict::Error,
-                    witnesses: Vec::new(),
-                    text: "tdxlab panicked, which is a defect of it".to_owned(),
-                },
+                Err(_) => Failure::panicked(steps.len().saturating_sub(1)),
             };
             shared.found((failure, plan(guest, seed, steps), None));
         }
@@ -350,8 +343,4 @@ fn mix(seed: u64, index: u64) -> u64 {
     z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
     z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
     z ^ (z >> 31)
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

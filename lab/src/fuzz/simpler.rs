@@ -3,8 +3,6 @@
 use crate::addr::{Gpa, GpaRange, PageLevel};
 use crate::plan::{Action, Branch, Gone, OnVe, Op, Plan, Side, Size, Slot, VcpuId};
 
-use super::coverage::range_of;
-
 const PAGE: u64 = PageLevel::Size4K.bytes();
 const REGION: u64 = PageLevel::Size2M.bytes();
 
@@ -30,7 +28,7 @@ pub(super) fn cost(plan: &Plan) -> Cost {
         .steps
         .iter()
         .filter(|step| matches!(step.action, Action::Parallel(_)));
-    let ranges = || all_ops(plan).filter_map(range_of);
+    let ranges = || all_ops(plan).filter_map(Op::range);
     let offsets = || {
         ranges().flat_map(|range| {
             [range.start(), range.end()].map(|gpa| gpa.checked_sub(base).unwrap_or(0) / PAGE)
@@ -88,10 +86,11 @@ fn weight(op: &Op) -> u32 {
 }
 
 fn all_ops(plan: &Plan) -> impl Iterator<Item = &Op> {
-    plan.steps.iter().flat_map(|step| match &step.action {
-        Action::One(op) => std::slice::from_ref(op).iter().collect::<Vec<_>>(),
-        Action::Parallel(branches) => branches.iter().flat_map(|branch| &branch.0).collect(),
-    })
+    plan.steps.iter().flat_map(|step| step.action.ops())
+}
+
+fn all_ops_mut(plan: &mut Plan) -> impl Iterator<Item = &mut Op> {
+    plan.steps.iter_mut().flat_map(|step| step.action.ops_mut())
 }
 
 /// Plans that may be simpler, those that leave out most first.
@@ -199,7 +198,7 @@ fn plainer_guest(plan: &Plan, made: &mut Vec<Plan>) {
     }
     // No more memory than is touched, in whole regions.
     let end = all_ops(plan)
-        .filter_map(range_of)
+        .filter_map(Op::range)
         .map(GpaRange::end)
         .chain(guest.image.iter().map(|range| range.end()))
         .max();
@@ -258,7 +257,7 @@ fn plainer_ops(plan: &Plan, made: &mut Vec<Plan>) {
         };
         let mut others = plainer(op);
         others.extend(accepts(op));
-        if let Some(range) = range_of(op) {
+        if let Some(range) = op.range() {
             let level = match op {
                 Op::Accept {
                     size: Size::Size2M, ..
@@ -267,13 +266,13 @@ fn plainer_ops(plan: &Plan, made: &mut Vec<Plan>) {
             };
             for shorter in ranges(range, level, plan.guest.memory) {
                 let mut other = op.clone();
-                set_range(&mut other, shorter);
+                other.set_range(shorter);
                 others.push(other);
             }
         }
         for other in others {
             let mut changed = plan.clone();
-            if let Some(place) = nth_op(&mut changed, index) {
+            if let Some(place) = all_ops_mut(&mut changed).nth(index) {
                 *place = other;
             }
             made.push(changed);
@@ -326,7 +325,7 @@ fn accepts(op: &Op) -> Vec<Op> {
     ) {
         return Vec::new();
     }
-    let Some(range) = range_of(op) else {
+    let Some(range) = op.range() else {
         return Vec::new();
     };
     let vcpu = op.vcpu().unwrap_or(VcpuId(0));
@@ -378,7 +377,7 @@ fn ranges(range: GpaRange, level: PageLevel, memory: GpaRange) -> Vec<GpaRange> 
 fn moved(plan: &Plan, made: &mut Vec<Plan>) {
     let base = plan.guest.memory.start();
     let Some(first) = all_ops(plan)
-        .filter_map(range_of)
+        .filter_map(Op::range)
         .map(GpaRange::start)
         .min()
     else {
@@ -390,56 +389,19 @@ fn moved(plan: &Plan, made: &mut Vec<Plan>) {
             continue;
         }
         let mut nearer = plan.clone();
-        for index in 0..all_ops(plan).count() {
-            if let Some(op) = nth_op(&mut nearer, index)
-                && let Some(range) = range_of(op)
-            {
-                let down = |gpa: Gpa| Gpa::new(gpa.as_u64() - by);
-                if let Some(range) = GpaRange::new(down(range.start()), down(range.end())) {
-                    set_range(op, range);
-                }
-            }
-        }
+        let down = |gpa: Gpa| Gpa::new(gpa.as_u64() - by);
+        rebase(&mut nearer, |range| {
+            GpaRange::new(down(range.start()), down(range.end()))
+        });
         made.push(nearer);
-    }
-}
-
-fn nth_op(plan: &mut Plan, index: usize) -> Option<&mut Op> {
-    plan.steps
-        .iter_mut()
-        .flat_map(|step| match &mut step.action {
-            Action::One(op) => std::slice::from_mut(op).iter_mut().collect::<Vec<_>>(),
-            Action::Parallel(branches) => branches
-                .iter_mut()
-                .flat_map(|branch| &mut branch.0)
-                .collect(),
-        })
-        .nth(index)
-}
-
-/// Puts an operation elsewhere.
-pub(super) fn set_range(op: &mut Op, to: GpaRange) {
-    match op {
-        Op::Accept { range, .. }
-        | Op::Touch { range, .. }
-        | Op::Fill { range, .. }
-        | Op::Verify { range, .. }
-        | Op::Convert { range, .. }
-        | Op::Probe { range, .. }
-        | Op::Punch { range }
-        | Op::Prefault { range }
-        | Op::Allocate { range } => *range = to,
-        Op::DirtyLog { .. } | Op::Stop | Op::Cont => {}
     }
 }
 
 /// Every operation of a plan elsewhere, as `place` says.
 pub(super) fn rebase(plan: &mut Plan, place: impl Fn(GpaRange) -> Option<GpaRange>) {
-    let mut index = 0;
-    while let Some(op) = nth_op(plan, index) {
-        if let Some(range) = range_of(op).and_then(&place) {
-            set_range(op, range);
+    for op in all_ops_mut(plan) {
+        if let Some(range) = op.range().and_then(&place) {
+            op.set_range(range);
         }
-        index += 1;
     }
 }

@@ -10,7 +10,7 @@ use super::simpler::rebase;
 use crate::addr::{Gpa, GpaRange, PageLevel};
 use crate::host::{Host, HostError};
 use crate::plan::{
-    Action, Generation, Guest, LOW_BASE, Needs, Op, Plan, Side, Slot, Step, VERSION, VcpuId,
+    Action, Generation, Guest, LOW_BASE, Needs, Op, Plan, Side, Step, VERSION, VcpuId,
 };
 use crate::predict::{Baseline, Design};
 
@@ -153,15 +153,8 @@ impl Windows {
 
 fn guest(memory: GpaRange) -> Guest {
     Guest {
-        memory,
         vcpus: 2,
-        sept_ve_disable: false,
-        slots: vec![Slot {
-            range: memory,
-            gmem_offset: 0,
-        }],
-        image: Vec::new(),
-        backing: None,
+        ..Guest::over(memory)
     }
 }
 
@@ -185,20 +178,18 @@ pub(super) fn plan(guest: Guest, seed: u64, steps: Vec<Step>) -> Plan {
         steps,
     };
     let mut fills = 0;
-    let mut number = |op: &mut Op| {
-        if let Op::Fill { generation, .. } = op {
-            fills = fills % Generation::MAX.get() + 1;
-            *generation = Generation::new(fills).unwrap_or(Generation::MAX);
-        }
-    };
     for step in &mut plan.steps {
-        match &mut step.action {
-            Action::One(op) => number(op),
-            Action::Parallel(branches) => branches
-                .iter_mut()
-                .flat_map(|branch| &mut branch.0)
-                .for_each(&mut number),
-        }
+        number(&mut step.action, &mut fills);
     }
     plan
+}
+
+/// Gives every fill of a step the generation after that of the fill before; `fills` is the last.
+pub(super) fn number(action: &mut Action, fills: &mut u16) {
+    for op in action.ops_mut() {
+        if let Op::Fill { generation, .. } = op {
+            *fills = *fills % Generation::MAX.get() + 1;
+            *generation = Generation::new(*fills).unwrap_or(Generation::MAX);
+        }
+    }
 }

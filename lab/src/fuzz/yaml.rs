@@ -93,7 +93,7 @@ fn guest(guest: &Guest) -> String {
 
 fn operation(op: &Op, guest: &Guest) -> String {
     let mut parts = Vec::new();
-    if let Some(range) = super::coverage::range_of(op) {
+    if let Some(range) = op.range() {
         parts.push(format!("range: {}", place(range, guest)));
     }
     let on = |side: &Side| (*side == Side::Shared).then(|| "side: shared".to_owned());

@@ -11,13 +11,14 @@ mod software;
 pub mod tdx;
 pub mod vm;
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 use tdxlab_protocol::message::{Counts, Run};
 
 use self::interleaving::Interleaving;
 use crate::addr::GpaRange;
+use crate::agent::collect::Answer;
 use crate::faults::Fault;
 use crate::plan::{Guest, HostKind, Op};
 use crate::predict::Design;
@@ -130,6 +131,24 @@ pub struct Observed {
     pub leaves_zapped: Option<u64>,
     /// How long it took, in microseconds.
     pub micros: u64,
+}
+
+impl Observed {
+    /// Adds the results of one task of the operation.
+    pub(crate) fn add(&mut self, answer: Answer) {
+        self.runs.extend(answer.runs);
+        let counts = answer.counts.unwrap_or_default();
+        self.counts = Counts {
+            tdcalls: self.counts.tdcalls + counts.tdcalls,
+            ve: self.counts.ve + counts.ve,
+            faults: self.counts.faults + counts.faults,
+        };
+    }
+
+    /// Notes how long the operation took that ends now.
+    pub(crate) fn took_since(&mut self, began: Instant) {
+        self.micros = u64::try_from(began.elapsed().as_micros()).unwrap_or(u64::MAX);
+    }
 }
 
 /// How a TD died.

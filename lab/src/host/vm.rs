@@ -13,10 +13,11 @@ use std::time::{Duration, Instant};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::memfd::{MFdFlags, memfd_create};
 
-use tdxlab_protocol::message::Request;
+use tdxlab_protocol::message::{Request, Task};
 
 use super::HostError;
 use super::interrupt::Interrupt;
+use crate::agent::collect::Collector;
 use crate::agent::{Agent, AgentError};
 use crate::plan::HostKind;
 use crate::qemu::command::IMAGE_FILE;
@@ -38,6 +39,7 @@ pub struct Vm {
     process: Process,
     qmp: Qmp,
     agent: Agent,
+    next_request: u32,
     interrupt: &'static Interrupt,
     command: QemuCommand,
     image: Vec<u8>,
@@ -123,6 +125,7 @@ impl Vm {
             agent: Agent::new(serial).map_err(|error| {
                 QemuError::system("using a socket pair")(io::Error::other(error))
             })?,
+            next_request: 1,
             process,
             interrupt,
             command,
@@ -148,6 +151,39 @@ impl Vm {
             Err(AgentError::Closed) => Err(self.gone(doing)),
             Err(error) => Err(error.into()),
         }
+    }
+
+    /// The request that starts tasks together, not sent yet, and what collects the answers to it.
+    ///
+    /// # Errors
+    ///
+    /// More tasks than a request can carry.
+    pub fn request(&mut self, tasks: &[Task]) -> Result<(Request, Collector), HostError> {
+        let too_many = |_| HostError::GuestRefused {
+            reason: format!("{} tasks at once are too many", tasks.len()),
+        };
+        let id = self.next_request;
+        let request = Request::Run {
+            id,
+            tasks: tasks.try_into().map_err(too_many)?,
+        };
+        self.next_request = id.wrapping_add(1);
+        Ok((request, Collector::new(id, tasks)))
+    }
+
+    /// Takes in what the guest has answered; whether it has answered anything.
+    ///
+    /// # Errors
+    ///
+    /// An answer cannot be.
+    pub fn collect(&mut self, into: &mut Collector) -> Result<bool, HostError> {
+        let mut any = false;
+        while let Some(reply) = self.agent.next_reply()? {
+            any = true;
+            into.take(reply)
+                .map_err(|what| HostError::GuestLies { what })?;
+        }
+        Ok(any)
     }
 
     /// The monitor.

@@ -18,7 +18,6 @@ use super::expectation::{
     AccessOutcome, Content, Expectation, Interval, PageDelta, ReadPlan, SplitLeaf,
 };
 use super::map::RegionState;
-use super::race::range_of_op;
 use super::runs::{Pages, Runs};
 use super::state::{count, pages_of, range_of};
 use crate::addr::{Gpa, GpaRange, PageLevel};
@@ -110,7 +109,7 @@ impl Plain {
             td_alive: true,
             ..Expectation::default()
         };
-        let range = range_of_op(op);
+        let range = op.range().unwrap_or_default();
         match *op {
             Op::Touch { stride, .. } => {
                 self.must_run()?;

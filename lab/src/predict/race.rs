@@ -11,7 +11,7 @@ use super::fog::Bounds;
 use super::runs::Pages;
 use super::state::{REGION, Region, Sept, SharedPage, State, gfns_of, pages_of, regions_touching};
 use super::tally::Tally;
-use crate::addr::{GpaRange, Side};
+use crate::addr::Side;
 use crate::plan::{Branch, Op};
 
 /// Most regions that may be fogged; a race over more is refused.
@@ -54,7 +54,10 @@ impl State {
         let mut stretches: Vec<(Pages, usize)> = Vec::new();
         for (who, branch) in branches.iter().enumerate() {
             for op in &branch.0 {
-                stretches.push((regions_touching(&pages_of(range_of_op(op))), who));
+                stretches.push((
+                    regions_touching(&pages_of(op.range().unwrap_or_default())),
+                    who,
+                ));
             }
         }
         // A folio behind two regions makes neighbours of what lies apart.
@@ -165,7 +168,11 @@ impl State {
             }
             _ => false,
         };
-        reads && self.sept_ve_disable && !self.fogged_regions(&pages_of(range_of_op(op))).is_empty()
+        reads
+            && self.sept_ve_disable
+            && !self
+                .fogged_regions(&pages_of(op.range().unwrap_or_default()))
+                .is_empty()
     }
 }
 
@@ -176,26 +183,10 @@ fn too_much() -> Unjudgeable {
     }
 }
 
-/// The range an operation works on.
-pub(super) fn range_of_op(op: &Op) -> GpaRange {
-    match op {
-        Op::Accept { range, .. }
-        | Op::Touch { range, .. }
-        | Op::Fill { range, .. }
-        | Op::Verify { range, .. }
-        | Op::Convert { range, .. }
-        | Op::Probe { range, .. }
-        | Op::Punch { range }
-        | Op::Prefault { range }
-        | Op::Allocate { range } => *range,
-        Op::DirtyLog { .. } | Op::Stop | Op::Cont => GpaRange::default(),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::addr::Gpa;
+    use crate::addr::{Gpa, GpaRange};
     use crate::plan::{Action, Guest, LOW_BASE, Size, Slot, VcpuId};
     use crate::predict::{Design, Predictor};
 
@@ -209,9 +200,6 @@ mod tests {
             GpaRange::with_len(Gpa::new(LOW_BASE.as_u64() + offset), bytes).unwrap()
         };
         let guest = Guest {
-            memory,
-            vcpus: 1,
-            sept_ve_disable: false,
             slots: vec![
                 Slot {
                     range: at(0, 2 << 20),
@@ -222,8 +210,7 @@ mod tests {
                     gmem_offset: 0,
                 },
             ],
-            image: Vec::new(),
-            backing: None,
+            ..Guest::over(memory)
         };
         let accept = Op::Accept {
             range: at(6 << 20, page),

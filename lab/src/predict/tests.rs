@@ -27,15 +27,8 @@ fn range(start: u64, end: u64) -> GpaRange {
 fn guest(memory: u64) -> Guest {
     let memory = range(0, memory);
     Guest {
-        memory,
         vcpus: 2,
-        sept_ve_disable: false,
-        slots: vec![Slot {
-            range: memory,
-            gmem_offset: 0,
-        }],
-        image: Vec::new(),
-        backing: None,
+        ..Guest::over(memory)
     }
 }
 

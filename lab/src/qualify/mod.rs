@@ -13,8 +13,8 @@ pub use markdown::markdown;
 pub use matrix::{Catch, Matrix, Row, Unjudged};
 
 use std::collections::BTreeMap;
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use miette::Diagnostic;
@@ -28,6 +28,7 @@ use crate::host::{Host, HostError};
 use crate::plan::HostKind;
 use crate::predict::Design;
 use crate::run::{FolderError, Item, Trial, Verdict};
+use crate::sync::{lock, unlocked};
 
 /// What is seeded, and what has to catch it.
 pub struct Qualify<'a> {
@@ -93,7 +94,7 @@ impl Qualify<'_> {
         if let Some(error) = lock(&broken).take() {
             return Err(error);
         }
-        let rows = rows.into_inner().unwrap_or_else(PoisonError::into_inner);
+        let rows = unlocked(rows);
         Ok(Matrix {
             host: self.host,
             rows: rows.into_values().collect(),
@@ -203,8 +204,4 @@ impl<'a> Sound<'a> {
         lock(&self.known).insert((design.name, plan), passes);
         Ok(passes)
     }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

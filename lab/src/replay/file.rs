@@ -143,13 +143,18 @@ impl Replay {
                 ),
             });
         }
-        check::check(&replay.plan)
-            .and_then(|()| check::orders(&replay.plan, &replay.orders))
+        replay.check(path)?;
+        Ok(replay)
+    }
+
+    /// Refuses what cannot have been run; `path` is where it comes from.
+    pub(super) fn check(&self, path: &Path) -> Result<(), ReplayError> {
+        check::check(&self.plan)
+            .and_then(|()| check::orders(&self.plan, &self.orders))
             .map_err(|wrong| ReplayError::Plan {
                 path: path.to_owned(),
                 wrong,
-            })?;
-        Ok(replay)
+            })
     }
 }
 

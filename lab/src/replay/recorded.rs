@@ -3,7 +3,6 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use super::check;
 use super::error::ReplayError;
 use super::{Recorded, Replay, Signature};
 use crate::run::journal::{Event, RunStarted};
@@ -24,12 +23,7 @@ pub fn from_journal(path: &Path, name: Option<&str>) -> Result<Vec<Replay>, Repl
         None => worth_it(found),
     };
     for replay in &chosen {
-        check::check(&replay.plan)
-            .and_then(|()| check::orders(&replay.plan, &replay.orders))
-            .map_err(|wrong| ReplayError::Plan {
-                path: path.to_owned(),
-                wrong,
-            })?;
+        replay.check(path)?;
     }
     Ok(chosen)
 }

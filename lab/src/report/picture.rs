@@ -174,14 +174,10 @@ impl Pictures {
 
 impl Frame {
     fn begun(number: u32, action: &Action, expected: Expectation) -> Frame {
-        let ops: Vec<&Op> = match action {
-            Action::One(op) => vec![op],
-            Action::Parallel(branches) => branches.iter().flat_map(|branch| &branch.0).collect(),
-        };
         Frame {
             number,
             races: matches!(action, Action::Parallel(_)),
-            marks: ops.into_iter().map(mark).collect(),
+            marks: action.ops().map(mark).collect(),
             expected,
             did_split: None,
             after: None,

@@ -7,7 +7,7 @@
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard};
 use std::time::Instant;
 
 use miette::Diagnostic;
@@ -23,6 +23,7 @@ use crate::predict::Expectation;
 use crate::run::map::MemoryMap;
 use crate::run::shard::Shard;
 use crate::run::verdict::{Judgement, MissingWitness, Verdict};
+use crate::sync::lock;
 use crate::witness::Sample;
 
 /// Version of the journal format.
@@ -453,7 +454,7 @@ impl Journal {
     }
 
     fn lock(&self) -> MutexGuard<'_, Append> {
-        self.file.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.file)
     }
 
     fn failure(&self, source: std::io::Error) -> JournalError {

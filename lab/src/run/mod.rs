@@ -50,7 +50,7 @@ pub use judge::{AllowList, ContentSpan, Evidence, Judge, PageClass};
 pub use map::MemoryMap;
 pub use needs::Offer;
 pub use oracle::Oracle;
-pub use pool::Drive;
+pub use pool::{Drive, PANICKED};
 pub use recording::Recording;
 pub use rejudge::{RejudgeError, rejudge};
 pub use resume::{Progress, ResumeError};

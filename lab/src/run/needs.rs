@@ -63,25 +63,16 @@ pub fn out_of_reach(plan: &Plan, host: HostKind) -> Option<String> {
         return Some("needs a slot of another alignment; on tdx QEMU lays slots out".to_owned());
     }
     for step in &plan.steps {
-        match &step.action {
-            Action::One(op) if is_prefault(op) => return Some(NO_PREFAULT.to_owned()),
-            Action::Parallel(branches) => {
-                let mut ops = branches.iter().flat_map(|branch| &branch.0);
-                if ops.clone().any(is_prefault) {
-                    return Some(NO_PREFAULT.to_owned());
-                }
-                if ops.any(|op| matches!(op, Op::Convert { .. })) {
-                    return Some(NO_RACING_CONVERSION.to_owned());
-                }
-            }
-            Action::One(_) => {}
+        let has = |is: fn(&Op) -> bool| step.action.ops().any(is);
+        if has(|op| matches!(op, Op::Prefault { .. })) {
+            return Some(NO_PREFAULT.to_owned());
+        }
+        let races = matches!(step.action, Action::Parallel(_));
+        if races && has(|op| matches!(op, Op::Convert { .. })) {
+            return Some(NO_RACING_CONVERSION.to_owned());
         }
     }
     None
-}
-
-fn is_prefault(op: &Op) -> bool {
-    matches!(op, Op::Prefault { .. })
 }
 
 const NO_PREFAULT: &str =

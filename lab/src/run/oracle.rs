@@ -90,24 +90,14 @@ impl Oracle for MappedConversions {
 mod tests {
     use super::*;
     use crate::addr::{Gpa, PageLevel};
-    use crate::plan::{Guest, LOW_BASE, Side, Size, Slot, VcpuId};
+    use crate::plan::{Guest, LOW_BASE, Side, Size, VcpuId};
     use crate::predict::Design;
 
     /// Sixteen of 512 accepted pages there and back: shared and mapped, then private and pending.
     #[test]
     fn what_is_converted_is_mapped() {
         let memory = GpaRange::with_len(LOW_BASE, 16 << 20).unwrap();
-        let guest = Guest {
-            memory,
-            vcpus: 1,
-            sept_ve_disable: false,
-            slots: vec![Slot {
-                range: memory,
-                gmem_offset: 0,
-            }],
-            image: Vec::new(),
-            backing: None,
-        };
+        let guest = Guest::over(memory);
         let design = Design::named("stock").unwrap();
         let mut oracle = MappedConversions::new(Predictor::new(design, &guest));
         let vcpu = VcpuId(0);

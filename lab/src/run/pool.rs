@@ -6,7 +6,6 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Mutex;
-use std::sync::PoisonError;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
@@ -14,6 +13,10 @@ use super::confirm::confirm;
 use super::executor::{Item, Lab, Outcome};
 use super::journal::{Event, JournalError, PlanId};
 use super::verdict::Verdict;
+use crate::sync::lock;
+
+/// What is said of a plan at which the lab itself panicked.
+pub const PANICKED: &str = "tdxlab panicked, which is a defect of it";
 
 /// How to go through the plans.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -125,7 +128,7 @@ fn lab_panicked(
         .map(String::as_str)
         .or_else(|| panic.downcast_ref::<&str>().copied())
         .unwrap_or("no message");
-    let reason = format!("tdxlab panicked, which is a defect of it: {text}");
+    let reason = format!("{PANICKED}: {text}");
     lab.journal.write(&Event::PlanEnded {
         plan,
         verdict: Verdict::Error,
@@ -138,8 +141,4 @@ fn lab_panicked(
         reason: Some(reason),
         took: Duration::ZERO,
     })
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -1,10 +1,11 @@
 //! Who writes down what happens to a plan.
 
-use std::sync::{Mutex, PoisonError};
+use std::sync::Mutex;
 
 use super::executor::Outcome;
 use super::journal::{Event, Journal, JournalError};
 use super::verdict::Judgement;
+use crate::sync::{lock, unlocked};
 
 /// Takes down events as they happen. Called from several threads.
 pub trait Scribe: Sync {
@@ -26,7 +27,7 @@ pub(super) struct Notes(Mutex<(Option<Judgement>, Vec<Judgement>)>);
 impl Notes {
     /// The notes with how the plan ended.
     pub(super) fn close(self, outcome: Outcome) -> Tried {
-        let (control, steps) = self.0.into_inner().unwrap_or_else(PoisonError::into_inner);
+        let (control, steps) = unlocked(self.0);
         Tried {
             outcome,
             control,
@@ -37,7 +38,7 @@ impl Notes {
 
 impl Scribe for Notes {
     fn write(&self, event: &Event) -> Result<(), JournalError> {
-        let mut notes = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut notes = lock(&self.0);
         match event {
             Event::Controlled { judgement, .. } => notes.0 = Some(judgement.clone()),
             Event::StepJudged { judgement, .. } => notes.1.push(judgement.clone()),

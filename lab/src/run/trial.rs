@@ -16,6 +16,7 @@ use super::journal::PlanId;
 use super::judge::AllowList;
 use super::needs::Offer;
 use super::oracle;
+use super::pool::PANICKED;
 use super::scribe::{Notes, Tried};
 use super::verdict::Verdict;
 use crate::host::Host;
@@ -86,7 +87,7 @@ impl<'a> Trial<'a> {
         let outcome = match catch_unwind(AssertUnwindSafe(|| lab.execute(0, PlanId(0), item))) {
             Ok(Ok(outcome)) => outcome,
             Ok(Err(error)) => broken(&error.to_string()),
-            Err(_) => broken("tdxlab panicked, which is a defect of it"),
+            Err(_) => broken(PANICKED),
         };
         notes.close(outcome)
     }

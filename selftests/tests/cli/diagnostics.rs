@@ -1,6 +1,6 @@
 //! What a person is shown whose scenario is wrong.
 
-use tdxlab_selftests::command::scenario;
+use tdxlab_selftests::command::{scenario, stderr};
 use tdxlab_selftests::tdxlab;
 
 /// What `tdxlab check` says, with the path of the file cut to its name.
@@ -8,7 +8,7 @@ fn diagnosis(text: &str) -> String {
     let (folder, path) = scenario(text);
     let said = tdxlab!("check", &path).assert().code(65);
     let folder = format!("{}/", folder.path().display());
-    String::from_utf8_lossy(&said.get_output().stderr).replace(&folder, "")
+    stderr(&said).replace(&folder, "")
 }
 
 #[test]
@@ -75,7 +75,7 @@ fn every_wrong_file_is_shown() {
     let (one, first) = scenario("scenario: a/b\n");
     let (two, second) = scenario("steps: []\n");
     let said = tdxlab!("check", &first, &second).assert().code(65);
-    let said = String::from_utf8_lossy(&said.get_output().stderr).into_owned();
+    let said = stderr(&said);
     for folder in [one, two] {
         let path = folder.path().display().to_string();
         assert!(said.contains(&path), "{path} not in:\n{said}");

@@ -6,7 +6,7 @@ use std::path::Path;
 
 use rstest::rstest;
 use tdxlab::cli::exit;
-use tdxlab_selftests::command::{root, scenario};
+use tdxlab_selftests::command::{root, scenario, stderr, stdout};
 use tdxlab_selftests::failing::run_with_lost_page;
 use tdxlab_selftests::tdxlab;
 
@@ -125,9 +125,9 @@ fn the_host_is_not_usable(#[case] args: &[&str], #[case] required: Option<&str>)
         command.env("TDXLAB_REQUIRE", host);
     }
     let said = command.assert().code(i32::from(exit::HOST));
-    let said = String::from_utf8_lossy(&said.get_output().stderr).into_owned();
+    let said = stderr(&said);
     let doctor = tdxlab!("doctor").assert().success();
-    let doctor = String::from_utf8_lossy(&doctor.get_output().stdout).into_owned();
+    let doctor = stdout(&doctor);
     let reason = said.split("is not usable: ").nth(1).unwrap();
     let first_words: String = reason.lines().next().unwrap().chars().take(30).collect();
     assert!(
@@ -151,7 +151,7 @@ fn without_qemu_auto_goes_on_on_sim_and_says_why() {
         .env("TDXLAB_QEMU", "/nonexistent/qemu")
         .assert()
         .success();
-    let said = String::from_utf8_lossy(&said.get_output().stderr).into_owned();
+    let said = stderr(&said);
     assert!(said.contains("host sim:"), "{said}");
     assert!(said.contains("soft is not usable"), "{said}");
 }
@@ -171,7 +171,7 @@ fn the_lab_could_not_judge() {
         .env("TDXLAB_QEMU", &qemu)
         .assert()
         .code(i32::from(exit::LAB));
-    let said = String::from_utf8_lossy(&said.get_output().stdout).into_owned();
+    let said = stdout(&said);
     assert!(said.contains("no such machine"), "{said}");
 }
 
@@ -180,7 +180,7 @@ fn reports_cannot_be_written() {
     let said = tdxlab!("run", GOOD, "--host", "sim", "--out", "/proc/reports")
         .assert()
         .code(i32::from(exit::LAB));
-    let said = String::from_utf8_lossy(&said.get_output().stderr).into_owned();
+    let said = stderr(&said);
     assert!(
         said.contains("/proc/reports") && said.contains("--out"),
         "{said}"
@@ -190,7 +190,7 @@ fn reports_cannot_be_written() {
 #[test]
 fn every_exit_code_is_in_the_help() {
     let help = tdxlab!("--help").assert().success();
-    let help = String::from_utf8_lossy(&help.get_output().stdout).into_owned();
+    let help = stdout(&help);
     for (code, meaning) in exit::ALL {
         assert!(help.contains(&format!("{code:>3}  {meaning}")), "{code}");
     }

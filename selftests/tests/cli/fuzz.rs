@@ -5,11 +5,8 @@ use std::path::{Path, PathBuf};
 
 use rstest::rstest;
 use serde_json::Value;
+use tdxlab_selftests::command::stdout;
 use tdxlab_selftests::tdxlab;
-
-fn stdout(assert: &assert_cmd::assert::Assert) -> String {
-    String::from_utf8_lossy(&assert.get_output().stdout).into_owned()
-}
 
 /// The one folder a hunt has left.
 fn left(out: &Path) -> PathBuf {

@@ -3,7 +3,9 @@
 use std::fs;
 use std::path::Path;
 
+use assert_cmd::assert::Assert;
 use serde_json::Value;
+use tdxlab_selftests::command::{stderr, stdout};
 use tdxlab_selftests::tdxlab;
 
 fn report(folder: &Path) -> Value {
@@ -17,6 +19,12 @@ fn said(folder: &Path) -> Value {
         scenario["evidence"] = Value::Null;
     }
     scenarios
+}
+
+/// The newest run in a folder, judged as if its KVM were `v5`.
+fn judged_as_v5(reports: &Path) -> Assert {
+    let run = reports.join("latest");
+    tdxlab!("judge", run, "--design", "v5", "--out", reports).assert()
 }
 
 #[test]
@@ -44,7 +52,7 @@ fn the_same_evidence_gets_the_same_judgement() {
         let _ = run.assert();
         let recorded = out.path().join("latest");
         let verdict = tdxlab!("judge", &recorded, "--out", again.path()).assert();
-        let text = String::from_utf8_lossy(&verdict.get_output().stdout).into_owned();
+        let text = stdout(&verdict);
         assert!(text.contains("every verdict is as it was"), "{text}");
         let judged = again.path().join("latest");
         assert_eq!(said(&recorded), said(&judged), "{design}");
@@ -69,17 +77,8 @@ fn another_design_says_something_else() {
     .assert()
     .success();
     // v5 promises to look at two entries; v3 walked the range.
-    let verdict = tdxlab!(
-        "judge",
-        out.path().join("latest"),
-        "--design",
-        "v5",
-        "--out",
-        out.path()
-    )
-    .assert()
-    .code(1);
-    let text = String::from_utf8_lossy(&verdict.get_output().stdout).into_owned();
+    let verdict = judged_as_v5(out.path()).code(1);
+    let text = stdout(&verdict);
     assert!(text.contains("pass when it ran, fail now"), "{text}");
     assert!(text.contains("S-EPT entries"), "{text}");
 }
@@ -91,16 +90,7 @@ fn needs_that_the_other_design_does_not_meet_are_skipped() {
     tdxlab!("run", scenario, "--host", "sim", "--out", out.path())
         .assert()
         .success();
-    tdxlab!(
-        "judge",
-        out.path().join("latest"),
-        "--design",
-        "v5",
-        "--out",
-        out.path()
-    )
-    .assert()
-    .code(4);
+    judged_as_v5(out.path()).code(4);
 }
 
 #[test]
@@ -131,7 +121,7 @@ fn a_run_that_was_cut_off_is_judged_as_far_as_it_goes() {
 fn what_is_no_run_is_said_to_be_none() {
     for (what, code) in [("/nonexistent", 70), ("lab", 70), ("README.md", 70)] {
         let said = tdxlab!("judge", what).assert().code(code);
-        let text = String::from_utf8_lossy(&said.get_output().stderr).into_owned();
+        let text = stderr(&said);
         assert!(text.contains(what), "{text}");
     }
 }

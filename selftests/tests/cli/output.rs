@@ -1,7 +1,7 @@
 //! What a run says while it goes and when it is over.
 
 use tdxlab::report::terminal::{self, FAILURE_LINES};
-use tdxlab_selftests::command::root;
+use tdxlab_selftests::command::{root, stderr, stdout};
 use tdxlab_selftests::failing::run_with_lost_page;
 use tdxlab_selftests::tdxlab;
 
@@ -13,13 +13,13 @@ fn elsewhere_than_on_a_terminal_there_are_plain_lines() {
     let said = tdxlab!("run", GOOD, "--host", "sim", "--out", out.path())
         .assert()
         .success();
-    let progress = String::from_utf8_lossy(&said.get_output().stderr).into_owned();
+    let progress = stderr(&said);
     assert!(
         progress.contains("[1/1] pass punch/head-and-tail ("),
         "{progress}"
     );
     assert!(!progress.contains('\u{1b}'), "{progress:?}");
-    let summary = String::from_utf8_lossy(&said.get_output().stdout).into_owned();
+    let summary = stdout(&said);
     let last = summary.lines().last().unwrap();
     let folder = last.strip_prefix("report: ").unwrap();
     assert!(std::path::Path::new(folder).join("report.json").exists());
@@ -31,8 +31,8 @@ fn quiet_says_nothing_of_what_passed() {
     let said = tdxlab!("run", GOOD, "--host", "sim", "--quiet", "--out", out.path())
         .assert()
         .success();
-    assert_eq!(String::from_utf8_lossy(&said.get_output().stderr), "");
-    assert_eq!(String::from_utf8_lossy(&said.get_output().stdout), "");
+    assert_eq!(stderr(&said), "");
+    assert_eq!(stdout(&said), "");
 }
 
 /// A page lost in a split: what a kernel engineer is shown.

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command as Process, Stdio};
 
 use rstest::rstest;
-use tdxlab_selftests::command::root;
+use tdxlab_selftests::command::{root, stderr, stdout};
 use tdxlab_selftests::tdxlab;
 
 const FAULT: &str = "head-split-missing";
@@ -29,14 +29,6 @@ fn failing(host: &str) -> (tempfile::TempDir, PathBuf) {
     { said }.assert().code(1);
     let folder = fs::canonicalize(out.path().join("latest")).unwrap();
     (out, folder)
-}
-
-fn stdout(assert: &assert_cmd::assert::Assert) -> String {
-    String::from_utf8_lossy(&assert.get_output().stdout).into_owned()
-}
-
-fn stderr(assert: &assert_cmd::assert::Assert) -> String {
-    String::from_utf8_lossy(&assert.get_output().stderr).into_owned()
 }
 
 #[test]

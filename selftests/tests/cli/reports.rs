@@ -6,7 +6,7 @@ use std::process::Command as Process;
 
 use quick_junit::{Report as JUnit, TestCaseStatus};
 use tdxlab::run::journal;
-use tdxlab_selftests::command::root;
+use tdxlab_selftests::command::{root, stderr, stdout};
 use tdxlab_selftests::failing::run_with_lost_page;
 use tdxlab_selftests::tdxlab;
 
@@ -252,7 +252,7 @@ fn a_report_is_made_again_from_the_journal() {
     tdxlab!("report", "files", &folder).assert().success();
     assert_eq!(read(&folder.join("report.json")), before);
     let shown = tdxlab!("report", "show", &folder).assert().success();
-    assert!(String::from_utf8_lossy(&shown.get_output().stdout).contains("pass: 1 scenario"));
+    assert!(stdout(&shown).contains("pass: 1 scenario"));
 }
 
 /// A file system of 256 KiB fills up in the middle of the run.
@@ -281,7 +281,7 @@ fn a_full_disk_is_a_clear_error_and_loses_no_earlier_result() {
     )
     .assert()
     .code(70);
-    let error = String::from_utf8_lossy(&said.get_output().stderr).into_owned();
+    let error = stderr(&said);
     // The text is broken into lines where the terminal ends.
     let words: Vec<&str> = error
         .split(['\n', ' ', '│'])
@@ -294,7 +294,7 @@ fn a_full_disk_is_a_clear_error_and_loses_no_earlier_result() {
     assert!(error.contains(journal::FILE), "{error}");
     // Everything that was said to have passed is in the journal.
     let shown = tdxlab!("report", "show", disk.path().join("latest")).assert();
-    let shown = String::from_utf8_lossy(&shown.get_output().stdout).into_owned();
+    let shown = stdout(&shown);
     let passed = error.matches("] pass ").count();
     assert!(passed > 0, "{error}");
     let table = shown

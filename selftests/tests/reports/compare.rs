@@ -6,7 +6,7 @@ use tdxlab::host::sim::SimHost;
 use tdxlab::predict::Design;
 use tdxlab::report::diff::{Diff, Weight};
 use tdxlab::run::{Conduct, Drive, Silence, Verdict};
-use tdxlab_selftests::command::root;
+use tdxlab_selftests::command::{root, stdout};
 use tdxlab_selftests::failing::plans;
 use tdxlab_selftests::tdxlab;
 
@@ -40,7 +40,7 @@ fn a_failure_that_nobody_ran_again_is_a_suspect_and_says_so() {
     let assert = tdxlab!("report", "diff", &good.folder, &bad.folder)
         .assert()
         .code(1);
-    let said = String::from_utf8_lossy(&assert.get_output().stdout).into_owned();
+    let said = stdout(&assert);
     assert!(
         said.contains("suspect") && said.contains("--confirm"),
         "{said}"
@@ -117,7 +117,7 @@ fn a_trend_knows_every_run_once() {
     let assert = tdxlab!("report", "trend", reports.path())
         .assert()
         .success();
-    let said = String::from_utf8_lossy(&assert.get_output().stdout).into_owned();
+    let said = stdout(&assert);
     assert!(said.starts_with("3 runs"), "{said}");
     assert!(said.contains("..."), "{said}");
     let page = reports.path().join("trend.html");

@@ -32,15 +32,8 @@ fn range(start: u64, end: u64) -> GpaRange {
 fn guest(bytes: u64, vcpus: u16) -> Guest {
     let memory = range(0, bytes);
     Guest {
-        memory,
         vcpus,
-        sept_ve_disable: false,
-        slots: vec![Slot {
-            range: memory,
-            gmem_offset: 0,
-        }],
-        image: Vec::new(),
-        backing: None,
+        ..Guest::over(memory)
     }
 }
 

@@ -3,14 +3,14 @@
 use std::fs;
 use std::time::{Duration, Instant};
 
-use tdxlab_protocol::message::{Counts, Request, Task};
+use tdxlab_protocol::message::Task;
 
 use super::Places;
 use super::boot;
 use super::dirty_log::DirtyLog;
 use super::memory::TestMemory;
 use crate::addr::GpaRange;
-use crate::agent::collect::{Answer, Collector};
+use crate::agent::collect::Answer;
 use crate::agent::request;
 use crate::host::vm::{Vm, Wake};
 use crate::host::{HostError, Observed, Session};
@@ -88,7 +88,6 @@ pub(super) struct KvmSession {
     watch: Watch,
     dirty_log: Option<DirtyLog>,
     patience: Duration,
-    next_request: u32,
 }
 
 impl KvmSession {
@@ -99,23 +98,14 @@ impl KvmSession {
             watch,
             dirty_log: None,
             patience,
-            next_request: 1,
         }
     }
 
     /// Runs one task to its end.
     fn run(&mut self, task: Task) -> Result<Answer, HostError> {
-        let id = self.next_request;
-        self.next_request = self.next_request.wrapping_add(1);
         let doing = request::describe(&task.command);
-        let too_many = |_| HostError::GuestRefused {
-            reason: "one task at once is too many".to_owned(),
-        };
-        self.vm.agent().send(&Request::Run {
-            id,
-            tasks: [task].as_slice().try_into().map_err(too_many)?,
-        })?;
-        let mut collector = Collector::new(id, &[task]);
+        let (request, mut collector) = self.vm.request(&[task])?;
+        self.vm.agent().send(&request)?;
         let mut until = Instant::now() + self.patience;
         while !collector.is_over() {
             match self.vm.wait(None, until, &doing)? {
@@ -123,12 +113,9 @@ impl KvmSession {
                 Wake::Events => drop(self.vm.take_events()),
                 Wake::Serial | Wake::Extra => {}
             }
-            while let Some(reply) = self.vm.agent().next_reply()? {
+            if self.vm.collect(&mut collector)? {
                 // A guest that makes progress is not hung, however long it takes as a whole.
                 until = Instant::now() + self.patience;
-                collector
-                    .take(reply)
-                    .map_err(|what| HostError::GuestLies { what })?;
             }
         }
         Ok(collector.into_answers().swap_remove(0))
@@ -185,10 +172,10 @@ impl Session for KvmSession {
         };
         if observed.errno.is_none() {
             for task in request::tasks(op, reads).unwrap_or_default() {
-                add(&mut observed, self.run(task)?);
+                observed.add(self.run(task)?);
             }
         }
-        observed.micros = u64::try_from(began.elapsed().as_micros()).unwrap_or(u64::MAX);
+        observed.took_since(began);
         Ok(observed)
     }
 
@@ -236,15 +223,4 @@ impl Session for KvmSession {
     fn end(mut self: Box<Self>) -> Result<(), HostError> {
         self.vm.end()
     }
-}
-
-/// Adds the results of one task to an operation.
-fn add(observed: &mut Observed, answer: Answer) {
-    observed.runs.extend(answer.runs);
-    let counts = answer.counts.unwrap_or_default();
-    observed.counts = Counts {
-        tdcalls: observed.counts.tdcalls + counts.tdcalls,
-        ve: observed.counts.ve + counts.ve,
-        faults: observed.counts.faults + counts.faults,
-    };
 }

@@ -253,7 +253,7 @@ impl SimSession {
     /// Notes what can only be known at the end.
     fn finish(&mut self, strand: &mut Strand) -> bool {
         strand.observed.death = self.core.death();
-        strand.observed.micros = u64::try_from(strand.started.elapsed().as_micros()).unwrap_or(0);
+        strand.observed.took_since(strand.started);
         true
     }
 

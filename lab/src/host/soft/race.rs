@@ -15,7 +15,7 @@ use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use tdxlab_protocol::message::Task;
 
-use super::session::{SoftSession, add};
+use super::session::SoftSession;
 use crate::addr::GpaRange;
 use crate::agent::collect::Collector;
 use crate::agent::request;
@@ -265,7 +265,7 @@ impl SoftSession {
             for (answer, &(branch, _)) in collector.into_answers().into_iter().zip(&round.tasks) {
                 if let Some((_, observed)) = round.observed.iter_mut().find(|(of, _)| *of == branch)
                 {
-                    add(observed, answer);
+                    observed.add(answer);
                 }
             }
         }
@@ -324,7 +324,7 @@ impl SoftSession {
         let not_before = last + pause;
         loop {
             if let Some(collector) = &mut round.collector {
-                self.collect(collector)?;
+                self.vm.collect(collector)?;
             }
             let running = round.busy_vcpus().any(|vcpu| !self.core.is_waiting(vcpu));
             // Nothing runs that the pause could be for: time goes by for nobody.
@@ -361,7 +361,7 @@ impl SoftSession {
         let grace = (round.let_run + GRACE).max(Instant::now() + pause);
         loop {
             if let Some(collector) = &mut round.collector {
-                self.collect(collector)?;
+                self.vm.collect(collector)?;
             }
             let (waiting, running): (Vec<VcpuId>, Vec<VcpuId>) = round
                 .busy_vcpus()

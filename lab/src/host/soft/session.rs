@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use tdxlab_protocol::message::{Counts, Request, Task};
+use tdxlab_protocol::message::Task;
 
 use super::core::Core;
 use super::hatch::Hatch;
@@ -34,7 +34,6 @@ pub(super) struct SoftSession {
     pub(super) interleaving: Option<Interleaving>,
     /// Where a person may talk to QEMU.
     hatch: Option<Hatch>,
-    next_request: u32,
 }
 
 impl SoftSession {
@@ -56,7 +55,6 @@ impl SoftSession {
             follow: None,
             interleaving: None,
             hatch,
-            next_request: 1,
         }
     }
 
@@ -113,26 +111,9 @@ impl SoftSession {
 
     /// Sends tasks to the guest, which starts them together.
     pub(super) fn send(&mut self, tasks: &[Task]) -> Result<Collector, HostError> {
-        let id = self.next_request;
-        self.next_request = self.next_request.wrapping_add(1);
-        let too_many = |_| HostError::GuestRefused {
-            reason: format!("{} tasks at once are too many", tasks.len()),
-        };
-        let request = Request::Run {
-            id,
-            tasks: tasks.try_into().map_err(too_many)?,
-        };
+        let (request, collector) = self.vm.request(tasks)?;
         self.vm.send(&request, "starting tasks")?;
-        Ok(Collector::new(id, tasks))
-    }
-
-    /// Takes in what the guest has answered.
-    pub(super) fn collect(&mut self, into: &mut Collector) -> Result<(), HostError> {
-        while let Some(reply) = self.vm.agent().next_reply()? {
-            into.take(reply)
-                .map_err(|what| HostError::GuestLies { what })?;
-        }
-        Ok(())
+        Ok(collector)
     }
 
     /// Runs one task to its end, or to the TD's.
@@ -142,7 +123,7 @@ impl SoftSession {
         let mut collector = self.send(&[task])?;
         while !collector.is_over() && self.core.kvm.death().is_none() {
             self.serve(until, &doing)?;
-            self.collect(&mut collector)?;
+            self.vm.collect(&mut collector)?;
         }
         Ok(collector.into_answers().swap_remove(0))
     }
@@ -186,7 +167,7 @@ impl SoftSession {
         began: Instant,
     ) -> Result<(), HostError> {
         self.account(observed);
-        observed.micros = u64::try_from(began.elapsed().as_micros()).unwrap_or(u64::MAX);
+        observed.took_since(began);
         observed.death = self.core.kvm.death();
         if observed.death.is_some() {
             self.core.kvm.machine_mut().stop();
@@ -196,17 +177,6 @@ impl SoftSession {
         self.core.kvm.take_port_writes();
         Ok(())
     }
-}
-
-/// Adds the results of one task to an operation.
-pub(super) fn add(observed: &mut Observed, answer: Answer) {
-    observed.runs.extend(answer.runs);
-    let counts = answer.counts.unwrap_or_default();
-    observed.counts = Counts {
-        tdcalls: observed.counts.tdcalls + counts.tdcalls,
-        ve: observed.counts.ve + counts.ve,
-        faults: observed.counts.faults + counts.faults,
-    };
 }
 
 impl Session for SoftSession {
@@ -219,7 +189,7 @@ impl Session for SoftSession {
             (None, Some(tasks)) => {
                 for task in tasks {
                     let answer = self.run(task)?;
-                    add(&mut observed, answer);
+                    observed.add(answer);
                     if self.core.kvm.death().is_some() {
                         break;
                     }

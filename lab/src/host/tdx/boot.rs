@@ -12,7 +12,7 @@ use super::session::{TdxSession, Watch};
 use super::tdvf::{self, Section};
 use super::{TdxHost, mtree, refusal};
 use crate::addr::{Gpa, GpaRange};
-use crate::host::vm::{Vm, Wake};
+use crate::host::vm::Vm;
 use crate::host::{BootOptions, HostError};
 use crate::plan::{CONTROL_PAGE, Guest, HostKind};
 use crate::qemu::command::Td;
@@ -303,9 +303,4 @@ fn configure(
             None => session.wait_alive(until, "setting up the guest", patience)?,
         }
     }
-}
-
-/// For callers that wait without a deadline of their own.
-pub(super) const fn is_late(wake: Wake) -> bool {
-    matches!(wake, Wake::Late)
 }

@@ -105,15 +105,12 @@ pub fn from_parameters(parameters: &Parameters) -> Detected {
 pub fn guest() -> Guest {
     let memory = memory();
     Guest {
-        memory,
-        vcpus: 1,
-        sept_ve_disable: false,
+        // As QEMU lays it out: test memory lies in main RAM.
         slots: vec![Slot {
             range: memory,
             gmem_offset: LOW_BASE.as_u64(),
         }],
-        image: Vec::new(),
-        backing: None,
+        ..Guest::over(memory)
     }
 }
 

@@ -4,15 +4,15 @@ use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
 use nix::unistd::gettid;
-use tdxlab_protocol::message::{Counts, Request, Task};
+use tdxlab_protocol::message::Task;
 
+use super::TdxHost;
 use super::death::{self, Signs};
 use super::gmem::{self, Change, Gmems};
 use super::layout::{Piece, RamLayout};
 use super::seamcalls::Seamcalls;
-use super::{TdxHost, boot};
 use crate::addr::GpaRange;
-use crate::agent::collect::{Answer, Collector};
+use crate::agent::collect::Answer;
 use crate::agent::request;
 use crate::host::vm::{Vm, Wake};
 use crate::host::{Death, HostError, Observed, Session};
@@ -39,7 +39,6 @@ pub(super) struct TdxSession {
     patience: Duration,
     events: Vec<Event>,
     dead: Option<Death>,
-    next_request: u32,
 }
 
 /// The witnesses of one TD.
@@ -69,6 +68,13 @@ impl Watch {
             log: KernelLog::open(&host.places.kmsg),
             unsampled: Ok(Vec::new()),
             threads,
+        }
+    }
+
+    /// Split events of this thread are this TD's from now on.
+    fn also(&mut self, thread: u32) {
+        if !self.threads.contains(&thread) {
+            self.threads.push(thread);
         }
     }
 
@@ -104,7 +110,6 @@ impl TdxSession {
             patience,
             events: Vec::new(),
             dead: None,
-            next_request: 1,
         }
     }
 
@@ -154,7 +159,7 @@ impl TdxSession {
                     None
                 })
             }
-            Ok(wake) if boot::is_late(wake) => match self.look_for_death(false) {
+            Ok(Wake::Late) => match self.look_for_death(false) {
                 Some(death) => Ok(Some(death)),
                 None => Err(self.vm.silent(doing, patience)),
             },
@@ -203,30 +208,19 @@ impl TdxSession {
 
     /// Sends tasks to the guest, which starts them together, and waits for all of them.
     fn run(&mut self, tasks: &[Task]) -> Result<Vec<Answer>, HostError> {
-        let id = self.next_request;
-        self.next_request = self.next_request.wrapping_add(1);
         let doing = tasks
             .iter()
             .map(|task| request::describe(&task.command))
             .collect::<Vec<_>>()
             .join(", ");
-        let too_many = |_| HostError::GuestRefused {
-            reason: format!("{} tasks at once are too many", tasks.len()),
-        };
-        self.vm.agent().send(&Request::Run {
-            id,
-            tasks: tasks.try_into().map_err(too_many)?,
-        })?;
-        let mut collector = Collector::new(id, tasks);
+        let (request, mut collector) = self.vm.request(tasks)?;
+        self.vm.agent().send(&request)?;
         let mut until = Instant::now() + self.patience;
         while !collector.is_over() && self.dead.is_none() {
             self.wait(until, &doing, self.patience)?;
-            while let Some(reply) = self.vm.agent().next_reply()? {
+            if self.vm.collect(&mut collector)? {
                 // A guest that makes progress is not hung, however long it takes as a whole.
                 until = Instant::now() + self.patience;
-                collector
-                    .take(reply)
-                    .map_err(|what| HostError::GuestLies { what })?;
             }
         }
         Ok(collector.into_answers())
@@ -256,7 +250,7 @@ impl TdxSession {
     }
 
     fn conclude(&mut self, observed: &mut Observed, began: Instant) {
-        observed.micros = u64::try_from(began.elapsed().as_micros()).unwrap_or(u64::MAX);
+        observed.took_since(began);
         // A death that no guest operation waits for shows in an event.
         if self.dead.is_none() {
             let _ = self.vm.qmp().receive();
@@ -289,23 +283,12 @@ impl TdxSession {
         let mut results = Vec::new();
         for (&(branch, _), answer) in ops.iter().zip(answers) {
             let mut observed = Observed::default();
-            add(&mut observed, answer);
+            observed.add(answer);
             self.conclude(&mut observed, began);
             results.push((branch, observed));
         }
         Ok(results)
     }
-}
-
-/// Adds the results of one task to an operation.
-fn add(observed: &mut Observed, answer: Answer) {
-    observed.runs.extend(answer.runs);
-    let counts = answer.counts.unwrap_or_default();
-    observed.counts = Counts {
-        tdcalls: observed.counts.tdcalls + counts.tdcalls,
-        ve: observed.counts.ve + counts.ve,
-        faults: observed.counts.faults + counts.faults,
-    };
 }
 
 impl Session for TdxSession {
@@ -315,15 +298,15 @@ impl Session for TdxSession {
         let mut observed = Observed::default();
         match (self.host_call(op)?, &self.gmems) {
             (Some((change, pieces)), Some(gmems)) => {
-                self.watch.threads.push(own_thread());
+                self.watch.also(own_thread());
                 observed.errno = Some(gmem::change(&gmems.ram.file, change, &pieces));
             }
             _ => {
                 for task in request::tasks(op, reads).unwrap_or_default() {
                     let answers = self.run(&[task])?;
-                    answers
-                        .into_iter()
-                        .for_each(|answer| add(&mut observed, answer));
+                    for answer in answers {
+                        observed.add(answer);
+                    }
                     if self.dead.is_some() {
                         break;
                     }
@@ -378,12 +361,12 @@ impl Session for TdxSession {
                         let observed = calls.iter().map(|(change, pieces)| {
                             let began = Instant::now();
                             let errno = gmem::change(file, *change, pieces);
-                            let micros = u64::try_from(began.elapsed().as_micros());
-                            Observed {
+                            let mut observed = Observed {
                                 errno: Some(errno),
-                                micros: micros.unwrap_or(u64::MAX),
                                 ..Observed::default()
-                            }
+                            };
+                            observed.took_since(began);
+                            observed
                         });
                         (number, own_thread(), observed.collect::<Vec<_>>())
                     })
@@ -403,7 +386,7 @@ impl Session for TdxSession {
             }
             for thread in threads {
                 let (number, tid, observed) = thread.join().expect("a host thread does not panic");
-                self.watch.threads.push(tid);
+                self.watch.also(tid);
                 results[number] = observed;
             }
             Ok::<(), HostError>(())

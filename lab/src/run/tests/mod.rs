@@ -16,7 +16,7 @@ use super::*;
 use crate::addr::{Gpa, GpaRange, PageLevel};
 use crate::host::interrupt::Interrupt;
 use crate::host::{BootOptions, Death, Host, HostError, Killer, Observed, Session};
-use crate::plan::{Action, Guest, HostKind, Needs, Op, Plan, Slot, Step};
+use crate::plan::{Action, Guest, HostKind, Needs, Op, Plan, Step};
 use crate::predict::{Design, Expectation, Interval};
 use crate::report;
 use crate::witness::{ExitCounters, PageCounters, Reading, Sample};
@@ -222,17 +222,7 @@ fn plan(name: &str, ops: Vec<Op>) -> Item {
             about: "Holes in empty memory.".to_owned(),
             seed: 1,
             needs: Needs::default(),
-            guest: Guest {
-                memory: memory(),
-                vcpus: 1,
-                sept_ve_disable: false,
-                slots: vec![Slot {
-                    range: memory(),
-                    gmem_offset: 0,
-                }],
-                image: Vec::new(),
-                backing: None,
-            },
+            guest: Guest::over(memory()),
             steps: ops
                 .into_iter()
                 .map(|op| Step {

@@ -44,15 +44,8 @@ struct Change {
 fn guest(bytes: u64) -> Guest {
     let memory = GpaRange::with_len(LOW_BASE, bytes).unwrap();
     Guest {
-        memory,
         vcpus: 2,
-        sept_ve_disable: false,
-        slots: vec![Slot {
-            range: memory,
-            gmem_offset: 0,
-        }],
-        image: Vec::new(),
-        backing: None,
+        ..Guest::over(memory)
     }
 }
 
