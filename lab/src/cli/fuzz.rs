@@ -11,13 +11,11 @@ use super::error::CliError;
 use super::options::{self, HostName};
 use super::{exit, output, signals};
 use crate::faults::Fault;
-use crate::fuzz::coverage::{ALIGNMENTS, ENDS, OPERATIONS, STATES, possible};
-use crate::fuzz::{self, Budget, Found, Fuzz, Outcome};
+use crate::fuzz::{self, Budget, ENDS, Found, Fuzz, Ground, Outcome};
+use crate::host::Host;
 use crate::host::select;
 use crate::host::sim::SimHost;
-use crate::host::{Host, HostError};
 use crate::plan::HostKind;
-use crate::predict::Design;
 use crate::replay::{Recorded, Replay, Signature};
 use crate::report::terminal::count;
 use crate::run::folder::write_whole;
@@ -27,12 +25,13 @@ use crate::scenario;
 /// first that fails, and leaves it as a scenario file.
 #[derive(Args, Debug)]
 pub(super) struct FuzzCommand {
-    /// Where guests run: soft or sim
+    /// Where guests run; auto is sim
     #[arg(long, value_enum, default_value = "sim", env = "TDXLAB_HOST")]
     host: HostName,
-    /// Design whose KVM is played
-    #[arg(long, value_name = "D", default_value = "headtail")]
-    design: String,
+    /// Design whose KVM is played or expected; by default headtail, and on tdx and kvm what the
+    /// host is found to follow
+    #[arg(long, value_name = "D")]
+    design: Option<String>,
     /// Seed of everything drawn; by default another one each time
     #[arg(long, value_name = "S")]
     seed: Option<u64>,
@@ -42,7 +41,8 @@ pub(super) struct FuzzCommand {
     /// End after so many scenarios
     #[arg(long, value_name = "N")]
     count: Option<u64>,
-    /// Scenarios run at the same time; by default as many as there are processors
+    /// Scenarios run at the same time; by default as many as there are processors, and on tdx and
+    /// kvm one
     #[arg(long, short, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
     jobs: Option<u16>,
     /// Seed a fault into the host and see whether it is found; `tdxlab faults` lists them
@@ -71,9 +71,13 @@ fn duration(text: &str) -> Result<Duration, String> {
 
 impl FuzzCommand {
     pub(super) fn execute(self) -> Result<u8, CliError> {
-        let design = options::design(&self.design)?;
+        let asked = self.design.as_deref().map(options::design).transpose()?;
         let fault = options::fault(self.fault.as_deref())?;
-        let host = self.host(design, fault)?;
+        let (host, why) = self.host(fault)?;
+        let kind = host.kind();
+        let design = options::design_for(asked, host.as_ref());
+        let ground = Ground { host: kind, design };
+        check(ground)?;
         let interrupt = signals::install()?;
         let seed = self.seed.unwrap_or_else(rand::random);
         let folder = self.folder(seed)?;
@@ -81,7 +85,13 @@ impl FuzzCommand {
             doing: "making a temporary folder".to_owned(),
             source,
         })?;
-        let processors = std::thread::available_parallelism().map_or(1, usize::from);
+        let usual_jobs = match kind {
+            HostKind::Sim | HostKind::Soft => {
+                std::thread::available_parallelism().map_or(1, usize::from)
+            }
+            // Guests of real hosts share huge pages, key ids and a kernel log.
+            HostKind::Tdx | HostKind::Kvm => 1,
+        };
         let budget = match (self.time, self.count) {
             (_, Some(count)) => Budget::Plans(count),
             (time, None) => Budget::Time(time.unwrap_or(Duration::from_secs(60))),
@@ -91,41 +101,41 @@ impl FuzzCommand {
             design,
             seed,
             budget,
-            jobs: self.jobs.map_or(processors, usize::from),
+            jobs: self.jobs.map_or(usual_jobs, usize::from),
+            candidates: fuzz::CANDIDATES,
             interrupt,
             folder: room.path(),
         };
         output::note(format!(
-            "host {}; design {}; seed {seed}; {} at a time",
-            host.kind().name(),
+            "host {} ({why}); design {}; seed {seed}; {} at a time",
+            kind.name(),
             design.name,
             hunt.jobs
         ));
+        for line in remarks(host.as_ref()) {
+            output::note(line);
+        }
         let outcome = hunt.run()?;
-        let table = fuzz::table(&outcome.coverage);
+        let table = fuzz::table(&outcome.coverage, ground);
         output::say(table.trim_fmt());
-        let summary = summary(&outcome, hunt.jobs);
+        let summary = summary(&outcome, hunt.jobs, ground);
         output::say(&summary);
         let story = outcome
             .found
             .as_ref()
-            .map(|found| self.keep(found, &hunt, &folder))
+            .map(|found| keep(found, &hunt, &folder))
             .transpose()?;
-        let head = format!(
-            "Design {}, host {}, seed {seed}.",
-            design.name,
-            host.kind().name()
-        );
+        let head = format!("Design {}, host {}, seed {seed}.", design.name, kind.name());
         let mut text = format!("# Random scenarios\n\n{head}\n\n{summary}\n\n");
         text += "Each cell: classes of alignment of both ends that came, of those that can; and how \
-                 often in all. `-` is a hole.\n\n";
-        text += &fuzz::markdown(&outcome.coverage);
+                 often in all. `-` is a hole, `.` cannot be.\n\n";
+        text += &fuzz::markdown(&outcome.coverage, ground);
         if let Some(story) = &story {
             output::say(story);
             text += &format!("\n{story}\n");
         }
         write_whole(&folder.join("fuzz.md"), text.as_bytes())?;
-        let json = self.json(&outcome, &hunt);
+        let json = json(&outcome, &hunt, ground);
         write_whole(&folder.join("fuzz.json"), format!("{json:#}\n").as_bytes())?;
         output::say(format!("report: {}", folder.display()));
         Ok(match &outcome.found {
@@ -136,39 +146,22 @@ impl FuzzCommand {
         })
     }
 
-    fn host(
-        &self,
-        design: &Design,
-        fault: Option<&'static Fault>,
-    ) -> Result<Box<dyn Host>, CliError> {
-        if design.is_plain() {
-            return Err(CliError::usage(
-                format!("design {} is one of plain VMs", design.name),
-                "random scenarios are about the private memory of TDs: stock, v3, v5, headtail",
-            ));
-        }
-        let unusable = |host| HostError::NotUsable {
-            host,
-            reason: "random scenarios are not run on real kernels: what a plan maps there depends \
-                     on free huge pages and cannot be put back between plans"
-                .to_owned(),
-            advice: "fuzz on soft or sim, and run the scenario that comes out with --host tdx"
-                .to_owned(),
+    /// Where guests run, and why there.
+    fn host(&self, fault: Option<&'static Fault>) -> Result<(Box<dyn Host>, String), CliError> {
+        let why = match self.host {
+            HostName::Auto => "`auto` of random scenarios: it does most steps in a second",
+            _ => "asked for",
         };
-        let kind = match self.host {
-            HostName::Tdx => return Err(unusable(HostKind::Tdx).into()),
-            HostName::Kvm => return Err(unusable(HostKind::Kvm).into()),
-            HostName::Auto | HostName::Sim => HostKind::Sim,
-            HostName::Soft => HostKind::Soft,
-        };
-        if kind == HostKind::Sim {
+        if matches!(self.host, HostName::Auto | HostName::Sim) {
             let host = SimHost::in_memory();
-            return Ok(match fault {
+            let host: Box<dyn Host> = match fault {
                 Some(fault) => Box::new(host.with_fault(fault)),
                 None => Box::new(host),
-            });
+            };
+            return Ok((host, why.to_owned()));
         }
-        Ok(select::select_with(select::Choice::Only(kind), fault)?.host)
+        let selected = select::select_with(self.host.into(), fault)?;
+        Ok((selected.host, selected.why))
     }
 
     /// The folder of this hunt.
@@ -181,155 +174,203 @@ impl FuzzCommand {
         })?;
         Ok(folder)
     }
+}
 
-    /// Leaves a failing plan as scenario and as replay file; says what it is.
-    fn keep(&self, found: &Found, hunt: &Fuzz<'_>, folder: &Path) -> Result<String, CliError> {
-        let failure = &found.shrunk.failure;
-        let witness = failure.witnesses.first().map_or("lab", |w| w.name());
-        let slug: String = witness
-            .to_lowercase()
-            .chars()
-            .map(|c| if c.is_ascii_alphanumeric() { c } else { '-' })
-            .collect();
-        let name = format!("fuzz/{slug}-{:08x}", found.plan.seed & 0xffff_ffff);
-        let about = format!("Found at random with seed {}: {failure}.", found.plan.seed);
-        let text = fuzz::scenario(&found.shrunk.plan, hunt.design, &name, &about);
-        let path = folder.join("scenario.yaml");
-        write_whole(&path, text.as_bytes())?;
-        let mut plan = found.shrunk.plan.clone();
-        plan.name = name;
-        plan.about = about;
-        self.replay(plan, failure, hunt, &folder.join("replay.json"))?;
-        self.replay(
-            found.plan.clone(),
-            &found.failure,
-            hunt,
-            &folder.join("drawn.json"),
-        )?;
-        let same = self.fails_alike(&path, found, hunt);
-        let mut story = format!(
-            "failure: {}\nfailed like that in {} of {} runs; {} of {} steps are left after {} tries\n",
-            failure,
-            found.again,
-            fuzz::CONFIRMATIONS,
-            found.shrunk.plan.steps.len(),
-            found.plan.steps.len(),
-            found.shrunk.tried,
-        );
-        story += &format!("\n{text}\n");
-        story += match same {
-            true => "the scenario fails in the same way: ",
-            false => "the scenario did not fail when it was run from its file; the replay does: ",
-        };
-        let fault = hunt
-            .host
-            .fault()
-            .map_or(String::new(), |fault| format!(" --fault {}", fault.name));
-        story += &match same {
-            true => format!(
-                "tdxlab run {} --host {} --design {}{fault}",
-                path.display(),
-                hunt.host.kind().name(),
-                hunt.design.name
-            ),
-            false => format!("tdxlab replay {}", folder.join("replay.json").display()),
-        };
-        Ok(story)
-    }
+/// Leaves a failing plan as scenario and as replay file; says what it is.
+fn keep(found: &Found, hunt: &Fuzz<'_>, folder: &Path) -> Result<String, CliError> {
+    let failure = &found.shrunk.failure;
+    let witness = failure.witnesses.first().map_or("lab", |w| w.name());
+    let slug: String = witness
+        .to_lowercase()
+        .chars()
+        .map(|c| if c.is_ascii_alphanumeric() { c } else { '-' })
+        .collect();
+    let name = format!("fuzz/{slug}-{:08x}", found.plan.seed & 0xffff_ffff);
+    let about = format!("Found at random with seed {}: {failure}.", found.plan.seed);
+    let text = fuzz::scenario(&found.shrunk.plan, hunt.design, &name, &about);
+    let path = folder.join("scenario.yaml");
+    write_whole(&path, text.as_bytes())?;
+    let mut plan = found.shrunk.plan.clone();
+    plan.name = name;
+    plan.about = about;
+    replay(plan, failure, hunt, &folder.join("replay.json"))?;
+    replay(
+        found.plan.clone(),
+        &found.failure,
+        hunt,
+        &folder.join("drawn.json"),
+    )?;
+    let same = fails_alike(&path, found, hunt);
+    let mut story = format!(
+        "failure: {}\nfailed like that in {} of {} runs; {} of {} steps are left after {} tries\n",
+        failure,
+        found.again,
+        fuzz::CONFIRMATIONS,
+        found.shrunk.plan.steps.len(),
+        found.plan.steps.len(),
+        found.shrunk.tried,
+    );
+    story += &format!("\n{text}\n");
+    story += match same {
+        true => "the scenario fails in the same way: ",
+        false => "the scenario did not fail when it was run from its file; the replay does: ",
+    };
+    let fault = hunt
+        .host
+        .fault()
+        .map_or(String::new(), |fault| format!(" --fault {}", fault.name));
+    story += &match same {
+        true => format!(
+            "tdxlab run {} --host {} --design {}{fault}",
+            path.display(),
+            hunt.host.kind().name(),
+            hunt.design.name
+        ),
+        false => format!("tdxlab replay {}", folder.join("replay.json").display()),
+    };
+    Ok(story)
+}
 
-    fn replay(
-        &self,
-        plan: crate::plan::Plan,
-        failure: &fuzz::Failure,
-        hunt: &Fuzz<'_>,
-        path: &Path,
-    ) -> Result<(), CliError> {
-        let step = u32::try_from(failure.step + 1).ok();
-        let replay = Replay {
-            recorded: Some(Recorded {
-                tdxlab: env!("CARGO_PKG_VERSION").to_owned(),
-                run: "fuzz".to_owned(),
-                host: hunt.host.kind(),
-                design: hunt.design.name.to_owned(),
-                fault: hunt.host.fault().map(|fault| fault.name.to_owned()),
-                ended: Some(Signature {
-                    verdict: failure.verdict,
-                    step,
-                    witnesses: failure.witnesses.iter().copied().collect(),
-                }),
+fn replay(
+    plan: crate::plan::Plan,
+    failure: &fuzz::Failure,
+    hunt: &Fuzz<'_>,
+    path: &Path,
+) -> Result<(), CliError> {
+    let step = u32::try_from(failure.step + 1).ok();
+    let replay = Replay {
+        recorded: Some(Recorded {
+            tdxlab: env!("CARGO_PKG_VERSION").to_owned(),
+            run: "fuzz".to_owned(),
+            host: hunt.host.kind(),
+            design: hunt.design.name.to_owned(),
+            fault: hunt.host.fault().map(|fault| fault.name.to_owned()),
+            allowed_log: Vec::new(),
+            ended: Some(Signature {
+                verdict: failure.verdict,
+                step,
+                witnesses: failure.witnesses.iter().copied().collect(),
             }),
-            plan,
-            orders: Default::default(),
-        };
-        Ok(write_whole(path, &replay.to_text())?)
-    }
+        }),
+        plan,
+        orders: failure.orders.clone(),
+    };
+    Ok(write_whole(path, &replay.to_text())?)
+}
 
-    /// Whether the scenario file, read back, fails like the plan it was made of.
-    fn fails_alike(&self, path: &Path, found: &Found, hunt: &Fuzz<'_>) -> bool {
-        let plans = scenario::load(path).and_then(|file| {
-            let plans = scenario::expand(&file, None)?;
-            for plan in &plans {
-                scenario::check(plan, &file)?;
-            }
-            Ok(plans)
-        });
-        let Ok([plan]) = plans.as_deref() else {
-            return false;
-        };
-        let room = tempfile::tempdir_in(hunt.folder);
-        let folder = room.as_ref().map_or(hunt.folder, |room| room.path());
-        let again = fuzz::attempt(hunt.host, hunt.design, plan, folder);
-        again.is_some_and(|again| again.is_like(&found.failure))
-    }
+/// Whether the scenario file, read back, fails like the plan it was made of.
+fn fails_alike(path: &Path, found: &Found, hunt: &Fuzz<'_>) -> bool {
+    let plans = scenario::load(path).and_then(|file| {
+        let plans = scenario::expand(&file, None)?;
+        for plan in &plans {
+            scenario::check(plan, &file)?;
+        }
+        Ok(plans)
+    });
+    let Ok([plan]) = plans.as_deref() else {
+        return false;
+    };
+    let room = tempfile::tempdir_in(hunt.folder);
+    let folder = room.as_ref().map_or(hunt.folder, |room| room.path());
+    // `tdxlab run` follows no recorded order.
+    let free = fuzz::Orders::new();
+    let again = fuzz::attempt(hunt.host, hunt.design, plan, &free, folder);
+    again.is_some_and(|again| again.is_like(&found.failure))
+}
 
-    fn json(&self, outcome: &Outcome, hunt: &Fuzz<'_>) -> serde_json::Value {
-        let mut reached = Vec::new();
-        let mut holes = Vec::new();
-        for (row, operation) in OPERATIONS.iter().enumerate() {
-            for (state, name) in STATES.iter().enumerate() {
-                for alignment in (0..ALIGNMENTS).filter(|one| possible(row, *one)) {
-                    let ends = (ENDS[alignment / ENDS.len()], ENDS[alignment % ENDS.len()]);
-                    match outcome.coverage.count(row, state, alignment) {
-                        0 => holes.push(json!([operation, name, ends.0, ends.1])),
-                        count => reached.push(json!([operation, name, ends.0, ends.1, count])),
-                    }
+fn json(outcome: &Outcome, hunt: &Fuzz<'_>, ground: Ground) -> serde_json::Value {
+    let mut reached = Vec::new();
+    let mut holes = Vec::new();
+    for (row, operation) in ground.chart().operations().iter().enumerate() {
+        for (state, name) in ground.chart().states().iter().enumerate() {
+            for alignment in ground.alignments(row, state) {
+                let ends = (ENDS[alignment / ENDS.len()], ENDS[alignment % ENDS.len()]);
+                match outcome.coverage.count(row, state, alignment) {
+                    0 => holes.push(json!([operation, name, ends.0, ends.1])),
+                    count => reached.push(json!([operation, name, ends.0, ends.1, count])),
                 }
             }
         }
-        let found = outcome.found.as_ref();
-        json!({
-            "version": 1,
-            "tdxlab": env!("CARGO_PKG_VERSION"),
-            "host": hunt.host.kind().name(),
-            "design": hunt.design.name,
-            "fault": hunt.host.fault().map(|fault| fault.name),
-            "seed": hunt.seed,
-            "jobs": hunt.jobs,
-            "scenarios": outcome.plans,
-            "steps": outcome.steps,
-            "micros": u64::try_from(outcome.took.as_micros()).unwrap_or(u64::MAX),
-            "columns": ["operation", "state", "start", "end", "count"],
-            "reached": reached,
-            "holes": holes,
-            "failure": found.map(|found| json!({
-                "failed": found.again,
-                "of": fuzz::CONFIRMATIONS,
-                "what": found.shrunk.failure.to_string(),
-                "witnesses": found.shrunk.failure.witnesses,
-                "steps_drawn": found.plan.steps.len(),
-                "steps": found.shrunk.plan.steps.len(),
-                "set_up": fuzz::setup(&found.shrunk.plan),
-                "scenario": "scenario.yaml",
-                "replay": "replay.json",
-            })),
-        })
+    }
+    let found = outcome.found.as_ref();
+    json!({
+        "version": 1,
+        "tdxlab": env!("CARGO_PKG_VERSION"),
+        "host": hunt.host.kind().name(),
+        "design": hunt.design.name,
+        "fault": hunt.host.fault().map(|fault| fault.name),
+        "seed": hunt.seed,
+        "jobs": hunt.jobs,
+        "scenarios": outcome.plans,
+        "steps": outcome.steps,
+        "micros": u64::try_from(outcome.took.as_micros()).unwrap_or(u64::MAX),
+        "columns": ["operation", "state", "start", "end", "count"],
+        "reached": reached,
+        "holes": holes,
+        "failure": found.map(|found| json!({
+            "failed": found.again,
+            "of": fuzz::CONFIRMATIONS,
+            "what": found.shrunk.failure.to_string(),
+            "witnesses": found.shrunk.failure.witnesses,
+            "steps_drawn": found.plan.steps.len(),
+            "steps": found.shrunk.plan.steps.len(),
+            "set_up": fuzz::setup(&found.shrunk.plan),
+            "scenario": "scenario.yaml",
+            "replay": "replay.json",
+        })),
+    })
+}
+
+/// Whether such plans can be drawn for this host and design.
+fn check(ground: Ground) -> Result<(), CliError> {
+    let name = ground.design.name;
+    match (ground.host, ground.design.is_plain()) {
+        (HostKind::Kvm, false) => Err(CliError::usage(
+            format!("design {name} is one of TDs"),
+            "random scenarios on kvm are about plain VMs: leave --design away",
+        )),
+        (HostKind::Tdx | HostKind::Soft | HostKind::Sim, true) => Err(CliError::usage(
+            format!("design {name} is one of plain VMs"),
+            "random scenarios on tdx, soft and sim are about the private memory of TDs: stock, v3, \
+             v5, headtail",
+        )),
+        _ => Ok(()),
     }
 }
 
-fn summary(outcome: &Outcome, jobs: usize) -> String {
-    let can: usize = (0..OPERATIONS.len())
-        .map(|row| (0..ALIGNMENTS).filter(|one| possible(row, *one)).count() * STATES.len())
-        .sum();
+/// What is not drawn on this host and why, and what a failure costs there.
+fn remarks(host: &dyn Host) -> Vec<String> {
+    let kind = host.kind();
+    let mut lines = Vec::new();
+    match kind {
+        HostKind::Tdx => lines.push(
+            "left out: prefault, slots of another layout, and conversions that race".to_owned(),
+        ),
+        HostKind::Kvm => {
+            lines.push("left out: races, which plain VMs have none of".to_owned());
+            lines.push(
+                "left out: transparent huge pages, whose size is the kernel's choice".to_owned(),
+            );
+            lines.extend(
+                fuzz::left_out(host)
+                    .into_iter()
+                    .map(|why| format!("left out: hugetlb pages of 2M; {why}")),
+            );
+        }
+        HostKind::Soft | HostKind::Sim => {}
+    }
+    if matches!(kind, HostKind::Tdx | HostKind::Kvm) {
+        lines.push(format!(
+            "a failure is run again {} times and shrunk with at most {} tries: each boots a guest",
+            fuzz::CONFIRMATIONS,
+            fuzz::most_tries(kind)
+        ));
+    }
+    lines
+}
+
+fn summary(outcome: &Outcome, jobs: usize, ground: Ground) -> String {
+    let can = ground.combinations();
     let rate = outcome.steps as f64 / outcome.took.as_secs_f64().max(1e-6);
     format!(
         "{}, {} in {:.1} s: {rate:.0} steps/s with {}; {} of {can} combinations reached",

@@ -15,13 +15,12 @@ use crate::host::Session;
 use crate::host::interleaving::Interleaving;
 use crate::host::interrupt::Interrupt;
 use crate::host::select::{self, Selected};
-use crate::host::soft::SoftHost;
-use crate::plan::{HostKind, Plan};
+use crate::plan::{Action, HostKind, Plan, Step};
 use crate::predict::Design;
 use crate::replay::{self, Replay, Signature};
 use crate::report::{terminal, words};
 use crate::run::conduct::PATIENCE;
-use crate::run::{Conduct, Guide, Item, PlanId, Stand, Verdict, journal};
+use crate::run::{AllowList, Conduct, Guide, Item, PlanId, Stand, Verdict, journal};
 use crate::witness::Reading;
 
 /// Most extents of memory shown before a step.
@@ -56,6 +55,9 @@ pub(super) struct ReplayCommand {
     /// Fault to seed into the host; by default the recorded one, `none` for none
     #[arg(long, value_name = "F")]
     fault: Option<String>,
+    /// Texts of kernel log lines that may appear, one a line; by default the recorded ones
+    #[arg(long, value_name = "FILE")]
+    allow_log: Option<PathBuf>,
     /// Keep the guest after a failure, say how to attach, and wait for Enter or a signal
     #[arg(long)]
     hold: bool,
@@ -72,6 +74,19 @@ impl ReplayCommand {
     pub(super) fn execute(self) -> Result<u8, CliError> {
         let mut replays = load(&self.what, self.scenario.as_deref())?;
         if let Some(until) = self.until {
+            let longest = replays.iter().map(|replay| replay.plan.steps.len()).max();
+            if until as usize > longest.unwrap_or(0) {
+                return Err(CliError::usage(
+                    format!("there is no step {until}"),
+                    format!(
+                        "{} what is replayed",
+                        match longest.unwrap_or(0) {
+                            0 => "there are no steps in".to_owned(),
+                            last => format!("{last} is the last step of"),
+                        }
+                    ),
+                ));
+            }
             for replay in &mut replays {
                 replay.plan.steps.truncate(until as usize);
                 replay.orders.retain(|step, _| *step < until);
@@ -80,19 +95,16 @@ impl ReplayCommand {
         let design = self.design(&replays[0])?;
         let selected = self.select(&replays[0])?;
         let kind = selected.host.kind();
-        let foreign = replays.iter().any(|replay| {
-            let recorded = replay.recorded.as_ref();
-            !replay.orders.is_empty() && recorded.is_some_and(|recorded| recorded.host != kind)
-        });
-        if foreign {
-            output::note(format!(
-                "the order of races was recorded on another host; on {} the seed draws it",
-                kind.name()
-            ));
-            for replay in &mut replays {
+        for replay in &mut replays {
+            if let Some(recorded) = &replay.recorded
+                && recorded.host != kind
+                && let Some(line) = elsewhere(&replay.plan, recorded.host, kind)
+            {
+                output::note(line);
                 replay.orders.clear();
             }
         }
+        let allowed_log = self.allowed_log(&replays[0])?;
         let items: Vec<Item> = replays
             .iter()
             .flat_map(|replay| std::iter::repeat_n(replay, self.times as usize))
@@ -121,6 +133,7 @@ impl ReplayCommand {
         let conducted = Conduct {
             host_reason: format!("{}, for a replay", selected.why),
             patience: Duration::from_secs(self.patience),
+            allowed_log,
             interrupt,
             guide: &guide,
             ..Conduct::new(&items, selected.host.as_ref(), design, watcher.as_ref())
@@ -157,19 +170,24 @@ impl ReplayCommand {
             None => recorded.and_then(|recorded| recorded.fault.as_deref()),
         };
         let fault = options::fault(fault)?;
-        let selected = select::select_with(host.into(), fault)?;
-        if self.hold && selected.host.kind() == HostKind::Soft {
-            let host = SoftHost::find()?.attachable();
-            let host = match fault {
-                Some(fault) => host.with_fault(fault),
-                None => host,
-            };
-            return Ok(Selected {
-                host: Box::new(host),
-                why: selected.why,
-            });
+        Ok(match self.hold {
+            true => select::select_to_hold(host.into(), fault)?,
+            false => select::select_with(host.into(), fault)?,
+        })
+    }
+
+    /// The lines that may appear: those that were asked for, else the recorded ones.
+    fn allowed_log(&self, replay: &Replay) -> Result<AllowList, CliError> {
+        if self.allow_log.is_some() {
+            return options::allow_list(self.allow_log.as_deref());
         }
-        Ok(selected)
+        let recorded = replay.recorded.as_ref().map(|r| r.allowed_log.join("\n"));
+        AllowList::parse(&recorded.unwrap_or_default()).map_err(|error| {
+            CliError::usage(
+                format!("the recorded list of log lines: {error}"),
+                "give another with --allow-log",
+            )
+        })
     }
 
     /// How often each plan ended like what was recorded, and whether races went as recorded.
@@ -195,24 +213,64 @@ impl ReplayCommand {
                 let same = ends.iter().filter(|end| **end == recorded).count();
                 lines.push(format!("  recorded: {recorded}; {same} ended like that"));
             }
-            lines.extend(orders(replay, runs));
+            lines.extend(orders(replay, runs, self.until.is_none()));
         }
         Ok(lines)
     }
 }
 
-/// For each race, how often it took the recorded turns.
-fn orders(replay: &Replay, runs: &[Replay]) -> Vec<String> {
+/// What to say of the races of a plan that was recorded on another host; nothing where it has none.
+fn elsewhere(plan: &Plan, recorded: HostKind, here: HostKind) -> Option<String> {
+    let races = |step: &Step| matches!(step.action, Action::Parallel(_));
+    plan.steps.iter().any(races).then(|| {
+        let now = match here {
+            HostKind::Sim | HostKind::Soft => "the seed draws their order anew",
+            HostKind::Tdx => "branches start together, and go as they like",
+            HostKind::Kvm => "there are no races",
+        };
+        format!(
+            "{}: its races were recorded on {}; on {} {now}",
+            plan.name,
+            recorded.name(),
+            here.name()
+        )
+    })
+}
+
+/// For each race, how often it took the recorded turns, or how near operations came to when they
+/// started, and what came of it.
+fn orders(replay: &Replay, runs: &[Replay], whole: bool) -> Vec<String> {
+    let ended = |replay: &Replay| replay.recorded.as_ref().and_then(|r| r.ended.clone());
     let mut lines = Vec::new();
     for (step, order) in &replay.orders {
-        let taken: Vec<&Interleaving> =
-            runs.iter().filter_map(|run| run.orders.get(step)).collect();
-        let same = taken.iter().filter(|one| one.is_same_order(order)).count();
-        lines.push(format!(
-            "  step {}: the race took the recorded order in {same} of {}",
-            step + 1,
-            terminal::count(taken.len(), "replay")
-        ));
+        let taken: Vec<(&Replay, &Interleaving)> = runs
+            .iter()
+            .filter_map(|run| Some((run, run.orders.get(step)?)))
+            .collect();
+        let count = terminal::count(taken.len(), "replay");
+        if order.starts.is_empty() {
+            let same = taken.iter().filter(|(_, one)| one.is_same_order(order));
+            lines.push(format!(
+                "  step {}: the race took the recorded order in {} of {count}",
+                step + 1,
+                same.count()
+            ));
+            continue;
+        }
+        let apart = taken.iter().map(|(_, one)| one.apart(order));
+        let offsets = match apart
+            .collect::<Option<Vec<_>>>()
+            .map(|apart| apart.into_iter().max())
+        {
+            Some(Some(most)) => format!("the same start offsets, within {} us", most.as_micros()),
+            _ => "not all of the operations were started again".to_owned(),
+        };
+        let alike = taken.iter().filter(|(run, _)| ended(run) == ended(replay));
+        let alike = match whole && ended(replay).is_some() {
+            true => format!("; ended alike in {} of {count}", alike.count()),
+            false => String::new(),
+        };
+        lines.push(format!("  step {}: {offsets}{alike}", step + 1));
     }
     lines
 }
@@ -283,7 +341,9 @@ impl Guide for Replayer<'_> {
         output::say(format!("{} failed; its guest is held", plan.name));
         let ways = session.attach();
         if ways.is_empty() {
-            output::say("  this host has no QEMU to attach to; what can be seen is in the files");
+            output::say(
+                "  there is no QEMU to attach to on this host; what can be seen is in the files",
+            );
         }
         for (what, how) in ways {
             output::say(format!("  {what:<8} {how}"));

@@ -1,27 +1,42 @@
 //! A guest, its predictor and its judge, without files and journal: what the executor does, step by
 //! step and in the same order, so that a plan that fails here fails there.
 
+use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::time::Duration;
 
-use crate::host::{BootOptions, Host, HostError, Session};
-use crate::plan::{Action, Guest, Plan};
-use crate::predict::{Design, Predictor};
-use crate::run::{AllowList, Evidence, Judge, Judgement, PANICKED, Verdict, Witness, control};
+use crate::host::interleaving::Interleaving;
+use crate::host::{BootOptions, Host, HostError, Session, tdx};
+use crate::plan::{Action, Guest, HostKind, Op, Plan, Side};
+use crate::predict::{Design, Predictor, RegionState};
+use crate::run::control;
+use crate::run::judge::branches;
+use crate::run::{
+    AllowList, Evidence, Judge, Judgement, MissingWitness, PANICKED, Verdict, Witness, conduct,
+    oracle,
+};
 use crate::witness::Sample;
 
-/// Longest a single operation of a random plan may take.
+/// Longest a single operation of a random plan may take where all of it is software.
 const PATIENCE: Duration = Duration::from_secs(20);
+
+/// The order in which races took turns, by step.
+pub type Orders = BTreeMap<u32, Interleaving>;
 
 /// A booted guest, its predictor and its judge.
 pub struct Bench {
     session: Box<dyn Session>,
     predictor: Predictor,
+    maps_conversions: bool,
+    rehearsed: bool,
     judge: Judge,
+    /// Counters that did not count in the positive control.
+    distrusted: Vec<MissingWitness>,
     before: Sample,
     seed: u64,
     steps: u32,
+    orders: Orders,
 }
 
 /// What came of a step.
@@ -49,16 +64,19 @@ pub struct Failure {
     pub witnesses: Vec<Witness>,
     /// What the first one said.
     pub text: String,
+    /// The order in which races took turns up to there, where the host recorded it; steps from 0.
+    pub orders: Orders,
 }
 
 impl Failure {
     /// An error of the lab or the host.
-    fn error(step: usize, text: String) -> Failure {
+    pub(super) fn error(step: usize, text: String) -> Failure {
         Failure {
             step,
             verdict: Verdict::Error,
             witnesses: Vec::new(),
             text,
+            orders: Orders::new(),
         }
     }
 
@@ -80,6 +98,7 @@ impl Failure {
             verdict: judgement.verdict,
             witnesses,
             text: first.map_or("nobody could judge it".to_owned(), ToString::to_string),
+            orders: Orders::new(),
         }
     }
 
@@ -108,6 +127,10 @@ impl std::fmt::Display for Failure {
 
 impl Bench {
     /// Boots a guest and does the positive control, which is where a run begins.
+    ///
+    /// # Errors
+    ///
+    /// It cannot be booted, or no counter counts.
     pub fn boot(
         host: &dyn Host,
         design: &Design,
@@ -119,23 +142,58 @@ impl Bench {
             design: design.name.to_owned(),
             seed,
             folder: folder.to_owned(),
-            patience: PATIENCE,
+            patience: match host.kind() {
+                HostKind::Sim | HostKind::Soft => PATIENCE,
+                HostKind::Tdx | HostKind::Kvm => conduct::PATIENCE,
+            },
         };
         let mut session = host.boot(guest, &options)?;
-        session.sample();
-        session.perform(&control::operation(guest), &[])?;
-        Ok(Bench::over(session, design, guest, seed))
+        let before = session.sample();
+        let observed = session.perform(&control::operation(guest), &[])?;
+        let after = session.sample();
+        let control = control::judge(&Judge::default(), &observed, &before, &after);
+        let wrong = control.judgement.findings.first();
+        // A seeded fault may show already here, and is found out by the steps.
+        let wrong = wrong.filter(|_| host.fault().is_none());
+        if let Some(reason) = control.reason().or(wrong.map(ToString::to_string)) {
+            return Err(HostError::NotUsable {
+                host: host.kind(),
+                reason: format!("positive control: {reason}"),
+                advice: "see `tdxlab doctor`".to_owned(),
+            });
+        }
+        Ok(Bench {
+            distrusted: control.distrusted.clone(),
+            maps_conversions: host.maps_conversions(),
+            rehearsed: host.kind() == HostKind::Tdx && tdx::is_rehearsal(),
+            ..Bench::new(session, control.believe(after), design, guest, seed)
+        })
     }
 
-    /// Goes on from here with a guest that was booted for `design`.
+    /// Goes on from here with a guest that was booted for `design`, by a host of software.
     pub fn over(mut session: Box<dyn Session>, design: &Design, guest: &Guest, seed: u64) -> Bench {
+        let before = session.sample();
+        Bench::new(session, before, design, guest, seed)
+    }
+
+    fn new(
+        session: Box<dyn Session>,
+        before: Sample,
+        design: &Design,
+        guest: &Guest,
+        seed: u64,
+    ) -> Bench {
         Bench {
-            before: session.sample(),
             session,
             predictor: Predictor::new(design, guest),
+            maps_conversions: false,
+            rehearsed: false,
             judge: Judge::new(AllowList::default()),
+            distrusted: Vec::new(),
+            before,
             seed,
             steps: 0,
+            orders: Orders::new(),
         }
     }
 
@@ -144,15 +202,25 @@ impl Bench {
         self.session.as_mut()
     }
 
+    /// From the next step on, steps count from 0 again and races are drawn from another seed.
+    pub fn begin(&mut self, seed: u64) {
+        self.seed = seed;
+        self.steps = 0;
+    }
+
     /// What the guest's memory must be like now.
     pub fn predictor(&self) -> &Predictor {
         &self.predictor
     }
 
-    /// From the next step on, steps count from 0 again and races are drawn from another seed.
-    pub fn begin(&mut self, seed: u64) {
-        self.seed = seed;
-        self.steps = 0;
+    /// Steps done so far.
+    pub fn steps(&self) -> u32 {
+        self.steps
+    }
+
+    /// The order in which races took turns so far, where the host recorded it; steps count from 0.
+    pub fn orders(&self) -> &Orders {
+        &self.orders
     }
 
     /// Does one step and judges it.
@@ -176,23 +244,33 @@ impl Bench {
     /// The host could not do it.
     pub fn judge(&mut self, action: &Action) -> Result<Option<(Judgement, bool)>, HostError> {
         let mut predictor = self.predictor.clone();
-        let Ok(expected) = predictor.step(action) else {
+        if self.rehearsed && self.is_beyond_rehearsal(action) {
+            return Ok(None);
+        }
+        let foreseen = match self.maps_conversions {
+            true => oracle::mapped_conversion(&mut predictor, action),
+            false => predictor.step(action),
+        };
+        let Ok(expected) = foreseen else {
             return Ok(None);
         };
         self.predictor = predictor;
-        let seed = self.seed.wrapping_add(u64::from(self.steps));
+        let step = self.steps;
         self.steps += 1;
         let observed = match action {
             Action::One(op) => {
                 let reads: Vec<_> = expected.reads.iter().map(|read| read.range).collect();
                 vec![vec![self.session.perform(op, &reads)?]]
             }
-            Action::Parallel(branches) => {
-                let branches: Vec<_> = branches.iter().map(|branch| branch.0.as_slice()).collect();
-                self.session.perform_parallel(&branches, seed)?
+            Action::Parallel(_) => {
+                let seed = self.seed.wrapping_add(u64::from(step));
+                let observed = self.session.perform_parallel(&branches(action), seed)?;
+                let order = self.session.take_interleaving();
+                self.orders.extend(order.map(|order| (step, order)));
+                observed
             }
         };
-        let after = self.session.sample();
+        let after = control::believe(&self.distrusted, self.session.sample());
         let judgement = self.judge.step(&Evidence {
             action,
             expected: &expected,
@@ -204,6 +282,21 @@ impl Bench {
         Ok(Some((judgement, expected.td_alive)))
     }
 
+    /// Whether a hole may hit shared mappings. The VM of a rehearsal has one root for both halves of
+    /// its memory (`kvm_gfn_range_filter_to_root_types()` knows others for TDs only), so there holes
+    /// take those too, as no TD's do.
+    fn is_beyond_rehearsal(&self, action: &Action) -> bool {
+        let punches = || action.ops().filter(|op| matches!(op, Op::Punch { .. }));
+        let shares = |op: &Op| matches!(op, Op::Touch { side, .. } | Op::Fill { side, .. } if *side == Side::Shared);
+        let shared = |op: &Op| {
+            let range = op.range().unwrap_or_default();
+            let map = self.predictor.state_map(range, usize::MAX);
+            let states = [RegionState::SharedMapped, RegionState::Unknown];
+            map.iter().any(|(_, state)| states.contains(state))
+        };
+        punches().next().is_some() && (action.ops().any(shares) || punches().any(shared))
+    }
+
     /// Ends the guest.
     pub fn end(self) -> Result<(), HostError> {
         self.session.end()
@@ -211,18 +304,31 @@ impl Bench {
 }
 
 /// Runs a plan in a guest of its own; how it failed, if it did. A plan that nobody can foresee, or
-/// that goes on after the TD's death, does not fail.
-pub fn attempt(host: &dyn Host, design: &Design, plan: &Plan, folder: &Path) -> Option<Failure> {
+/// that goes on after the TD's death, does not fail. Races take turns as `orders` say, where they say
+/// something and the host can.
+pub fn attempt(
+    host: &dyn Host,
+    design: &Design,
+    plan: &Plan,
+    orders: &Orders,
+    folder: &Path,
+) -> Option<Failure> {
     let tried = catch_unwind(AssertUnwindSafe(|| {
         let mut bench = match Bench::boot(host, design, &plan.guest, plan.seed, folder) {
             Ok(bench) => bench,
             Err(error) => return Some(Failure::error(0, error.to_string())),
         };
-        for step in &plan.steps {
+        for (step, index) in plan.steps.iter().zip(0..) {
+            if let Some(order) = orders.get(&index) {
+                bench.session.follow(order);
+            }
             match bench.step(&step.action) {
                 Stepped::Passed { alive: true } => {}
                 Stepped::Passed { alive: false } | Stepped::Refused => return None,
-                Stepped::Failed(failure) => return Some(failure),
+                Stepped::Failed(failure) => {
+                    let orders = std::mem::take(&mut bench.orders);
+                    return Some(Failure { orders, ..failure });
+                }
             }
         }
         let _ = bench.end();

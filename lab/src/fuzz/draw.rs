@@ -4,18 +4,20 @@
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
-use super::coverage::{self, Coverage, RACE, States};
+use super::chart::{Chart, RACE};
+use super::coverage::{Coverage, States};
 use super::places;
 use super::window;
 use crate::addr::{Gpa, GpaRange, PageLevel};
 use crate::plan::{
-    AccessKind, Action, Branch, Generation, Gone, Guest, LOW_BASE, OnVe, Op, Side, Size, Slot,
-    VcpuId,
+    AccessKind, Action, Branch, Generation, Gone, Guest, HostKind, LOW_BASE, OnVe, Op, Side, Size,
+    Slot, VcpuId,
 };
 use crate::predict::Predictor;
+use crate::run::needs;
 
-/// Steps drawn for each that is taken.
-const CANDIDATES: usize = 3;
+/// Steps drawn for each that is taken, as a rule.
+pub const CANDIDATES: usize = 3;
 
 /// One in so many ranges is long where every page of it takes its time.
 const LONG_EVERY: u32 = 64;
@@ -23,38 +25,97 @@ const LONG_EVERY: u32 = 64;
 /// Bytes of test memory of a drawn guest: a head, something between, a tail, and a bit.
 const WINDOW: u64 = 3 * PageLevel::Size2M.bytes() + 3 * PageLevel::Size4K.bytes();
 
+/// The same in whole 2M regions, for a VMM that lays memory out itself.
+const ROUND_WINDOW: u64 = 4 * PageLevel::Size2M.bytes();
+
+/// One guest in so many has the gigabyte that an ACCEPT at 1G takes.
+const GIGABYTE_EVERY: u32 = 16;
+
 /// Draws everything of one plan.
 #[derive(Debug)]
 pub struct Draw {
     random: ChaCha8Rng,
     window: GpaRange,
+    memory: GpaRange,
     vcpus: u16,
     fills: u16,
+    candidates: usize,
+    /// Whether the host can do all that software can.
+    all: bool,
 }
 
 /// A step and what it would come to.
-struct Candidate {
-    action: Action,
-    touched: Vec<(usize, States, GpaRange)>,
+pub(super) struct Candidate {
+    pub(super) action: Action,
+    pub(super) touched: Vec<(usize, States, GpaRange)>,
+}
+
+/// Of a few steps that `draw` draws, the one that comes to what `coverage` has seen least. Counts it
+/// as seen.
+pub(super) fn rarest(
+    candidates: usize,
+    coverage: &mut Coverage,
+    mut draw: impl FnMut() -> Candidate,
+) -> Action {
+    let mut chosen = draw();
+    if candidates > 1 {
+        let rarity = |candidate: &Candidate, coverage: &Coverage| {
+            let touched = candidate.touched.iter();
+            touched
+                .map(|(row, states, range)| coverage.rarest(*row, *states, *range))
+                .min()
+                .unwrap_or(u64::MAX)
+        };
+        let mut least = rarity(&chosen, coverage);
+        for _ in 1..candidates {
+            let candidate = draw();
+            let rarity = rarity(&candidate, coverage);
+            if rarity < least {
+                (least, chosen) = (rarity, candidate);
+            }
+        }
+    }
+    for (row, states, range) in chosen.touched {
+        coverage.add(row, states, range);
+    }
+    chosen.action
 }
 
 impl Draw {
-    /// For the plan with this seed, in this part of a guest's memory.
-    pub fn new(seed: u64, window: GpaRange, vcpus: u16) -> Draw {
+    /// For the plan with this seed, in this part of a guest's memory, on such a host.
+    pub fn new(seed: u64, window: GpaRange, guest: &Guest, host: HostKind) -> Draw {
         Draw {
             random: ChaCha8Rng::seed_from_u64(seed),
             window,
-            vcpus,
+            memory: guest.memory,
+            vcpus: guest.vcpus,
             fills: 0,
+            candidates: CANDIDATES,
+            all: !needs::lacks(host),
         }
     }
 
-    /// For the plan with this seed, and a guest of its own for it.
-    pub fn with_guest(seed: u64) -> (Draw, Guest) {
-        let window = GpaRange::with_len(LOW_BASE, WINDOW).unwrap_or_default();
-        let mut draw = Draw::new(seed, window, 3);
-        let guest = draw.guest();
+    /// For the plan with this seed, and a guest of its own for it, on such a host.
+    pub fn with_guest(seed: u64, host: HostKind) -> (Draw, Guest) {
+        let bytes = match needs::lacks(host) {
+            false => WINDOW,
+            true => ROUND_WINDOW,
+        };
+        let window = GpaRange::with_len(LOW_BASE, bytes).unwrap_or_default();
+        let mut guest = Guest {
+            vcpus: 3,
+            ..Guest::over(window)
+        };
+        let mut draw = Draw::new(seed, window, &guest, host);
+        draw.furnish(&mut guest);
+        draw.memory = guest.memory;
         (draw, guest)
+    }
+
+    /// With so many steps drawn for each that is taken: 1 favours nothing.
+    #[must_use]
+    pub fn with_candidates(self, candidates: usize) -> Draw {
+        Draw { candidates, ..self }
     }
 
     /// How many steps the plan shall have.
@@ -62,13 +123,13 @@ impl Draw {
         self.random.random_range(6..=30)
     }
 
-    fn guest(&mut self) -> Guest {
+    /// An initial image, slots, SEPT_VE_DISABLE or much memory for a guest that has none of it.
+    fn furnish(&mut self, guest: &mut Guest) {
         let window = self.window;
         let page = PageLevel::Size4K.bytes();
-        let image = match self.random.random_range(0..6) {
-            0 => vec![places::range(&mut self.random, window)],
-            _ => Vec::new(),
-        };
+        if self.random.random_range(0..6) == 0 {
+            guest.image = vec![places::range(&mut self.random, window)];
+        }
         // Slots: one; one whose file offset is off by a page; two that meet off a 2M boundary; two
         // that lie the other way round in the file.
         let two = |cut: u64, first: u64, second: u64| {
@@ -82,51 +143,27 @@ impl Draw {
                 _ => Vec::new(),
             }
         };
-        let one = |gmem_offset| {
-            vec![Slot {
-                range: window,
-                gmem_offset,
-            }]
-        };
+        let one = |range, gmem_offset| vec![Slot { range, gmem_offset }];
         let odd = 3 * (1 << 20) + page;
-        let slots = match self.random.random_range(0..12) {
-            0 => one(page),
-            1 => two(odd, 0, odd),
-            2 => two(2 << 20, window.bytes() - (2 << 20) + page, 0),
-            _ => one(0),
-        };
-        Guest {
-            memory: window,
-            vcpus: self.vcpus,
-            sept_ve_disable: self.random.random_ratio(1, 8),
-            slots,
-            image,
-            backing: None,
+        match self.random.random_range(0..12) {
+            0 if self.all => guest.slots = one(window, page),
+            1 if self.all => guest.slots = two(odd, 0, odd),
+            2 if self.all => {
+                guest.slots = two(2 << 20, window.bytes() - (2 << 20) + page, 0);
+            }
+            _ if self.random.random_ratio(1, GIGABYTE_EVERY) => {
+                let gigabyte = window.start().page(PageLevel::Size1G);
+                guest.memory = gigabyte;
+                guest.slots = one(gigabyte, 0);
+            }
+            _ => {}
         }
+        guest.sept_ve_disable = self.random.random_ratio(1, 8);
     }
 
     /// The next step, chosen for what `coverage` has seen least. Counts it as seen.
     pub fn step(&mut self, predictor: &Predictor, coverage: &mut Coverage) -> Action {
-        let mut best: Option<(u64, Candidate)> = None;
-        for _ in 0..CANDIDATES {
-            let candidate = self.candidate(predictor);
-            let touched = candidate.touched.iter();
-            let rarity = touched
-                .map(|(row, states, range)| coverage.rarest(*row, *states, *range))
-                .min()
-                .unwrap_or(u64::MAX);
-            if best.as_ref().is_none_or(|(least, _)| rarity < *least) {
-                best = Some((rarity, candidate));
-            }
-        }
-        let chosen = match best {
-            Some((_, chosen)) => chosen,
-            None => self.candidate(predictor),
-        };
-        for (row, states, range) in chosen.touched {
-            coverage.add(row, states, range);
-        }
-        let mut action = chosen.action;
+        let mut action = rarest(self.candidates, coverage, || self.candidate(predictor));
         window::number(&mut action, &mut self.fills);
         action
     }
@@ -157,7 +194,7 @@ impl Draw {
         }
         let op = self.op();
         Candidate {
-            touched: touched(&op, coverage::row(&op)).into_iter().collect(),
+            touched: touched(&op, Chart::Td.row(&op)).into_iter().collect(),
             action: Action::One(op),
         }
     }
@@ -208,7 +245,7 @@ impl Draw {
 
     fn host_op(&mut self) -> Op {
         match self.random.random_range(0..6) {
-            0 => Op::Prefault {
+            0 if self.all => Op::Prefault {
                 range: self.short(),
             },
             1 => Op::Allocate {
@@ -226,11 +263,12 @@ impl Draw {
             0 => Side::Shared,
             _ => Side::Private,
         };
+        let (stretch, stride) = self.strides(range);
         match self.random.random_range(0..19) {
             0..6 => self.accept(vcpu),
             6..8 => Op::Touch {
-                range,
-                stride: PageLevel::Size4K,
+                range: stretch,
+                stride,
                 access: match self.random.random() {
                     true => AccessKind::Read,
                     false => AccessKind::Write,
@@ -263,10 +301,12 @@ impl Draw {
                 vcpu,
             },
             14 => Op::Probe {
-                range,
-                stride: PageLevel::Size4K,
+                range: stretch,
+                stride,
                 vcpu,
             },
+            // Nobody predicts how conversions race where the VMM maps what it converts.
+            _ if races && !self.all => self.accept(vcpu),
             _ => Op::Convert {
                 range: self.range(),
                 to: match self.random.random() {
@@ -278,7 +318,32 @@ impl Draw {
         }
     }
 
+    /// One access in each 4K page of a range, or now and then in each 2M or 1G page around it.
+    fn strides(&mut self, range: GpaRange) -> (GpaRange, PageLevel) {
+        let level = match self.random.random_range(0..16) {
+            0 => PageLevel::Size1G,
+            1..4 => PageLevel::Size2M,
+            _ => return (range, PageLevel::Size4K),
+        };
+        let bounds = match level {
+            PageLevel::Size1G => self.memory,
+            _ => self.window,
+        };
+        match places::widen(range, level, bounds) {
+            Some(range) => (range, level),
+            None => (range, PageLevel::Size4K),
+        }
+    }
+
     fn accept(&mut self, vcpu: VcpuId) -> Op {
+        let gigabyte = self.memory.start().page(PageLevel::Size1G);
+        if self.memory.contains_range(gigabyte) && self.random.random_ratio(1, 8) {
+            return Op::Accept {
+                range: gigabyte,
+                size: Size::Size1G,
+                vcpu,
+            };
+        }
         let size = match self.random.random_range(0..10) {
             0..3 => Size::Size4K,
             3..8 => Size::Size2M,

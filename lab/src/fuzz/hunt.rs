@@ -9,11 +9,13 @@ use std::time::{Duration, Instant};
 use miette::Diagnostic;
 use thiserror::Error;
 
-use super::bench::{Bench, Failure, Stepped, attempt};
+use super::bench::{Bench, Failure, Orders, Stepped, attempt};
+use super::chart::Chart;
 use super::coverage::Coverage;
 use super::draw::Draw;
+use super::plain;
 use super::shrink::{Shrunk, shrink};
-use super::window::{Windows, plan};
+use super::window::{Suspect, Windows, plan};
 use crate::host::interrupt::Interrupt;
 use crate::host::{Host, HostError};
 use crate::plan::{Guest, HostKind, Plan, Step};
@@ -23,15 +25,20 @@ use crate::sync::{lock, unlocked};
 /// How often a plan that failed is run again.
 pub const CONFIRMATIONS: u32 = 10;
 
-/// Most plans tried to shrink one, by what a guest costs.
-const MOST_SIM: usize = 50_000;
-const MOST_SOFT: usize = 1_500;
+/// Most plans tried to shrink one, by what a guest costs: each has one of its own.
+pub const fn most_tries(host: HostKind) -> usize {
+    match host {
+        HostKind::Sim => 50_000,
+        HostKind::Soft => 1_500,
+        HostKind::Tdx | HostKind::Kvm => 100,
+    }
+}
 
 /// A hunt for plans that fail.
 pub struct Fuzz<'a> {
-    /// Where guests run; one of software.
+    /// Where guests run.
     pub host: &'a dyn Host,
-    /// The design played.
+    /// The design played or expected.
     pub design: &'static Design,
     /// Seed of everything drawn. With one job and a number of plans, it fixes everything.
     pub seed: u64,
@@ -39,6 +46,8 @@ pub struct Fuzz<'a> {
     pub budget: Budget,
     /// Plans run at the same time.
     pub jobs: usize,
+    /// Steps drawn for each that is taken: [`super::CANDIDATES`], or 1 to favour nothing.
+    pub candidates: usize,
     /// Ends it early.
     pub interrupt: &'a Interrupt,
     /// Room for files of guests.
@@ -99,7 +108,7 @@ struct Shared {
     plans: AtomicU64,
     stop: AtomicBool,
     coverage: Mutex<Coverage>,
-    found: Mutex<Option<(Failure, Plan, Option<Plan>)>>,
+    found: Mutex<Option<Suspect>>,
     broken: Mutex<Option<HostError>>,
 }
 
@@ -112,7 +121,7 @@ impl Fuzz<'_> {
             steps: AtomicU64::new(0),
             plans: AtomicU64::new(0),
             stop: AtomicBool::new(false),
-            coverage: Mutex::new(Coverage::default()),
+            coverage: Mutex::new(self.no_coverage()),
             found: Mutex::new(None),
             broken: Mutex::new(None),
         };
@@ -129,13 +138,13 @@ impl Fuzz<'_> {
             return Err(error.into());
         }
         let found = lock(&shared.found).take();
-        let found = found.map(|(failure, alone, history)| {
-            let confirmed = self.confirm(failure, alone);
-            match (confirmed, history) {
+        let found = found.map(|suspect| {
+            let alone = self.confirm(suspect.failure, suspect.plan);
+            match (alone, suspect.history) {
                 (Ok(found), _) => found,
                 // What came before in the same guest has a part in it.
-                (Err(lost), Some(history)) => {
-                    self.confirm(lost.0, history).unwrap_or_else(unconfirmed)
+                (Err(_), Some((failure, plan))) => {
+                    self.confirm(failure, plan).unwrap_or_else(unconfirmed)
                 }
                 (Err(lost), None) => unconfirmed(lost),
             }
@@ -147,6 +156,10 @@ impl Fuzz<'_> {
             coverage: unlocked(shared.coverage),
             found,
         })
+    }
+
+    fn no_coverage(&self) -> Coverage {
+        Coverage::new(Chart::of(self.host.kind()))
     }
 
     /// The seed of the next plan; `None` when it is time to end.
@@ -166,9 +179,10 @@ impl Fuzz<'_> {
 
     /// A guest for every plan.
     fn work_alone(&self, shared: &Shared) {
-        let mut coverage = Coverage::default();
+        let mut coverage = self.no_coverage();
         while let Some(seed) = self.next(shared) {
-            let (mut draw, guest) = Draw::with_guest(seed);
+            let (draw, guest) = Draw::with_guest(seed, HostKind::Sim);
+            let mut draw = draw.with_candidates(self.candidates);
             let mut steps = Vec::new();
             let run = catch_unwind(AssertUnwindSafe(|| {
                 self.one(seed, &mut draw, &guest, &mut steps, &mut coverage)
@@ -187,7 +201,11 @@ impl Fuzz<'_> {
                 }
                 Err(_) => Failure::panicked(steps.len().saturating_sub(1)),
             };
-            shared.found((failure, plan(guest, seed, steps), None));
+            shared.found(Suspect {
+                failure,
+                plan: plan(guest, seed, steps),
+                history: None,
+            });
         }
         lock(&shared.coverage).merge(&coverage);
     }
@@ -232,7 +250,7 @@ impl Fuzz<'_> {
 
     /// Many plans in each guest.
     fn work_in_windows(&self, shared: &Shared) {
-        let mut coverage = Coverage::default();
+        let mut coverage = self.no_coverage();
         let room = match tempfile::tempdir_in(self.folder) {
             Ok(room) => room,
             Err(source) => {
@@ -241,14 +259,22 @@ impl Fuzz<'_> {
                 return;
             }
         };
+        let backings = plain::backings(self.host);
         let mut windows: Option<Windows> = None;
         while let Some(seed) = self.next(shared) {
-            let mut guest = match windows.take().filter(|windows| !windows.is_full()) {
-                Some(guest) => guest,
-                None => {
+            let mut guest = match windows.take() {
+                Some(guest) if !guest.is_full() => guest,
+                full => {
+                    if let Some(error) = full.and_then(|guest| guest.end().err()) {
+                        lock(&shared.broken).get_or_insert(error);
+                        shared.stop.store(true, Ordering::Relaxed);
+                        break;
+                    }
                     let _ = std::fs::remove_dir_all(room.path());
                     let _ = std::fs::create_dir_all(room.path());
-                    match Windows::boot(self.host, self.design, seed, room.path()) {
+                    let booted =
+                        Windows::boot(self.host, self.design, seed, &backings, room.path());
+                    match booted {
                         Ok(guest) => guest,
                         Err(error) => {
                             lock(&shared.broken).get_or_insert(error);
@@ -264,10 +290,7 @@ impl Fuzz<'_> {
             match run.failed {
                 None => windows = Some(guest),
                 Some(_) if self.interrupt.is_raised() => break,
-                Some((failure, alone, all)) => {
-                    // The failing step counts from the beginning of what is run again.
-                    shared.found((failure, alone, Some(all)));
-                }
+                Some(suspect) => shared.found(suspect),
             }
         }
         if let Some(windows) = windows {
@@ -278,33 +301,43 @@ impl Fuzz<'_> {
 
     /// Runs a plan again and shrinks it. Where it never fails again, the failure and the plan come
     /// back.
+    ///
+    /// Races take the turns that were recorded first. Where that does not fail again, they are left
+    /// to themselves.
     fn confirm(&self, failure: Failure, plan: Plan) -> Result<Found, Box<(Failure, Plan)>> {
         let room = tempfile::tempdir_in(self.folder);
         let folder = room.as_ref().map_or(self.folder, |room| room.path());
-        let run = |plan: &Plan| {
+        let run = |plan: &Plan, orders: &Orders| {
             let _ = std::fs::remove_dir_all(folder);
             let _ = std::fs::create_dir_all(folder);
-            attempt(self.host, self.design, plan, folder)
+            attempt(self.host, self.design, plan, orders, folder)
         };
-        let failures: Vec<Failure> = (0..CONFIRMATIONS)
-            .map_while(|_| (!self.interrupt.is_raised()).then(|| run(&plan)))
-            .flatten()
-            .filter(|again| again.is_like(&failure))
-            .collect();
+        let again = |orders: &Orders| -> Vec<Failure> {
+            (0..CONFIRMATIONS)
+                .map_while(|_| (!self.interrupt.is_raised()).then(|| run(&plan, orders)))
+                .flatten()
+                .filter(|again| again.is_like(&failure))
+                .collect()
+        };
+        let free = Orders::new();
+        let mut failures = again(&failure.orders);
+        if failures.is_empty() && !failure.orders.is_empty() {
+            failures = again(&free);
+        }
         let Some(again) = failures.first().cloned() else {
             return Err(Box::new((failure, plan)));
-        };
-        let most = match self.host.kind() {
-            HostKind::Sim => MOST_SIM,
-            _ => MOST_SOFT,
         };
         // One that fails now and then gets several chances for each simpler plan.
         let count = u32::try_from(failures.len()).unwrap_or(CONFIRMATIONS);
         let chances = CONFIRMATIONS.div_ceil(count);
         let stop = || self.interrupt.is_raised();
-        let shrunk = shrink(&plan, &again, most, stop, |simpler| {
-            let mut tries = (0..chances).filter_map(|_| run(simpler));
-            tries.find(|failure| failure.is_like(&again))
+        let most = most_tries(self.host.kind());
+        let shrunk = shrink(&plan, &again, most, stop, |simpler, orders| {
+            let followed = (!orders.is_empty()).then_some(orders);
+            let left_alone = std::iter::repeat_n(&free, chances as usize);
+            let tries = followed.into_iter().chain(left_alone);
+            let mut failed = tries.filter_map(|orders| run(simpler, orders));
+            failed.find(|failure| failure.is_like(&again))
         });
         Ok(Found {
             plan,
@@ -331,7 +364,7 @@ fn unconfirmed(lost: Box<(Failure, Plan)>) -> Found {
 }
 
 impl Shared {
-    fn found(&self, what: (Failure, Plan, Option<Plan>)) {
+    fn found(&self, what: Suspect) {
         lock(&self.found).get_or_insert(what);
         self.stop.store(true, Ordering::Relaxed);
     }

@@ -6,7 +6,9 @@
 //! | `bench` | a guest, its predictor and its judge, without files and journal |
 //! | `draw` | draws guests and steps |
 //! | `places` | draws ranges: boundaries, one page around them |
-//! | `coverage` | state of touched memory x operation x alignment x design, counted |
+//! | `plain` | draws guests and steps of plain VMs |
+//! | `chart` | operations, states, alignments, and which of their combinations can come |
+//! | `coverage` | how often each came |
 //! | `table` | the counts as a table with its holes |
 //! | `shrink`, `simpler` | the smallest plan that fails for the same witness |
 //! | `yaml` | a plan as a scenario file |
@@ -14,10 +16,12 @@
 //! | `window` | many plans in one guest, each in memory of its own |
 
 pub mod bench;
+mod chart;
 pub mod coverage;
 mod draw;
 mod hunt;
 mod places;
+mod plain;
 mod shrink;
 mod simpler;
 mod table;
@@ -26,10 +30,12 @@ mod tests;
 mod window;
 mod yaml;
 
-pub use bench::{Bench, Failure, Stepped, attempt};
+pub use bench::{Bench, Failure, Orders, Stepped, attempt};
+pub use chart::{ALIGNMENTS, Chart, ENDS, Ground};
 pub use coverage::Coverage;
-pub use draw::Draw;
-pub use hunt::{Budget, CONFIRMATIONS, Found, Fuzz, FuzzError, Outcome};
+pub use draw::{CANDIDATES, Draw};
+pub use hunt::{Budget, CONFIRMATIONS, Found, Fuzz, FuzzError, Outcome, most_tries};
+pub use plain::left_out;
 pub use shrink::{Shrunk, setup, shrink};
 pub use table::{markdown, table};
 pub use yaml::scenario;

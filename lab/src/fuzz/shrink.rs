@@ -1,7 +1,7 @@
 //! The smallest plan that fails like a plan: fewer steps, plainer operations, shorter and rounder
 //! ranges, no more vCPUs and memory than needed.
 
-use super::bench::Failure;
+use super::bench::{Failure, Orders};
 use super::simpler::{candidates, cost};
 use crate::plan::{Action, Op, Plan};
 use crate::replay;
@@ -17,14 +17,14 @@ pub struct Shrunk {
     pub tried: usize,
 }
 
-/// Shrinks a plan that failed. `attempt` runs a plan and says how it failed; at most `most` plans
-/// are tried, and none any more once `stop` says so.
+/// Shrinks a plan that failed. `attempt` runs a plan, in which races shall take such turns, and says
+/// how it failed; at most `most` plans are tried, and none any more once `stop` says so.
 pub fn shrink(
     plan: &Plan,
     failure: &Failure,
     most: usize,
     stop: impl Fn() -> bool,
-    attempt: impl Fn(&Plan) -> Option<Failure>,
+    attempt: impl Fn(&Plan, &Orders) -> Option<Failure>,
 ) -> Shrunk {
     let mut best = Shrunk {
         plan: up_to(plan, failure),
@@ -42,7 +42,7 @@ fn improve(
     best: &mut Shrunk,
     most: usize,
     stop: &impl Fn() -> bool,
-    attempt: &impl Fn(&Plan) -> Option<Failure>,
+    attempt: &impl Fn(&Plan, &Orders) -> Option<Failure>,
 ) -> Option<Shrunk> {
     let size = cost(&best.plan);
     for candidate in candidates(&best.plan) {
@@ -53,7 +53,8 @@ fn improve(
             return None;
         }
         best.tried += 1;
-        if let Some(failure) = attempt(&candidate)
+        let orders = carried(&best.failure.orders, &best.plan, &candidate);
+        if let Some(failure) = attempt(&candidate, &orders)
             && failure.is_like(&best.failure)
         {
             return Some(Shrunk {
@@ -64,6 +65,34 @@ fn improve(
         }
     }
     None
+}
+
+/// Recorded orders of races, for a plan that was made of the one they are of: race by race where none
+/// was left out, else those of the races that are still the same.
+fn carried(orders: &Orders, from: &Plan, to: &Plan) -> Orders {
+    if orders.is_empty() {
+        return Orders::new();
+    }
+    let mut before = races(from).peekable();
+    let all = races(from).count() == races(to).count();
+    let mut carried = Orders::new();
+    for (step, race) in races(to) {
+        let mut same = std::iter::from_fn(|| before.next());
+        if let Some((was, _)) = same.find(|(_, other)| all || *other == race)
+            && let Some(order) = orders.get(&was)
+        {
+            carried.insert(step, order.clone());
+        }
+    }
+    carried
+}
+
+/// The steps of a plan that race, counted from 0.
+fn races(plan: &Plan) -> impl Iterator<Item = (u32, &Action)> {
+    let steps = (0..)
+        .zip(&plan.steps)
+        .map(|(index, step)| (index, &step.action));
+    steps.filter(|(_, action)| matches!(action, Action::Parallel(_)))
 }
 
 /// What comes after the failure is no part of it.

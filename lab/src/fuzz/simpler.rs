@@ -1,5 +1,7 @@
 //! Plans that are a little simpler than a plan, and which of two is the simpler one.
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use crate::addr::{Gpa, GpaRange, PageLevel};
 use crate::plan::{Action, Branch, Gone, OnVe, Op, Plan, Side, Size, Slot, VcpuId};
 
@@ -99,6 +101,7 @@ pub(super) fn candidates(plan: &Plan) -> Vec<Plan> {
     fewer_steps(plan, &mut made);
     plainer_races(plan, &mut made);
     plainer_guest(plan, &mut made);
+    on_first_vcpu(plan, &mut made);
     plainer_ops(plan, &mut made);
     moved(plan, &mut made);
     made
@@ -165,8 +168,8 @@ fn plainer_guest(plan: &Plan, made: &mut Vec<Plan>) {
         edit(&mut other);
         made.push(other);
     };
-    // As many vCPUs as race, numbered from 0.
-    let needed = plan.steps.iter().map(|step| match &step.action {
+    // As many vCPUs as race, numbered from 0; else as many as do anything.
+    let racing = plan.steps.iter().map(|step| match &step.action {
         Action::One(_) => 1,
         Action::Parallel(branches) => branches
             .iter()
@@ -174,11 +177,25 @@ fn plainer_guest(plan: &Plan, made: &mut Vec<Plan>) {
             .count()
             .max(1),
     });
-    let needed = u16::try_from(needed.max().unwrap_or(1)).unwrap_or(u16::MAX);
-    if needed < guest.vcpus {
+    let racing = u16::try_from(racing.max().unwrap_or(1)).unwrap_or(u16::MAX);
+    if racing < guest.vcpus {
         change(&|plan| {
-            plan.guest.vcpus = needed;
+            plan.guest.vcpus = racing;
             renumber(plan);
+        });
+    }
+    let used: BTreeSet<VcpuId> = all_ops(plan).filter_map(Op::vcpu).collect();
+    let count = u16::try_from(used.len().max(1)).unwrap_or(u16::MAX);
+    if racing < count && count < guest.vcpus {
+        change(&|plan| {
+            plan.guest.vcpus = count;
+            let places: BTreeMap<VcpuId, VcpuId> =
+                used.iter().copied().zip((0..).map(VcpuId)).collect();
+            for op in all_ops_mut(plan) {
+                if let Some(place) = op.vcpu().and_then(|vcpu| places.get(&vcpu)) {
+                    put(op, *place);
+                }
+            }
         });
     }
     if guest.sept_ve_disable {
@@ -213,6 +230,22 @@ fn plainer_guest(plan: &Plan, made: &mut Vec<Plan>) {
                 gmem_offset: 0,
             }];
         });
+    }
+}
+
+/// One operation that does not race on the first vCPU.
+fn on_first_vcpu(plan: &Plan, made: &mut Vec<Plan>) {
+    for (index, step) in plan.steps.iter().enumerate() {
+        if let Action::One(op) = &step.action
+            && op.vcpu().is_some_and(|vcpu| vcpu.0 > 0)
+        {
+            let mut other = plan.clone();
+            other.steps[index]
+                .action
+                .ops_mut()
+                .for_each(|op| put(op, VcpuId(0)));
+            made.push(other);
+        }
     }
 }
 

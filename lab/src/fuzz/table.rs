@@ -2,47 +2,51 @@
 
 use comfy_table::Table;
 
-use super::coverage::{ALIGNMENTS, Coverage, OPERATIONS, STATES, possible};
+use super::chart::Ground;
+use super::coverage::Coverage;
 use crate::report::table as tables;
 
 /// For each operation and state of a touched region, how many of the classes of alignment came
 /// (2M boundary, one page beside one, other 4K: nine of them for both ends), and how often in all.
-/// A hole is shown as `-`.
-pub fn table(coverage: &Coverage) -> Table {
-    let mut table = tables::table(head());
-    table.add_rows(rows(coverage));
+/// A hole is shown as `-`, and what cannot be as `.`.
+pub fn table(coverage: &Coverage, ground: Ground) -> Table {
+    let mut table = tables::table(head(ground));
+    table.add_rows(rows(coverage, ground));
     table
 }
 
 /// The same as Markdown.
-pub fn markdown(coverage: &Coverage) -> String {
+pub fn markdown(coverage: &Coverage, ground: Ground) -> String {
     let line = |cells: &[String]| format!("| {} |\n", cells.join(" | "));
-    let mut text = line(&head());
-    text += &format!("|{}\n", " --- |".repeat(STATES.len() + 1));
-    text.extend(rows(coverage).map(|cells| line(&cells)));
+    let mut text = line(&head(ground));
+    text += &format!("|{}\n", " --- |".repeat(head(ground).len()));
+    text.extend(rows(coverage, ground).map(|cells| line(&cells)));
     text
 }
 
-fn head() -> Vec<String> {
-    let names = std::iter::once("operation").chain(STATES);
-    names.map(str::to_owned).collect()
+fn head(ground: Ground) -> Vec<String> {
+    let names = std::iter::once(&"operation").chain(ground.chart().states());
+    names.map(|name| (*name).to_owned()).collect()
 }
 
-fn rows(coverage: &Coverage) -> impl Iterator<Item = Vec<String>> {
-    OPERATIONS.iter().enumerate().map(|(row, name)| {
+fn rows(coverage: &Coverage, ground: Ground) -> impl Iterator<Item = Vec<String>> {
+    let names = ground.chart().operations().iter().enumerate();
+    names.map(move |(row, name)| {
         let mut cells = vec![(*name).to_owned()];
-        cells.extend((0..STATES.len()).map(|state| cell(coverage, row, state)));
+        let states = 0..ground.chart().states().len();
+        cells.extend(states.map(|state| cell(coverage, ground, row, state)));
         cells
     })
 }
 
-fn cell(coverage: &Coverage, row: usize, state: usize) -> String {
-    let can = (0..ALIGNMENTS).filter(|alignment| possible(row, *alignment));
+fn cell(coverage: &Coverage, ground: Ground, row: usize, state: usize) -> String {
+    let can = ground.alignments(row, state);
     let counts: Vec<u64> = can
         .map(|alignment| coverage.count(row, state, alignment))
         .collect();
     let reached = counts.iter().filter(|count| **count > 0).count();
     match reached {
+        _ if counts.is_empty() => ".".to_owned(),
         0 => "-".to_owned(),
         _ => format!("{reached}/{}  {}", counts.len(), short(counts.iter().sum())),
     }

@@ -2,17 +2,27 @@
 
 use std::path::Path;
 
-use super::coverage::{OPERATIONS, STATES};
 use super::*;
+use crate::addr::GpaRange;
 use crate::faults::{self, Fault};
 use crate::host::interrupt::Interrupt;
 use crate::host::sim::SimHost;
-use crate::plan::Plan;
+use crate::plan::{Action, Backing, Guest, HostKind, Op, Plan};
 use crate::predict::Design;
 use crate::replay;
 use crate::scenario;
 
 fn hunt(fault: Option<&'static Fault>, design: &str, seed: u64, plans: u64) -> Outcome {
+    hunt_of(fault, design, seed, plans, CANDIDATES)
+}
+
+fn hunt_of(
+    fault: Option<&'static Fault>,
+    design: &str,
+    seed: u64,
+    plans: u64,
+    candidates: usize,
+) -> Outcome {
     let host = match fault {
         Some(fault) => SimHost::in_memory().with_fault(fault),
         None => SimHost::in_memory(),
@@ -24,6 +34,7 @@ fn hunt(fault: Option<&'static Fault>, design: &str, seed: u64, plans: u64) -> O
         seed,
         budget: Budget::Plans(plans),
         jobs: 1,
+        candidates,
         interrupt: &interrupt,
         folder: Path::new("/tmp"),
     }
@@ -63,53 +74,209 @@ fn with_one_job_the_seed_fixes_everything() {
     assert_ne!(one.coverage, hunt(None, "headtail", 4, 200).coverage);
 }
 
+/// As many steps of plans that favour nothing reach fewer combinations.
 #[test]
 fn what_is_rare_is_favoured() {
-    let outcome = hunt(None, "headtail", 1, 3000);
-    if let Some(found) = &outcome.found {
-        fails(found, "headtail");
+    for seed in [1, 2, 3] {
+        let favoured = hunt(None, "headtail", seed, 1000).coverage.reached();
+        let plain = hunt_of(None, "headtail", seed, 1000, 1).coverage.reached();
+        // Seen: 1274 and more of 1730 against 1114 and less.
+        assert!(favoured > plain + 50, "{favoured} against {plain}");
     }
-    let table = table(&outcome.coverage).to_string();
-    for name in OPERATIONS.iter().chain(&STATES) {
+}
+
+/// What is shown as a hole can be filled: few are left after a hunt of some size.
+#[rstest::rstest]
+#[case::stock("stock")]
+#[case::headtail("headtail")]
+fn holes_are_holes(#[case] design: &str) {
+    let outcome = hunt(None, design, 1, 6000);
+    if let Some(found) = &outcome.found {
+        fails(found, design);
+    }
+    let ground = Ground {
+        host: HostKind::Sim,
+        design: Design::named(design).unwrap(),
+    };
+    let table = table(&outcome.coverage, ground).to_string();
+    let chart = ground.chart();
+    for name in chart.operations().iter().chain(chart.states()) {
         assert!(table.contains(name), "{name} is not in\n{table}");
     }
-    // Every operation met every state, and most ways of lying across boundaries.
-    for (row, operation) in OPERATIONS.iter().enumerate() {
-        for (state, name) in STATES.iter().enumerate() {
-            let classes = (0..coverage::ALIGNMENTS)
-                .filter(|one| outcome.coverage.count(row, state, *one) > 0)
-                .count();
-            assert!(classes > 0, "{operation} never met {name}\n{table}");
+    // Every operation met every state that there is, and nothing came that is said to be impossible.
+    let mut impossible = 0;
+    for (row, operation) in chart.operations().iter().enumerate() {
+        for (state, name) in chart.states().iter().enumerate() {
+            let count = |one| outcome.coverage.count(row, state, one);
+            let can = ground.alignments(row, state).count();
+            let came = (0..ALIGNMENTS).filter(|one| count(*one) > 0);
+            let (came, wrong): (Vec<_>, Vec<_>) =
+                came.partition(|one| ground.possible(row, state, *one));
+            assert!(wrong.is_empty(), "{operation} in {name}: {wrong:?}");
+            assert!(
+                can == 0 || !came.is_empty(),
+                "{operation} never met {name}\n{table}"
+            );
+            impossible += ALIGNMENTS - can;
         }
     }
-    assert!(outcome.coverage.reached() > 1200, "{table}");
+    assert_eq!(impossible + ground.combinations(), 21 * 10 * ALIGNMENTS);
+    let (reached, all) = (outcome.coverage.reached(), ground.combinations());
+    assert!(reached * 100 > all * 93, "{reached} of {all}\n{table}");
+}
+
+/// Steps are interesting: conversions cut leaves that were split already, and memory is used again
+/// after it was taken away.
+#[test]
+fn drawn_steps_come_back_to_what_was_there() {
+    let design = Design::named("headtail").unwrap();
+    let (mut over_split, mut again) = (0, 0);
+    for seed in 0..300 {
+        let (mut draw, guest) = Draw::with_guest(seed, HostKind::Sim);
+        let mut coverage = Coverage::new(Chart::Td);
+        let mut predictor = crate::predict::Predictor::new(design, &guest);
+        let mut split: Vec<GpaRange> = Vec::new();
+        let mut zapped: Vec<GpaRange> = Vec::new();
+        for _ in 0..draw.steps() {
+            let action = draw.step(&predictor, &mut coverage);
+            let mut next = predictor.clone();
+            let Ok(expected) = next.step(&action) else {
+                continue;
+            };
+            predictor = next;
+            let meets = |ranges: &[GpaRange], op: &Op| {
+                let range = op.range().unwrap_or_default();
+                ranges.iter().any(|one| one.overlaps(range))
+            };
+            if let Action::One(op) = &action {
+                match op {
+                    Op::Convert { .. } => over_split += u32::from(meets(&split, op)),
+                    Op::Accept { .. } | Op::Fill { .. } | Op::Touch { .. } => {
+                        again += u32::from(meets(&zapped, op));
+                    }
+                    Op::Punch { range } => zapped.push(*range),
+                    _ => {}
+                }
+            }
+            let leaves = expected.split_leaves.iter();
+            split.extend(leaves.map(|leaf| leaf.gpa.page(leaf.level)));
+            if !expected.td_alive {
+                break;
+            }
+        }
+    }
+    assert!(
+        over_split > 50,
+        "{over_split} conversions over split leaves"
+    );
+    assert!(again > 300, "{again} uses of memory after a hole");
+}
+
+/// What is drawn for a TDX host asks nothing of it that it cannot do, and a scenario file can say it.
+#[test]
+fn plans_for_tdx_are_within_its_reach() {
+    let design = Design::named("stock").unwrap();
+    let mut races = 0;
+    for seed in 0..200 {
+        let (draw, guest) = Draw::with_guest(seed, HostKind::Tdx);
+        let plan = drawn_plan(draw, guest, design, seed);
+        races += plan
+            .steps
+            .iter()
+            .filter(|step| matches!(step.action, Action::Parallel(_)))
+            .count();
+        assert_eq!(
+            crate::run::needs::out_of_reach(&plan, HostKind::Tdx),
+            None,
+            "{plan:#?}"
+        );
+        assert!(plan.guest.memory.bytes().is_multiple_of(2 << 20));
+    }
+    assert!(races > 50, "{races}");
+}
+
+/// The plans that a real kernel gets, judged by the predictor alone: they can be foreseen, a scenario
+/// file can say them, and the map of their states fills up.
+#[test]
+fn plans_of_plain_vms_are_plans_a_scenario_could_have_made() {
+    let design = Design::named("plain").unwrap();
+    let mut coverage = Coverage::new(Chart::Plain);
+    let backings = [Backing::Small, Backing::Hugetlb2M];
+    for seed in 0..400 {
+        let guest = plain::PlainDraw::guest(seed, &backings);
+        let mut draw = plain::PlainDraw::new(seed, &guest);
+        let mut predictor = crate::predict::Predictor::new(design, &guest);
+        let mut actions = Vec::new();
+        for _ in 0..draw.steps() {
+            actions.push(draw.step(&predictor, &mut coverage));
+            predictor.step(actions.last().unwrap()).unwrap();
+        }
+        for action in draw.last_look() {
+            predictor.step(&action).unwrap();
+            actions.push(action);
+        }
+        let step = |action| crate::plan::Step {
+            line: 0,
+            action,
+            expect: Default::default(),
+        };
+        let plan = window::plan(guest, seed, actions.into_iter().map(step).collect());
+        replay::check(&plan).unwrap();
+        let text = scenario(&plan, design, "fuzz/drawn", "Drawn at random.");
+        assert!(!text.contains("needs"), "{text}");
+        let again = read(&text);
+        assert_eq!(again.guest, plan.guest, "{text}");
+        for (one, other) in again.steps.iter().zip(&plan.steps) {
+            assert_eq!(one.action, other.action, "{text}");
+        }
+    }
+    let ground = Ground {
+        host: HostKind::Kvm,
+        design,
+    };
+    let (reached, all) = (coverage.reached(), ground.combinations());
+    let table = table(&coverage, ground).to_string();
+    assert!(reached * 10 > all * 8, "{reached} of {all}\n{table}");
+    for (row, state) in (0..10).flat_map(|row| (0..7).map(move |state| (row, state))) {
+        for one in (0..ALIGNMENTS).filter(|one| coverage.count(row, state, *one) > 0) {
+            assert!(
+                ground.possible(row, state, one),
+                "{row} {state} {one}\n{table}"
+            );
+        }
+    }
+}
+
+/// Draws a plan of steps that can be foreseen and that the TD survives.
+fn drawn_plan(mut draw: Draw, guest: Guest, design: &Design, seed: u64) -> Plan {
+    let mut coverage = Coverage::new(Chart::Td);
+    let mut predictor = crate::predict::Predictor::new(design, &guest);
+    let mut steps = Vec::new();
+    for _ in 0..draw.steps() {
+        let action = draw.step(&predictor, &mut coverage);
+        let mut next = predictor.clone();
+        if !next.step(&action).is_ok_and(|expected| expected.td_alive) {
+            continue;
+        }
+        predictor = next;
+        steps.push(crate::plan::Step {
+            line: 0,
+            action,
+            expect: Default::default(),
+        });
+    }
+    window::plan(guest, seed, steps)
 }
 
 #[test]
 fn drawn_plans_are_plans_a_scenario_could_have_made() {
     let design = Design::named("headtail").unwrap();
     for seed in 0..300 {
-        let (mut draw, guest) = Draw::with_guest(seed);
-        let mut coverage = Coverage::default();
-        let mut predictor = crate::predict::Predictor::new(design, &guest);
-        let mut steps = Vec::new();
-        for _ in 0..draw.steps() {
-            let action = draw.step(&predictor, &mut coverage);
-            let mut next = predictor.clone();
-            if !next.step(&action).is_ok_and(|expected| expected.td_alive) {
-                continue;
-            }
-            predictor = next;
-            steps.push(crate::plan::Step {
-                line: 0,
-                action,
-                expect: Default::default(),
-            });
-        }
-        if steps.is_empty() {
+        let (draw, guest) = Draw::with_guest(seed, HostKind::Sim);
+        let plan = drawn_plan(draw, guest, design, seed);
+        if plan.steps.is_empty() {
             continue;
         }
-        let plan = window::plan(guest, seed, steps);
         replay::check(&plan).unwrap();
         // And a scenario file makes the very plan again.
         let text = scenario(&plan, design, "fuzz/drawn", "Drawn at random.");
@@ -160,8 +327,9 @@ fn of_the_default_set(fault: &'static Fault) -> Option<(Plan, Failure)> {
     plans
         .filter(|plan| plan.needs.hosts.is_empty())
         .find_map(|plan| {
-            let failure = attempt(&host, design, &plan, Path::new("/tmp"))?;
-            let fails_anyway = attempt(&sound, design, &plan, Path::new("/tmp")).is_some();
+            let failure = attempt(&host, design, &plan, &Orders::new(), Path::new("/tmp"))?;
+            let fails_anyway =
+                attempt(&sound, design, &plan, &Orders::new(), Path::new("/tmp")).is_some();
             (!fails_anyway).then_some((plan, failure))
         })
 }
@@ -182,7 +350,7 @@ fn every_fault_shrinks_to_a_few_steps() {
                 &failure,
                 20_000,
                 || false,
-                |simpler| attempt(&host, design, simpler, Path::new("/tmp")),
+                |simpler, orders| attempt(&host, design, simpler, orders, Path::new("/tmp")),
             );
             Some((shrunk, "default set"))
         });
@@ -200,11 +368,21 @@ fn every_fault_shrinks_to_a_few_steps() {
             let text = scenario(&shrunk.plan, design, "fuzz/long", "Too long.");
             too_long.push(format!("{}: {all} - {setup}\n{text}", fault.name));
         }
+        // A translation that is stale on another vCPU takes two, and no third.
+        if fault.name == "zap-without-flush" {
+            assert_eq!(shrunk.plan.guest.vcpus, 2, "{:#?}", shrunk.plan);
+        }
         // What is left fails by itself and from a file, in the same way.
         let design = Design::named(fault.design).unwrap();
         let text = scenario(&shrunk.plan, design, "fuzz/shrunk", "Shrunk.");
         let host = SimHost::in_memory().with_fault(fault);
-        let again = attempt(&host, design, &read(&text), Path::new("/tmp"));
+        let again = attempt(
+            &host,
+            design,
+            &read(&text),
+            &Orders::new(),
+            Path::new("/tmp"),
+        );
         assert!(
             again
                 .as_ref()

@@ -1,18 +1,27 @@
-//! Many plans in one guest: each has a part of memory of its own, which is put back by a conversion
-//! of all of it, there and back, and a hole. Booting takes longer than most plans.
+//! Many plans in one guest, since booting takes longer than most plans.
+//!
+//! In a TD each has a part of memory of its own, which is put back by a conversion of all of it,
+//! there and back, and a hole. In a plain VM all have the same memory, which is put back by a hole.
+//! Now and then a TD is of a kind of its own (slots, an initial image, a gigabyte) and runs one plan.
 
 use std::path::Path;
 
-use super::bench::{Bench, Failure, Stepped};
+use rand::{Rng, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+
+use super::bench::{Bench, Failure, Orders, Stepped};
+use super::chart::Chart;
 use super::coverage::Coverage;
 use super::draw::Draw;
+use super::plain::PlainDraw;
 use super::simpler::rebase;
 use crate::addr::{Gpa, GpaRange, PageLevel};
 use crate::host::{Host, HostError};
 use crate::plan::{
-    Action, Generation, Guest, LOW_BASE, Needs, Op, Plan, Side, Step, VERSION, VcpuId,
+    Action, Backing, Generation, Guest, HostKind, LOW_BASE, Needs, Op, Plan, Side, Step, VERSION,
+    VcpuId,
 };
-use crate::predict::{Baseline, Design};
+use crate::predict::{Baseline, Design, Predictor};
 
 /// Memory of one plan.
 const WINDOW: u64 = 4 * PageLevel::Size2M.bytes();
@@ -20,86 +29,137 @@ const WINDOW: u64 = 4 * PageLevel::Size2M.bytes();
 /// Plans in one guest.
 const WINDOWS: u64 = 64;
 
+/// One TD in so many is of a kind of its own.
+const SPECIAL_EVERY: u32 = 3;
+
 /// A guest with room for many plans.
 pub(super) struct Windows {
     bench: Bench,
     guest: Guest,
+    kind: Kind,
+    host: HostKind,
+    /// Races are drawn from this and their place in all that was done in this guest.
+    seed: u64,
     next: u64,
     /// All that was done in this guest before the plan that runs.
     past: Vec<Step>,
+    dead: bool,
+}
+
+/// What a guest is good for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    /// A TD with a window for every plan.
+    Windowed,
+    /// A TD for one plan.
+    Single,
+    /// A plain VM.
+    Plain,
 }
 
 /// What came of a plan.
 pub(super) struct Run {
     pub(super) steps: u64,
-    /// A failure, the plan by itself, and all that was done in the guest up to there.
-    pub(super) failed: Option<(Failure, Plan, Plan)>,
+    pub(super) failed: Option<Suspect>,
+}
+
+/// A failure, and what may be the reason of it.
+#[derive(Debug)]
+pub(super) struct Suspect {
+    /// How the plan failed, with the step counted in it.
+    pub(super) failure: Failure,
+    /// The plan by itself.
+    pub(super) plan: Plan,
+    /// The same with all that was done in the guest up to there, the step counted from the boot.
+    pub(super) history: Option<(Failure, Plan)>,
+}
+
+/// Draws the steps of one plan.
+enum Drawing {
+    Td(Box<Draw>),
+    Plain(PlainDraw),
+}
+
+impl Drawing {
+    fn steps(&mut self) -> usize {
+        match self {
+            Drawing::Td(draw) => draw.steps(),
+            Drawing::Plain(draw) => draw.steps(),
+        }
+    }
+
+    fn step(&mut self, predictor: &Predictor, coverage: &mut Coverage) -> Action {
+        match self {
+            Drawing::Td(draw) => draw.step(predictor, coverage),
+            Drawing::Plain(draw) => draw.step(predictor, coverage),
+        }
+    }
+
+    fn last_look(&self) -> Vec<Action> {
+        match self {
+            Drawing::Td(draw) => vec![draw.last_look()],
+            Drawing::Plain(draw) => draw.last_look(),
+        }
+    }
+}
+
+/// How a plan goes on after a step.
+enum Next {
+    On,
+    Dead,
+    Failed(Failure),
 }
 
 impl Windows {
+    /// Boots a guest for plans with such seeds. `backings` are what can be behind the memory of a
+    /// plain VM.
     pub(super) fn boot(
         host: &dyn Host,
         design: &Design,
         seed: u64,
+        backings: &[Backing],
         folder: &Path,
     ) -> Result<Windows, HostError> {
-        let memory = GpaRange::with_len(LOW_BASE, WINDOWS * WINDOW).unwrap_or_default();
-        let guest = guest(memory);
+        let (kind, guest) = furnished(host.kind(), seed, backings);
         let bench = Bench::boot(host, design, &guest, seed, folder)?;
         Ok(Windows {
             bench,
             guest,
+            kind,
+            host: host.kind(),
+            seed,
             next: 0,
             past: Vec::new(),
+            dead: false,
         })
     }
 
     /// Whether there is no room for another plan.
     pub(super) fn is_full(&self) -> bool {
-        self.next >= WINDOWS
+        let most = match self.kind {
+            Kind::Windowed | Kind::Plain => WINDOWS,
+            Kind::Single => 1,
+        };
+        self.dead || self.next >= most
     }
 
     /// Draws and runs the plan with this seed, and puts its memory back.
     pub(super) fn run(&mut self, seed: u64, coverage: &mut Coverage) -> Run {
-        let start = Gpa::new(LOW_BASE.as_u64() + self.next * WINDOW);
-        let window = GpaRange::with_len(start, WINDOW).unwrap_or_default();
+        let window = self.window();
         self.next += 1;
-        self.bench.begin(seed);
-        let mut draw = Draw::new(seed, window, self.guest.vcpus);
+        let mut drawing = match self.kind {
+            Kind::Windowed => {
+                let draw = Draw::new(seed, window, &self.guest, self.host);
+                Drawing::Td(Box::new(draw))
+            }
+            // What its guest was drawn from comes first.
+            Kind::Single => Drawing::Td(Box::new(Draw::with_guest(self.seed, self.host).0)),
+            Kind::Plain => Drawing::Plain(PlainDraw::new(seed, &self.guest)),
+        };
         let mut steps: Vec<Step> = Vec::new();
-        let mut failed = None;
-        let drawn = draw.steps();
-        for index in 0..=drawn {
-            let action = if index < drawn {
-                draw.step(self.bench.predictor(), coverage)
-            } else {
-                draw.last_look()
-            };
-            let stepped = self.bench.step(&action);
-            if stepped == Stepped::Refused {
-                continue;
-            }
-            steps.push(step(action));
-            if let Stepped::Failed(failure) = stepped {
-                failed = Some(failure);
-                break;
-            }
-        }
-        if failed.is_none() {
-            failed = self.put_back(window, &mut steps);
-        }
+        let failed = self.judge(&mut drawing, window, &mut steps, coverage);
         let count = steps.len() as u64;
-        let failed = failed.map(|failure| {
-            let mut alone = self.plan(seed, steps.clone());
-            alone.guest = guest(GpaRange::with_len(LOW_BASE, WINDOW).unwrap_or_default());
-            rebase(&mut alone, |range| {
-                let down = |gpa: Gpa| gpa.as_u64().checked_sub(start.as_u64() - LOW_BASE.as_u64());
-                GpaRange::new(Gpa::new(down(range.start())?), Gpa::new(down(range.end())?))
-            });
-            let mut all = self.past.clone();
-            all.extend(steps.clone());
-            (failure, alone, self.plan(seed, all))
-        });
+        let failed = failed.map(|failure| self.suspect(failure, &steps, window));
         self.past.append(&mut steps);
         Run {
             steps: count,
@@ -107,42 +167,134 @@ impl Windows {
         }
     }
 
-    /// Takes everything out of a window; every step is judged, and at rest nothing is left.
-    fn put_back(&mut self, window: GpaRange, steps: &mut Vec<Step>) -> Option<Failure> {
+    /// Where the next plan has its memory.
+    fn window(&self) -> GpaRange {
+        let start = Gpa::new(LOW_BASE.as_u64() + self.next * WINDOW);
+        match self.kind {
+            Kind::Windowed => GpaRange::with_len(start, WINDOW).unwrap_or_default(),
+            Kind::Single | Kind::Plain => self.guest.memory,
+        }
+    }
+
+    fn judge(
+        &mut self,
+        drawing: &mut Drawing,
+        window: GpaRange,
+        steps: &mut Vec<Step>,
+        coverage: &mut Coverage,
+    ) -> Option<Failure> {
+        for _ in 0..drawing.steps() {
+            let action = drawing.step(self.bench.predictor(), coverage);
+            match self.step(action, steps) {
+                Next::On => {}
+                Next::Dead => return None,
+                Next::Failed(failure) => return Some(failure),
+            }
+        }
+        for action in drawing.last_look().into_iter().chain(self.back(window)) {
+            match self.step(action, steps) {
+                Next::On => {}
+                Next::Dead => return None,
+                Next::Failed(failure) => return Some(failure),
+            }
+        }
+        self.left(window).map(|left| {
+            let text = format!("memory that was put back is not empty by the predictor: {left}");
+            Failure::error(steps.len().saturating_sub(1), text)
+        })
+    }
+
+    /// Does a step, if it can be foreseen. The step of a failure counts within the plan.
+    fn step(&mut self, action: Action, steps: &mut Vec<Step>) -> Next {
+        let stepped = self.bench.step(&action);
+        if stepped != Stepped::Refused {
+            steps.push(step(action));
+        }
+        match stepped {
+            Stepped::Refused | Stepped::Passed { alive: true } => Next::On,
+            Stepped::Passed { alive: false } => {
+                self.dead = true;
+                Next::Dead
+            }
+            Stepped::Failed(failure) => Next::Failed(Failure {
+                step: steps.len() - 1,
+                ..failure
+            }),
+        }
+    }
+
+    /// What takes everything out of a window; every step is judged, and at rest nothing is left.
+    fn back(&self, window: GpaRange) -> Vec<Action> {
         let convert = |to| Op::Convert {
             range: window,
             to,
             vcpu: VcpuId(0),
         };
-        let back = [
-            convert(Side::Shared),
-            convert(Side::Private),
-            Op::Punch { range: window },
-        ];
-        for op in back {
-            let action = Action::One(op);
-            let stepped = self.bench.step(&action);
-            steps.push(step(action));
-            if let Stepped::Failed(failure) = stepped {
-                return Some(failure);
-            }
-        }
-        let left = self.bench.predictor().baseline();
-        let nothing = Baseline {
-            pages_4k: 0,
-            pages_2m: 0,
-            populated: 0,
+        let punch = Op::Punch { range: window };
+        let ops = match self.kind {
+            Kind::Windowed => vec![convert(Side::Shared), convert(Side::Private), punch],
+            Kind::Plain => vec![punch],
+            Kind::Single => Vec::new(),
         };
-        (left != nothing).then(|| Failure {
-            step: steps.len() - 1,
-            verdict: crate::run::Verdict::Error,
-            witnesses: Vec::new(),
-            text: format!("memory that was put back is not empty by the predictor: {left:?}"),
-        })
+        ops.into_iter().map(Action::One).collect()
     }
 
-    fn plan(&self, seed: u64, steps: Vec<Step>) -> Plan {
-        plan(self.guest.clone(), seed, steps)
+    /// What is left in memory that was put back, by the predictor. That nothing is populated in a
+    /// plain VM, the last hole has shown.
+    fn left(&self, window: GpaRange) -> Option<String> {
+        let predictor = self.bench.predictor();
+        match self.kind {
+            Kind::Windowed => {
+                let left = predictor.baseline();
+                (left != Baseline::default()).then(|| format!("{left:?}"))
+            }
+            Kind::Plain => {
+                let left = predictor.state_map(window, 1);
+                (!left.is_empty()).then(|| format!("{left:?}"))
+            }
+            Kind::Single => None,
+        }
+    }
+
+    /// The plan whose `steps` ended in a failure, by itself and with all that came before.
+    fn suspect(&self, failure: Failure, steps: &[Step], window: GpaRange) -> Suspect {
+        let before = u32::try_from(self.past.len()).unwrap_or(u32::MAX);
+        let orders: Orders = self.bench.orders().clone();
+        let own = orders.range(before..);
+        let own = own.map(|(step, order)| (step - before, order.clone()));
+        // Races of the plan by itself are drawn from the same seeds as they were here.
+        let seed = self.seed.wrapping_add(u64::from(before));
+        let mut alone = plan(self.guest.clone(), seed, steps.to_vec());
+        if self.kind == Kind::Windowed {
+            let memory = GpaRange::with_len(LOW_BASE, WINDOW).unwrap_or_default();
+            alone.guest = Guest {
+                memory,
+                slots: Guest::over(memory).slots,
+                ..alone.guest
+            };
+            let offset = window.start().as_u64() - LOW_BASE.as_u64();
+            rebase(&mut alone, |range| {
+                let down = |gpa: Gpa| gpa.as_u64().checked_sub(offset).map(Gpa::new);
+                GpaRange::new(down(range.start())?, down(range.end())?)
+            });
+        }
+        let history = (before > 0).then(|| {
+            let all = self.past.iter().chain(steps).cloned().collect();
+            let failure = Failure {
+                step: self.past.len() + failure.step,
+                orders: orders.clone(),
+                ..failure.clone()
+            };
+            (failure, plan(self.guest.clone(), self.seed, all))
+        });
+        Suspect {
+            failure: Failure {
+                orders: own.collect(),
+                ..failure
+            },
+            plan: alone,
+            history,
+        }
     }
 
     /// Ends the guest.
@@ -151,11 +303,23 @@ impl Windows {
     }
 }
 
-fn guest(memory: GpaRange) -> Guest {
-    Guest {
-        vcpus: 2,
-        ..Guest::over(memory)
+/// A guest to begin with, drawn from the seed of its first plan.
+fn furnished(host: HostKind, seed: u64, backings: &[Backing]) -> (Kind, Guest) {
+    if Chart::of(host) == Chart::Plain {
+        return (Kind::Plain, PlainDraw::guest(seed, backings));
     }
+    // Another sequence than that of the plan's steps.
+    let mut random = ChaCha8Rng::seed_from_u64(!seed);
+    if random.random_ratio(1, SPECIAL_EVERY) {
+        return (Kind::Single, Draw::with_guest(seed, host).1);
+    }
+    let memory = GpaRange::with_len(LOW_BASE, WINDOWS * WINDOW).unwrap_or_default();
+    let guest = Guest {
+        vcpus: 2,
+        sept_ve_disable: random.random_ratio(1, 8),
+        ..Guest::over(memory)
+    };
+    (Kind::Windowed, guest)
 }
 
 fn step(action: Action) -> Step {

@@ -12,8 +12,9 @@ use crate::report::words::Bytes;
 pub fn scenario(plan: &Plan, design: &Design, name: &str, about: &str) -> String {
     let quoted = serde_json::to_string(about).unwrap_or_default();
     let mut text = format!("scenario: {name}\nabout: {quoted}\n");
-    let needs = needs(design);
-    let _ = writeln!(text, "needs: {{ {needs} }}");
+    if let Some(needs) = needs(design) {
+        let _ = writeln!(text, "needs: {{ {needs} }}");
+    }
     let _ = writeln!(text, "guest: {{ {} }}", guest(&plan.guest));
     let _ = writeln!(text, "seed: {}", plan.seed);
     text.push_str("steps:\n");
@@ -47,15 +48,18 @@ pub fn scenario(plan: &Plan, design: &Design, name: &str, about: &str) -> String
 }
 
 /// What sets designs like this one apart from others, which another plan may be about.
-fn needs(design: &Design) -> String {
+fn needs(design: &Design) -> Option<String> {
+    if design.is_plain() {
+        return None;
+    }
     if design.private_leaf == PageLevel::Size4K {
-        return "private_leaf_at_most: 4K".to_owned();
+        return Some("private_leaf_at_most: 4K".to_owned());
     }
     let leaf = format!("private_leaf: {}", design.private_leaf);
-    match (design.hole_alignment, design.range_split) {
+    Some(match (design.hole_alignment, design.range_split) {
         (PageLevel::Size4K, RangeSplit::HeadAndTail) => format!("{leaf}, hole_alignment: 4K"),
         (alignment, _) => format!("{leaf}, hole_alignment_at_least: {alignment}"),
-    }
+    })
 }
 
 fn guest(guest: &Guest) -> String {
@@ -87,6 +91,9 @@ fn guest(guest: &Guest) -> String {
             .map(|range| place(*range, guest))
             .collect();
         parts.push(format!("image: [{}]", image.join(", ")));
+    }
+    if let Some(backing) = guest.backing {
+        parts.push(format!("backing: {}", backing.name()));
     }
     parts.join(", ")
 }
@@ -151,11 +158,10 @@ fn operation(op: &Op, guest: &Guest) -> String {
         Op::Punch { .. } => "punch",
         Op::Prefault { .. } => "prefault",
         Op::Allocate { .. } => "allocate",
-        // Random plans are for TDs, which have none of these.
         Op::DirtyLog { on: true } => return "dirty_log: on".to_owned(),
         Op::DirtyLog { on: false } => return "dirty_log: off".to_owned(),
-        Op::Stop => return "vcpus: stop".to_owned(),
-        Op::Cont => return "vcpus: cont".to_owned(),
+        Op::Stop => return "vm: stop".to_owned(),
+        Op::Cont => return "vm: cont".to_owned(),
     };
     if let Some(vcpu) = op.vcpu().filter(|vcpu| vcpu.0 > 0) {
         parts.push(format!("vcpu: {}", vcpu.0));

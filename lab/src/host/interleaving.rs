@@ -4,9 +4,13 @@
 //! advance. `0 1: v0*2 h v1 h~57` is a round of branches 0 and 1 in which vCPU 0 advanced twice, then
 //! the host call, then vCPU 1, then the host call again, 57 microseconds later, while a vCPU was
 //! at work by itself.
+//!
+//! Of a real kernel, which takes turns as it likes, only starts are known: `@57: 2` says that the next
+//! operation of branch 2 was started 57 microseconds after the race began.
 
 use std::fmt;
 use std::str::FromStr;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
@@ -21,8 +25,10 @@ const CUT: &str = "...";
 /// The order of one parallel step.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Interleaving {
-    /// Rounds, one after the other.
+    /// Rounds, one after the other; none where the host has no say in who comes next.
     pub rounds: Vec<Round>,
+    /// When operations were started, in that order; none where turns say all.
+    pub starts: Vec<Start>,
     /// Whether there were more turns than are kept.
     pub cut: bool,
     turns: usize,
@@ -35,6 +41,15 @@ pub struct Round {
     pub branches: Vec<u16>,
     /// Who was let advance, turn after turn.
     pub turns: Vec<Turn>,
+}
+
+/// Operations that a real host was told to start, at the same time.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Start {
+    /// When, counted from the beginning of the race.
+    pub at: Duration,
+    /// The branches whose next operation it was.
+    pub branches: Vec<u16>,
 }
 
 /// One stage of one operation.
@@ -62,7 +77,6 @@ impl Interleaving {
             self.cut = true;
         }
         if !self.cut {
-            let index = |branch| u16::try_from(branch).unwrap_or(u16::MAX);
             self.rounds.push(Round {
                 branches: branches.into_iter().map(index).collect(),
                 turns: Vec::new(),
@@ -85,6 +99,51 @@ impl Interleaving {
         }
     }
 
+    /// Operations were started, so long after the beginning of the race.
+    pub fn started(&mut self, at: Duration, branches: impl IntoIterator<Item = usize>) {
+        if self.turns >= MAX_TURNS {
+            self.cut = true;
+        }
+        if !self.cut {
+            self.starts.push(Start {
+                at,
+                branches: branches.into_iter().map(index).collect(),
+            });
+            self.turns += 1;
+        }
+    }
+
+    /// When the operations of a branch were started, in the order of the branch.
+    pub fn starts_of(&self, branch: usize) -> Vec<Duration> {
+        let branch = index(branch);
+        let mine = self.starts.iter();
+        mine.filter(|start| start.branches.contains(&branch))
+            .map(|start| start.at)
+            .collect()
+    }
+
+    /// How far apart the starts of the same operations lie at most; `None` where not the same ones
+    /// were started, or none is known.
+    pub fn apart(&self, other: &Interleaving) -> Option<Duration> {
+        let of = |one: &Interleaving| -> Vec<(u16, Duration)> {
+            let starts = one.starts.iter();
+            let mut each: Vec<(u16, Duration)> = starts
+                .flat_map(|start| start.branches.iter().map(|branch| (*branch, start.at)))
+                .collect();
+            each.sort_by_key(|(branch, _)| *branch);
+            each
+        };
+        let (mine, theirs) = (of(self), of(other));
+        let same = mine.len() == theirs.len()
+            && mine
+                .iter()
+                .zip(&theirs)
+                .all(|(one, other)| one.0 == other.0);
+        let pairs = mine.iter().zip(&theirs);
+        let apart = pairs.map(|(one, other)| one.1.abs_diff(other.1)).max();
+        apart.filter(|_| same)
+    }
+
     /// Whether the same operations took the same turns. How long it took between them is not
     /// compared.
     pub fn is_same_order(&self, other: &Interleaving) -> bool {
@@ -96,6 +155,39 @@ impl Interleaving {
                 .collect()
         };
         order(self) == order(other)
+    }
+}
+
+fn index(branch: usize) -> u16 {
+    u16::try_from(branch).unwrap_or(u16::MAX)
+}
+
+impl fmt::Display for Start {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let branches: Vec<String> = self.branches.iter().map(u16::to_string).collect();
+        write!(f, "@{}: {}", self.at.as_micros(), branches.join(" "))
+    }
+}
+
+impl FromStr for Start {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Start, String> {
+        let wrong = || {
+            let text: String = text.chars().take(40).collect();
+            format!("`{text}` is no start; they look like `@57: 2`")
+        };
+        let (at, branches) = text
+            .strip_prefix('@')
+            .and_then(|text| text.split_once(':'))
+            .ok_or_else(wrong)?;
+        let at: u32 = at.parse().map_err(|_| wrong())?;
+        let branches = branches.split_whitespace();
+        let branches: Result<Vec<u16>, _> = branches.map(str::parse).collect();
+        Ok(Start {
+            at: Duration::from_micros(u64::from(at)),
+            branches: branches.map_err(|_| wrong())?,
+        })
     }
 }
 
@@ -184,6 +276,7 @@ fn round(line: &str, room: usize) -> Result<Round, String> {
 impl Serialize for Interleaving {
     fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         let mut lines: Vec<String> = self.rounds.iter().map(Round::to_string).collect();
+        lines.extend(self.starts.iter().map(Start::to_string));
         if self.cut {
             lines.push(CUT.to_owned());
         }
@@ -203,6 +296,12 @@ impl<'de> Deserialize<'de> for Interleaving {
                 return Err(serde::de::Error::custom(format!(
                     "more than {MAX_TURNS} turns in one step"
                 )));
+            }
+            if line.starts_with('@') {
+                made.starts
+                    .push(line.parse().map_err(serde::de::Error::custom)?);
+                made.turns += 1;
+                continue;
             }
             let round =
                 round(&line, MAX_TURNS - made.turns - 1).map_err(serde::de::Error::custom)?;
@@ -233,6 +332,25 @@ mod tests {
     }
 
     #[test]
+    fn starts_are_compared_operation_by_operation() {
+        let text = r#"["@0: 0 1","@57: 2","@4000: 0"]"#;
+        let one = read(text).unwrap();
+        assert_eq!(serde_json::to_string(&one).unwrap(), text);
+        let micros = Duration::from_micros;
+        assert_eq!(one.starts_of(0), [micros(0), micros(4000)]);
+        assert_eq!(one.starts_of(2), [micros(57)]);
+        // Who comes first may change; when each began is what counts.
+        let other = read(r#"["@3: 2","@5: 0 1","@3990: 0"]"#).unwrap();
+        assert_eq!(one.apart(&other), Some(micros(54)));
+        let fewer = read(r#"["@0: 0 1","@57: 2"]"#).unwrap();
+        assert_eq!(one.apart(&fewer), None);
+        assert_eq!(
+            Interleaving::default().apart(&Interleaving::default()),
+            None
+        );
+    }
+
+    #[test]
     fn pauses_are_no_part_of_the_order() {
         let one = read(r#"["0 1: v0 h~57"]"#).unwrap();
         let other = read(r#"["0 1: v0~3 h"]"#).unwrap();
@@ -247,6 +365,9 @@ mod tests {
     #[case::no_count(r#"["0: h*"]"#)]
     #[case::no_pause(r#"["0: h~"]"#)]
     #[case::too_many(r#"["0: h*65536"]"#)]
+    #[case::no_time(r#"["@x: 0"]"#)]
+    #[case::no_branch_of_a_start(r#"["@3: a"]"#)]
+    #[case::much_too_late(r#"["@99999999999: 0"]"#)]
     #[case::far_too_many(r#"["0: h*18446744073709551615 h*2"]"#)]
     fn what_is_wrong_is_refused(#[case] text: &str) {
         assert!(read(text).is_err());

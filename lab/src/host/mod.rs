@@ -1,5 +1,6 @@
 //! Where a plan runs: the trait that every kind of host implements.
 
+mod hatch;
 pub mod interleaving;
 pub mod interrupt;
 pub mod kvm;

@@ -42,9 +42,25 @@ pub fn select(choice: Choice) -> Result<Selected, HostError> {
 
 /// The same with a fault seeded into the host, which must be one of software.
 pub fn select_with(choice: Choice, fault: Option<&'static Fault>) -> Result<Selected, HostError> {
+    select_for(choice, fault, false)
+}
+
+/// The same, with guests that a person can attach to while they are held.
+pub fn select_to_hold(
+    choice: Choice,
+    fault: Option<&'static Fault>,
+) -> Result<Selected, HostError> {
+    select_for(choice, fault, true)
+}
+
+fn select_for(
+    choice: Choice,
+    fault: Option<&'static Fault>,
+    hold: bool,
+) -> Result<Selected, HostError> {
     match choice {
         Choice::Only(kind) => Ok(Selected {
-            host: opened(kind, fault)?,
+            host: opened(kind, fault, hold)?,
             why: match kind {
                 HostKind::Tdx if tdx::is_rehearsal() => REHEARSAL.to_owned(),
                 _ => "asked for".to_owned(),
@@ -53,7 +69,7 @@ pub fn select_with(choice: Choice, fault: Option<&'static Fault>) -> Result<Sele
         Choice::Auto => {
             let mut passed_over = Vec::new();
             for kind in AUTO {
-                match opened(kind, fault) {
+                match opened(kind, fault, hold) {
                     Ok(host) => {
                         return Ok(Selected {
                             host,
@@ -83,12 +99,29 @@ fn why(passed_over: &[String]) -> String {
     }
 }
 
-/// A host, if it is usable here, with a fault seeded into it if one is given.
-fn opened(kind: HostKind, fault: Option<&'static Fault>) -> Result<Box<dyn Host>, HostError> {
+/// A host, if it is usable here, with a fault seeded into it if one is given, and with guests to
+/// attach to if they are to be held.
+fn opened(
+    kind: HostKind,
+    fault: Option<&'static Fault>,
+    hold: bool,
+) -> Result<Box<dyn Host>, HostError> {
     match (kind, fault) {
+        (HostKind::Kvm, None) if hold => Ok(Box::new(KvmHost::find()?.attachable())),
+        (HostKind::Tdx, None) if hold => Ok(Box::new(tdx()?.attachable())),
+        (HostKind::Soft, _) => {
+            let host = SoftHost::find()?;
+            let host = match hold {
+                true => host.attachable(),
+                false => host,
+            };
+            Ok(match fault {
+                Some(fault) => Box::new(host.with_fault(fault)),
+                None => Box::new(host),
+            })
+        }
         (_, None) => open(kind),
         (HostKind::Sim, Some(fault)) => Ok(Box::new(SimHost::new().with_fault(fault))),
-        (HostKind::Soft, Some(fault)) => Ok(Box::new(SoftHost::find()?.with_fault(fault))),
         (HostKind::Kvm | HostKind::Tdx, Some(fault)) => Err(HostError::NotUsable {
             host: kind,
             reason: format!("{} cannot be seeded into a real kernel", fault.name),

@@ -14,8 +14,9 @@ use crate::host::interleaving::Interleaving;
 use crate::plan::{self, Plan};
 use crate::report::words;
 
-/// Version of the format. Version 1 is a plan and nothing else.
-pub const VERSION: u32 = 2;
+/// Version of the format. Version 1 is a plan and nothing else; what version 2 could say, version 3
+/// says in the same way.
+pub const VERSION: u32 = 3;
 
 /// Name of a replay file in the folder of a scenario.
 pub const FILE: &str = "replay.json";
@@ -43,7 +44,7 @@ struct Written<'a> {
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Version2 {
+struct Version2Or3 {
     #[serde(rename = "tdxlab_replay")]
     _version: u32,
     recorded: Option<Recorded>,
@@ -104,8 +105,8 @@ impl Replay {
         };
         let kind: Kind = serde_json::from_slice(text).map_err(garbled)?;
         let replay = match (kind.tdxlab_replay, kind.version) {
-            (Some(2), _) => {
-                let file: Version2 = serde_json::from_slice(text).map_err(garbled)?;
+            (Some(2 | 3), _) => {
+                let file: Version2Or3 = serde_json::from_slice(text).map_err(garbled)?;
                 let mut orders = BTreeMap::new();
                 for Order { step, rounds } in file.interleavings {
                     let step = step.checked_sub(1).ok_or_else(|| ReplayError::Garbled {

@@ -2,7 +2,8 @@
 //!
 //! A replay file is JSON for people and programs: what was recorded where, the steps told in words
 //! (`story`, which is never read back), the plan, and the order in which racing operations took
-//! turns where the seed alone does not give it. Version 1 was the bare plan; it still runs.
+//! turns where the seed alone does not give it. Version 1 was the bare plan, and version 2 knew no starts
+//! of operations and no lines of the kernel log that may appear; both still run.
 //!
 //! | file | what it does |
 //! |---|---|
@@ -58,6 +59,9 @@ pub struct Recorded {
     /// The fault that was seeded into the host.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub fault: Option<String>,
+    /// Texts of kernel log lines that might appear.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub allowed_log: Vec<String>,
     /// How it ended; `None` where it did not.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ended: Option<Signature>,

@@ -81,6 +81,7 @@ fn begun(head: &RunStarted, plan: crate::plan::Plan) -> Replay {
             host: head.host,
             design: head.design.clone(),
             fault: head.fault.as_ref().map(|fault| fault.name.clone()),
+            allowed_log: head.allowed_log.clone(),
             ended: Some(Signature::passing()),
         }),
         plan,

@@ -292,6 +292,8 @@ fn head(sources: &[Source], plans: Vec<String>, target: &RunFolder) -> RunStarte
         .collect();
     designs.dedup();
     let started = sources.iter().map(|source| &source.head.started).min();
+    let allowed_log = sources.iter().flat_map(|source| &source.head.allowed_log);
+    let allowed_log: BTreeSet<String> = allowed_log.cloned().collect();
     RunStarted {
         version: journal::VERSION,
         tdxlab: first.tdxlab.clone(),
@@ -309,6 +311,7 @@ fn head(sources: &[Source], plans: Vec<String>, target: &RunFolder) -> RunStarte
             .fold(0, |jobs, source| jobs.saturating_add(source.head.jobs)),
         plans,
         paths: first.paths.clone(),
+        allowed_log: allowed_log.into_iter().collect(),
         part: None,
         merged: sources
             .iter()

@@ -200,6 +200,7 @@ impl<'a> Conduct<'a> {
                 .map(|item| item.plan.name.clone())
                 .collect(),
             paths: self.paths.clone(),
+            allowed_log: self.allowed_log.texts().to_vec(),
             part: self.part.clone(),
             merged: Vec::new(),
         })

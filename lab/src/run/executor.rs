@@ -482,6 +482,7 @@ impl Course<'_> {
                 host: self.lab.host.kind(),
                 design: self.lab.offer.design.name.to_owned(),
                 fault: self.lab.host.fault().map(|fault| fault.name.to_owned()),
+                allowed_log: self.lab.allowed_log.texts().to_vec(),
                 ended: Some(Signature {
                     verdict: self.verdict,
                     ..self.signature.clone()

@@ -197,6 +197,9 @@ pub struct RunStarted {
     /// Scenario files and folders given on the command line; none for the default set.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub paths: Vec<PathBuf>,
+    /// Texts of kernel log lines that might appear.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub allowed_log: Vec<String>,
     /// Which part of a larger run this is.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub part: Option<Part>,

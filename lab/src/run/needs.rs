@@ -49,7 +49,7 @@ pub fn unmet_guest(guest: &Guest, host: HostKind) -> Option<String> {
 /// On `tdx`, memory slots are QEMU's affair, and KVM takes KVM_PRE_FAULT_MEMORY from no other
 /// process than QEMU, which has no command for it.
 pub fn out_of_reach(plan: &Plan, host: HostKind) -> Option<String> {
-    if host != HostKind::Tdx {
+    if !lacks(host) {
         return None;
     }
     if plan.guest.slots.len() > 1 {
@@ -73,6 +73,12 @@ pub fn out_of_reach(plan: &Plan, host: HostKind) -> Option<String> {
         }
     }
     None
+}
+
+/// Whether a host can do less than software: no slots of another layout, no prefault, and no
+/// conversion that races.
+pub fn lacks(host: HostKind) -> bool {
+    host == HostKind::Tdx
 }
 
 const NO_PREFAULT: &str =

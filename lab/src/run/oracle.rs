@@ -4,7 +4,7 @@ use super::map::MemoryMap;
 use crate::addr::GpaRange;
 use crate::host::Host;
 use crate::plan::{Action, Guest, Op};
-use crate::predict::{Design, Expectation, Interval, Predictor};
+use crate::predict::{Design, Expectation, Interval, Predictor, Unjudgeable};
 
 /// Follows one plan, step by step. The predictor is one; tests have others.
 pub trait Oracle {
@@ -47,11 +47,8 @@ impl Oracle for Predictor {
     }
 }
 
-/// The predictor for a host whose VMM has KVM map what a guest has converted with MapGPA.
-///
-/// QEMU does so from 10.1 on: after the attributes have changed it asks for the whole chunk with
-/// KVM_PRE_FAULT_MEMORY, whichever way it was converted (`kvm_handle_hc_map_gpa_range()` in
-/// target/i386/kvm/kvm.c; seen with 11.1.3). What an access has converted by itself it does not map.
+/// The predictor for a host whose VMM has KVM map what a guest has converted with MapGPA: see
+/// [`mapped_conversion`].
 #[derive(Debug)]
 pub struct MappedConversions(Predictor);
 
@@ -64,26 +61,42 @@ impl MappedConversions {
 
 impl Oracle for MappedConversions {
     fn foresee(&mut self, action: &Action) -> Result<Expectation, String> {
-        let converted = self.0.foresee(action)?;
-        let Action::One(Op::Convert { range, .. }) = *action else {
-            return Ok(converted);
-        };
-        let mapped = self.0.foresee(&Action::One(Op::Prefault { range }))?;
-        let sum = |one: Interval, other: Interval| one + other;
-        let mut both = converted;
-        both.td_alive &= mapped.td_alive;
-        both.splits = sum(both.splits, mapped.splits);
-        both.split_leaves.extend(mapped.split_leaves);
-        both.pages.pages_4k = sum(both.pages.pages_4k, mapped.pages.pages_4k);
-        both.pages.pages_2m = sum(both.pages.pages_2m, mapped.pages.pages_2m);
-        both.pages.pages_1g = sum(both.pages.pages_1g, mapped.pages.pages_1g);
-        both.populated = mapped.populated;
-        Ok(both)
+        mapped_conversion(&mut self.0, action).map_err(|error| format!("{error}; {}", error.advice))
     }
 
     fn map(&self, memory: GpaRange) -> MemoryMap {
         self.0.map(memory)
     }
+}
+
+/// What a step must show on a host whose VMM has KVM map what a guest has converted with MapGPA.
+///
+/// QEMU does so from 10.1 on: after the attributes have changed it asks for the whole chunk with
+/// KVM_PRE_FAULT_MEMORY, whichever way it was converted (`kvm_handle_hc_map_gpa_range()` in
+/// target/i386/kvm/kvm.c; seen with 11.1.3). What an access has converted by itself it does not map.
+///
+/// # Errors
+///
+/// Nobody can foresee the step.
+pub fn mapped_conversion(
+    predictor: &mut Predictor,
+    action: &Action,
+) -> Result<Expectation, Unjudgeable> {
+    let converted = predictor.step(action)?;
+    let Action::One(Op::Convert { range, .. }) = *action else {
+        return Ok(converted);
+    };
+    let mapped = predictor.step(&Action::One(Op::Prefault { range }))?;
+    let sum = |one: Interval, other: Interval| one + other;
+    let mut both = converted;
+    both.td_alive &= mapped.td_alive;
+    both.splits = sum(both.splits, mapped.splits);
+    both.split_leaves.extend(mapped.split_leaves);
+    both.pages.pages_4k = sum(both.pages.pages_4k, mapped.pages.pages_4k);
+    both.pages.pages_2m = sum(both.pages.pages_2m, mapped.pages.pages_2m);
+    both.pages.pages_1g = sum(both.pages.pages_1g, mapped.pages.pages_1g);
+    both.populated = mapped.populated;
+    Ok(both)
 }
 
 #[cfg(test)]

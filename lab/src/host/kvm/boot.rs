@@ -10,10 +10,11 @@ use super::KvmHost;
 use super::memory::{self, TestMemory};
 use super::session::{KvmSession, Watch};
 use crate::addr::{Gpa, PageLevel};
+use crate::host::hatch::Hatch;
 use crate::host::vm::{Vm, Wake};
 use crate::host::{BootOptions, HostError};
 use crate::plan::{Backing, Guest, HIGH_BASE, HostKind};
-use crate::qemu::{Accelerator, Cpu, QemuCommand, Ram, RamBacking, TestPages};
+use crate::qemu::{Accelerator, Cpu, Line, QemuCommand, Ram, RamBacking, TestPages};
 
 /// Where q35 cuts memory that reaches beyond 2.75 GiB: the rest is above 4 GiB.
 const CUT: Gpa = Gpa::new(2 << 30);
@@ -42,14 +43,16 @@ pub(super) fn boot(
         ));
     }
     let until = Instant::now() + options.patience;
-    let mut vm = start(host, guest, backing)?;
+    let hatch = Hatch::if_wanted(host.attachable)?;
+    let monitor = hatch.as_ref().map(Hatch::monitor);
+    let mut vm = start(host, guest, backing, monitor)?;
     // Before the guest touches anything, so that nothing is missed.
     let watch = Watch::new(&host.places, vm.process().pid());
     let ready = hello(&mut vm, guest, options, until)
         .and_then(|_| configure(&mut vm, guest, options, until))
         .and_then(|()| TestMemory::take(vm.process(), guest.memory));
     match ready {
-        Ok(memory) => Ok(KvmSession::new(vm, memory, watch, options.patience)),
+        Ok(memory) => Ok(KvmSession::new(vm, memory, watch, options.patience, hatch)),
         Err(error) => {
             leave_evidence(&mut vm, &options.folder);
             Err(error)
@@ -78,7 +81,12 @@ pub(super) fn registers(vm: &mut Vm) -> Option<(String, Vec<u8>)> {
     Some(("registers.txt".to_owned(), text.into_bytes()))
 }
 
-fn start(host: &KvmHost, guest: &Guest, backing: Backing) -> Result<Vm, HostError> {
+fn start(
+    host: &KvmHost,
+    guest: &Guest,
+    backing: Backing,
+    monitor: Option<Line>,
+) -> Result<Vm, HostError> {
     let own = match guest.memory.start() {
         HIGH_BASE => CUT,
         start => start,
@@ -112,7 +120,7 @@ fn start(host: &KvmHost, guest: &Guest, backing: Backing) -> Result<Vm, HostErro
                 },
                 image: ends.image.clone(),
                 qmp: ends.qmp.clone(),
-                monitor: None,
+                monitor,
                 serial: ends.serial.clone(),
                 doorbell: None,
                 td: None,

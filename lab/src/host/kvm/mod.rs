@@ -46,6 +46,7 @@ pub struct KvmHost {
     places: Places,
     release: String,
     design: &'static Design,
+    attachable: bool,
 }
 
 /// Where the kernel shows itself.
@@ -91,7 +92,17 @@ impl KvmHost {
             },
             design: design_of(&release),
             release,
+            attachable: false,
         })
+    }
+
+    /// The same host with QEMUs that people can attach to: see [`Session::attach`].
+    #[must_use]
+    pub fn attachable(self) -> KvmHost {
+        KvmHost {
+            attachable: true,
+            ..self
+        }
     }
 }
 

@@ -12,6 +12,7 @@ use super::memory::TestMemory;
 use crate::addr::GpaRange;
 use crate::agent::collect::Answer;
 use crate::agent::request;
+use crate::host::hatch::{Debugger, Hatch};
 use crate::host::vm::{Vm, Wake};
 use crate::host::{HostError, Observed, Session};
 use crate::plan::{HostKind, Op};
@@ -88,16 +89,25 @@ pub(super) struct KvmSession {
     watch: Watch,
     dirty_log: Option<DirtyLog>,
     patience: Duration,
+    /// Where a person may talk to QEMU.
+    hatch: Option<Hatch>,
 }
 
 impl KvmSession {
-    pub(super) fn new(vm: Vm, memory: TestMemory, watch: Watch, patience: Duration) -> KvmSession {
+    pub(super) fn new(
+        vm: Vm,
+        memory: TestMemory,
+        watch: Watch,
+        patience: Duration,
+        hatch: Option<Hatch>,
+    ) -> KvmSession {
         KvmSession {
             vm,
             memory,
             watch,
             dirty_log: None,
             patience,
+            hatch,
         }
     }
 
@@ -187,6 +197,13 @@ impl Session for KvmSession {
         Err(HostError::GuestRefused {
             reason: "steps of a plain VM do not race".to_owned(),
         })
+    }
+
+    fn attach(&mut self) -> Vec<(String, String)> {
+        match &self.hatch {
+            Some(hatch) => hatch.open(&mut self.vm, Debugger::Stub),
+            None => Vec::new(),
+        }
     }
 
     fn sample(&mut self) -> Sample {

@@ -8,12 +8,12 @@ use tdxlab_protocol::message::{Hello, Reply, Request, VERSION, Windows};
 
 use super::SoftHost;
 use super::core::Core;
-use super::hatch::Hatch;
 use super::machine::SoftMachine;
 use super::mailbox::Mailbox;
 use super::ram::{Ram, RamLayout};
 use super::session::SoftSession;
 use crate::agent::AgentError;
+use crate::host::hatch::Hatch;
 use crate::host::softkvm::{Config, SoftKvm};
 use crate::host::vm::{Vm, Wake};
 use crate::host::{BootOptions, HostError, software};
@@ -35,14 +35,7 @@ pub(super) fn boot(
     let config = software::config(HostKind::Soft, guest, options)?;
     let until = Instant::now() + options.patience;
     let layout = RamLayout::for_memory(guest.memory);
-    let hatch = host
-        .attachable
-        .then(Hatch::new)
-        .transpose()
-        .map_err(|source| HostError::System {
-            doing: "making a folder for sockets".into(),
-            source,
-        })?;
+    let hatch = Hatch::if_wanted(host.attachable)?;
     let monitor = hatch.as_ref().map(Hatch::monitor);
     let (mut vm, doorbell) = start(host, guest, &layout, monitor)?;
     if let Some(nice) = host.nice {

@@ -13,12 +13,10 @@
 //! | [`boot`] | from a plan's guest to a session |
 //! | [`core`] | the software KVM, and how requests of vCPUs reach it |
 //! | [`session`] | one operation after the other |
-//! | [`hatch`] | a way in for people, where a guest is kept |
 //! | [`race`] | several at once, in an order drawn from a seed |
 
 mod boot;
 mod core;
-mod hatch;
 mod machine;
 mod mailbox;
 mod race;

@@ -5,11 +5,11 @@ use std::time::{Duration, Instant};
 use tdxlab_protocol::message::Task;
 
 use super::core::Core;
-use super::hatch::Hatch;
 use super::race::Schedule;
 use crate::addr::GpaRange;
 use crate::agent::collect::{Answer, Collector};
 use crate::agent::request;
+use crate::host::hatch::{Debugger, Hatch};
 use crate::host::interleaving::Interleaving;
 use crate::host::softkvm::HostCall;
 use crate::host::vm::{Vm, Wake};
@@ -220,7 +220,7 @@ impl Session for SoftSession {
 
     fn attach(&mut self) -> Vec<(String, String)> {
         match &self.hatch {
-            Some(hatch) => hatch.open(&mut self.vm),
+            Some(hatch) => hatch.open(&mut self.vm, Debugger::Stub),
             None => Vec::new(),
         }
     }

@@ -12,12 +12,13 @@ use super::session::{TdxSession, Watch};
 use super::tdvf::{self, Section};
 use super::{TdxHost, mtree, refusal};
 use crate::addr::{Gpa, GpaRange};
+use crate::host::hatch::Hatch;
 use crate::host::vm::Vm;
 use crate::host::{BootOptions, HostError};
 use crate::plan::{CONTROL_PAGE, Guest, HostKind};
 use crate::qemu::command::Td;
 use crate::qemu::qmp::commands::QueryCpus;
-use crate::qemu::{Accelerator, Cpu, QemuCommand, QemuError, RAM_ID, Ram, RamBacking};
+use crate::qemu::{Accelerator, Cpu, Line, QemuCommand, QemuError, RAM_ID, Ram, RamBacking};
 
 /// Longest QEMU may take until its monitor answers: it has made the TD by then.
 const MAKING_PATIENCE: Duration = Duration::from_secs(120);
@@ -32,7 +33,9 @@ pub(super) fn boot(
     let image = tdvf::with_ranges(tdxlab_guest_image::IMAGE, &guest.image).map_err(unusable)?;
     let sections = tdvf::sections(&image).map_err(unusable)?;
 
-    let mut vm = start(host, guest, layout, &image)?;
+    let hatch = Hatch::if_wanted(host.attachable)?;
+    let monitor = hatch.as_ref().map(Hatch::monitor);
+    let mut vm = start(host, guest, layout, &image, monitor)?;
     let until = Instant::now() + options.patience.max(MAKING_PATIENCE);
     let (gmems, threads) = match paused(&mut vm, guest, layout, &sections, until) {
         Ok(found) => found,
@@ -44,6 +47,7 @@ pub(super) fn boot(
 
     let watch = Watch::new(host, vm.process().pid(), threads);
     let mut session = TdxSession::new(vm, gmems, layout, watch, guest.memory, options.patience);
+    session.hatch = hatch;
     match greeted(&mut session, host, guest, options.patience) {
         Ok(hello) => Ok((session, hello)),
         Err(error) => {
@@ -109,7 +113,13 @@ fn unusable(reason: String) -> HostError {
 }
 
 /// Starts QEMU, which stops before the TD's first instruction.
-fn start(host: &TdxHost, guest: &Guest, layout: RamLayout, image: &[u8]) -> Result<Vm, HostError> {
+fn start(
+    host: &TdxHost,
+    guest: &Guest,
+    layout: RamLayout,
+    image: &[u8],
+    monitor: Option<Line>,
+) -> Result<Vm, HostError> {
     Vm::start(HostKind::Tdx, image, host.interrupt, |ends| {
         Ok(QemuCommand {
             program: host.qemu.program.clone(),
@@ -124,7 +134,7 @@ fn start(host: &TdxHost, guest: &Guest, layout: RamLayout, image: &[u8]) -> Resu
             },
             image: ends.image.clone(),
             qmp: ends.qmp.clone(),
-            monitor: None,
+            monitor,
             serial: ends.serial.clone(),
             doorbell: None,
             td: Some(Td {

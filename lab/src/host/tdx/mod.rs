@@ -21,6 +21,7 @@ pub mod mtree;
 pub mod refusal;
 mod seamcalls;
 mod session;
+mod start;
 pub mod tdvf;
 
 use std::path::PathBuf;
@@ -51,6 +52,7 @@ pub struct TdxHost {
     pub(crate) places: Places,
     pub(crate) rehearsal: bool,
     probed: OnceLock<Result<Detected, String>>,
+    attachable: bool,
 }
 
 /// Where the kernel shows itself.
@@ -74,6 +76,16 @@ impl TdxHost {
             },
             rehearsal: is_rehearsal(),
             probed: OnceLock::new(),
+            attachable: false,
+        }
+    }
+
+    /// The same host with QEMUs that people can attach to: see [`Session::attach`].
+    #[must_use]
+    pub fn attachable(self) -> TdxHost {
+        TdxHost {
+            attachable: true,
+            ..self
         }
     }
 }

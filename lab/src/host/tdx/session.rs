@@ -11,9 +11,12 @@ use super::death::{self, Signs};
 use super::gmem::{self, Change, Gmems};
 use super::layout::{Piece, RamLayout};
 use super::seamcalls::Seamcalls;
+use super::start::StartingLine;
 use crate::addr::GpaRange;
 use crate::agent::collect::Answer;
 use crate::agent::request;
+use crate::host::hatch::{Debugger, Hatch};
+use crate::host::interleaving::Interleaving;
 use crate::host::vm::{Vm, Wake};
 use crate::host::{Death, HostError, Observed, Session};
 use crate::plan::{HostKind, Op};
@@ -39,6 +42,11 @@ pub(super) struct TdxSession {
     patience: Duration,
     events: Vec<Event>,
     dead: Option<Death>,
+    /// When operations of the next race shall start, and when those of the last did.
+    follow: Option<Interleaving>,
+    taken: Option<Interleaving>,
+    /// Where a person may talk to QEMU.
+    pub(super) hatch: Option<Hatch>,
 }
 
 /// The witnesses of one TD.
@@ -110,6 +118,9 @@ impl TdxSession {
             patience,
             events: Vec::new(),
             dead: None,
+            follow: None,
+            taken: None,
+            hatch: None,
         }
     }
 
@@ -317,13 +328,15 @@ impl Session for TdxSession {
         Ok(observed)
     }
 
-    /// The seed fixes nothing here: a real host has an order of its own.
+    /// The seed fixes nothing here: a real host has an order of its own. Branches begin together,
+    /// or each operation as long after the beginning as it did in the race that is followed.
     fn perform_parallel(
         &mut self,
         branches: &[&[Op]],
         _seed: u64,
     ) -> Result<Vec<Vec<Observed>>, HostError> {
         self.check_alive()?;
+        let followed = self.follow.take().unwrap_or_default();
         let mut results: Vec<Vec<Observed>> = vec![Vec::new(); branches.len()];
         let mut on_host = Vec::new();
         let mut in_guest = Vec::new();
@@ -333,7 +346,7 @@ impl Session for TdxSession {
                 .map(|op| self.host_call(op))
                 .collect::<Result<Vec<_>, _>>()?;
             match calls.into_iter().collect::<Option<Vec<_>>>() {
-                Some(calls) => on_host.push((number, calls)),
+                Some(calls) => on_host.push((number, calls, followed.starts_of(number))),
                 None => in_guest.push((number, *branch)),
             }
         }
@@ -353,12 +366,18 @@ impl Session for TdxSession {
             }
         };
         let file = file.as_fd();
+        let line = StartingLine::new(on_host.len() + 1, self.patience);
+        let line = &line;
+        let mut starts: Vec<(Duration, Vec<usize>)> = Vec::new();
         std::thread::scope(|scope| {
             let threads: Vec<_> = on_host
                 .into_iter()
-                .map(|(number, calls)| {
+                .map(|(number, calls, due)| {
                     scope.spawn(move || {
+                        line.ready();
+                        let mut due = due.into_iter();
                         let observed = calls.iter().map(|(change, pieces)| {
+                            let at = line.wait_for(due.next());
                             let began = Instant::now();
                             let errno = gmem::change(file, *change, pieces);
                             let mut observed = Observed {
@@ -366,12 +385,13 @@ impl Session for TdxSession {
                                 ..Observed::default()
                             };
                             observed.took_since(began);
-                            observed
+                            (at, observed)
                         });
                         (number, own_thread(), observed.collect::<Vec<_>>())
                     })
                 })
                 .collect();
+            line.ready();
             let longest = in_guest.iter().map(|(_, ops)| ops.len()).max().unwrap_or(0);
             for round in 0..longest {
                 let ops: Vec<_> = in_guest
@@ -379,6 +399,11 @@ impl Session for TdxSession {
                     .filter_map(|(number, ops)| Some((*number, ops.get(round)?)))
                     .collect();
                 if self.dead.is_none() {
+                    let racing: Vec<usize> = ops.iter().map(|(branch, _)| *branch).collect();
+                    // All of a round start together, so any of them knows when.
+                    let due = racing.first().map(|branch| followed.starts_of(*branch));
+                    let due = due.and_then(|due| due.get(round).copied());
+                    starts.push((line.wait_for(due), racing));
                     for (branch, observed) in self.round(&ops)? {
                         results[branch].push(observed);
                     }
@@ -387,11 +412,35 @@ impl Session for TdxSession {
             for thread in threads {
                 let (number, tid, observed) = thread.join().expect("a host thread does not panic");
                 self.watch.also(tid);
-                results[number] = observed;
+                for (at, observed) in observed {
+                    starts.push((at, vec![number]));
+                    results[number].push(observed);
+                }
             }
             Ok::<(), HostError>(())
         })?;
+        starts.sort();
+        let mut taken = Interleaving::default();
+        for (at, racing) in starts {
+            taken.started(at, racing);
+        }
+        self.taken = Some(taken);
         Ok(results)
+    }
+
+    fn follow(&mut self, order: &Interleaving) {
+        self.follow = Some(order.clone());
+    }
+
+    fn take_interleaving(&mut self) -> Option<Interleaving> {
+        self.taken.take()
+    }
+
+    fn attach(&mut self) -> Vec<(String, String)> {
+        match &self.hatch {
+            Some(hatch) => hatch.open(&mut self.vm, Debugger::Closed),
+            None => Vec::new(),
+        }
     }
 
     fn sample(&mut self) -> Sample {

@@ -69,6 +69,11 @@ impl AllowList {
         Ok(AllowList { texts })
     }
 
+    /// The texts.
+    pub fn texts(&self) -> &[String] {
+        &self.texts
+    }
+
     fn passes(&self, line: &str) -> bool {
         self.texts.iter().any(|text| line.contains(text.as_str()))
     }

@@ -340,6 +340,7 @@ fn head(folder: &RunFolder, items: &[Item]) -> Event {
         jobs: 1,
         plans: items.iter().map(|item| item.plan.name.clone()).collect(),
         paths: Vec::new(),
+        allowed_log: Vec::new(),
         part: None,
         merged: Vec::new(),
     })
