@@ -14,12 +14,19 @@ use rand_chacha::ChaCha8Rng;
 use tdxlab::faults;
 use tdxlab::host::sim::SimHost;
 use tdxlab::predict::{Design, Predictor};
-use tdxlab::replay::Replay;
-use tdxlab::report;
+use tdxlab::replay::{self, Replay};
+use tdxlab::report::diff::Diff;
+use tdxlab::report::picture::Pictures;
+use tdxlab::report::trend::Trend;
+use tdxlab::report::{self, merge};
 use tdxlab::run::recording::Recording;
-use tdxlab::run::{AllowList, Conduct, Silence, rejudge};
+use tdxlab::run::{AllowList, Conduct, Progress, Silence, rejudge};
 use tdxlab_selftests::command::scenario;
 use tdxlab_selftests::failing::plans;
+
+/// One in so many of them goes through what reads journals from files, or judges them again: each
+/// writes and reads files of its own.
+const FILES: usize = 20;
 
 /// Mutated files thrown at each reader unless the environment says otherwise.
 const INPUTS: usize = 20_000;
@@ -179,7 +186,7 @@ fn mutated_evidence_is_judged_or_refused() {
     let good = &RECORDED.journal;
     let mut random = ChaCha8Rng::seed_from_u64(3);
     let reports = tempfile::tempdir().unwrap();
-    for round in 0..inputs() / 100 {
+    for round in 0..inputs() / FILES {
         let bytes = mutate(good, &mut random);
         let Ok(recording) = recording(&bytes) else {
             continue;
@@ -189,6 +196,76 @@ fn mutated_evidence_is_judged_or_refused() {
         let _ = rejudge(recording, None, AllowList::default(), &below);
         let _ = fs::remove_dir_all(&below);
     }
+}
+
+/// A run in a folder of its own, with this as its journal.
+fn run_of(journal: &[u8]) -> tempfile::TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    fs::write(folder.path().join("journal.jsonl"), journal).unwrap();
+    folder
+}
+
+/// Whether what was thrown was let in; what is refused says which file is at fault.
+fn is_in<T, E: std::fmt::Display>(outcome: Result<T, E>, folder: &Path) -> bool {
+    if let Err(error) = &outcome {
+        let (said, file) = (error.to_string(), folder.display().to_string());
+        assert!(said.contains(&file), "{said}");
+    }
+    outcome.is_ok()
+}
+
+#[test]
+fn mutated_journals_are_replayed_resumed_and_merged_or_refused() {
+    let good = &RECORDED.journal;
+    let sound = run_of(good);
+    let mut random = ChaCha8Rng::seed_from_u64(4);
+    let mut let_in = [0; 4];
+    for _ in 0..inputs() / FILES {
+        let folder = run_of(&mutate(good, &mut random));
+        let path = folder.path().join("journal.jsonl");
+        if is_in(replay::from_journal(&path, None), folder.path()) {
+            let_in[0] += 1;
+        }
+        // Unasked: what comes back may be no plan that can be run, and is none that panics.
+        if is_in(replay::all(&path), folder.path()) {
+            let_in[1] += 1;
+        }
+        // A run that is complete, or a plan that is not there any more, is refused without a name.
+        if let Ok(progress) = Progress::of(folder.path()) {
+            let_in[2] += 1;
+            let _ = progress.left(Vec::new());
+            let _ = progress.journal();
+        }
+        let folders = [sound.path().to_owned(), folder.path().to_owned()];
+        let reports = tempfile::tempdir().unwrap();
+        if let Ok(target) = merge::merge(&folders, reports.path(), true) {
+            let_in[3] += 1;
+            let merged = report::from_journal(&target.path().join("journal.jsonl"));
+            assert!(merged.is_ok(), "what was merged cannot be read: {merged:?}");
+        }
+    }
+    assert!(let_in.iter().all(|count| *count > 0), "{let_in:?}");
+}
+
+#[test]
+fn mutated_journals_are_compared_or_refused() {
+    let good = &RECORDED.journal;
+    let sound = report::from_recording(recording(good).unwrap()).unwrap();
+    let mut random = ChaCha8Rng::seed_from_u64(5);
+    let mut compared = 0;
+    for _ in 0..inputs() / FILES {
+        let bytes = mutate(good, &mut random);
+        let Ok(other) = recording(&bytes).and_then(report::from_recording) else {
+            continue;
+        };
+        compared += 1;
+        for diff in [Diff::between(&sound, &other), Diff::between(&other, &sound)] {
+            let _ = (diff.is_worse(), diff.is_empty());
+        }
+        let runs = [sound.clone(), other];
+        let _ = Trend::over(runs.map(|run| (run, Pictures::default())).to_vec());
+    }
+    assert!(compared > 0);
 }
 
 #[test]

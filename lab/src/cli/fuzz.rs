@@ -73,11 +73,16 @@ impl FuzzCommand {
     pub(super) fn execute(self) -> Result<u8, CliError> {
         let asked = self.design.as_deref().map(options::design).transpose()?;
         let fault = options::fault(self.fault.as_deref())?;
+        if let Some(design) = asked {
+            check(Ground {
+                host: self.kind(),
+                design,
+            })?;
+        }
         let (host, why) = self.host(fault)?;
         let kind = host.kind();
         let design = options::design_for(asked, host.as_ref());
         let ground = Ground { host: kind, design };
-        check(ground)?;
         let interrupt = signals::install()?;
         let seed = self.seed.unwrap_or_else(rand::random);
         let folder = self.folder(seed)?;
@@ -146,13 +151,22 @@ impl FuzzCommand {
         })
     }
 
+    fn kind(&self) -> HostKind {
+        match self.host {
+            HostName::Tdx => HostKind::Tdx,
+            HostName::Kvm => HostKind::Kvm,
+            HostName::Soft => HostKind::Soft,
+            HostName::Auto | HostName::Sim => HostKind::Sim,
+        }
+    }
+
     /// Where guests run, and why there.
     fn host(&self, fault: Option<&'static Fault>) -> Result<(Box<dyn Host>, String), CliError> {
         let why = match self.host {
             HostName::Auto => "`auto` of random scenarios: it does most steps in a second",
             _ => "asked for",
         };
-        if matches!(self.host, HostName::Auto | HostName::Sim) {
+        if self.kind() == HostKind::Sim {
             let host = SimHost::in_memory();
             let host: Box<dyn Host> = match fault {
                 Some(fault) => Box::new(host.with_fault(fault)),

@@ -26,8 +26,11 @@ use crate::predict::{Baseline, Design, Predictor};
 /// Memory of one plan.
 const WINDOW: u64 = 4 * PageLevel::Size2M.bytes();
 
-/// Plans in one guest.
+/// Plans in one TD.
 const WINDOWS: u64 = 64;
+
+/// Plans in one plain VM, so that the next soon has other pages behind its memory.
+const PLAIN_PLANS: u64 = 16;
 
 /// One TD in so many is of a kind of its own.
 const SPECIAL_EVERY: u32 = 3;
@@ -137,7 +140,8 @@ impl Windows {
     /// Whether there is no room for another plan.
     pub(super) fn is_full(&self) -> bool {
         let most = match self.kind {
-            Kind::Windowed | Kind::Plain => WINDOWS,
+            Kind::Windowed => WINDOWS,
+            Kind::Plain => PLAIN_PLANS,
             Kind::Single => 1,
         };
         self.dead || self.next >= most

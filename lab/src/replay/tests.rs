@@ -84,9 +84,9 @@ fn an_older_version_is_written_as_todays_and_stays_the_same() {
 #[test]
 fn a_later_version_is_refused_by_name() {
     let later = VERSION_3.replace("\"tdxlab_replay\": 3", "\"tdxlab_replay\": 4");
-    assert!(refusal(&later).contains('4'), "{}", refusal(&later));
+    assert!(refusal(&later).contains("version 4"), "{}", refusal(&later));
     let later = VERSION_1.replacen("\"version\": 1", "\"version\": 7", 1);
-    assert!(refusal(&later).contains('7'), "{}", refusal(&later));
+    assert!(refusal(&later).contains("version 7"), "{}", refusal(&later));
 }
 
 #[test]

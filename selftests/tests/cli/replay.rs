@@ -109,6 +109,90 @@ fn it_ends_where_it_is_told_to() {
 }
 
 #[test]
+fn a_step_that_is_not_there_is_no_end() {
+    let (out, folder) = failing("sim");
+    let said = tdxlab!("replay", &folder, "--until", "5", "--out", out.path())
+        .assert()
+        .code(64);
+    let said = stderr(&said);
+    assert!(
+        said.contains("there is no step 5") && said.contains("4 is the last step"),
+        "{said}"
+    );
+}
+
+/// A seed says how a race went on sim, so nothing but the plan is recorded of it; elsewhere that is
+/// another race.
+#[test]
+fn a_race_recorded_elsewhere_is_another_race() {
+    let out = tempfile::tempdir().unwrap();
+    let race = "scenarios/race/split-once.yaml";
+    tdxlab!("run", race, "--host", "sim", "--out", out.path())
+        .assert()
+        .success();
+    let folder = fs::canonicalize(out.path().join("latest")).unwrap();
+    let again = tempfile::tempdir().unwrap();
+    let said = tdxlab!("replay", &folder, "--host", "soft", "--out", again.path())
+        .assert()
+        .success();
+    let said = stderr(&said);
+    assert!(
+        said.contains("races were recorded on sim; on soft"),
+        "{said}"
+    );
+    let said = tdxlab!("replay", &folder, "--out", again.path())
+        .assert()
+        .success();
+    assert!(!stderr(&said).contains("races were recorded"));
+}
+
+/// Lines of the kernel log that were let pass are let pass again, from the folder of the run and from
+/// the file of the scenario, unless others are named.
+#[test]
+fn lines_that_might_appear_may_appear_again() {
+    let out = tempfile::tempdir().unwrap();
+    let list = |name: &str, text: &str| {
+        let path = out.path().join(name);
+        fs::write(&path, text).unwrap();
+        path
+    };
+    let allowed = list("allowed", "# known\nWARNING: inconsistent lock state\n");
+    let others = list("others", "another line\n");
+    let mut run = tdxlab!("run", SCENARIO, "--host", "sim", "--out", out.path());
+    run.args(["--fault", "lockdep-splat", "--keep", "--allow-log"])
+        .arg(&allowed)
+        .assert()
+        .success();
+    let folder = fs::canonicalize(out.path().join("latest")).unwrap();
+    let file = folder.join("scenarios/0000-punch-head-and-tail/replay.json");
+    for (what, list, code) in [
+        (&folder, None, 0),
+        (&file, None, 0),
+        (&file, Some(&allowed), 0),
+        (&file, Some(&others), 1),
+    ] {
+        let again = tempfile::tempdir().unwrap();
+        let mut replay = tdxlab!("replay", what, "--out", again.path());
+        if let Some(list) = list {
+            replay.arg("--allow-log").arg(list);
+        }
+        replay.assert().code(code);
+    }
+}
+
+#[test]
+fn a_guest_on_sim_has_no_qemu_to_attach_to() {
+    let (out, folder) = failing("sim");
+    let said = tdxlab!("replay", &folder, "--hold", "--out", out.path())
+        .write_stdin("\n")
+        .assert()
+        .code(1);
+    let said = stdout(&said);
+    assert!(said.contains("its guest is held"), "{said}");
+    assert!(said.contains("no QEMU to attach to on this host"), "{said}");
+}
+
+#[test]
 fn a_scenario_is_picked_by_its_name() {
     let out = tempfile::tempdir().unwrap();
     tdxlab!(
@@ -207,11 +291,11 @@ fn what_is_no_replay_is_said_to_be_none(#[case] what: &str, #[case] code: i32) {
 fn a_later_version_says_so() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("replay.json");
-    fs::write(&file, r#"{"tdxlab_replay": 3, "new": true}"#).unwrap();
+    fs::write(&file, r#"{"tdxlab_replay": 4, "new": true}"#).unwrap();
     let said = tdxlab!("replay", &file).assert().code(65);
     let said = stderr(&said);
     assert!(
-        said.contains("version 3") && said.contains("reads versions 1 to 2"),
+        said.contains("version 4") && said.contains("reads versions 1 to 3"),
         "{said}"
     );
 }
@@ -264,7 +348,11 @@ fn races_on_soft_take_the_recorded_order() {
     let said = tdxlab!("replay", &folder, "--host", "sim", "--out", out.path())
         .assert()
         .success();
-    assert!(stderr(&said).contains("recorded on another host"));
+    let said = stderr(&said);
+    assert!(
+        said.contains("races were recorded on soft; on sim the seed draws their order anew"),
+        "{said}"
+    );
 }
 
 /// A replay that holds its guest.

@@ -2,5 +2,6 @@
 //!
 //! `TDXLAB_L1_KERNEL` names the kernel to boot; the distribution's own where it does not.
 
+mod fuzz;
 mod gmem;
 mod set;

@@ -16,7 +16,7 @@ const REPORTS: &str = "{reports}";
 
 /// Runs a command in an L1, with a folder for its report; `None` where no kernel is to be had, which
 /// is said.
-fn l1(options: &[&str], command: &[&str]) -> Option<(Output, TempDir)> {
+pub(crate) fn l1(options: &[&str], command: &[&str]) -> Option<(Output, TempDir)> {
     if std::env::var_os("TDXLAB_L1").is_some() {
         eprintln!("skipped: this is an L1 already");
         return None;
@@ -50,7 +50,7 @@ fn l1(options: &[&str], command: &[&str]) -> Option<(Output, TempDir)> {
     Some((output, reports))
 }
 
-fn text(bytes: &[u8]) -> String {
+pub(crate) fn text(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).into_owned()
 }
 

@@ -3,6 +3,7 @@
 //! `make test-rehearsal` runs these. They take parts of 411 MB to download once, and minutes, so
 //! `cargo test` alone passes them over.
 
+mod fuzz;
 mod lies;
 mod qemu;
 mod stock;
