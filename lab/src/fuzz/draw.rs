@@ -263,23 +263,25 @@ impl Draw {
             0 => Side::Shared,
             _ => Side::Private,
         };
-        let (stretch, stride) = self.strides(range);
         match self.random.random_range(0..19) {
             0..6 => self.accept(vcpu),
-            6..8 => Op::Touch {
-                range: stretch,
-                stride,
-                access: match self.random.random() {
-                    true => AccessKind::Read,
-                    false => AccessKind::Write,
-                },
-                side,
-                on_ve: match self.random.random() {
-                    true => OnVe::Skip,
-                    false => OnVe::Accept,
-                },
-                vcpu,
-            },
+            6..8 => {
+                let (range, stride) = self.strides(range);
+                Op::Touch {
+                    range,
+                    stride,
+                    access: match self.random.random() {
+                        true => AccessKind::Read,
+                        false => AccessKind::Write,
+                    },
+                    side,
+                    on_ve: match self.random.random() {
+                        true => OnVe::Skip,
+                        false => OnVe::Accept,
+                    },
+                    vcpu,
+                }
+            }
             8..11 => Op::Fill {
                 // What nobody has filled, nobody sees go.
                 range: match self.random.random_ratio(1, 8) {
@@ -300,11 +302,14 @@ impl Draw {
                 side,
                 vcpu,
             },
-            14 => Op::Probe {
-                range: stretch,
-                stride,
-                vcpu,
-            },
+            14 => {
+                let (range, stride) = self.strides(range);
+                Op::Probe {
+                    range,
+                    stride,
+                    vcpu,
+                }
+            }
             // Nobody predicts how conversions race where the VMM maps what it converts.
             _ if races && !self.all => self.accept(vcpu),
             _ => Op::Convert {
