@@ -289,7 +289,10 @@ fn plainer_ops(plan: &Plan, made: &mut Vec<Plan>) {
             continue;
         };
         let mut others = plainer(op);
-        others.extend(accepts(op));
+        // A plain VM accepts nothing.
+        if plan.guest.backing.is_none() {
+            others.extend(accepts(op));
+        }
         if let Some(range) = op.range() {
             let level = match op {
                 Op::Accept {

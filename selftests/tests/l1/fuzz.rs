@@ -1,4 +1,5 @@
-//! Random scenarios of plain VMs, judged on a kernel that nobody here wrote.
+//! Random scenarios of plain VMs, judged on a kernel that nobody here wrote, and a guest that is held
+//! after a failure.
 
 use serde_json::Value;
 
@@ -47,4 +48,36 @@ fn random_scenarios_of_plain_vms_pass() {
         );
     }
     eprintln!("{said}");
+}
+
+/// The end of dirty logging differs between designs, so one of the two fails.
+#[test]
+fn a_failed_guest_is_held_for_a_person() {
+    const SCRIPT: &str = r#"
+        cd /tmp || exit
+        for design in plain plain-zap; do
+            "$0" run "$1" --host kvm --design $design --out /tmp/held && continue
+            touch said
+            {
+                until grep -q ' files ' said; do sleep 0.1; done
+                qmp=$(sed -n 's/.*UNIX-CONNECT://p' said)
+                gdb=$(sed -n "s/.*target remote \(.*\)'/\1/p" said)
+                [ -S "$qmp" ] && echo "QMP listens" >&2
+                [ -S "$gdb" ] && echo "gdb listens" >&2
+                echo
+            } | "$0" replay /tmp/held/latest --hold --out /tmp/again > said
+            echo "code: $?"
+            cat said
+        done
+    "#;
+    let program = env!("CARGO_BIN_EXE_tdxlab-under-test");
+    let scenario = tdxlab_selftests::command::root().join("scenarios/kvm/dirty-log.yaml");
+    let scenario = scenario.to_str().unwrap();
+    let Some((output, _)) = l1(&[], &["/bin/sh", "-c", SCRIPT, program, scenario]) else {
+        return;
+    };
+    let said = text(&output.stdout) + &text(&output.stderr);
+    for line in ["its guest is held", "QMP listens", "gdb listens", "code: 1"] {
+        assert!(said.contains(line), "no {line:?} in {said}");
+    }
 }

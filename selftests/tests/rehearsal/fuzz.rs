@@ -1,4 +1,5 @@
-//! Random scenarios on the `tdx` host, and races that start again when they started.
+//! Random scenarios on the `tdx` host, races that start again when they started, and a TD that is held
+//! after a failure.
 
 use std::fs;
 
@@ -83,4 +84,30 @@ fn races_start_again_when_they_started() {
     // The guest's branch, and the three holes one after the other.
     assert!(journal.contains("\"@"), "no start was recorded");
     assert_eq!(journal.matches(": 1\"").count(), 3, "{journal}");
+}
+
+#[test]
+#[ignore = "takes an emulated machine: make test-rehearsal"]
+fn a_failed_td_is_held_and_has_no_stub() {
+    const SCRIPT: &str = r#"
+        export TDXLAB_REHEARSAL_LIES=drop-conversion=1
+        "$0" run scenarios/stock/convert-is-a-hole.yaml --host tdx --out "$1/run"
+        echo | "$0" replay "$1/run/latest" --hold --out "$1/again"
+        echo "code: $?"
+    "#;
+    let folder = tempfile::tempdir().unwrap();
+    let out = folder.path().to_str().unwrap();
+    let output = rehearse(
+        folder.path(),
+        &["--command", "/bin/sh", "--", "-c", SCRIPT, PROGRAM, out],
+    );
+    let text = said(&output);
+    for part in [
+        "its guest is held",
+        "UNIX-CONNECT:",
+        "none: a TD shows neither its registers nor its private memory",
+        "code: 1",
+    ] {
+        assert!(text.contains(part), "no {part:?} in {text}");
+    }
 }
