@@ -49,16 +49,17 @@ fn a_sound_host_passes_and_the_map_shows_its_holes(#[case] design: &str) {
     let json = json(&left(out.path()));
     assert_eq!(json["scenarios"], 300);
     assert_eq!(json["failure"], Value::Null);
-    let holes = json["holes"].as_array().unwrap();
-    let of_leaves = holes
-        .iter()
-        .filter(|hole| hole[0] == "punch" && hole[1] == "2M accepted")
-        .count();
-    assert_eq!(
-        of_leaves == 9,
-        design == "stock",
-        "stock alone has no leaf of 2M to punch"
-    );
+    // Stock has no leaf of 2M to punch, which is no hole; elsewhere one was punched.
+    let in_leaves = |cells: &str| {
+        let cells = json[cells].as_array().unwrap().iter();
+        cells
+            .filter(|cell| cell[0] == "punch" && cell[1] == "2M accepted")
+            .count()
+    };
+    match design {
+        "stock" => assert_eq!(in_leaves("holes") + in_leaves("reached"), 0),
+        _ => assert!(in_leaves("reached") > 0),
+    }
     let table = fs::read_to_string(left(out.path()).join("fuzz.md")).unwrap();
     assert!(table.contains("| operation | empty |"), "{table}");
 }
