@@ -124,3 +124,65 @@ pub fn setup(plan: &Plan) -> usize {
         })
         .count()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::addr::{Gpa, GpaRange};
+    use crate::fuzz::window;
+    use crate::plan::{Branch, Guest, LOW_BASE, Step};
+
+    fn punch(page: u64) -> Op {
+        let start = Gpa::new(LOW_BASE.as_u64() + (page << 12));
+        Op::Punch {
+            range: GpaRange::with_len(start, 4096).unwrap(),
+        }
+    }
+
+    fn race(page: u64) -> Action {
+        Action::Parallel(vec![Branch(vec![punch(page)]), Branch(vec![punch(0)])])
+    }
+
+    fn plan(actions: Vec<Action>) -> Plan {
+        let memory = GpaRange::with_len(LOW_BASE, 2 << 20).unwrap();
+        let step = |action| Step {
+            line: 0,
+            action,
+            expect: Default::default(),
+        };
+        let steps = actions.into_iter().map(step).collect();
+        window::plan(Guest::over(memory), 1, steps)
+    }
+
+    /// A race keeps its order when steps before it or races beside it are left out, and when only its
+    /// ranges change.
+    #[test]
+    fn orders_go_with_their_races() {
+        let order = |branch: usize| {
+            let mut order = crate::host::interleaving::Interleaving::default();
+            order.begin([branch]);
+            order
+        };
+        let from = plan(vec![
+            Action::One(punch(9)),
+            race(1),
+            Action::One(punch(9)),
+            race(2),
+        ]);
+        let orders = Orders::from([(1, order(1)), (3, order(2))]);
+        let to = |actions| carried(&orders, &from, &plan(actions));
+        assert_eq!(
+            to(vec![race(1), Action::One(punch(9)), race(2)]),
+            Orders::from([(0, order(1)), (2, order(2))])
+        );
+        assert_eq!(to(vec![race(2)]), Orders::from([(0, order(2))]));
+        assert_eq!(
+            to(vec![race(1), race(5)]),
+            Orders::from([(0, order(1)), (1, order(2))])
+        );
+        assert_eq!(
+            to(vec![Action::One(punch(1)), Action::One(punch(0))]),
+            Orders::new()
+        );
+    }
+}

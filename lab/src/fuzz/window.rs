@@ -361,3 +361,6 @@ pub(super) fn number(action: &mut Action, fills: &mut u16) {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;
