@@ -113,8 +113,10 @@ fn holes_are_holes(#[case] design: &str) {
             let (came, wrong): (Vec<_>, Vec<_>) =
                 came.partition(|one| ground.possible(row, state, *one));
             assert!(wrong.is_empty(), "{operation} in {name}: {wrong:?}");
+            // Few guests have the gigabyte that an ACCEPT at 1G takes.
+            let rare = *operation == "accept 1G";
             assert!(
-                can == 0 || !came.is_empty(),
+                can == 0 || rare || !came.is_empty(),
                 "{operation} never met {name}\n{table}"
             );
             impossible += ALIGNMENTS - can;

@@ -1,6 +1,7 @@
 //! Replay files of every version there was, as they were written: files in people's hands stay
 //! readable, or say why not.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::time::Duration;
 
@@ -18,7 +19,7 @@ fn read(text: &str) -> Result<Replay, ReplayError> {
 }
 
 fn refusal(text: &str) -> String {
-    format!("{:?}", miette::Report::new(read(text).unwrap_err()))
+    read(text).unwrap_err().to_string()
 }
 
 #[test]
@@ -43,7 +44,9 @@ fn version_2_knew_turns() {
     assert_eq!(recorded.allowed_log, [""; 0]);
     assert_eq!(recorded.ended.unwrap().verdict, Verdict::Pass);
     let order = &replay.orders[&1];
-    assert_eq!(order.rounds[0].branches, [0, 1, 2, 3]);
+    let branches = order.rounds.iter().flat_map(|round| &round.branches);
+    let branches: BTreeSet<u16> = branches.copied().collect();
+    assert_eq!(branches, BTreeSet::from([0, 1, 2, 3]));
     assert!(!order.rounds[0].turns.is_empty());
     assert!(order.starts.is_empty());
 }
