@@ -8,7 +8,7 @@ use tdxlab_protocol::message::{Access, Run};
 use crate::addr::{GpaRange, PageLevel};
 use crate::host::Observed;
 use crate::plan::{AccessKind, CONTROL_PAGE, Guest, OnVe, Op, Side, Size, VcpuId};
-use crate::run::judge::Judge;
+use crate::run::judge::{Judge, disagreement};
 use crate::run::names::Status;
 use crate::run::verdict::{Finding, FindingKind, Judgement, MissingWitness, Verdict, Witness};
 use crate::witness::{ExitCounters, PageCounters, Reading, Sample};
@@ -56,6 +56,7 @@ pub fn judge(judge: &Judge, observed: &Observed, before: &Sample, after: &Sample
     control.guest(observed);
     control.pages(Witness::Debugfs, &before.debugfs, &after.debugfs);
     control.pages(Witness::QueryStats, &before.query_stats, &after.query_stats);
+    control.same_pages(after);
     control.exits(&before.exits, &after.exits);
     control.judgement.verdict = control.verdict();
     control
@@ -131,6 +132,20 @@ impl Control {
                     format!("{before:?}, then {after:?}"),
                 ));
             }
+        }
+    }
+
+    /// Two sources of the same counters that both count, but not from the same number, are not of
+    /// the same VM.
+    fn same_pages(&mut self, after: &Sample) {
+        let heard = |witness| self.judgement.heard.contains(&witness);
+        if heard(Witness::Debugfs)
+            && heard(Witness::QueryStats)
+            && let (Some(debugfs), Some(query_stats)) =
+                (after.debugfs.value(), after.query_stats.value())
+            && let Some(finding) = disagreement(debugfs, query_stats)
+        {
+            self.find(finding);
         }
     }
 
@@ -299,6 +314,20 @@ mod tests {
         assert_eq!(control.judgement.verdict, Verdict::Error);
         let reason = control.reason().unwrap();
         assert!(reason.contains("pages_4k stayed at 5"), "{reason}");
+    }
+
+    #[test]
+    fn sources_that_count_alike_from_different_numbers_disagree() {
+        let mut before = sample(5, 0);
+        let mut after = sample(6, 1);
+        before.query_stats = sample(1005, 0).query_stats;
+        after.query_stats = sample(1006, 1).query_stats;
+        let control = control(&accepted(0), &before, &after);
+        assert_eq!(control.judgement.verdict, Verdict::Fail);
+        let finding = &control.judgement.findings[0];
+        assert_eq!(finding.kind, FindingKind::Disagreement);
+        assert!(finding.expected.contains("pages_4k 6"), "{finding}");
+        assert!(finding.found.contains("pages_4k 1006"), "{finding}");
     }
 
     #[test]

@@ -41,7 +41,9 @@ impl Instance {
         };
         let path = instance.path();
         fs::create_dir(&path).map_err(|error| refused(root, &path, &error))?;
-        instance.write("buffer_size_kb", &BUFFER_KIB.to_string())?;
+        let buffer = path.join("buffer_size_kb");
+        fs::write(&buffer, BUFFER_KIB.to_string())
+            .map_err(|error| refused(root, &buffer, &error))?;
         Ok(instance)
     }
 
@@ -109,9 +111,10 @@ fn refused(root: &Path, path: &Path, error: &io::Error) -> String {
         io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => {
             format!("{error}; run as root, and without lockdown")
         }
-        // Each instance has ring buffers of its own.
+        // Each instance has ring buffers of its own, the large ones since it asked for them.
         io::ErrorKind::OutOfMemory | io::ErrorKind::StorageFull => format!(
-            "{error}; rmdir instances that nobody needs in {}",
+            "{error}; rmdir instances that nobody needs in {} (each of the lab's wants \
+             {BUFFER_KIB} KiB for each processor)",
             root.join("instances").display()
         ),
         _ => error.to_string(),

@@ -16,6 +16,7 @@ mod stretch;
 mod tests;
 
 pub(crate) use content::wanted as wanted_content;
+pub(in crate::run) use counters::disagreement;
 pub use content::{ContentSpan, PageClass};
 pub use kernel_log::{AllowList, AllowListError};
 
