@@ -83,6 +83,19 @@ pub enum L1Error {
     )]
     NoPackage { package: String, said: String },
 
+    #[error("package {package} cannot be had: {mirror} cannot be reached over the network: {said}")]
+    #[diagnostic(
+        code(tdxlab::l1::no_network),
+        help(
+            "connect this machine to the network, and behind a proxy set http_proxy; only the first run needs it, later ones find the kernel in the cache. Without a network give --kernel the path of a bzImage"
+        )
+    )]
+    Unreachable {
+        package: String,
+        mirror: String,
+        said: String,
+    },
+
     #[error("package {package} cannot be had: this machine has no apt")]
     #[diagnostic(code(tdxlab::l1::no_apt), help("give --kernel the path of a bzImage"))]
     NoApt { package: String },
@@ -270,6 +283,7 @@ impl L1Error {
             | L1Error::BrokenModule { .. }
             | L1Error::BrokenPackage { .. }
             | L1Error::NoPackage { .. }
+            | L1Error::Unreachable { .. }
             | L1Error::NoApt { .. }
             | L1Error::NoCacheFolder
             | L1Error::Cache { .. }
