@@ -11,7 +11,7 @@ use crate::plan::{AccessKind, CONTROL_PAGE, Guest, OnVe, Op, Side, Size, VcpuId}
 use crate::run::judge::{Judge, disagreement};
 use crate::run::names::Status;
 use crate::run::verdict::{Finding, FindingKind, Judgement, MissingWitness, Verdict, Witness};
-use crate::witness::{ExitCounters, PageCounters, Reading, Sample};
+use crate::witness::{ExitCounters, PageCounters, Reading, Sample, SplitEvent};
 
 /// What is done to a guest.
 pub fn operation(guest: &Guest) -> Op {
@@ -58,6 +58,7 @@ pub fn judge(judge: &Judge, observed: &Observed, before: &Sample, after: &Sample
     control.pages(Witness::QueryStats, &before.query_stats, &after.query_stats);
     control.same_pages(after);
     control.exits(&before.exits, &after.exits);
+    control.whole(&before.splits, &after.splits);
     control.judgement.verdict = control.verdict();
     control
 }
@@ -168,6 +169,14 @@ impl Control {
                     format!("{before:?}, then {after:?}"),
                 ));
             }
+        }
+    }
+
+    /// Split events that are lost, or of which none could arrive, would be missed in every step.
+    fn whole(&mut self, before: &Reading<Vec<SplitEvent>>, after: &Reading<Vec<SplitEvent>>) {
+        if let (Reading::Spoilt { reason }, _) | (_, Reading::Spoilt { reason }) = (before, after) {
+            let all = "all that there was";
+            self.find(Finding::impossible(Witness::Splits, all, reason));
         }
     }
 
@@ -328,6 +337,16 @@ mod tests {
         assert_eq!(finding.kind, FindingKind::Disagreement);
         assert!(finding.expected.contains("pages_4k 6"), "{finding}");
         assert!(finding.found.contains("pages_4k 1006"), "{finding}");
+    }
+
+    #[test]
+    fn split_events_that_cannot_arrive_are_an_error_at_once() {
+        let mut after = sample(6, 1);
+        after.splits = Reading::spoilt("the event is not on");
+        let control = control(&accepted(0), &sample(5, 0), &after);
+        assert_eq!(control.judgement.verdict, Verdict::Error);
+        let reason = control.reason().unwrap();
+        assert!(reason.contains("the event is not on"), "{reason}");
     }
 
     #[test]

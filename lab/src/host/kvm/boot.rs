@@ -8,6 +8,7 @@ use tdxlab_protocol::message::{Hello, Reply, Request, VERSION, Windows};
 
 use super::KvmHost;
 use super::memory::{self, TestMemory};
+use super::pool;
 use super::session::{KvmSession, Watch};
 use crate::addr::{Gpa, PageLevel};
 use crate::host::vm::{Vm, Wake};
@@ -42,6 +43,34 @@ pub(super) fn boot(
         ));
     }
     let until = Instant::now() + options.patience;
+    let short = |reason: &str| refused(reason, "or run fewer scenarios at once, with --jobs");
+    let begin = || begin(host, guest, backing, options, until);
+    let (begun, held) = pool::reserved(
+        &host.places.pools(),
+        backing,
+        guest.memory,
+        until,
+        short,
+        begin,
+    )?;
+    let Begun { vm, memory, watch } = begun;
+    Ok(KvmSession::new(vm, memory, watch, held, options.patience))
+}
+
+/// A guest that takes commands.
+struct Begun {
+    vm: Vm,
+    memory: TestMemory,
+    watch: Watch,
+}
+
+fn begin(
+    host: &KvmHost,
+    guest: &Guest,
+    backing: Backing,
+    options: &BootOptions,
+    until: Instant,
+) -> Result<Begun, HostError> {
     let mut vm = start(host, guest, backing)?;
     // Before the guest touches anything, so that nothing is missed.
     let watch = Watch::new(&host.places, vm.process().pid());
@@ -49,7 +78,7 @@ pub(super) fn boot(
         .and_then(|_| configure(&mut vm, guest, options, until))
         .and_then(|()| TestMemory::take(vm.process(), guest.memory));
     match ready {
-        Ok(memory) => Ok(KvmSession::new(vm, memory, watch, options.patience)),
+        Ok(memory) => Ok(Begun { vm, memory, watch }),
         Err(error) => {
             leave_evidence(&mut vm, &options.folder);
             Err(error)

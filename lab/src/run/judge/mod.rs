@@ -16,8 +16,8 @@ mod stretch;
 mod tests;
 
 pub(crate) use content::wanted as wanted_content;
-pub(in crate::run) use counters::disagreement;
 pub use content::{ContentSpan, PageClass};
+pub(in crate::run) use counters::disagreement;
 pub use kernel_log::{AllowList, AllowListError};
 
 use tdxlab_protocol::message::Run;
