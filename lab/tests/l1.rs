@@ -237,7 +237,10 @@ fn an_apt_that_gets_nothing_is_quoted() {
     let fetch = "Failed to fetch http://mirror.invalid/debian/x  Could not connect to \
                  mirror.invalid:80 (192.0.2.1), connection timed out";
     for (lists, get) in [
-        ("echo Package: x", format!("echo 'E: {fetch}' >&2; exit 100")),
+        (
+            "echo Package: x",
+            format!("echo 'E: {fetch}' >&2; exit 100"),
+        ),
         ("exit 100", format!("echo 'W: {fetch}' >&2")),
     ] {
         let folder = tempfile::tempdir().unwrap();

@@ -151,6 +151,16 @@ pub enum L1Error {
         log: Vec<String>,
     },
 
+    #[error("the L1 cannot have this machine's files: {what}")]
+    #[diagnostic(
+        code(tdxlab::l1::files),
+        help(
+            "QEMU shares the root folder over 9p as the user who runs it: that user must be able to read / and the folders of programs and libraries; {}",
+            last(log)
+        )
+    )]
+    Files { what: String, log: Vec<String> },
+
     #[error("the L1 failed while {doing}: {what}")]
     #[diagnostic(code(tdxlab::l1::failed), help("{}", last(log)))]
     Failed {
@@ -261,6 +271,10 @@ impl L1Error {
                 what: format!("{program}: {}", io::Error::from_raw_os_error(errno)),
                 log,
             },
+            Cause::System { doing, text, .. } if stage == Stage::Files => L1Error::Files {
+                what: format!("{doing}: {text}"),
+                log,
+            },
             Cause::System { doing, text, .. } => L1Error::Failed {
                 doing: stage.doing(),
                 what: format!("{doing}: {text}"),
@@ -292,6 +306,7 @@ impl L1Error {
             | L1Error::QemuRefused { .. }
             | L1Error::Module { .. } => 69,
             L1Error::Panic { .. }
+            | L1Error::Files { .. }
             | L1Error::Failed { .. }
             | L1Error::Died { .. }
             | L1Error::Hung { .. }
