@@ -5,7 +5,7 @@
 SHELL := /bin/sh
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := help
-.PHONY: help setup run test test-l1-new test-rehearsal rehearsal-parts rehearsal-tests bench mutants lint clean-reports
+.PHONY: help setup run test test-l1-new kernels test-rehearsal rehearsal-parts rehearsal-tests bench mutants lint clean-reports
 
 TDXLAB := target/debug/tdxlab
 ARGS ?=
@@ -45,6 +45,14 @@ rehearsal-tests:
 test-l1-new: setup ## Run the tests of real kernels on the newest packaged one, booted in QEMU
 	@TDXLAB_L1_KERNEL=newest cargo test --locked --package tdxlab-selftests --test l1 -- \
 		--nocapture --test-threads=1
+
+# The reports are those that the tests have kept; a kernel that was not tested is left out.
+kernels: ## Write the results in docs/kernels.md anew, from the last `make test` and `make test-l1-new`
+	@cargo build --locked --package tdxlab
+	@{ echo; $(TDXLAB) report kernels $(wildcard target/kernels/distribution target/kernels/newest) && echo; } \
+		> target/kernels/results.md
+	@sed -i -e '/^<!-- results -->$$/,/^<!-- end of results -->$$/{//!d}' \
+		-e '/^<!-- results -->$$/r target/kernels/results.md' docs/kernels.md
 
 bench: setup ## Measure, against bare QEMU where there is something to compare with
 	@cargo bench --locked --package tdxlab-selftests --bench lab

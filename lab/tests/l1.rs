@@ -186,6 +186,81 @@ fn nothing_is_left_of_a_lab_that_was_killed() {
     wait_for(gone);
 }
 
+/// A program that runs another without a network; `None` where this user may not.
+fn without_network() -> Option<Command> {
+    let unshare = || {
+        let mut command = Command::new("unshare");
+        command.arg("--net");
+        if !nix::unistd::geteuid().is_root() {
+            command.arg("--map-root-user");
+        }
+        command
+    };
+    let works = unshare().arg("true").output();
+    match works {
+        Ok(output) if output.status.success() => Some(unshare()),
+        other => {
+            eprintln!("skipped: unshare makes no network of its own: {other:?}");
+            None
+        }
+    }
+}
+
+/// The real apt with an empty cache and no network, where there is one.
+#[test]
+fn a_network_that_is_down_is_named() {
+    if Command::new("apt-get").arg("--version").output().is_err() {
+        eprintln!("skipped: this machine has no apt");
+        return;
+    }
+    for kernel in ["linux-image-amd64", "newest"] {
+        let cache = tempfile::tempdir().unwrap();
+        let Some(mut lab) = without_network() else {
+            return;
+        };
+        lab.arg(env!("CARGO_BIN_EXE_tdxlab"))
+            .args(["l1", "--kernel", kernel, "--", "true"])
+            .env("XDG_CACHE_HOME", cache.path())
+            .env_remove("http_proxy")
+            .current_dir(cache.path())
+            .stdin(Stdio::null());
+        let output = lab.output().unwrap();
+        assert_fails(&output, 69, "cannot be reached over the network");
+        assert_fails(&output, 69, "connect this machine to the network");
+        assert_fails(&output, 69, "tdxlab::l1::no_network");
+    }
+}
+
+/// An apt that has package lists and gets no package, or gets no lists and calls that a success.
+#[test]
+fn an_apt_that_gets_nothing_is_quoted() {
+    let fetch = "Failed to fetch http://mirror.invalid/debian/x  Could not connect to \
+                 mirror.invalid:80 (192.0.2.1), connection timed out";
+    for (lists, get) in [
+        (
+            "echo Package: x",
+            format!("echo 'E: {fetch}' >&2; exit 100"),
+        ),
+        ("exit 100", format!("echo 'W: {fetch}' >&2")),
+    ] {
+        let folder = tempfile::tempdir().unwrap();
+        for (name, script) in [("apt-cache", lists), ("apt-get", get.as_str())] {
+            let path = folder.path().join(name);
+            let version = "case \"$*\" in *--version*) exit 0;; esac";
+            fs::write(&path, format!("#!/bin/sh\n{version}\n{script}\n")).unwrap();
+            fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+        }
+        let path = format!("{}:/usr/bin:/bin", folder.path().display());
+        let output = l1(folder.path())
+            .args(["--", "true"])
+            .env("XDG_CACHE_HOME", folder.path())
+            .env("PATH", path)
+            .output()
+            .unwrap();
+        assert_fails(&output, 69, "mirror.invalid cannot be reached");
+    }
+}
+
 /// Looks until there is something to see.
 fn wait_for<T>(mut look: impl FnMut() -> Option<T>) -> T {
     for _ in 0..3000 {
@@ -208,6 +283,7 @@ fn real(folder: &Path, options: &[&str], command: &[&str]) -> Option<Output> {
     let said = said(&output);
     let cannot = [
         "tdxlab::l1::no_package",
+        "tdxlab::l1::no_network",
         "tdxlab::l1::no_apt",
         "tdxlab::l1::no_qemu",
     ];

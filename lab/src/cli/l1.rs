@@ -36,7 +36,7 @@ pub(super) struct L1 {
     memory: Memory,
 
     /// What runs the L1's instructions
-    #[arg(long, value_enum, default_value_t = AcceleratorChoice::Tcg)]
+    #[arg(long, value_enum, default_value_t = AcceleratorChoice::Auto)]
     accel: AcceleratorChoice,
 
     /// QEMU to run
@@ -87,6 +87,14 @@ impl L1 {
             folder,
         };
         let outcome = run(&options)?;
+        let writes_elsewhere = |word: &String| word == "--out" || word.starts_with("--out=");
+        if outcome.files == 0 && options.command.iter().any(writes_elsewhere) {
+            output::note(format!(
+                "l1: no report came back: the command wrote nothing below {}; give --out the same \
+                 folder before and after `--`",
+                self.out.display()
+            ));
+        }
         if verbose || io::stderr().is_terminal() {
             output::note(format!("l1: {}", summary(&outcome)));
         }
@@ -150,8 +158,9 @@ fn summary(outcome: &Outcome) -> String {
         at.map_or_else(|| "?".into(), |at| format!("{:.1}", at.as_secs_f64()))
     };
     format!(
-        "kernel {}, up after {} s, command after {} s, all after {} s, {} report files",
+        "kernel {} on {}, up after {} s, command after {} s, all after {} s, {} report files",
         outcome.release,
+        outcome.accelerator,
         seconds(hello),
         seconds(command),
         seconds(done),

@@ -1,14 +1,18 @@
 //! Whether a KVM here runs a guest: by running one of three instructions.
 
+use std::io;
 use std::os::fd::AsRawFd;
+use std::os::unix::thread::JoinHandleExt;
 use std::path::Path;
 use std::sync::mpsc;
+use std::thread::JoinHandle;
 use std::time::Duration;
 
 use kvm_bindings::{KVM_API_VERSION, kvm_userspace_memory_region};
 use kvm_ioctls::{Kvm, VcpuExit};
+use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction};
 
-use super::{Fact, stats};
+use super::{Fact, Machine, stats};
 
 const NAME: &str = "kvm";
 
@@ -21,23 +25,49 @@ const GUEST: u64 = 0x1000;
 /// `mov [0x2000], al; hlt` in real mode: a store that must be mapped, then the end.
 const CODE: [u8; 4] = [0xa2, 0x00, 0x20, 0xf4];
 
+/// What a KVM can be told not to use, and who decides.
+///
+/// Without paging of its own for guests there are no leaves to count or split, and without the TDP
+/// MMU they are split by other rules.
+const NEEDED: [(&str, &str); 3] = [
+    ("kvm_intel/parameters/ept", "Extended Page Tables (EPT)"),
+    ("kvm_amd/parameters/npt", "nested page tables (NPT)"),
+    ("kvm/parameters/tdp_mmu", "the TDP MMU"),
+];
+
+/// What KVM's parameters rule out; `None` where they rule out nothing.
+pub(super) fn ruled_out(machine: &Machine) -> Option<Fact> {
+    NEEDED.iter().find_map(|(parameter, what)| {
+        let path = format!("/sys/module/{parameter}");
+        let value = machine.read(&path).ok()?;
+        let (module, name) = parameter.split_once("/parameters/")?;
+        matches!(value.as_str(), "N" | "0").then(|| {
+            Fact::unusable(NAME, format!("KVM does without {what}: {path} is {value}")).advise(
+                format!(
+                    "load {module} with {name}=1 (if it stays off, the processor or the machine \
+                     that this one runs in has none)"
+                ),
+            )
+        })
+    })
+}
+
 /// Makes a VM with one page of code, runs it, and looks whether it stored what it had to.
 ///
 /// The guest runs in a thread of its own: a KVM that never returns must not hang the lab.
-pub(super) fn probe() -> Fact {
-    let (sender, receiver) = mpsc::channel();
-    let spawned = std::thread::Builder::new()
-        .name("kvm-probe".to_owned())
-        .spawn(move || {
-            let _ = sender.send(run_guest());
-        });
-    if let Err(error) = spawned {
-        return Fact::limited(NAME, format!("not tried: {error}"));
+pub(super) fn probe(machine: &Machine) -> Fact {
+    if let Some(fact) = ruled_out(machine) {
+        return fact;
     }
-    match receiver.recv_timeout(PATIENCE) {
-        Ok(Ok(found)) => Fact::usable(NAME, found),
-        Ok(Err(problem)) => Fact::unusable(NAME, problem.found).advise(problem.advice),
-        Err(_) => Fact::unusable(
+    match bounded(PATIENCE, run_guest) {
+        Err(error) => Fact::limited(NAME, format!("not tried: {error}")),
+        Ok(Some(Ok(Shown { found, uncounted: None }))) => Fact::usable(NAME, found),
+        Ok(Some(Ok(Shown { found, uncounted: Some(why) }))) => {
+            Fact::limited(NAME, format!("{found}; {why}"))
+                .advise("page counters come from debugfs alone, where it has them")
+        }
+        Ok(Some(Err(problem))) => Fact::unusable(NAME, problem.found).advise(problem.advice),
+        Ok(None) => Fact::unusable(
             NAME,
             format!(
                 "/dev/kvm opens, but a guest of two instructions was not done after {PATIENCE:?}"
@@ -45,6 +75,60 @@ pub(super) fn probe() -> Fact {
         )
         .advise("this KVM emulates guests (as KVM's PVM vendor does); soft and sim do without, and `tdxlab l1` boots a kernel that has one"),
     }
+}
+
+/// The result of `work`, done in a thread of its own; `None` where it took too long. Then the
+/// system call it waits in, such as KVM_RUN, is interrupted until the thread has ended: one that
+/// goes on would keep a processor busy.
+fn bounded<T: Send + 'static>(
+    patience: Duration,
+    work: impl FnOnce() -> T + Send + 'static,
+) -> io::Result<Option<T>> {
+    let (sender, receiver) = mpsc::channel();
+    let thread = std::thread::Builder::new()
+        .name("kvm-probe".to_owned())
+        .spawn(move || {
+            let _ = sender.send(work());
+        })?;
+    let result = receiver.recv_timeout(patience).ok();
+    if result.is_none() {
+        interrupt(&thread);
+    }
+    Ok(result)
+}
+
+/// Longest that a thread is asked to end.
+const KICKS: u32 = 200;
+
+fn interrupt(thread: &JoinHandle<()>) {
+    extern "C" fn nothing(_: libc::c_int) {}
+    // Nobody else uses this signal, which does nothing unless it is handled. Without SA_RESTART a
+    // system call that it interrupts ends with EINTR.
+    let action = SigAction::new(
+        SigHandler::Handler(nothing),
+        SaFlags::empty(),
+        SigSet::empty(),
+    );
+    // SAFETY: the handler does nothing, so it is safe wherever it strikes.
+    if unsafe { sigaction(Signal::SIGURG, &action) }.is_err() {
+        return;
+    }
+    // A signal that comes between two system calls interrupts none, so one is not enough.
+    for _ in 0..KICKS {
+        if thread.is_finished() {
+            return;
+        }
+        // SAFETY: the handle is not joined yet, so it stands for this thread still.
+        unsafe { libc::pthread_kill(thread.as_pthread_t(), libc::SIGURG) };
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+/// What a guest showed.
+struct Shown {
+    found: String,
+    /// Why its pages could not be seen to count.
+    uncounted: Option<String>,
 }
 
 struct Problem {
@@ -59,7 +143,7 @@ fn problem(found: impl Into<String>, advice: &str) -> Problem {
     }
 }
 
-fn run_guest() -> Result<String, Problem> {
+fn run_guest() -> Result<Shown, Problem> {
     let kvm = Kvm::new().map_err(|error| match error.errno() {
         libc::ENOENT => problem(
             "no /dev/kvm",
@@ -82,16 +166,20 @@ fn run_guest() -> Result<String, Problem> {
             "use an ordinary Linux kernel",
         ));
     }
-    store_and_halt(&kvm).map_err(|what| {
+    let uncounted = store_and_halt(&kvm).map_err(|what| {
         problem(
             format!("/dev/kvm opens, but {what}"),
             "this KVM cannot run guests; soft and sim do without, and `tdxlab l1` boots a kernel that has one",
         )
     })?;
-    Ok("a guest ran, stored to memory and halted".to_owned())
+    Ok(Shown {
+        found: "a guest ran, stored to memory and halted".to_owned(),
+        uncounted,
+    })
 }
 
-fn store_and_halt(kvm: &Kvm) -> Result<(), String> {
+/// The result is why its pages were not seen to count, where they were not.
+fn store_and_halt(kvm: &Kvm) -> Result<Option<String>, String> {
     let failed = |doing: &str| {
         let doing = doing.to_owned();
         move |error: kvm_ioctls::Error| format!("{doing} failed: {error}")
@@ -130,13 +218,23 @@ fn store_and_halt(kvm: &Kvm) -> Result<(), String> {
         0x5a => {}
         other => return Err(format!("its guest's store went astray ({other:#x} found)")),
     }
-    // Before Linux 5.14 there are no statistics to ask for; the positive control will tell then.
-    match stats::read(&vm, "pages_4k") {
+    counted(stats::read(&vm, "pages_4k"))
+}
+
+/// What the page counter of a guest that stored to memory says of KVM.
+fn counted(pages: io::Result<Option<u64>>) -> Result<Option<String>, String> {
+    match pages {
         Ok(Some(0)) => Err(format!(
             "it maps no page for its guest: it emulates every instruction{}",
             vendor(Path::new("/sys/module"))
         )),
-        Ok(_) | Err(_) => Ok(()),
+        Ok(Some(_)) => Ok(None),
+        Ok(None) => Ok(Some("its statistics have no pages_4k".to_owned())),
+        // The positive control of each guest will tell whether debugfs counts.
+        Err(error) if error.raw_os_error() == Some(libc::ENOTTY) => Ok(Some(
+            "it has no binary statistics, which came with Linux 5.14".to_owned(),
+        )),
+        Err(error) => Err(format!("its statistics cannot be read: {error}")),
     }
 }
 
@@ -194,5 +292,41 @@ impl Drop for Pages {
     fn drop(&mut self) {
         // SAFETY: the mapping is ours; the VM that used it is gone.
         unsafe { libc::munmap(self.start, self.length) };
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicBool, Ordering};
+
+    use super::*;
+
+    #[test]
+    fn what_takes_too_long_is_interrupted_and_ends() {
+        let ended = Arc::new(AtomicBool::new(false));
+        let ends = Arc::clone(&ended);
+        let work = move || {
+            // Waits for a signal, as KVM_RUN of a guest that never exits does.
+            // SAFETY: it takes nothing and gives nothing.
+            unsafe { libc::pause() };
+            ends.store(true, Ordering::Release);
+        };
+        assert_eq!(bounded(Duration::from_millis(20), work).unwrap(), None);
+        assert!(ended.load(Ordering::Acquire), "it goes on");
+        let quick = bounded(Duration::from_secs(60), || 7).unwrap();
+        assert_eq!(quick, Some(7));
+    }
+
+    #[test]
+    fn only_a_counter_that_was_seen_to_move_makes_a_kvm_usable() {
+        assert_eq!(counted(Ok(Some(2))), Ok(None));
+        assert!(counted(Ok(Some(0))).unwrap_err().contains("maps no page"));
+        assert!(counted(Ok(None)).unwrap().unwrap().contains("no pages_4k"));
+        let error = |errno| Err(io::Error::from_raw_os_error(errno));
+        let old = counted(error(libc::ENOTTY)).unwrap().unwrap();
+        assert!(old.contains("Linux 5.14"), "{old}");
+        let broken = counted(error(libc::EIO)).unwrap_err();
+        assert!(broken.contains("cannot be read"), "{broken}");
     }
 }

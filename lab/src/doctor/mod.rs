@@ -92,8 +92,7 @@ pub fn examine(machine: &Machine) -> Vec<Fact> {
         machine::memory(machine),
         qemu::version(machine),
     ];
-    // A recorded machine's KVM is not here to be tried.
-    facts.extend((!machine.is_recorded()).then(kvm::probe));
+    facts.extend(kvm_of(machine));
     facts.extend(tdx::facts(machine));
     facts.extend(rights::facts(machine));
     facts
@@ -101,14 +100,28 @@ pub fn examine(machine: &Machine) -> Vec<Fact> {
 
 /// The first fact that keeps this machine from running TDs; `None` where nothing does.
 pub fn why_no_tdx(machine: &Machine) -> Option<Fact> {
-    let tried = (!machine.is_recorded()).then(kvm::probe);
     tdx::facts(machine)
         .into_iter()
-        .chain(tried)
+        .chain(kvm_of(machine))
         .find(|fact| fact.standing == Standing::Unusable)
+}
+
+/// Whether the machine's KVM runs a guest. A recorded machine's is not here to be tried, only to
+/// be ruled out.
+fn kvm_of(machine: &Machine) -> Option<Fact> {
+    match machine.is_recorded() {
+        true => kvm::ruled_out(machine),
+        false => Some(kvm::probe(machine)),
+    }
+}
+
+/// Whether the KVM here has a capability, by its number.
+pub fn kvm_can(capability: u32) -> bool {
+    let answer = Machine::this().kvm_extension(capability);
+    answer.is_ok_and(|answer| answer > 0)
 }
 
 /// Whether a KVM here runs a guest.
 pub fn kvm() -> Fact {
-    kvm::probe()
+    kvm::probe(&Machine::this())
 }

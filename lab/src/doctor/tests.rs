@@ -126,3 +126,54 @@ fn damaged_files_are_no_reason_to_panic() {
     let machine = unpack(folder.path(), recorded);
     assert!(!examine(&machine).is_empty());
 }
+
+/// KVM that was loaded without what the lab looks at, by the parameter that says so.
+#[rstest]
+#[case(
+    "kvm_intel/parameters/ept",
+    "N",
+    "without Extended Page Tables",
+    "load kvm_intel with ept=1"
+)]
+#[case(
+    "kvm_amd/parameters/npt",
+    "0",
+    "without nested page tables",
+    "load kvm_amd with npt=1"
+)]
+#[case(
+    "kvm/parameters/tdp_mmu",
+    "N",
+    "without the TDP MMU",
+    "load kvm with tdp_mmu=1"
+)]
+fn a_kvm_without_its_own_paging_is_refused_by_name(
+    #[case] parameter: &str,
+    #[case] value: &str,
+    #[case] found: &str,
+    #[case] to_do: &str,
+) {
+    let folder = tempfile::tempdir().unwrap();
+    let recorded = |value: &str| {
+        let all = [
+            "kvm_intel/parameters/ept",
+            "kvm_amd/parameters/npt",
+            "kvm/parameters/tdp_mmu",
+        ];
+        let lines = all.map(|name| {
+            let value = if name == parameter { value } else { "Y" };
+            format!("--- /sys/module/{name}\n{value}\n")
+        });
+        unpack(folder.path(), &lines.concat())
+    };
+    let facts = examine(&recorded(value));
+    let kvm = facts.iter().find(|fact| fact.name == "kvm").unwrap();
+    assert_eq!(kvm.standing, Standing::Unusable);
+    assert!(
+        kvm.found.contains(found) && kvm.found.contains(parameter),
+        "{kvm:?}"
+    );
+    assert!(kvm.advice.as_ref().unwrap().contains(to_do), "{kvm:?}");
+    let facts = examine(&recorded("Y"));
+    assert!(facts.iter().all(|fact| fact.name != "kvm"), "{facts:?}");
+}

@@ -106,14 +106,14 @@ impl Apt {
     }
 
     /// Downloads packages into `folder`; apt checks size and hash.
-    fn download(&self, packages: &[String], folder: &Path) -> io::Result<Result<(), String>> {
+    fn download(&self, packages: &[String], folder: &Path) -> io::Result<Result<(), Complaint>> {
         let mut arguments = vec!["download"];
         arguments.extend(packages.iter().map(String::as_str));
         let output = self.run("apt-get", &arguments, folder)?;
         Ok(if output.status.success() {
             Ok(())
         } else {
-            Err(complaint(&output))
+            Err(complaint(&output).unwrap_or_else(|| Complaint::ended(&output)))
         })
     }
 }
@@ -126,18 +126,15 @@ pub(crate) fn download(
     state: &Path,
     folder: &Path,
 ) -> Result<Vec<PathBuf>, L1Error> {
-    let gone = |said: String| L1Error::NoPackage {
-        package: package.to_owned(),
-        said,
-    };
+    let gone = |complaint: Complaint| complaint.about(package);
     let failed = |error: io::Error| match error.kind() {
         io::ErrorKind::NotFound => L1Error::NoApt {
             package: package.to_owned(),
         },
-        _ => gone(error.to_string()),
+        _ => gone(Complaint::of(&error)),
     };
-    let attempt = |apt: &Apt| -> Result<(), Option<String>> {
-        let text = |error: io::Error| Some(error.to_string());
+    let attempt = |apt: &Apt| -> Result<(), Option<Complaint>> {
+        let text = |error: io::Error| Some(Complaint::of(&error));
         let packages = apt.resolve(package).map_err(text)?.ok_or(None)?;
         apt.download(&packages, folder).map_err(text)?.map_err(Some)
     };
@@ -146,8 +143,14 @@ pub(crate) fn download(
         .run("apt-get", &["--version"], Path::new("/"))
         .map_err(failed)?;
 
-    if suite.is_none() && attempt(&Apt::of_machine()).is_ok() {
-        return packages_in(folder).map_err(failed);
+    let mut first = None;
+    if suite.is_none() {
+        match attempt(&Apt::of_machine()) {
+            Ok(()) => return packages_in(folder).map_err(failed),
+            // Lists of the lab's own come from the same place.
+            Err(Some(complaint)) if complaint.is_unreachable() => return Err(gone(complaint)),
+            Err(complaint) => first = complaint,
+        }
     }
     // The machine has no lists, or old ones that name packages which are gone.
     let state = state.join(suite.unwrap_or("machine"));
@@ -155,13 +158,20 @@ pub(crate) fn download(
     let updated = own
         .run("apt-get", &["update"], Path::new("/"))
         .map_err(failed)?;
+    // Where some lists could not be had, apt ends well and goes on with those it has. So does the
+    // lab, and tells what apt complained of only where they do not do.
+    let complaint = complaint(&updated);
     if !updated.status.success() {
-        return Err(gone(complaint(&updated)));
+        return Err(gone(
+            complaint.unwrap_or_else(|| Complaint::ended(&updated)),
+        ));
     }
     attempt(&own).map_err(|said| {
-        gone(said.unwrap_or_else(|| match suite {
-            Some(suite) => format!("{suite} has no such package"),
-            None => "the package lists have no such package".to_owned(),
+        gone(said.or(complaint).or(first).unwrap_or_else(|| {
+            Complaint::new(&match suite {
+                Some(suite) => format!("{suite} has no such package"),
+                None => "the package lists have no such package".to_owned(),
+            })
         }))
     })?;
     packages_in(folder).map_err(failed)
@@ -195,16 +205,77 @@ fn kernel_dependencies(stanza: &str) -> Vec<String> {
         .collect()
 }
 
-/// What apt complained of, shortest first sentence.
-fn complaint(output: &Output) -> String {
+/// What apt complained of.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Complaint {
+    said: String,
+}
+
+/// How apt words it that it did not get through to a mirror.
+const NOT_REACHED: [&str; 10] = [
+    "Temporary failure resolving",
+    "Could not resolve",
+    "Could not connect",
+    "Cannot initiate the connection",
+    "Unable to connect",
+    "Connection failed",
+    "Connection timed out",
+    "Connection refused",
+    "Network is unreachable",
+    "No route to host",
+];
+
+impl Complaint {
+    fn new(said: &str) -> Complaint {
+        Complaint {
+            said: said.trim().to_owned(),
+        }
+    }
+
+    fn of(error: &io::Error) -> Complaint {
+        Complaint::new(&error.to_string())
+    }
+
+    /// Of an apt that did not say what is wrong.
+    fn ended(output: &Output) -> Complaint {
+        Complaint::new(&format!("apt ended with {}", output.status))
+    }
+
+    /// Whether it is about the network rather than about a package.
+    fn is_unreachable(&self) -> bool {
+        NOT_REACHED.iter().any(|text| self.said.contains(text))
+    }
+
+    /// The same as the reason why there is no `package`.
+    fn about(self, package: &str) -> L1Error {
+        let package = package.to_owned();
+        let Complaint { said } = self.clone();
+        if !self.is_unreachable() {
+            return L1Error::NoPackage { package, said };
+        }
+        // `Failed to fetch http://HOST/PATH  REASON`.
+        let url = said
+            .split_whitespace()
+            .find_map(|word| word.split_once("://"));
+        let host = url.and_then(|(_, rest)| rest.split('/').next());
+        L1Error::Unreachable {
+            package,
+            mirror: host.map_or_else(|| "its mirror".to_owned(), str::to_owned),
+            said,
+        }
+    }
+}
+
+/// The first thing that apt complained of: an error, or else a file that it could not fetch.
+fn complaint(output: &Output) -> Option<Complaint> {
     let text = String::from_utf8_lossy(&output.stderr);
-    let lines = || text.lines().map(str::trim);
-    let errors = lines().filter_map(|line| line.strip_prefix("E: "));
-    errors
-        .chain(lines().filter_map(|line| line.strip_prefix("Err:")))
-        .next()
-        .map(str::to_owned)
-        .unwrap_or_else(|| format!("apt ended with {}", output.status))
+    let starts = ["E: ", "Err:", "W: Failed to fetch"];
+    let found = starts.iter().find_map(|start| {
+        let mut lines = text.lines().map(str::trim);
+        lines.find(|line| line.starts_with(start))
+    })?;
+    let said = found.trim_start_matches("E: ").trim_start_matches("W: ");
+    Some(Complaint::new(said.trim_start_matches("Err:")))
 }
 
 /// The Debian mirror this machine uses.
@@ -246,5 +317,36 @@ mod tests {
             ["linux-modules-6.8.0-50-generic"]
         );
         assert!(kernel_dependencies("Package: x\n").is_empty());
+    }
+
+    fn said(stderr: &str) -> Output {
+        Output {
+            status: std::process::ExitStatus::default(),
+            stdout: Vec::new(),
+            stderr: stderr.as_bytes().to_vec(),
+        }
+    }
+
+    #[test]
+    fn a_network_that_is_down_is_told_from_a_package_that_is_not_there() {
+        // What `apt-get update` says, with an exit code of 0.
+        let down = said(
+            "W: Download is performed unsandboxed as root\n\
+             W: Failed to fetch http://deb.debian.org/debian/dists/bookworm/InRelease  Temporary \
+             failure resolving 'deb.debian.org'\n\
+             W: Some index files failed to download.\n",
+        );
+        let error = complaint(&down).unwrap().about("linux-image-amd64");
+        assert!(
+            matches!(&error, L1Error::Unreachable { mirror, .. } if mirror == "deb.debian.org"),
+            "{error}"
+        );
+        let gone = said(
+            "E: Failed to fetch http://deb.debian.org/debian/pool/l/linux_6.1.deb  404  Not Found\n",
+        );
+        let error = complaint(&gone).unwrap().about("linux-image-amd64");
+        assert!(error.to_string().ends_with("404  Not Found"), "{error}");
+        assert!(matches!(error, L1Error::NoPackage { .. }), "{error}");
+        assert_eq!(complaint(&said("W: harmless\n")), None);
     }
 }

@@ -83,6 +83,19 @@ pub enum L1Error {
     )]
     NoPackage { package: String, said: String },
 
+    #[error("package {package} cannot be had: {mirror} cannot be reached over the network: {said}")]
+    #[diagnostic(
+        code(tdxlab::l1::no_network),
+        help(
+            "connect this machine to the network, and behind a proxy set http_proxy; only the first run needs it, later ones find the kernel in the cache. Without a network give --kernel the path of a bzImage"
+        )
+    )]
+    Unreachable {
+        package: String,
+        mirror: String,
+        said: String,
+    },
+
     #[error("package {package} cannot be had: this machine has no apt")]
     #[diagnostic(code(tdxlab::l1::no_apt), help("give --kernel the path of a bzImage"))]
     NoApt { package: String },
@@ -137,6 +150,16 @@ pub enum L1Error {
         reason: String,
         log: Vec<String>,
     },
+
+    #[error("the L1 cannot have this machine's files: {what}")]
+    #[diagnostic(
+        code(tdxlab::l1::files),
+        help(
+            "QEMU shares the root folder over 9p as the user who runs it: that user must be able to read / and the folders of programs and libraries; {}",
+            last(log)
+        )
+    )]
+    Files { what: String, log: Vec<String> },
 
     #[error("the L1 failed while {doing}: {what}")]
     #[diagnostic(code(tdxlab::l1::failed), help("{}", last(log)))]
@@ -248,6 +271,10 @@ impl L1Error {
                 what: format!("{program}: {}", io::Error::from_raw_os_error(errno)),
                 log,
             },
+            Cause::System { doing, text, .. } if stage == Stage::Files => L1Error::Files {
+                what: format!("{doing}: {text}"),
+                log,
+            },
             Cause::System { doing, text, .. } => L1Error::Failed {
                 doing: stage.doing(),
                 what: format!("{doing}: {text}"),
@@ -270,6 +297,7 @@ impl L1Error {
             | L1Error::BrokenModule { .. }
             | L1Error::BrokenPackage { .. }
             | L1Error::NoPackage { .. }
+            | L1Error::Unreachable { .. }
             | L1Error::NoApt { .. }
             | L1Error::NoCacheFolder
             | L1Error::Cache { .. }
@@ -278,6 +306,7 @@ impl L1Error {
             | L1Error::QemuRefused { .. }
             | L1Error::Module { .. } => 69,
             L1Error::Panic { .. }
+            | L1Error::Files { .. }
             | L1Error::Failed { .. }
             | L1Error::Died { .. }
             | L1Error::Hung { .. }

@@ -9,11 +9,14 @@ use super::error::L1Error;
 use super::initramfs;
 use super::job;
 use super::modules::Vendor;
+use crate::doctor::{self, Standing};
 use crate::qemu::CommandLine;
 
 /// What shall run the L1's instructions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub enum AcceleratorChoice {
+    /// The machine's KVM where it runs guests and lets them use KVM themselves, else the translator.
+    Auto,
     /// QEMU's translator: works everywhere.
     Tcg,
     /// The machine's KVM: fast, where it lets its guests use KVM themselves.
@@ -21,28 +24,57 @@ pub enum AcceleratorChoice {
 }
 
 impl AcceleratorChoice {
-    /// What that is on this machine.
-    pub(crate) fn here(self) -> Result<Accelerator, L1Error> {
+    /// What that is on this machine, and why.
+    pub(crate) fn here(self) -> Result<(Accelerator, String), L1Error> {
+        let asked = |accelerator| (accelerator, "as asked".to_owned());
         match self {
-            AcceleratorChoice::Tcg => Ok(Accelerator::Tcg),
-            AcceleratorChoice::Kvm => {
-                let usage = |what: &str| L1Error::Usage {
-                    what: what.to_owned(),
-                };
-                let info = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
-                let vendor = vendor(&info).ok_or_else(|| {
-                    usage("--accel kvm: this CPU shows neither vmx nor svm; use --accel tcg")
-                })?;
-                let module = vendor.feature().module;
-                let nested = format!("/sys/module/{module}/parameters/nested");
-                match std::fs::read_to_string(&nested).unwrap_or_default().trim() {
-                    "Y" | "1" => Ok(Accelerator::Kvm(vendor)),
-                    _ => Err(usage(&format!(
-                        "--accel kvm: this machine's KVM does not let guests use KVM \
-                         ({nested} is not Y); use --accel tcg, or load {module} with nested=1"
-                    ))),
-                }
+            AcceleratorChoice::Auto => Ok(AcceleratorChoice::automatic(
+                AcceleratorChoice::nested(),
+                doctor::kvm,
+            )),
+            AcceleratorChoice::Tcg => Ok(asked(Accelerator::Tcg)),
+            AcceleratorChoice::Kvm => AcceleratorChoice::nested().map(asked),
+        }
+    }
+
+    /// KVM where it is `nested` and found to be usable.
+    fn automatic(
+        nested: Result<Accelerator, L1Error>,
+        probe: impl FnOnce() -> doctor::Fact,
+    ) -> (Accelerator, String) {
+        let kvm = match nested {
+            Ok(kvm) => kvm,
+            Err(error) => {
+                let why = error.to_string();
+                let why = why.trim_start_matches("--accel kvm: ");
+                let why = why.split("; use --accel tcg").next().unwrap_or(why);
+                return (Accelerator::Tcg, why.to_owned());
             }
+        };
+        let fact = probe();
+        match fact.standing {
+            Standing::Usable => (kvm, format!("{}, and guests may use KVM", fact.found)),
+            Standing::Limited | Standing::Unusable => (Accelerator::Tcg, fact.found),
+        }
+    }
+
+    /// The machine's KVM, where it lets its guests use KVM.
+    fn nested() -> Result<Accelerator, L1Error> {
+        let usage = |what: &str| L1Error::Usage {
+            what: what.to_owned(),
+        };
+        let info = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+        let vendor = vendor(&info).ok_or_else(|| {
+            usage("--accel kvm: this CPU shows neither vmx nor svm; use --accel tcg")
+        })?;
+        let module = vendor.feature().module;
+        let nested = format!("/sys/module/{module}/parameters/nested");
+        match std::fs::read_to_string(&nested).unwrap_or_default().trim() {
+            "Y" | "1" => Ok(Accelerator::Kvm(vendor)),
+            _ => Err(usage(&format!(
+                "--accel kvm: this machine's KVM does not let guests use KVM \
+                 ({nested} is not Y); use --accel tcg, or load {module} with nested=1"
+            ))),
         }
     }
 }
@@ -65,6 +97,15 @@ pub(crate) enum Accelerator {
     Tcg,
     /// A KVM that lets its guests use KVM.
     Kvm(Vendor),
+}
+
+impl fmt::Display for Accelerator {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Accelerator::Tcg => "TCG",
+            Accelerator::Kvm(_) => "KVM",
+        })
+    }
 }
 
 impl Accelerator {
@@ -271,6 +312,30 @@ mod tests {
         assert_eq!(vendor("flags\t\t: fpu svm npt\n"), Some(Vendor::Amd));
         assert_eq!(vendor("model\nflags\t\t: fpu vmx\n"), Some(Vendor::Intel));
         assert_eq!(vendor("flags\t\t: fpu\n"), None);
+    }
+
+    #[test]
+    fn kvm_is_chosen_only_where_it_runs_guests_and_lets_them_do_the_same() {
+        let fact = |standing| doctor::Fact {
+            name: "kvm".to_owned(),
+            found: "found".to_owned(),
+            standing,
+            advice: None,
+        };
+        let choose = |standing| {
+            let nested = Ok(Accelerator::Kvm(Vendor::Intel));
+            AcceleratorChoice::automatic(nested, || fact(standing)).0
+        };
+        assert_eq!(choose(Standing::Usable), Accelerator::Kvm(Vendor::Intel));
+        assert_eq!(choose(Standing::Limited), Accelerator::Tcg);
+        assert_eq!(choose(Standing::Unusable), Accelerator::Tcg);
+        let not_nested = Err(L1Error::Usage {
+            what: "--accel kvm: guests may not; use --accel tcg, or ask".to_owned(),
+        });
+        let (chosen, why) = AcceleratorChoice::automatic(not_nested, || {
+            panic!("what guests may not use is not tried")
+        });
+        assert_eq!((chosen, why.as_str()), (Accelerator::Tcg, "guests may not"));
     }
 
     #[test]

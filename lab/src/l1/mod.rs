@@ -118,6 +118,8 @@ pub struct Outcome {
     pub ended: Ended,
     /// Release of the kernel it ran on.
     pub release: String,
+    /// What ran its instructions, and why that.
+    pub accelerator: String,
     /// Files that came back.
     pub files: usize,
     /// When things happened.
@@ -139,7 +141,7 @@ pub fn run(
             what: "this is an L1 already; run the command itself".into(),
         });
     }
-    let accelerator = options.accelerator.here()?;
+    let (accelerator, why) = options.accelerator.here()?;
     let kernel = Kernel::find(&options.kernel, options.modules.as_deref(), options.fresh)?;
     let modules = kernel.modules(accelerator.vendor())?;
     let job = Job {
@@ -223,6 +225,7 @@ pub fn run(
     Ok(Outcome {
         ended: answer.ended,
         release: answer.release,
+        accelerator: format!("{accelerator} ({why})"),
         files: session.report.as_ref().map_or(0, Incoming::files),
         timing: session.timing,
     })

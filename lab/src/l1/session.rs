@@ -110,7 +110,15 @@ impl Session<'_> {
                 });
             }
         }
-        self.answer()
+        let answer = self.answer()?;
+        // The kernel may have killed a part of the command only, such as a QEMU in it.
+        if let Some(line) = &self.state.out_of_memory {
+            (sink.note)(&format!(
+                "the L1 ran out of memory: {line}; give it more than {} with --memory",
+                self.memory
+            ));
+        }
+        Ok(answer)
     }
 
     /// Waits for something to happen; the result says whether QEMU has ended.
@@ -371,6 +379,9 @@ fn advice_on_qemu(said: &str, memory: Memory) -> String {
     let has = |text: &str| said.contains(text);
     if has("Cannot allocate memory") || has("cannot set up guest memory") {
         format!("this machine cannot give {memory}; ask for less with --memory")
+    } else if has("cannot initialize fsdev") {
+        "QEMU shares the root folder over 9p as the user who runs it, who must be able to read /"
+            .to_owned()
     } else if has("9p") || has("fsdev") {
         "this QEMU has no 9p (virtfs); install the distribution's full qemu-system-x86 or name another with --qemu"
             .to_owned()

@@ -395,7 +395,7 @@ mod tests {
           -smp 2 \
           -m 1024M \
           -object memory-backend-memfd,id=own,size=512M,share=on \
-          -object memory-backend-memfd,id=test,size=512M,share=on,hugetlb=on,hugetlbsize=2M,reserve=off \
+          -object memory-backend-memfd,id=test,size=512M,share=on,hugetlb=on,hugetlbsize=2M,reserve=on \
           -numa node,memdev=own \
           -numa node,memdev=test \
           -bios /proc/self/fd/7 \

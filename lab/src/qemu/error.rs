@@ -1,6 +1,7 @@
 //! What can go wrong with QEMU, and what to do about it.
 
 use std::io;
+use std::os::unix::process::ExitStatusExt;
 use std::path::PathBuf;
 use std::process::ExitStatus;
 use std::time::Duration;
@@ -145,6 +146,18 @@ impl QemuError {
                     ),
                 }
             }
+            QemuError::Ended { status, .. } if status.signal() == Some(libc::SIGBUS) => {
+                HostError::Qemu {
+                    what,
+                    advice: NO_PAGE_LEFT.into(),
+                }
+            }
+            QemuError::Stopped { ref said, .. } if said.contains("Bad address") => {
+                HostError::Qemu {
+                    what,
+                    advice: NO_PAGE_LEFT.into(),
+                }
+            }
             QemuError::Interrupted => HostError::Interrupted,
             QemuError::System { doing, source } => HostError::System { doing, source },
             QemuError::Ended { .. }
@@ -161,6 +174,12 @@ impl QemuError {
     }
 }
 
+/// Why a touch of the guest's memory can be the end of QEMU.
+const NO_PAGE_LEFT: &str = "the kernel had no page for the guest's memory: if it is of huge pages, \
+                            somebody else took those of the pool (see HugePages_Free in \
+                            /proc/meminfo; echo a larger number to nr_hugepages), else the machine \
+                            or the limit of its cgroup ran out of memory";
+
 /// What a QEMU says that was configured without memfd.
 const NO_MEMFD: &str = "invalid object type: memory-backend-memfd";
 
@@ -168,3 +187,29 @@ const NO_MEMFD: &str = "invalid object type: memory-backend-memfd";
 const INSTALL: &str = "install it: `apt-get install qemu-system-x86` (Debian, Ubuntu), `dnf \
                        install qemu-system-x86-core` (Fedora), `pacman -S qemu-system-x86` \
                        (Arch), `zypper install qemu-x86` (SUSE)";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_qemu_that_got_no_page_is_explained() {
+        let ended = QemuError::Ended {
+            doing: "filling".into(),
+            status: ExitStatus::from_raw(libc::SIGBUS),
+            last_line: "nothing".into(),
+        };
+        let stopped = QemuError::Stopped {
+            doing: "filling".into(),
+            state: "internal-error".into(),
+            said: "; its last line: error: kvm run failed Bad address".into(),
+        };
+        for error in [ended, stopped] {
+            let HostError::Qemu { what, advice } = error.on(HostKind::Kvm) else {
+                panic!("another kind of error");
+            };
+            assert!(what.contains("filling"), "{what}");
+            assert!(advice.contains("nr_hugepages"), "{advice}");
+        }
+    }
+}

@@ -42,7 +42,7 @@ pub fn take(process: &Process, kind: &str) -> Result<Vec<TakenFile>, QemuError> 
     let mut links = links(process)?;
     let wanted: Vec<i32> = links
         .iter()
-        .filter(|(_, text)| text.contains(kind))
+        .filter(|(_, text)| is_of(kind, text))
         .map(|&(number, _)| number)
         .collect();
     if wanted.is_empty() {
@@ -86,4 +86,27 @@ fn links(process: &Process) -> Result<Vec<(i32, String)>, QemuError> {
             Some((number, text.to_string_lossy().into_owned()))
         })
         .collect())
+}
+
+/// Whether a link text names a file of a kind.
+fn is_of(kind: &str, text: &str) -> bool {
+    text.contains(kind)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_guest_memfd_is_known_in_both_spellings() {
+        for (text, is_one) in [
+            ("anon_inode:[kvm-gmem]", true),
+            ("/[kvm-gmem] (deleted)", true),
+            ("anon_inode:kvm-vm", false),
+            ("/memfd:memory-backend-memfd (deleted)", false),
+        ] {
+            assert_eq!(is_of(GUEST_MEMFD, text), is_one, "{text}");
+            assert_eq!(is_of(MEMORY_BACKEND, text), text.starts_with("/memfd"));
+        }
+    }
 }

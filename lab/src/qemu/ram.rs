@@ -88,9 +88,10 @@ impl TestPages {
                 "memory-backend-file,id=test,size={mebibytes}M,mem-path=/proc/self/fd/{fd},\
                  align=2M,share=on"
             ),
-            // Pages are taken from the pool when they are touched.
+            // Pages are taken from the pool when they are touched, but promised at once: a QEMU
+            // that gets none does not start, where else the guest's first touch would be its end.
             TestPages::Hugetlb(page) => format!(
-                "{},hugetlb=on,hugetlbsize={page},reserve=off",
+                "{},hugetlb=on,hugetlbsize={page},reserve=on",
                 memfd("test", mebibytes)
             ),
         }

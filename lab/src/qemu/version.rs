@@ -24,7 +24,8 @@ const PATIENCE: Duration = Duration::from_secs(20);
 /// The same in an L1, which first reads QEMU and its libraries over 9p, with an emulated CPU.
 const PATIENCE_IN_L1: Duration = Duration::from_secs(120);
 
-fn patience() -> Duration {
+/// How long a QEMU may take that has nothing to do but to start.
+pub(crate) fn patience() -> Duration {
     match std::env::var_os(crate::l1::INSIDE_VARIABLE) {
         Some(_) => PATIENCE_IN_L1,
         None => PATIENCE,

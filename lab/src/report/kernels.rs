@@ -23,7 +23,7 @@ pub fn render(reports: &[Report]) -> String {
         let _ = writeln!(
             text,
             "| {name} | {} | {} | {} | {} | {} | {} |",
-            fact(report, "QEMU").split(" (/").next().unwrap_or_default(),
+            without_path(fact(report, "QEMU")),
             report.design,
             counts.pass,
             counts.fail,
@@ -84,4 +84,9 @@ fn shown<'a>(cell: Option<Cell<'a>>, reasons: &mut Vec<&'a str>) -> String {
 fn fact<'a>(report: &'a Report, name: &str) -> &'a str {
     let found = report.facts.iter().find(|fact| fact.name == name);
     found.map_or("unknown", |fact| fact.value.as_str())
+}
+
+/// A QEMU as a report describes it, without where it was: that differs from machine to machine.
+fn without_path(qemu: &str) -> &str {
+    qemu.split_once(", /").map_or(qemu, |(version, _)| version)
 }

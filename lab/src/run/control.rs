@@ -8,10 +8,10 @@ use tdxlab_protocol::message::{Access, Run};
 use crate::addr::{GpaRange, PageLevel};
 use crate::host::Observed;
 use crate::plan::{AccessKind, CONTROL_PAGE, Guest, OnVe, Op, Side, Size, VcpuId};
-use crate::run::judge::Judge;
+use crate::run::judge::{Judge, disagreement};
 use crate::run::names::Status;
 use crate::run::verdict::{Finding, FindingKind, Judgement, MissingWitness, Verdict, Witness};
-use crate::witness::{ExitCounters, PageCounters, Reading, Sample};
+use crate::witness::{ExitCounters, PageCounters, Reading, Sample, SplitEvent};
 
 /// What is done to a guest.
 pub fn operation(guest: &Guest) -> Op {
@@ -56,7 +56,9 @@ pub fn judge(judge: &Judge, observed: &Observed, before: &Sample, after: &Sample
     control.guest(observed);
     control.pages(Witness::Debugfs, &before.debugfs, &after.debugfs);
     control.pages(Witness::QueryStats, &before.query_stats, &after.query_stats);
+    control.same_pages(after);
     control.exits(&before.exits, &after.exits);
+    control.whole(&before.splits, &after.splits);
     control.judgement.verdict = control.verdict();
     control
 }
@@ -134,6 +136,20 @@ impl Control {
         }
     }
 
+    /// Two sources of the same counters that both count, but not from the same number, are not of
+    /// the same VM.
+    fn same_pages(&mut self, after: &Sample) {
+        let heard = |witness| self.judgement.heard.contains(&witness);
+        if heard(Witness::Debugfs)
+            && heard(Witness::QueryStats)
+            && let (Some(debugfs), Some(query_stats)) =
+                (after.debugfs.value(), after.query_stats.value())
+            && let Some(finding) = disagreement(debugfs, query_stats)
+        {
+            self.find(finding);
+        }
+    }
+
     fn exits(&mut self, before: &Reading<ExitCounters>, after: &Reading<ExitCounters>) {
         let Some((before, after)) = self.both(Witness::Exits, before, after) else {
             return;
@@ -153,6 +169,14 @@ impl Control {
                     format!("{before:?}, then {after:?}"),
                 ));
             }
+        }
+    }
+
+    /// Split events that are lost, or of which none could arrive, would be missed in every step.
+    fn whole(&mut self, before: &Reading<Vec<SplitEvent>>, after: &Reading<Vec<SplitEvent>>) {
+        if let (Reading::Spoilt { reason }, _) | (_, Reading::Spoilt { reason }) = (before, after) {
+            let all = "all that there was";
+            self.find(Finding::impossible(Witness::Splits, all, reason));
         }
     }
 
@@ -299,6 +323,30 @@ mod tests {
         assert_eq!(control.judgement.verdict, Verdict::Error);
         let reason = control.reason().unwrap();
         assert!(reason.contains("pages_4k stayed at 5"), "{reason}");
+    }
+
+    #[test]
+    fn sources_that_count_alike_from_different_numbers_disagree() {
+        let mut before = sample(5, 0);
+        let mut after = sample(6, 1);
+        before.query_stats = sample(1005, 0).query_stats;
+        after.query_stats = sample(1006, 1).query_stats;
+        let control = control(&accepted(0), &before, &after);
+        assert_eq!(control.judgement.verdict, Verdict::Fail);
+        let finding = &control.judgement.findings[0];
+        assert_eq!(finding.kind, FindingKind::Disagreement);
+        assert!(finding.expected.contains("pages_4k 6"), "{finding}");
+        assert!(finding.found.contains("pages_4k 1006"), "{finding}");
+    }
+
+    #[test]
+    fn split_events_that_cannot_arrive_are_an_error_at_once() {
+        let mut after = sample(6, 1);
+        after.splits = Reading::spoilt("the event is not on");
+        let control = control(&accepted(0), &sample(5, 0), &after);
+        assert_eq!(control.judgement.verdict, Verdict::Error);
+        let reason = control.reason().unwrap();
+        assert!(reason.contains("the event is not on"), "{reason}");
     }
 
     #[test]

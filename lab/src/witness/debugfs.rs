@@ -5,7 +5,7 @@
 //! arch/x86/kvm/x86.c; `kvm_create_vm_debugfs()` in virt/kvm/kvm_main.c).
 
 use std::fs::{self, OpenOptions};
-use std::io::Read;
+use std::io::{self, Read};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
@@ -32,39 +32,58 @@ impl VmFolder {
         }
     }
 
-    /// The folder of the one VM that process `pid` has.
+    /// The folder of the one VM that process `pid` has, by the number of its file descriptor.
     ///
     /// # Errors
     ///
-    /// debugfs cannot be read, or the process has no folder or several; in words for the person
-    /// who can change that.
+    /// debugfs cannot be read, or the process has no VM or several, or the folder of its VM is not
+    /// there; in words for the person who can change that.
     pub fn find(root: &Path, pid: u32) -> Result<VmFolder, String> {
+        VmFolder::of_open_file(root, pid, Path::new(&format!("/proc/{pid}/fd")))
+    }
+
+    /// `open_files` is the folder of links that `/proc` has for a process.
+    fn of_open_file(root: &Path, pid: u32, open_files: &Path) -> Result<VmFolder, String> {
         let kvm = root.join("kvm");
         let entries = fs::read_dir(&kvm).map_err(|error| {
             format!(
-                "{}: {error}; is debugfs mounted, and readable by this user?",
-                kvm.display()
+                "{}: {error}; {}",
+                kvm.display(),
+                match error.kind() {
+                    io::ErrorKind::PermissionDenied => NO_RIGHTS,
+                    _ => "is debugfs mounted, and readable by this user?",
+                }
             )
         })?;
-        let prefix = format!("{pid}-");
-        let mut found: Vec<PathBuf> = entries
+        let fd = match vm_files(open_files)?[..] {
+            [fd] => fd,
+            [] => return Err(format!("process {pid} has no VM")),
+            ref several => {
+                return Err(format!(
+                    "process {pid} has {} VMs, or one under several numbers ({several:?}), and \
+                     nothing says which one is meant",
+                    several.len()
+                ));
+            }
+        };
+        let folder = VmFolder::new(root, pid, fd);
+        let there: Vec<String> = entries
             .flatten()
-            .filter(|entry| entry.file_name().to_string_lossy().starts_with(&prefix))
-            .map(|entry| entry.path())
+            .map(|entry| entry.file_name().to_string_lossy().into_owned())
+            .filter(|name| name.starts_with(&format!("{pid}-")))
             .collect();
-        match (found.pop(), found.is_empty()) {
-            (Some(path), true) => Ok(VmFolder { path }),
-            (Some(_), false) => Err(format!(
-                "{}: process {pid} has {} VMs, and nothing says which one is meant",
-                kvm.display(),
-                found.len() + 1
-            )),
-            (None, _) => Err(format!(
-                "{}: no folder {prefix}*; the kernel makes none when one of that name is left \
-                 over (\"duplicate directory\" in its log)",
-                kvm.display()
-            )),
+        if there.contains(&format!("{pid}-{fd}")) {
+            return Ok(folder);
         }
+        let others = match there.as_slice() {
+            [] => String::new(),
+            names => format!("; {} is of another VM of its", names.join(", ")),
+        };
+        Err(format!(
+            "no {}: the kernel makes none when one of that name is left over (\"duplicate \
+             directory\" in its log){others}",
+            folder.path.display()
+        ))
     }
 
     /// Where it is.
@@ -101,7 +120,7 @@ impl VmFolder {
     /// The file cannot be read or holds anything but a number; in words, with its path.
     pub fn number(&self, name: &str) -> Result<u64, String> {
         let path = self.path.join(name);
-        let content = content(&path).map_err(|error| format!("{}: {error}", path.display()))?;
+        let content = content(&path).map_err(|error| unreadable(&path, &error))?;
         let text = content.strip_suffix(b"\n").unwrap_or(&content);
         let digits = !text.is_empty() && text.iter().all(u8::is_ascii_digit);
         std::str::from_utf8(text)
@@ -118,8 +137,33 @@ impl VmFolder {
     }
 }
 
+/// Who may read debugfs. Lockdown refuses, also to root, all files but those of mode 0444.
+const NO_RIGHTS: &str = "run as root, and without lockdown (/sys/kernel/security/lockdown)";
+
+fn unreadable(path: &Path, error: &io::Error) -> String {
+    let advice = match error.raw_os_error() {
+        Some(libc::EPERM | libc::EACCES) => format!("; {NO_RIGHTS}"),
+        _ => String::new(),
+    };
+    format!("{}: {error}{advice}", path.display())
+}
+
+/// Numbers of the open files that are VMs, in order.
+fn vm_files(open_files: &Path) -> Result<Vec<i32>, String> {
+    let entries = fs::read_dir(open_files).map_err(|error| unreadable(open_files, &error))?;
+    let mut numbers: Vec<i32> = entries
+        .flatten()
+        .filter(|entry| {
+            fs::read_link(entry.path()).is_ok_and(|link| link == Path::new("anon_inode:kvm-vm"))
+        })
+        .filter_map(|entry| entry.file_name().to_str()?.parse().ok())
+        .collect();
+    numbers.sort_unstable();
+    Ok(numbers)
+}
+
 /// The beginning of a file, which may be anything: a pipe without a writer must not block.
-fn content(path: &Path) -> std::io::Result<Vec<u8>> {
+fn content(path: &Path) -> io::Result<Vec<u8>> {
     let file = OpenOptions::new()
         .read(true)
         .custom_flags(libc::O_NONBLOCK)
@@ -191,17 +235,51 @@ mod tests {
         assert!(reason.contains("pages_1g: No such file"), "{reason}");
     }
 
+    /// Links as `/proc` shows open files.
+    fn open_files(links: &[(&str, &str)]) -> TempDir {
+        let folder = TempDir::new().unwrap();
+        for (number, link) in links {
+            std::os::unix::fs::symlink(link, folder.path().join(number)).unwrap();
+        }
+        folder
+    }
+
+    const VM: &str = "anon_inode:kvm-vm";
+
     #[test]
-    fn the_vm_of_a_process_is_found_unless_it_is_one_of_several() {
+    fn the_vm_of_a_process_is_found_by_its_file() {
         let (root, vm) = folder(&GOOD);
-        assert_eq!(VmFolder::find(root.path(), 41).unwrap(), vm);
-        let none = VmFolder::find(root.path(), 4).unwrap_err();
-        assert!(none.contains("no folder 4-*"), "{none}");
+        // Left by a VM that has gone, or of one that is not meant.
         fs::create_dir(root.path().join("kvm/41-9")).unwrap();
-        let several = VmFolder::find(root.path(), 41).unwrap_err();
-        assert!(several.contains("2 VMs"), "{several}");
-        let unmounted = VmFolder::find(Path::new("/nonexistent"), 41).unwrap_err();
+        let files = open_files(&[("5", "/dev/kvm"), ("7", VM), ("8", "anon_inode:kvm-vcpu:0")]);
+        let find = |root: &Path| VmFolder::of_open_file(root, 41, files.path());
+        assert_eq!(find(root.path()).unwrap(), vm);
+        let unmounted = find(Path::new("/nonexistent")).unwrap_err();
         assert!(unmounted.contains("is debugfs mounted"), "{unmounted}");
+    }
+
+    #[rstest]
+    #[case::none(&[("5", "/dev/kvm")], "process 41 has no VM")]
+    #[case::two(&[("7", VM), ("12", VM)], "has 2 VMs, or one under several numbers ([7, 12])")]
+    #[case::another_number(&[("6", VM)], "kvm/41-6: the kernel makes none")]
+    #[case::another_number(&[("6", VM)], "41-7 is of another VM")]
+    fn a_folder_of_another_vm_is_not_taken_for_it(
+        #[case] links: &[(&str, &str)],
+        #[case] reason: &str,
+    ) {
+        let (root, _vm) = folder(&GOOD);
+        let files = open_files(links);
+        let error = VmFolder::of_open_file(root.path(), 41, files.path()).unwrap_err();
+        assert!(error.contains(reason), "{error}");
+    }
+
+    #[rstest]
+    #[case(libc::EPERM, true)]
+    #[case(libc::EACCES, true)]
+    #[case(libc::EIO, false)]
+    fn who_may_not_read_is_told_of_lockdown(#[case] errno: i32, #[case] told: bool) {
+        let said = unreadable(Path::new("/x"), &io::Error::from_raw_os_error(errno));
+        assert_eq!(said.contains("lockdown"), told, "{said}");
     }
 
     #[test]

@@ -41,7 +41,9 @@ impl Instance {
         };
         let path = instance.path();
         fs::create_dir(&path).map_err(|error| refused(root, &path, &error))?;
-        instance.write("buffer_size_kb", &BUFFER_KIB.to_string())?;
+        let buffer = path.join("buffer_size_kb");
+        fs::write(&buffer, BUFFER_KIB.to_string())
+            .map_err(|error| refused(root, &buffer, &error))?;
         Ok(instance)
     }
 
@@ -62,6 +64,34 @@ impl Instance {
     /// The kernel has no such event; in words.
     pub fn enable(&self, event: &str) -> Result<(), String> {
         self.write(&format!("events/{event}/enable"), "1")
+    }
+
+    /// That an event is on, by its own word.
+    ///
+    /// # Errors
+    ///
+    /// It is off, or cannot be asked; in words.
+    pub fn is_on(&self, event: &str) -> Result<(), String> {
+        let path = self.path().join(format!("events/{event}/enable"));
+        match fs::read_to_string(&path) {
+            Ok(text) if text.trim() == "1" => Ok(()),
+            Ok(text) => Err(format!(
+                "{}: the event is not on ({:?}); somebody turned it off, or this kernel cannot \
+                 turn it on",
+                path.display(),
+                text.trim()
+            )),
+            Err(error) => Err(format!("{}: {error}", path.display())),
+        }
+    }
+
+    /// Writes a line of one's own into the trace.
+    ///
+    /// # Errors
+    ///
+    /// The kernel takes none; in words.
+    pub fn mark(&self, text: &str) -> Result<(), String> {
+        self.write("trace_marker", text)
     }
 
     /// Takes in events of these threads only, and of those they start from now on.
@@ -109,9 +139,10 @@ fn refused(root: &Path, path: &Path, error: &io::Error) -> String {
         io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => {
             format!("{error}; run as root, and without lockdown")
         }
-        // Each instance has ring buffers of its own.
+        // Each instance has ring buffers of its own, the large ones since it asked for them.
         io::ErrorKind::OutOfMemory | io::ErrorKind::StorageFull => format!(
-            "{error}; rmdir instances that nobody needs in {}",
+            "{error}; rmdir instances that nobody needs in {} (each of the lab's wants \
+             {BUFFER_KIB} KiB for each processor)",
             root.join("instances").display()
         ),
         _ => error.to_string(),
@@ -208,6 +239,23 @@ mod tests {
         let said = refused(root, &root.join("instances/x"), &error);
         assert!(said.starts_with("/t/instances/x: "), "{said}");
         assert!(said.contains(advice), "{said}");
+    }
+
+    #[test]
+    fn an_event_that_is_off_is_no_witness() {
+        let root = tempfile::tempdir().unwrap();
+        let instance = Instance {
+            root: root.path().to_owned(),
+            name: "tdxlab_1_0".to_owned(),
+            probes: Vec::new(),
+        };
+        let folder = instance.path().join("events/kvmmmu/split");
+        fs::create_dir_all(&folder).unwrap();
+        for (text, on) in [("1\n", true), ("0\n", false), ("1*\n", false)] {
+            fs::write(folder.join("enable"), text).unwrap();
+            assert_eq!(instance.is_on("kvmmmu/split").is_ok(), on, "{text:?}");
+        }
+        assert!(instance.is_on("kvmmmu/none").is_err());
     }
 
     #[test]

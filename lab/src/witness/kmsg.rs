@@ -103,12 +103,18 @@ impl KernelLog {
         }
     }
 
-    /// What the kernel said since the previous reading. Missing where the ring buffer has
-    /// overwritten some of it.
+    /// What the kernel said since the previous reading. Spoilt where the ring buffer has
+    /// overwritten some of it: a WARN may have been among it.
     pub fn lines(&mut self) -> Reading<Vec<String>> {
         match self.read() {
             Ok(lines) => Reading::Read(lines),
-            Err(reason) => Reading::missing(format!("{}: {reason}", self.path.display())),
+            Err(reason) => {
+                let reason = format!("{}: {reason}", self.path.display());
+                match self.file {
+                    Ok(_) => Reading::spoilt(reason),
+                    Err(_) => Reading::missing(reason),
+                }
+            }
         }
     }
 
@@ -166,57 +172,6 @@ impl KernelLog {
     }
 }
 
-/// What the kernel says when something is wrong with itself: the beginning of a WARN, BUG, lockdep
-/// or sanitizer report.
-const TROUBLE: [&str; 18] = [
-    "WARNING: ",
-    "BUG: ",
-    "kernel BUG at",
-    "Oops: ",
-    "general protection fault",
-    "Kernel panic",
-    "KASAN: ",
-    "KCSAN: ",
-    "UBSAN: ",
-    "kmemleak: ",
-    "possible recursive locking detected",
-    "possible circular locking dependency detected",
-    "possible irq lock inversion dependency detected",
-    "inconsistent lock state",
-    "suspicious RCU usage",
-    "detected stalls on CPUs",
-    "soft lockup",
-    "blocked for more than",
-];
-
-/// Lines of a log that are known and harmless.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct AllowList(Vec<String>);
-
-impl AllowList {
-    /// Reads an allow list: one piece of text a line; what contains it is allowed. Blank lines
-    /// and lines that start with `#` mean nothing.
-    pub fn parse(text: &str) -> AllowList {
-        AllowList(
-            text.lines()
-                .map(str::trim)
-                .filter(|line| !line.is_empty() && !line.starts_with('#'))
-                .map(str::to_owned)
-                .collect(),
-        )
-    }
-
-    /// The lines with which the kernel complains of itself, without those that are allowed.
-    pub fn trouble_in<'l>(&self, lines: &'l [String]) -> Vec<&'l str> {
-        lines
-            .iter()
-            .map(String::as_str)
-            .filter(|line| TROUBLE.iter().any(|start| line.contains(start)))
-            .filter(|line| !self.0.iter().any(|allowed| line.contains(allowed)))
-            .collect()
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -253,7 +208,7 @@ mod tests {
         assert_eq!(log.lines(), Reading::Read(vec!["first".into()]));
         assert_eq!(log.lines(), Reading::Read(Vec::new()));
         writeln!(file, "nonsense").unwrap();
-        assert!(log.lines().value().is_none());
+        assert!(matches!(log.lines(), Reading::Spoilt { .. }));
         writeln!(file, "4,4,4,-;again").unwrap();
         assert_eq!(log.lines(), Reading::Read(vec!["again".into()]));
     }
@@ -261,21 +216,7 @@ mod tests {
     #[test]
     fn a_log_that_is_not_there_is_missing() {
         let mut log = KernelLog::open(Path::new("/nonexistent/kmsg"));
-        assert!(log.lines().value().is_none());
-    }
-
-    #[test]
-    fn trouble_is_found_unless_allowed() {
-        let lines: Vec<String> = [
-            "WARNING: CPU: 1 PID: 77 at arch/x86/kvm/vmx/tdx.c:1700 tdx_sept_remove+0x1/0x2",
-            "kvm_intel: Guest access before accepting 0x1000 on vCPU 0",
-            "WARNING: possible recursive locking detected",
-            "INFO: task qemu:9 blocked for more than 120 seconds.",
-        ]
-        .map(str::to_owned)
-        .into();
-        let allow = AllowList::parse("# known\n\nrecursive locking\n");
-        assert_eq!(allow.trouble_in(&lines), [&lines[0], &lines[3]]);
+        assert!(matches!(log.lines(), Reading::Missing { .. }));
     }
 
     proptest! {

@@ -160,6 +160,32 @@ impl TraceReader {
         Some(text).filter(|text| !text.is_empty())
     }
 
+    /// That a line was written into the trace just now, which is the positive control of all its
+    /// events. The line is not kept.
+    ///
+    /// # Errors
+    ///
+    /// It did not come out, or the trace cannot be read; in words.
+    pub fn saw(&mut self, mark: &str) -> Result<(), String> {
+        if let Reading::Missing { reason } | Reading::Spoilt { reason } = self.splits() {
+            return Err(reason);
+        }
+        let lines = self.others.head().chain(self.others.tail());
+        let (marks, rest): (Vec<_>, Vec<_>) = lines.cloned().partition(|line| line.ends_with(mark));
+        self.others = Excerpt::new(OTHERS, OTHERS);
+        for line in rest {
+            self.others.push(line);
+        }
+        match marks.as_slice() {
+            [] => Err(format!(
+                "{}: a line that was written into the trace did not come out of it; is tracing_on \
+                 1 there?",
+                self.path.display()
+            )),
+            _ => Ok(()),
+        }
+    }
+
     /// The split events since the previous reading. Spoilt where any were lost or a line cannot be
     /// understood: a smaller count would be a lie.
     pub fn splits(&mut self) -> Reading<Vec<SplitEvent>> {
@@ -325,6 +351,18 @@ mod tests {
         assert_eq!(reader.others(), None);
         assert_eq!(reader.splits().value().unwrap().len(), 1);
         assert_eq!(reader.others().unwrap(), format!("{other}\n"));
+    }
+
+    #[test]
+    fn a_mark_that_comes_out_shows_that_events_would() {
+        let mark = "  tdxlab-9     [002] .....  5.678901: tracing_mark_write: tdxlab 1 42";
+        let (mut file, mut reader) = reader(&format!("{mark}\n"));
+        assert_eq!(reader.saw("tdxlab 1 42"), Ok(()));
+        assert_eq!(reader.others(), None, "the mark is nobody's evidence");
+        let dead = reader.saw("tdxlab 1 42").unwrap_err();
+        assert!(dead.contains("did not come out"), "{dead}");
+        writeln!(file, "CPU:1 [LOST 9 EVENTS]\n{mark}").unwrap();
+        assert!(reader.saw("tdxlab 1 42").unwrap_err().contains("lost 9"));
     }
 
     #[test]

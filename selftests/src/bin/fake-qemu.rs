@@ -54,6 +54,10 @@ impl Fake {
         if fault == "dies-at-start" {
             complain_and_die("qemu-system-x86_64: -machine q35: the machine is broken");
         }
+        if fault == "aborts-on-cpu-host" && args.windows(2).any(|pair| pair == ["-cpu", "host"]) {
+            eprintln!("error: failed to set MSR 0x48b to 0x1");
+            std::process::abort();
+        }
         if fault == "no-memfd" {
             complain_and_die(
                 "qemu-system-x86_64: -object memory-backend-memfd,id=ram,size=64M: invalid object \

@@ -136,3 +136,35 @@ fn a_trend_knows_every_run_once() {
     assert!(text.contains("Trend over 3 runs"));
     assert_eq!(text.matches("class=\"spark\"").count(), 3);
 }
+
+/// As `tdxlab report kernels` prints them: the last report of each kernel, without the machine's
+/// paths, and each reason once.
+#[test]
+fn kernels_stand_side_by_side() {
+    let reports = tempfile::tempdir().unwrap();
+    let on = |kernel: &str, fault| {
+        let mut report = run(GOOD, fault, reports.path()).report;
+        report.facts = [
+            ("kernel", kernel),
+            (
+                "QEMU",
+                "7.2.22 (Debian 1:7.2+dfsg-7+deb12u18+b3), /usr/bin/qemu-system-x86_64",
+            ),
+        ]
+        .map(|(name, value)| tdxlab::report::Fact {
+            name: name.to_owned(),
+            value: value.to_owned(),
+        })
+        .to_vec();
+        report
+    };
+    let mut reports = vec![
+        on("6.1.0-56-amd64", Some("tail-split-missing")),
+        on("7.3.4", Some("tail-split-missing")),
+        on("6.1.0-56-amd64", None),
+    ];
+    let skipped = &mut reports[2].scenarios[0];
+    skipped.reason = Some("needs 32 free 2M pages of hugetlb".to_owned());
+    skipped.verdict = Verdict::Skip;
+    insta::assert_snapshot!(tdxlab::report::kernels::render(&reports));
+}

@@ -8,6 +8,7 @@ use tdxlab_protocol::message::{Hello, Reply, Request, VERSION, Windows};
 
 use super::KvmHost;
 use super::memory::{self, TestMemory};
+use super::pool;
 use super::session::{KvmSession, Watch};
 use crate::addr::{Gpa, PageLevel};
 use crate::host::hatch::Hatch;
@@ -45,6 +46,36 @@ pub(super) fn boot(
     let until = Instant::now() + options.patience;
     let hatch = Hatch::if_wanted(host.attachable)?;
     let monitor = hatch.as_ref().map(Hatch::monitor);
+    let short = |reason: &str| refused(reason, "or run fewer scenarios at once, with --jobs");
+    let begin = || begin(host, guest, backing, monitor, options, until);
+    let (begun, held) = pool::reserved(
+        &host.places.pools(),
+        backing,
+        guest.memory,
+        until,
+        short,
+        begin,
+    )?;
+    let Begun { vm, memory, watch } = begun;
+    let patience = options.patience;
+    Ok(KvmSession::new(vm, memory, watch, held, patience, hatch))
+}
+
+/// A guest that takes commands.
+struct Begun {
+    vm: Vm,
+    memory: TestMemory,
+    watch: Watch,
+}
+
+fn begin(
+    host: &KvmHost,
+    guest: &Guest,
+    backing: Backing,
+    monitor: Option<Line>,
+    options: &BootOptions,
+    until: Instant,
+) -> Result<Begun, HostError> {
     let mut vm = start(host, guest, backing, monitor)?;
     // Before the guest touches anything, so that nothing is missed.
     let watch = Watch::new(&host.places, vm.process().pid());
@@ -52,7 +83,7 @@ pub(super) fn boot(
         .and_then(|_| configure(&mut vm, guest, options, until))
         .and_then(|()| TestMemory::take(vm.process(), guest.memory));
     match ready {
-        Ok(memory) => Ok(KvmSession::new(vm, memory, watch, options.patience, hatch)),
+        Ok(memory) => Ok(Begun { vm, memory, watch }),
         Err(error) => {
             leave_evidence(&mut vm, &options.folder);
             Err(error)

@@ -53,7 +53,9 @@ impl DirtyLog {
             let migration = ask(vm, &QueryMigrate {}, until)?;
             match (migration.status.as_deref(), stream.take()) {
                 (Some("active"), Some(stream)) => return Ok(DirtyLog { _stream: stream }),
-                (Some("none" | "setup" | "active") | None, accepted) => stream = accepted,
+                (Some("none" | "setup" | "active") | None, accepted) if Instant::now() < until => {
+                    stream = accepted;
+                }
                 _ => return Err(strange(&migration)),
             }
             std::thread::sleep(TICK);
@@ -67,7 +69,9 @@ impl DirtyLog {
             let migration = ask(vm, &QueryMigrate {}, until)?;
             match migration.status.as_deref() {
                 Some("cancelled") => return Ok(()),
-                Some("active" | "cancelling" | "device") => std::thread::sleep(TICK),
+                Some("active" | "cancelling" | "device") if Instant::now() < until => {
+                    std::thread::sleep(TICK);
+                }
                 _ => return Err(strange(&migration)),
             }
         }
@@ -85,7 +89,7 @@ fn ask<C: qapi::Command>(vm: &mut Vm, command: &C, until: Instant) -> Result<C::
 fn strange(migration: &Migration) -> HostError {
     HostError::Qemu {
         what: format!(
-            "cannot log dirty pages: its migration is {:?}{}",
+            "did not begin or end to log dirty pages: its migration is {:?}{}",
             migration.status.as_deref().unwrap_or("not there"),
             migration
                 .error

@@ -84,18 +84,23 @@ impl TestMemory {
         }
     }
 
-    /// Populated 4K pages. The page cache is asked first, which hugetlb and old kernels do not
-    /// answer for; then the blocks that the file is said to have.
-    pub(super) fn populated(&self) -> Reading<u64> {
+    /// Populated 4K pages, and who says so. The page cache is asked first, which hugetlb and old
+    /// kernels do not answer for; then the blocks that the file is said to have.
+    pub(super) fn populated(&self) -> (Reading<u64>, String) {
         let cached = cachestat::populated(self.file.as_fd(), &[(0, self.memory.bytes())]);
-        if let Reading::Read(_) = cached {
-            return cached;
-        }
-        match fstat(&self.file) {
-            Ok(status) => Reading::Read(
-                u64::try_from(status.st_blocks).unwrap_or(0) * 512 / PageLevel::Size4K.bytes(),
-            ),
-            Err(error) => Reading::missing(format!("fstat: {error}")),
+        let why = match cached {
+            Reading::Read(_) => return (cached, "cachestat(2)".to_owned()),
+            Reading::Missing { reason } | Reading::Spoilt { reason } => reason,
+        };
+        let source = format!("st_blocks of the file, as there is no {why}");
+        let blocks = fstat(&self.file).map_err(|error| error.to_string());
+        let bytes = blocks.and_then(|status| {
+            let blocks = u64::try_from(status.st_blocks).map_err(|error| error.to_string())?;
+            Ok(blocks * 512)
+        });
+        match bytes {
+            Ok(bytes) => (Reading::Read(bytes / PageLevel::Size4K.bytes()), source),
+            Err(error) => (Reading::missing(format!("fstat: {error}; {why}")), source),
         }
     }
 }

@@ -7,6 +7,7 @@
 //!
 //! | part | what it is |
 //! |---|---|
+//! | [`trial`] | whether QEMU comes up on this KVM |
 //! | [`boot`] | from a plan's guest to a session |
 //! | [`pool`] | whether this machine has the huge pages for it |
 //! | [`memory`] | test memory from outside: holes, allocation, what is populated |
@@ -18,17 +19,20 @@ mod dirty_log;
 mod memory;
 mod pool;
 mod session;
+mod trial;
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
+use kvm_bindings::{KVM_CAP_DIRTY_LOG_RING, KVM_CAP_DIRTY_LOG_RING_ACQ_REL};
 use tdxlab_protocol::message::VERSION;
 
+use self::pool::Pools;
 use super::interrupt::Interrupt;
 use super::{BootOptions, Host, HostError, Session};
 use crate::doctor::{self, Standing};
 use crate::plan::{Guest, HostKind};
 use crate::predict::Design;
-use crate::qemu::{Installed, Version};
+use crate::qemu::{Installed, Version, version};
 use crate::witness::{debugfs, kmsg, tracefs};
 
 /// First QEMU with all that is used: `reserve` of memory backends and dirty rings.
@@ -47,6 +51,8 @@ pub struct KvmHost {
     release: String,
     design: &'static Design,
     attachable: bool,
+    /// Whether KVM can log dirty pages in a ring, without which it splits leaves late.
+    dirty_ring: bool,
 }
 
 /// Where the kernel shows itself.
@@ -56,8 +62,18 @@ struct Places {
     tracefs: PathBuf,
     kmsg: PathBuf,
     huge_pages: PathBuf,
+    buddies: PathBuf,
     /// Events to record beside those that are judged, such as `kvmmmu/kvm_tdp_mmu_spte_changed`.
     events: Vec<String>,
+}
+
+impl Places {
+    fn pools(&self) -> Pools<'_> {
+        Pools {
+            mm: &self.huge_pages,
+            buddies: &self.buddies,
+        }
+    }
 }
 
 /// Names events to record, separated by commas.
@@ -79,6 +95,7 @@ impl KvmHost {
             });
         }
         let qemu = Installed::find(NEEDED).map_err(|error| error.on(HostKind::Kvm))?;
+        trial::start(&qemu.program, "kvm", "host", version::patience())?;
         let release = release();
         Ok(KvmHost {
             qemu,
@@ -87,12 +104,15 @@ impl KvmHost {
                 debugfs: debugfs::ROOT.into(),
                 tracefs: tracefs::ROOT.into(),
                 kmsg: kmsg::DEVICE.into(),
-                huge_pages: Path::new("/sys/kernel/mm").to_owned(),
+                huge_pages: "/sys/kernel/mm".into(),
+                buddies: "/proc/buddyinfo".into(),
                 events: events(&std::env::var(EVENTS_VARIABLE).unwrap_or_default()),
             },
             design: design_of(&release),
             release,
             attachable: false,
+            dirty_ring: doctor::kvm_can(KVM_CAP_DIRTY_LOG_RING)
+                || doctor::kvm_can(KVM_CAP_DIRTY_LOG_RING_ACQ_REL),
         })
     }
 
@@ -105,6 +125,11 @@ impl KvmHost {
         }
     }
 }
+
+/// Dirty logging in a ring, since Linux 5.11. Without it QEMU goes on with a bitmap, whose leaves
+/// KVM splits when they are written to.
+const NO_DIRTY_RING: &str = "needs dirty rings (KVM_CAP_DIRTY_LOG_RING), which this kernel's KVM \
+                             does not have; boot a newer one with `tdxlab l1 --kernel newest`";
 
 /// What to do where there is no KVM.
 const ANYWHERE: &str = "`tdxlab l1 -- run scenarios/kvm --host kvm` boots a kernel that has one";
@@ -163,9 +188,13 @@ impl Host for KvmHost {
     }
 
     fn unmet(&self, guest: &Guest) -> Option<String> {
+        if !self.dirty_ring {
+            return Some(NO_DIRTY_RING.to_owned());
+        }
+        let places = &self.places;
         guest
             .backing
-            .and_then(|backing| pool::unmet(&self.places.huge_pages, backing, guest.memory))
+            .and_then(|backing| pool::unmet(&places.pools(), backing, guest.memory))
     }
 
     fn boot(&self, guest: &Guest, options: &BootOptions) -> Result<Box<dyn Session>, HostError> {

@@ -1,5 +1,6 @@
 //! A session on `kvm`: one operation after the other, and what the kernel shows of it.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::time::{Duration, Instant};
 
@@ -9,6 +10,7 @@ use super::Places;
 use super::boot;
 use super::dirty_log::DirtyLog;
 use super::memory::TestMemory;
+use super::pool::Held;
 use crate::addr::GpaRange;
 use crate::agent::collect::Answer;
 use crate::agent::request;
@@ -21,7 +23,7 @@ use crate::witness::debugfs::VmFolder;
 use crate::witness::instance::Instance;
 use crate::witness::kmsg::KernelLog;
 use crate::witness::tracefs::{SPLIT_EVENT, TraceReader};
-use crate::witness::{Reading, Sample, query_stats};
+use crate::witness::{Reading, Sample, SplitEvent, query_stats};
 
 /// Longest a monitor may take for an answer at rest.
 const MONITOR_PATIENCE: Duration = Duration::from_secs(10);
@@ -29,26 +31,48 @@ const MONITOR_PATIENCE: Duration = Duration::from_secs(10);
 /// The witnesses of one VM.
 pub(super) struct Watch {
     counters: Result<VmFolder, String>,
-    splits: Result<(TraceReader, Instance), String>,
+    splits: Result<Splits, Reading<Vec<SplitEvent>>>,
     log: KernelLog,
+}
+
+/// Split events of one VM, and the threads that can cause them.
+struct Splits {
+    reader: TraceReader,
+    instance: Instance,
+    pid: u32,
+    /// QEMU's threads, also those that have ended, and the lab's own.
+    threads: BTreeSet<u32>,
 }
 
 impl Watch {
     /// Those of the VM that process `pid` has. Split events are those of its threads, also of
     /// threads to come, and of this thread, which punches the holes.
     pub(super) fn new(places: &Places, pid: u32) -> Watch {
-        let splits = Instance::new(&places.tracefs).and_then(|instance| {
-            let mut threads = vec![pid, nix::unistd::gettid().as_raw().cast_unsigned()];
-            instance.follow(&threads)?;
-            // Those that were started before the filter knew their parent.
-            threads.extend(threads_of(pid));
-            instance.follow(&threads)?;
-            instance.enable(&format!("kvmmmu/{SPLIT_EVENT}"))?;
-            for event in &places.events {
-                instance.enable(event)?;
-            }
-            Ok((TraceReader::open(instance.pipe()), instance))
-        });
+        let splits = Instance::new(&places.tracefs)
+            .and_then(|instance| {
+                let lab = nix::unistd::gettid().as_raw().cast_unsigned();
+                instance.follow(&[pid, lab])?;
+                // Those that were started before the filter knew their parent.
+                let mut threads = threads_of(pid);
+                threads.extend([pid, lab]);
+                instance.follow(&threads.iter().copied().collect::<Vec<_>>())?;
+                instance.enable(&split_event())?;
+                for event in &places.events {
+                    instance.enable(event)?;
+                }
+                let reader = TraceReader::open(instance.pipe());
+                Ok(Splits {
+                    reader,
+                    instance,
+                    pid,
+                    threads,
+                })
+            })
+            .map_err(Reading::missing)
+            .and_then(|mut splits| match splits.control() {
+                Ok(()) => Ok(splits),
+                Err(reason) => Err(Reading::spoilt(reason)),
+            });
         Watch {
             counters: Err("the VM is not there yet".to_owned()),
             splits,
@@ -71,8 +95,48 @@ impl Watch {
     }
 }
 
+/// The event, as tracefs calls it.
+fn split_event() -> String {
+    format!("kvmmmu/{SPLIT_EVENT}")
+}
+
+impl Splits {
+    /// The positive control: the event is on, and what is written into the instance comes out of
+    /// it. Where nothing can come out, no event would mean no split, for ever.
+    fn control(&mut self) -> Result<(), String> {
+        self.instance.is_on(&split_event())?;
+        let mark = format!("tdxlab {} {}", self.pid, rand::random::<u64>());
+        self.instance.mark(&mark)?;
+        self.reader.saw(&mark)
+    }
+
+    /// The events since the previous reading. One that no thread of this VM can have caused spoils
+    /// it: then the filter does not filter, and nobody knows what else is of another VM.
+    fn read(&mut self) -> Reading<Vec<SplitEvent>> {
+        if let Err(reason) = self.instance.is_on(&split_event()) {
+            return Reading::spoilt(reason);
+        }
+        self.threads.extend(threads_of(self.pid));
+        let reading = self.reader.splits();
+        match stranger(&reading, &self.threads) {
+            Some(event) => Reading::spoilt(format!(
+                "thread {} split {}, and is neither a vCPU nor another thread of QEMU ({}) nor the \
+                 lab's",
+                event.tid, event.gpa, self.pid
+            )),
+            None => reading,
+        }
+    }
+}
+
+/// The first event of a thread that is not among `threads`.
+fn stranger(reading: &Reading<Vec<SplitEvent>>, threads: &BTreeSet<u32>) -> Option<SplitEvent> {
+    let events = reading.value()?.iter();
+    events.copied().find(|event| !threads.contains(&event.tid))
+}
+
 /// The threads of a process.
-fn threads_of(pid: u32) -> Vec<u32> {
+fn threads_of(pid: u32) -> BTreeSet<u32> {
     let tasks = fs::read_dir(format!("/proc/{pid}/task"))
         .into_iter()
         .flatten()
@@ -91,6 +155,10 @@ pub(super) struct KvmSession {
     patience: Duration,
     /// Where a person may talk to QEMU.
     hatch: Option<Hatch>,
+    /// Who last said how many pages are populated.
+    populated_by: Option<String>,
+    /// Dropped last: what the guest holds is back when QEMU has ended and its file is closed.
+    _held: Option<Held>,
 }
 
 impl KvmSession {
@@ -98,6 +166,7 @@ impl KvmSession {
         vm: Vm,
         memory: TestMemory,
         watch: Watch,
+        held: Option<Held>,
         patience: Duration,
         hatch: Option<Hatch>,
     ) -> KvmSession {
@@ -108,6 +177,8 @@ impl KvmSession {
             dirty_log: None,
             patience,
             hatch,
+            populated_by: None,
+            _held: held,
         }
     }
 
@@ -207,18 +278,19 @@ impl Session for KvmSession {
     }
 
     fn sample(&mut self) -> Sample {
-        let missing = |reason: &String| reason.clone();
+        let (populated, source) = self.memory.populated();
+        self.populated_by = Some(source);
         Sample {
             debugfs: match &self.watch.counters {
                 Ok(folder) => folder.counters(),
-                Err(reason) => Reading::missing(missing(reason)),
+                Err(reason) => Reading::missing(reason.clone()),
             },
             query_stats: query_stats::read(self.vm.qmp(), MONITOR_PATIENCE),
             splits: match &mut self.watch.splits {
-                Ok((reader, _)) => reader.splits(),
-                Err(reason) => Reading::missing(missing(reason)),
+                Ok(splits) => splits.read(),
+                Err(reading) => reading.clone(),
             },
-            populated: self.memory.populated(),
+            populated,
             exits: Reading::missing(
                 "a plain VM has no ACCEPTs, and KVM does not tell other faults apart",
             ),
@@ -229,15 +301,40 @@ impl Session for KvmSession {
     fn evidence(&mut self) -> Vec<(String, Vec<u8>)> {
         let mut evidence = self.vm.evidence();
         evidence.extend(boot::registers(&mut self.vm));
-        if let Ok((reader, _)) = &self.watch.splits
-            && let Some(text) = reader.others()
+        if let Ok(splits) = &self.watch.splits
+            && let Some(text) = splits.reader.others()
         {
             evidence.push(("trace.txt".to_owned(), text.into_bytes()));
+        }
+        if let Some(source) = &self.populated_by {
+            let text = format!("populated pages: {source}\n");
+            evidence.push(("witnesses.txt".to_owned(), text.into_bytes()));
         }
         evidence
     }
 
     fn end(mut self: Box<Self>) -> Result<(), HostError> {
         self.vm.end()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::addr::Gpa;
+
+    #[test]
+    fn a_split_by_a_thread_of_nobody_is_found() {
+        let event = |tid| SplitEvent {
+            gpa: Gpa::new(0x4000_0000),
+            level: 2,
+            errno: 0,
+            tid,
+        };
+        let threads = BTreeSet::from([7, 8]);
+        let read = |tids: [u32; 2]| Reading::Read(tids.map(event).to_vec());
+        assert_eq!(stranger(&read([7, 8]), &threads), None);
+        assert_eq!(stranger(&read([7, 9]), &threads), Some(event(9)));
+        assert_eq!(stranger(&Reading::missing("no tracefs"), &threads), None);
     }
 }

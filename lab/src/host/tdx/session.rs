@@ -57,7 +57,7 @@ pub(super) struct Watch {
     seamcalls: Result<Seamcalls, String>,
     log: KernelLog,
     /// Lines that were read to judge a death and belong to the next sample.
-    unsampled: Result<Vec<String>, String>,
+    unsampled: Reading<Vec<String>>,
     /// Threads whose split events are this TD's.
     threads: Vec<u32>,
 }
@@ -74,7 +74,7 @@ impl Watch {
             splits,
             seamcalls: Seamcalls::watch(&host.places.tracefs),
             log: KernelLog::open(&host.places.kmsg),
-            unsampled: Ok(Vec::new()),
+            unsampled: Reading::Read(Vec::new()),
             threads,
         }
     }
@@ -88,15 +88,13 @@ impl Watch {
 
     /// The kernel log since the last sample, which it stays part of.
     fn look_at_log(&mut self) -> Option<Vec<String>> {
-        if let Ok(lines) = &mut self.unsampled {
+        if let Reading::Read(lines) = &mut self.unsampled {
             match self.log.lines() {
                 Reading::Read(more) => lines.extend(more),
-                Reading::Missing { reason } | Reading::Spoilt { reason } => {
-                    self.unsampled = Err(reason);
-                }
+                other => self.unsampled = other,
             }
         }
-        self.unsampled.as_ref().ok().cloned()
+        self.unsampled.value().cloned()
     }
 }
 
@@ -466,10 +464,8 @@ impl Session for TdxSession {
             Err(reason) => Reading::missing(missing(reason)),
         };
         self.watch.look_at_log();
-        let kernel_log = match std::mem::replace(&mut self.watch.unsampled, Ok(Vec::new())) {
-            Ok(lines) => Reading::Read(lines),
-            Err(reason) => Reading::missing(reason),
-        };
+        let nothing = Reading::Read(Vec::new());
+        let kernel_log = std::mem::replace(&mut self.watch.unsampled, nothing);
         Sample {
             debugfs,
             query_stats: query_stats::read(self.vm.qmp(), MONITOR_PATIENCE),

@@ -210,6 +210,48 @@ fn an_l1_that_says_nothing_hangs() {
     );
 }
 
+/// The command answered, but the kernel has killed something in it, such as a QEMU.
+#[test]
+fn memory_that_ran_out_beside_the_command_is_noted() {
+    let line = "[ 9.9] Out of memory: Killed process 81 (qemu-system-x86) total-vm:1kB\n";
+    let mut played =
+        Played::living()
+            .prints(line)
+            .says(&[hello(), COMMAND, CODE_3, REPORT, Message::Done]);
+    let mut notes = Vec::new();
+    let (mut out, mut err) = (Vec::new(), Vec::new());
+    let answer = played.session.serve(&mut Sink {
+        out: &mut out,
+        err: &mut err,
+        note: &mut |text| notes.push(text.to_owned()),
+    });
+    assert_eq!(answer.unwrap().ended, Ended::Code(3));
+    let [note] = notes.as_slice() else {
+        panic!("{notes:?}");
+    };
+    assert!(
+        note.contains("Killed process 81 (qemu-system-x86)"),
+        "{note}"
+    );
+    assert!(note.contains("more than 6G with --memory"), "{note}");
+}
+
+#[test]
+fn files_that_cannot_be_read_come_with_advice() {
+    let cause = Cause::System {
+        doing: "mount 9p".into(),
+        errno: libc::EACCES,
+        text: "Permission denied".into(),
+    };
+    let error = L1Error::told("k", Stage::Files, cause, Vec::new());
+    let help = miette::Diagnostic::help(&error).unwrap().to_string();
+    assert!(
+        error.to_string().contains("mount 9p: Permission denied"),
+        "{error}"
+    );
+    assert!(help.contains("must be able to read /"), "{help}");
+}
+
 #[test]
 fn memory_that_ran_out_is_the_reason() {
     let line = "[ 9.9] Out of memory: Killed process 80 (tdxlab) total-vm:1kB\n";

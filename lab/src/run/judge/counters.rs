@@ -25,21 +25,45 @@ pub(super) fn pages(evidence: &Evidence<'_>, court: &mut Court) {
         if let Some((before, after)) = court.both(witness, before, after) {
             let change = Change::between(before, after);
             change.judge(witness, evidence.expected, court);
-            changes.push((witness, change));
+            changes.push((witness, change, after));
         }
     }
-    if let [(_, debugfs), (other, query_stats)] = changes[..]
-        && debugfs != query_stats
-    {
-        court.find(Finding {
-            kind: FindingKind::Disagreement,
-            ..Finding::wrong(
-                other,
-                format!("{debugfs}, as debugfs says"),
-                query_stats.to_string(),
-            )
-        });
+    if let [(_, debugfs, now), (other, query_stats, also_now)] = changes[..] {
+        if debugfs != query_stats {
+            court.find(Finding {
+                kind: FindingKind::Disagreement,
+                ..Finding::wrong(
+                    other,
+                    format!("{debugfs}, as debugfs says"),
+                    query_stats.to_string(),
+                )
+            });
+        } else if let Some(finding) = disagreement(now, also_now) {
+            court.find(finding);
+        }
     }
+}
+
+/// Both sources read the same counters, so that they change alike is not enough: of another VM's
+/// counters, or of frozen ones, that holds too.
+pub(in crate::run) fn disagreement(
+    debugfs: &PageCounters,
+    query_stats: &PageCounters,
+) -> Option<Finding> {
+    let shown = |counters: &PageCounters| {
+        format!(
+            "pages_4k {}, pages_2m {}, pages_1g {}",
+            counters.pages_4k, counters.pages_2m, counters.pages_1g
+        )
+    };
+    (debugfs != query_stats).then(|| Finding {
+        kind: FindingKind::Disagreement,
+        ..Finding::wrong(
+            Witness::QueryStats,
+            format!("{}, as debugfs says", shown(debugfs)),
+            shown(query_stats),
+        )
+    })
 }
 
 /// Change of the three page counters over a step.

@@ -21,6 +21,7 @@ const SPLATS: &[(&str, &str)] = &[
     ("Oops: ", "oops"),
     ("general protection fault", "oops"),
     ("UBSAN: ", "UBSAN splat"),
+    ("new suspected memory leaks", "memory leak"),
     ("Kernel panic", "panic"),
     ("rcu: INFO: rcu_", "RCU stall"),
     ("watchdog: ", "watchdog"),

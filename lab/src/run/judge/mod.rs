@@ -17,6 +17,7 @@ mod tests;
 
 pub(crate) use content::wanted as wanted_content;
 pub use content::{ContentSpan, PageClass};
+pub(in crate::run) use counters::disagreement;
 pub use kernel_log::{AllowList, AllowListError};
 
 use tdxlab_protocol::message::Run;

@@ -55,6 +55,20 @@ fn counters_that_differ_are_a_finding_of_their_own() {
     assert_eq!(judgement.verdict, Verdict::Fail);
 }
 
+/// As when one of them is read from another VM that does the same.
+#[test]
+fn counters_that_change_alike_from_different_values_disagree() {
+    let mut hole = Hole::new();
+    for (sample, pages) in [(&mut hole.before, (700, 3)), (&mut hole.after, (956, 2))] {
+        sample.query_stats = self::sample(pages.0, pages.1).query_stats;
+    }
+    let judgement = hole.judge();
+    let finding = only_finding(&judgement);
+    assert_eq!(finding.kind, FindingKind::Disagreement);
+    assert!(finding.found.contains("pages_4k 956"), "{finding}");
+    assert_eq!(judgement.verdict, Verdict::Fail);
+}
+
 #[test]
 fn a_missing_witness_is_said_and_is_no_failure() {
     let mut hole = Hole::new();
@@ -206,6 +220,10 @@ fn populated_pages_gone_wrong_are_found_once() {
 #[case("BUG: KASAN: use-after-free in tdp_mmu_zap_leafs")]
 #[case("WARNING: possible circular locking dependency detected")]
 #[case("kernel BUG at mm/filemap.c:100!")]
+#[case("INFO: task qemu:9 blocked for more than 120 seconds.")]
+#[case("rcu: INFO: rcu_preempt detected stalls on CPUs/tasks:")]
+#[case("watchdog: BUG: soft lockup - CPU#1 stuck for 26s!")]
+#[case("kmemleak: 3 new suspected memory leaks (see /sys/kernel/debug/kmemleak)")]
 fn a_complaint_of_the_kernel_fails_the_step(#[case] line: &str) {
     let mut hole = Hole::new();
     hole.after.kernel_log = Reading::Read(vec!["kvm: fine".to_owned(), line.to_owned()]);
