@@ -5,7 +5,7 @@ use super::kvm::KvmHost;
 use super::sim::SimHost;
 use super::soft::SoftHost;
 use super::tdx::{self, TdxHost};
-use super::{Host, HostError};
+use super::{Host, HostError, REHEARSAL, REHEARSAL_FACT};
 use crate::doctor::{self, Fact, Machine, Standing};
 use crate::faults::Fault;
 use crate::plan::HostKind;
@@ -28,9 +28,6 @@ pub struct Selected {
     pub why: String,
 }
 
-/// What a report of a rehearsal starts with.
-const REHEARSAL: &str = "REHEARSAL: the TDX module is played by a fixture, this is not TDX";
-
 /// Hosts in the order in which `auto` tries them. A plain VM on KVM has no private memory, so it
 /// is only taken when asked for.
 const AUTO: [HostKind; 3] = [HostKind::Tdx, HostKind::Soft, HostKind::Sim];
@@ -46,7 +43,7 @@ pub fn select_with(choice: Choice, fault: Option<&'static Fault>) -> Result<Sele
         Choice::Only(kind) => Ok(Selected {
             host: opened(kind, fault)?,
             why: match kind {
-                HostKind::Tdx if tdx::is_rehearsal() => REHEARSAL.to_owned(),
+                HostKind::Tdx if tdx::is_rehearsal() => format!("{REHEARSAL_FACT}: {REHEARSAL}"),
                 _ => "asked for".to_owned(),
             },
         }),

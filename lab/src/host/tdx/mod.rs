@@ -31,7 +31,7 @@ use detect::Detected;
 use tdxlab_protocol::message::Hello;
 
 use super::interrupt::Interrupt;
-use super::{BootOptions, Host, HostError, Session};
+use super::{BootOptions, Host, HostError, REHEARSAL, REHEARSAL_FACT, Session};
 use crate::plan::{Guest, HostKind};
 use crate::predict::Design;
 use crate::qemu::Installed;
@@ -128,10 +128,7 @@ impl Host for TdxHost {
         let mut facts = Vec::new();
         let mut fact = |name: &str, value: String| facts.push((name.to_owned(), value));
         if self.rehearsal {
-            fact(
-                "REHEARSAL",
-                "THE TDX MODULE IS PLAYED BY A FIXTURE; THIS IS NOT TDX".to_owned(),
-            );
+            fact(REHEARSAL_FACT, REHEARSAL.to_owned());
         }
         if let Ok(release) = std::fs::read_to_string("/proc/sys/kernel/osrelease") {
             fact("kernel", release.trim().to_owned());
