@@ -10,7 +10,7 @@ use kvm_ioctls::{Kvm, VcpuExit};
 
 use super::{Fact, stats};
 
-const NAME: &str = "kvm";
+pub(super) const NAME: &str = "kvm";
 
 /// Longest the guest may take. It takes microseconds, unless an emulator crawls through it.
 const PATIENCE: Duration = Duration::from_secs(2);

@@ -7,6 +7,7 @@ mod deep;
 mod kvm;
 mod machine;
 mod qemu;
+mod recording;
 mod rights;
 mod stats;
 mod tdx;
@@ -18,6 +19,7 @@ use serde::Serialize;
 
 pub use deep::deep;
 pub use machine::Machine;
+pub use recording::Recording;
 
 /// One thing about this machine.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, JsonSchema)]
@@ -52,6 +54,13 @@ impl Standing {
             Standing::Limited => "limited",
             Standing::Unusable => "unusable",
         }
+    }
+
+    /// The standing of that name.
+    fn named(name: &str) -> Option<Standing> {
+        [Standing::Usable, Standing::Limited, Standing::Unusable]
+            .into_iter()
+            .find(|standing| standing.name() == name)
     }
 }
 
@@ -92,8 +101,7 @@ pub fn examine(machine: &Machine) -> Vec<Fact> {
         machine::memory(machine),
         qemu::version(machine),
     ];
-    // A recorded machine's KVM is not here to be tried.
-    facts.extend((!machine.is_recorded()).then(kvm::probe));
+    facts.extend(machine.kvm_probe());
     facts.extend(tdx::facts(machine));
     facts.extend(rights::facts(machine));
     facts
@@ -101,7 +109,7 @@ pub fn examine(machine: &Machine) -> Vec<Fact> {
 
 /// The first fact that keeps this machine from running TDs; `None` where nothing does.
 pub fn why_no_tdx(machine: &Machine) -> Option<Fact> {
-    let tried = (!machine.is_recorded()).then(kvm::probe);
+    let tried = machine.kvm_probe();
     tdx::facts(machine)
         .into_iter()
         .chain(tried)

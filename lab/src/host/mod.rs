@@ -51,6 +51,12 @@ pub trait Host: Send + Sync {
         None
     }
 
+    /// What this host was found to do that no KVM of `design` does; `None` where nothing speaks
+    /// against it.
+    fn misfit(&self, _design: &Design) -> Option<String> {
+        None
+    }
+
     /// What of a guest this machine cannot give, and what to do about it; looked at before it is
     /// booted.
     fn unmet(&self, _guest: &Guest) -> Option<String> {

@@ -183,6 +183,8 @@ impl QemuCommand {
                 .doorbell
                 .as_ref()
                 .map(|_| Line::File("doorbell.out".into())),
+            // Nobody is there to say `cont`.
+            paused: false,
             ..self.clone()
         }
     }
