@@ -86,6 +86,12 @@ pub enum QemuError {
         /// What there is.
         found: String,
     },
+    /// The kernel does not hand one of QEMU's files over.
+    #[error("file {number} of QEMU may not be taken by this user (pidfd_getfd: EPERM)")]
+    NotAllowed {
+        /// Its number in QEMU.
+        number: i32,
+    },
     /// The run was interrupted.
     #[error("interrupted")]
     Interrupted,
@@ -145,6 +151,13 @@ impl QemuError {
                     ),
                 }
             }
+            QemuError::NotAllowed { .. } => HostError::NotUsable {
+                host,
+                reason: what,
+                advice: "it takes the rights of ptrace: sysctl kernel.yama.ptrace_scope=1, or run \
+                         as root; QEMU must run as this user, and without file capabilities"
+                    .into(),
+            },
             QemuError::Interrupted => HostError::Interrupted,
             QemuError::System { doing, source } => HostError::System { doing, source },
             QemuError::Ended { .. }

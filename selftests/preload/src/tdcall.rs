@@ -16,6 +16,7 @@ use tdxlab_protocol::tdcall::{
 };
 
 use crate::kvm;
+use crate::lie::End;
 use crate::sept::{PAGE, REGION, State};
 use crate::vm::{Shared, Vm};
 use crate::windows::{Cannot, Window};
@@ -66,6 +67,8 @@ pub(crate) enum Exit {
     MemoryFault { gpa: u64, private: bool },
     /// The guest gives up; its registers.
     Fatal(Box<[u64; 16]>),
+    /// The guest has no handler for the fault in its handler.
+    TripleFault,
     /// KVM has given the TD up.
     Dead,
 }
@@ -116,6 +119,8 @@ pub(crate) fn resume(vm: &mut Vm, vcpu: usize, pending: Pending, answer: u64) ->
             Outcome::Guest
         }
         Pending::MapGpa { next, end, private } => {
+            // KVM takes a positive EAGAIN for "later", and QEMU 11.1 never says so: where it cannot
+            // convert, it stops the vCPU (kvm_handle_hypercall() in target/i386/kvm/kvm.c).
             let failed = match answer as i64 {
                 0 => None,
                 value if value == i64::from(libc::EAGAIN) => Some(vmcall::RETRY),
@@ -205,11 +210,15 @@ fn exit_with(vm: &mut Vm, vcpu: usize, exit: Exit) -> Outcome {
 /// TDG.MEM.PAGE.ACCEPT.
 fn accept(vm: &mut Vm, vcpu: usize, rcx: u64, converted: bool) -> Result<u64, Exit> {
     const REFUSED: u64 = status::OPERAND_INVALID | reg::RCX as u64;
-    if !converted && vm.lies.kills_at_accept() {
-        return Err(killed(
-            vm,
-            "<4>WARNING: CPU: 0 PID: 0 at KVM_BUG_ON (a lie of the rehearsal)",
-        ));
+    if !converted && let Some(end) = vm.lies.end_at_accept() {
+        return Err(match end {
+            End::Killed => killed(
+                vm,
+                "<4>WARNING: CPU: 0 PID: 0 at KVM_BUG_ON (a lie of the rehearsal)",
+            ),
+            End::Panic(code) => Exit::Fatal(Box::new(last_words(code))),
+            End::TripleFault => Exit::TripleFault,
+        });
     }
     let (level, gpa) = (rcx & 7, rcx & !0xfff);
     let bytes = match level {
@@ -237,6 +246,25 @@ fn accept(vm: &mut Vm, vcpu: usize, rcx: u64, converted: bool) -> Result<u64, Ex
     vm.sept.set(gpa, State::Mapped);
     show(vm, Window::Private, gpa)?;
     Ok(status::SUCCESS)
+}
+
+/// The registers of a TD that reports a fatal error: its code, and text in those that RCX names.
+fn last_words(code: u64) -> [u64; 16] {
+    /// The first three of those that hold text, in the order of the text.
+    const TEXT: [usize; 3] = [14, 15, 3];
+    let mut registers = [0; 16];
+    registers[12] = code;
+    for (register, word) in TEXT
+        .into_iter()
+        .zip(b"a lie of a rehearsal\0\0\0\0".chunks(8))
+    {
+        registers[1] |= 1 << register;
+        registers[register] = word
+            .iter()
+            .rev()
+            .fold(0, |all, &byte| all << 8 | u64::from(byte));
+    }
+    registers
 }
 
 /// TDG.MEM.PAGE.ATTR.RD.

@@ -7,7 +7,9 @@
 //! |---|---|
 //! | `Guest access before accepting` in the kernel log, then STOP and internal-error | access before ACCEPT, with SEPT_VE_DISABLE |
 //! | GUEST_PANICKED, `type: tdx` | the guest: ReportFatalError |
+//! | `REPORT_FATAL_ERROR: invalid error code` in stderr | the guest: ReportFatalError with a code that QEMU does not take |
 //! | SHUTDOWN or RESET, `guest-reset` | the guest: a triple fault |
+//! | `ram_block_discard_guest_memfd_range` in stderr | QEMU: it punches where it should convert in place |
 //! | a WARN of KVM in the kernel log, or KVM_RUN failed with EIO, and internal-error | KVM: a bug |
 //! | any other STOP or end | QEMU |
 
@@ -31,6 +33,14 @@ pub struct Signs {
 
 /// KVM's words about an access before ACCEPT, `tdx_handle_ept_violation()`.
 const ACCESS_BEFORE_ACCEPT: &str = "Guest access before accepting";
+
+/// QEMU's words about a guest that gives up with a code it cannot pass on,
+/// `tdx_handle_report_fatal_error()`.
+const ODD_FATAL_ERROR: &str = "REPORT_FATAL_ERROR: invalid error code";
+
+/// QEMU's words about a hole of a conversion that the kernel refuses,
+/// `ram_block_discard_guest_memfd_range()`.
+const REFUSED_HOLE: &str = "ram_block_discard_guest_memfd_range: Failed to fallocate";
 
 /// Whether an event may be the first sign of a death: worth looking at the rest.
 pub fn is_sign(event: &Event) -> bool {
@@ -65,6 +75,22 @@ pub fn recognise(signs: &Signs) -> Option<Death> {
     }
     if let Some(text) = signs.events.iter().find_map(panicked) {
         return death(Killer::Guest, text);
+    }
+    if let Some(line) = said(ODD_FATAL_ERROR) {
+        return death(
+            Killer::Guest,
+            format!("the guest gave up with a code that QEMU does not take: {line}"),
+        );
+    }
+    if let Some(line) = said(REFUSED_HOLE) {
+        return death(
+            Killer::Vmm,
+            format!(
+                "QEMU punches a hole for each conversion, and this kernel refuses it: take a QEMU \
+                 that converts in place, as designs with huge pages need ({})",
+                line.trim()
+            ),
+        );
     }
     if let Some(line) = log.iter().find(|line| is_warning_of_kvm(line)) {
         return death(Killer::KvmBug, line.clone());
