@@ -16,6 +16,7 @@
 //! | TDCALL leaves and their status codes | [`tdcall`] |
 //! | states of S-EPT entries, as in a TD without huge pages (design `stock`) | [`sept`] |
 //! | tables under the guest's windows, so that a page that is not accepted cannot be touched | [`windows`] |
+//! | holes that the lab has punched | [`mod@holes`] |
 //! | lies on request, for tests of the lab | [`lie`] |
 //!
 //! The guest says of itself that it is rehearsed
@@ -34,6 +35,7 @@
     reason = "the only unsafe function is the C library's ioctl"
 )]
 
+mod holes;
 mod kvm;
 mod lie;
 mod ranges;

@@ -53,8 +53,8 @@ struct TdxCmd {
     hw_error: u64,
 }
 
-/// Where scenarios have their test memory, in which nothing is to be populated.
-const TEST_MEMORY: u64 = 1 << 30;
+/// A place in the test memory of every scenario, of which no initial image takes anything.
+const UNPOPULATED: u64 = (1 << 30) + (14 << 20);
 
 /// Attributes and extended features a TD may have here.
 const XFAM: u64 = 0x0006_02e7;
@@ -212,7 +212,7 @@ fn finalize(vm: &mut Vm) -> Result<c_int> {
     vm.private.remove(POOL_START, POOL_START + POOL_BYTES);
     kvm::pre_fault(vcpu, POOL_START, POOL_BYTES)?;
     if vm.lies.populate > 0 {
-        let (gmem, offset) = vm.gmem(TEST_MEMORY).ok_or(Errno(libc::EINVAL))?;
+        let (gmem, offset) = vm.gmem(UNPOPULATED).ok_or(Errno(libc::EINVAL))?;
         kvm::allocate(gmem, offset, vm.lies.populate * PAGE)?;
     }
     vm.finalized = true;

@@ -162,7 +162,7 @@ mod tests {
 
     use super::*;
 
-    /// Recorded from QEMU 11.1, but for the panic, which is laid out by its schema.
+    /// As QEMU 11.1.3 has sent them; see `selftests/tests/rehearsal/lies.rs`, which makes it send them.
     fn events(lines: &[&str]) -> Vec<Event> {
         lines
             .iter()
@@ -177,12 +177,22 @@ mod tests {
             .collect()
     }
 
-    const STOP: &str = r#"{"timestamp":{"seconds":1,"microseconds":2},"event":"STOP"}"#;
-    const TRIPLE_FAULT: &str =
-        r#"{"event":"SHUTDOWN","data":{"guest":true,"reason":"guest-reset"}}"#;
-    const PANIC: &str = r#"{"event":"GUEST_PANICKED","data":{"action":"pause","info":
+    const STOP: &str = r#"{"event":"STOP","timestamp":{"microseconds":831204,"seconds":1795699923}}"#;
+    const TRIPLE_FAULT: &str = r#"{"data":{"guest":true,"reason":"guest-reset"},"event":"SHUTDOWN",
+        "timestamp":{"microseconds":617914,"seconds":1795699943}}"#;
+    const PANIC: &str = r#"{"data":{"action":"poweroff","info":{"error-code":65536,"message":
+        "a lie of a rehearsal","type":"tdx"}},"event":"GUEST_PANICKED",
+        "timestamp":{"microseconds":754059,"seconds":1795699923}}"#;
+    const PANICKED: &str = r#"{"data":{"guest":true,"reason":"guest-panic"},"event":"SHUTDOWN",
+        "timestamp":{"microseconds":842433,"seconds":1795699923}}"#;
+    /// No guest of the lab names a GPA, so this one is laid out by its schema.
+    const PANIC_AT: &str = r#"{"event":"GUEST_PANICKED","data":{"action":"pause","info":
         {"type":"tdx","error-code":65536,"message":"oh no","gpa":4096}}}"#;
+    const ODD_CODE: &str =
+        "qemu-system-x86_64: TDX: REPORT_FATAL_ERROR: invalid error code: 0x10001\nEAX=00000000\n";
     const FAILED: &str = "error: kvm run failed Input/output error\nEAX=00000000\n";
+    const HOLE_REFUSED: &str = "qemu-system-x86_64: ram_block_discard_guest_memfd_range: \
+        Failed to fallocate ram:40100000 +1000 (-22)\nEAX=00000000\n";
     const BEFORE: &str = "kvm_intel: Guest access before accepting 0x40000000 on vCPU 0";
     const WARN: &str =
         "WARNING: CPU: 3 PID: 9 at arch/x86/kvm/vmx/tdx.c:1721 tdx_sept_drop+0x1 [kvm_intel]";
@@ -192,7 +202,12 @@ mod tests {
     #[case::bug(&[STOP], FAILED, Some(&[WARN][..]), Killer::KvmBug, "tdx.c:1721")]
     #[case::bug_without_words(&[STOP], FAILED, Some(&[][..]), Killer::KvmBug, "says nothing")]
     #[case::bug_without_log(&[STOP], FAILED, None, Killer::KvmBug, "cannot be read")]
-    #[case::panic(&[PANIC, STOP], "", Some(&[][..]), Killer::Guest, "0x10000: oh no (GPA 0x1000)")]
+    #[case::panic(
+        &[PANIC, STOP, PANICKED], "", Some(&[][..]), Killer::Guest, "0x10000: a lie of a rehearsal"
+    )]
+    #[case::panic_at(&[PANIC_AT], "", Some(&[][..]), Killer::Guest, "0x10000: oh no (GPA 0x1000)")]
+    #[case::odd_code(&[STOP], ODD_CODE, Some(&[][..]), Killer::Guest, "does not take: qemu")]
+    #[case::hole_refused(&[STOP], HOLE_REFUSED, Some(&[][..]), Killer::Vmm, "converts in place")]
     #[case::triple_fault(&[TRIPLE_FAULT], "", Some(&[][..]), Killer::Guest, "triple fault")]
     #[case::qemu(&[STOP], "qemu: out of luck\n", Some(&[][..]), Killer::Vmm, "out of luck")]
     fn deaths(
