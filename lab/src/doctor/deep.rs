@@ -6,12 +6,12 @@ use std::ops::RangeInclusive;
 use std::path::Path;
 
 use tdxlab_protocol::message::{Hello, Run};
-use tdxlab_protocol::tdcall::status;
+use tdxlab_protocol::tdcall::{ATTRIBUTES_REHEARSAL, status};
 
 use super::{Fact, Standing};
 use crate::addr::{GpaRange, PageLevel};
 use crate::host::tdx::{Stages, TdxHost, detect};
-use crate::host::{HostError, Session};
+use crate::host::{HostError, REHEARSAL, REHEARSAL_FACT, Session};
 use crate::plan::{LOW_BASE, Op, Size, VcpuId};
 use crate::witness::{PageCounters, Reading, Sample};
 
@@ -144,10 +144,15 @@ fn introduction(hello: &Hello) -> Fact {
         Some(false) => "a touch before ACCEPT is a #VE",
         None => "the module does not say what a touch before ACCEPT does",
     };
+    let rehearsal = if hello.attributes & ATTRIBUTES_REHEARSAL == 0 {
+        String::new()
+    } else {
+        format!("; {REHEARSAL_FACT}: {REHEARSAL}")
+    };
     Fact::usable(
         "deep.vp_info",
         format!(
-            "GPA width {}, attributes {:#x}, {} vCPU; {pending}",
+            "GPA width {}, attributes {:#x}, {} vCPU; {pending}{rehearsal}",
             hello.gpa_width, hello.attributes, hello.vcpus
         ),
     )

@@ -120,7 +120,7 @@ const CASES: [Case; 36] = [
     refused(
         "populate=3",
         &[
-            "pages of the guest_memfd of main memory before the TD runs",
+            "of the guest_memfd of main memory before the TD runs",
             "its initial image has",
         ],
     ),

@@ -177,7 +177,8 @@ mod tests {
             .collect()
     }
 
-    const STOP: &str = r#"{"event":"STOP","timestamp":{"microseconds":831204,"seconds":1795699923}}"#;
+    const STOP: &str =
+        r#"{"event":"STOP","timestamp":{"microseconds":831204,"seconds":1795699923}}"#;
     const TRIPLE_FAULT: &str = r#"{"data":{"guest":true,"reason":"guest-reset"},"event":"SHUTDOWN",
         "timestamp":{"microseconds":617914,"seconds":1795699943}}"#;
     const PANIC: &str = r#"{"data":{"action":"poweroff","info":{"error-code":65536,"message":
