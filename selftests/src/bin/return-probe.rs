@@ -17,8 +17,8 @@ use tdxlab::witness::tracefs;
 /// What KVM_CHECK_EXTENSION calls in every KVM.
 const FUNCTION: &str = "kvm_vm_ioctl_check_extension";
 
-/// KVM_CAP_NR_MEMSLOTS, whose answer is a number that nothing else gives by chance.
-const CAPABILITY: u64 = 10;
+/// KVM_CAP_MCE, whose answer is a number, and given by that function, not before it is called.
+const CAPABILITY: u64 = 31;
 
 /// How often it is asked.
 const TIMES: usize = 3;
