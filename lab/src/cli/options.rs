@@ -117,18 +117,13 @@ impl From<HostKind> for HostName {
 }
 
 /// The design to judge by: the one that was asked for, else the one the host is found to follow, else
-/// [`USUAL_DESIGN`]. That the first two differ is said, and not decided.
+/// [`USUAL_DESIGN`]. That the first two do not go together is said, and not decided. A TDX host boots a
+/// TD to find out also where a design is given: nothing but doing tells, and a run that is judged by
+/// the wrong design says nothing.
 pub(super) fn design_for(asked: Option<&'static Design>, host: &dyn Host) -> &'static Design {
     let found = host.design();
-    if let (Some(asked), Some(found)) = (asked, found)
-        && asked.name != found.name
-    {
-        output::note(format!(
-            "design {} was asked for, but the KVM of host {} looks like {}",
-            asked.name,
-            host.kind().name(),
-            found.name
-        ));
+    if let Some(misfit) = asked.and_then(|asked| host.misfit(asked)) {
+        output::note(format!("design {misfit}"));
     }
     asked
         .or(found)

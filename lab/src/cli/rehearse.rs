@@ -2,7 +2,7 @@
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use clap::Args;
 
@@ -20,7 +20,7 @@ const STOCK: &str = "scenarios/stock";
 /// emulated machine, and a fixture plays the TDX module.
 ///
 /// What is seen is real (guest_memfd, counters, kernel log, QMP), but nothing of it is TDX, and the
-/// report says so. The parts (QEMU, a kernel) are downloaded once, 400 MB, and kept in the user's
+/// report says so. The parts (QEMU, a kernel) are downloaded once, 411 MB, and kept in the user's
 /// cache folder; nothing is installed.
 #[derive(Args, Debug)]
 pub(super) struct Rehearse {
@@ -67,6 +67,7 @@ impl Rehearse {
             _ if self.offline => return Err(RehearsalError::NotPrepared { folder: cache }.into()),
             _ => self.fetch(&cache)?,
         };
+        output::note(format!("rehearse: {parts}"));
         if self.prepare {
             return Ok(super::exit::PASSED);
         }
@@ -74,18 +75,9 @@ impl Rehearse {
     }
 
     fn fetch(&self, cache: &Path) -> Result<Parts, CliError> {
-        let began = Instant::now();
-        let parts = rehearse::prepare(cache, self.keep, &mut |doing| {
+        Ok(rehearse::prepare(cache, self.keep, &mut |doing| {
             output::note(format!("rehearse: {doing}"));
-        })?;
-        output::note(format!(
-            "rehearse: Linux {} and QEMU {} are ready after {:.0} s ({} MB of packages)",
-            parts.kernel_version,
-            parts.qemu_version,
-            began.elapsed().as_secs_f64(),
-            parts.downloaded / 1_000_000
-        ));
-        Ok(parts)
+        })?)
     }
 
     fn run(self, parts: &Parts) -> Result<u8, CliError> {

@@ -13,6 +13,7 @@ use super::report::exit_code;
 use super::{load, output, progress, signals};
 use crate::faults::Fault;
 use crate::host::select::{self, Selected};
+use crate::plan::HostKind;
 use crate::predict::Design;
 use crate::report::{self, github, lava, terminal};
 use crate::run::conduct::PATIENCE;
@@ -31,7 +32,8 @@ pub(super) struct Run {
     /// its KVM is found to follow)
     #[arg(long, value_name = "D")]
     design: Option<String>,
-    /// Scenarios run at the same time; by default as many as there are processors
+    /// Scenarios run at the same time; by default as many as there are processors, on tdx one: a line
+    /// of the kernel log does not say whose TD it is about
     #[arg(long, short, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
     jobs: Option<u16>,
     /// Folder below which the report goes
@@ -97,11 +99,12 @@ struct Task {
 impl Run {
     pub(super) fn execute(self) -> Result<u8, CliError> {
         let allowed_log = options::allow_list(self.allow_log.as_deref())?;
+        // Before anything is booted: a TDX host boots a TD to find out its design.
+        let interrupt = signals::install()?;
         let task = match &self.resume {
             Some(folder) => self.resumed(folder)?,
             None => self.started()?,
         };
-        let interrupt = signals::install()?;
         if !self.quiet {
             output::note(format!(
                 "host {}: {}; design {}: {}",
@@ -111,7 +114,7 @@ impl Run {
                 task.design.about
             ));
         }
-        let jobs = self.jobs(task.items.len());
+        let jobs = self.jobs(task.items.len(), task.selected.host.kind());
         let outcome = {
             let watcher = progress::watcher(task.items.len(), jobs, self.quiet);
             let host = task.selected.host.as_ref();
@@ -262,9 +265,13 @@ impl Run {
         Ok(selected)
     }
 
-    fn jobs(&self, plans: usize) -> usize {
-        let processors = std::thread::available_parallelism().map_or(1, usize::from);
-        let jobs = self.jobs.map_or(processors, usize::from);
+    fn jobs(&self, plans: usize, host: HostKind) -> usize {
+        let jobs = match (self.jobs, host) {
+            (Some(jobs), _) => usize::from(jobs),
+            // The kernel log is the machine's: of two TDs, nobody can say whose a line is.
+            (None, HostKind::Tdx) => 1,
+            (None, _) => std::thread::available_parallelism().map_or(1, usize::from),
+        };
         jobs.clamp(1, plans.max(1))
     }
 }

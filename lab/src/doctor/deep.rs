@@ -3,34 +3,67 @@
 //! The order is that of a first hour on new hardware: each fact needs those before it.
 
 use std::ops::RangeInclusive;
+use std::path::Path;
 
 use tdxlab_protocol::message::{Hello, Run};
-use tdxlab_protocol::tdcall::status;
+use tdxlab_protocol::tdcall::{ATTRIBUTES_REHEARSAL, status};
 
 use super::{Fact, Standing};
 use crate::addr::{GpaRange, PageLevel};
-use crate::host::tdx::{TdxHost, detect};
-use crate::host::{HostError, Session};
+use crate::host::tdx::{Stages, TdxHost, detect};
+use crate::host::{HostError, REHEARSAL, REHEARSAL_FACT, Session};
 use crate::plan::{LOW_BASE, Op, Size, VcpuId};
 use crate::witness::{PageCounters, Reading, Sample};
 
 /// Where nothing has been touched by the probe for designs: 8 MiB into test memory.
 const UNTOUCHED: u64 = 8 << 20;
 
-/// Boots a TD and looks at it. Nothing outlives it.
-pub fn deep(host: &TdxHost) -> Vec<Fact> {
-    let (mut session, hello) = match host.boot_probe() {
-        Ok(booted) => booted,
-        Err(error) => return vec![refused("deep.boot", &error)],
+/// Boots a TD and looks at it. Nothing outlives it but what there is to show of a failure, in `keep`
+/// where that is given.
+pub fn deep(host: &TdxHost, keep: Option<&Path>) -> Vec<Fact> {
+    let mut facts = match keep {
+        Some(folder) => match std::fs::create_dir_all(folder) {
+            Ok(()) => look_into(host, folder),
+            Err(error) => vec![no_folder(&folder.display().to_string(), &error)],
+        },
+        None => match tempfile::tempdir() {
+            Ok(folder) => look_into(host, folder.path()),
+            Err(error) => vec![no_folder("a temporary folder", &error)],
+        },
     };
-    let mut facts = vec![
-        Fact::usable(
-            "deep.boot",
-            "a TD was made, its initial image is what is populated, and it has said hello",
-        ),
-        introduction(&hello),
-    ];
+    let files = match keep {
+        Some(folder) => format!("its files are in {}", folder.display()),
+        None => "doctor --deep --out DIR keeps its files".to_owned(),
+    };
+    for fact in &mut facts {
+        if fact.standing == Standing::Unusable {
+            let advice = fact.advice.take().map(|advice| format!("{advice}; "));
+            fact.advice = Some(advice.unwrap_or_default() + &files);
+        }
+    }
+    facts
+}
+
+fn no_folder(which: &str, error: &std::io::Error) -> Fact {
+    Fact::unusable("deep", format!("{which} cannot be made: {error}"))
+        .advise("name another one with --out")
+}
+
+/// The whole look. What there is to show of a failure is in `folder` afterwards.
+fn look_into(host: &TdxHost, folder: &Path) -> Vec<Fact> {
+    let mut stages = Stages::default();
+    let booted = host.boot_probe(folder, &mut stages);
+    let mut facts = boot_facts(&stages, booted.as_ref().err());
+    let Ok(mut session) = booted else {
+        return facts;
+    };
     facts.extend(look(session.as_mut()));
+    if facts.iter().any(|fact| fact.standing == Standing::Unusable) {
+        for (name, content) in session.evidence() {
+            // The failure is told in any case; this only helps to understand it.
+            let _ = std::fs::write(folder.join(name), content);
+        }
+    }
     match session.end() {
         Ok(()) => facts.push(Fact::usable(
             "deep.end",
@@ -38,6 +71,59 @@ pub fn deep(host: &TdxHost) -> Vec<Fact> {
         )),
         Err(error) => facts.push(refused("deep.end", &error)),
     }
+    facts
+}
+
+/// The stages of a boot up to the one that failed: each needs those before it.
+fn boot_facts(stages: &Stages, error: Option<&HostError>) -> Vec<Fact> {
+    let made = stages
+        .made
+        .then(|| Fact::usable("deep.made", "QEMU has made a TD and finalised it"));
+    let populated = stages.populated.as_ref().map(|preflight| {
+        let counted = |pages: &Reading<u64>| matches!(pages, Reading::Read(_));
+        let said = format!("before its first instruction: {preflight}");
+        if counted(&preflight.ram) && counted(&preflight.image) {
+            Fact::usable("deep.populated", said)
+        } else {
+            Fact::limited("deep.populated", said)
+        }
+    });
+    let first_byte = stages.first_byte.then(|| {
+        Fact::usable(
+            "deep.first_byte",
+            "it has reached 64-bit mode and sent a byte",
+        )
+    });
+    let hello = stages.hello.as_ref().map(|hello| {
+        Fact::usable(
+            "deep.hello",
+            format!("it takes commands; {} vCPU", hello.vcpus),
+        )
+    });
+    let introduction = stages.hello.as_ref().map(introduction);
+    let names = [
+        "deep.made",
+        "deep.populated",
+        "deep.first_byte",
+        "deep.hello",
+        "deep.hello",
+    ];
+    let mut facts = Vec::new();
+    for (name, stage) in names
+        .into_iter()
+        .zip([made, populated, first_byte, hello, introduction])
+    {
+        match (stage, error) {
+            (Some(fact), _) => facts.push(fact),
+            (None, Some(error)) => {
+                facts.push(refused(name, error));
+                return facts;
+            }
+            (None, None) => {}
+        }
+    }
+    // It came through all of them and still did not boot.
+    facts.extend(error.map(|error| refused("deep.commands", error)));
     facts
 }
 
@@ -58,10 +144,15 @@ fn introduction(hello: &Hello) -> Fact {
         Some(false) => "a touch before ACCEPT is a #VE",
         None => "the module does not say what a touch before ACCEPT does",
     };
+    let rehearsal = if hello.attributes & ATTRIBUTES_REHEARSAL == 0 {
+        String::new()
+    } else {
+        format!("; {REHEARSAL_FACT}: {REHEARSAL}")
+    };
     Fact::usable(
         "deep.vp_info",
         format!(
-            "GPA width {}, attributes {:#x}, {} vCPU; {pending}",
+            "GPA width {}, attributes {:#x}, {} vCPU; {pending}{rehearsal}",
             hello.gpa_width, hello.attributes, hello.vcpus
         ),
     )
@@ -74,7 +165,13 @@ fn look(session: &mut dyn Session) -> Vec<Fact> {
     let pages = GpaRange::with_len(LOW_BASE, UNTOUCHED)
         .and_then(|used| GpaRange::with_len(used.end(), 16 * PageLevel::Size4K.bytes()))
         .expect("inside of test memory");
-    let steps: [(&str, Op, Wanted); 4] = [
+    let steps: [(&str, Op, Wanted); 5] = [
+        // Nobody has used these pages: there is nothing to lose, and nothing to unmap.
+        (
+            "deep.hole_unused",
+            Op::Punch { range: pages },
+            Wanted::AnyHole,
+        ),
         (
             "deep.accept",
             accept(pages),
@@ -100,7 +197,9 @@ fn look(session: &mut dyn Session) -> Vec<Fact> {
         if failed {
             return facts;
         }
-        after.get_or_insert_with(|| session.sample());
+        if name == "deep.accept" {
+            after = Some(session.sample());
+        }
     }
     facts.extend(
         after
@@ -253,6 +352,7 @@ mod tests {
 
     use super::*;
     use crate::host::sim::SimHost;
+    use crate::host::tdx::preflight::Preflight;
     use crate::host::{BootOptions, Host};
 
     /// The same operations on a host whose every design is known.
@@ -278,6 +378,7 @@ mod tests {
             let fact = facts.iter().find(|fact| fact.name == name);
             fact.unwrap_or_else(|| panic!("no {name}")).found.clone()
         };
+        assert!(found("deep.hole_unused").contains(hole));
         assert!(found("deep.hole").contains(hole));
         assert!(found("deep.accept_again").contains("0xb0a00000000"));
         assert!(found("deep.debugfs").contains(" pages, then "));
@@ -288,6 +389,56 @@ mod tests {
                 .count(),
             1
         );
+    }
+
+    /// Whoever sends the report back must be able to say how far it came.
+    #[rstest]
+    #[case::not_made(Stages::default(), &["deep.made"])]
+    #[case::populated_wrongly(
+        Stages { made: true, ..Stages::default() },
+        &["deep.made", "deep.populated"]
+    )]
+    #[case::silent(
+        Stages { made: true, populated: preflight(), ..Stages::default() },
+        &["deep.made", "deep.populated", "deep.first_byte"]
+    )]
+    #[case::speaks_nonsense(
+        Stages { made: true, populated: preflight(), first_byte: true, hello: None },
+        &["deep.made", "deep.populated", "deep.first_byte", "deep.hello"]
+    )]
+    fn a_boot_that_fails_says_at_which_stage(#[case] stages: Stages, #[case] names: &[&str]) {
+        let error = HostError::Qemu {
+            what: "ended".to_owned(),
+            advice: "look".to_owned(),
+        };
+        let facts = boot_facts(&stages, Some(&error));
+        let found: Vec<&str> = facts.iter().map(|fact| fact.name.as_str()).collect();
+        assert_eq!(found, names);
+        let (last, before) = facts.split_last().unwrap();
+        assert_eq!(last.standing, Standing::Unusable);
+        assert!(before.iter().all(|fact| fact.standing == Standing::Usable));
+    }
+
+    fn preflight() -> Option<Preflight> {
+        Some(Preflight {
+            ram: Reading::Read(514),
+            image: Reading::Read(16),
+        })
+    }
+
+    #[test]
+    fn what_was_not_counted_before_it_ran_is_limited() {
+        let stages = Stages {
+            made: true,
+            populated: Some(Preflight {
+                ram: Reading::Read(514),
+                image: Reading::missing("no such file"),
+            }),
+            ..Stages::default()
+        };
+        let facts = boot_facts(&stages, None);
+        assert_eq!(facts[1].standing, Standing::Limited);
+        assert!(facts[1].found.contains("no such file"));
     }
 
     #[test]

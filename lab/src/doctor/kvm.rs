@@ -14,7 +14,7 @@ use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction
 
 use super::{Fact, Machine, stats};
 
-const NAME: &str = "kvm";
+pub(super) const NAME: &str = "kvm";
 
 /// Longest the guest may take. It takes microseconds, unless an emulator crawls through it.
 const PATIENCE: Duration = Duration::from_secs(2);

@@ -7,6 +7,7 @@ mod deep;
 mod kvm;
 mod machine;
 mod qemu;
+mod recording;
 mod rights;
 mod stats;
 mod tdx;
@@ -18,6 +19,7 @@ use serde::Serialize;
 
 pub use deep::deep;
 pub use machine::Machine;
+pub use recording::Recording;
 
 /// One thing about this machine.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, JsonSchema)]
@@ -52,6 +54,13 @@ impl Standing {
             Standing::Limited => "limited",
             Standing::Unusable => "unusable",
         }
+    }
+
+    /// The standing of that name.
+    fn named(name: &str) -> Option<Standing> {
+        [Standing::Usable, Standing::Limited, Standing::Unusable]
+            .into_iter()
+            .find(|standing| standing.name() == name)
     }
 }
 
@@ -109,10 +118,7 @@ pub fn why_no_tdx(machine: &Machine) -> Option<Fact> {
 /// Whether the machine's KVM runs a guest. A recorded machine's is not here to be tried, only to
 /// be ruled out.
 fn kvm_of(machine: &Machine) -> Option<Fact> {
-    match machine.is_recorded() {
-        true => kvm::ruled_out(machine),
-        false => Some(kvm::probe(machine)),
-    }
+    machine.kvm_probe().or_else(|| kvm::ruled_out(machine))
 }
 
 /// Whether the KVM here has a capability, by its number.

@@ -1,11 +1,6 @@
 //! What this user may read and do: the witnesses that need rights.
 
-use std::fs::OpenOptions;
-use std::os::unix::fs::OpenOptionsExt;
-
-use nix::sys::resource::{Resource, getrlimit};
-
-use super::machine::field_kib;
+use super::machine::{Access, field_kib};
 use super::{Fact, Machine};
 
 pub(super) fn facts(machine: &Machine) -> Vec<Fact> {
@@ -15,14 +10,14 @@ pub(super) fn facts(machine: &Machine) -> Vec<Fact> {
         kernel_log(machine),
         yama(machine),
         lockdown(machine),
-        memlock(),
+        memlock(machine),
         hugetlb(machine),
     ]
 }
 
 fn debugfs(machine: &Machine) -> Fact {
     let name = "debugfs";
-    match std::fs::read_dir(machine.path("/sys/kernel/debug/kvm")) {
+    match machine.may_list("/sys/kernel/debug/kvm") {
         Ok(_) => Fact::usable(name, "/sys/kernel/debug/kvm can be read"),
         Err(error) if error.kind() == std::io::ErrorKind::PermissionDenied => {
             Fact::limited(name, "/sys/kernel/debug may not be read by this user")
@@ -36,7 +31,7 @@ fn debugfs(machine: &Machine) -> Fact {
 fn tracefs(machine: &Machine) -> Fact {
     let name = "tracefs";
     let event = "/sys/kernel/tracing/events/kvmmmu/kvm_mmu_split_huge_page/enable";
-    match OpenOptions::new().write(true).open(machine.path(event)) {
+    match machine.may_open(event, Access::Write) {
         Ok(_) => Fact::usable(name, "split events can be recorded"),
         Err(error) if error.kind() == std::io::ErrorKind::PermissionDenied => {
             Fact::limited(name, "/sys/kernel/tracing may not be written by this user")
@@ -50,11 +45,7 @@ fn tracefs(machine: &Machine) -> Fact {
 
 fn kernel_log(machine: &Machine) -> Fact {
     let name = "kernel log";
-    let log = OpenOptions::new()
-        .read(true)
-        .custom_flags(libc::O_NONBLOCK)
-        .open(machine.path("/dev/kmsg"));
-    match log {
+    match machine.may_open("/dev/kmsg", Access::Read) {
         Ok(_) => Fact::usable(name, "/dev/kmsg can be read"),
         Err(error) => Fact::limited(name, format!("/dev/kmsg cannot be read: {error}"))
             .advise("run as root, or sysctl kernel.dmesg_restrict=0"),
@@ -69,7 +60,7 @@ fn yama(machine: &Machine) -> Fact {
             name,
             format!("Yama scope {scope}: QEMU's files can be taken"),
         ),
-        Ok(scope) if nix::unistd::geteuid().is_root() && scope == "2" => {
+        Ok(scope) if scope == "2" && machine.is_root() => {
             Fact::usable(name, "Yama scope 2, and this is root")
         }
         Ok(scope) => Fact::unusable(
@@ -94,13 +85,13 @@ fn lockdown(machine: &Machine) -> Fact {
     }
 }
 
-fn memlock() -> Fact {
+fn memlock(machine: &Machine) -> Fact {
     let name = "memlock";
-    match getrlimit(Resource::RLIMIT_MEMLOCK) {
-        Ok((soft, _)) if soft == libc::RLIM_INFINITY => Fact::usable(name, "unlimited"),
-        Ok((soft, _)) if soft < 64 << 20 => Fact::limited(name, format!("{} KiB", soft >> 10))
+    match machine.memlock() {
+        Ok(u64::MAX) => Fact::usable(name, "unlimited"),
+        Ok(bytes) if bytes < 64 << 20 => Fact::limited(name, format!("{} KiB", bytes >> 10))
             .advise("ulimit -l unlimited, before TDs with locked memory are run"),
-        Ok((soft, _)) => Fact::usable(name, format!("{} MiB", soft >> 20)),
+        Ok(bytes) => Fact::usable(name, format!("{} MiB", bytes >> 20)),
         Err(error) => Fact::limited(name, format!("unknown: {error}")),
     }
 }
@@ -111,17 +102,23 @@ fn hugetlb(machine: &Machine) -> Fact {
         let file = format!("/sys/kernel/mm/hugepages/hugepages-{kib}kB/free_hugepages");
         machine.read(&file).ok()?.parse::<u64>().ok()
     };
+    let large = match pool(1 << 20) {
+        Some(free) => format!(", {free} of 1G"),
+        None => ", no pool of 1G".to_owned(),
+    };
     match pool(2048) {
-        Some(0) => Fact::limited(name, "no free 2M page in the pool")
+        Some(0) => Fact::limited(name, format!("no free 2M page in the pool{large}"))
             .advise("echo 64 > /proc/sys/vm/nr_hugepages, for scenarios backed by hugetlb"),
-        Some(free) => Fact::usable(name, format!("{free} free 2M pages in the pool")),
+        Some(free) => Fact::usable(name, format!("{free} free 2M pages in the pool{large}")),
         None => {
             let size = machine
                 .read("/proc/meminfo")
                 .ok()
                 .and_then(|text| field_kib(&text, "Hugepagesize:"));
             match size {
-                Some(kib) => Fact::limited(name, format!("no 2M pool; huge pages of {kib} KiB")),
+                Some(kib) => {
+                    Fact::limited(name, format!("no 2M pool; huge pages of {kib} KiB{large}"))
+                }
                 None => Fact::limited(name, "this kernel has no hugetlb pages"),
             }
         }

@@ -8,36 +8,39 @@ use rstest::rstest;
 
 use super::*;
 
-/// Writes the files of a recorded machine below `root`.
-fn unpack(root: &Path, recorded: &str) -> Machine {
-    for file in recorded.split("--- ").skip(1) {
-        let (path, content) = file.split_once('\n').unwrap();
-        let path = root.join(path.trim_start_matches('/'));
-        fs::create_dir_all(path.parent().unwrap()).unwrap();
-        fs::write(path, content).unwrap();
-    }
-    Machine::recorded(root)
-}
+/// Machines that nobody had, put together from formats that are known.
+const ADAPTED: [(&str, Option<&str>); 7] = [
+    ("all-well", None),
+    ("huge-pages-and-no-key-left", Some("tdx.key_ids")),
+    ("kernel-too-old", Some("tdx.processor")),
+    ("no-tdx-processor", Some("tdx.processor")),
+    ("off-in-firmware", Some("tdx.processor")),
+    ("parameter-off", Some("tdx.kvm_intel")),
+    ("qemu-too-old", Some("tdx.qemu")),
+];
 
-fn machine(name: &str) -> (tempfile::TempDir, Machine) {
-    let folder = tempfile::tempdir().unwrap();
+/// Machines that were recorded with `tdxlab doctor --record`.
+const RECORDED: [&str; 3] = [
+    "recorded-container",
+    "recorded-l1",
+    "recorded-l1-of-a-rehearsal",
+];
+
+fn text(name: &str) -> String {
     let file = Path::new(env!("CARGO_MANIFEST_DIR"))
         .join("src/doctor/machines")
         .join(name)
         .with_extension("txt");
-    let machine = unpack(folder.path(), &fs::read_to_string(file).unwrap());
-    (folder, machine)
+    fs::read_to_string(&file).unwrap_or_else(|error| panic!("{}: {error}", file.display()))
 }
 
-/// Facts that this process decides rather than the machine.
-const OF_THIS_PROCESS: [&str; 2] = ["memory", "memlock"];
+fn machine(text: &str) -> Machine {
+    Machine::recorded(Recording::parse(text))
+}
 
 fn told(machine: &Machine) -> String {
     let mut text = String::new();
     for fact in examine(machine) {
-        if OF_THIS_PROCESS.contains(&fact.name.as_str()) {
-            continue;
-        }
         text += &format!("{} {}: {}\n", fact.standing.name(), fact.name, fact.found);
         if let Some(advice) = fact.advice {
             text += &format!("    -> {advice}\n");
@@ -46,42 +49,162 @@ fn told(machine: &Machine) -> String {
     text
 }
 
-#[rstest]
-#[case("all-well", None)]
-#[case("huge-pages-and-no-key-left", Some("tdx.key_ids"))]
-#[case("kernel-too-old", Some("tdx.processor"))]
-#[case("no-tdx-processor", Some("tdx.processor"))]
-#[case("off-in-firmware", Some("tdx.processor"))]
-#[case("parameter-off", Some("tdx.kvm_intel"))]
-#[case("qemu-too-old", Some("tdx.qemu"))]
-fn what_each_kind_of_machine_is_told(#[case] name: &str, #[case] first_obstacle: Option<&str>) {
-    let (_folder, machine) = machine(name);
-    insta::assert_snapshot!(name, told(&machine));
-    let obstacle = why_no_tdx(&machine).map(|fact| fact.name);
-    assert_eq!(obstacle.as_deref(), first_obstacle);
+fn fact(machine: &Machine, name: &str) -> Fact {
+    let facts = examine(machine);
+    let fact = facts.iter().find(|fact| fact.name == name);
+    fact.unwrap_or_else(|| panic!("no {name}: {facts:#?}"))
+        .clone()
+}
+
+#[test]
+fn what_each_kind_of_machine_is_told() {
+    for (name, first_obstacle) in ADAPTED {
+        let machine = machine(&text(name));
+        insta::assert_snapshot!(name, told(&machine));
+        let obstacle = why_no_tdx(&machine).map(|fact| fact.name);
+        assert_eq!(obstacle.as_deref(), first_obstacle, "{name}");
+    }
+}
+
+#[test]
+fn what_recorded_machines_are_told() {
+    for name in RECORDED {
+        insta::assert_snapshot!(name, told(&machine(&text(name))));
+    }
+}
+
+/// Nobody takes a machine that was put together for one that was seen.
+#[test]
+fn where_a_recording_comes_from_is_said() {
+    for (name, _) in ADAPTED {
+        assert!(
+            text(name).contains("\n# Adapted from known formats"),
+            "{name}"
+        );
+    }
+    for name in RECORDED {
+        assert!(text(name).starts_with("# Recorded by tdxlab"), "{name}");
+    }
+    let files = fs::read_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join("src/doctor/machines"));
+    assert_eq!(files.unwrap().count(), ADAPTED.len() + RECORDED.len());
 }
 
 /// Whatever is unusable comes with something to do.
-#[rstest]
-fn nobody_is_left_alone(
-    #[values(
-        "all-well",
-        "huge-pages-and-no-key-left",
-        "kernel-too-old",
-        "no-tdx-processor",
-        "off-in-firmware",
-        "parameter-off",
-        "qemu-too-old"
-    )]
-    name: &str,
-) {
-    let (_folder, machine) = machine(name);
-    for fact in examine(&machine) {
-        assert!(
-            fact.standing != Standing::Unusable || fact.advice.is_some(),
-            "{name}: {fact:?}"
-        );
+#[test]
+fn nobody_is_left_alone() {
+    let adapted = ADAPTED.iter().map(|(name, _)| *name);
+    for name in adapted.chain(RECORDED) {
+        for fact in examine(&machine(&text(name))) {
+            assert!(
+                fact.standing != Standing::Unusable || fact.advice.is_some(),
+                "{name}: {fact:?}"
+            );
+        }
     }
+}
+
+/// This machine, as it is and as it was recorded.
+#[test]
+fn a_recording_says_what_the_machine_says() {
+    let this = Machine::recorder();
+    let facts = examine(&this);
+    let recording = this.recording();
+    let again = Recording::parse(&recording.to_string());
+    assert_eq!(again, recording);
+    assert_eq!(examine(&Machine::recorded(again)), facts);
+    assert_eq!(why_no_tdx(&Machine::recorded(recording)), why_no_tdx(&this));
+}
+
+/// A machine on which all is well, but for one answer.
+fn but(path: &str, answer: &str) -> Machine {
+    let known = text("all-well");
+    let start = format!("--- {path}\n");
+    let kept: String = known
+        .split_inclusive('\n')
+        .scan(false, |inside, line| {
+            if line.starts_with("--- ") {
+                *inside = line == start || line.starts_with(&format!("--- {path}/"));
+            }
+            Some(if *inside { "" } else { line })
+        })
+        .collect();
+    machine(&format!("{kept}{answer}"))
+}
+
+const SPLIT_EVENT: &str = "/sys/kernel/tracing/events/kvmmmu/kvm_mmu_split_huge_page/enable";
+const YAMA: &str = "/proc/sys/kernel/yama/ptrace_scope";
+const POOL: &str = "/sys/kernel/mm/hugepages/hugepages-2048kB/free_hugepages";
+
+#[rstest]
+#[case::yama_2_for_root(YAMA, "2\n", "ptrace", Standing::Usable, "this is root")]
+#[case::yama_2_for_others(
+    YAMA,
+    "2\n--- /answers/uid\n1000\n",
+    "ptrace",
+    Standing::Unusable,
+    "ptrace_scope=1"
+)]
+#[case::yama_3(YAMA, "3\n", "ptrace", Standing::Unusable, "stays until then")]
+#[case::no_yama(YAMA, "!2", "ptrace", Standing::Usable, "not there")]
+#[case::lockdown_integrity(
+    "/sys/kernel/security/lockdown",
+    "none [integrity] confidentiality\n",
+    "lockdown",
+    Standing::Limited,
+    "lockdown=none"
+)]
+#[case::debugfs_closed(
+    "/sys/kernel/debug/kvm",
+    "!13",
+    "debugfs",
+    Standing::Limited,
+    "run as root"
+)]
+#[case::debugfs_not_mounted(
+    "/sys/kernel/debug/kvm",
+    "!2",
+    "debugfs",
+    Standing::Limited,
+    "mount -t debugfs"
+)]
+#[case::tracefs_closed(SPLIT_EVENT, "!13", "tracefs", Standing::Limited, "run as root")]
+#[case::tracefs_not_mounted(SPLIT_EVENT, "!2", "tracefs", Standing::Limited, "mount -t tracefs")]
+#[case::log_closed("/dev/kmsg", "!1", "kernel log", Standing::Limited, "dmesg_restrict")]
+#[case::no_pool(POOL, "!2", "hugetlb", Standing::Limited, "no 2M pool")]
+#[case::an_empty_pool(POOL, "0\n", "hugetlb", Standing::Limited, "nr_hugepages")]
+#[case::a_pool(POOL, "7\n", "hugetlb", Standing::Usable, "7 free 2M pages")]
+#[case::a_pool_of_1g(
+    "/sys/kernel/mm/hugepages/hugepages-1048576kB/free_hugepages",
+    "3\n",
+    "hugetlb",
+    Standing::Limited,
+    "3 of 1G"
+)]
+#[case::little_memlock("/answers/memlock", "65536\n", "memlock", Standing::Limited, "64 KiB")]
+#[case::any_memlock(
+    "/answers/memlock",
+    "unlimited\n",
+    "memlock",
+    Standing::Usable,
+    "unlimited"
+)]
+fn what_this_user_may_do_is_looked_at(
+    #[case] path: &str,
+    #[case] answer: &str,
+    #[case] name: &str,
+    #[case] standing: Standing,
+    #[case] says: &str,
+) {
+    let answer = match answer.strip_prefix('!') {
+        // A folder cannot be opened, a file cannot be read.
+        Some(errno) if path.ends_with("/kvm") => format!("--- {path}/ (errno {errno})\n"),
+        Some(errno) => format!("--- {path} (errno {errno})\n"),
+        None => format!("--- {path}\n{answer}"),
+    };
+    let fact = fact(&but(path, &answer), name);
+    assert_eq!(fact.standing, standing, "{fact:?}");
+    let all = format!("{} {}", fact.found, fact.advice.unwrap_or_default());
+    assert!(all.contains(says), "{all}");
 }
 
 /// Each reason the kernel gives for leaving TDX off, and what to do about it.
@@ -104,13 +227,11 @@ fn nobody_is_left_alone(
 #[case("kvm_intel: tdx: OSXSAVE is required for TDX", "noxsave")]
 #[case("kvm_intel: TDX not supported by the host platform", "firmware")]
 fn the_kernels_reasons_are_explained(#[case] line: &str, #[case] advice: &str) {
-    let folder = tempfile::tempdir().unwrap();
     let recorded = format!(
         "--- /answers/kernel-log\nvirt/tdx: BIOS enabled: private KeyID range [64, 128)\n{line}\n"
     );
-    let machine = unpack(folder.path(), &recorded);
-    let facts = examine(&machine);
-    let fact = facts.iter().find(|fact| fact.name == "tdx.module").unwrap();
+    let machine = machine(&recorded);
+    let fact = fact(&machine, "tdx.module");
     assert_eq!(fact.standing, Standing::Unusable);
     assert!(fact.found.contains(line), "{fact:?}");
     assert!(fact.advice.as_deref().unwrap().contains(advice), "{fact:?}");
@@ -118,12 +239,11 @@ fn the_kernels_reasons_are_explained(#[case] line: &str, #[case] advice: &str) {
 
 #[test]
 fn damaged_files_are_no_reason_to_panic() {
-    let folder = tempfile::tempdir().unwrap();
     let recorded = "--- /proc/cpuinfo\n\0:\nmodel : x\nflags\n\
                     --- /proc/sys/kernel/osrelease\nseven\n\
                     --- /sys/fs/cgroup/misc.capacity\ntdx many\ntdx\n\
                     --- /answers/kvm\n235 lots\n\n7\n";
-    let machine = unpack(folder.path(), recorded);
+    let machine = machine(recorded);
     assert!(!examine(&machine).is_empty());
 }
 
@@ -153,7 +273,6 @@ fn a_kvm_without_its_own_paging_is_refused_by_name(
     #[case] found: &str,
     #[case] to_do: &str,
 ) {
-    let folder = tempfile::tempdir().unwrap();
     let recorded = |value: &str| {
         let all = [
             "kvm_intel/parameters/ept",
@@ -164,7 +283,7 @@ fn a_kvm_without_its_own_paging_is_refused_by_name(
             let value = if name == parameter { value } else { "Y" };
             format!("--- /sys/module/{name}\n{value}\n")
         });
-        unpack(folder.path(), &lines.concat())
+        machine(&lines.concat())
     };
     let facts = examine(&recorded(value));
     let kvm = facts.iter().find(|fact| fact.name == "kvm").unwrap();

@@ -25,6 +25,19 @@ use crate::plan::{Guest, HostKind, Op};
 use crate::predict::Design;
 use crate::witness::Sample;
 
+/// The fact by which a run is known as a rehearsal, wherever its journal goes.
+pub const REHEARSAL_FACT: &str = "REHEARSAL";
+/// What is said wherever a result of a rehearsal goes, so that nobody takes it for TDX.
+pub const REHEARSAL: &str = "THE TDX MODULE IS PLAYED BY A FIXTURE; THIS IS NOT TDX";
+
+/// A reason, after what must be said of a run that was rehearsed.
+pub fn after_rehearsal(facts: &[(String, String)], reason: String) -> String {
+    match facts.iter().find(|(name, _)| name == REHEARSAL_FACT) {
+        Some((name, value)) => format!("{name}: {value}; {reason}"),
+        None => reason,
+    }
+}
+
 /// A kind of host, ready to boot guests.
 pub trait Host: Send + Sync {
     /// Which kind it is.
@@ -36,6 +49,12 @@ pub trait Host: Send + Sync {
     /// The design that its KVM was found to follow; `None` where the host plays any, or where it
     /// cannot be found out.
     fn design(&self) -> Option<&'static Design> {
+        None
+    }
+
+    /// What this host was found to do that no KVM of `design` does; `None` where nothing speaks
+    /// against it.
+    fn misfit(&self, _design: &Design) -> Option<String> {
         None
     }
 

@@ -5,7 +5,7 @@ use super::kvm::KvmHost;
 use super::sim::SimHost;
 use super::soft::SoftHost;
 use super::tdx::{self, TdxHost};
-use super::{Host, HostError};
+use super::{Host, HostError, REHEARSAL, REHEARSAL_FACT};
 use crate::doctor::{self, Fact, Machine, Standing};
 use crate::faults::Fault;
 use crate::plan::HostKind;
@@ -27,9 +27,6 @@ pub struct Selected {
     /// Why this one, for the report.
     pub why: String,
 }
-
-/// What a report of a rehearsal starts with.
-const REHEARSAL: &str = "REHEARSAL: the TDX module is played by a fixture, this is not TDX";
 
 /// Hosts in the order in which `auto` tries them. A plain VM on KVM has no private memory, so it
 /// is only taken when asked for.
@@ -62,7 +59,7 @@ fn select_for(
         Choice::Only(kind) => Ok(Selected {
             host: opened(kind, fault, hold)?,
             why: match kind {
-                HostKind::Tdx if tdx::is_rehearsal() => REHEARSAL.to_owned(),
+                HostKind::Tdx if tdx::is_rehearsal() => format!("{REHEARSAL_FACT}: {REHEARSAL}"),
                 _ => "asked for".to_owned(),
             },
         }),

@@ -87,6 +87,12 @@ pub enum QemuError {
         /// What there is.
         found: String,
     },
+    /// The kernel does not hand one of QEMU's files over.
+    #[error("file {number} of QEMU may not be taken by this user (pidfd_getfd: EPERM)")]
+    NotAllowed {
+        /// Its number in QEMU.
+        number: i32,
+    },
     /// The run was interrupted.
     #[error("interrupted")]
     Interrupted,
@@ -158,6 +164,13 @@ impl QemuError {
                     advice: NO_PAGE_LEFT.into(),
                 }
             }
+            QemuError::NotAllowed { .. } => HostError::NotUsable {
+                host,
+                reason: what,
+                advice: "it takes the rights of ptrace: sysctl kernel.yama.ptrace_scope=1, or run \
+                         as root; QEMU must run as this user, and without file capabilities"
+                    .into(),
+            },
             QemuError::Interrupted => HostError::Interrupted,
             QemuError::System { doing, source } => HostError::System { doing, source },
             QemuError::Ended { .. }

@@ -5,6 +5,7 @@
 //! (opening the link itself ends in ENXIO for a guest_memfd).
 
 use std::fs;
+use std::io;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 
@@ -59,9 +60,9 @@ pub fn take(process: &Process, kind: &str) -> Result<Vec<TakenFile>, QemuError> 
     wanted
         .into_iter()
         .map(|number| {
-            let file = process.take_fd(number).map_err(QemuError::system(format!(
-                "taking file {number} of QEMU (pidfd_getfd needs ptrace rights)"
-            )))?;
+            let file = process
+                .take_fd(number)
+                .map_err(|error| refused(number, error))?;
             let status = fstat(&file).map_err(QemuError::system("fstat of a file of QEMU"))?;
             Ok(TakenFile {
                 file,
@@ -70,6 +71,17 @@ pub fn take(process: &Process, kind: &str) -> Result<Vec<TakenFile>, QemuError> 
             })
         })
         .collect()
+}
+
+/// A kernel that does not hand QEMU's files over is a machine to set up, not a fault of the lab.
+fn refused(number: i32, source: io::Error) -> QemuError {
+    if source.kind() == io::ErrorKind::PermissionDenied {
+        return QemuError::NotAllowed { number };
+    }
+    QemuError::System {
+        doing: format!("taking file {number} of QEMU"),
+        source,
+    }
 }
 
 /// What `/proc/PID/fd` says: number and link text of each open file.
@@ -96,6 +108,8 @@ fn is_of(kind: &str, text: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::host::HostError;
+    use crate::plan::HostKind;
 
     #[test]
     fn a_guest_memfd_is_known_in_both_spellings() {
@@ -108,5 +122,24 @@ mod tests {
             assert_eq!(is_of(GUEST_MEMFD, text), is_one, "{text}");
             assert_eq!(is_of(MEMORY_BACKEND, text), text.starts_with("/memfd"));
         }
+    }
+
+    /// By Yama, by another user's QEMU, or by a container's seccomp filter.
+    #[rstest::rstest]
+    #[case(libc::EPERM)]
+    #[case(libc::EACCES)]
+    fn who_may_not_take_files_is_told_what_to_do(#[case] errno: i32) {
+        let error = refused(7, io::Error::from_raw_os_error(errno)).on(HostKind::Tdx);
+        let HostError::NotUsable { reason, advice, .. } = error else {
+            panic!("{error:?}");
+        };
+        assert!(reason.contains("file 7"), "{reason}");
+        assert!(advice.contains("ptrace_scope"), "{advice}");
+    }
+
+    #[test]
+    fn any_other_refusal_is_the_systems() {
+        let error = refused(7, io::Error::from_raw_os_error(libc::EMFILE));
+        assert!(matches!(error, QemuError::System { .. }), "{error:?}");
     }
 }

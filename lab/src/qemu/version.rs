@@ -16,7 +16,8 @@ use super::error::QemuError;
 pub const PROGRAM_VARIABLE: &str = "TDXLAB_QEMU";
 
 /// Names and paths under which distributions install it.
-const CANDIDATES: [&str; 3] = ["qemu-system-x86_64", "qemu-kvm", "/usr/libexec/qemu-kvm"];
+pub(crate) const CANDIDATES: [&str; 3] =
+    ["qemu-system-x86_64", "qemu-kvm", "/usr/libexec/qemu-kvm"];
 
 /// Longest that an answer may take. It takes 15 ms.
 const PATIENCE: Duration = Duration::from_secs(20);

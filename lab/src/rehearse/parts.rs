@@ -11,11 +11,13 @@
 //!     qemu-system-x86_64   starts it through that root's own dynamic linker
 //! ```
 
+use std::fmt;
 use std::fs;
 use std::hash::{Hash, Hasher};
 use std::io;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
+use std::time::Instant;
 
 use serde::{Deserialize, Serialize};
 
@@ -65,8 +67,28 @@ pub struct Parts {
     pub qemu_version: String,
     /// Bytes that were downloaded.
     pub downloaded: u64,
+    /// Seconds from the first package list to the last module; `None` of parts that were prepared
+    /// before this was noted.
+    #[serde(default)]
+    pub seconds: Option<u64>,
     #[serde(skip)]
     folder: PathBuf,
+}
+
+impl fmt::Display for Parts {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "Linux {} and QEMU {}, {} MB of packages",
+            self.kernel_version,
+            self.qemu_version,
+            self.downloaded / 1_000_000
+        )?;
+        match self.seconds {
+            Some(seconds) => write!(f, ", prepared in {seconds} s"),
+            None => f.write_str(", prepared before times were noted"),
+        }
+    }
 }
 
 impl Parts {
@@ -111,6 +133,7 @@ pub fn prepare(
     keep: bool,
     progress: &mut Progress<'_>,
 ) -> Result<Parts, RehearsalError> {
+    let began = Instant::now();
     let rehearsal = folder_in(cache);
     fs::create_dir_all(&rehearsal).map_err(system(format!("making {}", rehearsal.display())))?;
     let apt = Apt::new(&rehearsal.join("apt"))?;
@@ -197,6 +220,7 @@ pub fn prepare(
         kernel_version: kernel.version(),
         qemu_version: qemu.version(),
         downloaded: bytes,
+        seconds: Some(began.elapsed().as_secs()),
         folder: target.clone(),
     };
     let text = serde_json::to_vec_pretty(&parts).map_err(io::Error::from);
@@ -312,6 +336,24 @@ mod tests {
     fn versions_in_names_are_short() {
         assert_eq!(plain("1:11.1.3+ds-1~bpo13+1"), "11.1.3");
         assert_eq!(plain("7.3.4-1~bpo13+1"), "7.3.4");
+    }
+
+    /// Parts of an older tdxlab are as good; only their time is not known.
+    #[test]
+    fn what_parts_took_is_said_where_it_was_noted() {
+        let text = r#"{"kernel_release": "7.3.4+deb13-amd64", "kernel_version": "7.3.4-1~bpo13+1",
+                       "qemu_version": "1:11.1.3+ds-1~bpo13+1", "downloaded": 411098828}"#;
+        let mut parts: Parts = serde_json::from_str(text).unwrap();
+        let said = parts.to_string();
+        assert!(
+            said.contains("QEMU 1:11.1.3+ds-1~bpo13+1, 411 MB"),
+            "{said}"
+        );
+        assert!(said.ends_with("before times were noted"), "{said}");
+        parts.seconds = Some(203);
+        assert!(parts.to_string().ends_with("prepared in 203 s"));
+        let text = serde_json::to_string(&parts).unwrap();
+        assert_eq!(serde_json::from_str::<Parts>(&text).unwrap(), parts);
     }
 
     #[test]

@@ -8,6 +8,7 @@ use std::fmt;
 
 use super::words::Micros;
 use super::{Confirmation, Numbers, Report, ScenarioReport};
+use crate::host::REHEARSAL_FACT;
 use crate::run::verdict::Verdict;
 
 /// A time has changed where it grew or shrank by half and by this many microseconds.
@@ -155,7 +156,12 @@ fn runs(before: &Report, after: &Report) -> Vec<String> {
     compare("host", before.host.name(), after.host.name());
     compare("design", &before.design, &after.design);
     compare("tdxlab", &before.tdxlab, &after.tdxlab);
+    let rehearsal = |report: &Report| if report.is_rehearsal() { "yes" } else { "no" };
+    compare(REHEARSAL_FACT, rehearsal(before), rehearsal(after));
     for fact in &after.facts {
+        if fact.name == REHEARSAL_FACT {
+            continue;
+        }
         let old = before.facts.iter().find(|old| old.name == fact.name);
         compare(&fact.name, old.map_or("-", |old| &old.value), &fact.value);
     }

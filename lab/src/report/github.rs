@@ -14,6 +14,10 @@ const LISTED: usize = 100;
 pub fn annotations(report: &Report) -> String {
     let bad: Vec<&ScenarioReport> = report.scenarios.iter().filter(|one| is_bad(one)).collect();
     let mut out = String::new();
+    if let Some(rehearsal) = report.rehearsal() {
+        let _ = writeln!(out, "::notice title=tdxlab::{}", data(&rehearsal));
+    }
+    let rehearsal = rehearsal_word(report);
     for scenario in bad.iter().take(ANNOTATIONS) {
         let step = scenario.first_bad_step();
         let mut place = String::new();
@@ -26,7 +30,10 @@ pub fn annotations(report: &Report) -> String {
         let _ = writeln!(
             out,
             "::error {place}title={}::{}",
-            property(&format!("tdxlab: {} {}", scenario.verdict, scenario.name)),
+            property(&format!(
+                "tdxlab{rehearsal}: {} {}",
+                scenario.verdict, scenario.name
+            )),
             data(&message(scenario, step))
         );
     }
@@ -54,14 +61,27 @@ fn message(scenario: &ScenarioReport, step: Option<&StepReport>) -> String {
     lines.join("\n")
 }
 
+/// Stands in titles, which are all that is seen of many annotations.
+fn rehearsal_word(report: &Report) -> &'static str {
+    if report.is_rehearsal() {
+        " REHEARSAL"
+    } else {
+        ""
+    }
+}
+
 /// Markdown for `GITHUB_STEP_SUMMARY`.
 pub fn summary(report: &Report) -> String {
     let mut out = format!(
-        "## tdxlab: {} on host `{}`, design `{}`\n\n",
+        "## tdxlab{}: {} on host `{}`, design `{}`\n\n",
+        rehearsal_word(report),
         report.verdict,
         report.host.name(),
         report.design
     );
+    if let Some(rehearsal) = report.rehearsal() {
+        let _ = write!(out, "> [!WARNING]\n> {}.\n\n", cell(&rehearsal));
+    }
     if let Some(fault) = &report.fault {
         let _ = write!(
             out,

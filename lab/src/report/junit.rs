@@ -12,7 +12,13 @@ use crate::run::verdict::Verdict;
 
 /// The whole document.
 pub fn render(report: &Report) -> String {
-    let mut junit = JUnit::new("tdxlab");
+    // Viewers show names, and hide properties.
+    let name = if report.is_rehearsal() {
+        "tdxlab.REHEARSAL"
+    } else {
+        "tdxlab"
+    };
+    let mut junit = JUnit::new(name);
     junit.set_time(Duration::from_micros(report.micros));
     let mut suites: Vec<TestSuite> = Vec::new();
     for scenario in &report.scenarios {
@@ -31,7 +37,7 @@ pub fn render(report: &Report) -> String {
                 suites.len() - 1
             }
         };
-        suites[index].add_test_case(case(scenario));
+        suites[index].add_test_case(case(scenario, name));
     }
     for mut suite in suites {
         let time = suite.test_cases.iter().filter_map(|case| case.time).sum();
@@ -82,7 +88,7 @@ fn properties(report: &Report) -> Vec<(String, String)> {
     properties
 }
 
-fn case(scenario: &ScenarioReport) -> TestCase {
+fn case(scenario: &ScenarioReport, report: &str) -> TestCase {
     let reason = scenario.reason.clone().unwrap_or_default();
     let status = match scenario.verdict {
         Verdict::Pass => TestCaseStatus::success(),
@@ -95,7 +101,7 @@ fn case(scenario: &ScenarioReport) -> TestCase {
         Verdict::Error => non_success(NonSuccessKind::Error, scenario),
     };
     let mut case = TestCase::new(scenario.name.as_str(), status);
-    case.set_classname(format!("tdxlab.{}", scenario.name.replace('/', ".")));
+    case.set_classname(format!("{report}.{}", scenario.name.replace('/', ".")));
     case.set_time(Duration::from_micros(scenario.micros));
     if let Some(evidence) = &scenario.evidence {
         case.set_system_out(format!("[[ATTACHMENT|{evidence}/replay.json]]"));

@@ -2,7 +2,8 @@
 //!
 //! Statuses mean what the schema says: FAIL is the kernel's fault, ERROR a test that broke off, MISS
 //! a test that the harness could not run, SKIP one that does not apply. There are no nulls; what the
-//! schema has no place for goes under `misc`.
+//! schema has no place for goes under `misc`. A rehearsal says so in the paths of its tests and in the
+//! name of its build, which are all that most queries look at.
 
 use serde_json::{Map, Value, json};
 
@@ -42,7 +43,15 @@ pub fn render(report: &Report, submission: &Submission) -> Value {
     let origin = &submission.origin;
     let build = match &submission.build {
         Some(build) => build.clone(),
-        None => format!("{origin}:kernel-{}", slug(kernel(report))),
+        None => format!(
+            "{origin}:{}kernel-{}",
+            if report.is_rehearsal() {
+                "REHEARSAL-"
+            } else {
+                ""
+            },
+            slug(kernel(report))
+        ),
     };
     let mut top = json!({
         "version": { "major": 5, "minor": 3 },
@@ -59,7 +68,7 @@ pub fn render(report: &Report, submission: &Submission) -> Value {
         }]);
         top["builds"] = json!([{
             "id": build, "origin": origin, "checkout_id": build,
-            "comment": text(&format!("kernel {}, as found on the host", kernel(report))),
+            "comment": remark(report, &format!("kernel {}, as found on the host", kernel(report))),
             "misc": { "kernel": kernel(report) },
         }]);
     }
@@ -90,12 +99,15 @@ fn test(
         "id": format!("{origin}:{}-{index}", report.run),
         "origin": origin,
         "build_id": build,
-        "path": path(&scenario.name),
+        "path": path(report, &scenario.name),
         "status": status(scenario),
         "start_time": report.started,
         "duration": scenario.micros as f64 / 1e6,
         "environment": {
-            "comment": text(&format!("tdxlab host {}, design {}", report.host.name(), report.design)),
+            "comment": remark(
+                report,
+                &format!("tdxlab host {}, design {}", report.host.name(), report.design),
+            ),
             "misc": facts,
         },
         "misc": {
@@ -107,8 +119,8 @@ fn test(
         },
     });
     let comment = scenario.reason.as_deref().unwrap_or(&scenario.about);
-    if !comment.is_empty() {
-        test["comment"] = text(comment).into();
+    if !comment.is_empty() || report.is_rehearsal() {
+        test["comment"] = remark(report, comment).into();
     }
     if matches!(scenario.verdict, Verdict::Fail | Verdict::Error) {
         let lines = terminal::failure(scenario, None).join("\n");
@@ -146,9 +158,22 @@ fn status(scenario: &ScenarioReport) -> &'static str {
 }
 
 /// `tdx.hugepage.punch.head-and-tail`.
-fn path(name: &str) -> String {
+fn path(report: &Report, name: &str) -> String {
     let parts: Vec<String> = name.split('/').map(slug).collect();
-    format!("tdx.hugepage.{}", parts.join("."))
+    let rehearsal = if report.is_rehearsal() {
+        "REHEARSAL."
+    } else {
+        ""
+    };
+    format!("tdx.hugepage.{rehearsal}{}", parts.join("."))
+}
+
+/// A comment, after what must be said of the run before anything else.
+fn remark(report: &Report, comment: &str) -> String {
+    match report.rehearsal() {
+        Some(rehearsal) => text(&format!("{rehearsal}. {comment}")),
+        None => text(comment),
+    }
 }
 
 /// No text may hold a zero character.

@@ -8,9 +8,13 @@ use crate::run::verdict::Verdict;
 
 /// The table over all reports. Of several of one kernel the last counts.
 pub fn render(reports: &[Report]) -> String {
-    let mut kernels: Vec<(&str, &Report)> = Vec::new();
+    let mut kernels: Vec<(String, &Report)> = Vec::new();
     for report in reports {
-        let name = fact(report, "kernel");
+        let mut name = fact(report, "kernel").to_owned();
+        // Never in the place of what the kernel does on real hardware.
+        if report.is_rehearsal() {
+            name.push_str(" (REHEARSAL)");
+        }
         match kernels.iter_mut().find(|(known, _)| *known == name) {
             Some((_, known)) => *known = report,
             None => kernels.push((name, report)),

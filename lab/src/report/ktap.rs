@@ -17,6 +17,9 @@ pub fn render(report: &Report) -> String {
         report.host.name(),
         one_line(&report.design)
     );
+    if let Some(rehearsal) = report.rehearsal() {
+        let _ = writeln!(out, "# {}", one_line(&rehearsal));
+    }
     if let Some(fault) = &report.fault {
         let _ = writeln!(out, "# {}", one_line(&fault.to_string()));
     }

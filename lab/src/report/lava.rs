@@ -1,7 +1,7 @@
 //! LAVA: signals on the console that a LAVA dispatcher takes for results.
 //!
 //! One test set for each topic, one test case for each scenario, its duration as measurement. LAVA
-//! has no word for an error: it is `unknown`.
+//! has no word for an error: it is `unknown`. The test sets of a rehearsal are called so.
 
 use std::fmt::Write;
 
@@ -12,8 +12,13 @@ use crate::run::verdict::Verdict;
 /// The signals of a run.
 pub fn render(report: &Report) -> String {
     let mut out = String::new();
+    let prefix = if report.is_rehearsal() {
+        "REHEARSAL-"
+    } else {
+        ""
+    };
     for (topic, _) in by_topic(report) {
-        let _ = writeln!(out, "<LAVA_SIGNAL_TESTSET START {}>", slug(topic));
+        let _ = writeln!(out, "<LAVA_SIGNAL_TESTSET START {prefix}{}>", slug(topic));
         for scenario in &report.scenarios {
             if super::topic(&scenario.name) != topic {
                 continue;

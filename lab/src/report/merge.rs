@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 use miette::Diagnostic;
 use thiserror::Error;
 
+use crate::host::after_rehearsal;
 use crate::run::folder::{FolderError, RunFolder};
 use crate::run::journal::{self, Event, JournalError, PlanId, RunStarted};
 use crate::run::recording::Recording;
@@ -301,7 +302,7 @@ fn head(sources: &[Source], plans: Vec<String>, target: &RunFolder) -> RunStarte
         started: started.cloned().unwrap_or_default(),
         command: std::env::args().collect(),
         host: first.host,
-        host_reason: format!("merged from {} runs", sources.len()),
+        host_reason: after_rehearsal(&facts, format!("merged from {} runs", sources.len())),
         facts,
         fault: sources.iter().find_map(|source| source.head.fault.clone()),
         design: designs.join(" | "),

@@ -5,6 +5,7 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::host::REHEARSAL_FACT;
 use crate::plan::HostKind;
 use crate::run::journal::SeededFault;
 use crate::run::verdict::{FindingKind, MissingWitness, Verdict, Witness};
@@ -53,6 +54,19 @@ pub struct Report {
     pub counts: VerdictCounts,
     /// Every scenario, in the order of the run.
     pub scenarios: Vec<ScenarioReport>,
+}
+
+impl Report {
+    /// What is to be said of it before anything else, if it is the report of a rehearsal.
+    pub fn rehearsal(&self) -> Option<String> {
+        let fact = self.facts.iter().find(|fact| fact.name == REHEARSAL_FACT)?;
+        Some(format!("{}: {}", fact.name, fact.value))
+    }
+
+    /// Whether a fixture played the TDX module, in one of its parts at least.
+    pub fn is_rehearsal(&self) -> bool {
+        self.rehearsal().is_some()
+    }
 }
 
 /// Something a host says of itself.

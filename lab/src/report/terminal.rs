@@ -176,15 +176,18 @@ pub fn failures(report: &Report, run_folder: &Path) -> String {
             .iter()
             .filter(|scenario| matches!(scenario.verdict, Verdict::Fail | Verdict::Error))
     };
-    let mut out = match &report.fault {
-        Some(fault) => format!(
+    let mut out = match report.rehearsal() {
+        Some(rehearsal) => format!("{}\n\n", style(rehearsal).yellow().bold()),
+        None => String::new(),
+    };
+    if let Some(fault) = &report.fault {
+        out += &format!(
             "{} {}: {}\n  the host was made to do this wrong; what fails is no finding about a kernel\n\n",
             style("seeded fault").yellow().bold(),
             fault.name,
             fault.wrong
-        ),
-        None => String::new(),
-    };
+        );
+    }
     let mut alike: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
     let mut shown = 0;
     for scenario in bad() {
@@ -301,8 +304,13 @@ fn last_line(report: &Report, run_folder: &Path) -> String {
         Some(fault) => format!(", seeded fault {}", fault.name),
         None => String::new(),
     };
+    let rehearsal = if report.is_rehearsal() {
+        ", REHEARSAL"
+    } else {
+        ""
+    };
     format!(
-        "{}: {} on host {}, design {}{fault}{how}\nreport: {}\n",
+        "{}: {} on host {}, design {}{fault}{rehearsal}{how}\nreport: {}\n",
         paint(report.verdict),
         count(report.counts.total(), "scenario"),
         report.host.name(),

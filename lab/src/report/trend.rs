@@ -12,7 +12,7 @@ pub type Series = Vec<Option<u64>>;
 /// What became of every scenario.
 #[derive(Clone, Debug, Default)]
 pub struct Trend {
-    /// Names of the runs, oldest first.
+    /// Names of the runs, oldest first; a rehearsal's says so.
     pub runs: Vec<String>,
     /// Scenarios, by name.
     pub scenarios: Vec<Line>,
@@ -57,7 +57,7 @@ impl Trend {
             }
         }
         Trend {
-            runs: runs.into_iter().map(|(report, _)| report.run).collect(),
+            runs: runs.into_iter().map(|(report, _)| named(report)).collect(),
             scenarios: lines.into_values().collect(),
         }
     }
@@ -72,6 +72,14 @@ impl Line {
             splits: vec![None; runs],
             hole_micros: vec![None; runs],
         }
+    }
+}
+
+fn named(report: Report) -> String {
+    if report.is_rehearsal() {
+        format!("{} (REHEARSAL)", report.run)
+    } else {
+        report.run
     }
 }
 

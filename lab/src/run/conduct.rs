@@ -177,6 +177,9 @@ impl<'a> Conduct<'a> {
             let value = format!("{}: {}", fault.name, fault.wrong);
             facts.push(("seeded fault".to_owned(), value));
         }
+        if let Some(misfit) = self.host.misfit(self.design) {
+            facts.push(("DESIGN MISMATCH".to_owned(), misfit));
+        }
         facts
     }
 

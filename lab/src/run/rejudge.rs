@@ -22,7 +22,7 @@ use super::oracle::{self, Oracle};
 use super::read_elsewhere::{self, Read};
 use super::recording::Recording;
 use super::verdict::Verdict;
-use crate::host::Observed;
+use crate::host::{Observed, after_rehearsal};
 use crate::plan::{HostKind, Plan};
 use crate::predict::{Design, Expectation};
 use crate::replay::{self, WrongPlan};
@@ -121,7 +121,7 @@ fn renamed(head: &RunStarted, design: &Design, folder: &RunFolder) -> RunStarted
         run: folder.name().to_owned(),
         started: folder.started().to_string(),
         command: std::env::args().collect(),
-        host_reason: "recorded there".to_owned(),
+        host_reason: after_rehearsal(&facts, "recorded there".to_owned()),
         facts,
         design: design.name.to_owned(),
         // There is nothing to resume: what was not recorded cannot be judged.

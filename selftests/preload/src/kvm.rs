@@ -6,8 +6,8 @@ use std::io;
 use std::os::fd::RawFd;
 
 use kvm_bindings::{
-    kvm_cpuid2, kvm_memory_attributes, kvm_mp_state, kvm_pre_fault_memory, kvm_regs, kvm_sregs,
-    kvm_userspace_memory_region2,
+    kvm_cpuid2, kvm_create_guest_memfd, kvm_memory_attributes, kvm_mp_state, kvm_pre_fault_memory,
+    kvm_regs, kvm_sregs, kvm_userspace_memory_region2,
 };
 use libc::{c_int, c_long, c_void};
 
@@ -42,6 +42,8 @@ const SET_MP_STATE: u32 = number(WRITE, 0x99, size_of::<kvm_mp_state>());
 pub(crate) const MEMORY_ENCRYPT_OP: u32 = number(READ | WRITE, 0xba, size_of::<usize>());
 pub(crate) const SET_MEMORY_ATTRIBUTES: u32 =
     number(WRITE, 0xd2, size_of::<kvm_memory_attributes>());
+pub(crate) const CREATE_GUEST_MEMFD: u32 =
+    number(READ | WRITE, 0xd4, size_of::<kvm_create_guest_memfd>());
 pub(crate) const PRE_FAULT_MEMORY: u32 =
     number(READ | WRITE, 0xd5, size_of::<kvm_pre_fault_memory>());
 
@@ -153,9 +155,10 @@ pub(crate) fn populated(gmem: RawFd, offset: u64, bytes: u64) -> Result<u64> {
 
 /// Populates a byte range of a guest_memfd.
 pub(crate) fn allocate(gmem: RawFd, offset: u64, bytes: u64) -> Result<()> {
-    // SAFETY: fallocate takes no pointer.
+    // SAFETY: fallocate takes no pointer. The C library's function is this library's own.
     let value = unsafe {
-        libc::fallocate(
+        libc::syscall(
+            libc::SYS_fallocate,
             gmem,
             libc::FALLOC_FL_KEEP_SIZE,
             offset as libc::off_t,
@@ -176,6 +179,7 @@ mod tests {
         assert_eq!(SET_CPUID2, 0x4008_ae90);
         assert_eq!(MEMORY_ENCRYPT_OP, 0xc008_aeba);
         assert_eq!(SET_MEMORY_ATTRIBUTES, 0x4020_aed2);
+        assert_eq!(CREATE_GUEST_MEMFD, 0xc040_aed4);
         assert_eq!(PRE_FAULT_MEMORY, 0xc040_aed5);
         assert_eq!(SET_USER_MEMORY_REGION2, 0x40a0_ae49);
         assert_eq!(SET_SREGS, 0x4138_ae84);

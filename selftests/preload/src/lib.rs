@@ -16,6 +16,7 @@
 //! | TDCALL leaves and their status codes | [`tdcall`] |
 //! | states of S-EPT entries, as in a TD without huge pages (design `stock`) | [`sept`] |
 //! | tables under the guest's windows, so that a page that is not accepted cannot be touched | [`windows`] |
+//! | holes that the lab has punched | [`mod@holes`] |
 //! | lies on request, for tests of the lab | [`lie`] |
 //!
 //! The guest says of itself that it is rehearsed
@@ -34,6 +35,7 @@
     reason = "the only unsafe function is the C library's ioctl"
 )]
 
+mod holes;
 mod kvm;
 mod lie;
 mod ranges;
@@ -46,7 +48,7 @@ mod windows;
 
 use std::sync::{Mutex, MutexGuard};
 
-use libc::{c_int, c_ulong, c_void};
+use libc::{c_int, c_ulong, c_void, off_t};
 
 use crate::vm::Vm;
 
@@ -73,6 +75,24 @@ pub unsafe extern "C" fn ioctl(fd: c_int, request: c_ulong, argument: *mut c_voi
     }
 }
 
+/// The C library's `fallocate`, with which QEMU punches holes.
+#[unsafe(no_mangle)]
+pub extern "C" fn fallocate(fd: c_int, mode: c_int, offset: off_t, bytes: off_t) -> c_int {
+    if vm().refuses_hole(fd, mode, offset | bytes) {
+        // SAFETY: the address of this thread's errno is always valid.
+        unsafe { *libc::__errno_location() = libc::EINVAL };
+        return -1;
+    }
+    // SAFETY: the system call takes no pointer.
+    unsafe { libc::syscall(libc::SYS_fallocate, fd, mode, offset, bytes) as c_int }
+}
+
+/// The same, as programs call it that were built for large files.
+#[unsafe(no_mangle)]
+pub extern "C" fn fallocate64(fd: c_int, mode: c_int, offset: off_t, bytes: off_t) -> c_int {
+    fallocate(fd, mode, offset, bytes)
+}
+
 unsafe fn dispatch(fd: c_int, request: u32, argument: *mut c_void) -> kvm::Result<c_int> {
     // SAFETY: as for `ioctl`; each request has the argument that its handler takes.
     unsafe {
@@ -82,6 +102,7 @@ unsafe fn dispatch(fd: c_int, request: u32, argument: *mut c_void) -> kvm::Resul
             kvm::CHECK_EXTENSION => vm::check_extension(fd, argument),
             kvm::CREATE_VCPU => vm::create_vcpu(fd, argument),
             kvm::SET_USER_MEMORY_REGION2 => vm::set_slot(fd, argument),
+            kvm::CREATE_GUEST_MEMFD => vm::create_guest_memfd(fd, argument),
             kvm::SET_MEMORY_ATTRIBUTES => vm::set_attributes(fd, argument),
             kvm::PRE_FAULT_MEMORY => vm::pre_fault(fd, argument),
             kvm::SET_CPUID2 => vm::set_cpuid(fd, argument),

@@ -5,7 +5,8 @@ use std::ptr;
 
 use kvm_bindings::{
     KVM_EXIT_HYPERCALL, KVM_EXIT_IO, KVM_EXIT_IO_IN, KVM_EXIT_IO_OUT, KVM_EXIT_MEMORY_FAULT,
-    KVM_EXIT_SYSTEM_EVENT, KVM_MEMORY_EXIT_FLAG_PRIVATE, kvm_regs, kvm_run, kvm_segment,
+    KVM_EXIT_SHUTDOWN, KVM_EXIT_SYSTEM_EVENT, KVM_MEMORY_EXIT_FLAG_PRIVATE, kvm_regs, kvm_run,
+    kvm_segment,
 };
 use libc::c_int;
 use tdxlab_protocol::layout;
@@ -247,6 +248,10 @@ unsafe fn leave(run: *mut kvm_run, exit: Exit) -> Result<c_int> {
                 event.type_ = SYSTEM_EVENT_TDX_FATAL;
                 event.ndata = registers.len() as u32;
                 event.__bindgen_anon_1.data = *registers;
+                Ok(0)
+            }
+            Exit::TripleFault => {
+                (*run).exit_reason = KVM_EXIT_SHUTDOWN;
                 Ok(0)
             }
             Exit::Dead => Err(Errno(libc::EIO)),

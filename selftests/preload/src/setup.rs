@@ -10,6 +10,7 @@ use tdxlab_protocol::layout;
 use tdxlab_protocol::tdcall::ATTRIBUTES_SEPT_VE_DISABLE;
 
 use crate::kvm::{self, Errno, Result};
+use crate::lie::Refusable;
 use crate::sept::{PAGE, State};
 use crate::vm::Vm;
 use crate::windows::{POOL_BYTES, POOL_START};
@@ -52,6 +53,9 @@ struct TdxCmd {
     hw_error: u64,
 }
 
+/// A place in the test memory of every scenario, of which no initial image takes anything.
+const UNPOPULATED: u64 = (1 << 30) + (14 << 20);
+
 /// Attributes and extended features a TD may have here.
 const XFAM: u64 = 0x0006_02e7;
 
@@ -68,7 +72,7 @@ pub(crate) unsafe fn command(fd: RawFd, argument: *mut c_void) -> Result<c_int> 
     let (command, _) = *Command::ALL
         .get(given.id as usize)
         .ok_or(Errno(libc::EINVAL))?;
-    vm.lies.about(command)?;
+    vm.lies.about(Refusable::Tdx(command))?;
     // SAFETY: `data` is what each command's documentation says.
     unsafe {
         match command {
@@ -207,6 +211,10 @@ fn finalize(vm: &mut Vm) -> Result<c_int> {
     kvm::set_private(fd, POOL_START, POOL_BYTES, false)?;
     vm.private.remove(POOL_START, POOL_START + POOL_BYTES);
     kvm::pre_fault(vcpu, POOL_START, POOL_BYTES)?;
+    if vm.lies.populate > 0 {
+        let (gmem, offset) = vm.gmem(UNPOPULATED).ok_or(Errno(libc::EINVAL))?;
+        kvm::allocate(gmem, offset, vm.lies.populate * PAGE)?;
+    }
     vm.finalized = true;
     Ok(0)
 }

@@ -15,7 +15,9 @@ use tdxlab_protocol::tdcall::{
     leaf, reg, status, vmcall,
 };
 
+use crate::holes::{forget_if_gone, look_for_holes};
 use crate::kvm;
+use crate::lie::End;
 use crate::sept::{PAGE, REGION, State};
 use crate::vm::{Shared, Vm};
 use crate::windows::{Cannot, Window};
@@ -66,6 +68,8 @@ pub(crate) enum Exit {
     MemoryFault { gpa: u64, private: bool },
     /// The guest gives up; its registers.
     Fatal(Box<[u64; 16]>),
+    /// The guest has no handler for the fault in its handler.
+    TripleFault,
     /// KVM has given the TD up.
     Dead,
 }
@@ -116,6 +120,8 @@ pub(crate) fn resume(vm: &mut Vm, vcpu: usize, pending: Pending, answer: u64) ->
             Outcome::Guest
         }
         Pending::MapGpa { next, end, private } => {
+            // KVM takes a positive EAGAIN for "later", and QEMU 11.1 never says so: where it cannot
+            // convert, it stops the vCPU (kvm_handle_hypercall() in target/i386/kvm/kvm.c).
             let failed = match answer as i64 {
                 0 => None,
                 value if value == i64::from(libc::EAGAIN) => Some(vmcall::RETRY),
@@ -205,11 +211,15 @@ fn exit_with(vm: &mut Vm, vcpu: usize, exit: Exit) -> Outcome {
 /// TDG.MEM.PAGE.ACCEPT.
 fn accept(vm: &mut Vm, vcpu: usize, rcx: u64, converted: bool) -> Result<u64, Exit> {
     const REFUSED: u64 = status::OPERAND_INVALID | reg::RCX as u64;
-    if !converted && vm.lies.kills_at_accept() {
-        return Err(killed(
-            vm,
-            "<4>WARNING: CPU: 0 PID: 0 at KVM_BUG_ON (a lie of the rehearsal)",
-        ));
+    if !converted && let Some(end) = vm.lies.end_at_accept() {
+        return Err(match end {
+            End::Killed => killed(
+                vm,
+                "<4>WARNING: CPU: 0 PID: 0 at KVM_BUG_ON (a lie of the rehearsal)",
+            ),
+            End::Panic(code) => Exit::Fatal(Box::new(last_words(code))),
+            End::TripleFault => Exit::TripleFault,
+        });
     }
     let (level, gpa) = (rcx & 7, rcx & !0xfff);
     let bytes = match level {
@@ -237,6 +247,25 @@ fn accept(vm: &mut Vm, vcpu: usize, rcx: u64, converted: bool) -> Result<u64, Ex
     vm.sept.set(gpa, State::Mapped);
     show(vm, Window::Private, gpa)?;
     Ok(status::SUCCESS)
+}
+
+/// The registers of a TD that reports a fatal error: its code, and text in those that RCX names.
+fn last_words(code: u64) -> [u64; 16] {
+    /// The first three of those that hold text, in the order of the text.
+    const TEXT: [usize; 3] = [14, 15, 3];
+    let mut registers = [0; 16];
+    registers[12] = code;
+    for (register, word) in TEXT
+        .into_iter()
+        .zip(b"a lie of a rehearsal\0\0\0\0".chunks(8))
+    {
+        registers[1] |= 1 << register;
+        registers[register] = word
+            .iter()
+            .rev()
+            .fold(0, |all, &byte| all << 8 | u64::from(byte));
+    }
+    registers
 }
 
 /// TDG.MEM.PAGE.ATTR.RD.
@@ -488,70 +517,6 @@ fn show(vm: &mut Vm, window: Window, gpa: u64) -> Result<(), Exit> {
     })
 }
 
-/// Makes a page FREE that somebody has punched.
-fn forget_if_gone(vm: &mut Vm, gpa: u64) {
-    let Some((gmem, offset)) = vm.gmem(gpa) else {
-        return;
-    };
-    if vm.sept.state(gpa).is_some() && kvm::populated(gmem, offset, PAGE) == Ok(0) {
-        vm.sept.free(gpa);
-        if vm.hide_private(gpa) {
-            ask_for_flush(vm);
-        }
-    }
-}
-
-/// Makes all pages FREE that somebody has punched. The guest's own memory cannot be punched: it is
-/// shared here.
-fn look_for_holes(vm: &mut Vm) {
-    let mut hidden = false;
-    for region in vm.sept.regions() {
-        if region < POOL_END {
-            continue;
-        }
-        let Some((gmem, offset)) = vm.gmem(region) else {
-            continue;
-        };
-        let mut gone = Vec::new();
-        holes(
-            &|at, bytes| kvm::populated(gmem, offset + at, bytes).ok(),
-            0,
-            REGION,
-            &mut gone,
-        );
-        for (start, end) in gone {
-            for gpa in vm.sept.pages(region + start, region + end) {
-                vm.sept.free(gpa);
-                hidden |= vm.hide_private(gpa);
-            }
-        }
-    }
-    if hidden {
-        ask_for_flush(vm);
-    }
-}
-
-/// End of what this library keeps shared at the bottom of memory.
-const POOL_END: u64 = crate::windows::POOL_START + crate::windows::POOL_BYTES;
-
-/// Lists the unpopulated parts of `bytes` bytes from `at`, by halving.
-fn holes(
-    populated: &impl Fn(u64, u64) -> Option<u64>,
-    at: u64,
-    bytes: u64,
-    found: &mut Vec<(u64, u64)>,
-) {
-    match populated(at, bytes) {
-        Some(0) => found.push((at, at + bytes)),
-        Some(pages) if pages * PAGE < bytes => {
-            let half = bytes / 2;
-            holes(populated, at, half, found);
-            holes(populated, at + half, half, found);
-        }
-        _ => {}
-    }
-}
-
 /// Tells all vCPUs to drop their translations before they next use a window.
 pub(crate) fn ask_for_flush(vm: &Vm) {
     let epoch = layout::MAILBOX_START + mb::HEADER_TLB_EPOCH;
@@ -627,33 +592,5 @@ impl Slot {
         self.set_gpr(reg::R10, code);
         self.set_gpr(reg::RAX, status::SUCCESS);
         self.answer();
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn holes_are_found_by_halving() {
-        let gone = [3_u64, 4, 5, 511];
-        let populated = |at: u64, bytes: u64| {
-            let pages = at / PAGE..(at + bytes) / PAGE;
-            Some(pages.filter(|page| !gone.contains(page)).count() as u64)
-        };
-        let mut found = Vec::new();
-        holes(&populated, 0, REGION, &mut found);
-        let pages: Vec<u64> = found
-            .iter()
-            .flat_map(|&(start, end)| start / PAGE..end / PAGE)
-            .collect();
-        assert_eq!(pages, gone);
-    }
-
-    #[test]
-    fn memory_that_cannot_be_asked_about_has_no_holes() {
-        let mut found = Vec::new();
-        holes(&|_, _| None, 0, REGION, &mut found);
-        assert!(found.is_empty());
     }
 }

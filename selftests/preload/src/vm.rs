@@ -5,14 +5,14 @@ use std::os::fd::RawFd;
 use std::sync::atomic::AtomicU64;
 
 use kvm_bindings::{
-    KVM_CAP_VM_TYPES, KVM_CPUID_FLAG_SIGNIFCANT_INDEX, KVM_MEM_GUEST_MEMFD,
-    KVM_MEMORY_ATTRIBUTE_PRIVATE, kvm_cpuid_entry2, kvm_memory_attributes, kvm_pre_fault_memory,
-    kvm_userspace_memory_region2,
+    KVM_CAP_MEMORY_ATTRIBUTES, KVM_CAP_VM_TYPES, KVM_CPUID_FLAG_SIGNIFCANT_INDEX,
+    KVM_MEM_GUEST_MEMFD, KVM_MEMORY_ATTRIBUTE_PRIVATE, kvm_cpuid_entry2, kvm_memory_attributes,
+    kvm_pre_fault_memory, kvm_userspace_memory_region2,
 };
 use libc::{c_int, c_void};
 
 use crate::kvm::{self, Errno, Result};
-use crate::lie::Lies;
+use crate::lie::{Lies, Refusable};
 use crate::ranges::Ranges;
 use crate::run::Vcpu;
 use crate::sept::{PAGE, Sept, State};
@@ -101,6 +101,16 @@ impl Vm {
         })
     }
 
+    /// Whether a hole that QEMU punches is to be refused, `start` being its offset and length.
+    pub(crate) fn refuses_hole(&self, file: RawFd, mode: c_int, start: libc::off_t) -> bool {
+        const COARSE: libc::off_t = 2 << 20;
+        let is_gmem = |slot: &Slot| slot.gmem.is_some_and(|(fd, _)| fd == file);
+        self.lies.coarse_holes
+            && mode & libc::FALLOC_FL_PUNCH_HOLE != 0
+            && start % COARSE != 0
+            && self.slots.values().any(is_gmem)
+    }
+
     /// Takes a page out of the private window; the guest must then flush.
     pub(crate) fn hide_private(&self, gpa: u64) -> bool {
         self.windows.hide(&Shared(self), Window::Private, gpa)
@@ -153,6 +163,14 @@ pub(crate) unsafe fn create(kvm: RawFd, vm_type: *mut c_void) -> Result<c_int> {
 pub(crate) unsafe fn check_extension(fd: RawFd, extension: *mut c_void) -> Result<c_int> {
     // SAFETY: the caller's promise.
     let value = unsafe { kvm::call(fd, kvm::CHECK_EXTENSION, extension) }?;
+    // What is no lie is said where the VM is made.
+    let lies = Lies::of_environment().unwrap_or_default();
+    if lies.no_attributes && extension.addr() == KVM_CAP_MEMORY_ATTRIBUTES as usize {
+        return Ok(0);
+    }
+    if lies.no_tdx {
+        return Ok(value);
+    }
     if extension.addr() == KVM_CAP_VM_TYPES as usize && value & 1 << kvm::VM_TYPE_SW_PROTECTED != 0
     {
         return Ok(value | 1 << kvm::VM_TYPE_TDX);
@@ -206,11 +224,24 @@ pub(crate) unsafe fn set_slot(fd: RawFd, region: *mut c_void) -> Result<c_int> {
     Ok(value)
 }
 
+/// `KVM_CREATE_GUEST_MEMFD`: as it is, unless it is to be refused.
+pub(crate) unsafe fn create_guest_memfd(fd: RawFd, argument: *mut c_void) -> Result<c_int> {
+    let mut vm = crate::vm();
+    if vm.fd == Some(fd) {
+        vm.lies.about(Refusable::CreateGuestMemfd)?;
+    }
+    // SAFETY: the caller's promise.
+    unsafe { kvm::call(fd, kvm::CREATE_GUEST_MEMFD, argument) }
+}
+
 /// `KVM_SET_MEMORY_ATTRIBUTES`: QEMU prepares a slot or converts memory.
 pub(crate) unsafe fn set_attributes(fd: RawFd, attributes: *mut c_void) -> Result<c_int> {
     // SAFETY: the caller's promise.
     let asked = unsafe { attributes.cast::<kvm_memory_attributes>().read() };
     let mut vm = crate::vm();
+    if vm.fd == Some(fd) {
+        vm.lies.about(Refusable::SetMemoryAttributes)?;
+    }
     // SAFETY: the caller's promise.
     let value = unsafe { kvm::call(fd, kvm::SET_MEMORY_ATTRIBUTES, attributes) }?;
     if vm.fd != Some(fd) {

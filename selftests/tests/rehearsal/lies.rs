@@ -33,7 +33,7 @@ const fn refused(lie: &'static str, says: &'static [&'static str]) -> Case {
 }
 
 /// Each ioctl with errors that were seen in the field, a TD that dies, a conversion that is dropped.
-const CASES: [Case; 21] = [
+const CASES: [Case; 36] = [
     refused(
         "refuse=CAPABILITIES:EIO",
         &["KVM_TDX_CAPABILITIES", "newer QEMU"],
@@ -85,7 +85,82 @@ const CASES: [Case; 21] = [
         "refuse=GET_CPUID:EIO",
         &["KVM_TDX_GET_CPUID", "refused a step"],
     ),
+    refused(
+        "refuse=GET_CPUID:EINVAL",
+        &["KVM_TDX_GET_CPUID", "refused a step"],
+    ),
+    // QEMU offers more and more room, and gives up in the end.
+    refused(
+        "refuse=CAPABILITIES:E2BIG",
+        &["KVM_TDX_CAPABILITIES", "newer QEMU"],
+    ),
+    refused("refuse=INIT_VCPU:EBUSY", &["KVM_TDX_INIT_VCPU", "dmesg"]),
+    refused("refuse=INIT_VCPU:ENOMEM", &["KVM_TDX_INIT_VCPU", "dmesg"]),
+    refused(
+        "refuse=INIT_MEM_REGION:ENOMEM",
+        &["KVM_TDX_INIT_MEM_REGION", "initial image"],
+    ),
+    refused(
+        "refuse=CREATE_GUEST_MEMFD:ENOMEM",
+        &["Error creating KVM guest_memfd", "free memory"],
+    ),
+    refused(
+        "refuse=SET_MEMORY_ATTRIBUTES:ENOMEM",
+        &["failed to set memory", "free memory"],
+    ),
+    refused(
+        "no-tdx",
+        &["vm-type TDX not supported by KVM", "kvm_intel.tdx=1"],
+    ),
+    // What an unmodified QEMU says on a kernel whose private memory can be huge.
+    refused(
+        "no-attributes",
+        &["KVM does not support guest_memfd", "converts in place"],
+    ),
+    refused(
+        "populate=3",
+        &[
+            "of the guest_memfd of main memory before the TD runs",
+            "its initial image has",
+        ],
+    ),
     refused("refuse=EVERYTHING:EIO", &["is no lie", "mend"]),
+    // The TDX module is busy for a while: QEMU asks again, and nothing comes of it.
+    Case {
+        lie: "refuse=INIT_MEM_REGION:EAGAIN*3",
+        scenario: IMAGE,
+        code: 0,
+        says: &["pass"],
+    },
+    Case {
+        lie: "panic=2",
+        scenario: IMAGE,
+        code: FAILED,
+        says: &[
+            "gave up with 0x10000",
+            "a lie of a rehearsal",
+            "step 2 of 6",
+        ],
+    },
+    Case {
+        lie: "panic=2:0x10001",
+        scenario: IMAGE,
+        code: FAILED,
+        says: &["a code that QEMU does not take", "step 2 of 6"],
+    },
+    Case {
+        lie: "triple-fault=2",
+        scenario: IMAGE,
+        code: FAILED,
+        says: &["triple fault", "step 2 of 6"],
+    },
+    // A conversion on a kernel whose guest_memfd takes no hole of 4K, by a QEMU that punches.
+    Case {
+        lie: "coarse-holes",
+        scenario: CONVERT,
+        code: FAILED,
+        says: &["a QEMU that converts in place", "Failed to fallocate"],
+    },
     Case {
         lie: "kill=2",
         scenario: IMAGE,

@@ -4,6 +4,8 @@ use std::fs;
 
 use serde_json::Value;
 
+use tdxlab_selftests::command::tdxlab;
+
 use crate::{PROGRAM, rehearse, said};
 
 #[test]
@@ -20,6 +22,25 @@ fn every_stock_scenario_passes_with_every_witness_read() {
     let html = fs::read_to_string(run.join("report.html")).unwrap();
     assert!(html.contains("REHEARSAL"));
 
+    // Nor is it lost where the run goes on from here.
+    for arguments in [&["judge"][..], &["report", "merge"]] {
+        let mut again = tdxlab(PROGRAM);
+        let output = again
+            .args(arguments)
+            .arg(&run)
+            .arg("--out")
+            .arg(folder.path().join("again"))
+            .output()
+            .unwrap();
+        let text = said(&output);
+        assert!(output.status.success(), "{text}");
+        assert!(
+            text.contains("REHEARSAL: THE TDX MODULE IS PLAYED"),
+            "{text}"
+        );
+        assert!(text.contains(", REHEARSAL"), "{text}");
+    }
+
     let journal = fs::read_to_string(run.join("journal.jsonl")).unwrap();
     let events: Vec<Value> = journal
         .lines()
@@ -28,7 +49,11 @@ fn every_stock_scenario_passes_with_every_witness_read() {
     let of = |kind: &'static str| events.iter().filter_map(move |event| event.get(kind));
     let started = of("run_started").next().unwrap();
     assert_eq!(started["design"], "stock");
-    assert!(started["facts"].to_string().contains("design by probe"));
+    let facts = started["facts"].to_string();
+    assert!(facts.contains("design by probe"), "{facts}");
+    // This kernel has no SEAMCALLs, which is said.
+    assert!(facts.contains("[\"SEAMCALLs\",\"not watched: "), "{facts}");
+    assert!(!facts.contains("DESIGN MISMATCH"), "{facts}");
     let plans = started["plans"].as_array().unwrap().len();
     assert!(plans >= 13, "{plans} plans");
 
@@ -68,4 +93,83 @@ fn the_doctor_looks_deeply() {
     for fact in deep {
         assert_eq!(fact["standing"], "usable", "{fact:#}");
     }
+    let names: Vec<&str> = facts
+        .iter()
+        .filter_map(|fact| fact["name"].as_str()?.strip_prefix("deep."))
+        .collect();
+    assert_eq!(
+        names[..9],
+        [
+            "made",
+            "populated",
+            "first_byte",
+            "hello",
+            "vp_info",
+            "hole_unused",
+            "accept",
+            "accept_again",
+            "hole"
+        ]
+    );
+}
+
+/// One emulated machine for what is quickly seen in it.
+#[test]
+#[ignore = "takes an emulated machine: make test-rehearsal"]
+fn what_goes_wrong_is_kept_and_said() {
+    let folder = tempfile::tempdir().unwrap();
+    let kept = folder.path().join("kept");
+    let script = folder.path().join("looks.sh");
+    let text = format!(
+        "echo '=== doctor'\n\
+         TDXLAB_REHEARSAL_LIES=populate=1 '{PROGRAM}' doctor --deep --out '{kept}' 2>&1\n\
+         echo \"--- ended with $?\"\n\
+         ls '{kept}'\n\
+         echo '=== design'\n\
+         '{PROGRAM}' run --host tdx --design v3 --out '{out}' scenarios/stock/initial-image.yaml 2>&1\n\
+         grep -o 'DESIGN MISMATCH[^]]*' '{out}'/latest/journal.jsonl\n\
+         echo '=== probe'\n\
+         '{probe}'; echo \"--- ended with $?\"\n",
+        kept = kept.display(),
+        out = folder.path().join("runs").display(),
+        probe = env!("CARGO_BIN_EXE_return-probe"),
+    );
+    fs::write(&script, text).unwrap();
+    let output = rehearse(
+        folder.path(),
+        &["--command", "/bin/sh", "--", script.to_str().unwrap()],
+    );
+    let all = said(&output);
+    let told = |about: &str| {
+        all.split("=== ")
+            .find(|part| part.starts_with(about))
+            .unwrap_or_else(|| panic!("nothing about {about}:\n{all}"))
+    };
+
+    let doctor = told("doctor");
+    for words in [
+        "deep.made",
+        "deep.populated",
+        "its initial image has",
+        "its files are in",
+        "--- ended with 69",
+        "qemu.sh",
+        "qmp.jsonl",
+        "kernel.log",
+    ] {
+        assert!(doctor.contains(words), "no {words:?} in {doctor}");
+    }
+    assert!(!doctor.contains("deep.first_byte"), "{doctor}");
+
+    let design = told("design");
+    let misfit = "v3 was asked for, but the KVM of this host looks like stock";
+    assert!(design.contains(&format!("design {misfit}")), "{design}");
+    assert!(
+        design.contains(&format!("DESIGN MISMATCH\",\"{misfit}")),
+        "{design}"
+    );
+
+    let probe = told("probe");
+    assert!(probe.contains("fired 3 times with 0x"), "{probe}");
+    assert!(probe.contains("gone\n--- ended with 0"), "{probe}");
 }

@@ -18,6 +18,7 @@ fn documents(file: &str) -> Vec<serde_json::Value> {
 
 #[rstest]
 #[case::github("github-workflow.json", "ci/github/nightly.yaml", 1)]
+#[case::github_of_this_repository("github-workflow.json", ".github/workflows/ci.yml", 1)]
 #[case::kubernetes_run("kubernetes-1.37.json", "ci/kubernetes/run.yaml", 2)]
 #[case::kubernetes_merge("kubernetes-1.37.json", "ci/kubernetes/merge.yaml", 1)]
 fn the_engine_takes_the_file(#[case] schema: &str, #[case] file: &str, #[case] count: usize) {
@@ -65,6 +66,33 @@ fn lava_takes_the_job() {
         Command::new(python)
             .args(["-c", code])
             .arg(root().join("ci/lava/job.yaml")),
+    );
+}
+
+/// On machines that run TDs, what a cut-off night has left goes first.
+#[rstest]
+#[case("ci/github/nightly.yaml", "shard", "tdxlab run")]
+#[case(".github/workflows/ci.yml", "nightly-tdx", "make run")]
+fn leftovers_are_swept_before_anything_runs(
+    #[case] file: &str,
+    #[case] job: &str,
+    #[case] run: &str,
+) {
+    let workflow = documents(file).remove(0);
+    let steps = workflow["jobs"][job]["steps"].as_array().unwrap();
+    let place = |text: &str| {
+        steps
+            .iter()
+            .position(|step| step["run"].as_str().is_some_and(|run| run.contains(text)))
+            .unwrap_or_else(|| panic!("no {text} in {file}"))
+    };
+    assert!(place("ci/sweep") < place(run));
+    assert_eq!(
+        steps
+            .iter()
+            .filter(|step| step["run"] == "ci/sweep")
+            .count(),
+        1
     );
 }
 

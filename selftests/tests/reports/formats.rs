@@ -5,7 +5,11 @@ use std::path::Path;
 use std::process::Command;
 
 use rstest::rstest;
-use tdxlab::report::{Report, github, kcidb, lava};
+use tdxlab::host::{REHEARSAL, REHEARSAL_FACT};
+use tdxlab::report::diff::Diff;
+use tdxlab::report::picture::Pictures;
+use tdxlab::report::trend::Trend;
+use tdxlab::report::{Fact, Report, github, html, junit, kcidb, kernels, ktap, lava, terminal};
 use tdxlab::run::Verdict;
 use tdxlab_selftests::command::root;
 
@@ -298,4 +302,100 @@ fn a_github_step_leaves_a_job_summary() {
             .unwrap()
             .starts_with("## tdxlab: pass")
     );
+}
+
+/// Every way a result takes: none may be taken for one of TDX.
+#[rstest]
+#[case::ktap(|report: &Report| ktap::render(report))]
+#[case::junit(|report: &Report| junit::render(report))]
+#[case::lava(|report: &Report| lava::render(report))]
+#[case::github_annotations(|report: &Report| github::annotations(report))]
+#[case::github_summary(|report: &Report| github::summary(report))]
+#[case::kcidb(|report: &Report| of_kcidb(report, None))]
+#[case::kcidb_of_a_build(|report: &Report| of_kcidb(report, Some("maestro:4711")))]
+#[case::html(|report: &Report| html::render(report, &Pictures::default(), Path::new("/"), None))]
+#[case::json(|report: &Report| serde_json::to_string(report).unwrap())]
+#[case::terminal(|report: &Report| terminal::summary(report, Path::new("/run")))]
+#[case::terminal_quiet(|report: &Report| terminal::failures(report, Path::new("/run")))]
+#[case::last_line(|report: &Report| last_lines(&terminal::summary(report, Path::new("/run"))))]
+#[case::kernels(|report: &Report| kernels::render(std::slice::from_ref(report)))]
+#[case::trend(|report: &Report| Trend::over(vec![(report.clone(), Pictures::default())]).runs.concat())]
+fn a_rehearsal_says_so_wherever_its_results_go(#[case] render: fn(&Report) -> String) {
+    let (_reports, mut report) = mixed();
+    assert!(!report.is_rehearsal());
+    assert!(!render(&report).contains("REHEARSAL"));
+    report.facts.push(Fact {
+        name: REHEARSAL_FACT.to_owned(),
+        value: REHEARSAL.to_owned(),
+    });
+    assert!(report.is_rehearsal());
+    let text = render(&report);
+    assert!(text.contains("REHEARSAL"), "{text}");
+}
+
+fn of_kcidb(report: &Report, build: Option<&str>) -> String {
+    let json = kcidb::render(
+        report,
+        &kcidb::Submission {
+            origin: "tdxlab".to_owned(),
+            build: build.map(str::to_owned),
+        },
+    );
+    let errors: Vec<String> = schema("kcidb-5.3.json")
+        .iter_errors(&json)
+        .map(|error| format!("{}: {error}", error.instance_path()))
+        .collect();
+    assert_eq!(errors, [""; 0]);
+    let mut paths = String::new();
+    // What queries look at, without the facts that always say it.
+    for test in json["tests"].as_array().unwrap() {
+        assert_eq!(
+            test["path"].to_string().contains("REHEARSAL"),
+            test["comment"].to_string().contains("REHEARSAL")
+        );
+        paths += &test["path"].to_string();
+    }
+    if build.is_none() {
+        assert_eq!(
+            json["builds"].to_string().contains("REHEARSAL"),
+            report.is_rehearsal()
+        );
+    }
+    paths
+}
+
+/// The line with the verdict of the run, and what comes after it.
+fn last_lines(summary: &str) -> String {
+    let lines: Vec<&str> = summary.lines().rev().take(2).collect();
+    assert!(lines[1].contains("on host sim"), "{lines:?}");
+    lines[1].to_owned()
+}
+
+#[test]
+fn the_ktap_of_a_rehearsal_can_be_parsed_back() {
+    let (_reports, mut report) = mixed();
+    report.facts.push(Fact {
+        name: REHEARSAL_FACT.to_owned(),
+        value: REHEARSAL.to_owned(),
+    });
+    let text = ktap::render(&report);
+    let mut lines = text.lines().peekable();
+    assert_eq!(
+        parse_ktap(&mut lines, 0).tests.len(),
+        report.scenarios.len()
+    );
+}
+
+#[test]
+fn a_comparison_says_which_run_was_rehearsed() {
+    let (_reports, report) = mixed();
+    let mut rehearsed = report.clone();
+    rehearsed.facts.push(Fact {
+        name: REHEARSAL_FACT.to_owned(),
+        value: REHEARSAL.to_owned(),
+    });
+    for (before, after) in [(&report, &rehearsed), (&rehearsed, &report)] {
+        let text = Diff::between(before, after).to_string();
+        assert!(text.contains("the runs differ in REHEARSAL"), "{text}");
+    }
 }

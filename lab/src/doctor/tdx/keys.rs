@@ -2,8 +2,6 @@
 //!
 //! Source: the resource "tdx" of the misc controller, Documentation/admin-guide/cgroup-v2.rst.
 
-use std::fs;
-
 use crate::doctor::{Fact, Machine};
 
 const NAME: &str = "tdx.key_ids";
@@ -41,12 +39,10 @@ fn used(machine: &Machine) -> Option<u64> {
     if let Some(all) = current(CGROUPS) {
         return Some(all);
     }
-    let children = fs::read_dir(machine.path(CGROUPS)).ok()?;
+    let children = machine.list(CGROUPS).ok()?;
     let counts: Vec<u64> = children
-        .filter_map(|entry| {
-            let name = entry.ok()?.file_name().into_string().ok()?;
-            current(&format!("{CGROUPS}/{name}"))
-        })
+        .iter()
+        .filter_map(|name| current(&format!("{CGROUPS}/{name}")))
         .collect();
     (!counts.is_empty()).then(|| counts.iter().sum())
 }

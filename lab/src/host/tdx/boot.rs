@@ -8,13 +8,14 @@ use tdxlab_protocol::tdcall::{ATTRIBUTES_REHEARSAL, ATTRIBUTES_SEPT_VE_DISABLE};
 
 use super::gmem::{self, Gmems};
 use super::layout::RamLayout;
+use super::preflight::Preflight;
 use super::session::{TdxSession, Watch};
 use super::tdvf::{self, Section};
-use super::{TdxHost, mtree, refusal};
-use crate::addr::{Gpa, GpaRange};
+use super::{TdxHost, mtree, preflight, refusal};
+use crate::addr::GpaRange;
 use crate::host::hatch::Hatch;
 use crate::host::vm::Vm;
-use crate::host::{BootOptions, HostError};
+use crate::host::{BootOptions, Host, HostError};
 use crate::plan::{CONTROL_PAGE, Guest, HostKind};
 use crate::qemu::command::Td;
 use crate::qemu::qmp::commands::QueryCpus;
@@ -23,35 +24,57 @@ use crate::qemu::{Accelerator, Cpu, Line, QemuCommand, QemuError, RAM_ID, Ram, R
 /// Longest QEMU may take until its monitor answers: it has made the TD by then.
 const MAKING_PATIENCE: Duration = Duration::from_secs(120);
 
-/// Boots a guest up to the point where it takes commands, and says how it introduced itself.
+/// How far a TD has come, for those who must know which of the stages failed.
+#[derive(Clone, Debug, Default)]
+pub struct Stages {
+    /// QEMU has made it: its initial image is added and it is finalised.
+    pub made: bool,
+    /// What was populated before its first instruction, and nothing else was.
+    pub populated: Option<Preflight>,
+    /// It has sent a byte: it runs in 64-bit mode.
+    pub first_byte: bool,
+    /// How it has introduced itself.
+    pub hello: Option<Hello>,
+}
+
+/// Boots a guest up to the point where it takes commands.
 pub(super) fn boot(
     host: &TdxHost,
     guest: &Guest,
     options: &BootOptions,
-) -> Result<(TdxSession, Hello), HostError> {
+    stages: &mut Stages,
+) -> Result<TdxSession, HostError> {
     let layout = layout(guest)?;
     let image = tdvf::with_ranges(tdxlab_guest_image::IMAGE, &guest.image).map_err(unusable)?;
     let sections = tdvf::sections(&image).map_err(unusable)?;
 
     let hatch = Hatch::if_wanted(host.attachable)?;
     let monitor = hatch.as_ref().map(Hatch::monitor);
+    // Before QEMU, so that what the kernel does while the TD is made is seen, too.
+    let watch = Watch::open(host);
+    host.heard_of_seamcalls(watch.seamcalls());
     let mut vm = start(host, guest, layout, &image, monitor)?;
     let until = Instant::now() + options.patience.max(MAKING_PATIENCE);
-    let (gmems, threads) = match paused(&mut vm, guest, layout, &sections, until) {
-        Ok(found) => found,
+    let (gmems, watch) = match paused(&mut vm, host, guest, (layout, &sections), until, stages) {
+        Ok((gmems, threads)) => {
+            let pid = vm.process().pid();
+            (gmems, watch.of(host, pid, threads))
+        }
         Err(error) => {
             vm.leave_evidence(&options.folder);
+            watch.leave_evidence(&options.folder);
             return Err(error);
         }
     };
 
-    let watch = Watch::new(host, vm.process().pid(), threads);
+    let preflight = stages.populated.clone();
     let mut session = TdxSession::new(vm, gmems, layout, watch, guest.memory, options.patience);
     session.hatch = hatch;
-    match greeted(&mut session, host, guest, options.patience) {
-        Ok(hello) => Ok((session, hello)),
+    session.preflight = preflight;
+    match greeted(&mut session, host, guest, options.patience, stages) {
+        Ok(()) => Ok(session),
         Err(error) => {
-            session.vm.leave_evidence(&options.folder);
+            session.leave_evidence(&options.folder);
             Err(error)
         }
     }
@@ -60,16 +83,18 @@ pub(super) fn boot(
 /// Looks at a TD before its first instruction: its guest_memfds, and the threads of its vCPUs.
 fn paused(
     vm: &mut Vm,
+    host: &TdxHost,
     guest: &Guest,
-    layout: RamLayout,
-    sections: &[Section],
+    (layout, sections): (RamLayout, &[Section]),
     until: Instant,
+    stages: &mut Stages,
 ) -> Result<(Gmems, Vec<u32>), HostError> {
     made(vm, until).map_err(|error| explained(vm, error))?;
+    stages.made = true;
     let gmems = gmem::take(vm.process(), layout.bytes(), machine::IMAGE_BYTES)
-        .map_err(|error| error.on(HostKind::Tdx))?;
+        .map_err(|error| error.on(host.kind()))?;
     check_flat_view(vm, layout, guest.memory, until)?;
-    check_populated(&gmems, layout, sections)?;
+    stages.populated = Some(preflight::check(&gmems, layout, sections)?);
     Ok((gmems, threads(vm, until)?))
 }
 
@@ -79,13 +104,16 @@ fn greeted(
     host: &TdxHost,
     guest: &Guest,
     patience: Duration,
-) -> Result<Hello, HostError> {
+    stages: &mut Stages,
+) -> Result<(), HostError> {
     let until = Instant::now() + patience;
     session.go(until)?;
-    let hello = hello(session, until, patience)?;
+    let hello = hello(session, until, patience);
+    stages.first_byte = !session.vm.agent().raw().is_empty();
+    let hello = hello?;
     check_hello(&hello, guest, host.rehearsal)?;
-    configure(session, guest, until, patience)?;
-    Ok(hello)
+    stages.hello = Some(hello);
+    configure(session, guest, until, patience)
 }
 
 /// The machine for a guest, with the slots that QEMU makes.
@@ -199,48 +227,6 @@ fn check_flat_view(
         what: format!("lays memory out in another way than the lab knows: {what}"),
         advice: "holes would hit the wrong pages; please report this with QEMU's version".into(),
     })
-}
-
-/// Before the first instruction, exactly the initial image is populated.
-fn check_populated(
-    gmems: &Gmems,
-    layout: RamLayout,
-    sections: &[Section],
-) -> Result<(), HostError> {
-    let image = GpaRange::new(Gpa::new(0xff00_0000), Gpa::new(1 << 32)).expect("in order");
-    let pages = |of_image: bool| {
-        let mine = sections
-            .iter()
-            .filter(|section| image.contains_range(section.range) == of_image);
-        mine.map(|section| section.range.pages_4k()).sum::<u64>()
-    };
-    let mut checks = vec![("main memory", &gmems.ram, layout.bytes(), pages(false))];
-    if let Some(file) = &gmems.image {
-        checks.push(("the image", file, machine::IMAGE_BYTES, pages(true)));
-    }
-    for (what, file, bytes, expected) in checks {
-        match gmem::count(&file.file, 0, bytes) {
-            Ok(found) if found == expected => {}
-            Ok(found) => {
-                return Err(HostError::Qemu {
-                    what: format!(
-                        "has populated {found} pages of the guest_memfd of {what} before the TD \
-                         runs; its initial image has {expected}"
-                    ),
-                    advice: "the file may be another one, or QEMU adds pages of its own".into(),
-                });
-            }
-            // Before Linux 6.5; the witness will say so.
-            Err(error) if error.raw_os_error() == Some(libc::ENOSYS) => {}
-            Err(source) => {
-                return Err(HostError::System {
-                    doing: format!("cachestat of {what}"),
-                    source,
-                });
-            }
-        }
-    }
-    Ok(())
 }
 
 /// Waits for the guest's first word.

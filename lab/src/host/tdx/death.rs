@@ -7,7 +7,9 @@
 //! |---|---|
 //! | `Guest access before accepting` in the kernel log, then STOP and internal-error | access before ACCEPT, with SEPT_VE_DISABLE |
 //! | GUEST_PANICKED, `type: tdx` | the guest: ReportFatalError |
+//! | `REPORT_FATAL_ERROR: invalid error code` in stderr | the guest: ReportFatalError with a code that QEMU does not take |
 //! | SHUTDOWN or RESET, `guest-reset` | the guest: a triple fault |
+//! | `ram_block_discard_guest_memfd_range` in stderr | QEMU: it punches where it should convert in place |
 //! | a WARN of KVM in the kernel log, or KVM_RUN failed with EIO, and internal-error | KVM: a bug |
 //! | any other STOP or end | QEMU |
 
@@ -31,6 +33,14 @@ pub struct Signs {
 
 /// KVM's words about an access before ACCEPT, `tdx_handle_ept_violation()`.
 const ACCESS_BEFORE_ACCEPT: &str = "Guest access before accepting";
+
+/// QEMU's words about a guest that gives up with a code it cannot pass on,
+/// `tdx_handle_report_fatal_error()`.
+const ODD_FATAL_ERROR: &str = "REPORT_FATAL_ERROR: invalid error code";
+
+/// QEMU's words about a hole of a conversion that the kernel refuses,
+/// `ram_block_discard_guest_memfd_range()`.
+const REFUSED_HOLE: &str = "ram_block_discard_guest_memfd_range: Failed to fallocate";
 
 /// Whether an event may be the first sign of a death: worth looking at the rest.
 pub fn is_sign(event: &Event) -> bool {
@@ -65,6 +75,22 @@ pub fn recognise(signs: &Signs) -> Option<Death> {
     }
     if let Some(text) = signs.events.iter().find_map(panicked) {
         return death(Killer::Guest, text);
+    }
+    if let Some(line) = said(ODD_FATAL_ERROR) {
+        return death(
+            Killer::Guest,
+            format!("the guest gave up with a code that QEMU does not take: {line}"),
+        );
+    }
+    if let Some(line) = said(REFUSED_HOLE) {
+        return death(
+            Killer::Vmm,
+            format!(
+                "QEMU punches a hole for each conversion, and this kernel refuses it: take a QEMU \
+                 that converts in place, as designs with huge pages need ({})",
+                line.trim()
+            ),
+        );
     }
     if let Some(line) = log.iter().find(|line| is_warning_of_kvm(line)) {
         return death(Killer::KvmBug, line.clone());
@@ -136,7 +162,7 @@ mod tests {
 
     use super::*;
 
-    /// Recorded from QEMU 11.1, but for the panic, which is laid out by its schema.
+    /// As QEMU 11.1.3 has sent them; see `selftests/tests/rehearsal/lies.rs`, which makes it send them.
     fn events(lines: &[&str]) -> Vec<Event> {
         lines
             .iter()
@@ -151,12 +177,23 @@ mod tests {
             .collect()
     }
 
-    const STOP: &str = r#"{"timestamp":{"seconds":1,"microseconds":2},"event":"STOP"}"#;
-    const TRIPLE_FAULT: &str =
-        r#"{"event":"SHUTDOWN","data":{"guest":true,"reason":"guest-reset"}}"#;
-    const PANIC: &str = r#"{"event":"GUEST_PANICKED","data":{"action":"pause","info":
+    const STOP: &str =
+        r#"{"event":"STOP","timestamp":{"microseconds":831204,"seconds":1795699923}}"#;
+    const TRIPLE_FAULT: &str = r#"{"data":{"guest":true,"reason":"guest-reset"},"event":"SHUTDOWN",
+        "timestamp":{"microseconds":617914,"seconds":1795699943}}"#;
+    const PANIC: &str = r#"{"data":{"action":"poweroff","info":{"error-code":65536,"message":
+        "a lie of a rehearsal","type":"tdx"}},"event":"GUEST_PANICKED",
+        "timestamp":{"microseconds":754059,"seconds":1795699923}}"#;
+    const PANICKED: &str = r#"{"data":{"guest":true,"reason":"guest-panic"},"event":"SHUTDOWN",
+        "timestamp":{"microseconds":842433,"seconds":1795699923}}"#;
+    /// No guest of the lab names a GPA, so this one is laid out by its schema.
+    const PANIC_AT: &str = r#"{"event":"GUEST_PANICKED","data":{"action":"pause","info":
         {"type":"tdx","error-code":65536,"message":"oh no","gpa":4096}}}"#;
+    const ODD_CODE: &str =
+        "qemu-system-x86_64: TDX: REPORT_FATAL_ERROR: invalid error code: 0x10001\nEAX=00000000\n";
     const FAILED: &str = "error: kvm run failed Input/output error\nEAX=00000000\n";
+    const HOLE_REFUSED: &str = "qemu-system-x86_64: ram_block_discard_guest_memfd_range: \
+        Failed to fallocate ram:40100000 +1000 (-22)\nEAX=00000000\n";
     const BEFORE: &str = "kvm_intel: Guest access before accepting 0x40000000 on vCPU 0";
     const WARN: &str =
         "WARNING: CPU: 3 PID: 9 at arch/x86/kvm/vmx/tdx.c:1721 tdx_sept_drop+0x1 [kvm_intel]";
@@ -166,7 +203,12 @@ mod tests {
     #[case::bug(&[STOP], FAILED, Some(&[WARN][..]), Killer::KvmBug, "tdx.c:1721")]
     #[case::bug_without_words(&[STOP], FAILED, Some(&[][..]), Killer::KvmBug, "says nothing")]
     #[case::bug_without_log(&[STOP], FAILED, None, Killer::KvmBug, "cannot be read")]
-    #[case::panic(&[PANIC, STOP], "", Some(&[][..]), Killer::Guest, "0x10000: oh no (GPA 0x1000)")]
+    #[case::panic(
+        &[PANIC, STOP, PANICKED], "", Some(&[][..]), Killer::Guest, "0x10000: a lie of a rehearsal"
+    )]
+    #[case::panic_at(&[PANIC_AT], "", Some(&[][..]), Killer::Guest, "0x10000: oh no (GPA 0x1000)")]
+    #[case::odd_code(&[STOP], ODD_CODE, Some(&[][..]), Killer::Guest, "does not take: qemu")]
+    #[case::hole_refused(&[STOP], HOLE_REFUSED, Some(&[][..]), Killer::Vmm, "converts in place")]
     #[case::triple_fault(&[TRIPLE_FAULT], "", Some(&[][..]), Killer::Guest, "triple fault")]
     #[case::qemu(&[STOP], "qemu: out of luck\n", Some(&[][..]), Killer::Vmm, "out of luck")]
     fn deaths(

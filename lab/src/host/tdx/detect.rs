@@ -11,7 +11,7 @@ use tdxlab_protocol::message::Run;
 use tdxlab_protocol::tdcall::status;
 
 use crate::addr::{GpaRange, PageLevel};
-use crate::host::{HostError, Session};
+use crate::host::{HostError, Observed, Session};
 use crate::plan::{Guest, LOW_BASE, Op, Size, Slot, VcpuId};
 use crate::predict::Design;
 
@@ -130,7 +130,7 @@ pub fn probe(session: &mut dyn Session) -> Result<Detected, HostError> {
         size: Size::Size2M,
         vcpu: VcpuId(0),
     };
-    let observed = session.perform(&accept, &[])?;
+    let observed = alive(session.perform(&accept, &[])?, "an ACCEPT of 2M")?;
     let code = match observed.runs.as_slice() {
         [Run::Accept { status, .. }] => *status,
         other => {
@@ -149,11 +149,24 @@ pub fn probe(session: &mut dyn Session) -> Result<Detected, HostError> {
     }
     let last = GpaRange::with_len(range.end(), PageLevel::Size4K.bytes()).expect("inside");
     let punch = session.perform(&Op::Punch { range: last }, &[])?;
+    let punch = alive(punch, "a hole of 4K in untouched memory")?;
     match punch.errno {
         Some(0) => Ok(Detected::HugeFineHoles),
         Some(libc::EINVAL) => Ok(Detected::HugeCoarseHoles),
         other => Err(HostError::GuestLies {
             what: format!("errno {other:?} to a hole of 4K in untouched memory"),
+        }),
+    }
+}
+
+/// What was observed, unless the TD died of it: a dead TD follows no design.
+fn alive(observed: Observed, of: &str) -> Result<Observed, HostError> {
+    match &observed.death {
+        None => Ok(observed),
+        Some(death) => Err(HostError::Qemu {
+            what: format!("lost the TD of the probe to {of}: {}", death.text),
+            advice: "see dmesg; name the design with --design, and report what kernel this is"
+                .into(),
         }),
     }
 }
@@ -164,7 +177,7 @@ mod tests {
 
     use super::*;
     use crate::host::sim::SimHost;
-    use crate::host::{BootOptions, Host};
+    use crate::host::{BootOptions, Death, Host, Killer};
 
     #[rstest]
     #[case(None, None, Detected::Stock)]
@@ -192,6 +205,21 @@ mod tests {
         assert!(!Detected::Stock.agrees_with(Detected::HugeFineHoles));
         assert!(Detected::Huge.agrees_with(Detected::HugeCoarseHoles));
         assert!(!Detected::Huge.agrees_with(Detected::Stock));
+    }
+
+    #[test]
+    fn a_dead_td_follows_no_design() {
+        let died = Observed {
+            death: Some(Death {
+                by: Killer::KvmBug,
+                text: "KVM_BUG_ON".to_owned(),
+            }),
+            errno: Some(0),
+            ..Observed::default()
+        };
+        let error = alive(died, "a hole").unwrap_err().to_string();
+        assert!(error.contains("a hole: KVM_BUG_ON"), "{error}");
+        assert!(alive(Observed::default(), "a hole").is_ok());
     }
 
     /// The same probe on a host whose design is known.

@@ -3,7 +3,6 @@
 //! QEMU makes one guest_memfd per block of memory and names none of them. Main memory's is the one
 //! of main memory's size; the image's is the one of the image's size.
 
-use std::io;
 use std::os::fd::AsFd;
 
 use nix::fcntl::{FallocateFlags, fallocate};
@@ -29,7 +28,15 @@ pub struct Gmems {
 ///
 /// There is none, none or more than one of main memory's size, or the kernel refuses.
 pub fn take(process: &Process, ram_bytes: u64, image_bytes: u64) -> Result<Gmems, QemuError> {
-    let files = fds::take(process, fds::GUEST_MEMFD)?;
+    pick(
+        fds::take(process, fds::GUEST_MEMFD)?,
+        ram_bytes,
+        image_bytes,
+    )
+}
+
+/// Tells them apart by their sizes.
+fn pick(files: Vec<TakenFile>, ram_bytes: u64, image_bytes: u64) -> Result<Gmems, QemuError> {
     let sizes: Vec<u64> = files.iter().map(|file| file.bytes).collect();
     let (mut ram, mut image) = (Vec::new(), Vec::new());
     for file in files {
@@ -42,7 +49,8 @@ pub fn take(process: &Process, ram_bytes: u64, image_bytes: u64) -> Result<Gmems
     match (ram.pop(), ram.is_empty()) {
         (Some(ram), true) => Ok(Gmems {
             ram,
-            image: image.pop(),
+            // Of two of that size, nobody can say which is the image's.
+            image: image.pop().filter(|_| image.is_empty()),
         }),
         (found, _) => Err(QemuError::NoSuchFile {
             wanted: format!("exactly one guest_memfd of {ram_bytes} bytes"),
@@ -139,11 +147,6 @@ pub fn populated(file: impl AsFd, pieces: &[Piece]) -> Reading<u64> {
     cachestat::populated(file, &pieces)
 }
 
-/// As [`populated`], for a check whose failure ends the boot.
-pub fn count(file: impl AsFd, offset: u64, bytes: u64) -> io::Result<u64> {
-    cachestat::cachestat(file, offset, bytes).map(|stat| stat.cached)
-}
-
 #[cfg(test)]
 mod tests {
     use std::fs::File;
@@ -203,6 +206,37 @@ mod tests {
             calls(range(GIB, 3 * GIB), much, 3 * GIB).is_err(),
             "ends in the hole"
         );
+    }
+
+    fn taken(bytes: u64) -> TakenFile {
+        let file = memfd_create(c"tdxlab-test", MFdFlags::MFD_CLOEXEC).unwrap();
+        TakenFile {
+            file,
+            number: 0,
+            bytes,
+        }
+    }
+
+    #[rstest::rstest]
+    #[case::all(&[GIB, 65536, 131_072], true)]
+    #[case::no_image(&[GIB, 131_072], false)]
+    #[case::two_like_the_image(&[65536, GIB, 65536], false)]
+    fn main_memory_is_found_by_its_size(#[case] sizes: &[u64], #[case] with_image: bool) {
+        let files = sizes.iter().copied().map(taken).collect();
+        let gmems = pick(files, GIB, 65536).unwrap();
+        assert_eq!(gmems.ram.bytes, GIB);
+        assert_eq!(gmems.image.is_some(), with_image);
+    }
+
+    #[rstest::rstest]
+    #[case::none(&[65536, 131_072], "0 of that size")]
+    #[case::two(&[GIB, 65536, GIB], "2 of that size")]
+    #[case::nothing_at_all(&[], "0 of that size")]
+    fn where_it_is_not_the_only_one_nothing_is_punched(#[case] sizes: &[u64], #[case] says: &str) {
+        let files = sizes.iter().copied().map(taken).collect();
+        let error = pick(files, GIB, 65536).unwrap_err().to_string();
+        assert!(error.contains(says), "{error}");
+        assert!(error.contains(&GIB.to_string()), "{error}");
     }
 
     #[test]

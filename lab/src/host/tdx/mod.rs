@@ -18,25 +18,25 @@ pub mod detect;
 pub mod gmem;
 pub mod layout;
 pub mod mtree;
+pub mod preflight;
 pub mod refusal;
 mod seamcalls;
 mod session;
 mod start;
 pub mod tdvf;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 use std::time::Duration;
 
-use detect::Detected;
-use tdxlab_protocol::message::Hello;
-
 use super::interrupt::Interrupt;
-use super::{BootOptions, Host, HostError, Session};
+use super::{BootOptions, Host, HostError, REHEARSAL, REHEARSAL_FACT, Session};
 use crate::plan::{Guest, HostKind};
 use crate::predict::Design;
 use crate::qemu::Installed;
 use crate::witness::{debugfs, kmsg, tracefs};
+pub use boot::Stages;
+use detect::Detected;
 
 /// Names the library that QEMU loads first in a rehearsal; set by `tdxlab rehearse` only.
 pub const PRELOAD_VARIABLE: &str = "TDXLAB_QEMU_PRELOAD";
@@ -52,6 +52,8 @@ pub struct TdxHost {
     pub(crate) places: Places,
     pub(crate) rehearsal: bool,
     probed: OnceLock<Result<Detected, String>>,
+    /// What of SEAMCALLs the first TD could be watched by, or why by nothing.
+    seamcalls: OnceLock<Result<String, String>>,
     attachable: bool,
 }
 
@@ -76,6 +78,7 @@ impl TdxHost {
             },
             rehearsal: is_rehearsal(),
             probed: OnceLock::new(),
+            seamcalls: OnceLock::new(),
             attachable: false,
         }
     }
@@ -91,24 +94,24 @@ impl TdxHost {
 }
 
 impl TdxHost {
-    /// Boots the TD of a probe, in a folder of its own; with what it says of itself.
+    /// Boots the TD of a probe. What there is to show of one that does not boot is left in `folder`.
     ///
     /// # Errors
     ///
-    /// As for [`Host::boot`].
-    pub fn boot_probe(&self) -> Result<(Box<dyn Session>, Hello), HostError> {
-        let folder = tempfile::tempdir().map_err(|source| HostError::System {
-            doing: "making a folder for a probe".into(),
-            source,
-        })?;
+    /// As for [`Host::boot`]; `stages` says how far it came.
+    pub fn boot_probe(
+        &self,
+        folder: &Path,
+        stages: &mut Stages,
+    ) -> Result<Box<dyn Session>, HostError> {
         let options = BootOptions {
             design: "stock".to_owned(),
             seed: 1,
-            folder: folder.path().to_owned(),
+            folder: folder.to_owned(),
             patience: PROBE_PATIENCE,
         };
-        let (session, hello) = boot::boot(self, &detect::guest(), &options)?;
-        Ok((Box::new(session), hello))
+        let session = boot::boot(self, &detect::guest(), &options, stages)?;
+        Ok(Box::new(session))
     }
 
     /// What its KVM was found to do in a TD of the lab's own, once in the life of this host; or why
@@ -116,13 +119,24 @@ impl TdxHost {
     pub fn probed(&self) -> &Result<Detected, String> {
         self.probed.get_or_init(|| {
             let probe = || {
-                let (mut session, _) = self.boot_probe()?;
+                let folder = tempfile::tempdir().map_err(|source| HostError::System {
+                    doing: "making a folder for a probe".into(),
+                    source,
+                })?;
+                let mut session = self.boot_probe(folder.path(), &mut Stages::default())?;
                 let found = detect::probe(session.as_mut());
                 session.end()?;
                 found
             };
             probe().map_err(|error: HostError| error.to_string())
         })
+    }
+}
+
+impl TdxHost {
+    /// Notes what SEAMCALLs can be watched by, for the report.
+    fn heard_of_seamcalls(&self, watched: Result<String, String>) {
+        let _ = self.seamcalls.set(watched);
     }
 }
 
@@ -140,10 +154,7 @@ impl Host for TdxHost {
         let mut facts = Vec::new();
         let mut fact = |name: &str, value: String| facts.push((name.to_owned(), value));
         if self.rehearsal {
-            fact(
-                "REHEARSAL",
-                "THE TDX MODULE IS PLAYED BY A FIXTURE; THIS IS NOT TDX".to_owned(),
-            );
+            fact(REHEARSAL_FACT, REHEARSAL.to_owned());
         }
         if let Ok(release) = std::fs::read_to_string("/proc/sys/kernel/osrelease") {
             fact("kernel", release.trim().to_owned());
@@ -162,7 +173,22 @@ impl Host for TdxHost {
             Some(Err(reason)) => fact("design by probe", format!("not found out: {reason}")),
             None => {}
         }
+        match self.seamcalls.get() {
+            Some(Ok(watched)) => fact("SEAMCALLs", watched.clone()),
+            Some(Err(reason)) => fact("SEAMCALLs", format!("not watched: {reason}")),
+            None => {}
+        }
         facts
+    }
+
+    fn misfit(&self, design: &Design) -> Option<String> {
+        let found = self.probed.get()?.as_ref().ok()?;
+        (!found.fits(design.name)).then(|| {
+            format!(
+                "{} was asked for, but the KVM of this host looks like {found}",
+                design.name
+            )
+        })
     }
 
     fn maps_conversions(&self) -> bool {
@@ -170,7 +196,7 @@ impl Host for TdxHost {
     }
 
     fn boot(&self, guest: &Guest, options: &BootOptions) -> Result<Box<dyn Session>, HostError> {
-        let (session, _) = boot::boot(self, guest, options)?;
+        let session = boot::boot(self, guest, options, &mut Stages::default())?;
         Ok(Box::new(session))
     }
 
@@ -180,5 +206,67 @@ impl Host for TdxHost {
         found
             .unwrap_or_else(|_| detect::from_parameters(&detect::Parameters::of_machine()))
             .design()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rstest::rstest;
+
+    use super::*;
+    use crate::qemu::Version;
+
+    fn host(found: Detected) -> TdxHost {
+        let qemu = Installed {
+            program: "/nonexistent".into(),
+            version: Version::new(11, 1),
+            banner: "QEMU emulator version 11.1.3".to_owned(),
+        };
+        TdxHost {
+            probed: OnceLock::from(Ok(found)),
+            ..TdxHost::new(qemu, Interrupt::of_process())
+        }
+    }
+
+    /// `v3` and `v5` look alike from outside: naming either is right on a host of both.
+    #[rstest]
+    #[case("stock", Detected::Stock, true)]
+    #[case("v3", Detected::Stock, false)]
+    #[case("v3", Detected::HugeCoarseHoles, true)]
+    #[case("v5", Detected::HugeCoarseHoles, true)]
+    #[case("stock", Detected::HugeCoarseHoles, false)]
+    #[case("headtail", Detected::HugeCoarseHoles, false)]
+    #[case("headtail", Detected::HugeFineHoles, true)]
+    #[case("v5", Detected::HugeFineHoles, false)]
+    fn a_design_that_was_asked_for_is_held_against_what_was_found(
+        #[case] asked: &str,
+        #[case] found: Detected,
+        #[case] fits: bool,
+    ) {
+        let design = Design::named(asked).unwrap();
+        let misfit = host(found).misfit(design);
+        assert_eq!(misfit.is_none(), fits, "{misfit:?}");
+        if let Some(misfit) = misfit {
+            assert!(misfit.contains(asked) && misfit.contains(&found.to_string()));
+        }
+    }
+
+    /// A host that was not looked at contradicts nobody.
+    #[test]
+    fn nothing_is_said_before_anything_was_found() {
+        let mut host = host(Detected::Stock);
+        host.probed = OnceLock::new();
+        assert_eq!(host.misfit(Design::named("v3").unwrap()), None);
+        host.probed = OnceLock::from(Err("no TD can be made".to_owned()));
+        assert_eq!(host.misfit(Design::named("v3").unwrap()), None);
+    }
+
+    #[test]
+    fn whether_seamcalls_are_watched_is_a_fact() {
+        let host = host(Detected::Stock);
+        host.heard_of_seamcalls(Err("no kprobes".to_owned()));
+        let facts = host.facts();
+        let said = facts.iter().find(|(name, _)| name == "SEAMCALLs").unwrap();
+        assert_eq!(said.1, "not watched: no kprobes");
     }
 }

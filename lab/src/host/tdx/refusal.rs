@@ -28,7 +28,7 @@ const INIT_VM: &str = "TDX ioctl KVM_TDX_INIT_VM failed";
 const INIT_MEM_REGION: &str = "TDX ioctl KVM_TDX_INIT_MEM_REGION failed";
 
 /// The first that fits counts: causes before what follows from them.
-const REFUSALS: [Refusal; 38] = [
+const REFUSALS: [Refusal; 40] = [
     refusal(
         "vm-type TDX not supported by KVM",
         "KVM runs no TDs here: boot with kvm_intel.tdx=1 nohibernate, then see `tdxlab doctor`",
@@ -137,8 +137,17 @@ const REFUSALS: [Refusal; 38] = [
          status code",
     ),
     refusal(
-        "KVM_CREATE_GUEST_MEMFD",
+        "Error creating KVM guest_memfd",
         "KVM could not make private memory: see dmesg and free memory",
+    ),
+    refusal(
+        "KVM does not support guest_memfd",
+        "KVM has no memory attributes (kvm.vm_memory_attributes=N, which huge private pages need): take \
+         a QEMU that converts in place, or load kvm with vm_memory_attributes=Y for design stock",
+    ),
+    refusal(
+        "failed to set memory",
+        "KVM did not make guest memory private: see dmesg and free memory",
     ),
     refusal(
         "Cannot allocate memory",
@@ -186,7 +195,7 @@ mod tests {
     use super::*;
 
     /// QEMU's stderr, and a word of the advice.
-    const TEXTS: [(&str, &str); 38] = [
+    const TEXTS: [(&str, &str); 40] = [
         (
             "qemu-system-x86_64: -accel kvm: vm-type TDX not supported by KVM\n",
             "kvm_intel.tdx=1",
@@ -296,8 +305,16 @@ mod tests {
             "refused a step",
         ),
         (
-            "KVM_CREATE_GUEST_MEMFD failed: Too many open files\n",
+            "qemu-system-x86_64: Error creating KVM guest_memfd: Cannot allocate memory\n",
             "private memory",
+        ),
+        (
+            "qemu-system-x86_64: KVM does not support guest_memfd\n",
+            "converts in place",
+        ),
+        (
+            "kvm_set_memory_attributes: failed to set memory (0x0+0x1000) with attr 0x8 error '-12'\n",
+            "private: see dmesg",
         ),
         (
             "cannot set up guest memory: Cannot allocate memory\n",

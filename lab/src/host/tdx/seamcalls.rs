@@ -66,6 +66,19 @@ impl Seamcalls {
         })
     }
 
+    /// Which are watched, and which are not.
+    pub(super) fn described(&self) -> String {
+        let mut text = format!(
+            "{} of {} wrappers are watched",
+            FUNCTIONS.len() - self.absent.len(),
+            FUNCTIONS.len()
+        );
+        for reason in &self.absent {
+            let _ = write!(text, "; not watched: {reason}");
+        }
+        text
+    }
+
     /// Takes in what was called since the last time.
     pub(super) fn read(&mut self) {
         let mut buffer = [0; 16 << 10];

@@ -1,6 +1,7 @@
 //! A session on `tdx`: operations, one after the other or several at once.
 
 use std::os::fd::AsFd;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use nix::unistd::gettid;
@@ -10,6 +11,7 @@ use super::TdxHost;
 use super::death::{self, Signs};
 use super::gmem::{self, Change, Gmems};
 use super::layout::{Piece, RamLayout};
+use super::preflight::Preflight;
 use super::seamcalls::Seamcalls;
 use super::start::StartingLine;
 use crate::addr::GpaRange;
@@ -47,6 +49,8 @@ pub(super) struct TdxSession {
     taken: Option<Interleaving>,
     /// Where a person may talk to QEMU.
     pub(super) hatch: Option<Hatch>,
+    /// What was populated before its first instruction.
+    pub(super) preflight: Option<Preflight>,
 }
 
 /// The witnesses of one TD.
@@ -63,20 +67,46 @@ pub(super) struct Watch {
 }
 
 impl Watch {
-    pub(super) fn new(host: &TdxHost, pid: u32, threads: Vec<u32>) -> Watch {
+    /// Those that need no TD: they are to be open before there is one.
+    pub(super) fn open(host: &TdxHost) -> Watch {
         let splits = Instance::new(&host.places.tracefs).and_then(|instance| {
             instance.enable(&format!("kvmmmu/{SPLIT_EVENT}"))?;
             let reader = TraceReader::open(instance.pipe());
             Ok((reader, instance))
         });
         Watch {
-            counters: VmFolder::find(&host.places.debugfs, pid),
+            counters: Err("the TD is not made yet".to_owned()),
             splits,
             seamcalls: Seamcalls::watch(&host.places.tracefs),
             log: KernelLog::open(&host.places.kmsg),
             unsampled: Reading::Read(Vec::new()),
-            threads,
+            threads: Vec::new(),
         }
+    }
+
+    /// Watches the TD of this QEMU, whose vCPUs run in these threads.
+    pub(super) fn of(self, host: &TdxHost, pid: u32, threads: Vec<u32>) -> Watch {
+        Watch {
+            counters: VmFolder::find(&host.places.debugfs, pid),
+            threads,
+            ..self
+        }
+    }
+
+    /// What is watched of SEAMCALLs, or why nothing is.
+    pub(super) fn seamcalls(&self) -> Result<String, String> {
+        let seamcalls = self.seamcalls.as_ref().map_err(String::clone)?;
+        Ok(seamcalls.described())
+    }
+
+    /// Leaves in `folder` what the kernel said of a TD that never came to be.
+    pub(super) fn leave_evidence(mut self, folder: &Path) {
+        let log = match self.look_at_log() {
+            Some(lines) => lines.join("\n") + "\n",
+            None => "# the kernel log cannot be read\n".to_owned(),
+        };
+        // The failure is told in any case; this only helps to understand it.
+        let _ = std::fs::write(folder.join("kernel.log"), log);
     }
 
     /// Split events of this thread are this TD's from now on.
@@ -119,6 +149,15 @@ impl TdxSession {
             follow: None,
             taken: None,
             hatch: None,
+            preflight: None,
+        }
+    }
+
+    /// Leaves in `folder` what there is to show of a guest that never took a command.
+    pub(super) fn leave_evidence(mut self, folder: &Path) {
+        for (name, content) in self.evidence() {
+            // The failure is told in any case; this only helps to understand it.
+            let _ = std::fs::write(folder.join(name), content);
         }
     }
 
@@ -250,7 +289,14 @@ impl TdxSession {
             }
             _ => return Ok(None),
         };
-        let bytes = self.gmems.as_ref().map_or(0, |gmems| gmems.ram.bytes);
+        let Some(gmems) = &self.gmems else {
+            return Err(HostError::GuestRefused {
+                reason: format!(
+                    "{range}: the guest_memfd was let go, so nothing can be done to it"
+                ),
+            });
+        };
+        let bytes = gmems.ram.bytes;
         let pieces = gmem::calls(range, self.layout, bytes).map_err(|what| HostError::System {
             doing: format!("checking a hole before it is made: {what}"),
             source: std::io::ErrorKind::InvalidInput.into(),
@@ -310,7 +356,9 @@ impl Session for TdxSession {
                 self.watch.also(own_thread());
                 observed.errno = Some(gmem::change(&gmems.ram.file, change, &pieces));
             }
-            _ => {
+            // `host_call` gives no call without the file to make it on.
+            (Some(_), None) => unreachable!("a host call without a guest_memfd"),
+            (None, _) => {
                 for task in request::tasks(op, reads).unwrap_or_default() {
                     let answers = self.run(&[task])?;
                     for answer in answers {
@@ -486,6 +534,12 @@ impl Session for TdxSession {
             Err(reason) => format!("# {reason}\n"),
         };
         evidence.push(("seamcalls.txt".to_owned(), seamcalls.into_bytes()));
+        if let Some(preflight) = &self.preflight {
+            evidence.push((
+                "preflight.txt".to_owned(),
+                format!("populated before the first instruction: {preflight}\n").into_bytes(),
+            ));
+        }
         evidence
     }
 

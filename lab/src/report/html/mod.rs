@@ -141,7 +141,7 @@ fn page(report: &Report, entries: &[Markup], trend: Option<&Trend>) -> Markup {
                 meta name="color-scheme" content="light dark";
                 // An icon of its own keeps browsers from asking a server for one.
                 link rel="icon" href="data:,";
-                title { (report.verdict) ": tdxlab " (report.run) }
+                title { @if report.is_rehearsal() { "REHEARSAL, " } (report.verdict) ": tdxlab " (report.run) }
                 style { (PreEscaped(include_str!("page.css"))) }
             }
             body {
@@ -193,6 +193,7 @@ fn head(report: &Report) -> Markup {
                 (fact("took", &format!("{}, {} at a time", Micros(report.micros), report.jobs), ""))
                 @if let Some(seed) = report.seed { (fact("seed", &seed.to_string(), "")) }
             }
+            @if let Some(rehearsal) = report.rehearsal() { p.seeded role="note" { strong { (rehearsal) } } }
             @if let Some(fault) = &report.fault { p.seeded role="note" { strong { "Seeded fault " code { (fault.name) } } ": " (fault.wrong) ". The host was made to do this wrong; what failed here is no finding about a kernel." } }
             @if report.interrupted { p.reason { "The run was interrupted: scenarios that were not begun are skipped." } }
             @else if !report.complete { p.reason { "The journal has no end: the runner was ended by force. Everything up to that moment is here." } }

@@ -4,6 +4,7 @@ use std::fmt::Write;
 
 use maud::{Markup, html};
 
+use crate::host::REHEARSAL_FACT;
 use crate::report::trend::{Series, Trend};
 use crate::report::words::Micros;
 
@@ -12,10 +13,15 @@ const HEIGHT: f64 = 26.0;
 
 /// The section; scenarios of which only one run knows are left out.
 pub(super) fn section(trend: &Trend) -> Markup {
+    let rehearsals = trend
+        .runs
+        .iter()
+        .filter(|run| run.contains(REHEARSAL_FACT))
+        .count();
     html! {
         section #trend aria-label="Trend" {
             details {
-                summary { h2 { "Trend over " (trend.runs.len()) " runs" } }
+                summary { h2 { "Trend over " (trend.runs.len()) " runs" @if rehearsals > 0 { ", REHEARSALS: " (rehearsals) } } }
                 div.wide {
                     table.trend {
                         thead { tr {

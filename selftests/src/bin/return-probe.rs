@@ -1,0 +1,89 @@
+//! Probes the return of a function of this kernel's KVM with the lab's own code: it must fire with
+//! the value that the caller gets, and be gone afterwards. For a real kernel, as root, with kvm.
+//!
+//! Exit 0 where all of that was seen, 69 where this kernel cannot be probed, with the reason.
+
+use std::error::Error;
+use std::fs::{self, File};
+use std::io::Read;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+use std::process::ExitCode;
+
+use kvm_ioctls::Kvm;
+use tdxlab::witness::instance::Instance;
+use tdxlab::witness::tracefs;
+
+/// What KVM_CHECK_EXTENSION calls in every KVM.
+const FUNCTION: &str = "kvm_vm_ioctl_check_extension";
+
+/// KVM_CAP_MCE, whose answer is a number, and given by that function, not before it is called.
+const CAPABILITY: u64 = 31;
+
+/// How often it is asked.
+const TIMES: usize = 3;
+
+fn main() -> ExitCode {
+    let root = Path::new(tracefs::ROOT);
+    let mut instance = match Instance::new(root) {
+        Ok(instance) => instance,
+        Err(reason) => return cannot(&reason),
+    };
+    if let Err(reason) = instance.probe_return("check", FUNCTION) {
+        return cannot(&reason);
+    }
+    match fires(&instance) {
+        Ok(value) => println!("fired {TIMES} times with {value:#x}"),
+        Err(error) => return wrong(&error.to_string()),
+    }
+    let folder = instance.path();
+    let probes = || fs::read_to_string(root.join("kprobe_events")).unwrap_or_default();
+    if !probes().contains(FUNCTION) {
+        return wrong("kprobe_events does not list it while it is there");
+    }
+    drop(instance);
+    if folder.exists() || probes().contains(FUNCTION) {
+        return wrong("it is still there");
+    }
+    println!("gone");
+    ExitCode::SUCCESS
+}
+
+/// The value it has fired with, each time.
+fn fires(instance: &Instance) -> Result<u64, Box<dyn Error>> {
+    let mut pipe = File::options()
+        .read(true)
+        .custom_flags(nix::libc::O_NONBLOCK)
+        .open(instance.pipe())?;
+    let kvm = Kvm::new()?;
+    let mut answer = 0;
+    for _ in 0..TIMES {
+        answer = kvm.check_extension_raw(CAPABILITY);
+    }
+    let value = u64::try_from(answer)?;
+    let mut text = Vec::new();
+    let mut buffer = [0; 4096];
+    while let Ok(count @ 1..) = pipe.read(&mut buffer) {
+        text.extend_from_slice(&buffer[..count]);
+    }
+    let text = String::from_utf8_lossy(&text).into_owned();
+    let wanted = format!(" ret={value:#x}");
+    let fired = text
+        .lines()
+        .filter(|line| line.contains("check: (") && line.trim_end().ends_with(&wanted))
+        .count();
+    if value == 0 || fired != TIMES {
+        return Err(format!("{fired} events with {value:#x} in:\n{text}").into());
+    }
+    Ok(value)
+}
+
+fn cannot(reason: &str) -> ExitCode {
+    println!("cannot be probed: {reason}");
+    ExitCode::from(69)
+}
+
+fn wrong(what: &str) -> ExitCode {
+    println!("wrong: {what}");
+    ExitCode::FAILURE
+}
