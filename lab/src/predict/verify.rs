@@ -79,12 +79,19 @@ impl State {
         }
     }
 
-    /// Shared pages hold what the guest filled them with; what else they hold nobody knows.
-    fn verify_shared(&self, tally: &mut Tally, pages: Pages) -> Result<(), Unjudgeable> {
-        for (stretch, page) in self.shared.stretches(pages) {
+    /// Shared pages hold what the guest filled them with. Where user space keeps shared memory
+    /// elsewhere, what was not filled is new memory, which is zero; where the memory was private
+    /// before, nobody knows.
+    fn verify_shared(&mut self, tally: &mut Tally, pages: Pages) -> Result<(), Unjudgeable> {
+        let stretches: Vec<_> = self.shared.stretches(pages).collect();
+        for (stretch, page) in stretches {
             match page.filled {
                 Some(generation) => {
                     push_read(&mut tally.reads, &stretch, Content::Filled(generation));
+                }
+                None if page.attribute && !self.design.in_place => {
+                    push_read(&mut tally.reads, &stretch, Content::Zero);
+                    self.access_shared_here(tally, stretch, page, None);
                 }
                 None if page.attribute => {
                     return Err(Unjudgeable {
