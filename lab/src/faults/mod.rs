@@ -53,6 +53,18 @@ pub struct Fault {
     pub make: fn() -> Box<dyn Policy>,
 }
 
+impl Fault {
+    /// The rows of the catalogue that it seeds: `rows 20, 22`; nothing for what goes beyond it.
+    pub fn rows_in_words(&self) -> String {
+        let rows: Vec<String> = self.rows.iter().map(u8::to_string).collect();
+        match rows.len() {
+            0 => String::new(),
+            1 => format!("row {}", rows[0]),
+            _ => format!("rows {}", rows.join(", ")),
+        }
+    }
+}
+
 impl std::fmt::Debug for Fault {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(self.name)
