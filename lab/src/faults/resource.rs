@@ -113,7 +113,7 @@ faults! {
     }
 
     "hole-leaks-memory": "the pages of a hole never go back to the allocator: memory runs out"
-    ("kvm_gmem_free_folio() left out", under "headtail", seen by Errno)
+    ("kvm_gmem_free_folio() left out", under "stock", seen by Errno)
     HoleLeaks {} {
         fn frees(&mut self, _: u64) -> bool {
             false
