@@ -6,11 +6,17 @@ use std::sync::LazyLock;
 use std::time::Duration;
 
 use rstest::rstest;
+use tdxlab::addr::PageLevel;
 use tdxlab::faults;
 use tdxlab::host::interrupt::Interrupt;
+use tdxlab::host::sim::SimHost;
+use tdxlab::host::softkvm::Policy;
+use tdxlab::host::softkvm::policy::Counted;
 use tdxlab::plan::HostKind;
+use tdxlab::predict::Design;
 use tdxlab::qualify::{Matrix, Qualify, Row, markdown};
-use tdxlab::run::Item;
+use tdxlab::report::terminal;
+use tdxlab::run::{Conduct, Item, Silence, Verdict, Witness};
 use tdxlab_selftests::command::{root, stderr, stdout};
 use tdxlab_selftests::{failing, tdxlab};
 
@@ -102,24 +108,99 @@ fn the_documentation_says_what_catches_what() {
     );
 }
 
-/// On `soft` a few of each kind, since the whole catalogue takes a minute and more.
+/// On `soft` a few of each topic, since the whole catalogue takes minutes.
 #[rstest]
-#[case::content_lost("split-loses-content")]
-#[case::stale_translation("zap-without-flush")]
-#[case::stale_shared_translation("shared-zap-without-flush")]
-#[case::livelock("inhibit-without-split")]
-#[case::race("fault-during-hole")]
-#[case::counter("zap-not-counted")]
-fn on_soft_too(#[case] fault: &str) {
+#[case::range(&["head-split-missing", "second-slot-not-split", "hole-ends-a-page-late"])]
+#[case::order(&["hole-split-after-zap", "conversion-unnoticed-by-a-fault"])]
+#[case::split(&["split-loses-content", "split-unaccepts", "split-leaves-a-child-out"])]
+#[case::accept(&["inhibit-without-split", "inhibit-bars-the-gigabyte"])]
+#[case::level(&["promotion", "level-not-looked-at-again", "folio-comes-back-small"])]
+#[case::translations(&["zap-without-flush", "split-without-flush", "shared-zap-without-flush"])]
+#[case::module(&["tracking-not-checked", "remove-busy-twice", "block-left-behind"])]
+#[case::guest(&["accept-does-not-zero", "mismatch-level", "ve-in-spite-of-disable"])]
+#[case::count(&["zap-not-counted", "busy-map-counted", "counters-stuck"])]
+#[case::resource(&["hole-fails-after-zap", "hole-leaks-memory", "shared-page-not-cleared"])]
+#[case::race(&["fault-during-hole"])]
+fn on_soft_too(#[case] faults: &[&str]) {
     if tdxlab::host::soft::SoftHost::find().is_err() {
         eprintln!("skipped: no QEMU");
         return;
     }
-    let said = tdxlab!("qualify", "--host", "soft", "--fault", fault)
-        .assert()
-        .success();
+    let mut command = tdxlab!("qualify", "--host", "soft");
+    for fault in faults {
+        command.args(["--fault", fault]);
+    }
+    let said = stdout(&command.assert().success());
+    let all = faults.len();
+    let right = format!("{all} of {all} faults caught on soft");
+    assert!(said.contains(&right), "{said}");
+    let expected = format!(", {all} by the witness one would expect");
+    assert!(said.contains(&expected), "{said}");
+}
+
+#[test]
+fn a_fault_that_only_others_notice_fails_the_qualification() {
+    let unexpected = tdxlab!(
+        "qualify",
+        "scenarios/convert/pending.yaml",
+        "--fault",
+        "split-accepts-pending"
+    )
+    .assert()
+    .code(1);
+    let (said, noted) = (stdout(&unexpected), stderr(&unexpected));
+    assert!(
+        said.contains("1 of 1 faults caught on sim") && said.contains("0 by the witness"),
+        "{said}"
+    );
+    assert!(
+        noted.contains("split-accepts-pending is caught, but not by"),
+        "{noted}"
+    );
+}
+
+#[test]
+fn where_no_counter_counts_nothing_is_judged() {
+    let said = tdxlab!(
+        "run",
+        "--host",
+        "sim",
+        "--fault",
+        "counters-stuck",
+        "scenarios/punch/head-and-tail.yaml"
+    )
+    .assert()
+    .code(70);
     let said = stdout(&said);
-    assert!(said.contains("1 of 1 faults caught on soft"), "{said}");
+    assert!(said.contains("no counter counts"), "{said}");
+}
+
+/// One counter that stands still while pages are mapped is no witness, and the report says so.
+#[test]
+fn a_counter_that_stands_still_is_reported() {
+    struct Still;
+    impl Policy for Still {
+        fn counted(&mut self, _: Counted, _: PageLevel, _: i64) -> i64 {
+            0
+        }
+    }
+    let host = SimHost::new().with_policy(|| Box::new(Still));
+    let items = failing::plans(&root().join("scenarios/punch/head-and-tail.yaml"));
+    let design = Design::named("headtail").unwrap();
+    let reports = tempfile::tempdir().unwrap();
+    let run = Conduct::new(&items, &host, design, &Silence)
+        .run(reports.path())
+        .unwrap();
+    let scenario = &run.report.scenarios[0];
+    assert_eq!(scenario.verdict, Verdict::Pass);
+    let distrusted = &scenario.control.as_ref().unwrap().distrusted;
+    assert_eq!(distrusted[0].witness, Witness::Debugfs);
+    let said = terminal::summary(&run.report, &run.folder);
+    assert!(
+        said.contains("no witness debugfs in 1 scenario: positive control")
+            && said.contains("pages_4k stayed at 0 when one page was mapped"),
+        "{said}"
+    );
 }
 
 #[test]

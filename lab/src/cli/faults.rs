@@ -7,8 +7,8 @@ use super::{exit, output};
 use crate::faults;
 use crate::report::table;
 
-/// Lists the faults that `--fault` seeds into a host: what a real kernel would do wrong, and where
-/// that was seen or feared.
+/// Lists the faults that `--fault` seeds into a host: what a real kernel would do wrong, where that
+/// was seen or feared, and the rows of the catalogue (docs/faults.md) that it seeds.
 #[derive(Args, Debug)]
 pub(super) struct Faults {
     /// Print JSON, one object a line
@@ -24,6 +24,7 @@ impl Faults {
                     "name": fault.name,
                     "wrong": fault.wrong,
                     "source": fault.source,
+                    "rows": fault.rows,
                     "design": fault.design,
                     "witnesses": fault.witnesses,
                 }));
@@ -35,6 +36,7 @@ impl Faults {
             table.add_row([
                 fault.name.to_owned(),
                 format!("{} ({})", fault.wrong, fault.source),
+                fault.rows_in_words(),
             ]);
         }
         output::say(table.trim_fmt());

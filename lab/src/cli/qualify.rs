@@ -14,10 +14,11 @@ use crate::qualify::{self, Matrix, Row};
 use crate::report::table;
 
 /// Runs the scenarios under every seeded fault and shows which scenario catches it, at which step,
-/// by which witnesses. Exits with 1 where one escapes.
+/// by which witnesses. Exits with 1 where one escapes, or is caught only by witnesses that one would
+/// not expect.
 ///
 /// Each fault is tried under the design it is a fault of. On sim all scenarios run under every
-/// fault; on soft the first that catches it is enough.
+/// fault; on soft the first that catches it as expected is enough.
 #[derive(Args, Debug)]
 pub(super) struct Qualify {
     #[command(flatten)]
@@ -87,7 +88,7 @@ impl Qualify {
         self.show(&matrix);
         Ok(if interrupt.is_raised() {
             exit::INTERRUPTED
-        } else if matrix.escaped().next().is_some() {
+        } else if matrix.escaped().chain(matrix.unexpected()).next().is_some() {
             exit::FAILED
         } else {
             exit::PASSED
@@ -121,6 +122,16 @@ impl Qualify {
         }
         output::say(table.trim_fmt());
         self.unjudged(matrix);
+        for row in matrix.unexpected() {
+            output::note(format!(
+                "{} is caught, but not by the witness one would expect: {}",
+                row.fault.name,
+                row.fault
+                    .witnesses
+                    .first()
+                    .map_or("none", |first| first.name())
+            ));
+        }
         let untried = match matrix.untried {
             0 => String::new(),
             untried => format!(", {untried} not tried"),
@@ -179,6 +190,7 @@ fn json(row: &Row, host: HostKind) -> serde_json::Value {
         "fault": row.fault.name,
         "host": host,
         "design": row.fault.design,
+        "rows": row.fault.rows,
         "expected": row.fault.witnesses,
         "best": row.best(),
         "as_expected": row.best().is_some_and(|best| row.is_expected(best)),

@@ -1,8 +1,10 @@
 //! The host's part of ACCEPT.
 
+use std::collections::BTreeSet;
+
 use super::faults;
 use crate::addr::{Gpa, PageLevel, Side};
-use crate::host::softkvm::policy::{Failure, LevelLimits, Why};
+use crate::host::softkvm::policy::{Allocation, Failure, LevelLimits, Why};
 
 /// KVM takes the level from lpage_info alone, where the inhibit bit is kept.
 fn without_request(limits: &LevelLimits) -> PageLevel {
@@ -15,7 +17,7 @@ fn without_request(limits: &LevelLimits) -> PageLevel {
 
 faults! {
     "split-in-the-shared-root": "the split for an ACCEPT goes to the shared root: nothing is split"
-    ("found by the author of RFC v5 in his own patch", under "v5", seen by Td Exits)
+    ("found by the author of RFC v5 in his own patch", rows 19, under "v5", seen by Td Exits)
     SharedRoot {} {
         fn accept_split_root(&mut self) -> Side {
             Side::Shared
@@ -23,7 +25,7 @@ faults! {
     }
 
     "accept-level-ignored": "KVM does not split for an ACCEPT below the level of the leaf"
-    ("RFC v1 ignored it in the fault path", under "v3", seen by Td Exits)
+    ("RFC v1 ignored it in the fault path", rows 27, under "v3", seen by Td Exits)
     LevelIgnored {} {
         fn accept_level(&mut self, _: PageLevel) -> PageLevel {
             PageLevel::Size2M
@@ -31,7 +33,7 @@ faults! {
     }
 
     "inhibit-not-set": "the inhibit bit is never set, so a 4K ACCEPT maps 2M and splits it"
-    ("ping-pong of map and split, v3 review", under "v5", seen by Splits Exits)
+    ("ping-pong of map and split, v3 review", rows 21, under "v5", seen by Splits Exits)
     InhibitNotSet {} {
         fn inhibits(&mut self, _: Gpa) -> Option<Gpa> {
             None
@@ -42,15 +44,38 @@ faults! {
     }
 
     "inhibit-everywhere": "huge pages count as forbidden in every region"
-    ("inhibit read for the wrong region", under "v5", seen by Debugfs Status)
+    ("hugepage_test_guest_inhibit() for the wrong range, RFC v5 review", rows 22, under "v5",
+     seen by Debugfs Status)
     InhibitEverywhere {} {
         fn is_inhibited(&mut self, _: Gpa, _: bool) -> bool {
             true
         }
     }
 
+    "inhibit-bars-the-gigabyte": "a 4K ACCEPT forbids huge pages in the whole 1G around it"
+    ("inhibit bit set at level + 2 and read at 2M, RFC v5 review", rows 22, under "v5",
+     seen by Debugfs Status)
+    InhibitGigabyte { gigabytes: BTreeSet<Gpa> } {
+        fn inhibits(&mut self, gpa: Gpa) -> Option<Gpa> {
+            self.gigabytes.insert(gpa.align_down(PageLevel::Size1G));
+            Some(gpa.align_down(PageLevel::Size2M))
+        }
+        fn is_inhibited(&mut self, region: Gpa, bit: bool) -> bool {
+            bit || self.gigabytes.contains(&region.align_down(PageLevel::Size1G))
+        }
+    }
+
+    "inhibit-not-looked-at": "a fault maps 2M where the inhibit bit is set, which says that the split is done"
+    ("lockless check against a bit that no longer holds, RFC v5 review", rows 20 22, under "v5",
+     seen by Td Exits)
+    InhibitNotLookedAt {} {
+        fn fault_level(&mut self, limits: &LevelLimits) -> PageLevel {
+            LevelLimits { inhibited: false, requested: None, ..*limits }.level()
+        }
+    }
+
     "inhibit-read-stale": "the check without the lock says done though nothing was split"
-    ("lockless check, RFC v5 review", under "v5", seen by Td Exits)
+    ("lockless check, RFC v5 review", rows 20, under "v5", seen by Td Exits)
     InhibitStale {} {
         fn is_done_already(&mut self, _: bool) -> bool {
             true
@@ -58,10 +83,10 @@ faults! {
     }
 
     "accept-split-error-lost": "an error of the split for an ACCEPT is taken for success"
-    ("v3 patch 11: errno kept in a bool", under "v3", seen by Td Exits)
+    ("v3 patch 11: errno kept in a bool", rows 26, under "v3", seen by Td Exits)
     SplitErrorLost {} {
-        fn allocates(&mut self, what: crate::host::softkvm::policy::Allocation) -> bool {
-            what != crate::host::softkvm::policy::Allocation::SplitTable
+        fn allocates(&mut self, what: Allocation) -> bool {
+            what != Allocation::SplitTable
         }
         fn split_result(&mut self, _: Why, _: Result<(), Failure>) -> Result<(), Failure> {
             Ok(())
@@ -69,7 +94,8 @@ faults! {
     }
 
     "accept-maps-4k": "KVM maps 4K where the guest accepts 2M"
-    ("huge pages silently off", under "v5", seen by Debugfs Status)
+    ("max_mapping_level that stays at 4K, tdx_huge_page off unnoticed", under "v5",
+     seen by Debugfs Status)
     AcceptMaps4K {} {
         fn fault_level(&mut self, _: &LevelLimits) -> PageLevel {
             PageLevel::Size4K

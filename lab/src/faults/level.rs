@@ -8,7 +8,7 @@ use crate::host::softkvm::policy::LevelLimits;
 
 faults! {
     "promotion": "a leaf of 2M is mapped over a table"
-    ("v3 patch 6 exists because of it", under "v5", seen by Td KernelLog)
+    ("v3 patch 6 exists because of it", rows 43, under "v5", seen by Td KernelLog)
     Promotion {} {
         fn fault_level(&mut self, limits: &LevelLimits) -> PageLevel {
             LevelLimits { table: false, inhibited: false, requested: None, ..*limits }.level()
@@ -16,7 +16,8 @@ faults! {
     }
 
     "mixed-region-mapped-huge": "a region with shared pages in it is mapped by one private leaf"
-    ("wrong index in the test for a private range", under "v5", seen by Debugfs Status)
+    ("hugepage_has_attrs() at the wrong index, late 2025 tree", rows 10, under "v5",
+     seen by Debugfs Status)
     MixedMappedHuge {} {
         fn fault_level(&mut self, limits: &LevelLimits) -> PageLevel {
             LevelLimits { mixed: false, ..*limits }.level()
@@ -24,7 +25,8 @@ faults! {
     }
 
     "incongruent-slot-mapped-huge": "a slot that is off the 2M grid of its file is mapped huge"
-    ("alignment by file offset, not by guest address", under "v5", seen by Debugfs Status)
+    ("lpage_info of a slot that is not congruent with its file", rows 6, under "v5",
+     seen by Debugfs Status)
     IncongruentMappedHuge {} {
         fn fault_level(&mut self, limits: &LevelLimits) -> PageLevel {
             LevelLimits { slot_fits: true, ..*limits }.level()
@@ -32,7 +34,8 @@ faults! {
     }
 
     "pieces-mapped-huge": "a region whose folio is in pieces counts as one folio"
-    ("mapping level above the folio size", under "headtail", seen by Debugfs Status)
+    ("mapping level above the order that kvm_gmem_get_pfn() returns", rows 14, under "headtail",
+     seen by Debugfs Status)
     PiecesMappedHuge {} {
         fn fault_level(&mut self, limits: &LevelLimits) -> PageLevel {
             LevelLimits { folio_whole: true, ..*limits }.level()
@@ -40,7 +43,8 @@ faults! {
     }
 
     "folios-of-4k": "the guest_memfd never allocates a huge folio"
-    ("backend without huge pages", under "v5", seen by Debugfs Populated Status)
+    ("guest_memfd of mainline: every folio is of order 0", under "v5",
+     seen by Debugfs Populated Status)
     SmallFolios {} {
         fn folio(&mut self, _: u64, _: PageLevel) -> PageLevel {
             PageLevel::Size4K
@@ -48,7 +52,7 @@ faults! {
     }
 
     "folio-comes-back-small": "memory that was freed comes back in folios of 4K"
-    ("guest_memfd that cannot merge folios again, v3 review", under "v5",
+    ("guest_memfd that cannot merge folios again, v3 review", rows 15, under "v5",
      seen by Debugfs Populated)
     FolioComesBackSmall { seen: BTreeSet<u64> } {
         fn folio(&mut self, offset: u64, level: PageLevel) -> PageLevel {
@@ -57,7 +61,7 @@ faults! {
     }
 
     "stock-maps-2m": "a kernel without huge page support maps 2M"
-    ("KVM_BUG_ON of mainline", under "stock", seen by Debugfs Status)
+    ("KVM_BUG_ON of mainline for any level but 4K", under "stock", seen by Debugfs Status)
     StockMapsHuge {} {
         fn fault_level(&mut self, limits: &LevelLimits) -> PageLevel {
             LevelLimits { leaf: PageLevel::Size2M, folio_whole: true, ..*limits }.level()
@@ -67,8 +71,16 @@ faults! {
         }
     }
 
+    "level-not-looked-at-again": "a level chosen without the lock is used though a table has come since"
+    ("two vCPUs accept two sizes, v3 review", rows 23 29, under "v5", seen by Td KernelLog)
+    LevelNotLookedAtAgain {} {
+        fn level_is_stale(&mut self, _: bool) -> bool {
+            false
+        }
+    }
+
     "access-maps-4k": "an access before ACCEPT maps 4K only"
-    ("RFC v1 forced prefault to 4K", under "v5", seen by Debugfs Splits)
+    ("RFC v1 forced prefault to 4K", rows 24, under "v5", seen by Debugfs Splits)
     AccessMaps4K {} {
         fn fault_level(&mut self, limits: &LevelLimits) -> PageLevel {
             if limits.requested.is_none() { PageLevel::Size4K } else { limits.level() }

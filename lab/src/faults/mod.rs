@@ -4,6 +4,8 @@
 //! host that answers one question wrongly, as a real kernel did or could; the default scenario set
 //! must catch every one (`tdxlab qualify`).
 //!
+//! [`catalogue`] lists what is known to go wrong, row by row; the other files hold the faults.
+//!
 //! | file | what goes wrong |
 //! |---|---|
 //! | `range` | which pages a hole or a conversion covers, and which leaves it splits |
@@ -18,6 +20,7 @@
 //! | `resource` | allocation failures, errors swallowed, memory kept or lost |
 
 mod accept;
+pub mod catalogue;
 mod count;
 mod guest;
 mod level;
@@ -40,12 +43,26 @@ pub struct Fault {
     pub wrong: &'static str,
     /// Where it was seen or feared.
     pub source: &'static str,
+    /// Rows of the [`catalogue`] that it seeds; none for what goes beyond it.
+    pub rows: &'static [u8],
     /// The design under which it shows.
     pub design: &'static str,
     /// Witnesses that one would expect to notice, the best one first.
     pub witnesses: &'static [Witness],
     /// Makes a fresh one.
     pub make: fn() -> Box<dyn Policy>,
+}
+
+impl Fault {
+    /// The rows of the catalogue that it seeds: `rows 20, 22`; nothing for what goes beyond it.
+    pub fn rows_in_words(&self) -> String {
+        let rows: Vec<String> = self.rows.iter().map(u8::to_string).collect();
+        match rows.len() {
+            0 => String::new(),
+            1 => format!("row {}", rows[0]),
+            _ => format!("rows {}", rows.join(", ")),
+        }
+    }
 }
 
 impl std::fmt::Debug for Fault {
@@ -94,12 +111,12 @@ pub fn named(name: &str) -> Option<&'static Fault> {
     all().find(|fault| fault.name == name)
 }
 
-/// Declares the faults of a file: name, what is wrong, source, design, witnesses; then the fields
-/// of the policy, if it has any, and the questions it answers wrongly.
+/// Declares the faults of a file: name, what is wrong, source, rows of the catalogue, design,
+/// witnesses; then the fields of the policy, if it has any, and the questions it answers wrongly.
 macro_rules! faults {
     ($(
         $name:literal: $wrong:literal
-        ($source:literal, under $design:literal, seen by $($witness:ident)+)
+        ($source:literal $(, rows $($row:literal)+)?, under $design:literal, seen by $($witness:ident)+)
         $policy:ident { $($field:ident: $type:ty),* } { $($answers:tt)* }
     )+) => {
         $(
@@ -114,6 +131,7 @@ macro_rules! faults {
                 name: $name,
                 wrong: $wrong,
                 source: $source,
+                rows: &[$($($row),+)?],
                 design: $design,
                 witnesses: &[$($crate::run::Witness::$witness),+],
                 make: || Box::new($policy::default()),

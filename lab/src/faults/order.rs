@@ -1,12 +1,14 @@
 //! Stages in the wrong order, forgotten, or given up half way.
 
 use super::faults;
-use crate::addr::GpaRange;
+use tdxlab_protocol::tdcall::vmcall;
+
+use crate::addr::{GpaRange, Side};
 use crate::host::softkvm::policy::{AcceptStage, ConversionStage, HoleStage};
 
 faults! {
     "hole-split-after-zap": "the split of a hole comes after the zap, which took the leaf already"
-    ("RFC v5 patch 43 on a base where invalidate-start zaps", under "headtail",
+    ("RFC v5 patch 43 on a base where invalidate-start zaps", rows 11, under "headtail",
      seen by Splits Content Debugfs)
     HoleSplitLate {} {
         fn hole_stages(&mut self) -> &'static [HoleStage] {
@@ -16,7 +18,7 @@ faults! {
     }
 
     "conversion-split-after-zap": "the split of a conversion comes after the zap"
-    ("RFC v5 patch 43", under "v5", seen by Splits Content Debugfs)
+    ("RFC v5 patch 43", rows 11, under "v5", seen by Splits Content Debugfs)
     ConversionSplitLate {} {
         fn conversion_stages(&mut self) -> &'static [ConversionStage] {
             use ConversionStage::{SetAttributes, Split, Zap};
@@ -25,7 +27,7 @@ faults! {
     }
 
     "hole-without-zap": "a hole frees the pages but leaves them mapped"
-    ("backend freed while the S-EPT maps it, v3 review", under "headtail",
+    ("backend freed while the S-EPT maps it, v3 review", rows 14, under "headtail",
      seen by Debugfs Exits)
     HoleWithoutZap {} {
         fn hole_stages(&mut self) -> &'static [HoleStage] {
@@ -35,7 +37,8 @@ faults! {
     }
 
     "hole-without-truncate": "a hole unmaps the pages but keeps them"
-    ("guest_memfd keeps memory it was told to give back", under "headtail", seen by Populated)
+    ("kvm_gmem_punch_hole() without truncate_inode_pages_range()", under "headtail",
+     seen by Populated)
     HoleWithoutTruncate {} {
         fn hole_stages(&mut self) -> &'static [HoleStage] {
             use HoleStage::{InvalidateBegin, InvalidateEnd, Split, Zap};
@@ -44,7 +47,7 @@ faults! {
     }
 
     "conversion-without-zap": "a conversion sets the attribute and leaves private pages mapped"
-    ("v3 attribute path: an error read as success skips the zap", under "v5",
+    ("v3 attribute path: an error read as success skips the zap", rows 12, under "v5",
      seen by Debugfs)
     ConversionWithoutZap {} {
         fn conversion_stages(&mut self) -> &'static [ConversionStage] {
@@ -53,7 +56,7 @@ faults! {
     }
 
     "attributes-not-set": "a conversion zaps but forgets the attribute"
-    ("conversion given up half way", under "v5", seen by Debugfs Status)
+    ("conversion given up half way, v3 patch 15", under "v5", seen by Debugfs Status)
     AttributesNotSet {} {
         fn conversion_stages(&mut self) -> &'static [ConversionStage] {
             &[ConversionStage::Split, ConversionStage::Zap]
@@ -61,25 +64,38 @@ faults! {
     }
 
     "shared-attribute-sticks": "a conversion back to private leaves the shared attribute"
-    ("conversion given up half way", under "v5", seen by Debugfs Status)
-    AttributeSticks { conversions: u64 } {
-        fn conversion_stages(&mut self) -> &'static [ConversionStage] {
-            self.conversions += 1;
-            &[ConversionStage::Split, ConversionStage::Zap, ConversionStage::SetAttributes]
-        }
-        fn attribute_range(&mut self, range: GpaRange) -> GpaRange {
-            // Called once for each conversion to shared, and then again for the way back.
-            if self.conversions > 0 {
-                self.conversions -= 1;
-                range
-            } else {
-                GpaRange::default()
+    ("conversion given up half way, v3 patch 15", under "v5", seen by Debugfs Status)
+    AttributeSticks {} {
+        fn attribute_range(&mut self, to: Side, range: GpaRange) -> GpaRange {
+            match to {
+                Side::Shared => range,
+                Side::Private => GpaRange::default(),
             }
         }
     }
 
+    "conversion-fails-after-zap": "a conversion fails after the zap: the memory is gone, the attribute as it was"
+    ("error after the point of no return, v3 review", rows 13, under "v3", seen by MapGpa)
+    ConversionFailsAfterZap { zapped: bool } {
+        fn conversion_stages(&mut self) -> &'static [ConversionStage] {
+            self.zapped = true;
+            &[ConversionStage::Split, ConversionStage::Zap]
+        }
+        fn map_gpa_status(&mut self, status: u64) -> u64 {
+            if std::mem::take(&mut self.zapped) { vmcall::INVALID_OPERAND } else { status }
+        }
+    }
+
+    "conversion-unnoticed-by-a-fault": "a fault maps the private page it looked up before the page became shared"
+    ("guest converted between exit and handling, v3 review", rows 25, under "v5", seen by Debugfs)
+    ConversionUnnoticed {} {
+        fn conversion_invalidates(&mut self) -> bool {
+            false
+        }
+    }
+
     "inhibit-without-split": "an ACCEPT below the leaf sets the inhibit bit and splits nothing"
-    ("inhibit bit set before the split, RFC v5 review", under "v5", seen by Td Exits)
+    ("inhibit bit set before the split, RFC v5 review", rows 20, under "v5", seen by Td Exits)
     InhibitWithoutSplit {} {
         fn accept_stages(&mut self) -> &'static [AcceptStage] {
             &[AcceptStage::Inhibit]

@@ -3,8 +3,10 @@
 use std::ops::Range;
 
 use super::faults;
-use crate::addr::{Gpa, GpaRange, PageLevel};
-use crate::host::softkvm::policy::{BoundSlot, FileId, HeadAndTail};
+use crate::addr::{Gpa, GpaRange, PageLevel, Side};
+use crate::host::softkvm::policy::{
+    Allocation, BoundSlot, ConversionStage, Faithful, FileId, HeadAndTail, HoleStage,
+};
 
 const PAGE: u64 = PageLevel::Size4K.bytes();
 const LEAF: u64 = PageLevel::Size2M.bytes();
@@ -20,7 +22,8 @@ fn moved(range: GpaRange, start: i64, end: i64) -> GpaRange {
 
 faults! {
     "over-zap": "leaves that stick out of a range are zapped, not split: data outside is lost"
-    ("v3 cover letter, RFC v5 review", under "headtail", seen by Splits Content Debugfs)
+    ("data loss named in the v3 cover letter and the RFC v5 review", rows 1, under "headtail",
+     seen by Splits Content Debugfs)
     OverZap {} {
         fn head_and_tail(&mut self, _: GpaRange, _: u64) -> HeadAndTail {
             HeadAndTail::default()
@@ -28,7 +31,7 @@ faults! {
     }
 
     "over-zap-by-walk": "the walk splits nothing, so the zap takes leaves that stick out"
-    ("v3 patch 11", under "v3", seen by Splits Content Debugfs)
+    ("v3 patch 11", rows 1, under "v3", seen by Splits Content Debugfs)
     OverZapByWalk {} {
         fn walk_splits(&mut self, _: GpaRange, _: GpaRange) -> bool {
             false
@@ -36,7 +39,8 @@ faults! {
     }
 
     "head-split-missing": "the leaf at the start of a range is not split"
-    ("RFC v5, head and tail rule", under "headtail", seen by Splits Content Debugfs)
+    ("head and tail in tdx_gmem_convert(), RFC v5 patch 43", rows 2, under "headtail",
+     seen by Splits Content Debugfs)
     HeadSplitMissing {} {
         fn head_and_tail(&mut self, range: GpaRange, _: u64) -> HeadAndTail {
             HeadAndTail { head: None, ..HeadAndTail::of(range) }
@@ -44,7 +48,8 @@ faults! {
     }
 
     "tail-split-missing": "the leaf at the end of a range is not split"
-    ("RFC v5, head and tail rule", under "headtail", seen by Splits Content Debugfs)
+    ("head and tail in tdx_gmem_convert(), RFC v5 patch 43", rows 2, under "headtail",
+     seen by Splits Content Debugfs)
     TailSplitMissing {} {
         fn head_and_tail(&mut self, range: GpaRange, _: u64) -> HeadAndTail {
             HeadAndTail { tail: None, ..HeadAndTail::of(range) }
@@ -52,7 +57,8 @@ faults! {
     }
 
     "same-leaf-looked-at-twice": "head and tail in one leaf are handled as two leaves"
-    ("RFC v5, head and tail rule", under "headtail", seen by Entries)
+    ("head and tail in tdx_gmem_convert(), RFC v5 patch 43", rows 3, under "headtail",
+     seen by Entries)
     SameLeafTwice {} {
         fn head_and_tail(&mut self, range: GpaRange, _: u64) -> HeadAndTail {
             let right = HeadAndTail::of(range);
@@ -62,7 +68,8 @@ faults! {
     }
 
     "aligned-end-split": "the leaf after a range that ends on a 2M boundary is split too"
-    ("RFC v5, head and tail rule", under "headtail", seen by Splits Debugfs Entries)
+    ("head and tail in tdx_gmem_convert(), RFC v5 patch 43", rows 4, under "headtail",
+     seen by Splits Debugfs Entries)
     AlignedEndSplit {} {
         fn head_and_tail(&mut self, range: GpaRange, _: u64) -> HeadAndTail {
             let tail = Some(range.end().align_down(PageLevel::Size2M));
@@ -71,7 +78,8 @@ faults! {
     }
 
     "aligned-start-split": "the leaf at the start of a range is split though it is covered"
-    ("RFC v5, head and tail rule", under "headtail", seen by Splits Debugfs Entries)
+    ("head and tail in tdx_gmem_convert(), RFC v5 patch 43", rows 5, under "headtail",
+     seen by Splits Debugfs Entries)
     AlignedStartSplit {} {
         fn head_and_tail(&mut self, range: GpaRange, _: u64) -> HeadAndTail {
             let head = Some(range.start().align_down(PageLevel::Size2M));
@@ -81,7 +89,7 @@ faults! {
     }
 
     "covered-leaves-split": "the walk splits leaves that lie wholly inside the range"
-    ("512 times the zaps and kicks, v3 review", under "v3", seen by Splits)
+    ("v3 patch 11: walk over the range", rows 5, under "v3", seen by Splits)
     CoveredLeavesSplit {} {
         fn walk_splits(&mut self, _: GpaRange, _: GpaRange) -> bool {
             true
@@ -89,7 +97,8 @@ faults! {
     }
 
     "ends-by-file-offset": "head and tail are rounded in file offsets, not in guest addresses"
-    ("a slot whose offset is not congruent with its address", under "headtail", seen by Entries)
+    ("review of v3 patch 16: file offsets in place of guest frames", rows 6, under "headtail",
+     seen by Entries)
     EndsByFileOffset {} {
         fn head_and_tail(&mut self, range: GpaRange, offset: u64) -> HeadAndTail {
             let shift = range.start().as_u64() as i64 - offset as i64;
@@ -103,7 +112,8 @@ faults! {
     }
 
     "hole-starts-a-page-early": "a hole zaps one page before its start"
-    ("off by one at the head", under "headtail", seen by Debugfs Content)
+    ("ends of the zap, kvm_gmem_invalidate_begin()", rows 1, under "headtail",
+     seen by Debugfs Content)
     HoleStartsEarly {} {
         fn hole_zap_range(&mut self, range: GpaRange) -> GpaRange {
             moved(range, -1, 0)
@@ -111,7 +121,8 @@ faults! {
     }
 
     "hole-starts-a-page-late": "a hole leaves its first page mapped"
-    ("off by one at the head", under "headtail", seen by Debugfs Exits)
+    ("ends of the zap, kvm_gmem_invalidate_begin()", rows 14, under "headtail",
+     seen by Debugfs Exits)
     HoleStartsLate {} {
         fn hole_zap_range(&mut self, range: GpaRange) -> GpaRange {
             moved(range, 1, 0)
@@ -119,7 +130,8 @@ faults! {
     }
 
     "hole-ends-a-page-early": "a hole leaves its last page mapped"
-    ("off by one at the tail", under "headtail", seen by Debugfs Exits)
+    ("ends of the zap, kvm_gmem_invalidate_begin()", rows 14, under "headtail",
+     seen by Debugfs Exits)
     HoleEndsEarly {} {
         fn hole_zap_range(&mut self, range: GpaRange) -> GpaRange {
             moved(range, 0, -1)
@@ -127,7 +139,8 @@ faults! {
     }
 
     "hole-ends-a-page-late": "a hole zaps one page after its end"
-    ("off by one at the tail", under "headtail", seen by Debugfs Content)
+    ("ends of the zap, kvm_gmem_invalidate_begin()", rows 1, under "headtail",
+     seen by Debugfs Content)
     HoleEndsLate {} {
         fn hole_zap_range(&mut self, range: GpaRange) -> GpaRange {
             moved(range, 0, 1)
@@ -135,15 +148,23 @@ faults! {
     }
 
     "conversion-starts-a-page-early": "a conversion zaps one page before its start"
-    ("off by one at the head", under "v5", seen by Debugfs Content)
+    ("ends of the zap, v3 patch 15", rows 1, under "v5", seen by Debugfs Content)
     ConversionStartsEarly {} {
         fn conversion_zap_range(&mut self, range: GpaRange) -> GpaRange {
             moved(range, -1, 0)
         }
     }
 
+    "conversion-starts-a-page-late": "a conversion leaves its first page mapped private"
+    ("ends of the zap, v3 patch 15", under "v5", seen by Debugfs)
+    ConversionStartsLate {} {
+        fn conversion_zap_range(&mut self, range: GpaRange) -> GpaRange {
+            moved(range, 1, 0)
+        }
+    }
+
     "conversion-ends-a-page-early": "a conversion leaves its last page mapped private"
-    ("off by one at the tail", under "v5", seen by Debugfs)
+    ("ends of the zap, v3 patch 15", under "v5", seen by Debugfs)
     ConversionEndsEarly {} {
         fn conversion_zap_range(&mut self, range: GpaRange) -> GpaRange {
             moved(range, 0, -1)
@@ -151,7 +172,7 @@ faults! {
     }
 
     "conversion-ends-a-page-late": "a conversion zaps one page after its end"
-    ("off by one at the tail", under "v5", seen by Debugfs Content)
+    ("ends of the zap, v3 patch 15", rows 1, under "v5", seen by Debugfs Content)
     ConversionEndsLate {} {
         fn conversion_zap_range(&mut self, range: GpaRange) -> GpaRange {
             moved(range, 0, 1)
@@ -159,15 +180,15 @@ faults! {
     }
 
     "attribute-a-page-short": "the last page of a conversion keeps its attribute"
-    ("off by one at the tail", under "v5", seen by Debugfs Status)
+    ("ends of the attribute range, kvm_vm_set_mem_attributes()", under "v5", seen by Debugfs Status)
     AttributeShort {} {
-        fn attribute_range(&mut self, range: GpaRange) -> GpaRange {
+        fn attribute_range(&mut self, _: Side, range: GpaRange) -> GpaRange {
             moved(range, 0, -1)
         }
     }
 
     "chunks-on-2m-boundaries": "MapGPA chunks end on 2M boundaries, not 2M after the start"
-    ("a kernel that changes chunking changes every prediction", under "v5", seen by Splits)
+    ("chunks of tdx_map_gpa() start at the request, not on a boundary", under "v5", seen by Splits)
     ChunksOnBoundaries {} {
         fn map_gpa_chunk_end(&mut self, next: Gpa, end: Gpa) -> Gpa {
             let page = next.page(PageLevel::Size2M);
@@ -176,7 +197,7 @@ faults! {
     }
 
     "one-chunk": "MapGPA is done in one piece"
-    ("user space that merges the chunks", under "v5", seen by Splits)
+    ("chunks of tdx_map_gpa(), which a VMM may merge", under "v5", seen by Splits)
     OneChunk {} {
         fn map_gpa_chunk_end(&mut self, _: Gpa, end: Gpa) -> Gpa {
             end
@@ -184,7 +205,7 @@ faults! {
     }
 
     "slot-not-clipped": "a hole zaps the whole memory slot that it touches"
-    ("range clipped wrongly at a slot binding, v3 patch 16", under "headtail",
+    ("range clipped wrongly at a slot binding, v3 patch 16", rows 7, under "headtail",
      seen by Debugfs Content)
     SlotNotClipped {} {
         fn hole_in_slot(&mut self, slot: &BoundSlot, hole: Range<u64>) -> Option<GpaRange> {
@@ -193,7 +214,8 @@ faults! {
     }
 
     "second-slot-forgotten": "a hole over several slots of one file zaps only the first"
-    ("several slots bound to one file, v3 patch 16", under "headtail", seen by Debugfs Content)
+    ("several slots bound to one file, v3 patch 16", rows 7, under "headtail",
+     seen by Debugfs Content)
     SecondSlotForgotten { last: Option<Range<u64>> } {
         fn hole_in_slot(&mut self, slot: &BoundSlot, hole: Range<u64>) -> Option<GpaRange> {
             let covered = slot.covered_by(hole.clone())?;
@@ -205,8 +227,53 @@ faults! {
         }
     }
 
+    "second-slot-not-split": "the split for the second slot of a range fails when the first is split"
+    ("several slots bound to one file, v3 patch 16", rows 7, under "headtail",
+     seen by Errno Splits Debugfs)
+    SecondSlotNotSplit { parts: u64 } {
+        fn hole_stages(&mut self) -> &'static [HoleStage] {
+            self.parts = 0;
+            Faithful.hole_stages()
+        }
+        fn conversion_stages(&mut self) -> &'static [ConversionStage] {
+            self.parts = 0;
+            Faithful.conversion_stages()
+        }
+        fn head_and_tail(&mut self, range: GpaRange, _: u64) -> HeadAndTail {
+            self.parts += 1;
+            HeadAndTail::of(range)
+        }
+        fn allocates(&mut self, what: Allocation) -> bool {
+            !(self.parts > 1 && what == Allocation::SplitTable)
+        }
+    }
+
+    "later-chunk-not-split": "the split for a later piece of a conversion fails when earlier pieces are gone"
+    ("attribute ioctl over several ranges, v3 patch 15", rows 12, under "v3",
+     seen by MapGpa Splits Debugfs)
+    LaterChunkNotSplit { next: Option<Gpa>, later: bool } {
+        fn map_gpa_chunk_end(&mut self, next: Gpa, end: Gpa) -> Gpa {
+            let chunk = Faithful.map_gpa_chunk_end(next, end);
+            self.later = self.next == Some(next);
+            self.next = Some(chunk);
+            chunk
+        }
+        fn allocates(&mut self, what: Allocation) -> bool {
+            !(self.later && what == Allocation::SplitTable)
+        }
+    }
+
+    "file-offset-ignores-the-slot": "a slot's offset in the guest_memfd is left out: its pages are those of another slot"
+    ("file offsets in place of guest frames, review of v3 patch 16", rows 6, under "headtail",
+     seen by Populated Content)
+    FileOffsetIgnoresSlot {} {
+        fn file_offset(&mut self, slot: &BoundSlot, gpa: Gpa) -> u64 {
+            BoundSlot { offset: 0, ..*slot }.offset_of(gpa)
+        }
+    }
+
     "hole-in-the-neighbour": "a hole is punched into another VM's guest_memfd"
-    ("several files on one inode, v3 patch 16", under "headtail", seen by Debugfs Populated)
+    ("several files on one inode, v3 patch 16", rows 7, under "headtail", seen by Debugfs Populated)
     HoleInNeighbour {} {
         fn hole_file(&mut self, _: FileId) -> FileId {
             FileId::Control
@@ -214,7 +281,7 @@ faults! {
     }
 
     "truncate-a-page-late": "the guest_memfd keeps the first page of a hole"
-    ("off by one at the head", under "headtail", seen by Populated)
+    ("ends of the truncation, kvm_gmem_punch_hole()", under "headtail", seen by Populated)
     TruncateLate {} {
         fn hole_truncate_range(&mut self, hole: Range<u64>) -> Range<u64> {
             hole.start + PAGE..hole.end
@@ -222,7 +289,8 @@ faults! {
     }
 
     "truncate-rounds-outward": "the guest_memfd frees whole folios that a hole only touches"
-    ("memory of one page lost as a whole folio", under "headtail", seen by Populated)
+    ("bounds of truncate_inode_pages_range(), kvm_gmem_punch_hole()", under "headtail",
+     seen by Populated)
     TruncateOutward {} {
         fn hole_truncate_range(&mut self, hole: Range<u64>) -> Range<u64> {
             hole.start - hole.start % LEAF..hole.end.next_multiple_of(LEAF)
@@ -230,7 +298,8 @@ faults! {
     }
 
     "alignment-not-checked": "a hole that is not aligned to the folio size is punched all the same"
-    ("guest_memfd calls of January 2026", under "v3", seen by Errno Debugfs)
+    ("alignment of holes agreed in the guest_memfd calls, January 2026", under "v3",
+     seen by Errno Debugfs)
     AlignmentNotChecked {} {
         fn hole_is_aligned(&mut self, offset: u64, len: u64, _: PageLevel) -> bool {
             (offset | len) & (PAGE - 1) == 0
@@ -238,7 +307,8 @@ faults! {
     }
 
     "alignment-too-strict": "a hole must be aligned to 2M though the folios may be split"
-    ("guest_memfd calls of January 2026", under "headtail", seen by Errno Debugfs)
+    ("alignment of holes agreed in the guest_memfd calls, January 2026", under "headtail",
+     seen by Errno Debugfs)
     AlignmentTooStrict {} {
         fn hole_is_aligned(&mut self, offset: u64, len: u64, _: PageLevel) -> bool {
             (offset | len) & (LEAF - 1) == 0
@@ -246,7 +316,8 @@ faults! {
     }
 
     "alignment-of-length-forgotten": "only the offset of a hole is checked for alignment"
-    ("guest_memfd calls of January 2026", under "v3", seen by Errno Debugfs)
+    ("alignment of holes agreed in the guest_memfd calls, January 2026", under "v3",
+     seen by Errno Debugfs)
     LengthNotChecked {} {
         fn hole_is_aligned(&mut self, offset: u64, len: u64, alignment: PageLevel) -> bool {
             offset & (alignment.bytes() - 1) == 0 && len & (PAGE - 1) == 0
@@ -254,7 +325,8 @@ faults! {
     }
 
     "zap-skips-leaves-that-stick-out": "a zap passes over leaves it does not cover"
-    ("a split that came too late", under "headtail", seen by Debugfs Exits)
+    ("a split that comes too late, RFC v5 patch 43", rows 11, under "headtail",
+     seen by Debugfs Exits)
     ZapSkips { seen: u64 } {
         fn head_and_tail(&mut self, _: GpaRange, _: u64) -> HeadAndTail {
             self.seen += 1;
@@ -266,7 +338,8 @@ faults! {
     }
 
     "implicit-conversion-of-2m": "touching a page through the wrong half converts its 2M region"
-    ("kvm_gmem conversions at folio size", under "v5", seen by Debugfs Content)
+    ("KVM_EXIT_MEMORY_FAULT names one page, kvm_prepare_memory_fault_exit()", under "v5",
+     seen by Debugfs Content)
     ImplicitConversionWide {} {
         fn implicit_conversion(&mut self, gpa: Gpa) -> GpaRange {
             gpa.page(PageLevel::Size2M)

@@ -11,7 +11,7 @@ fn child(state: State, first: Pfn, index: u64) -> SeptEntry {
 
 faults! {
     "split-accepts-pending": "a split of a pending leaf makes accepted pages"
-    ("DEMOTE must copy the state of the parent", under "v5", seen by Status)
+    ("TDH.MEM.PAGE.DEMOTE copies the state of the parent", rows 44, under "v5", seen by Status)
     SplitAccepts {} {
         fn demoted_child(&mut self, _: State, first: Pfn, index: u64) -> SeptEntry {
             child(State::Mapped, first, index)
@@ -19,7 +19,8 @@ faults! {
     }
 
     "split-unaccepts": "a split of an accepted leaf makes pending pages"
-    ("DEMOTE must copy the state of the parent", under "headtail", seen by Content)
+    ("TDH.MEM.PAGE.DEMOTE copies the state of the parent", rows 44, under "headtail",
+     seen by Content)
     SplitUnaccepts {} {
         fn demoted_child(&mut self, _: State, first: Pfn, index: u64) -> SeptEntry {
             child(State::Pending, first, index)
@@ -27,7 +28,8 @@ faults! {
     }
 
     "split-unaccepts-last": "a split forgets the state of the last page"
-    ("DEMOTE must copy the state of the parent", under "headtail", seen by Content)
+    ("TDH.MEM.PAGE.DEMOTE copies the state of the parent", rows 44, under "headtail",
+     seen by Content)
     SplitUnacceptsLast {} {
         fn demoted_child(&mut self, state: State, first: Pfn, index: u64) -> SeptEntry {
             child(if index == 511 { State::Pending } else { state }, first, index)
@@ -35,7 +37,8 @@ faults! {
     }
 
     "split-swaps-children": "a split gives two neighbouring pages each other's memory"
-    ("wrong child address", under "headtail", seen by Content)
+    ("TDH.MEM.PAGE.DEMOTE: frame of child i is that of the leaf plus i", rows 44, under "headtail",
+     seen by Content)
     SplitSwaps {} {
         fn demoted_child(&mut self, state: State, first: Pfn, index: u64) -> SeptEntry {
             child(state, first, index ^ 1)
@@ -43,7 +46,8 @@ faults! {
     }
 
     "split-repeats-first-page": "a split maps the leaf's first page 512 times"
-    ("wrong child address", under "headtail", seen by Content)
+    ("TDH.MEM.PAGE.DEMOTE: frame of child i is that of the leaf plus i", rows 44, under "headtail",
+     seen by Content)
     SplitRepeats {} {
         fn demoted_child(&mut self, state: State, first: Pfn, _: u64) -> SeptEntry {
             child(state, first, 0)
@@ -51,7 +55,8 @@ faults! {
     }
 
     "split-shifts-children": "a split maps every page to the memory after it"
-    ("wrong child address", under "headtail", seen by Content)
+    ("TDH.MEM.PAGE.DEMOTE: frame of child i is that of the leaf plus i", rows 44, under "headtail",
+     seen by Content)
     SplitShifts {} {
         fn demoted_child(&mut self, state: State, first: Pfn, index: u64) -> SeptEntry {
             child(state, first, (index + 1) % 512)
@@ -59,7 +64,7 @@ faults! {
     }
 
     "split-leaves-a-child-out": "a split leaves the last entry of the new table empty: an access exits for ever"
-    ("mirror and S-EPT diverge", under "headtail", seen by Td Exits)
+    ("mirror and S-EPT diverge, v3 patch 7", rows 17, under "headtail", seen by Td Exits)
     SplitLeavesOut {} {
         fn demoted_child(&mut self, state: State, first: Pfn, index: u64) -> SeptEntry {
             if index == 511 { SeptEntry::FREE } else { child(state, first, index) }
@@ -67,7 +72,7 @@ faults! {
     }
 
     "split-loses-content": "a split loses the content of one page"
-    ("DEMOTE must keep content", under "headtail", seen by Content)
+    ("TDH.MEM.PAGE.DEMOTE keeps content", rows 44, under "headtail", seen by Content)
     SplitLosesOne {} {
         fn demote_keeps_content(&mut self, index: u64) -> bool {
             index != 300
@@ -75,7 +80,7 @@ faults! {
     }
 
     "split-loses-all-content": "a split loses the content of the leaf"
-    ("DEMOTE must keep content", under "headtail", seen by Content)
+    ("TDH.MEM.PAGE.DEMOTE keeps content", rows 44, under "headtail", seen by Content)
     SplitLosesAll {} {
         fn demote_keeps_content(&mut self, _: u64) -> bool {
             false
@@ -83,7 +88,7 @@ faults! {
     }
 
     "accept-maps-the-next-page": "an accepted page shows the memory of the one after it"
-    ("wrong page frame", under "v5", seen by Content)
+    ("TDG.MEM.PAGE.ACCEPT keeps the frame of the entry", rows 44, under "v5", seen by Content)
     AcceptMapsNext {} {
         fn accepted_entry(&mut self, level: PageLevel, frame: Pfn) -> SeptEntry {
             let shift = u64::from(level == PageLevel::Size4K && frame.0 % 512 == 7);
@@ -92,7 +97,7 @@ faults! {
     }
 
     "inhibit-in-the-next-region": "the inhibit bit is set in the region after the accepted page"
-    ("inhibit for the wrong range, RFC v5 review", under "v5", seen by Status Debugfs)
+    ("inhibit for the wrong range, RFC v5 review", rows 22, under "v5", seen by Status Debugfs)
     InhibitNextRegion {} {
         fn inhibits(&mut self, gpa: Gpa) -> Option<Gpa> {
             Some(gpa.page(PageLevel::Size2M).end())

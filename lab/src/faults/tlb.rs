@@ -5,7 +5,8 @@ use crate::host::softkvm::policy::{Kick, Why};
 
 faults! {
     "zap-without-flush": "a zap leaves old translations in the TLBs of vCPUs"
-    ("missed flush", under "headtail", seen by Access Exits)
+    ("kick after TRACK, tdx_sept_remove_private_spte()", rows 44, under "headtail",
+     seen by Access Exits)
     ZapWithoutFlush {} {
         fn kick(&mut self, why: Why) -> Kick {
             if why == Why::Zap { Kick::Pretend } else { Kick::Flush }
@@ -13,7 +14,8 @@ faults! {
     }
 
     "split-without-flush": "a split and the zaps that follow it leave the old huge translation"
-    ("missed flush", under "headtail", seen by Access Exits)
+    ("kick after TRACK, tdx_sept_split_private_spte() of v3 patch 8", rows 44, under "headtail",
+     seen by Access Exits)
     SplitWithoutFlush { split: bool } {
         fn kick(&mut self, why: Why) -> Kick {
             if why == Why::RangeSplit {
@@ -24,7 +26,7 @@ faults! {
     }
 
     "shared-zap-without-flush": "a conversion to private leaves shared translations in TLBs"
-    ("missed flush", under "v5", seen by Debugfs)
+    ("kvm_flush_remote_tlbs() after a shared zap", under "v5", seen by Debugfs)
     SharedZapWithoutFlush {} {
         fn kick(&mut self, why: Why) -> Kick {
             if why == Why::SharedZap { Kick::Pretend } else { Kick::Flush }

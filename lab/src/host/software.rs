@@ -2,6 +2,7 @@
 
 use super::softkvm::{Config, KvmDesign, MemSlot, SoftKvmError};
 use super::{BootOptions, HostError};
+use crate::addr::GpaRange;
 use crate::plan::{CONTROL_PAGE, Guest, HostKind};
 
 /// The software KVM for `guest`. The design's name is the only thing that can be wrong here.
@@ -28,6 +29,19 @@ pub(super) fn config(
         design,
         seed: options.seed,
     })
+}
+
+/// Room for the control page, the upper tables, and folios that are in pieces.
+const SLACK: u64 = 64 << 20;
+
+/// Machine memory that a guest with this test memory can ever need: all of it twice, once for each
+/// side, and the tables that map it.
+pub(super) fn machine_bytes(memory: GpaRange) -> u64 {
+    memory
+        .bytes()
+        .saturating_mul(2)
+        .saturating_add(memory.bytes() / 128)
+        .saturating_add(SLACK)
 }
 
 /// A guest or design that the software KVM refuses.

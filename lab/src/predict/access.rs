@@ -205,7 +205,7 @@ impl State {
         }
     }
 
-    fn access_shared_here(
+    pub(super) fn access_shared_here(
         &mut self,
         tally: &mut Tally,
         pages: Pages,

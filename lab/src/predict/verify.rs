@@ -79,12 +79,23 @@ impl State {
         }
     }
 
-    /// Shared pages hold what the guest filled them with; what else they hold nobody knows.
-    fn verify_shared(&self, tally: &mut Tally, pages: Pages) -> Result<(), Unjudgeable> {
-        for (stretch, page) in self.shared.stretches(pages) {
+    /// Shared pages hold what the guest filled them with. Where user space keeps shared memory
+    /// elsewhere, what was not filled is new memory, which is zero; where the memory was private
+    /// before, nobody knows.
+    fn verify_shared(&mut self, tally: &mut Tally, pages: Pages) -> Result<(), Unjudgeable> {
+        let stretches: Vec<_> = self.shared.stretches(pages).collect();
+        for (stretch, page) in stretches {
             match page.filled {
                 Some(generation) => {
                     push_read(&mut tally.reads, &stretch, Content::Filled(generation));
+                }
+                // After a race even the attribute is in doubt.
+                None if page.attribute
+                    && !self.design.in_place
+                    && self.fogged_regions(&stretch).is_empty() =>
+                {
+                    push_read(&mut tally.reads, &stretch, Content::Zero);
+                    self.access_shared_here(tally, stretch, page, None);
                 }
                 None if page.attribute => {
                     return Err(Unjudgeable {
@@ -128,5 +139,40 @@ fn push_read(reads: &mut Vec<ReadPlan>, pages: &Pages, content: Content) {
                 .expect("the later range follows");
         }
         _ => reads.push(next),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::addr::{Gpa, PageLevel};
+    use crate::plan::{Action, Guest, LOW_BASE, Op, VcpuId};
+    use crate::predict::{Design, Predictor};
+
+    /// User space that keeps shared memory elsewhere hands out new pages, which are zero.
+    #[test]
+    fn shared_memory_of_its_own_starts_as_zero() {
+        let memory = GpaRange::with_len(LOW_BASE, 8 << 20).unwrap();
+        let half = GpaRange::with_len(Gpa::new(LOW_BASE.as_u64()), 2 << 20).unwrap();
+        let design = Design::named("stock").unwrap();
+        let mut predictor = Predictor::new(design, &Guest::over(memory));
+        let mut step = |op| predictor.step(&Action::One(op)).unwrap();
+        step(Op::Convert {
+            range: half,
+            to: Side::Shared,
+            vcpu: VcpuId(0),
+        });
+        let verify = Op::Verify {
+            range: half,
+            gone: Gone::Skip,
+            side: Side::Shared,
+            vcpu: VcpuId(0),
+        };
+        let first = step(verify.clone());
+        assert_eq!(first.reads.len(), 1);
+        assert_eq!(first.reads[0].content, Content::Zero);
+        let pages = half.bytes() / PageLevel::Size4K.bytes();
+        assert_eq!(first.pages.pages_4k.single(), Some(pages as i64));
+        assert_eq!(step(verify).pages.pages_4k.single(), Some(0));
     }
 }

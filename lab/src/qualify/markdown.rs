@@ -3,9 +3,11 @@
 use std::fmt::Write;
 
 use super::matrix::{Catch, Matrix, Row};
-use crate::faults::{Fault, TOPICS};
+use crate::faults::catalogue::{Known, ROWS};
+use crate::faults::{self, Fault, TOPICS};
 
-/// One table for every topic, with the faults of it that were tried.
+/// One table for every topic, with the faults of it that were tried; where all were, the catalogue
+/// row by row after them.
 pub fn markdown(matrix: &Matrix) -> String {
     let mut out = format!(
         "On `{}`: {} of {} faults caught, {} by the witness one would expect, {} at one step by two \
@@ -36,7 +38,32 @@ pub fn markdown(matrix: &Matrix) -> String {
             let _ = writeln!(out, "{}", line(row));
         }
     }
+    if matrix.rows.len() == faults::all().count() {
+        out.push_str(
+            "\n### The catalogue, row by row\n\n\
+             | row | kind | what goes wrong | faults | scenarios | what cannot be played, and why |\n\
+             |--:|---|---|---|---|---|\n",
+        );
+        for known in ROWS {
+            let _ = writeln!(out, "{}", known_line(known));
+        }
+    }
     out
+}
+
+fn known_line(known: &Known) -> String {
+    let code = |name: &str| format!("`{name}`");
+    let faults: Vec<String> = known.faults().map(|fault| code(fault.name)).collect();
+    let scenarios: Vec<String> = known.scenarios.iter().map(|name| code(name)).collect();
+    format!(
+        "| {} | {} | {} | {} | {} | {} |",
+        known.row,
+        known.kind.letters(),
+        known.about,
+        faults.join(", "),
+        scenarios.join(", "),
+        known.not_played.unwrap_or_default(),
+    )
 }
 
 fn row_of<'a>(matrix: &'a Matrix, fault: &Fault) -> Option<&'a Row> {
@@ -49,10 +76,14 @@ fn line(row: &Row) -> String {
         Some(best) => (place(best), names(best)),
     };
     format!(
-        "| `{}` | {} ({}) | {caught} | {witnesses} | {} of {} |",
+        "| `{}` | {} ({}{}) | {caught} | {witnesses} | {} of {} |",
         row.fault.name,
         cell(row.fault.wrong),
         cell(row.fault.source),
+        match row.fault.rows {
+            [] => String::new(),
+            _ => format!("; {}", row.fault.rows_in_words()),
+        },
         row.catches.len(),
         row.plans,
     )

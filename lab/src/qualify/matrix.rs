@@ -129,6 +129,14 @@ impl Matrix {
         self.rows.iter().filter(|row| row.catches.is_empty())
     }
 
+    /// Faults that something caught, but never by the witness one would expect: what failed may have
+    /// failed for another reason.
+    pub fn unexpected(&self) -> impl Iterator<Item = &Row> {
+        self.rows
+            .iter()
+            .filter(|row| row.best().is_some_and(|best| !row.is_expected(best)))
+    }
+
     /// Faults caught at one step by two witnesses or more.
     pub fn by_two_witnesses(&self) -> usize {
         self.count(|catch, _| catch.witnesses.len() >= 2)

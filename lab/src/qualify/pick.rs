@@ -36,6 +36,33 @@ pub(super) fn catch(plan: usize, item: &Item, tried: &Tried) -> Option<Catch> {
     })
 }
 
+/// What stopped a plan at the positive control because no counter counts. Nothing is judged then, so
+/// nobody contradicts a prediction: the witnesses are those that should have moved.
+pub(super) fn stuck(plan: usize, item: &Item, tried: &Tried) -> Option<Catch> {
+    let control = tried.control.as_ref()?;
+    if control.verdict != Verdict::Error || tried.distrusted.is_empty() {
+        return None;
+    }
+    let (action, line) = said(item, None, &item.plan.guest);
+    let mut witnesses: Vec<Witness> = tried.distrusted.iter().map(|one| one.witness).collect();
+    witnesses.sort_unstable();
+    Some(Catch {
+        plan,
+        name: item.plan.name.clone(),
+        file: item.scenario.clone(),
+        line,
+        step: None,
+        action,
+        witnesses,
+        later: Vec::new(),
+        findings: tried
+            .distrusted
+            .iter()
+            .map(|one| format!("{}: {}", one.witness, one.reason))
+            .collect(),
+    })
+}
+
 fn said(item: &Item, step: Option<usize>, guest: &Guest) -> (String, u32) {
     match step.and_then(|index| item.plan.steps.get(index)) {
         Some(step) => (words::action(&step.action, guest), step.line),

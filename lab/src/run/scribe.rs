@@ -4,7 +4,7 @@ use std::sync::Mutex;
 
 use super::executor::Outcome;
 use super::journal::{Event, Journal, JournalError};
-use super::verdict::Judgement;
+use super::verdict::{Judgement, MissingWitness};
 use crate::sync::{lock, unlocked};
 
 /// Takes down events as they happen. Called from several threads.
@@ -22,16 +22,24 @@ impl Scribe for Journal {
 
 /// What is said of one plan, kept in memory; everything else is forgotten.
 #[derive(Debug, Default)]
-pub(super) struct Notes(Mutex<(Option<Judgement>, Vec<Judgement>)>);
+pub(super) struct Notes(Mutex<Said>);
+
+#[derive(Debug, Default)]
+struct Said {
+    control: Option<Judgement>,
+    distrusted: Vec<MissingWitness>,
+    steps: Vec<Judgement>,
+}
 
 impl Notes {
     /// The notes with how the plan ended.
     pub(super) fn close(self, outcome: Outcome) -> Tried {
-        let (control, steps) = unlocked(self.0);
+        let said = unlocked(self.0);
         Tried {
             outcome,
-            control,
-            steps,
+            control: said.control,
+            distrusted: said.distrusted,
+            steps: said.steps,
         }
     }
 }
@@ -40,8 +48,15 @@ impl Scribe for Notes {
     fn write(&self, event: &Event) -> Result<(), JournalError> {
         let mut notes = lock(&self.0);
         match event {
-            Event::Controlled { judgement, .. } => notes.0 = Some(judgement.clone()),
-            Event::StepJudged { judgement, .. } => notes.1.push(judgement.clone()),
+            Event::Controlled {
+                judgement,
+                distrusted,
+                ..
+            } => {
+                notes.control = Some(judgement.clone());
+                notes.distrusted.clone_from(distrusted);
+            }
+            Event::StepJudged { judgement, .. } => notes.steps.push(judgement.clone()),
             _ => {}
         }
         Ok(())
@@ -55,6 +70,8 @@ pub struct Tried {
     pub outcome: Outcome,
     /// What is said of the positive control; `None` where it never came to it.
     pub control: Option<Judgement>,
+    /// Counters that the positive control has shown not to count.
+    pub distrusted: Vec<MissingWitness>,
     /// What is said of every step that was judged, in order.
     pub steps: Vec<Judgement>,
 }

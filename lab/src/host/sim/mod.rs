@@ -30,8 +30,8 @@ use super::{BootOptions, Host, HostError, Session, software};
 use crate::faults::Fault;
 use crate::plan::{Guest, HostKind};
 
-/// Machine memory of a session. It takes no room until it is used.
-const MACHINE_BYTES: u64 = 1 << 40;
+/// Largest machine memory of a session. It takes no room until it is used.
+const LARGEST_MACHINE: u64 = 1 << 40;
 
 /// Makes the policy of each session.
 type MakePolicy = Arc<dyn Fn() -> Box<dyn Policy> + Send + Sync>;
@@ -40,7 +40,8 @@ type MakePolicy = Arc<dyn Fn() -> Box<dyn Policy> + Send + Sync>;
 #[derive(Clone)]
 pub struct SimHost {
     in_memory: bool,
-    machine_bytes: u64,
+    /// Machine memory of a session; as much as its guest can need, where it is `None`.
+    machine_bytes: Option<u64>,
     policy: MakePolicy,
     fault: Option<&'static Fault>,
 }
@@ -65,7 +66,7 @@ impl SimHost {
     pub fn new() -> SimHost {
         SimHost {
             in_memory: false,
-            machine_bytes: MACHINE_BYTES,
+            machine_bytes: None,
             policy: Arc::new(|| Box::new(Faithful)),
             fault: None,
         }
@@ -83,7 +84,7 @@ impl SimHost {
     #[must_use]
     pub fn with_machine_bytes(self, machine_bytes: u64) -> SimHost {
         SimHost {
-            machine_bytes,
+            machine_bytes: Some(machine_bytes),
             ..self
         }
     }
@@ -130,7 +131,8 @@ impl Host for SimHost {
 
     fn boot(&self, guest: &Guest, options: &BootOptions) -> Result<Box<dyn Session>, HostError> {
         let config = software::config(HostKind::Sim, guest, options)?;
-        let machine = SimMachine::new(self.machine_bytes);
+        let needed = || software::machine_bytes(guest.memory).min(LARGEST_MACHINE);
+        let machine = SimMachine::new(self.machine_bytes.unwrap_or_else(needed));
         let core = SoftKvm::new(machine, config, (self.policy)())
             .map_err(|error| software::refused(HostKind::Sim, &error))?;
         let folder = (!self.in_memory).then_some(options.folder.as_path());

@@ -9,6 +9,7 @@ use tdxlab_protocol::mailbox::{ANSWER_DEAD, ANSWER_RETRY, ANSWER_VE};
 
 use super::machine::SoftMachine;
 use super::mailbox::Mailbox;
+use super::ram::LARGEST_POOL;
 use crate::host::softkvm::{Advance, HostCall, Machine, Request, SoftKvm};
 use crate::host::{HostError, Observed};
 use crate::plan::{Op, VcpuId};
@@ -140,7 +141,9 @@ impl Core {
         }
     }
 
-    /// Tells a machine whose memory the lab made too small from a host that fails.
+    /// Tells a machine whose memory the lab made too small from a host that fails. Only the largest
+    /// pool can be too small: any other holds all that test memory can need, and where it is used up
+    /// the software KVM has lost some.
     pub(super) fn check_pool(&self, observed: &Observed) -> Result<(), HostError> {
         if observed.errno != Some(libc::ENOMEM) && observed.death.is_none() {
             return Ok(());
@@ -148,7 +151,8 @@ impl Core {
         let pool = self.kvm.machine().pool();
         let frames = pool.end.0 - pool.start.0;
         // The largest request is for 512 frames in one piece and the tables above them.
-        if frames - self.kvm.frames_used() > ALMOST_EMPTY {
+        let too_small = frames << 12 == LARGEST_POOL;
+        if !too_small || frames - self.kvm.frames_used() > ALMOST_EMPTY {
             return Ok(());
         }
         Err(HostError::System {

@@ -17,6 +17,7 @@ use tdxlab_protocol::layout::HOST_POOL_START;
 
 use crate::addr::GpaRange;
 use crate::host::softkvm::Pfn;
+use crate::host::software;
 
 const MIB: u64 = 1 << 20;
 const PAGE: u64 = 1 << 12;
@@ -31,12 +32,9 @@ const LOW_WHEN_SPLIT: u64 = 0x8000_0000;
 /// Where the rest of RAM that is split begins.
 const HIGH: u64 = 4 << 30;
 
-/// Room for tables, the control page and what conversions keep twice.
-const SLACK: u64 = 64 * MIB;
-
 /// Largest pool. RAM is sparse, so this costs address space only; 2M leaves scattered over a
 /// 16 TiB guest each take 2M of it.
-const LARGEST_POOL: u64 = 64 << 30;
+pub(super) const LARGEST_POOL: u64 = 64 << 30;
 
 /// How much RAM a machine has, and which of it is the soft host's.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -48,13 +46,9 @@ pub(super) struct RamLayout {
 }
 
 impl RamLayout {
-    /// Enough RAM for test memory twice, once for each side, and for the tables that map it.
+    /// Enough RAM for all that test memory can need, up to the largest pool.
     pub(super) fn for_memory(memory: GpaRange) -> RamLayout {
-        let pool = memory
-            .bytes()
-            .saturating_mul(2)
-            .saturating_add(memory.bytes() / 128)
-            .saturating_add(SLACK)
+        let pool = software::machine_bytes(memory)
             .next_multiple_of(2 * MIB)
             .min(LARGEST_POOL);
         if HOST_POOL_START + pool < SPLIT_FROM {

@@ -127,6 +127,17 @@ pub trait Policy: Send {
         limits.level()
     }
 
+    /// Whether a level that was chosen without mmu_lock must be chosen anew, given whether a table or
+    /// an inhibit bit has come since.
+    fn level_is_stale(&mut self, changed: bool) -> bool {
+        changed
+    }
+
+    /// The stages of mapping a private leaf.
+    fn map_stages(&mut self) -> &'static [MapStage] {
+        &[MapStage::Sept, MapStage::Mirror, MapStage::Count]
+    }
+
     /// Whether a fault must start anew, given whether an invalidation ran or runs beside it.
     fn fault_retries(&mut self, invalidated: bool) -> bool {
         invalidated
@@ -153,6 +164,16 @@ pub trait Policy: Send {
     /// Whether a walk over `range` splits this leaf.
     fn walk_splits(&mut self, leaf: GpaRange, range: GpaRange) -> bool {
         !range.contains_range(leaf)
+    }
+
+    /// The stages of a split.
+    fn split_stages(&mut self, why: Why) -> &'static [SplitStage] {
+        &[
+            SplitStage::Sept,
+            SplitStage::Mirror,
+            SplitStage::Count,
+            SplitStage::Trace,
+        ]
     }
 
     /// How a split ended, as its caller learns it.
@@ -234,8 +255,13 @@ pub trait Policy: Send {
         range
     }
 
-    /// The range whose attribute a conversion sets.
-    fn attribute_range(&mut self, range: GpaRange) -> GpaRange {
+    /// Whether a fault that began before a conversion learns of it.
+    fn conversion_invalidates(&mut self) -> bool {
+        true
+    }
+
+    /// The range whose attribute a conversion to this side sets.
+    fn attribute_range(&mut self, to: Side, range: GpaRange) -> GpaRange {
         range
     }
 
@@ -295,9 +321,14 @@ pub trait Policy: Send {
         true
     }
 
-    /// The errno that a host call returns.
-    fn host_errno(&mut self, errno: i32) -> i32 {
+    /// The errno that a host call of this kind returns.
+    fn host_errno(&mut self, kind: HostCallKind, errno: i32) -> i32 {
         errno
+    }
+
+    /// Whether a VM exit is counted.
+    fn counts_exit(&mut self) -> bool {
+        true
     }
 
     /// By how much a page counter moves for an event that should move it by `delta`.
@@ -365,6 +396,41 @@ pub enum ConversionStage {
     Zap,
     /// Set the attribute.
     SetAttributes,
+}
+
+/// A stage of mapping a private leaf.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum MapStage {
+    /// In the S-EPT, by the TDX module.
+    Sept,
+    /// In KVM's copy.
+    Mirror,
+    /// In the page counters.
+    Count,
+}
+
+/// A stage of a split.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SplitStage {
+    /// In the S-EPT, by the TDX module.
+    Sept,
+    /// In KVM's copy.
+    Mirror,
+    /// In the page counters.
+    Count,
+    /// In the trace.
+    Trace,
+}
+
+/// What a host asks for from outside.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum HostCallKind {
+    /// fallocate(PUNCH_HOLE) on the guest_memfd.
+    Punch,
+    /// KVM_PRE_FAULT_MEMORY.
+    Prefault,
+    /// fallocate on the guest_memfd.
+    Allocate,
 }
 
 /// Why a mapping changes.

@@ -166,9 +166,11 @@ impl Vcpu {
             }
             Exit::EptViolation { gpa, side, eeq } => {
                 let accept = eeq.accept_level();
-                match accept {
-                    Some(_) => kvm.exits.accept += 1,
-                    None => kvm.exits.access += 1,
+                if kvm.hardware.policy.counts_exit() {
+                    match accept {
+                        Some(_) => kvm.exits.accept += 1,
+                        None => kvm.exits.access += 1,
+                    }
                 }
                 self.exited(id, gpa, kvm);
                 let fault = Fault {

@@ -127,7 +127,9 @@ impl<M: Machine> Kvm<M> {
         // A VMM that punches does so whatever the attribute was.
         let in_place = self.rules.conversion == Conversion::InPlace;
         // A fault that looked at the attribute before must look again.
-        self.invalidation.sequence += 1;
+        if self.hardware.policy.conversion_invalidates() {
+            self.invalidation.sequence += 1;
+        }
         match to {
             Side::Shared if in_place && self.shared.covers(range) => Ok(()),
             Side::Shared => self.convert_to_shared(range),
@@ -147,7 +149,7 @@ impl<M: Machine> Kvm<M> {
                     self.zap_all_private(zapped)?;
                 }
                 ConversionStage::SetAttributes => {
-                    let set = self.hardware.policy.attribute_range(range);
+                    let set = self.hardware.policy.attribute_range(Side::Shared, range);
                     self.shared.insert(set);
                 }
             }
@@ -164,7 +166,7 @@ impl<M: Machine> Kvm<M> {
 
     fn convert_to_private(&mut self, range: GpaRange) {
         self.zap_shared(range);
-        let set = self.hardware.policy.attribute_range(range);
+        let set = self.hardware.policy.attribute_range(Side::Private, range);
         self.shared.remove(set);
         if self.rules.conversion == Conversion::AttributesAndHole {
             // The VMM discards the shared memory.

@@ -219,8 +219,11 @@ impl<M: Machine> Kvm<M> {
             return Ok(());
         }
         // Without mmu_lock the level was a guess: a table or an inhibit bit may have come since.
-        if lookup.level > PageLevel::Size4K && lookup.confined != self.confined(gpa) {
-            return Err(Failure::Again);
+        if lookup.level > PageLevel::Size4K {
+            let changed = lookup.confined != self.confined(gpa);
+            if self.hardware.policy.level_is_stale(changed) {
+                return Err(Failure::Again);
+            }
         }
         self.map_private(gpa, lookup.level, lookup.frame)?;
         self.files[slot.file as usize].use_privately(lookup.offset, lookup.level.pages_4k());

@@ -5,7 +5,7 @@ use std::ops::Range;
 
 use super::super::HostCall;
 use super::super::machine::Machine;
-use super::super::policy::{Failure, FileId, HoleStage};
+use super::super::policy::{Failure, FileId, HoleStage, HostCallKind};
 use super::Kvm;
 use super::design::Conversion;
 use crate::addr::{Gpa, GpaRange, PageLevel};
@@ -49,12 +49,12 @@ impl<M: Machine> Kvm<M> {
             HostCall::Punch { offset, len } => {
                 let alignment = self.rules.hole_alignment;
                 if len == 0 || !self.hardware.policy.hole_is_aligned(offset, len, alignment) {
-                    return self.over(libc::EINVAL);
+                    return self.over(HostCallKind::Punch, libc::EINVAL);
                 }
                 // What lies past the end of the file is ignored, silently.
                 let hole = offset.min(size)..offset.saturating_add(len).min(size);
                 if hole.is_empty() {
-                    return self.over(0);
+                    return self.over(HostCallKind::Punch, 0);
                 }
                 let file = self.hardware.policy.hole_file(file);
                 let policy = &mut self.hardware.policy;
@@ -75,7 +75,7 @@ impl<M: Machine> Kvm<M> {
             }
             HostCall::Prefault { range } => {
                 if range.is_empty() || !range.is_aligned(PageLevel::Size4K) {
-                    return self.over(libc::EINVAL);
+                    return self.over(HostCallKind::Prefault, libc::EINVAL);
                 }
                 Running::Prefault(range.start(), range.end())
             }
@@ -85,7 +85,7 @@ impl<M: Machine> Kvm<M> {
                     Some(end) if len > 0 && !unaligned && end <= size => {
                         Running::Allocate(offset..end)
                     }
-                    _ => self.over(libc::EINVAL),
+                    _ => self.over(HostCallKind::Allocate, libc::EINVAL),
                 }
             }
         }
@@ -101,19 +101,19 @@ impl<M: Machine> Kvm<M> {
         }
     }
 
-    fn over(&mut self, errno: i32) -> Running {
-        Running::Over(self.hardware.policy.host_errno(errno))
+    fn over(&mut self, kind: HostCallKind, errno: i32) -> Running {
+        Running::Over(self.hardware.policy.host_errno(kind, errno))
     }
 
-    fn fail(&mut self, failure: Failure) -> Running {
-        self.over(failure.errno())
+    fn fail(&mut self, kind: HostCallKind, failure: Failure) -> Running {
+        self.over(kind, failure.errno())
     }
 
     fn advance_punch(&mut self, mut punch: Punch) -> Running {
         let Some((stage, later)) = punch.stages.split_first() else {
             return match punch.failure {
-                Some(failure) => self.fail(failure),
-                None => self.over(0),
+                Some(failure) => self.fail(HostCallKind::Punch, failure),
+                None => self.over(HostCallKind::Punch, 0),
             };
         };
         let mut done = true;
@@ -176,21 +176,21 @@ impl<M: Machine> Kvm<M> {
 
     fn advance_prefault(&mut self, next: Gpa, end: Gpa) -> Running {
         if next >= end {
-            return self.over(0);
+            return self.over(HostCallKind::Prefault, 0);
         }
         if self.slots.find(next).is_none() {
-            return self.over(libc::ENOENT);
+            return self.over(HostCallKind::Prefault, libc::ENOENT);
         }
         match self.prefault_page(next) {
             Ok(level) => Running::Prefault(next.page(level).end(), end),
-            Err(failure) => self.fail(failure),
+            Err(failure) => self.fail(HostCallKind::Prefault, failure),
         }
     }
 
     /// Populates what is left of one 2M region.
     fn advance_allocate(&mut self, rest: Range<u64>) -> Running {
         if rest.is_empty() {
-            return self.over(0);
+            return self.over(HostCallKind::Allocate, 0);
         }
         let region = PageLevel::Size2M.bytes();
         let end = rest.end.min((rest.start / region + 1) * region);
@@ -199,7 +199,7 @@ impl<M: Machine> Kvm<M> {
             match file.populate(offset, &mut self.hardware) {
                 Some(page) if page.folio.is_some() => break,
                 Some(_) => {}
-                None => return self.fail(Failure::NoMemory),
+                None => return self.fail(HostCallKind::Allocate, Failure::NoMemory),
             }
         }
         Running::Allocate(end..rest.end)

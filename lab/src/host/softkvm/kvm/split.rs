@@ -1,7 +1,7 @@
 //! Splitting leaves: one leaf, or those that a range cuts.
 
 use super::super::machine::Machine;
-use super::super::policy::{Allocation, Counted, Failure, SplitTrace, Why};
+use super::super::policy::{Allocation, Counted, Failure, SplitStage, SplitTrace, Why};
 use super::Kvm;
 use super::design::RangeSplit;
 use super::mirror::Leaf;
@@ -66,14 +66,22 @@ impl<M: Machine> Kvm<M> {
                 return Err(failure);
             }
         };
-        if let Err(failure) = self.split_in_sept(leaf, table, why) {
-            self.hardware.pool.give_frame(table);
-            return Err(failure);
+        for stage in self.hardware.policy.split_stages(why) {
+            match stage {
+                SplitStage::Sept => {
+                    if let Err(failure) = self.split_in_sept(leaf, table, why) {
+                        self.hardware.pool.give_frame(table);
+                        return Err(failure);
+                    }
+                }
+                SplitStage::Mirror => self.mirror.split(leaf),
+                SplitStage::Count => {
+                    self.count(Counted::SplitParent, leaf.level, -1);
+                    self.count(Counted::SplitChildren, PageLevel::Size4K, 512);
+                }
+                SplitStage::Trace => self.trace_split(leaf, 0),
+            }
         }
-        self.mirror.split(leaf);
-        self.count(Counted::SplitParent, leaf.level, -1);
-        self.count(Counted::SplitChildren, PageLevel::Size4K, 512);
-        self.trace_split(leaf, 0);
         if let Some(line) = self.hardware.policy.remark_on_split() {
             self.log(line);
         }

@@ -4,7 +4,7 @@
 
 use super::super::machine::{Machine, Pfn};
 use super::super::module::{Platform, Seamcall, Status};
-use super::super::policy::{Allocation, Counted, Failure, Kick, Why};
+use super::super::policy::{Allocation, Counted, Failure, Kick, MapStage, Why};
 use super::mirror::Leaf;
 use super::{Kvm, death};
 use crate::addr::{Gpa, PageLevel};
@@ -30,16 +30,24 @@ impl<M: Machine> Kvm<M> {
             }
             self.mirror.add_table(gpa, missing);
         }
+        for stage in self.hardware.policy.map_stages() {
+            match stage {
+                MapStage::Sept => self.map_in_sept(gpa, level, frame)?,
+                MapStage::Mirror => self.mirror.set_leaf(gpa, level, frame),
+                MapStage::Count => self.count(Counted::Map, level, 1),
+            }
+        }
+        Ok(())
+    }
+
+    fn map_in_sept(&mut self, gpa: Gpa, level: PageLevel, frame: Pfn) -> Result<(), Failure> {
         if self.hardware.td.runnable() {
             let status = self.hardware.page_aug(gpa, level, frame);
-            self.map_status(Seamcall::PageAug, status)?;
+            self.map_status(Seamcall::PageAug, status)
         } else {
             let status = self.hardware.page_add(gpa, frame);
-            self.map_status(Seamcall::PageAdd, status)?;
+            self.map_status(Seamcall::PageAdd, status)
         }
-        self.mirror.set_leaf(gpa, level, frame);
-        self.count(Counted::Map, level, 1);
-        Ok(())
     }
 
     /// Splits a 2M leaf in the S-EPT: BLOCK, TRACK, kick, DEMOTE.
