@@ -12,12 +12,22 @@ use kvm_bindings::{KVM_API_VERSION, kvm_userspace_memory_region};
 use kvm_ioctls::{Kvm, VcpuExit};
 use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction};
 
-use super::{Fact, Machine, stats};
+use super::{Fact, Machine, Standing, stats};
 
 pub(super) const NAME: &str = "kvm";
 
 /// Longest the guest may take. It takes microseconds, unless an emulator crawls through it.
 const PATIENCE: Duration = Duration::from_secs(2);
+
+/// The same in an L1, whose only processor may be an emulated one that others keep waiting.
+const PATIENCE_IN_L1: Duration = Duration::from_secs(60);
+
+fn patience() -> Duration {
+    match std::env::var_os(crate::l1::INSIDE_VARIABLE) {
+        Some(_) => PATIENCE_IN_L1,
+        None => PATIENCE,
+    }
+}
 
 /// Where the guest lives.
 const GUEST: u64 = 0x1000;
@@ -56,10 +66,16 @@ pub(super) fn ruled_out(machine: &Machine) -> Option<Fact> {
 ///
 /// The guest runs in a thread of its own: a KVM that never returns must not hang the lab.
 pub(super) fn probe(machine: &Machine) -> Fact {
-    if let Some(fact) = ruled_out(machine) {
-        return fact;
+    let tried = tried();
+    match tried.standing {
+        // What was seen says more than what a parameter says.
+        Standing::Unusable => tried,
+        Standing::Usable | Standing::Limited => ruled_out(machine).unwrap_or(tried),
     }
-    match bounded(PATIENCE, run_guest) {
+}
+
+fn tried() -> Fact {
+    match bounded(patience(), run_guest) {
         Err(error) => Fact::limited(NAME, format!("not tried: {error}")),
         Ok(Some(Ok(Shown { found, uncounted: None }))) => Fact::usable(NAME, found),
         Ok(Some(Ok(Shown { found, uncounted: Some(why) }))) => {
@@ -70,7 +86,8 @@ pub(super) fn probe(machine: &Machine) -> Fact {
         Ok(None) => Fact::unusable(
             NAME,
             format!(
-                "/dev/kvm opens, but a guest of two instructions was not done after {PATIENCE:?}"
+                "/dev/kvm opens, but a guest of two instructions was not done after {:?}",
+                patience()
             ),
         )
         .advise("this KVM emulates guests (as KVM's PVM vendor does); soft and sim do without, and `tdxlab l1` boots a kernel that has one"),

@@ -142,7 +142,7 @@ fn what_a_killed_run_leaves_is_swept_by_the_next() {
     const SCRIPT: &str = r#"
         instances=/sys/kernel/tracing/instances
         "$0" run scenarios/kvm/touch-4k.yaml --host kvm --out /tmp/killed &
-        until [ -n "$(ls $instances)" ]; do sleep 0.1; done
+        until [ -n "$(ls $instances)" ] || ! kill -0 $!; do sleep 0.1; done
         kill -9 $!
         wait $!
         echo "left: $(ls $instances | wc -l)"

@@ -20,6 +20,14 @@ use crate::qemu::{Accelerator, Cpu, Line, QemuCommand, Ram, RamBacking, TestPage
 /// Where q35 cuts memory that reaches beyond 2.75 GiB: the rest is above 4 GiB.
 const CUT: Gpa = Gpa::new(2 << 30);
 
+/// How QEMU before 8.0 ends when its thread that collects dirty pages, once a second, finds a vCPU
+/// that is not made yet ("check if vcpu is created before dirty_ring_reap_one"). The guest has done
+/// nothing then, and on a machine that is not too busy the next one is faster.
+const REAPED_TOO_SOON: &str = "kvm_dirty_ring_reap_one: Assertion `dirty_gfns && ring_size'";
+
+/// How often such a guest is started again.
+const RETRIES: u32 = 5;
+
 /// Boots a guest up to the point where it takes commands.
 pub(super) fn boot(
     host: &KvmHost,
@@ -47,7 +55,19 @@ pub(super) fn boot(
     let hatch = Hatch::if_wanted(host.attachable)?;
     let monitor = hatch.as_ref().map(Hatch::monitor);
     let short = |reason: &str| refused(reason, "or run fewer scenarios at once, with --jobs");
-    let begin = || begin(host, guest, backing, monitor, options, until);
+    let begin = || {
+        let begin = || begin(host, guest, backing, monitor.clone(), options, until);
+        let mut begun = begin();
+        for _ in 0..RETRIES {
+            match &begun {
+                Err(error) if error.to_string().contains(REAPED_TOO_SOON) => {
+                    begun = begin();
+                }
+                _ => break,
+            }
+        }
+        begun
+    };
     let (begun, held) = pool::reserved(
         &host.places.pools(),
         backing,
