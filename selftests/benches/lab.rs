@@ -42,8 +42,15 @@ fn main() {
         }
         Err(error) => println!("no figures of the soft host: {error}"),
     }
-    default_set(&mut rows);
-    l1(&mut rows);
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    match build_program(&root) {
+        Some(program) => {
+            hunt(&program, &mut rows);
+            default_set(&root, &program, &mut rows);
+            l1(&root, &program, &mut rows);
+        }
+        None => println!("no figures of what tdxlab does as a whole: tdxlab could not be built"),
+    }
     for row in &rows {
         println!(
             "{:44} {:>12.3} {:9} {}",
@@ -267,21 +274,47 @@ fn tdcall(host: &SoftHost, rows: &mut Vec<Row>) {
     });
 }
 
-/// The whole default set with one and two jobs, and the memory the runner needs for it.
-fn default_set(rows: &mut Vec<Row>) {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+/// Steps a second of random scenarios on `sim`, each drawn, predicted, done and judged.
+fn hunt(program: &Path, rows: &mut Vec<Row>) {
     let out = tempfile::tempdir().expect("a temporary folder");
-    let Some(program) = build_program(&root) else {
-        println!("no figures of the default set: tdxlab could not be built");
+    let rates = (1..=3).filter_map(|seed: u32| {
+        Command::new(program)
+            .args(["fuzz", "--host", "sim", "--jobs", "2", "--for", "10s"])
+            .args(["--seed", &seed.to_string(), "--out"])
+            .arg(out.path().join(seed.to_string()))
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .status()
+            .ok()?;
+        let hunt = fs::read_dir(out.path().join(seed.to_string())).ok()?.next();
+        let text = fs::read(hunt?.ok()?.path().join("fuzz.json")).ok()?;
+        let hunt: serde_json::Value = serde_json::from_slice(&text).ok()?;
+        Some(hunt["steps"].as_f64()? / hunt["micros"].as_f64()?)
+    });
+    let mut rates: Vec<f64> = rates.collect();
+    rates.sort_by(f64::total_cmp);
+    let Some(rate) = rates.get(rates.len() / 2) else {
+        println!("no figure of hunts: none left a report");
         return;
     };
+    rows.push(Row {
+        what: "fuzz on sim, 2 jobs: steps a second".to_owned(),
+        value: rate * 1e3,
+        unit: "thousand",
+        note: "to reach: 200".to_owned(),
+    });
+}
+
+/// The whole default set with one and two jobs, and the memory the runner needs for it.
+fn default_set(root: &Path, program: &Path, rows: &mut Vec<Row>) {
+    let out = tempfile::tempdir().expect("a temporary folder");
     let mut largest = 0;
     for jobs in ["1", "2"] {
         let begun = Instant::now();
-        let run = Command::new(&program)
+        let run = Command::new(program)
             .args(["run", "--quiet", "--jobs", jobs, "--out"])
             .arg(out.path())
-            .current_dir(&root)
+            .current_dir(root)
             .stdout(Stdio::null())
             .stderr(Stdio::null())
             .spawn();
@@ -317,20 +350,15 @@ fn default_set(rows: &mut Vec<Row>) {
 
 /// The set of plain VMs in an L1, and its first judged step, from the start of the program. Skipped
 /// where no kernel is to be had.
-fn l1(rows: &mut Vec<Row>) {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
-    let Some(program) = build_program(&root) else {
-        println!("no figures of an L1: the program cannot be built");
-        return;
-    };
+fn l1(root: &Path, program: &Path, rows: &mut Vec<Row>) {
     let out = tempfile::tempdir().expect("a folder for reports");
     let begun = Instant::now();
-    let run = Command::new(&program)
+    let run = Command::new(program)
         .args(["l1", "--verbose", "--out"])
         .arg(out.path())
         .args(["--", "run", "scenarios/kvm", "--host", "kvm", "--out"])
         .arg(out.path())
-        .current_dir(&root)
+        .current_dir(root)
         .stdin(Stdio::null())
         .output();
     let all = begun.elapsed().as_secs_f64();

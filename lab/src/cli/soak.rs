@@ -16,9 +16,6 @@ use crate::report::words;
 use crate::run::Verdict;
 use crate::soak::{self, Bad, SoakError, Soaked, Told};
 
-/// Nicest there is: runs when nobody else wants to.
-const NICEST: i32 = 19;
-
 /// Time between two lines that say how far it is.
 const QUIET: Duration = Duration::from_secs(10);
 
@@ -45,6 +42,10 @@ pub(super) struct Soak {
     /// Keep all processors busy beside, and make QEMU give way to everybody (soft)
     #[arg(long)]
     load: bool,
+    /// How much QEMU gives way under load: the nice value of its processes (soft)
+    #[arg(long, value_name = "N", default_value_t = 19, requires = "load",
+          value_parser = clap::value_parser!(i32).range(1..=19))]
+    nice: i32,
     /// Scenarios run at the same time; by default as many as there are processors
     #[arg(long, short, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
     jobs: Option<u16>,
@@ -125,7 +126,7 @@ impl Soak {
     fn host(&self) -> Result<Box<dyn Host>, CliError> {
         Ok(match self.host {
             HostName::Sim => Box::new(SimHost::in_memory()),
-            HostName::Soft if self.load => Box::new(SoftHost::find()?.with_nice(NICEST)),
+            HostName::Soft if self.load => Box::new(SoftHost::find()?.with_nice(self.nice)),
             other => select::select(other.into())?.host,
         })
     }

@@ -20,6 +20,7 @@ use crate::host::Observed;
 use crate::host::interleaving::Interleaving;
 use crate::plan::{HostKind, Plan};
 use crate::predict::Expectation;
+use crate::run::folder;
 use crate::run::map::MemoryMap;
 use crate::run::shard::Shard;
 use crate::run::verdict::{Judgement, MissingWitness, Verdict};
@@ -143,7 +144,8 @@ pub enum Event {
         reason: Option<String>,
         /// How long it took, in microseconds.
         micros: u64,
-        /// Folder with what the host can show for it, relative to the run's folder.
+        /// Folder with what the host can show for it, relative to the run's folder and inside it.
+        #[serde(default, deserialize_with = "folder::inside")]
         evidence: Option<PathBuf>,
     },
     /// A plan that had failed was run again, to see how reliably it fails.

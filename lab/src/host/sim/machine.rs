@@ -39,7 +39,7 @@ enum Block {
     Zero,
     /// Written by one fill, in a row: this is the first word of the first frame.
     Row(u64),
-    Frames(Box<[Frame; BLOCK as usize]>),
+    Frames(Box<[Frame]>),
 }
 
 /// What a frame holds.
@@ -78,10 +78,10 @@ impl Block {
         }
     }
 
-    fn frames(&mut self) -> &mut [Frame; BLOCK as usize] {
+    fn frames(&mut self) -> &mut [Frame] {
         if !matches!(self, Block::Frames(_)) {
-            let frames = std::array::from_fn(|offset| self.frame(offset as u64));
-            *self = Block::Frames(Box::new(frames));
+            // Made where they stay: an array would be copied there.
+            *self = Block::Frames((0..BLOCK).map(|offset| self.frame(offset)).collect());
         }
         match self {
             Block::Frames(frames) => frames,
@@ -264,16 +264,15 @@ impl Machine for SimMachine {
     fn write_entry(&mut self, table: Pfn, index: usize, entry: u64) {
         let block = self.block_mut((table.0 / BLOCK) as usize);
         let frame = &mut block.frames()[(table.0 % BLOCK) as usize];
+        if let Frame::Zero = frame {
+            *frame = Frame::Words(Words::default());
+        } else if let Frame::Written(_) = frame {
+            let all = std::array::from_fn(|at| frame.word(at));
+            *frame = Frame::Words(Words::All(Box::new(all)));
+        }
         if let Frame::Words(words) = frame {
             words.set(index, entry);
-            return;
         }
-        let mut words = Words::default();
-        for at in 0..BLOCK as usize {
-            words.set(at, frame.word(at));
-        }
-        words.set(index, entry);
-        *frame = Frame::Words(words);
     }
 
     fn zero_frames(&mut self, first: Pfn, count: u64) {

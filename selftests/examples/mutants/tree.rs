@@ -1,0 +1,200 @@
+//! A copy of the sources with every mutant built in at once.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use tdxlab_selftests::command::root;
+
+use super::places::Mutant;
+
+/// What every changed place calls.
+const SUPPORT: &str = "
+//! Says whether a mutant is the one that is tried.
+#![allow(missing_docs, clippy::all)]
+use std::ops::{Add, Sub};
+use std::sync::LazyLock;
+static TRIED: LazyLock<u32> = LazyLock::new(|| {
+    std::env::var(\"TDXLAB_MUTANT\").ok().and_then(|id| id.parse().ok()).unwrap_or(u32::MAX)
+});
+pub fn on(id: u32) -> bool { *TRIED == id }
+pub fn eq<T: PartialEq + ?Sized>(id: u32, a: &T, b: &T) -> bool { (a == b) != on(id) }
+pub fn ne<T: PartialEq + ?Sized>(id: u32, a: &T, b: &T) -> bool { (a != b) != on(id) }
+pub fn lt<T: PartialOrd + ?Sized>(id: u32, a: &T, b: &T) -> bool { if on(id) { a <= b } else { a < b } }
+pub fn le<T: PartialOrd + ?Sized>(id: u32, a: &T, b: &T) -> bool { if on(id) { a < b } else { a <= b } }
+pub fn gt<T: PartialOrd + ?Sized>(id: u32, a: &T, b: &T) -> bool { if on(id) { a >= b } else { a > b } }
+pub fn ge<T: PartialOrd + ?Sized>(id: u32, a: &T, b: &T) -> bool { if on(id) { a > b } else { a >= b } }
+pub fn add<T: Add<Output = T> + Sub<Output = T>>(id: u32, a: T, b: T) -> T { if on(id) { a - b } else { a + b } }
+pub fn sub<T: Add<Output = T> + Sub<Output = T>>(id: u32, a: T, b: T) -> T { if on(id) { a + b } else { a - b } }
+";
+
+/// The copy, with everything built from it.
+pub(super) struct Tree {
+    /// The lab.
+    pub(super) tdxlab: PathBuf,
+    /// The tests of its library.
+    pub(super) tests: PathBuf,
+    /// Mutants that do not compile.
+    pub(super) left_out: BTreeSet<usize>,
+    /// Where its tests run.
+    pub(super) package: PathBuf,
+    /// Where hunts leave what they found.
+    pub(super) room: PathBuf,
+}
+
+/// Sources of the lab, as they are.
+pub(super) fn sources() -> PathBuf {
+    root().join("lab/src")
+}
+
+impl Tree {
+    /// Copies what git knows, changes it in all places, and builds it.
+    pub(super) fn build(mutants: &[Mutant]) -> Tree {
+        let tree = root().join("target/mutants");
+        let _ = fs::remove_dir_all(&tree);
+        copy(&tree);
+        fs::write(tree.join("lab/src/mutant.rs"), SUPPORT.trim_start()).expect("room");
+        let library = tree.join("lab/src/lib.rs");
+        let text = fs::read_to_string(&library).expect("the library");
+        let text = text.replace("pub mod agent;", "pub mod agent;\npub mod mutant;");
+        fs::write(&library, text).expect("room");
+
+        let left_out = write_all(&tree, mutants);
+        // The next build of the real tree goes to the same place.
+        let keep = |built: PathBuf, name: &str| {
+            let kept = tree.join(name);
+            fs::copy(built, &kept).expect("room");
+            kept
+        };
+        let tdxlab = executable(&tree, &["build", "--bin", "tdxlab"]);
+        let tdxlab = keep(tdxlab, "tdxlab");
+        let tests = executable(&tree, &["test", "--no-run", "--lib"]);
+        let tests = keep(tests, "tests");
+        let room = tree.join("hunts");
+        fs::create_dir_all(&room).expect("room");
+        Tree {
+            tdxlab,
+            tests,
+            left_out,
+            package: tree.join("lab"),
+            room,
+        }
+    }
+}
+
+/// Builds one program of the lab.
+fn executable(tree: &Path, arguments: &[&str]) -> PathBuf {
+    let built = cargo(tree, arguments)
+        .args(["--package", "tdxlab", "--message-format", "json"])
+        .stderr(Stdio::inherit())
+        .output()
+        .expect("cargo");
+    assert!(built.status.success(), "the tree does not compile");
+    let said = String::from_utf8_lossy(&built.stdout);
+    said.lines()
+        .filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok())
+        .filter_map(|message| Some(message.get("executable")?.as_str()?.into()))
+        .next_back()
+        .expect("a program was built")
+}
+
+/// Writes every file with its mutants in it, except those left out.
+fn write(
+    sources: &Path,
+    mutants: &[Mutant],
+    originals: &BTreeMap<PathBuf, String>,
+    out: &BTreeSet<usize>,
+) {
+    for (file, text) in originals {
+        let mut edits: Vec<(usize, usize, usize, usize, String)> = Vec::new();
+        for (id, mutant) in mutants.iter().enumerate() {
+            if mutant.file != *file || out.contains(&id) {
+                continue;
+            }
+            let whole = mutant.edits[mutant.edits.len() - 1].1 - mutant.edits[0].0;
+            for (start, end, by) in &mutant.edits {
+                // Of those that begin at one place the widest goes first, of those that end at one
+                // place the narrowest.
+                let order = match *start == mutant.edits[0].0 {
+                    true => usize::MAX - whole,
+                    false => whole,
+                };
+                let phase = usize::from(*start == mutant.edits[0].0);
+                edits.push((*start, phase, order, *end, by.replace('#', &id.to_string())));
+            }
+        }
+        edits.sort();
+        let mut changed = String::new();
+        let mut at = 0;
+        for (start, _, _, end, by) in edits {
+            changed += &text[at.min(start)..start];
+            changed += &by;
+            at = end.max(start);
+        }
+        changed += &text[at..];
+        fs::write(sources.join(file), changed).expect("room for the tree");
+    }
+}
+
+/// A copy of what git knows, beside the build.
+fn copy(tree: &Path) {
+    let listed = Command::new("git")
+        .args(["ls-files", "-z"])
+        .current_dir(root())
+        .output()
+        .expect("git");
+    for name in String::from_utf8_lossy(&listed.stdout).split_terminator('\0') {
+        let to = tree.join(name);
+        fs::create_dir_all(to.parent().expect("below the tree")).expect("room for the tree");
+        fs::copy(root().join(name), to).expect("room for the tree");
+    }
+}
+
+fn cargo(tree: &Path, arguments: &[&str]) -> Command {
+    let mut cargo = Command::new(env!("CARGO"));
+    cargo
+        .args(arguments)
+        .current_dir(tree)
+        .env("CARGO_TARGET_DIR", root().join("target"));
+    cargo
+}
+
+/// Writes all mutants that compile; the others come back.
+fn write_all(tree: &Path, mutants: &[Mutant]) -> BTreeSet<usize> {
+    let sources = tree.join("lab/src");
+    let originals = mutants
+        .iter()
+        .map(|mutant| {
+            let text = fs::read_to_string(sources.join(&mutant.file)).expect("a source");
+            (mutant.file.clone(), text)
+        })
+        .collect();
+    let mut out = BTreeSet::new();
+    loop {
+        write(&sources, mutants, &originals, &out);
+        let checked = cargo(
+            tree,
+            &["check", "--package", "tdxlab", "--message-format", "short"],
+        )
+        .output()
+        .expect("cargo");
+        if checked.status.success() {
+            return out;
+        }
+        let said = String::from_utf8_lossy(&checked.stderr).into_owned();
+        let before = out.len();
+        for line in said.lines().filter(|line| line.contains("error")) {
+            let mut parts = line.split(':');
+            let (Some(file), Some(number)) = (parts.next(), parts.next()) else {
+                continue;
+            };
+            for (id, mutant) in mutants.iter().enumerate() {
+                if Path::new(file).ends_with(&mutant.file) && number.parse() == Ok(mutant.line) {
+                    out.insert(id);
+                }
+            }
+        }
+        assert!(out.len() > before, "the tree does not compile:\n{said}");
+    }
+}
