@@ -217,7 +217,9 @@ fn is_in<T, E: std::fmt::Display>(outcome: Result<T, E>, folder: &Path) -> bool 
 #[test]
 fn mutated_journals_are_replayed_resumed_and_merged_or_refused() {
     let good = &RECORDED.journal;
-    let sound = run_of(good);
+    // Runs that are merged ran different scenarios.
+    let other = String::from_utf8_lossy(good).replace("hostile/small", "hostile/other");
+    let sound = run_of(other.as_bytes());
     let mut random = ChaCha8Rng::seed_from_u64(4);
     let mut let_in = [0; 4];
     for _ in 0..inputs() / FILES {
