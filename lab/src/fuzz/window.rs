@@ -80,7 +80,7 @@ pub(super) struct Suspect {
 /// Draws the steps of one plan.
 enum Drawing {
     Td(Box<Draw>),
-    Plain(PlainDraw),
+    Plain(Box<PlainDraw>),
 }
 
 impl Drawing {
@@ -158,7 +158,7 @@ impl Windows {
             }
             // What its guest was drawn from comes first.
             Kind::Single => Drawing::Td(Box::new(Draw::with_guest(self.seed, self.host).0)),
-            Kind::Plain => Drawing::Plain(PlainDraw::new(seed, &self.guest)),
+            Kind::Plain => Drawing::Plain(Box::new(PlainDraw::new(seed, &self.guest))),
         };
         let mut steps: Vec<Step> = Vec::new();
         let failed = self.judge(&mut drawing, window, &mut steps, coverage);

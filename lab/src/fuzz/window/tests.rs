@@ -57,11 +57,12 @@ fn a_suspect_can_be_run_again(#[case] fault: &str) {
     let again = |plan: &Plan, failure: &Failure| {
         attempt(&host, design, plan, &failure.orders, Path::new("/tmp"))
     };
-    let (mut with_history, mut alone) = (0, 0);
+    let (mut suspects, mut with_history, mut alone) = (0, 0, 0);
     for first in (0..40).map(|hunt| hunt * 10_000) {
         let Some(suspect) = hunt(&host, design, first, 20).1 else {
             continue;
         };
+        suspects += 1;
         if let Some((failure, plan)) = &suspect.history {
             let found = again(plan, failure).unwrap();
             assert!(found.is_like(failure), "{found} is not like {failure}");
@@ -75,5 +76,7 @@ fn a_suspect_can_be_run_again(#[case] fault: &str) {
         }
     }
     assert!(with_history >= 5, "{with_history}");
-    assert!(alone >= 20, "{alone}");
+    // A race is found less often.
+    assert!(suspects >= 5, "{suspects}");
+    assert!(alone * 2 >= suspects, "{alone} of {suspects}");
 }

@@ -229,6 +229,9 @@ impl SimMachine {
         count: u64,
         mut change: impl FnMut(&mut Block, Range<u64>, u64),
     ) {
+        // As on a real machine, what is written where no memory is, is lost: a fault may leave a table
+        // to a guest that fills it with words.
+        let count = count.min(self.pool.end.0.saturating_sub(first.0));
         let mut done = 0;
         while done < count {
             let frame = first.add(done);
@@ -262,6 +265,9 @@ impl Machine for SimMachine {
     }
 
     fn write_entry(&mut self, table: Pfn, index: usize, entry: u64) {
+        if table >= self.pool.end {
+            return;
+        }
         let block = self.block_mut((table.0 / BLOCK) as usize);
         let frame = &mut block.frames()[(table.0 % BLOCK) as usize];
         if let Frame::Zero = frame {
@@ -289,6 +295,9 @@ impl Machine for SimMachine {
     }
 
     fn copy_frame(&mut self, from: Pfn, to: Pfn) {
+        if to >= self.pool.end {
+            return;
+        }
         let frame = match self.blocks.get((from.0 / BLOCK) as usize) {
             Some(block) => block.frame(from.0 % BLOCK),
             None => Frame::Zero,
@@ -361,6 +370,24 @@ mod tests {
         assert_eq!(
             contents(&machine, Pfn(0x800), 1, Gpa::new(0x4000_2000)),
             [(1, Content::Own(generation))]
+        );
+    }
+
+    #[test]
+    fn what_is_written_where_no_memory_is_is_lost() {
+        let mut machine = SimMachine::new(2 << 20);
+        let generation = Generation::new(3).unwrap();
+        let page = Gpa::new(0x4000_0000);
+        let nowhere = Pfn(1 << 39);
+        machine.fill(nowhere, 1, page, generation);
+        machine.write_entry(nowhere, 0, 1);
+        machine.copy_frame(Pfn(0x200), nowhere);
+        assert_eq!(machine.read_entry(nowhere, 0), 0);
+        let last = Pfn(BLOCK + (2 << 20 >> 12) - 1);
+        machine.fill(last, 2, page, generation);
+        assert_eq!(
+            contents(&machine, last, 2, page),
+            [(1, Content::Own(generation)), (1, Content::Zero)]
         );
     }
 
