@@ -198,6 +198,11 @@ fn plainer_guest(plan: &Plan, made: &mut Vec<Plan>) {
             }
         });
     }
+    // One that does nothing may matter all the same: it is one more that must be kicked.
+    let idle = guest.vcpus.saturating_sub(1);
+    if count < idle && used.iter().all(|vcpu| vcpu.0 < idle) {
+        change(&|plan| plan.guest.vcpus = idle);
+    }
     if guest.sept_ve_disable {
         change(&|plan| plan.guest.sept_ve_disable = false);
     }

@@ -371,11 +371,11 @@ fn every_fault_shrinks_to_a_few_steps() {
             let text = scenario(&shrunk.plan, design, "fuzz/long", "Too long.");
             too_long.push(format!("{}: {all} - {setup}\n{text}", fault.name));
         }
-        // Nobody is there for nothing.
+        // Nobody is there for nothing; one that does nothing may be the one that is not kicked.
         let ops = shrunk.plan.steps.iter().flat_map(|step| step.action.ops());
         let used: BTreeSet<_> = ops.filter_map(Op::vcpu).collect();
         let vcpus = usize::from(shrunk.plan.guest.vcpus);
-        assert_eq!(vcpus, used.len().max(1), "{}: {used:?}", fault.name);
+        assert!(vcpus <= used.len() + 1, "{}: {used:?}", fault.name);
         // What is left fails by itself and from a file, in the same way.
         let design = Design::named(fault.design).unwrap();
         let text = scenario(&shrunk.plan, design, "fuzz/shrunk", "Shrunk.");
