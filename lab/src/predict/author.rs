@@ -106,3 +106,6 @@ fn is(status: u64, wanted: ExpectStatus) -> bool {
         ExpectStatus::OperandInvalid => status == status::OPERAND_INVALID,
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -113,10 +113,8 @@ impl State {
                 self.fog.stir(region, &self.design);
                 self.fog.settle(region, true, self.design.in_place);
             }
-            Settled::Punched => {
-                self.fog.stir(region, &self.design);
-                self.fog.settle(region, !self.design.in_place, false);
-            }
+            // What lies wholly inside a hole does not split.
+            Settled::Punched => self.fog.settle(region, !self.design.in_place, false),
         }
     }
 }

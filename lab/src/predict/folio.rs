@@ -155,6 +155,14 @@ mod tests {
     }
 
     #[test]
+    fn a_hole_of_no_pages_leaves_folios_whole() {
+        let mut folios = folios(2 * REGION);
+        folios.populate(0..1);
+        folios.free(3..3);
+        assert_eq!(folios.can_be_whole(0), (true, 1));
+    }
+
+    #[test]
     fn a_folio_does_not_reach_past_the_end_of_the_file() {
         let mut folios = folios(REGION + 3);
         folios.populate(REGION..REGION + 2);

@@ -259,3 +259,83 @@ fn what_nobody_can_judge_is_refused() {
     );
     assert!(td.step(&Action::One(Op::DirtyLog { on: true })).is_err());
 }
+
+#[test]
+fn every_access_of_a_plain_vm_completes() {
+    let mut vm = Vm::of(Backing::Small);
+    let done = Some(vec![(range(0, M), AccessOutcome::Done)]);
+    assert_eq!(vm.touch(0, M, PageLevel::Size4K).accesses, done);
+    assert_eq!(vm.fill(1, 0, M).accesses, done);
+    assert_eq!(vm.punch(0, M).accesses, None);
+}
+
+#[test]
+fn every_host_call_ends_well_once() {
+    let mut vm = Vm::of(Backing::Hugetlb2M);
+    assert!(vm.touch(0, M, PageLevel::Size4K).errnos.is_empty());
+    assert_eq!(vm.punch(0, M).errnos, [0]);
+    assert_eq!(vm.log(true).errnos, [0]);
+    assert_eq!(vm.log(false).errnos, [0]);
+    assert_eq!(vm.op(Op::Stop).errnos, [0]);
+    assert_eq!(vm.op(Op::Cont).errnos, [0]);
+    let range = range(0, 2 * M);
+    assert_eq!(vm.op(Op::Allocate { range }).errnos, [0]);
+}
+
+/// A leaf of 2M has no leaf of 1G above it to split.
+#[test]
+fn logging_lists_each_leaf_once() {
+    let mut vm = Vm::of(Backing::Hugetlb2M);
+    vm.touch(2 * M, 6 * M, PageLevel::Size2M);
+    let listed = vm.log(true).split_leaves;
+    let found: Vec<_> = listed.iter().map(|leaf| (leaf.gpa, leaf.level)).collect();
+    let at = |offset| Gpa::new(BASE + offset);
+    let level = PageLevel::Size2M;
+    assert_eq!(found, [(at(2 * M), level), (at(4 * M), level)]);
+}
+
+/// The list has an end, whatever the level.
+#[test]
+fn the_list_of_leaves_logging_splits_is_limited() {
+    let guest = guest(Backing::Hugetlb1G, 16 << 30);
+    let mut vm = Vm(Predictor::new(Design::named("plain").unwrap(), &guest));
+    vm.touch(0, 16 << 30, PageLevel::Size1G);
+    let log = vm.log(true);
+    assert_eq!(log.splits, Interval::exactly(16 * 513));
+    assert_eq!(log.split_leaves.len(), Expectation::MAX_SPLIT_LEAVES);
+}
+
+/// Pieces are no huge page that could get its leaf back.
+#[test]
+fn pieces_stay_pages_when_logging_ends() {
+    let mut vm = Vm::of(Backing::Transparent);
+    vm.touch(0, 4 * M, PageLevel::Size2M);
+    vm.punch(M, M + 4096);
+    vm.touch(0, M, PageLevel::Size4K);
+    shows(&vm.log(true), [512, -1, 0], 1, 1023);
+    shows(&vm.log(false), [-512, 1, 0], 0, 1023);
+}
+
+#[test]
+fn the_picture_of_a_plain_vm() {
+    let page = RegionState::PageAccepted;
+    let leaf = RegionState::LeafAccepted;
+    let mut vm = Vm::of(Backing::Transparent);
+    vm.touch(0, 4 * M, PageLevel::Size2M);
+    vm.touch(8 * M, 8 * M + 4096, PageLevel::Size4K);
+    vm.punch(M, M + 4096);
+    vm.touch(0, M, PageLevel::Size4K);
+    let all = [
+        (range(0, M), page),
+        (range(2 * M, 4 * M), leaf),
+        (range(8 * M, 10 * M), leaf),
+    ];
+    assert_eq!(vm.0.state_map(range(0, 64 * M), 100), all);
+    assert_eq!(vm.0.state_map(range(0, 64 * M), 2), all[..2]);
+    let cut = [(range(3 * M, 4 * M), leaf)];
+    assert_eq!(vm.0.state_map(range(3 * M, 8 * M), 100), cut);
+    let mut small = Vm::of(Backing::Small);
+    small.touch(0, 2 * M, PageLevel::Size4K);
+    let pages = [(range(0, 2 * M), page)];
+    assert_eq!(small.0.state_map(range(0, 64 * M), 100), pages);
+}
