@@ -202,6 +202,12 @@ fn mutated_evidence_is_judged_or_refused() {
 fn run_of(journal: &[u8]) -> tempfile::TempDir {
     let folder = tempfile::tempdir().unwrap();
     fs::write(folder.path().join("journal.jsonl"), journal).unwrap();
+    for name in [
+        "scenarios/0000-hostile-small",
+        "scenarios/0000-hostile-other",
+    ] {
+        fs::create_dir_all(folder.path().join(name)).unwrap();
+    }
     folder
 }
 
@@ -218,7 +224,9 @@ fn is_in<T, E: std::fmt::Display>(outcome: Result<T, E>, folder: &Path) -> bool 
 fn mutated_journals_are_replayed_resumed_and_merged_or_refused() {
     let good = &RECORDED.journal;
     // Runs that are merged ran different scenarios.
-    let other = String::from_utf8_lossy(good).replace("hostile/small", "hostile/other");
+    let other = String::from_utf8_lossy(good)
+        .replace("hostile/small", "hostile/other")
+        .replace("hostile-small", "hostile-other");
     let sound = run_of(other.as_bytes());
     let mut random = ChaCha8Rng::seed_from_u64(4);
     let mut let_in = [0; 4];

@@ -10,7 +10,8 @@
 //! and `kvm_mmu_try_split_huge_pages()` in arch/x86/kvm); while it lasts, faults map 4K. When it
 //! ends, tables over huge pages go: since 6.13 they become leaves again
 //! (`kvm_tdp_mmu_recover_huge_pages()`), before that they are zapped
-//! (`kvm_tdp_mmu_zap_collapsible_sptes()`).
+//! (`kvm_tdp_mmu_zap_collapsible_sptes()`). Where the vCPUs are stopped, QEMU puts the end off until
+//! they go on (`memory_global_dirty_log_stop()`).
 
 use super::Unjudgeable;
 use super::design::Design;
@@ -51,6 +52,8 @@ pub(super) struct Plain {
     pieces: Runs<bool>,
     logging: bool,
     stopped: bool,
+    /// Logging ends when the vCPUs go on.
+    ends_later: bool,
 }
 
 /// Changes of one step.
@@ -80,6 +83,7 @@ impl Plain {
             pieces: Runs::default(),
             logging: false,
             stopped: false,
+            ends_later: false,
         }
     }
 
@@ -136,14 +140,19 @@ impl Plain {
                 expected.errnos.push(0);
             }
             Op::DirtyLog { on } => {
+                self.ends_later = !on && self.stopped;
                 match on {
                     true => self.log(&mut changes),
+                    false if self.stopped => {}
                     false => self.stop_log(&mut changes),
                 }
                 expected.errnos.push(0);
             }
             Op::Stop | Op::Cont => {
                 self.stopped = *op == Op::Stop;
+                if !self.stopped && std::mem::take(&mut self.ends_later) {
+                    self.stop_log(&mut changes);
+                }
                 expected.errnos.push(0);
             }
             Op::Accept { .. } | Op::Convert { .. } | Op::Probe { .. } | Op::Prefault { .. } => {

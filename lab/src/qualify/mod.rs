@@ -25,7 +25,7 @@ use crate::host::interrupt::Interrupt;
 use crate::host::select::{self, Choice};
 use crate::host::sim::SimHost;
 use crate::host::{Host, HostError};
-use crate::plan::HostKind;
+use crate::plan::{Action, HostKind};
 use crate::predict::Design;
 use crate::run::{FolderError, Item, Trial, Verdict};
 use crate::sync::{lock, unlocked};
@@ -111,7 +111,10 @@ impl Qualify<'_> {
             HostKind::Sim => self.sweep(fault, &sim, &all, sound, false)?,
             kind => {
                 let rehearsed = self.sweep(fault, &sim, &all, &Sound::assumed(), false)?;
-                let mut order: Vec<usize> = rehearsed.ranked().map(|one| one.plan).collect();
+                let mut order: Vec<usize> = rehearsed
+                    .ranked()
+                    .flat_map(|one| std::iter::repeat_n(one.plan, self.chances(one.plan)))
+                    .collect();
                 order.extend(all.iter().filter(|plan| rehearsed.caught(**plan).is_none()));
                 let host = select::select_with(Choice::Only(kind), Some(fault))?.host;
                 self.sweep(fault, host.as_ref(), &order, sound, true)?
@@ -119,6 +122,15 @@ impl Qualify<'_> {
         };
         row.took = started.elapsed();
         Ok(row)
+    }
+
+    /// How often a plan is run: a race in QEMU may go another way than on `sim`.
+    fn chances(&self, plan: usize) -> usize {
+        let mut steps = self.items[plan].plan.steps.iter();
+        match steps.any(|step| matches!(step.action, Action::Parallel(_))) {
+            true => CHANCES_OF_A_RACE,
+            false => 1,
+        }
     }
 
     /// Runs plans in this order, all of them or until one catches the fault by the witness one would
@@ -164,6 +176,9 @@ impl Qualify<'_> {
         Ok(row)
     }
 }
+
+/// How often a plan that races is run in QEMU, unless it catches the fault before.
+const CHANCES_OF_A_RACE: usize = 12;
 
 /// The design under which a fault shows. A test of the catalogue makes sure that there is one.
 fn design(fault: &Fault) -> &'static Design {

@@ -71,7 +71,8 @@ fn a_failed_guest_is_held_for_a_person() {
         done
     "#;
     let program = env!("CARGO_BIN_EXE_tdxlab-under-test");
-    let scenario = tdxlab_selftests::command::root().join("scenarios/kvm/dirty-log.yaml");
+    let scenario =
+        tdxlab_selftests::command::root().join("scenarios/kvm/dirty-log-ends-while-stopped.yaml");
     let scenario = scenario.to_str().unwrap();
     let Some((output, _)) = l1(&[], &["/bin/sh", "-c", SCRIPT, program, scenario]) else {
         return;

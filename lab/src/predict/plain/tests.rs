@@ -170,6 +170,21 @@ fn older_kernels_zap_what_logging_has_split() {
 }
 
 #[test]
+fn logging_that_ends_in_a_stopped_vm_ends_when_it_goes_on() {
+    let mut vm = Vm::of(Backing::Hugetlb2M);
+    vm.touch(0, 4 * M, PageLevel::Size2M);
+    vm.op(Op::Stop);
+    shows(&vm.log(true), [1024, -2, 0], 2, 1024);
+    shows(&vm.log(false), [0, 0, 0], 0, 1024);
+    // Begun again before it ended: there is nothing to do.
+    shows(&vm.log(true), [0, 0, 0], 0, 1024);
+    shows(&vm.op(Op::Cont), [0, 0, 0], 0, 1024);
+    vm.op(Op::Stop);
+    shows(&vm.log(false), [0, 0, 0], 0, 1024);
+    shows(&vm.op(Op::Cont), [-1024, 2, 0], 0, 1024);
+}
+
+#[test]
 fn logging_ordinary_memory_changes_nothing() {
     let mut vm = Vm::of(Backing::Small);
     vm.touch(0, 2 * M, PageLevel::Size4K);
