@@ -337,6 +337,14 @@ fn of_the_default_set(fault: &'static Fault) -> Option<(Plan, Failure)> {
         })
 }
 
+/// Whether a fault is caught before the first step: no counter counts.
+fn stops_at_the_control(fault: &'static Fault) -> bool {
+    let host = SimHost::in_memory().with_fault(fault);
+    let design = Design::named(fault.design).unwrap();
+    let (_, guest) = Draw::with_guest(1, HostKind::Sim);
+    Bench::boot(&host, design, &guest, 1, Path::new("/tmp")).is_err()
+}
+
 /// Every seeded fault is caught by a plan that is no larger than it must be: at most three steps
 /// beyond those that bring memory into its state (see [`setup`]).
 #[test]
@@ -344,6 +352,10 @@ fn every_fault_shrinks_to_a_few_steps() {
     let mut lines = Vec::new();
     let mut too_long = Vec::new();
     for fault in faults::all() {
+        if stops_at_the_control(fault) {
+            lines.push(format!("{:<44} positive control", fault.name));
+            continue;
+        }
         let found = drawn(fault).map(|shrunk| (shrunk, "drawn")).or_else(|| {
             let (plan, failure) = of_the_default_set(fault)?;
             let design = Design::named(fault.design).unwrap();
