@@ -108,13 +108,14 @@ fn the_documentation_says_what_catches_what() {
     );
 }
 
-/// On `soft` a few of each topic, since the whole catalogue takes minutes.
+/// On `soft` a few of each topic, since the whole catalogue takes minutes; none that only shows where a
+/// race goes one way, which vCPUs of QEMU seldom do for some.
 #[rstest]
 #[case::range(&["head-split-missing", "second-slot-not-split", "hole-ends-a-page-late"])]
-#[case::order(&["hole-split-after-zap", "conversion-unnoticed-by-a-fault"])]
+#[case::order(&["hole-split-after-zap"])]
 #[case::split(&["split-loses-content", "split-unaccepts", "split-leaves-a-child-out"])]
 #[case::accept(&["inhibit-without-split", "inhibit-bars-the-gigabyte"])]
-#[case::level(&["promotion", "level-not-looked-at-again", "folio-comes-back-small"])]
+#[case::level(&["promotion", "folio-comes-back-small"])]
 #[case::translations(&["zap-without-flush", "split-without-flush", "shared-zap-without-flush"])]
 #[case::module(&["tracking-not-checked", "remove-busy-twice", "block-left-behind"])]
 #[case::guest(&["accept-does-not-zero", "mismatch-level", "ve-in-spite-of-disable"])]
