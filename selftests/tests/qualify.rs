@@ -108,8 +108,8 @@ fn the_documentation_says_what_catches_what() {
     );
 }
 
-/// On `soft` a few of each topic, since the whole catalogue takes minutes; none that only shows where a
-/// race goes one way, which vCPUs of QEMU seldom do for some.
+/// On `soft` a few of each topic, since the whole catalogue takes minutes; of faults that only show
+/// where a race goes one way, all.
 #[rstest]
 #[case::range(&["head-split-missing", "second-slot-not-split", "hole-ends-a-page-late"])]
 #[case::order(&["hole-split-after-zap"])]
@@ -121,7 +121,11 @@ fn the_documentation_says_what_catches_what() {
 #[case::guest(&["accept-does-not-zero", "mismatch-level", "ve-in-spite-of-disable"])]
 #[case::count(&["zap-not-counted", "busy-map-counted", "counters-stuck"])]
 #[case::resource(&["hole-fails-after-zap", "hole-leaks-memory", "shared-page-not-cleared"])]
-#[case::race(&["fault-during-hole"])]
+#[case::race(&[
+    "fault-during-hole",
+    "level-not-looked-at-again",
+    "conversion-unnoticed-by-a-fault",
+])]
 fn on_soft_too(#[case] faults: &[&str]) {
     if tdxlab::host::soft::SoftHost::find().is_err() {
         eprintln!("skipped: no QEMU");

@@ -93,13 +93,13 @@ impl State {
                 Sept::Leaf(taken) => (PageLevel::Size2M, taken),
                 Sept::Page(taken) => (PageLevel::Size4K, taken),
             };
-            let found = ProbeRun {
+            tally.probe(ProbeRun {
                 start: Gpa::from_gfn(at),
+                stride,
                 count: look.pages,
                 level,
                 pending: taken == Taken::Pending,
-            };
-            tally.probe(at, stride, look.pages, found);
+            });
             at += look.pages * stride.pages_4k();
         }
     }

@@ -72,17 +72,25 @@ pub struct StatusRun {
     pub status: u64,
 }
 
-/// `count` probes from `start` up, at the stride of the step, that must read the same.
+/// `count` probes from `start` up, `stride` apart, that must read the same.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ProbeRun {
     /// First address.
     pub start: Gpa,
+    /// Distance between them. Branches of a race may probe at different ones.
+    #[serde(default = "every_page")]
+    pub stride: PageLevel,
     /// How many.
     pub count: u64,
     /// Level of the entry.
     pub level: PageLevel,
     /// Whether it must be pending.
     pub pending: bool,
+}
+
+/// What journals mean that do not say it.
+const fn every_page() -> PageLevel {
+    PageLevel::Size4K
 }
 
 /// What must become of an access.

@@ -82,21 +82,19 @@ impl Tally {
         }
     }
 
-    /// One probe at page `start`; probes come at distances of `stride`.
-    pub(super) fn probe(&mut self, start: u64, stride: PageLevel, number: u64, found: ProbeRun) {
+    /// These probes come next.
+    pub(super) fn probe(&mut self, next: ProbeRun) {
         self.probed = true;
         match self.probes.last_mut() {
             Some(last)
-                if (last.level, last.pending) == (found.level, found.pending)
-                    && last.start.gfn() + last.count * stride.pages_4k() == start =>
+                if (last.stride, last.level, last.pending)
+                    == (next.stride, next.level, next.pending)
+                    && last.start.gfn() + last.count * last.stride.pages_4k()
+                        == next.start.gfn() =>
             {
-                last.count += number;
+                last.count += next.count;
             }
-            _ => self.probes.push(ProbeRun {
-                start: Gpa::from_gfn(start),
-                count: number,
-                ..found
-            }),
+            _ => self.probes.push(next),
         }
     }
 

@@ -62,6 +62,14 @@ fn accept(start: u64, end: u64, size: Size) -> Op {
     }
 }
 
+fn probe(start: u64, end: u64, stride: PageLevel) -> Op {
+    Op::Probe {
+        range: range(start, end),
+        stride,
+        vcpu: VcpuId(0),
+    }
+}
+
 fn accept_4k(start: u64, end: u64) -> Op {
     accept(start, end, Size::Size4K)
 }

@@ -23,6 +23,8 @@ pub struct Catch {
     pub file: Option<PathBuf>,
     /// Line of the step in it.
     pub line: u32,
+    /// The seed it ran with; its own, but for a race that was given several chances.
+    pub seed: u64,
     /// The first step that failed, from 1; `None` for the positive control.
     pub step: Option<usize>,
     /// What the step does.

@@ -105,17 +105,17 @@ impl Qualify<'_> {
 
     fn try_fault(&self, fault: &'static Fault, sound: &Sound<'_>) -> Result<Row, QualifyError> {
         let started = Instant::now();
-        let all: Vec<usize> = (0..self.items.len()).collect();
+        let all: Vec<Try> = (0..self.items.len()).map(Try::first).collect();
         let sim = SimHost::in_memory().with_fault(fault);
         let mut row = match self.host {
             HostKind::Sim => self.sweep(fault, &sim, &all, sound, false)?,
             kind => {
                 let rehearsed = self.sweep(fault, &sim, &all, &Sound::assumed(), false)?;
-                let mut order: Vec<usize> = rehearsed
+                let mut order: Vec<Try> = rehearsed
                     .ranked()
-                    .flat_map(|one| std::iter::repeat_n(one.plan, self.chances(one.plan)))
+                    .flat_map(|one| self.chances(one.plan))
                     .collect();
-                order.extend(all.iter().filter(|plan| rehearsed.caught(**plan).is_none()));
+                order.extend(all.iter().filter(|one| rehearsed.caught(one.plan).is_none()));
                 let host = select::select_with(Choice::Only(kind), Some(fault))?.host;
                 self.sweep(fault, host.as_ref(), &order, sound, true)?
             }
@@ -124,13 +124,14 @@ impl Qualify<'_> {
         Ok(row)
     }
 
-    /// How often a plan is run: a race in QEMU may go another way than on `sim`.
-    fn chances(&self, plan: usize) -> usize {
+    /// A race in QEMU may go another way than on `sim`, so a plan that has one is run again.
+    fn chances(&self, plan: usize) -> impl Iterator<Item = Try> + use<> {
         let mut steps = self.items[plan].plan.steps.iter();
-        match steps.any(|step| matches!(step.action, Action::Parallel(_))) {
+        let chances = match steps.any(|step| matches!(step.action, Action::Parallel(_))) {
             true => CHANCES_OF_A_RACE,
             false => 1,
-        }
+        };
+        (0..chances).map(move |chance| Try { plan, chance })
     }
 
     /// Runs plans in this order, all of them or until one catches the fault by the witness one would
@@ -139,18 +140,19 @@ impl Qualify<'_> {
         &self,
         fault: &'static Fault,
         host: &dyn Host,
-        order: &[usize],
+        order: &[Try],
         sound: &Sound<'_>,
         first_only: bool,
     ) -> Result<Row, QualifyError> {
         let design = design(fault);
         let trial = Trial::new(host, design)?.with_patience(self.patience);
         let mut row = Row::new(fault);
-        for &plan in order {
+        for &one in order {
             if self.interrupt.is_raised() {
                 break;
             }
-            let item = &self.items[plan];
+            let plan = one.plan;
+            let item = &one.of(&self.items[plan]);
             let tried = trial.run(item);
             match tried.outcome.verdict {
                 Verdict::Skip => continue,
@@ -178,7 +180,28 @@ impl Qualify<'_> {
 }
 
 /// How often a plan that races is run in QEMU, unless it catches the fault before.
-const CHANCES_OF_A_RACE: usize = 12;
+const CHANCES_OF_A_RACE: u64 = 12;
+
+/// A plan, and how often it has had its chance before.
+#[derive(Clone, Copy)]
+struct Try {
+    plan: usize,
+    chance: u64,
+}
+
+impl Try {
+    const fn first(plan: usize) -> Try {
+        Try { plan, chance: 0 }
+    }
+
+    /// The plan as it is run. Every chance has its own seed: the order in which vCPUs are let go is
+    /// drawn from it, and one that hides the fault once hides it again.
+    fn of(self, item: &Item) -> Item {
+        let mut item = item.clone();
+        item.plan.seed = item.plan.seed.wrapping_add(self.chance);
+        item
+    }
+}
 
 /// The design under which a fault shows. A test of the catalogue makes sure that there is one.
 fn design(fault: &Fault) -> &'static Design {

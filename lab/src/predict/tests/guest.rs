@@ -51,14 +51,6 @@ fn equal_statuses_are_one_run() {
     assert_eq!(statuses, [run]);
 }
 
-fn probe(start: u64, end: u64, stride: PageLevel) -> Op {
-    Op::Probe {
-        range: range(start, end),
-        stride,
-        vcpu: VcpuId(0),
-    }
-}
-
 /// ATTR.RD maps a missing page and then tells that it is pending, without #VE.
 #[rstest]
 #[case::missing(&[], PageLevel::Size4K, &[(0, 1536, PageLevel::Size2M, true)])]

@@ -198,3 +198,34 @@ fn races_over_much_memory(#[case] end: u64, #[case] judged: bool) {
     let step = parallel(&[&[punch(0, end)], &[punch(0, end)]]);
     assert_eq!(predictor.step(&step).is_ok(), judged);
 }
+
+/// Probes of two branches are told as one run only where they are one: a page, and leaves that begin
+/// where the next leaf would, are not.
+#[rstest]
+#[case::page_then_leaf((0, PAGE, PageLevel::Size4K), (LEAF, 2 * LEAF, PageLevel::Size2M), &[
+    (0, PageLevel::Size4K, 1),
+    (LEAF, PageLevel::Size2M, 1),
+])]
+#[case::leaf_then_page((0, LEAF, PageLevel::Size2M), (LEAF, LEAF + PAGE, PageLevel::Size4K), &[
+    (0, PageLevel::Size2M, 1),
+    (LEAF, PageLevel::Size4K, 1),
+])]
+#[case::leaves((0, LEAF, PageLevel::Size2M), (LEAF, 3 * LEAF, PageLevel::Size2M), &[
+    (0, PageLevel::Size2M, 3),
+])]
+fn probes_at_two_distances(
+    #[case] first: (u64, u64, PageLevel),
+    #[case] second: (u64, u64, PageLevel),
+    #[case] wanted: &[(u64, PageLevel, u64)],
+) {
+    let of = |(start, end, stride)| probe(start, end, stride);
+    let step = parallel(&[&[of(first)], &[of(second)]]);
+    let expected = after("headtail", &guest(8 * M), &[]).step(&step).unwrap();
+    let runs = expected.probes.unwrap().into_iter();
+    let found: Vec<_> = runs.map(|run| (run.start, run.stride, run.count)).collect();
+    let wanted: Vec<_> = wanted
+        .iter()
+        .map(|&(offset, stride, count)| (range(offset, offset).start(), stride, count))
+        .collect();
+    assert_eq!(found, wanted);
+}

@@ -204,23 +204,16 @@ fn among(legal: &[u64], found: &[Stretch<Accept>], court: &mut Court) {
     }
 }
 
-/// What TDG.MEM.PAGE.ATTR.RD read at every stride.
+/// What TDG.MEM.PAGE.ATTR.RD read.
 pub(super) fn probes(evidence: &Evidence<'_>, court: &mut Court) {
     let Some(expected) = &evidence.expected.probes else {
         return;
     };
-    let step = evidence
-        .pairs()
-        .find_map(|(op, _)| match op {
-            Op::Probe { stride, .. } => Some(stride.bytes()),
-            _ => None,
-        })
-        .unwrap_or(PageLevel::Size4K.bytes());
     let expected: Vec<Stretch<Attributes>> = expected
         .iter()
         .map(|run| Stretch {
             start: run.start,
-            step,
+            step: run.stride.bytes(),
             count: run.count,
             value: Attributes {
                 status: 0,
@@ -230,18 +223,22 @@ pub(super) fn probes(evidence: &Evidence<'_>, court: &mut Court) {
         })
         .collect();
     let found: Vec<Stretch<Attributes>> = evidence
-        .runs()
-        .filter_map(|run| match run {
-            Run::Probe {
-                start,
-                count,
-                status,
-                level,
-                pending,
-                ..
-            } => Some(Stretch {
+        .pairs()
+        .flat_map(|(op, observed)| observed.runs.iter().map(move |run| (op, run)))
+        .filter_map(|(op, run)| match (op, run) {
+            (
+                Op::Probe { stride, .. },
+                Run::Probe {
+                    start,
+                    count,
+                    status,
+                    level,
+                    pending,
+                    ..
+                },
+            ) => Some(Stretch {
                 start: *start,
-                step,
+                step: stride.bytes(),
                 count: u64::from(*count),
                 value: Attributes {
                     status: *status,

@@ -6,7 +6,7 @@ use tdxlab_protocol::tdcall::status;
 
 use super::*;
 use crate::host::Killer;
-use crate::plan::{AccessKind, OnVe, Side, Size, VcpuId};
+use crate::plan::{AccessKind, Branch, OnVe, Side, Size, VcpuId};
 use crate::predict::{AccessOutcome, ProbeRun, StatusRun};
 
 fn accepted(offset: u64, count: u32, status: u64) -> Run {
@@ -173,6 +173,7 @@ fn probes_are_judged(#[case] pending: bool, #[case] status: u64, #[case] verdict
     let expected = Expectation {
         probes: Some(vec![ProbeRun {
             start: Gpa::new(BASE),
+            stride: PageLevel::Size2M,
             count: 4,
             level: PageLevel::Size2M,
             pending: true,
@@ -188,6 +189,56 @@ fn probes_are_judged(#[case] pending: bool, #[case] status: u64, #[case] verdict
         attributes: 0,
     };
     assert_eq!(guest(op, expected, vec![run]).verdict, verdict);
+}
+
+/// Every branch at its own distance: what is between two of its probes was not asked.
+#[test]
+fn branches_probe_at_distances_of_their_own() {
+    let branch = |offset, bytes, stride, vcpu| {
+        Branch(vec![Op::Probe {
+            range: at(offset, bytes),
+            stride,
+            vcpu: VcpuId(vcpu),
+        }])
+    };
+    let wanted = |offset, stride, count| ProbeRun {
+        start: Gpa::new(BASE + offset),
+        stride,
+        count,
+        level: PageLevel::Size2M,
+        pending: true,
+    };
+    let found = |offset, count| {
+        vec![Observed {
+            runs: vec![Run::Probe {
+                start: Gpa::new(BASE + offset),
+                count,
+                status: 0,
+                level: 1,
+                pending: true,
+                attributes: 0,
+            }],
+            ..Observed::default()
+        }]
+    };
+    let judgement = Judge::default().step(&Evidence {
+        action: &Action::Parallel(vec![
+            branch(0, 4096, PageLevel::Size4K, 0),
+            branch(TWO_M, 2 * TWO_M, PageLevel::Size2M, 1),
+        ]),
+        expected: &Expectation {
+            td_alive: true,
+            probes: Some(vec![
+                wanted(0, PageLevel::Size4K, 1),
+                wanted(TWO_M, PageLevel::Size2M, 2),
+            ]),
+            ..Expectation::default()
+        },
+        observed: &[found(0, 1), found(TWO_M, 2)],
+        before: &quiet(),
+        after: &quiet(),
+    });
+    assert_eq!(judgement.verdict, Verdict::Pass, "{judgement:#?}");
 }
 
 #[test]

@@ -106,16 +106,20 @@ impl Hole {
     }
 }
 
-/// A guest command with nothing but the guest's word for it.
-fn guest(op: Op, expected: Expectation, runs: Vec<Run>) -> Judgement {
-    let quiet = Sample {
+/// No witness but the guest.
+fn quiet() -> Sample {
+    Sample {
         debugfs: missing(),
         query_stats: missing(),
         splits: missing(),
         populated: missing(),
         exits: missing(),
         kernel_log: missing(),
-    };
+    }
+}
+
+/// A guest command with nothing but the guest's word for it.
+fn guest(op: Op, expected: Expectation, runs: Vec<Run>) -> Judgement {
     Judge::default().step(&Evidence {
         action: &Action::One(op),
         expected: &Expectation {
@@ -126,8 +130,8 @@ fn guest(op: Op, expected: Expectation, runs: Vec<Run>) -> Judgement {
             runs,
             ..Observed::default()
         }]],
-        before: &quiet,
-        after: &quiet,
+        before: &quiet(),
+        after: &quiet(),
     })
 }
 
