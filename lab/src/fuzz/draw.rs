@@ -235,7 +235,7 @@ impl Draw {
     }
 
     fn range(&mut self) -> GpaRange {
-        if self.random.random_ratio(1, 6)
+        if self.random.random_ratio(1, 8)
             && let Some(regions) = places::regions(&mut self.random, self.window)
         {
             return regions;

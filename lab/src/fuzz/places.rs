@@ -12,9 +12,10 @@ const REGION: u64 = PageLevel::Size2M.bytes();
 pub(super) fn range(random: &mut ChaCha8Rng, window: GpaRange) -> GpaRange {
     let one = corner(random, window);
     let other = match random.random_range(0..16) {
-        // A few pages from there: most of what can go wrong goes wrong within a page or two.
-        0..12 => one + random.random_range(1..=5) * PAGE,
-        12..14 => one.saturating_sub(random.random_range(1..=5) * PAGE),
+        // A few pages from there: most of what can go wrong goes wrong within a page or two, and
+        // what is done to whole regions takes as long as a hundred such steps.
+        0..13 => one + random.random_range(1..=5) * PAGE,
+        13..15 => one.saturating_sub(random.random_range(1..=5) * PAGE),
         _ => corner(random, window),
     };
     between(one, other, window)

@@ -39,12 +39,14 @@ enum Block {
     Zero,
     /// Written by one fill, in a row: this is the first word of the first frame.
     Row(u64),
-    Frames(Box<[Frame]>),
+    /// Frame by frame, as far as any was written; the others are zero.
+    Frames(Vec<Frame>),
 }
 
 /// What a frame holds.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 enum Frame {
+    #[default]
     Zero,
     /// What a fill wrote to one page: this is its first word.
     Written(u64),
@@ -74,19 +76,42 @@ impl Block {
         match self {
             Block::Zero => Frame::Zero,
             Block::Row(first) => Frame::Written(row_word(*first, offset)),
-            Block::Frames(frames) => frames[offset as usize].clone(),
+            Block::Frames(frames) => frames.get(offset as usize).cloned().unwrap_or_default(),
         }
     }
 
-    fn frames(&mut self) -> &mut [Frame] {
-        if !matches!(self, Block::Frames(_)) {
-            // Made where they stay: an array would be copied there.
-            *self = Block::Frames((0..BLOCK).map(|offset| self.frame(offset)).collect());
+    fn word(&self, offset: u64, index: usize) -> u64 {
+        match self {
+            Block::Frames(frames) => frames
+                .get(offset as usize)
+                .map_or(0, |frame| frame.word(index)),
+            Block::Zero => 0,
+            Block::Row(_) => self.frame(offset).word(index),
+        }
+    }
+
+    /// The frames up to `end` at least, each by itself.
+    fn frames_to(&mut self, end: u64) -> &mut Vec<Frame> {
+        match self {
+            Block::Zero => *self = Block::Frames(Vec::new()),
+            Block::Row(_) => {
+                *self = Block::Frames((0..BLOCK).map(|offset| self.frame(offset)).collect());
+            }
+            Block::Frames(_) => {}
         }
         match self {
-            Block::Frames(frames) => frames,
+            Block::Frames(frames) => {
+                if frames.len() < end as usize {
+                    frames.resize_with(end as usize, Frame::default);
+                }
+                frames
+            }
             Block::Zero | Block::Row(_) => unreachable!("made of frames above"),
         }
+    }
+
+    fn frame_mut(&mut self, offset: u64) -> &mut Frame {
+        &mut self.frames_to(offset + 1)[offset as usize]
     }
 }
 
@@ -174,7 +199,7 @@ impl SimMachine {
             if offsets == (0..BLOCK) {
                 *block = Block::Row(word);
             } else {
-                let frames = block.frames();
+                let frames = block.frames_to(offsets.end);
                 for offset in offsets.clone() {
                     frames[offset as usize] =
                         Frame::Written(row_word(word, offset - offsets.start));
@@ -206,7 +231,8 @@ impl SimMachine {
                 Some(Block::Frames(frames)) => {
                     for step in 0..here {
                         let page = Gpa::from_gfn(page.gfn() + step);
-                        found(1, frames[(offset + step) as usize].content(page));
+                        let frame = frames.get((offset + step) as usize);
+                        found(1, frame.map_or(Content::Zero, |frame| frame.content(page)));
                     }
                 }
             }
@@ -257,11 +283,8 @@ impl Machine for SimMachine {
     }
 
     fn read_entry(&self, table: Pfn, index: usize) -> u64 {
-        match self.blocks.get((table.0 / BLOCK) as usize) {
-            Some(Block::Frames(frames)) => frames[(table.0 % BLOCK) as usize].word(index),
-            Some(block) => block.frame(table.0 % BLOCK).word(index),
-            None => 0,
-        }
+        let block = self.blocks.get((table.0 / BLOCK) as usize);
+        block.map_or(0, |block| block.word(table.0 % BLOCK, index))
     }
 
     fn write_entry(&mut self, table: Pfn, index: usize, entry: u64) {
@@ -269,7 +292,7 @@ impl Machine for SimMachine {
             return;
         }
         let block = self.block_mut((table.0 / BLOCK) as usize);
-        let frame = &mut block.frames()[(table.0 % BLOCK) as usize];
+        let frame = block.frame_mut(table.0 % BLOCK);
         if let Frame::Zero = frame {
             *frame = Frame::Words(Words::default());
         } else if let Frame::Written(_) = frame {
@@ -286,10 +309,12 @@ impl Machine for SimMachine {
             if offsets == (0..BLOCK) {
                 *block = Block::Zero;
             } else if !matches!(block, Block::Zero) {
-                let frames = block.frames();
-                for offset in offsets {
-                    frames[offset as usize] = Frame::Zero;
-                }
+                let written = block.frames_to(0).iter_mut();
+                let offsets = offsets.start as usize..offsets.end as usize;
+                written
+                    .skip(offsets.start)
+                    .take(offsets.len())
+                    .for_each(|frame| *frame = Frame::Zero);
             }
         });
     }
@@ -302,7 +327,9 @@ impl Machine for SimMachine {
             Some(block) => block.frame(from.0 % BLOCK),
             None => Frame::Zero,
         };
-        self.block_mut((to.0 / BLOCK) as usize).frames()[(to.0 % BLOCK) as usize] = frame;
+        *self
+            .block_mut((to.0 / BLOCK) as usize)
+            .frame_mut(to.0 % BLOCK) = frame;
     }
 
     fn set_root_entry(&mut self, window: Side, index: usize, entry: u64) {

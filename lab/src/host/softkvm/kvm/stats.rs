@@ -19,13 +19,18 @@ impl PageGauges {
     /// The files of the VM's debugfs directory with their text. The kernel prints a gauge as an
     /// unsigned number, so one that went below zero shows as a very large one.
     pub(crate) fn files(&self) -> Vec<(&'static str, String)> {
-        let text = |value: i64| format!("{}\n", value as u64);
+        let text = |value: i64| {
+            let mut text = String::with_capacity(4);
+            // A String takes any text, so writing cannot fail.
+            let _ = writeln!(text, "{}", value as u64);
+            text
+        };
         vec![
             ("pages_4k", text(self.0[0])),
             ("pages_2m", text(self.0[1])),
             ("pages_1g", text(self.0[2])),
             // Splits because of NX huge pages: a TD has none.
-            ("nx_lpage_splits", text(0)),
+            ("nx_lpage_splits", "0\n".to_owned()),
         ]
     }
 }
