@@ -58,7 +58,7 @@ kernels: ## Write the results in docs/kernels.md anew, from the last `make test`
 bench: setup ## Measure, against bare QEMU where there is something to compare with
 	@cargo bench --locked --package tdxlab-selftests --bench lab
 
-mutants: ## Change the software host and the predictor in small ways, and see which the default set notices
+mutants: ## Change software host and predictor in small ways; see who notices: default set, tests, hunts
 	@cargo run --locked --package tdxlab-selftests --example mutants -- $(ARGS)
 
 lint: ## Check format, clippy and rustdoc, warnings denied

@@ -270,10 +270,7 @@ impl Draw {
                 Op::Touch {
                     range,
                     stride,
-                    access: match self.random.random() {
-                        true => AccessKind::Read,
-                        false => AccessKind::Write,
-                    },
+                    access: access(&mut self.random),
                     side,
                     on_ve: match self.random.random() {
                         true => OnVe::Skip,
@@ -368,5 +365,13 @@ impl Draw {
             },
             _ => Op::Accept { range, size, vcpu },
         }
+    }
+}
+
+/// Loads as often as stores.
+pub(super) fn access(random: &mut ChaCha8Rng) -> AccessKind {
+    match random.random() {
+        true => AccessKind::Read,
+        false => AccessKind::Write,
     }
 }

@@ -13,9 +13,7 @@ use super::places;
 use super::window;
 use crate::addr::{GpaRange, PageLevel};
 use crate::host::Host;
-use crate::plan::{
-    AccessKind, Action, Backing, Generation, Gone, Guest, LOW_BASE, OnVe, Op, Side, VcpuId,
-};
+use crate::plan::{Action, Backing, Generation, Gone, Guest, LOW_BASE, OnVe, Op, Side, VcpuId};
 use crate::predict::Predictor;
 
 /// Test memory of a drawn guest.
@@ -167,10 +165,7 @@ impl PlainDraw {
         Op::Touch {
             range,
             stride,
-            access: match self.random.random() {
-                true => AccessKind::Read,
-                false => AccessKind::Write,
-            },
+            access: draw::access(&mut self.random),
             side: Side::Private,
             on_ve: OnVe::Skip,
             vcpu: self.vcpu(),

@@ -21,7 +21,7 @@ use self::interleaving::Interleaving;
 use crate::addr::GpaRange;
 use crate::agent::collect::Answer;
 use crate::faults::Fault;
-use crate::plan::{Guest, HostKind, Op};
+use crate::plan::{Guest, HostKind, Op, Plan};
 use crate::predict::Design;
 use crate::witness::Sample;
 
@@ -61,6 +61,11 @@ pub trait Host: Send + Sync {
     /// What of a guest this machine cannot give, and what to do about it; looked at before it is
     /// booted.
     fn unmet(&self, _guest: &Guest) -> Option<String> {
+        None
+    }
+
+    /// What of a plan this host would do otherwise than others of its kind, and would be blamed for.
+    fn out_of_reach(&self, _plan: &Plan) -> Option<String> {
         None
     }
 

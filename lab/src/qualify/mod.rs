@@ -115,7 +115,10 @@ impl Qualify<'_> {
                     .ranked()
                     .flat_map(|one| self.chances(one.plan))
                     .collect();
-                order.extend(all.iter().filter(|one| rehearsed.caught(one.plan).is_none()));
+                order.extend(
+                    all.iter()
+                        .filter(|one| rehearsed.caught(one.plan).is_none()),
+                );
                 let host = select::select_with(Choice::Only(kind), Some(fault))?.host;
                 self.sweep(fault, host.as_ref(), &order, sound, true)?
             }

@@ -157,6 +157,7 @@ impl Lab<'_> {
         let unmet = needs::unmet(&plan.needs, &self.offer)
             .or_else(|| needs::unmet_guest(&plan.guest, self.offer.host))
             .or_else(|| needs::out_of_reach(plan, self.offer.host))
+            .or_else(|| self.host.out_of_reach(plan))
             .or_else(|| self.host.unmet(&plan.guest));
         if let Some(need) = unmet {
             self.journal.write(&Event::PlanSkipped {

@@ -130,6 +130,10 @@ fn write(
         for (start, _, _, end, by) in edits {
             changed += &text[at.min(start)..start];
             changed += &by;
+            // What the compiler complains of is found by its line.
+            let lines = |text: &str| text.matches('\n').count();
+            let lost = lines(&text[start..end.max(start)]).saturating_sub(lines(&by));
+            changed += &"\n".repeat(lost);
             at = end.max(start);
         }
         changed += &text[at..];

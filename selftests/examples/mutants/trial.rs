@@ -9,7 +9,7 @@ use super::tree::Tree;
 
 /// Longest a trial may take, of the two seconds that the slowest takes: a mutant that never ends is
 /// noticed, too.
-const PATIENCE: Duration = Duration::from_secs(20);
+const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Designs under which the default set and hunts run.
 const DESIGNS: [&str; 4] = ["headtail", "v3", "stock", "v5"];

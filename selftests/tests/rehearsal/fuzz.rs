@@ -2,10 +2,21 @@
 //! after a failure.
 
 use std::fs;
+use std::path::Path;
+use std::process::Output;
 
 use serde_json::Value;
 
 use crate::{PROGRAM, rehearse, said};
+
+/// Runs a shell script in a rehearsal: `$0` is the lab, `$1` a folder.
+fn script(folder: &Path, text: &str) -> Output {
+    let out = folder.to_str().unwrap();
+    rehearse(
+        folder,
+        &["--command", "/bin/sh", "--", "-c", text, PROGRAM, out],
+    )
+}
 
 #[test]
 #[ignore = "takes an emulated machine: make test-rehearsal"]
@@ -63,11 +74,7 @@ fn races_start_again_when_they_started() {
         "$0" replay "$1/run/latest" --times 3 --out "$1/again"
     "#;
     let folder = tempfile::tempdir().unwrap();
-    let out = folder.path().to_str().unwrap();
-    let output = rehearse(
-        folder.path(),
-        &["--command", "/bin/sh", "--", "-c", SCRIPT, PROGRAM, out],
-    );
+    let output = script(folder.path(), SCRIPT);
     let text = said(&output);
     assert!(output.status.success(), "{text}");
     assert!(
@@ -96,11 +103,7 @@ fn a_failed_td_is_held_and_has_no_stub() {
         echo "code: $?"
     "#;
     let folder = tempfile::tempdir().unwrap();
-    let out = folder.path().to_str().unwrap();
-    let output = rehearse(
-        folder.path(),
-        &["--command", "/bin/sh", "--", "-c", SCRIPT, PROGRAM, out],
-    );
+    let output = script(folder.path(), SCRIPT);
     let text = said(&output);
     for part in [
         "its guest is held",

@@ -20,6 +20,7 @@ pub mod layout;
 pub mod mtree;
 pub mod preflight;
 pub mod refusal;
+mod rehearsal;
 mod seamcalls;
 mod session;
 mod start;
@@ -31,7 +32,7 @@ use std::time::Duration;
 
 use super::interrupt::Interrupt;
 use super::{BootOptions, Host, HostError, REHEARSAL, REHEARSAL_FACT, Session};
-use crate::plan::{Guest, HostKind};
+use crate::plan::{Guest, HostKind, Plan};
 use crate::predict::Design;
 use crate::qemu::Installed;
 use crate::witness::{debugfs, kmsg, tracefs};
@@ -189,6 +190,10 @@ impl Host for TdxHost {
                 design.name
             )
         })
+    }
+
+    fn out_of_reach(&self, plan: &Plan) -> Option<String> {
+        self.rehearsal.then(|| rehearsal::beyond(plan)).flatten()
     }
 
     fn maps_conversions(&self) -> bool {
