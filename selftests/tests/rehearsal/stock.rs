@@ -56,6 +56,12 @@ fn every_stock_scenario_passes_with_every_witness_read() {
     assert!(!facts.contains("DESIGN MISMATCH"), "{facts}");
     let plans = started["plans"].as_array().unwrap().len();
     assert!(plans >= 13, "{plans} plans");
+    // What a VM with one root cannot show, and nothing else.
+    let skipped: Vec<_> = of("plan_skipped").map(|one| &one["need"]).collect();
+    assert!(skipped.len() <= 2, "{skipped:?}");
+    for need in skipped {
+        assert!(need.to_string().contains("has one root"), "{need}");
+    }
 
     let mut holes = 0;
     for step in of("step_observed") {
