@@ -183,7 +183,7 @@ impl Qualify<'_> {
 }
 
 /// How often a plan that races is run in QEMU, unless it catches the fault before.
-const CHANCES_OF_A_RACE: u64 = 12;
+const CHANCES_OF_A_RACE: u64 = 40;
 
 /// A plan, and how often it has had its chance before.
 #[derive(Clone, Copy)]

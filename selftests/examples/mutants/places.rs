@@ -241,7 +241,11 @@ impl<'ast> Visit<'ast> for Finder<'_> {
     }
 }
 
+/// Sources at a path, but for tests.
 fn sources(path: &Path, into: &mut Vec<PathBuf>) {
+    if path.ends_with("tests") || path.ends_with("tests.rs") {
+        return;
+    }
     if path.is_dir() {
         let mut inside: Vec<_> = fs::read_dir(path)
             .expect("a folder of sources")
@@ -249,7 +253,7 @@ fn sources(path: &Path, into: &mut Vec<PathBuf>) {
             .collect();
         inside.sort();
         inside.iter().for_each(|path| sources(path, into));
-    } else if path.extension().is_some_and(|end| end == "rs") && !path.ends_with("tests.rs") {
+    } else if path.extension().is_some_and(|end| end == "rs") {
         into.push(path.to_owned());
     }
 }

@@ -181,6 +181,8 @@ fn logging_that_ends_in_a_stopped_vm_ends_when_it_goes_on() {
     shows(&vm.op(Op::Cont), [0, 0, 0], 0, 1024);
     vm.op(Op::Stop);
     shows(&vm.log(false), [0, 0, 0], 0, 1024);
+    // Stopped as it is.
+    shows(&vm.op(Op::Stop), [0, 0, 0], 0, 1024);
     shows(&vm.op(Op::Cont), [-1024, 2, 0], 0, 1024);
 }
 

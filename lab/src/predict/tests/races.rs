@@ -199,6 +199,34 @@ fn races_over_much_memory(#[case] end: u64, #[case] judged: bool) {
     assert_eq!(predictor.step(&step).is_ok(), judged);
 }
 
+/// As far, where they are far apart in the guest and meet behind it.
+#[rstest]
+#[case::as_much(128 * G, true)]
+#[case::a_leaf_more(128 * G + LEAF, false)]
+fn races_over_much_memory_that_meet_in_the_file(
+    #[case] end: u64,
+    #[case] judged: bool,
+    #[values(false, true)] swapped: bool,
+) {
+    let slot = |start, end, gmem_offset| Slot {
+        range: range(start, end),
+        gmem_offset,
+    };
+    let guest = Guest {
+        slots: vec![
+            slot(0, 200 * G, 200 * G + PAGE),
+            slot(200 * G, 400 * G + PAGE, 0),
+        ],
+        ..guest(400 * G + PAGE)
+    };
+    let mut branches = [vec![punch(0, end)], vec![punch(400 * G, 400 * G + PAGE)]];
+    if swapped {
+        branches.reverse();
+    }
+    let step = Action::Parallel(branches.map(Branch).to_vec());
+    assert_eq!(after("headtail", &guest, &[]).step(&step).is_ok(), judged);
+}
+
 /// Probes of two branches are told as one run only where they are one: a page, and leaves that begin
 /// where the next leaf would, are not.
 #[rstest]
@@ -209,6 +237,10 @@ fn races_over_much_memory(#[case] end: u64, #[case] judged: bool) {
 #[case::leaf_then_page((0, LEAF, PageLevel::Size2M), (LEAF, LEAF + PAGE, PageLevel::Size4K), &[
     (0, PageLevel::Size2M, 1),
     (LEAF, PageLevel::Size4K, 1),
+])]
+#[case::a_leaf_between((0, LEAF, PageLevel::Size2M), (2 * LEAF, 3 * LEAF, PageLevel::Size2M), &[
+    (0, PageLevel::Size2M, 1),
+    (2 * LEAF, PageLevel::Size2M, 1),
 ])]
 #[case::leaves((0, LEAF, PageLevel::Size2M), (LEAF, 3 * LEAF, PageLevel::Size2M), &[
     (0, PageLevel::Size2M, 3),
