@@ -109,6 +109,8 @@ impl Drawing {
 /// How a plan goes on after a step.
 enum Next {
     On,
+    /// Nobody can foresee the step, so it was left out.
+    Refused,
     Dead,
     Failed(Failure),
 }
@@ -190,14 +192,22 @@ impl Windows {
         for _ in 0..drawing.steps() {
             let action = drawing.step(self.bench.predictor(), coverage);
             match self.step(action, steps) {
-                Next::On => {}
+                Next::On | Next::Refused => {}
                 Next::Dead => return None,
                 Next::Failed(failure) => return Some(failure),
             }
         }
-        for action in drawing.last_look().into_iter().chain(self.back(window)) {
+        let looks = drawing.last_look().into_iter().map(|look| (look, false));
+        let back = self.back(window).into_iter().map(|action| (action, true));
+        for (action, must) in looks.chain(back) {
             match self.step(action, steps) {
                 Next::On => {}
+                // What cannot be put back is not used again.
+                Next::Refused if must => {
+                    self.dead = true;
+                    return None;
+                }
+                Next::Refused => {}
                 Next::Dead => return None,
                 Next::Failed(failure) => return Some(failure),
             }
@@ -215,7 +225,8 @@ impl Windows {
             steps.push(step(action));
         }
         match stepped {
-            Stepped::Refused | Stepped::Passed { alive: true } => Next::On,
+            Stepped::Refused => Next::Refused,
+            Stepped::Passed { alive: true } => Next::On,
             Stepped::Passed { alive: false } => {
                 self.dead = true;
                 Next::Dead
