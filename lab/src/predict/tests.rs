@@ -6,9 +6,11 @@ mod guest;
 mod picture;
 mod races;
 mod verify;
+mod words;
 
 use rstest::rstest;
 
+use self::words::*;
 use super::*;
 use crate::addr::{Gpa, PageLevel};
 use crate::plan::{AccessKind, Branch, Generation, Gone, LOW_BASE, Needs, Size, Slot, VcpuId};
@@ -24,111 +26,6 @@ const ALREADY_4K: u64 = 0x0000_0B0A_0000_0000;
 const ALREADY_2M: u64 = 0x0000_0B0A_0000_0001;
 const MISMATCH: u64 = 0xC000_0B0B_0000_0001;
 const INVALID: u64 = 0xC000_0100_0000_0001;
-
-fn range(start: u64, end: u64) -> GpaRange {
-    let at = |offset| Gpa::new(LOW_BASE.as_u64() + offset);
-    GpaRange::new(at(start), at(end)).unwrap()
-}
-
-fn guest(memory: u64) -> Guest {
-    let memory = range(0, memory);
-    Guest {
-        vcpus: 2,
-        ..Guest::over(memory)
-    }
-}
-
-fn design(name: &str) -> &'static Design {
-    Design::named(name).unwrap()
-}
-
-/// A predictor that has gone through some operations.
-fn after(name: &str, guest: &Guest, operations: &[Op]) -> Predictor {
-    let mut predictor = Predictor::new(design(name), guest);
-    for op in operations {
-        predictor.step(&Action::One(op.clone())).unwrap();
-    }
-    predictor
-}
-
-fn one(predictor: &mut Predictor, op: Op) -> Expectation {
-    predictor.step(&Action::One(op)).unwrap()
-}
-
-fn accept(start: u64, end: u64, size: Size) -> Op {
-    Op::Accept {
-        range: range(start, end),
-        size,
-        vcpu: VcpuId(0),
-    }
-}
-
-fn probe(start: u64, end: u64, stride: PageLevel) -> Op {
-    Op::Probe {
-        range: range(start, end),
-        stride,
-        vcpu: VcpuId(0),
-    }
-}
-
-fn accept_4k(start: u64, end: u64) -> Op {
-    accept(start, end, Size::Size4K)
-}
-
-fn accept_2m(start: u64, end: u64) -> Op {
-    accept(start, end, Size::Size2M)
-}
-
-fn touch(start: u64, end: u64) -> Op {
-    Op::Touch {
-        range: range(start, end),
-        stride: PageLevel::Size4K,
-        access: AccessKind::Read,
-        side: Side::Private,
-        on_ve: OnVe::Skip,
-        vcpu: VcpuId(0),
-    }
-}
-
-fn fill(start: u64, end: u64, generation: u16, side: Side) -> Op {
-    Op::Fill {
-        range: range(start, end),
-        generation: Generation::new(generation).unwrap(),
-        side,
-        vcpu: VcpuId(0),
-    }
-}
-
-fn verify(start: u64, end: u64, gone: Gone) -> Op {
-    Op::Verify {
-        range: range(start, end),
-        gone,
-        side: Side::Private,
-        vcpu: VcpuId(0),
-    }
-}
-
-fn convert(start: u64, end: u64, to: Side) -> Op {
-    Op::Convert {
-        range: range(start, end),
-        to,
-        vcpu: VcpuId(0),
-    }
-}
-
-fn punch(start: u64, end: u64) -> Op {
-    Op::Punch {
-        range: range(start, end),
-    }
-}
-
-fn share(start: u64, end: u64) -> Op {
-    convert(start, end, Side::Shared)
-}
-
-fn unshare(start: u64, end: u64) -> Op {
-    convert(start, end, Side::Private)
-}
 
 /// What the S-EPT holds at the first region.
 #[derive(Clone, Copy, Debug)]
@@ -319,14 +216,7 @@ fn punch_a_hole_not_aligned_v3_stack_is_einval(#[values("v3", "v5")] name: &str)
 /// One call per part of the file: what came before the call that fails is gone.
 #[test]
 fn punch_a_hole_whose_last_part_ends_inside_a_page() {
-    let slot = |start, end, gmem_offset| Slot {
-        range: range(start, end),
-        gmem_offset,
-    };
-    let guest = Guest {
-        slots: vec![slot(0, 4 * M, 4 * M), slot(4 * M, 8 * M, 0)],
-        ..guest(8 * M)
-    };
+    let guest = slotted(8 * M, &[slot(0, 4 * M, 4 * M), slot(4 * M, 8 * M, 0)]);
     let mut predictor = after("headtail", &guest, &[accept_2m(0, 8 * M)]);
     let expected = one(&mut predictor, punch(2 * M, 6 * M + 1));
     assert_eq!(expected.errnos, [22]);
@@ -486,12 +376,7 @@ fn verify_knows_filled_zero_and_gone() {
 #[test]
 fn shared_memory_that_was_never_filled_cannot_be_verified() {
     let mut predictor = after("v3", &guest(8 * M), &[share(0, LEAF)]);
-    let op = Op::Verify {
-        range: range(0, LEAF),
-        gone: Gone::Skip,
-        side: Side::Shared,
-        vcpu: VcpuId(0),
-    };
+    let op = verify_shared(0, LEAF);
     assert!(predictor.step(&Action::One(op)).is_err());
     let expected = one(&mut predictor, fill(0, LEAF, 1, Side::Shared));
     assert_eq!(expected.pages.pages_4k.single(), Some(512));

@@ -12,6 +12,7 @@ mod pick;
 pub use markdown::markdown;
 pub use matrix::{Catch, Matrix, Row, Unjudged};
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -155,8 +156,8 @@ impl Qualify<'_> {
                 break;
             }
             let plan = one.plan;
-            let item = &one.of(&self.items[plan]);
-            let tried = trial.run(item);
+            let item = one.of(&self.items[plan]);
+            let tried = trial.run(&item);
             match tried.outcome.verdict {
                 Verdict::Skip => continue,
                 Verdict::Pass => {}
@@ -164,8 +165,8 @@ impl Qualify<'_> {
                     plan: item.plan.name.clone(),
                     reason: "it fails without a fault too".to_owned(),
                 }),
-                Verdict::Fail => row.catches.extend(pick::catch(plan, item, &tried)),
-                Verdict::Error => match pick::stuck(plan, item, &tried) {
+                Verdict::Fail => row.catches.extend(pick::catch(plan, &item, &tried)),
+                Verdict::Error => match pick::stuck(plan, &item, &tried) {
                     Some(catch) if sound.passes(design, plan)? => row.catches.push(catch),
                     _ => row.unjudged.push(Unjudged {
                         plan: item.plan.name.clone(),
@@ -199,9 +200,12 @@ impl Try {
 
     /// The plan as it is run. Every chance has its own seed: the order in which vCPUs are let go is
     /// drawn from it, and one that hides the fault once hides it again.
-    fn of(self, item: &Item) -> Item {
-        let mut item = item.clone();
-        item.plan.seed = item.plan.seed.wrapping_add(self.chance);
+    fn of(self, item: &Item) -> Cow<'_, Item> {
+        let mut item = Cow::Borrowed(item);
+        if self.chance > 0 {
+            let seed = &mut item.to_mut().plan.seed;
+            *seed = seed.wrapping_add(self.chance);
+        }
         item
     }
 }

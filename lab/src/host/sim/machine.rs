@@ -309,12 +309,11 @@ impl Machine for SimMachine {
             if offsets == (0..BLOCK) {
                 *block = Block::Zero;
             } else if !matches!(block, Block::Zero) {
-                let written = block.frames_to(0).iter_mut();
-                let offsets = offsets.start as usize..offsets.end as usize;
-                written
-                    .skip(offsets.start)
-                    .take(offsets.len())
-                    .for_each(|frame| *frame = Frame::Zero);
+                let (start, end) = (offsets.start as usize, offsets.end as usize);
+                // What was never written is zero already.
+                for frame in block.frames_to(0).iter_mut().take(end).skip(start) {
+                    *frame = Frame::Zero;
+                }
             }
         });
     }

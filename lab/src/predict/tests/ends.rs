@@ -3,20 +3,6 @@
 
 use super::*;
 
-fn slot(start: u64, end: u64, gmem_offset: u64) -> Slot {
-    Slot {
-        range: range(start, end),
-        gmem_offset,
-    }
-}
-
-fn slotted(memory: u64, slots: &[Slot]) -> Guest {
-    Guest {
-        slots: slots.to_vec(),
-        ..guest(memory)
-    }
-}
-
 /// Per chunk of 2M from the start on, one entry for a head and one for a tail.
 #[rstest]
 #[case::aligned(2 * M, 8 * M, 0)]
@@ -125,10 +111,7 @@ fn holes_past_the_end_of_slots_the_other_way_round(
 fn a_hole_past_the_end_does_not_reach_into_memory() {
     let memory = 7 * M + 512 * K;
     let mut predictor = after("headtail", &guest(memory), &[]);
-    let race = Action::Parallel(vec![
-        Branch(vec![accept_4k(6 * M, 7 * M)]),
-        Branch(vec![punch(6 * M, 7 * M)]),
-    ]);
+    let race = parallel(&[&[accept_4k(6 * M, 7 * M)], &[punch(6 * M, 7 * M)]]);
     predictor.step(&race).unwrap();
     let expected = one(&mut predictor, punch(8 * M, 10 * M));
     assert_eq!(expected.errnos, [0]);

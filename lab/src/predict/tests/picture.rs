@@ -16,10 +16,7 @@ fn pictured() -> Predictor {
         accept_2m(12 * M, 14 * M),
     ];
     let mut predictor = after("headtail", &guest(16 * M), &operations);
-    let race = Action::Parallel(vec![
-        Branch(vec![accept_4k(14 * M, 16 * M)]),
-        Branch(vec![punch(14 * M, 16 * M)]),
-    ]);
+    let race = parallel(&[&[accept_4k(14 * M, 16 * M)], &[punch(14 * M, 16 * M)]]);
     predictor.step(&race).unwrap();
     predictor
 }

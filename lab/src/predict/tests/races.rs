@@ -2,19 +2,18 @@
 
 use super::*;
 
-fn parallel(branches: &[&[Op]]) -> Action {
-    Action::Parallel(branches.iter().map(|ops| Branch(ops.to_vec())).collect())
-}
-
-/// Two branches that accept the first region in different ways.
-fn accepts_race() -> Action {
-    parallel(&[&[accept_4k(0, LEAF)], &[accept_2m(0, LEAF)]])
-}
-
 fn raced(name: &str, guest: &Guest) -> Predictor {
     let mut predictor = after(name, guest, &[]);
     predictor.step(&accepts_race()).unwrap();
     predictor
+}
+
+/// Two branches of one operation, in either order.
+fn two(first: Op, second: Op, swapped: bool) -> Action {
+    match swapped {
+        false => parallel(&[&[first], &[second]]),
+        true => parallel(&[&[second], &[first]]),
+    }
 }
 
 const fn between(min: i64, max: i64) -> Interval {
@@ -132,12 +131,7 @@ fn shared_content_does_not_outlive_a_race() {
     let mut predictor = after("headtail", &guest(8 * M), &before);
     let race = parallel(&[&[unshare(0, LEAF)], &[punch(0, LEAF)]]);
     predictor.step(&race).unwrap();
-    let op = Op::Verify {
-        range: range(0, LEAF),
-        gone: Gone::Skip,
-        side: Side::Shared,
-        vcpu: VcpuId(0),
-    };
+    let op = verify_shared(0, LEAF);
     assert!(predictor.step(&Action::One(op)).is_err());
 }
 
@@ -169,20 +163,13 @@ fn far_apart_in_the_guest(
     #[case] exact: bool,
     #[values(false, true)] swapped: bool,
 ) {
-    let slot = |start, end, gmem_offset| Slot {
-        range: range(start, end),
-        gmem_offset,
-    };
-    let guest = Guest {
-        slots: vec![slot(0, 8 * M, 8 * M + PAGE), slot(8 * M, 16 * M + PAGE, 0)],
-        ..guest(16 * M + PAGE)
-    };
-    let first = accept_4k(0, PAGE);
-    let second = accept_4k(second, second + PAGE);
-    let step = match swapped {
-        false => parallel(&[&[first], &[second]]),
-        true => parallel(&[&[second], &[first]]),
-    };
+    let end = 16 * M + PAGE;
+    let guest = slotted(end, &[slot(0, 8 * M, 8 * M + PAGE), slot(8 * M, end, 0)]);
+    let step = two(
+        accept_4k(0, PAGE),
+        accept_4k(second, second + PAGE),
+        swapped,
+    );
     let expected = after("headtail", &guest, &[]).step(&step).unwrap();
     // Two whole folios, all of whose pages are in a slot.
     let populated = exact.then_some(2 * 512);
@@ -208,22 +195,12 @@ fn races_over_much_memory_that_meet_in_the_file(
     #[case] judged: bool,
     #[values(false, true)] swapped: bool,
 ) {
-    let slot = |start, end, gmem_offset| Slot {
-        range: range(start, end),
-        gmem_offset,
-    };
-    let guest = Guest {
-        slots: vec![
-            slot(0, 200 * G, 200 * G + PAGE),
-            slot(200 * G, 400 * G + PAGE, 0),
-        ],
-        ..guest(400 * G + PAGE)
-    };
-    let mut branches = [vec![punch(0, end)], vec![punch(400 * G, 400 * G + PAGE)]];
-    if swapped {
-        branches.reverse();
-    }
-    let step = Action::Parallel(branches.map(Branch).to_vec());
+    let memory = 400 * G + PAGE;
+    let guest = slotted(
+        memory,
+        &[slot(0, 200 * G, 200 * G + PAGE), slot(200 * G, memory, 0)],
+    );
+    let step = two(punch(0, end), punch(400 * G, memory), swapped);
     assert_eq!(after("headtail", &guest, &[]).step(&step).is_ok(), judged);
 }
 

@@ -2,15 +2,6 @@
 
 use super::*;
 
-fn verify_shared(start: u64, end: u64) -> Op {
-    Op::Verify {
-        range: range(start, end),
-        gone: Gone::Skip,
-        side: Side::Shared,
-        vcpu: VcpuId(0),
-    }
-}
-
 /// What is read, in order.
 fn reads(expected: &Expectation) -> Vec<(GpaRange, Content)> {
     let reads = expected.reads.iter();
@@ -89,9 +80,7 @@ fn half_of_shared_memory_that_was_filled_cannot_be_verified() {
 #[case::read(Gone::Every, true)]
 fn raced_memory(#[case] gone: Gone, #[case] read: bool) {
     let mut predictor = after("headtail", &guest(8 * M), &[accept_2m(LEAF, 2 * LEAF)]);
-    let race = [accept_4k(0, LEAF), accept_2m(0, LEAF)];
-    let race = race.map(|op| Branch(vec![op])).to_vec();
-    predictor.step(&Action::Parallel(race)).unwrap();
+    predictor.step(&accepts_race()).unwrap();
     let expected = one(&mut predictor, verify(0, 2 * LEAF, gone));
     let mut wanted = vec![(range(LEAF, 2 * LEAF), Content::Zero)];
     if read {
