@@ -243,18 +243,16 @@ impl Bench {
     ///
     /// The host could not do it.
     pub fn judge(&mut self, action: &Action) -> Result<Option<(Judgement, bool)>, HostError> {
-        let mut predictor = self.predictor.clone();
         if self.rehearsed && self.is_beyond_rehearsal(action) {
             return Ok(None);
         }
         let foreseen = match self.maps_conversions {
-            true => oracle::mapped_conversion(&mut predictor, action),
-            false => predictor.step(action),
+            true => oracle::mapped_conversion(&mut self.predictor, action),
+            false => self.predictor.step(action),
         };
         let Ok(expected) = foreseen else {
             return Ok(None);
         };
-        self.predictor = predictor;
         let step = self.steps;
         self.steps += 1;
         let observed = match action {
@@ -264,7 +262,8 @@ impl Bench {
             }
             Action::Parallel(_) => {
                 let seed = self.seed.wrapping_add(u64::from(step));
-                let observed = self.session.perform_parallel(&branches(action), seed)?;
+                let branches: Vec<_> = branches(action).collect();
+                let observed = self.session.perform_parallel(&branches, seed)?;
                 let order = self.session.take_interleaving();
                 self.orders.extend(order.map(|order| (step, order)));
                 observed

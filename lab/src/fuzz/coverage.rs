@@ -107,30 +107,27 @@ const MOST_REGIONS: usize = 8;
 /// The state of one region of a TD.
 fn state(predictor: &Predictor, region: GpaRange) -> usize {
     const MIXED: usize = 8;
-    match predictor.state_map(region, 2).as_slice() {
-        [] => 0,
-        [(range, one)] if *range == region => match one {
-            RegionState::Empty => 0,
-            RegionState::LeafPending => 1,
-            RegionState::LeafAccepted => 2,
-            RegionState::TableFree => 3,
-            RegionState::PagePending => 4,
-            RegionState::PageAccepted => 5,
-            RegionState::Shared => 6,
-            RegionState::SharedMapped => 7,
-            RegionState::Unknown => 9,
-        },
-        _ => MIXED,
+    match predictor.state_all_over(region) {
+        None => MIXED,
+        Some(RegionState::Empty) => 0,
+        Some(RegionState::LeafPending) => 1,
+        Some(RegionState::LeafAccepted) => 2,
+        Some(RegionState::TableFree) => 3,
+        Some(RegionState::PagePending) => 4,
+        Some(RegionState::PageAccepted) => 5,
+        Some(RegionState::Shared) => 6,
+        Some(RegionState::SharedMapped) => 7,
+        Some(RegionState::Unknown) => 9,
     }
 }
 
 /// The state of one region of a plain VM.
 fn plain_state(predictor: &Predictor, region: GpaRange, logging: bool) -> usize {
-    let mapped = match predictor.state_map(region, 2).as_slice() {
-        [] => 0,
-        [(range, RegionState::LeafAccepted)] if *range == region => 3,
-        [(range, _)] if *range == region => 1,
-        _ => 2,
+    let mapped = match predictor.state_all_over(region) {
+        Some(RegionState::Empty) => 0,
+        Some(RegionState::LeafAccepted) => 3,
+        Some(_) => 1,
+        None => 2,
     };
     match (mapped, logging) {
         (3, _) | (_, false) => mapped,

@@ -2,7 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::state::{REGION, Sept, State, Taken, pages_of, range_of};
+use super::runs::Pages;
+use super::state::{Look, REGION, Sept, State, Taken, pages_of, range_of};
 use crate::addr::GpaRange;
 
 /// What is mapped somewhere, as a picture shows it.
@@ -29,28 +30,55 @@ pub enum RegionState {
     Unknown,
 }
 
+impl Look {
+    fn state(&self) -> RegionState {
+        match (self.region.fog, self.shared.attribute, self.sept) {
+            (true, ..) => RegionState::Unknown,
+            (_, true, _) if self.shared.mapped => RegionState::SharedMapped,
+            (_, true, _) => RegionState::Shared,
+            (.., Sept::Leaf(Taken::Pending)) => RegionState::LeafPending,
+            (.., Sept::Leaf(Taken::Accepted)) => RegionState::LeafAccepted,
+            (.., Sept::Page(Taken::Pending)) => RegionState::PagePending,
+            (.., Sept::Page(Taken::Accepted)) => RegionState::PageAccepted,
+            (.., Sept::Absent) if self.region.table => RegionState::TableFree,
+            (.., Sept::Absent) => RegionState::Empty,
+        }
+    }
+}
+
 impl State {
+    /// What is mapped in `window`, stretch by stretch.
+    fn mapped_in(&self, window: GpaRange) -> impl Iterator<Item = (Pages, RegionState)> {
+        let mut rest = pages_of(window);
+        std::iter::from_fn(move || {
+            if rest.is_empty() {
+                return None;
+            }
+            let look = self.look(rest.clone());
+            let here = rest.start..rest.start + look.pages;
+            rest.start = here.end;
+            Some((here, look.state()))
+        })
+    }
+
+    /// What is mapped in all of `window`, where it is the same all over.
+    pub(super) fn mapped_all_over(&self, window: GpaRange) -> Option<RegionState> {
+        let mut states = self.mapped_in(window).map(|(_, state)| state);
+        let first = states.next().unwrap_or(RegionState::Empty);
+        states.all(|state| state == first).then_some(first)
+    }
+
     /// What is mapped in `window`, as runs in address order, at most `most` of them. Empty memory is
     /// left out.
     pub(super) fn map(&self, window: GpaRange, most: usize) -> Vec<(GpaRange, RegionState)> {
-        let pages = pages_of(window);
         let mut runs: Vec<(GpaRange, RegionState)> = Vec::new();
-        let mut at = pages.start;
-        while at < pages.end && runs.len() < most {
-            let look = self.look(at..pages.end);
-            let here = at..at + look.pages;
-            at = here.end;
-            let state = match (look.region.fog, look.shared.attribute, look.sept) {
-                (true, ..) => RegionState::Unknown,
-                (_, true, _) if look.shared.mapped => RegionState::SharedMapped,
-                (_, true, _) => RegionState::Shared,
-                (.., Sept::Leaf(Taken::Pending)) => RegionState::LeafPending,
-                (.., Sept::Leaf(Taken::Accepted)) => RegionState::LeafAccepted,
-                (.., Sept::Page(Taken::Pending)) => RegionState::PagePending,
-                (.., Sept::Page(Taken::Accepted)) => RegionState::PageAccepted,
-                (.., Sept::Absent) if look.region.table => RegionState::TableFree,
-                (.., Sept::Absent) => continue,
-            };
+        let mut stretches = self.mapped_in(window);
+        while runs.len() < most
+            && let Some((here, state)) = stretches.next()
+        {
+            if state == RegionState::Empty {
+                continue;
+            }
             let range = range_of(&here);
             match runs.last_mut() {
                 Some((last, same)) if *same == state && last.end() == range.start() => {

@@ -122,7 +122,7 @@ impl Predictor {
         }
     }
 
-    /// What the next step must show. After an error the predictor knows nothing reliable any more.
+    /// What the next step must show. An error leaves everything as it was before.
     pub fn step(&mut self, action: &Action) -> Result<Expectation, Unjudgeable> {
         let state = match &mut self.rules {
             Rules::Td(state) => state,
@@ -151,6 +151,14 @@ impl Predictor {
         match &self.rules {
             Rules::Td(state) => state.map(window, most),
             Rules::Plain(plain) => plain.map(window, most),
+        }
+    }
+
+    /// What is mapped in all of `window`, where it is the same all over.
+    pub fn state_all_over(&self, window: GpaRange) -> Option<RegionState> {
+        match &self.rules {
+            Rules::Td(state) => state.mapped_all_over(window),
+            Rules::Plain(plain) => plain.mapped_all_over(window),
         }
     }
 

@@ -392,16 +392,32 @@ impl Plain {
 
     /// What is mapped in `window`, at most `most` runs of it.
     pub(super) fn map(&self, window: GpaRange, most: usize) -> Vec<(GpaRange, RegionState)> {
-        let state = |mapped| match mapped {
-            Mapped::Absent => None,
-            Mapped::Page => Some(RegionState::PageAccepted),
-            Mapped::Leaf => Some(RegionState::LeafAccepted),
-        };
         self.mapped
             .stretches(pages_of(window))
-            .filter_map(|(pages, mapped)| Some((range_of(&pages), state(mapped)?)))
+            .filter(|(_, mapped)| *mapped != Mapped::Absent)
+            .map(|(pages, mapped)| (range_of(&pages), mapped.state()))
             .take(most)
             .collect()
+    }
+
+    /// What is mapped in all of `window`, where it is the same all over.
+    pub(super) fn mapped_all_over(&self, window: GpaRange) -> Option<RegionState> {
+        let mut stretches = self.mapped.stretches(pages_of(window));
+        let first = stretches
+            .next()
+            .map_or(Mapped::Absent, |(_, mapped)| mapped);
+        let same = stretches.all(|(_, mapped)| mapped == first);
+        same.then(|| first.state())
+    }
+}
+
+impl Mapped {
+    fn state(self) -> RegionState {
+        match self {
+            Mapped::Absent => RegionState::Empty,
+            Mapped::Page => RegionState::PageAccepted,
+            Mapped::Leaf => RegionState::LeafAccepted,
+        }
     }
 }
 

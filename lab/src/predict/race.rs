@@ -25,6 +25,18 @@ impl State {
         branches: &[Branch],
     ) -> Result<(), Unjudgeable> {
         let meeting = self.meeting_regions(branches)?;
+        let before = self.clone();
+        let raced = self.race_over(tally, meeting, branches);
+        raced.inspect_err(|_| *self = before)
+    }
+
+    /// All branches of a step that meet in these regions. After an error nothing reliable is known.
+    fn race_over(
+        &mut self,
+        tally: &mut Tally,
+        meeting: Vec<u64>,
+        branches: &[Branch],
+    ) -> Result<(), Unjudgeable> {
         for region in &meeting {
             self.cover(*region);
         }

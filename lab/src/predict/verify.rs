@@ -84,26 +84,29 @@ impl State {
     /// before, nobody knows.
     fn verify_shared(&mut self, tally: &mut Tally, pages: Pages) -> Result<(), Unjudgeable> {
         let stretches: Vec<_> = self.shared.stretches(pages).collect();
+        // After a race even the attribute is in doubt.
+        let is_new =
+            |stretch: &Pages| !self.design.in_place && self.fogged_regions(stretch).is_empty();
+        let mut known = stretches.iter().filter(|(_, page)| page.attribute);
+        if let Some((stretch, _)) =
+            known.find(|(stretch, page)| page.filled.is_none() && !is_new(stretch))
+        {
+            return Err(Unjudgeable {
+                why: format!("{} is shared and was never filled", range_of(stretch)),
+                advice:
+                    "fill shared memory before verifying it: what a conversion leaves in it is \
+                         not defined"
+                        .to_owned(),
+            });
+        }
         for (stretch, page) in stretches {
             match page.filled {
                 Some(generation) => {
                     push_read(&mut tally.reads, &stretch, Content::Filled(generation));
                 }
-                // After a race even the attribute is in doubt.
-                None if page.attribute
-                    && !self.design.in_place
-                    && self.fogged_regions(&stretch).is_empty() =>
-                {
+                None if page.attribute => {
                     push_read(&mut tally.reads, &stretch, Content::Zero);
                     self.access_shared_here(tally, stretch, page, None);
-                }
-                None if page.attribute => {
-                    return Err(Unjudgeable {
-                        why: format!("{} is shared and was never filled", range_of(&stretch)),
-                        advice: "fill shared memory before verifying it: what a conversion leaves \
-                                 in it is not defined"
-                            .to_owned(),
-                    });
                 }
                 None => {}
             }

@@ -82,11 +82,13 @@ pub fn mapped_conversion(
     predictor: &mut Predictor,
     action: &Action,
 ) -> Result<Expectation, Unjudgeable> {
-    let converted = predictor.step(action)?;
     let Action::One(Op::Convert { range, .. }) = *action else {
-        return Ok(converted);
+        return predictor.step(action);
     };
-    let mapped = predictor.step(&Action::One(Op::Prefault { range }))?;
+    let before = predictor.clone();
+    let converted = predictor.step(action)?;
+    let mapped = predictor.step(&Action::One(Op::Prefault { range }));
+    let mapped = mapped.inspect_err(|_| *predictor = before)?;
     let sum = |one: Interval, other: Interval| one + other;
     let mut both = converted;
     both.td_alive &= mapped.td_alive;
