@@ -401,7 +401,8 @@ impl Course<'_> {
                 if let Some(order) = self.lab.guide.order(self.id, step as usize) {
                     session.follow(order);
                 }
-                let observed = session.perform_parallel(&branches(action), seed)?;
+                let branches: Vec<_> = branches(action).collect();
+                let observed = session.perform_parallel(&branches, seed)?;
                 interleaving = session.take_interleaving();
                 self.orders
                     .extend(interleaving.clone().map(|order| (step, order)));
@@ -498,7 +499,7 @@ impl Course<'_> {
 /// Every operation has come back with something, unless the TD died on the way.
 fn complete(action: &Action, observed: &[Vec<Observed>]) -> Result<(), Stop> {
     let dead = observed.iter().flatten().any(|o| o.death.is_some());
-    let branches = branches(action);
+    let branches: Vec<_> = branches(action).collect();
     let enough = branches.len() == observed.len()
         && branches.iter().zip(observed).all(|(ops, results)| {
             ops.len() == results.len() || (dead && results.len() < ops.len())

@@ -44,7 +44,7 @@ enum Block {
 }
 
 /// What a frame holds.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default)]
 enum Frame {
     #[default]
     Zero,
@@ -116,6 +116,7 @@ impl Block {
 }
 
 impl Frame {
+    #[inline]
     fn word(&self, index: usize) -> u64 {
         match self {
             Frame::Zero => 0,
@@ -282,6 +283,7 @@ impl Machine for SimMachine {
         self.pool.clone()
     }
 
+    #[inline]
     fn read_entry(&self, table: Pfn, index: usize) -> u64 {
         let block = self.blocks.get((table.0 / BLOCK) as usize);
         block.map_or(0, |block| block.word(table.0 % BLOCK, index))
@@ -289,6 +291,14 @@ impl Machine for SimMachine {
 
     fn write_entry(&mut self, table: Pfn, index: usize, entry: u64) {
         if table >= self.pool.end {
+            return;
+        }
+        // What is written is a table already, nearly always.
+        let block = self.blocks.get_mut((table.0 / BLOCK) as usize);
+        if let Some(Block::Frames(frames)) = block
+            && let Some(Frame::Words(words)) = frames.get_mut((table.0 % BLOCK) as usize)
+        {
+            words.set(index, entry);
             return;
         }
         let block = self.block_mut((table.0 / BLOCK) as usize);
@@ -301,6 +311,13 @@ impl Machine for SimMachine {
         }
         if let Frame::Words(words) = frame {
             words.set(index, entry);
+        }
+    }
+
+    fn write_table(&mut self, table: Pfn, entries: Box<[u64; 512]>) {
+        if table < self.pool.end {
+            let block = self.block_mut((table.0 / BLOCK) as usize);
+            *block.frame_mut(table.0 % BLOCK) = Frame::Words(Words::All(entries));
         }
     }
 

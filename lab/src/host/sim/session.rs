@@ -215,7 +215,10 @@ impl SimSession {
         };
         if over && let Work::Guest(commands, running) = &mut strand.work {
             if let Some(task) = running.take() {
-                strand.observed.runs.extend(task.runs);
+                match strand.observed.runs.is_empty() {
+                    true => strand.observed.runs = task.runs,
+                    false => strand.observed.runs.extend(task.runs),
+                }
                 strand.observed.counts.tdcalls += task.counts.tdcalls;
                 strand.observed.counts.ve += task.counts.ve;
                 strand.observed.counts.faults += task.counts.faults;
@@ -292,25 +295,23 @@ impl Session for SimSession {
             let branch = active[turn];
             let ops = branches[branch];
             let done = &mut results[branch];
-            let mut strand = match strands[branch].take() {
-                Some(strand) => strand,
-                None => {
-                    let op = &ops[done.len()];
-                    let reads: &[GpaRange] = match op {
-                        Op::Verify { range, .. } => &[*range],
-                        _ => &[],
-                    };
-                    self.strand(op, reads)?
-                }
-            };
-            self.look_up()?;
-            let over = self.step(&mut strand, true)?;
-            self.account(&mut strand.observed);
-            if !over {
-                strands[branch] = Some(strand);
-                continue;
+            if strands[branch].is_none() {
+                let op = &ops[done.len()];
+                let reads: &[GpaRange] = match op {
+                    Op::Verify { range, .. } => &[*range],
+                    _ => &[],
+                };
+                strands[branch] = Some(self.strand(op, reads)?);
             }
-            done.push(strand.observed);
+            self.look_up()?;
+            if let Some(strand) = &mut strands[branch] {
+                let over = self.step(strand, true)?;
+                self.account(&mut strand.observed);
+                if !over {
+                    continue;
+                }
+            }
+            done.extend(strands[branch].take().map(|strand| strand.observed));
             if done.len() == ops.len() {
                 active.swap_remove(turn);
             }

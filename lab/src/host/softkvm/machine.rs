@@ -43,6 +43,13 @@ pub trait Machine: Send {
     /// Writes entry `index` of the table in frame `table`, as one atomic 8-byte store.
     fn write_entry(&mut self, table: Pfn, index: usize, entry: u64);
 
+    /// Writes all entries of the table in frame `table`, which nothing points to yet.
+    fn write_table(&mut self, table: Pfn, entries: Box<[u64; 512]>) {
+        for (index, entry) in entries.into_iter().enumerate() {
+            self.write_entry(table, index, entry);
+        }
+    }
+
     /// Fills `count` frames from `first` with zeros.
     fn zero_frames(&mut self, first: Pfn, count: u64);
 

@@ -20,6 +20,7 @@ mod tests;
 
 pub use self::entry::{Level, SeptEntry, State};
 pub use self::kvm::design::{Conversion, KvmDesign, RangeSplit, Rules};
+pub(crate) use self::kvm::stats::PageGauges;
 pub use self::machine::{Machine, Pfn};
 pub use self::module::{SHARED_BIT, Seamcall, Status};
 pub use self::policy::{Faithful, Policy};
@@ -228,6 +229,11 @@ impl<M: Machine> SoftKvm<M> {
     /// joined. What lies past the last slot is put past the end of the file.
     pub fn gmem_pieces(&self, range: GpaRange) -> Vec<(u64, u64)> {
         self.kvm.pieces(range)
+    }
+
+    /// What the debugfs files of the VM show: the same as long as this is.
+    pub(crate) fn gauges(&self) -> PageGauges {
+        self.kvm.gauges()
     }
 
     /// debugfs files of the VM: name and text exactly as the kernel prints it.

@@ -49,7 +49,6 @@ impl<'a> Evidence<'a> {
     fn pairs(&self) -> impl Iterator<Item = (&'a Op, &'a Observed)> {
         let observed = self.observed;
         branches(self.action)
-            .into_iter()
             .zip(observed)
             .flat_map(|(ops, results)| ops.iter().zip(results))
     }
@@ -69,11 +68,13 @@ impl<'a> Evidence<'a> {
 }
 
 /// The operations of a step, branch by branch.
-pub(crate) fn branches(action: &Action) -> Vec<&[Op]> {
-    match action {
-        Action::One(op) => vec![std::slice::from_ref(op)],
-        Action::Parallel(branches) => branches.iter().map(|branch| branch.0.as_slice()).collect(),
-    }
+pub(crate) fn branches(action: &Action) -> impl Iterator<Item = &[Op]> {
+    let (one, many) = match action {
+        Action::One(op) => (Some(std::slice::from_ref(op)), &[][..]),
+        Action::Parallel(branches) => (None, branches.as_slice()),
+    };
+    let many = many.iter().map(|branch| branch.0.as_slice());
+    one.into_iter().chain(many)
 }
 
 /// Judges the steps of one plan, in order.
@@ -95,7 +96,10 @@ impl Judge {
 
     /// Judges one step.
     pub fn step(&mut self, evidence: &Evidence<'_>) -> Judgement {
-        let mut court = Court::default();
+        let mut court = Court {
+            heard: Vec::with_capacity(8),
+            ..Court::default()
+        };
         host::life(evidence, &mut court);
         counters::pages(evidence, &mut court);
         self.populated_drift = counters::populated(evidence, self.populated_drift, &mut court);

@@ -61,7 +61,6 @@ impl<M: Machine> Kvm<M> {
                 let ranges = self
                     .slots
                     .of_file(file)
-                    .iter()
                     .filter_map(|slot| policy.hole_in_slot(slot, hole.clone()))
                     .collect();
                 Running::Punch(Punch {

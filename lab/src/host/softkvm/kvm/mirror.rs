@@ -3,6 +3,8 @@
 //! KVM decides by what it finds here and never reads the S-EPT. An entry is 0, a leaf in the shape
 //! of a TDP MMU entry, or the number of the table below.
 
+use std::cell::Cell;
+
 use super::super::entry::Level;
 use super::super::machine::Pfn;
 use super::super::words::{WORDS, Words};
@@ -70,6 +72,8 @@ pub(crate) struct Leaf {
     pub(crate) level: PageLevel,
     /// KVM's entry.
     pub(crate) spte: Spte,
+    /// The table that has it.
+    table: usize,
 }
 
 impl Leaf {
@@ -91,12 +95,16 @@ struct Place {
 #[derive(Clone, Debug)]
 pub(crate) struct Mirror {
     tables: Vec<Words>,
+    /// The table of 4K entries that a walk came to last, with the number of its region: one that is
+    /// there once stays, so the next walk to that region need not begin at the root.
+    last: Cell<Option<(u64, usize)>>,
 }
 
 impl Default for Mirror {
     fn default() -> Self {
         Mirror {
             tables: vec![Words::default()],
+            last: Cell::new(None),
         }
     }
 }
@@ -105,7 +113,7 @@ impl Mirror {
     /// The leaf that maps `gpa`.
     pub(crate) fn leaf(&self, gpa: Gpa) -> Option<Leaf> {
         let place = self.walk(gpa, Level::Pte);
-        leaf_at(gpa, place.level, place.spte)
+        leaf_at(gpa, place)
     }
 
     /// Whether the 2M region of `gpa` has a table of 4K entries.
@@ -138,28 +146,43 @@ impl Mirror {
 
     /// Takes a leaf out.
     pub(crate) fn clear(&mut self, leaf: &Leaf) {
-        let place = self.walk(leaf.gpa, leaf.level.into());
-        self.tables[place.table].set(place.level.index(leaf.gpa), 0);
+        let index = Level::from(leaf.level).index(leaf.gpa);
+        self.tables[leaf.table].set(index, 0);
     }
 
     /// Replaces a 2M leaf by 512 leaves of 4K: first the children, then the parent.
     pub(crate) fn split(&mut self, leaf: &Leaf) {
-        let place = self.walk(leaf.gpa, Level::Pmd);
         let children = std::array::from_fn(|index| {
             Spte::leaf(PageLevel::Size4K, leaf.spte.frame().add(index as u64)).bits()
         });
         let number = self.tables.len();
         self.tables.push(Words::All(Box::new(children)));
-        self.tables[place.table].set(Level::Pmd.index(leaf.gpa), Spte::table(number).bits());
+        self.tables[leaf.table].set(Level::Pmd.index(leaf.gpa), Spte::table(number).bits());
     }
 
     /// The first leaf that maps something of `range`. Empty entries are stepped over at every
     /// level, so the cost is that of the tables that exist.
     pub(crate) fn next_leaf(&self, range: GpaRange) -> Option<Leaf> {
+        let mut range = range;
+        if let Some(table) = self.known_table(range.start()) {
+            let region = range.start().page(PageLevel::Size2M);
+            let here = region.intersect(range)?;
+            let found = self.next_leaf_below(table, Level::Pte, region.start(), here);
+            if found.is_some() {
+                return found;
+            }
+            range = GpaRange::new(here.end(), range.end())?;
+        }
         if range.is_empty() {
             return None;
         }
         self.next_leaf_below(0, Level::Pgd, Gpa::new(0), range)
+    }
+
+    /// The table of 4K entries of the region of `gpa`, if the last walk led there.
+    fn known_table(&self, gpa: Gpa) -> Option<usize> {
+        let (region, table) = self.last.get()?;
+        (region == region_of(gpa)).then_some(table)
     }
 
     fn next_leaf_below(
@@ -180,7 +203,11 @@ impl Mirror {
                 return None;
             }
             let spte = Spte(bits);
-            if let Some(leaf) = leaf_at(gpa, level, spte) {
+            let place = Place { table, level, spte };
+            if let Some(leaf) = leaf_at(gpa, place) {
+                if level == Level::Pte {
+                    self.last.set(Some((region_of(gpa), table)));
+                }
                 return Some(leaf);
             }
             if let (Some(below), Some(table)) = (level.below(), spte.below())
@@ -225,12 +252,21 @@ impl Mirror {
                 (Some(below), Some(table)) if level > Level::Pmd => {
                     self.walk_range_below(table, below, gpa, range, look);
                 }
-                _ => look(leaf_at(gpa, level, spte)),
+                _ => look(leaf_at(gpa, Place { table, level, spte })),
             }
         }
     }
 
     fn walk(&self, gpa: Gpa, target: Level) -> Place {
+        if target == Level::Pte
+            && let Some(table) = self.known_table(gpa)
+        {
+            return Place {
+                table,
+                level: Level::Pte,
+                spte: Spte(self.tables[table].get(Level::Pte.index(gpa))),
+            };
+        }
         let mut place = Place {
             table: 0,
             level: Level::Pgd,
@@ -245,19 +281,27 @@ impl Mirror {
                 spte: Spte(self.tables[table].get(level.index(gpa))),
             };
         }
+        if place.level == Level::Pte {
+            self.last.set(Some((region_of(gpa), place.table)));
+        }
         place
     }
 }
 
-fn leaf_at(gpa: Gpa, level: Level, spte: Spte) -> Option<Leaf> {
-    if !spte.is_leaf() {
+fn region_of(gpa: Gpa) -> u64 {
+    gpa.as_u64() / PageLevel::Size2M.bytes()
+}
+
+fn leaf_at(gpa: Gpa, place: Place) -> Option<Leaf> {
+    if !place.spte.is_leaf() {
         return None;
     }
-    let page = level.page()?;
+    let page = place.level.page()?;
     Some(Leaf {
         gpa: gpa.align_down(page),
         level: page,
-        spte,
+        spte: place.spte,
+        table: place.table,
     })
 }
 

@@ -175,6 +175,11 @@ impl<M: Machine> Kvm<M> {
         std::mem::take(&mut self.log)
     }
 
+    /// What those show.
+    pub(crate) fn gauges(&self) -> PageGauges {
+        self.gauges
+    }
+
     /// The VM's debugfs files.
     pub(crate) fn debugfs(&self) -> Vec<(&'static str, String)> {
         self.gauges.files()
@@ -190,9 +195,10 @@ impl<M: Machine> Kvm<M> {
     pub(crate) fn populated(&self, range: GpaRange) -> u64 {
         let file = &self.files[FileId::Test as usize];
         self.slots
-            .pieces(range)
-            .into_iter()
-            .map(|(offset, len)| file.populated(offset..offset.saturating_add(len)))
+            .parts(range)
+            .filter(|(slot, _)| slot.file == FileId::Test)
+            .map(|(slot, part)| (slot.offset_of(part.start()), part.bytes()))
+            .map(|(offset, bytes)| file.populated(offset..offset + bytes))
             .sum()
     }
 

@@ -62,36 +62,34 @@ impl Slots {
     }
 
     /// The parts of `range` that slots serve, in address order.
-    pub(crate) fn parts(&self, range: GpaRange) -> Vec<(BoundSlot, GpaRange)> {
+    pub(crate) fn parts(&self, range: GpaRange) -> impl Iterator<Item = (BoundSlot, GpaRange)> {
         let first = self
             .0
             .partition_point(|slot| slot.range.end() <= range.start());
         self.0[first..]
             .iter()
-            .map_while(|slot| Some((*slot, slot.range.intersect(range)?)))
-            .collect()
+            .map_while(move |slot| Some((*slot, slot.range.intersect(range)?)))
+    }
+
+    /// The first of these parts.
+    pub(crate) fn first_part(&self, range: GpaRange) -> Option<(BoundSlot, GpaRange)> {
+        self.parts(range).next()
     }
 
     /// Whether slots serve all of `range`.
     pub(crate) fn cover(&self, range: GpaRange) -> bool {
-        let served: u64 = self.parts(range).iter().map(|(_, part)| part.bytes()).sum();
+        let served: u64 = self.parts(range).map(|(_, part)| part.bytes()).sum();
         served == range.bytes()
     }
 
     /// The slots bound to `file`, in address order.
-    pub(crate) fn of_file(&self, file: FileId) -> Vec<BoundSlot> {
-        self.0
-            .iter()
-            .filter(|slot| slot.file == file)
-            .copied()
-            .collect()
+    pub(crate) fn of_file(&self, file: FileId) -> impl DoubleEndedIterator<Item = &BoundSlot> {
+        self.0.iter().filter(move |slot| slot.file == file)
     }
 
     /// Size of `file`: up to the last byte that a slot needs.
     pub(crate) fn file_size(&self, file: FileId) -> u64 {
-        self.0
-            .iter()
-            .filter(|slot| slot.file == file)
+        self.of_file(file)
             .map(|slot| slot.offset + slot.range.bytes())
             .max()
             .unwrap_or(0)
@@ -114,7 +112,7 @@ impl Slots {
         }
         let end = self
             .of_file(FileId::Test)
-            .last()
+            .next_back()
             .map_or(Gpa::new(0), |slot| slot.range.end());
         if range.end() > end {
             let past = range.start().max(end);

@@ -47,7 +47,9 @@ impl<M: Machine> Kvm<M> {
     /// v5, headtail: looks at the entry over the first and over the last byte, if the range cuts
     /// the 2M page there.
     fn split_head_and_tail(&mut self, range: GpaRange) -> Result<(), Failure> {
-        for (slot, part) in self.slots.parts(range) {
+        let mut rest = range;
+        while let Some((slot, part)) = self.slots.first_part(rest) {
+            rest = GpaRange::new(part.end(), range.end()).unwrap_or_default();
             let offset = self.hardware.policy.file_offset(&slot, part.start());
             let ends = self.hardware.policy.head_and_tail(part, offset);
             for gpa in [ends.head, ends.tail].into_iter().flatten() {

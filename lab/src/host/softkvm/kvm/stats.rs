@@ -7,7 +7,7 @@ use crate::addr::PageLevel;
 use crate::plan::VcpuId;
 
 /// KVM's gauges of mapped leaves.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct PageGauges([i64; 3]);
 
 impl PageGauges {

@@ -20,17 +20,16 @@ mod tdcall;
 #[cfg(test)]
 mod tests;
 
-use std::collections::BTreeMap;
-
 pub use self::seamcall::Seamcall;
 pub use self::status::Status;
 pub(crate) use self::tdcall::{Exit, Outcome, Vmcall};
 
-use super::entry::Level;
+use std::cell::Cell;
+
 use super::machine::Machine;
 use super::policy::Policy;
 use super::pool::Pool;
-use crate::addr::Gpa;
+use crate::addr::{Gpa, PageLevel};
 
 /// Width of guest-physical addresses, shared bit included.
 pub(crate) const GPA_WIDTH: u32 = 48;
@@ -53,12 +52,15 @@ pub(crate) struct Platform<M> {
 pub(crate) struct Td {
     /// Entries of the S-EPT's root.
     root: sept::Root,
+    /// The table of 4K entries that a walk came to last.
+    last: Cell<Option<sept::LastTable>>,
     /// Whether the TD may run; until then pages are added, from then on augmented.
     runnable: bool,
     /// TLB epoch, raised by TRACK.
     epoch: u64,
-    /// Epoch in which a leaf was blocked. The real module keeps it with the page (PAMT.BEPOCH).
-    blocked: BTreeMap<(Gpa, Level), u64>,
+    /// Leaves that are blocked, each with the epoch in which it was. The real module keeps that with
+    /// the page (PAMT.BEPOCH). KVM blocks one at a time, so there are hardly ever more.
+    blocked: Vec<(Gpa, PageLevel, u64)>,
     vcpus: Vec<TdVcpu>,
     sept_ve_disable: bool,
 }
@@ -86,9 +88,10 @@ impl Td {
     pub(crate) fn new(vcpus: u16, sept_ve_disable: bool) -> Td {
         Td {
             root: sept::Root::default(),
+            last: Cell::new(None),
             runnable: false,
             epoch: 1,
-            blocked: BTreeMap::new(),
+            blocked: Vec::new(),
             vcpus: vec![TdVcpu::default(); usize::from(vcpus)],
             sept_ve_disable,
         }
@@ -124,6 +127,24 @@ impl Td {
                 vcpu.entered = Some(self.epoch);
             }
         }
+    }
+
+    /// The leaf is blocked from the current epoch on.
+    fn block(&mut self, gpa: Gpa, level: PageLevel) {
+        self.unblock(gpa, level);
+        self.blocked.push((gpa, level, self.epoch));
+    }
+
+    /// The leaf is blocked no more.
+    fn unblock(&mut self, gpa: Gpa, level: PageLevel) {
+        self.blocked.retain(|&(at, of, _)| (at, of) != (gpa, level));
+    }
+
+    /// Since when the leaf is blocked, if it is.
+    fn blocked_since(&self, gpa: Gpa, level: PageLevel) -> Option<u64> {
+        let mut blocked = self.blocked.iter();
+        let found = blocked.find(|&&(at, of, _)| (at, of) == (gpa, level));
+        found.map(|&(.., epoch)| epoch)
     }
 
     /// Whether a vCPU may still use translations from `epoch` or before.

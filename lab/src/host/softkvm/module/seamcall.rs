@@ -109,8 +109,7 @@ impl<M: Machine> Platform<M> {
         let entry = SeptEntry::leaf(blocked, level, found.entry.frame())
             .with_progress(found.entry.progress());
         self.replace(&found, entry);
-        let epoch = self.td.epoch;
-        self.td.blocked.insert((gpa, level.into()), epoch);
+        self.td.block(gpa, level);
         Status::SUCCESS
     }
 
@@ -141,16 +140,15 @@ impl<M: Machine> Platform<M> {
             _ => State::Mapped,
         };
         let frame = found.entry.frame();
-        self.machine.zero_frames(table, 1);
-        for index in 0..512 {
-            let child = self.policy.demoted_child(parent, frame, index);
-            self.machine
-                .write_entry(table, index as usize, child.bits());
+        let mut children = Box::new([0; 512]);
+        for (index, child) in (0..).zip(children.iter_mut()) {
+            *child = self.policy.demoted_child(parent, frame, index).bits();
             if !self.policy.demote_keeps_content(index) {
                 self.machine.zero_frames(frame.add(index), 1);
             }
         }
-        self.td.blocked.remove(&(gpa, level.into()));
+        self.machine.write_table(table, children);
+        self.td.unblock(gpa, level);
         self.replace(&found, SeptEntry::table(table));
         Status::SUCCESS
     }
@@ -161,7 +159,7 @@ impl<M: Machine> Platform<M> {
             Ok(found) => found,
             Err(status) => return status,
         };
-        self.td.blocked.remove(&(gpa, level.into()));
+        self.td.unblock(gpa, level);
         self.replace(&found, SeptEntry::FREE);
         Status::SUCCESS
     }
@@ -225,7 +223,7 @@ impl<M: Machine> Platform<M> {
         if !matches!(found.state(), State::Blocked | State::PendingBlocked) {
             return Err(Status::GPA_RANGE_NOT_BLOCKED.rcx());
         }
-        let blocked = self.td.blocked.get(&(gpa, level.into())).copied();
+        let blocked = self.td.blocked_since(gpa, level);
         let tracked =
             blocked.is_none_or(|epoch| epoch < self.td.epoch && !self.td.in_use_since(epoch));
         if tracked || !self.policy.module_checks_tracking() {

@@ -30,6 +30,14 @@ enum Place {
     Table(Pfn),
 }
 
+/// A table of 4K entries with the number of the region it is for. Nothing takes a table away while
+/// the TD lives, so the next walk to that region need not begin at the root.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct LastTable {
+    region: u64,
+    table: Pfn,
+}
+
 /// Where a walk ended.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Found {
@@ -52,6 +60,13 @@ impl Found {
 impl<M: Machine> Platform<M> {
     /// Walks to the entry of `target` for `gpa`, or to the entry where the walk cannot go on.
     pub(super) fn walk(&self, gpa: Gpa, target: Level) -> Found {
+        let region = gpa.as_u64() / Level::Pmd.bytes();
+        if target == Level::Pte
+            && let Some(last) = self.td.last.get()
+            && last.region == region
+        {
+            return self.entry_of(last.table, Level::Pte, gpa);
+        }
         let mut found = Found {
             place: Place::Root,
             level: Level::Pgd,
@@ -63,15 +78,23 @@ impl<M: Machine> Platform<M> {
             && let Some(level) = found.level.below()
         {
             let table = found.entry.frame();
-            let entry = self.machine.read_entry(table, level.index(gpa));
-            found = Found {
-                place: Place::Table(table),
-                level,
-                base: level.base(gpa),
-                entry: SeptEntry::from_bits(entry),
-            };
+            if level == Level::Pte {
+                self.td.last.set(Some(LastTable { region, table }));
+            }
+            found = self.entry_of(table, level, gpa);
         }
         found
+    }
+
+    /// The entry for `gpa` in a table of entries of `level`.
+    fn entry_of(&self, table: Pfn, level: Level, gpa: Gpa) -> Found {
+        let entry = self.machine.read_entry(table, level.index(gpa));
+        Found {
+            place: Place::Table(table),
+            level,
+            base: level.base(gpa),
+            entry: SeptEntry::from_bits(entry),
+        }
     }
 
     /// State of the entry that governs `gpa`.
