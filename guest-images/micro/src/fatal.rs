@@ -10,7 +10,7 @@ use tdxlab_protocol::message::{Reply, Text};
 
 use crate::trap::Frame;
 use crate::vcpu::this;
-use crate::{cpu, serial, td};
+use crate::{console, cpu, serial, td};
 
 unsafe extern "sysv64" {
     /// In `trap.s`.
@@ -45,6 +45,11 @@ fn report(file: &str, line: u32, message: &dyn fmt::Display) -> ! {
     let mut text = Cut(Text::new());
     // Text that does not fit is cut, which is no error.
     let _ = write!(text, "{message}");
+    // In words first: nothing else holds that line.
+    console::say(format_args!(
+        "vCPU {} panics at {file}:{line}: {message}",
+        this().id().0
+    ));
     serial::send_at_any_cost(&Reply::Panic {
         vcpu: this().id(),
         file: last_of(file),

@@ -13,6 +13,7 @@
 //! | [`td`], [`mailbox`] | TDCALL; who answers it where there is no TDX |
 //! | [`window`] | the memory under test |
 //! | [`serve`], [`command`] | the conversation with the lab; what it asks for |
+//! | [`console`] | what a TD says to people |
 //! | [`serial`], [`machine`], [`port`], [`cpu`], [`mem`], [`hob`] | the hardware, and what a VMM says of it |
 
 #![no_std]
@@ -20,6 +21,7 @@
 
 mod boot;
 mod command;
+mod console;
 mod cpu;
 mod fatal;
 mod hob;
@@ -59,14 +61,16 @@ extern "sysv64" fn start(index: u32, hob: u32, gpa_width: u32) -> ! {
     // First, since in a rehearsal even the serial line is reached through the mailbox.
     mailbox::open();
     serial::set_up();
+    console::set_up();
     match td::is_td() {
-        true => start_td(hob),
+        true => start_td(hob, gpa_width),
         false => start_pc(),
     }
 }
 
 /// Goes on in a TD.
-fn start_td(hob: u32) -> ! {
+fn start_td(hob: u32, gpa_width: u32) -> ! {
+    console::say(format_args!("started as a TD, GPA width {gpa_width}"));
     assert!(
         u64::from(hob) == TD_HOB_START,
         "the VMM says that the TD_HOB is at {hob:#x}, but the image's metadata says {TD_HOB_START:#x}"
@@ -78,7 +82,12 @@ fn start_td(hob: u32) -> ! {
         Ok(end) => end,
         Err(error) => panic!("{error}"),
     };
+    console::say(format_args!("memory ends at {end_of_memory:#x}"));
     let info = td::info();
+    console::say(format_args!(
+        "vCPUs: {}; attributes: {:#x}",
+        info.vcpus, info.attributes
+    ));
     let hello = Hello {
         version: VERSION,
         td: true,

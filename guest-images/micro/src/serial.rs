@@ -1,4 +1,4 @@
-//! The serial line to the lab: a 16550 with its FIFOs on.
+//! Serial lines: 16550s with their FIFOs on. The first one carries the conversation with the lab.
 
 use core::cell::UnsafeCell;
 use core::hint::spin_loop;
@@ -10,13 +10,6 @@ use tdxlab_protocol::message::Reply;
 
 use crate::{machine, port, td};
 
-const DATA: u16 = SERIAL_PORT;
-const INTERRUPT_ENABLE: u16 = SERIAL_PORT + 1;
-const FIFO_CONTROL: u16 = SERIAL_PORT + 2;
-const LINE_CONTROL: u16 = SERIAL_PORT + 3;
-const MODEM_CONTROL: u16 = SERIAL_PORT + 4;
-const LINE_STATUS: u16 = SERIAL_PORT + 5;
-
 /// Line status: a byte has come in.
 const DATA_READY: u8 = 1 << 0;
 /// Line status: the transmit FIFO is empty.
@@ -27,6 +20,9 @@ const FIFO_BYTES: usize = 16;
 /// How often a panicking vCPU looks whether another one has left the line, before it interrupts.
 const PATIENCE: u32 = 10_000_000;
 
+/// The line that carries the protocol.
+const PROTOCOL: Uart = Uart::at(SERIAL_PORT);
+
 /// Held while a frame is on its way, so that the frames of several vCPUs do not mix.
 static BUSY: AtomicBool = AtomicBool::new(false);
 static FRAME: Frame = Frame(UnsafeCell::new(frame::EMPTY_FRAME));
@@ -36,29 +32,72 @@ struct Frame(UnsafeCell<FrameBuffer>);
 // SAFETY: only used by who holds `BUSY`, or by a panicking vCPU, after which nothing else counts.
 unsafe impl Sync for Frame {}
 
-/// Sets the device up: 115200 8N1, FIFOs on and empty, an interrupt for each byte that comes in.
+/// A 16550.
+#[derive(Clone, Copy)]
+pub(crate) struct Uart {
+    data: u16,
+    interrupt_enable: u16,
+    fifo_control: u16,
+    line_control: u16,
+    modem_control: u16,
+    line_status: u16,
+}
+
+impl Uart {
+    /// The one whose registers begin at this port.
+    pub(crate) const fn at(first: u16) -> Uart {
+        Uart {
+            data: first,
+            interrupt_enable: first + 1,
+            fifo_control: first + 2,
+            line_control: first + 3,
+            modem_control: first + 4,
+            line_status: first + 5,
+        }
+    }
+
+    /// Sets the device up: 115200 8N1, FIFOs on and empty; with `interrupts`, one for each byte that
+    /// comes in.
+    pub(crate) fn set_up(self, interrupts: bool) {
+        const DIVISOR_LATCH: u8 = 0x80;
+        const EIGHT_BITS: u8 = 0x03;
+        port::write(self.line_control, DIVISOR_LATCH | EIGHT_BITS);
+        port::write(self.data, 1);
+        port::write(self.interrupt_enable, 0);
+        port::write(self.line_control, EIGHT_BITS);
+        port::write(self.fifo_control, 0x07);
+        port::write(self.modem_control, 0x0b);
+        port::write(self.interrupt_enable, u8::from(interrupts));
+    }
+
+    /// Sends bytes.
+    pub(crate) fn write(self, bytes: &[u8]) {
+        for chunk in bytes.chunks(FIFO_BYTES) {
+            while port::read(self.line_status) & TRANSMIT_EMPTY == 0 {
+                spin_loop();
+            }
+            for &byte in chunk {
+                port::write(self.data, byte);
+            }
+        }
+    }
+}
+
+/// Sets the first line up.
 pub(crate) fn set_up() {
-    const DIVISOR_LATCH: u8 = 0x80;
-    const EIGHT_BITS: u8 = 0x03;
-    port::write(LINE_CONTROL, DIVISOR_LATCH | EIGHT_BITS);
-    port::write(DATA, 1);
-    port::write(INTERRUPT_ENABLE, 0);
-    port::write(LINE_CONTROL, EIGHT_BITS);
-    port::write(FIFO_CONTROL, 0x07);
-    port::write(MODEM_CONTROL, 0x0b);
-    port::write(INTERRUPT_ENABLE, u8::from(!td::is_td()));
+    PROTOCOL.set_up(!td::is_td());
 }
 
 /// Takes the next byte from the lab. Waits for it asleep; in a TD, which gets no interrupts, awake.
 pub(crate) fn receive() -> u8 {
-    while port::read(LINE_STATUS) & DATA_READY == 0 {
+    while port::read(PROTOCOL.line_status) & DATA_READY == 0 {
         if td::is_td() {
             spin_loop();
         } else {
             machine::sleep();
         }
     }
-    port::read(DATA)
+    port::read(PROTOCOL.data)
 }
 
 /// Sends a reply.
@@ -90,15 +129,7 @@ unsafe fn transmit(reply: &Reply) {
     // SAFETY: the caller's promise.
     let buffer = unsafe { &mut *FRAME.0.get() };
     // Every reply fits: the tests of the protocol crate send the largest one.
-    let Ok(bytes) = frame::encode(reply, buffer) else {
-        return;
-    };
-    for chunk in bytes.chunks(FIFO_BYTES) {
-        while port::read(LINE_STATUS) & TRANSMIT_EMPTY == 0 {
-            spin_loop();
-        }
-        for &byte in chunk {
-            port::write(DATA, byte);
-        }
+    if let Ok(bytes) = frame::encode(reply, buffer) {
+        PROTOCOL.write(bytes);
     }
 }

@@ -5,7 +5,7 @@ use tdxlab_protocol::frame::Decoder;
 use tdxlab_protocol::layout::EXIT_PORT;
 use tdxlab_protocol::message::{Hello, Refusal, Reply, Request, Task, VERSION, Windows};
 
-use crate::{command, fatal, port, serial, smp, td, window};
+use crate::{command, console, fatal, port, serial, smp, td, window};
 
 /// Says hello, then does what the lab asks.
 pub(crate) fn serve(hello: Hello, end_of_memory: Option<u64>) -> ! {
@@ -14,6 +14,7 @@ pub(crate) fn serve(hello: Hello, end_of_memory: Option<u64>) -> ! {
         end_of_memory,
     };
     serial::send(&Reply::Hello(hello));
+    console::say(format_args!("said hello"));
     smp::open(guest.vcpus);
     let mut decoder = Decoder::<Request>::new();
     loop {
@@ -47,7 +48,9 @@ impl Guest {
                 }
                 self.check_windows(windows)?;
                 window::map(*windows);
+                console::say(format_args!("windows are mapped"));
                 smp::wait_for_all(self.vcpus);
+                console::say(format_args!("all vCPUs are up"));
                 serial::send(&Reply::Ready { vcpus: self.vcpus });
             }
             Request::Run { id, tasks } => {

@@ -60,6 +60,9 @@ pub const WINDOW_BYTES: u64 = 0x0000_2000_0000_0000;
 /// I/O port of the serial line that carries the protocol (COM1).
 pub const SERIAL_PORT: u16 = 0x3f8;
 
+/// I/O port of the serial line on which a TD says in words how far it came (COM2).
+pub const CONSOLE_PORT: u16 = 0x2f8;
+
 /// I/O port of the doorbell (`isa-debugcon`). The byte written is the vCPU's index.
 pub const DOORBELL_PORT: u16 = 0xe9;
 

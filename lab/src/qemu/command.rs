@@ -40,6 +40,8 @@ pub struct QemuCommand {
     pub monitor: Option<Line>,
     /// The serial port that carries the protocol.
     pub serial: Line,
+    /// A second serial port, on which a TD says in words how far it came.
+    pub console: Option<Line>,
     /// The doorbell port of the soft host.
     pub doorbell: Option<Line>,
     /// Runs the guest as a TD.
@@ -147,6 +149,10 @@ impl QemuCommand {
         }
         args.flag("-chardev", self.serial.chardev("serial"));
         args.flag("-serial", "chardev:serial");
+        if let Some(console) = &self.console {
+            args.flag("-chardev", console.chardev("console"));
+            args.flag("-serial", "chardev:console");
+        }
         if let Some(doorbell) = &self.doorbell {
             args.flag("-chardev", doorbell.chardev("doorbell"));
             args.flag(
@@ -179,10 +185,8 @@ impl QemuCommand {
             qmp: Line::Listen("qmp.sock".into()),
             monitor: None,
             serial: Line::File("serial.out".into()),
-            doorbell: self
-                .doorbell
-                .as_ref()
-                .map(|_| Line::File("doorbell.out".into())),
+            console: in_a_file(&self.console, "console.out"),
+            doorbell: in_a_file(&self.doorbell, "doorbell.out"),
             // Nobody is there to say `cont`.
             paused: false,
             ..self.clone()
@@ -210,6 +214,11 @@ impl QemuCommand {
             (Accelerator::Kvm, _) => "kvm",
         }
     }
+}
+
+/// A line that ends in a file of this name, if there is one.
+fn in_a_file(line: &Option<Line>, name: &str) -> Option<Line> {
+    line.as_ref().map(|_| Line::File(name.into()))
 }
 
 /// Name under which the image of a pasteable command line is to be found.

@@ -10,7 +10,7 @@ use nix::sys::mman::{MapFlags, ProtFlags, mmap, munmap};
 use tdxlab_protocol::addr::{Gpa, PageLevel};
 use tdxlab_protocol::frame::{self, Decoder};
 use tdxlab_protocol::layout::{
-    HOST_POOL_START, MAILBOX_START, PML4, PRIVATE_WINDOW, SERIAL_PORT, SHARED_WINDOW,
+    CONSOLE_PORT, HOST_POOL_START, MAILBOX_START, PML4, PRIVATE_WINDOW, SERIAL_PORT, SHARED_WINDOW,
 };
 use tdxlab_protocol::mailbox::*;
 use tdxlab_protocol::message::{
@@ -75,6 +75,10 @@ pub(crate) struct Lab {
     to_td: VecDeque<u8>,
     /// In a TD: whether the data port means the divisor.
     divisor_latch: bool,
+    /// The same of its second serial port.
+    console_divisor_latch: bool,
+    /// What it has said there.
+    pub(crate) console: Vec<u8>,
     is_td: bool,
     /// The registers of ReportFatalError, after which the guest gets no answer.
     pub(crate) fatal_error: Option<[u64; 16]>,
@@ -120,6 +124,8 @@ impl Lab {
             module,
             to_td: VecDeque::new(),
             divisor_latch: false,
+            console_divisor_latch: false,
+            console: Vec::new(),
             is_td,
             fatal_error: None,
         }
@@ -239,8 +245,16 @@ impl Lab {
         Some(Answer::Registers(registers))
     }
 
-    /// Writes a register of the serial port that a TD sees.
+    /// Writes a register of a serial port that a TD sees.
     fn write_serial(&mut self, port: u64, value: u8) -> u64 {
+        if let Some(register @ 0..8) = port.checked_sub(CONSOLE_PORT.into()) {
+            match register {
+                0 if !self.console_divisor_latch => self.console.push(value),
+                3 => self.console_divisor_latch = value & 0x80 != 0,
+                _ => {}
+            }
+            return 0;
+        }
         match port.checked_sub(SERIAL_PORT.into()) {
             Some(0) if !self.divisor_latch => self.receive(&[value]),
             Some(3) => self.divisor_latch = value & 0x80 != 0,
@@ -250,9 +264,12 @@ impl Lab {
         0
     }
 
-    /// Reads a register of the serial port that a TD sees.
+    /// Reads a register of a serial port that a TD sees.
     fn read_serial(&mut self, port: u64) -> u64 {
         const EMPTY: u64 = 0x60;
+        if port == u64::from(CONSOLE_PORT) + 5 {
+            return EMPTY;
+        }
         match port.checked_sub(SERIAL_PORT.into()) {
             Some(0) => self.to_td.pop_front().map_or(0, u64::from),
             Some(5) => EMPTY | u64::from(!self.to_td.is_empty()),

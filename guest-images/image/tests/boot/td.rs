@@ -273,8 +273,27 @@ fn in_a_rehearsal_the_windows_belong_to_whoever_plays_the_module() {
     );
 }
 
+#[test]
+fn the_second_serial_line_tells_in_words_how_far_a_td_came() {
+    let module = module(48, ATTRIBUTES_SEPT_VE_DISABLE, 1);
+    let mut lab = start(1, module, td_ctls(None, nothing_else()));
+    lab.hello();
+    let limit = Gpa::new(MEMORY_BYTES as u64);
+    lab.configure(Windows::Direct { limit });
+    assert_eq!(lab.reply(), Reply::Ready { vcpus: 1 });
+    let expected = format!(
+        "started as a TD, GPA width 48\n\
+         memory ends at {MEMORY_BYTES:#x}\n\
+         vCPUs: 1; attributes: {ATTRIBUTES_SEPT_VE_DISABLE:#x}\n\
+         said hello\n\
+         windows are mapped\n\
+         all vCPUs are up\n"
+    );
+    assert_eq!(str::from_utf8(&lab.console).unwrap(), expected);
+}
+
 /// The panic of a TD that cannot go on, and what it then tells the VMM.
-fn fatal(mut lab: Lab) -> (Text, [u64; 16]) {
+fn fatal(lab: &mut Lab) -> (Text, [u64; 16]) {
     let Reply::Panic { message, .. } = lab.reply() else {
         panic!("no panic");
     };
@@ -289,9 +308,15 @@ fn fatal(mut lab: Lab) -> (Text, [u64; 16]) {
 
 #[test]
 fn a_td_that_panics_reports_it_to_the_vmm_as_well() {
-    let lab = start_with_hob(1, module(48, 0, 1), &[0; 64], nothing_else());
-    let (message, registers) = fatal(lab);
+    let mut lab = start_with_hob(1, module(48, 0, 1), &[0; 64], nothing_else());
+    let (message, registers) = fatal(&mut lab);
     assert_eq!(message, "TD_HOB: the entry at 0x0 cannot be 0 bytes long");
+    // And in words, whatever has become of the other line.
+    let words = str::from_utf8(&lab.console).unwrap();
+    let (first, last) = words.split_once('\n').unwrap();
+    assert_eq!(first, "started as a TD, GPA width 48");
+    assert!(last.starts_with("vCPU 0 panics at "), "{last}");
+    assert!(last.ends_with(&format!(": {message}\n")), "{last}");
     assert_eq!(registers[reg::R11], vmcall::REPORT_FATAL_ERROR);
     // QEMU refuses codes with any of the low 16 bits set.
     assert_eq!(registers[reg::R12], 1 << 16);
@@ -316,7 +341,7 @@ fn a_td_that_panics_reports_it_to_the_vmm_as_well() {
 
 #[test]
 fn a_gpa_width_that_cannot_be_is_fatal() {
-    let lab = start(1, module(47, 0, 1), nothing_else());
-    let (message, _) = fatal(lab);
+    let mut lab = start(1, module(47, 0, 1), nothing_else());
+    let (message, _) = fatal(&mut lab);
     assert_eq!(message, "TDG.VP.INFO: GPA width 47 is neither 48 nor 52");
 }

@@ -173,6 +173,7 @@ fn start(
                 qmp: ends.qmp.clone(),
                 monitor,
                 serial: ends.serial.clone(),
+                console: None,
                 doorbell: None,
                 td: None,
                 paused: false,

@@ -164,6 +164,7 @@ fn start(
                 qmp: ends.qmp.clone(),
                 monitor,
                 serial: ends.serial.clone(),
+                console: None,
                 doorbell: Some(theirs),
                 td: None,
                 paused: false,

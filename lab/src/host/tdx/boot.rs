@@ -6,6 +6,7 @@ use tdxlab_protocol::layout as machine;
 use tdxlab_protocol::message::{Hello, Reply, Request, VERSION, Windows};
 use tdxlab_protocol::tdcall::{ATTRIBUTES_REHEARSAL, ATTRIBUTES_SEPT_VE_DISABLE};
 
+use super::console::Console;
 use super::gmem::{self, Gmems};
 use super::layout::RamLayout;
 use super::preflight::Preflight;
@@ -53,7 +54,7 @@ pub(super) fn boot(
     // Before QEMU, so that what the kernel does while the TD is made is seen, too.
     let watch = Watch::open(host);
     host.heard_of_seamcalls(watch.seamcalls());
-    let mut vm = start(host, guest, layout, &image, monitor)?;
+    let (mut vm, console) = start(host, guest, layout, &image, monitor)?;
     let until = Instant::now() + options.patience.max(MAKING_PATIENCE);
     let (gmems, watch) = match paused(&mut vm, host, guest, (layout, &sections), until, stages) {
         Ok((gmems, threads)) => {
@@ -68,15 +69,29 @@ pub(super) fn boot(
     };
 
     let preflight = stages.populated.clone();
-    let mut session = TdxSession::new(vm, gmems, layout, watch, guest.memory, options.patience);
+    let (memory, patience) = (guest.memory, options.patience);
+    let mut session = TdxSession::new(vm, gmems, layout, watch, memory, patience);
+    session.console = console;
     session.hatch = hatch;
     session.preflight = preflight;
     match greeted(&mut session, host, guest, options.patience, stages) {
         Ok(()) => Ok(session),
         Err(error) => {
+            let last = session.console.as_mut().and_then(Console::last_line);
             session.leave_evidence(&options.folder);
-            Err(error)
+            Err(after(error, last))
         }
+    }
+}
+
+/// The same error, with how far a guest that fell silent had come in its own words.
+fn after(error: HostError, last: Option<String>) -> HostError {
+    match (error, last) {
+        (HostError::GuestSilent { doing, waited }, Some(last)) => HostError::GuestSilent {
+            doing: format!("{doing} (its console said last: {last:?})"),
+            waited,
+        },
+        (error, _) => error,
     }
 }
 
@@ -147,8 +162,12 @@ fn start(
     layout: RamLayout,
     image: &[u8],
     monitor: Option<Line>,
-) -> Result<Vm, HostError> {
-    Vm::start(HostKind::Tdx, image, host.interrupt, |ends| {
+) -> Result<(Vm, Option<Console>), HostError> {
+    let mut console = None;
+    let vm = Vm::start(HostKind::Tdx, image, host.interrupt, |ends| {
+        let (ours, theirs) = ends.another_line()?;
+        let listening = Console::new(ours).map_err(QemuError::system("using a socket pair"))?;
+        console = Some(listening);
         Ok(QemuCommand {
             program: host.qemu.program.clone(),
             version: host.qemu.version,
@@ -164,6 +183,7 @@ fn start(
             qmp: ends.qmp.clone(),
             monitor,
             serial: ends.serial.clone(),
+            console: Some(theirs),
             doorbell: None,
             td: Some(Td {
                 sept_ve_disable: guest.sept_ve_disable,
@@ -171,7 +191,8 @@ fn start(
             paused: true,
         })
     })
-    .map_err(|error| error.on(HostKind::Tdx))
+    .map_err(|error| error.on(HostKind::Tdx))?;
+    Ok((vm, console))
 }
 
 /// Waits until the monitor answers: the TD is finalised by then.

@@ -13,6 +13,7 @@
 //! The guest says so of itself, and so does the report.
 
 mod boot;
+mod console;
 pub mod death;
 pub mod detect;
 pub mod gmem;

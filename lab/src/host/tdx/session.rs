@@ -8,6 +8,7 @@ use nix::unistd::gettid;
 use tdxlab_protocol::message::Task;
 
 use super::TdxHost;
+use super::console::Console;
 use super::death::{self, Signs};
 use super::gmem::{self, Change, Gmems};
 use super::layout::{Piece, RamLayout};
@@ -47,6 +48,8 @@ pub(super) struct TdxSession {
     /// When operations of the next race shall start, and when those of the last did.
     follow: Option<Interleaving>,
     taken: Option<Interleaving>,
+    /// What it says in words.
+    pub(super) console: Option<Console>,
     /// Where a person may talk to QEMU.
     pub(super) hatch: Option<Hatch>,
     /// What was populated before its first instruction.
@@ -148,6 +151,7 @@ impl TdxSession {
             dead: None,
             follow: None,
             taken: None,
+            console: None,
             hatch: None,
             preflight: None,
         }
@@ -534,6 +538,9 @@ impl Session for TdxSession {
             Err(reason) => format!("# {reason}\n"),
         };
         evidence.push(("seamcalls.txt".to_owned(), seamcalls.into_bytes()));
+        if let Some(console) = &mut self.console {
+            evidence.push(("console.log".to_owned(), console.said()));
+        }
         if let Some(preflight) = &self.preflight {
             evidence.push((
                 "preflight.txt".to_owned(),

@@ -19,6 +19,7 @@ fn soft() -> QemuCommand {
         qmp: Line::Inherited(4),
         monitor: None,
         serial: Line::Inherited(5),
+        console: None,
         doorbell: Some(Line::Inherited(6)),
         td: None,
         paused: false,
@@ -122,6 +123,7 @@ fn td(version: Version) -> QemuCommand {
         version,
         accelerator: Accelerator::Kvm,
         cpu: Cpu::Host,
+        console: Some(Line::Inherited(8)),
         doorbell: None,
         td: Some(Td {
             sept_ve_disable: false,
@@ -158,6 +160,8 @@ fn td_of_a_qemu_before_11_1() {
       -mon chardev=qmp,mode=control \
       -chardev socket,id=serial,fd=5 \
       -serial chardev:serial \
+      -chardev socket,id=console,fd=8 \
+      -serial chardev:console \
       -device isa-debug-exit,iobase=0xf4,iosize=1 \
       -S
     "#);
@@ -200,6 +204,8 @@ fn td_of_a_qemu_from_11_1_on() {
       -object monitor-qmp,id=monitor,chardev=qmp \
       -chardev socket,id=serial,fd=5 \
       -serial chardev:serial \
+      -chardev socket,id=console,fd=8 \
+      -serial chardev:console \
       -device isa-debug-exit,iobase=0xf4,iosize=1 \
       -S
     "#);
@@ -229,6 +235,8 @@ fn td_for_pasting() {
       -object monitor-qmp,id=monitor,chardev=qmp \
       -chardev file,id=serial,path=serial.out \
       -serial chardev:serial \
+      -chardev file,id=console,path=console.out \
+      -serial chardev:console \
       -device isa-debug-exit,iobase=0xf4,iosize=1
     "#);
 }
