@@ -5,6 +5,7 @@ mod ends;
 mod guest;
 mod picture;
 mod races;
+mod refused;
 mod verify;
 mod words;
 

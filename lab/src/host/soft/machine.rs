@@ -202,6 +202,21 @@ mod tests {
     }
 
     #[test]
+    fn a_table_is_written_whole() {
+        let mut machine = machine();
+        let table = machine.pool().start;
+        machine.write_table(
+            table,
+            Box::new(std::array::from_fn(|index| (index as u64) << 12)),
+        );
+        for index in 0..512 {
+            assert_eq!(machine.read_entry(table, index), (index as u64) << 12);
+        }
+        machine.zero_frames(table, 1);
+        assert!(is_zero(&machine, table, 1), "it counts as used");
+    }
+
+    #[test]
     fn tables_and_copies_are_zeroed() {
         let mut machine = machine();
         let (table, copy) = (machine.pool().start, machine.pool().start.add(1));

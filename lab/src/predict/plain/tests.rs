@@ -349,6 +349,11 @@ fn the_picture_of_a_plain_vm() {
     ];
     assert_eq!(vm.0.state_map(range(0, 64 * M), 100), all);
     assert_eq!(vm.0.state_map(range(0, 64 * M), 2), all[..2]);
+    let all_over = |from, to| vm.0.state_all_over(range(from, to));
+    assert_eq!(all_over(0, M), Some(page));
+    assert_eq!(all_over(2 * M, 4 * M), Some(leaf));
+    assert_eq!(all_over(4 * M, 8 * M), Some(RegionState::Empty));
+    assert_eq!(all_over(0, 2 * M), None);
     let cut = [(range(3 * M, 4 * M), leaf)];
     assert_eq!(vm.0.state_map(range(3 * M, 8 * M), 100), cut);
     let mut small = Vm::of(Backing::Small);

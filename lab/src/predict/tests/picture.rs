@@ -64,6 +64,23 @@ fn the_window_cuts_the_runs_at_its_ends() {
     assert_eq!(found, wanted);
 }
 
+#[rstest]
+#[case::a_leaf(0, 2 * M, Some(RegionState::LeafAccepted))]
+#[case::a_part_of_one(PAGE, M, Some(RegionState::LeafAccepted))]
+#[case::two_kinds_of_leaf(0, 4 * M, None)]
+#[case::pages_of_three_kinds(4 * M, 6 * M, None)]
+#[case::a_leaf_and_nothing(8 * M, 12 * M, None)]
+#[case::nothing(10 * M, 12 * M, Some(RegionState::Empty))]
+#[case::no_memory(M, M, Some(RegionState::Empty))]
+#[case::fog(14 * M, 16 * M, Some(RegionState::Unknown))]
+fn what_is_the_same_all_over(
+    #[case] start: u64,
+    #[case] end: u64,
+    #[case] state: Option<RegionState>,
+) {
+    assert_eq!(pictured().state_all_over(range(start, end)), state);
+}
+
 /// Shared mappings are 4K leaves and count in the same counters as private ones.
 #[test]
 fn the_counters_count_shared_pages_with_private_ones() {

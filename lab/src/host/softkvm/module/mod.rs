@@ -131,7 +131,6 @@ impl Td {
 
     /// The leaf is blocked from the current epoch on.
     fn block(&mut self, gpa: Gpa, level: PageLevel) {
-        self.unblock(gpa, level);
         self.blocked.push((gpa, level, self.epoch));
     }
 

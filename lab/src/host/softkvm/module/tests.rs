@@ -147,6 +147,10 @@ const FAR: Gpa = Gpa::new(0x8000_0000);
     &[Aug(REGION, Size2M), Track, Kick, Block(REGION, Size2M)], Remove(REGION, Size2M), TRACKING_NOT_DONE)]
 #[case::remove(
     &[Aug(REGION, Size2M), Block(REGION, Size2M), Track, Kick], Remove(REGION, Size2M), 0)]
+#[case::remove_untracked_what_was_blocked_before(
+    &[Aug(REGION, Size2M), Block(REGION, Size2M), Track, Kick, Remove(REGION, Size2M),
+      Aug(REGION, Size2M), Block(REGION, Size2M)],
+    Remove(REGION, Size2M), TRACKING_NOT_DONE)]
 #[case::remove_4k(
     &[SeptAdd(REGION, Level::Pmd), Aug(PAGE, Size4K), Block(PAGE, Size4K), Track, Kick],
     Remove(PAGE, Size4K), 0)]
