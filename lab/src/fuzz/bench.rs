@@ -7,9 +7,10 @@ use std::path::Path;
 use std::time::Duration;
 
 use crate::host::interleaving::Interleaving;
-use crate::host::{BootOptions, Host, HostError, Session, tdx};
-use crate::plan::{Action, Guest, HostKind, Op, Plan, Side};
-use crate::predict::{Design, Predictor, RegionState};
+use crate::host::tdx::{self, OneRoot};
+use crate::host::{BootOptions, Host, HostError, Session};
+use crate::plan::{Action, Guest, HostKind, Plan};
+use crate::predict::{Design, Predictor};
 use crate::run::control;
 use crate::run::judge::branches;
 use crate::run::{
@@ -29,7 +30,8 @@ pub struct Bench {
     session: Box<dyn Session>,
     predictor: Predictor,
     maps_conversions: bool,
-    rehearsed: bool,
+    /// Of a rehearsal, where holes take what is shared.
+    rehearsed: Option<OneRoot>,
     judge: Judge,
     /// Counters that did not count in the positive control.
     distrusted: Vec<MissingWitness>,
@@ -165,7 +167,7 @@ impl Bench {
         Ok(Bench {
             distrusted: control.distrusted.clone(),
             maps_conversions: host.maps_conversions(),
-            rehearsed: host.kind() == HostKind::Tdx && tdx::is_rehearsal(),
+            rehearsed: (host.kind() == HostKind::Tdx && tdx::is_rehearsal()).then(OneRoot::default),
             ..Bench::new(session, control.believe(after), design, guest, seed)
         })
     }
@@ -187,7 +189,7 @@ impl Bench {
             session,
             predictor: Predictor::new(design, guest),
             maps_conversions: false,
-            rehearsed: false,
+            rehearsed: None,
             judge: Judge::new(AllowList::default()),
             distrusted: Vec::new(),
             before,
@@ -243,7 +245,9 @@ impl Bench {
     ///
     /// The host could not do it.
     pub fn judge(&mut self, action: &Action) -> Result<Option<(Judgement, bool)>, HostError> {
-        if self.rehearsed && self.is_beyond_rehearsal(action) {
+        if let Some(root) = &mut self.rehearsed
+            && !root.can(action)
+        {
             return Ok(None);
         }
         let foreseen = match self.maps_conversions {
@@ -279,21 +283,6 @@ impl Bench {
         });
         self.before = after;
         Ok(Some((judgement, expected.td_alive)))
-    }
-
-    /// Whether a hole may hit shared mappings. The VM of a rehearsal has one root for both halves of
-    /// its memory (`kvm_gfn_range_filter_to_root_types()` knows others for TDs only), so there holes
-    /// take those too, as no TD's do.
-    fn is_beyond_rehearsal(&self, action: &Action) -> bool {
-        let punches = || action.ops().filter(|op| matches!(op, Op::Punch { .. }));
-        let shares = |op: &Op| matches!(op, Op::Touch { side, .. } | Op::Fill { side, .. } if *side == Side::Shared);
-        let shared = |op: &Op| {
-            let range = op.range().unwrap_or_default();
-            let map = self.predictor.state_map(range, usize::MAX);
-            let states = [RegionState::SharedMapped, RegionState::Unknown];
-            map.iter().any(|(_, state)| states.contains(state))
-        };
-        punches().next().is_some() && (action.ops().any(shares) || punches().any(shared))
     }
 
     /// Ends the guest.

@@ -4,6 +4,7 @@
 //! there and back, and a hole. In a plain VM all have the same memory, which is put back by a hole.
 //! Now and then a TD is of a kind of its own (slots, an initial image, a gigabyte) and runs one plan.
 
+use std::ops::ControlFlow;
 use std::path::Path;
 
 use rand::{Rng, SeedableRng};
@@ -106,14 +107,8 @@ impl Drawing {
     }
 }
 
-/// How a plan goes on after a step.
-enum Next {
-    On,
-    /// Nobody can foresee the step, so it was left out.
-    Refused,
-    Dead,
-    Failed(Failure),
-}
+/// Goes on, or ends the plan: with a failure, or without one because its TD is gone.
+type Flow<T> = ControlFlow<Option<Failure>, T>;
 
 impl Windows {
     /// Boots a guest for plans with such seeds. `backings` are what can be behind the memory of a
@@ -189,52 +184,59 @@ impl Windows {
         steps: &mut Vec<Step>,
         coverage: &mut Coverage,
     ) -> Option<Failure> {
-        for _ in 0..drawing.steps() {
-            let action = drawing.step(self.bench.predictor(), coverage);
-            match self.step(action, steps) {
-                Next::On | Next::Refused => {}
-                Next::Dead => return None,
-                Next::Failed(failure) => return Some(failure),
-            }
+        match self.play(drawing, window, steps, coverage) {
+            ControlFlow::Break(end) => end,
+            ControlFlow::Continue(()) => self.left(window).map(|left| {
+                let text =
+                    format!("memory that was put back is not empty by the predictor: {left}");
+                Failure::error(steps.len().saturating_sub(1), text)
+            }),
         }
-        let looks = drawing.last_look().into_iter().map(|look| (look, false));
-        let back = self.back(window).into_iter().map(|action| (action, true));
-        for (action, must) in looks.chain(back) {
-            match self.step(action, steps) {
-                Next::On => {}
-                // What cannot be put back is not used again.
-                Next::Refused if must => {
-                    self.dead = true;
-                    return None;
-                }
-                Next::Refused => {}
-                Next::Dead => return None,
-                Next::Failed(failure) => return Some(failure),
-            }
-        }
-        self.left(window).map(|left| {
-            let text = format!("memory that was put back is not empty by the predictor: {left}");
-            Failure::error(steps.len().saturating_sub(1), text)
-        })
     }
 
-    /// Does a step, if it can be foreseen. The step of a failure counts within the plan.
-    fn step(&mut self, action: Action, steps: &mut Vec<Step>) -> Next {
+    /// The steps of a plan, a last look, and those that put its memory back.
+    fn play(
+        &mut self,
+        drawing: &mut Drawing,
+        window: GpaRange,
+        steps: &mut Vec<Step>,
+        coverage: &mut Coverage,
+    ) -> Flow<()> {
+        for _ in 0..drawing.steps() {
+            let action = drawing.step(self.bench.predictor(), coverage);
+            self.step(action, steps)?;
+        }
+        for look in drawing.last_look() {
+            self.step(look, steps)?;
+        }
+        for action in self.back(window) {
+            if !self.step(action, steps)? {
+                // What cannot be put back is not used again.
+                self.dead = true;
+                return ControlFlow::Break(None);
+            }
+        }
+        ControlFlow::Continue(())
+    }
+
+    /// Does a step and says so, unless nobody can foresee it. The step of a failure counts within
+    /// the plan.
+    fn step(&mut self, action: Action, steps: &mut Vec<Step>) -> Flow<bool> {
         let stepped = self.bench.step(&action);
         if stepped != Stepped::Refused {
             steps.push(step(action));
         }
         match stepped {
-            Stepped::Refused => Next::Refused,
-            Stepped::Passed { alive: true } => Next::On,
+            Stepped::Refused => ControlFlow::Continue(false),
+            Stepped::Passed { alive: true } => ControlFlow::Continue(true),
             Stepped::Passed { alive: false } => {
                 self.dead = true;
-                Next::Dead
+                ControlFlow::Break(None)
             }
-            Stepped::Failed(failure) => Next::Failed(Failure {
+            Stepped::Failed(failure) => ControlFlow::Break(Some(Failure {
                 step: steps.len() - 1,
                 ..failure
-            }),
+            })),
         }
     }
 

@@ -321,3 +321,22 @@ fn configure(
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_silent_guest_said_last_is_in_the_message() {
+        let silent = || HostError::GuestSilent {
+            doing: "booting the guest".to_owned(),
+            waited: Duration::from_secs(3),
+        };
+        let told = after(silent(), Some("memory ends at 0x1".to_owned())).to_string();
+        assert!(told.contains("said last: \"memory ends at 0x1\""), "{told}");
+        assert_eq!(after(silent(), None).to_string(), silent().to_string());
+        let other = || unusable("no".to_owned());
+        let told = after(other(), Some("said hello".to_owned())).to_string();
+        assert_eq!(told, other().to_string());
+    }
+}

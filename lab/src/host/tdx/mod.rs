@@ -27,6 +27,8 @@ mod session;
 mod start;
 pub mod tdvf;
 
+pub(crate) use rehearsal::OneRoot;
+
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 use std::time::Duration;

@@ -1,44 +1,68 @@
 //! What a rehearsal does otherwise than a TDX host: its VM is no TD.
 
 use crate::addr::GpaRange;
-use crate::plan::{Op, Plan, Side};
+use crate::plan::{Action, Op, Plan, Side};
 
 /// What a plan asks of a TD that the VM of a rehearsal does otherwise.
-///
-/// A TD's shared memory has a root of its own, which holes in the guest_memfd leave alone
-/// (`kvm_gfn_range_filter_to_root_types()`). That VM has one root for both, so a hole takes the shared
-/// leaves above it, too.
 pub(super) fn beyond(plan: &Plan) -> Option<String> {
-    let mut shared: Vec<GpaRange> = Vec::new();
-    for step in &plan.steps {
-        for op in step.action.ops() {
-            match op {
-                Op::Convert {
-                    range, to: side, ..
-                }
-                | Op::Touch { range, side, .. }
-                | Op::Fill { range, side, .. }
-                | Op::Verify { range, side, .. }
-                    if *side == Side::Shared =>
-                {
-                    shared.push(*range);
-                }
-                Op::Convert { range, .. } => shared.retain(|one| !range.contains_range(*one)),
-                _ => {}
-            }
-        }
-        let punches = |op: &Op| match op {
-            Op::Punch { range } => shared.iter().any(|one| one.overlaps(*range)),
-            _ => false,
-        };
-        if step.action.ops().any(punches) {
-            return Some(NO_ROOT_OF_ITS_OWN.to_owned());
-        }
-    }
-    None
+    let mut root = OneRoot::default();
+    let mut actions = plan.steps.iter().map(|step| &step.action);
+    let found = actions.any(|action| !root.can(action));
+    found.then(|| NO_ROOT_OF_ITS_OWN.to_owned())
 }
 
 const NO_ROOT_OF_ITS_OWN: &str = "needs a hole that leaves shared memory mapped; the VM of a rehearsal has one root, of which holes take it";
+
+/// The one root of a rehearsal's VM, which serves private and shared memory.
+///
+/// A TD's shared memory has a root of its own, which holes in the guest_memfd leave alone
+/// (`kvm_gfn_range_filter_to_root_types()`). Here a hole takes the shared leaves above it, too.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct OneRoot {
+    /// What may be mapped shared.
+    shared: Vec<GpaRange>,
+}
+
+impl OneRoot {
+    /// Whether the step does here what it does in a TD: none of its holes lies below memory that is
+    /// shared. If so, notes what it shares.
+    pub(crate) fn can(&mut self, action: &Action) -> bool {
+        let before = self.shared.len();
+        self.shared.extend(action.ops().filter_map(shares));
+        let holes = || {
+            action.ops().filter_map(|op| match op {
+                Op::Punch { range } => Some(*range),
+                _ => None,
+            })
+        };
+        if holes().any(|hole| self.shared.iter().any(|one| one.overlaps(hole))) {
+            self.shared.truncate(before);
+            return false;
+        }
+        // What others do at the same time may come after it.
+        if let Action::One(Op::Convert { range, to, .. }) = action
+            && *to == Side::Private
+        {
+            self.shared.retain(|one| !range.contains_range(*one));
+        }
+        true
+    }
+}
+
+/// What an operation shares.
+fn shares(op: &Op) -> Option<GpaRange> {
+    match op {
+        Op::Convert { to: side, .. }
+        | Op::Touch { side, .. }
+        | Op::Fill { side, .. }
+        | Op::Verify { side, .. }
+            if *side == Side::Shared =>
+        {
+            op.range()
+        }
+        _ => None,
+    }
+}
 
 #[cfg(test)]
 mod tests {
@@ -46,7 +70,7 @@ mod tests {
 
     use super::*;
     use crate::addr::Gpa;
-    use crate::plan::{Action, Expect, Generation, Guest, LOW_BASE, Needs, Step, VERSION, VcpuId};
+    use crate::plan::{Expect, Generation, Guest, LOW_BASE, Needs, Step, VERSION, VcpuId};
 
     fn at(start: u64, end: u64) -> GpaRange {
         let at = |offset| Gpa::new(LOW_BASE.as_u64() + offset);
