@@ -136,6 +136,10 @@ fn what_goes_wrong_is_kept_and_said() {
          echo '=== design'\n\
          '{PROGRAM}' run --host tdx --design v3 --out '{out}' scenarios/stock/initial-image.yaml 2>&1\n\
          grep -o 'DESIGN MISMATCH[^]]*' '{out}'/latest/journal.jsonl\n\
+         echo '=== console'\n\
+         TDXLAB_REHEARSAL_LIES=drop-conversion=1 '{PROGRAM}' run --host tdx --out '{out}' \
+         scenarios/stock/convert-is-a-hole.yaml >'{out}'/told 2>&1\n\
+         cat '{out}'/latest/scenarios/*/console.log\n\
          echo '=== probe'\n\
          '{probe}'; echo \"--- ended with $?\"\n",
         kept = kept.display(),
@@ -176,6 +180,17 @@ fn what_goes_wrong_is_kept_and_said() {
         design.contains(&format!("DESIGN MISMATCH\",\"{misfit}")),
         "{design}"
     );
+
+    // In the words of a TD of which the lab made a failure.
+    let console = told("console");
+    for words in [
+        "started as a TD, GPA width 48",
+        "memory ends at 0x",
+        "vCPUs: 1; attributes: 0x",
+        "said hello\nwindows are mapped\nall vCPUs are up",
+    ] {
+        assert!(console.contains(words), "no {words:?} in {console}");
+    }
 
     let probe = told("probe");
     assert!(probe.contains("fired 3 times with 0x"), "{probe}");
