@@ -161,6 +161,13 @@ impl<'ast> Visit<'ast> for Finder<'_> {
         }
     }
 
+    fn visit_trait_item_fn(&mut self, item: &'ast syn::TraitItemFn) {
+        if let Some(block) = &item.default {
+            self.enter(&item.sig, block);
+            visit::visit_trait_item_fn(self, item);
+        }
+    }
+
     fn visit_item_const(&mut self, _: &'ast syn::ItemConst) {}
     fn visit_impl_item_const(&mut self, _: &'ast syn::ImplItemConst) {}
     fn visit_item_static(&mut self, _: &'ast syn::ItemStatic) {}

@@ -91,7 +91,7 @@ fn set_passes(tree: &Tree, id: usize) -> bool {
 fn tests_pass(tree: &Tree, id: usize, predictor: bool) -> bool {
     let subjects: &[&str] = match predictor {
         true => &["predict::"],
-        false => &["softkvm::", "host::sim::"],
+        false => &["softkvm::", "host::sim::", "host::soft::machine::"],
     };
     let arguments = [subjects, &["--test-threads", "1"]].concat();
     passes(&tree.tests, id, &arguments, &tree.package)
