@@ -77,18 +77,23 @@ pub(super) fn add_entropy(seed: &[u8]) {
 }
 
 /// Sets what a lab wants of its own machine: transparent huge pages for memfds that ask for them,
-/// and nobody who makes or breaks them up in the background.
+/// and nobody who makes or breaks them up in the background; and where memory runs out, an end with
+/// words. Otherwise a kernel may go on for ever, reading in again what it has just let go of the
+/// programs that run.
 pub(super) fn tune() {
-    const SETTINGS: [(&str, &str); 2] = [
-        ("shmem_enabled", "advise"),
-        ("khugepaged/scan_sleep_millisecs", "4294967295"),
+    const SETTINGS: [(&str, &str); 4] = [
+        ("transparent_hugepage/shmem_enabled", "advise"),
+        (
+            "transparent_hugepage/khugepaged/scan_sleep_millisecs",
+            "4294967295",
+        ),
+        ("lru_gen/enabled", "y"),
+        ("lru_gen/min_ttl_ms", "1000"),
     ];
     for (name, value) in SETTINGS {
-        // A kernel without them has no transparent huge pages, which whoever needs them will say.
-        let _ = fs::write(
-            Path::new("/sys/kernel/mm/transparent_hugepage").join(name),
-            value,
-        );
+        // A kernel without them has no transparent huge pages, which whoever needs them will say, or
+        // takes longer to find out that it has no memory.
+        let _ = fs::write(Path::new("/sys/kernel/mm").join(name), value);
     }
 }
 
