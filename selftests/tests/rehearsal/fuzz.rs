@@ -7,7 +7,7 @@ use std::process::Output;
 
 use serde_json::Value;
 
-use crate::{PROGRAM, rehearse, said};
+use crate::{PROGRAM, assert_says, rehearse, said};
 
 /// Runs a shell script in a rehearsal: `$0` is the lab, `$1` a folder.
 fn script(folder: &Path, text: &str) -> Output {
@@ -104,13 +104,11 @@ fn a_failed_td_is_held_and_has_no_stub() {
     "#;
     let folder = tempfile::tempdir().unwrap();
     let output = script(folder.path(), SCRIPT);
-    let text = said(&output);
-    for part in [
+    let parts = [
         "its guest is held",
         "UNIX-CONNECT:",
         "none: a TD shows neither its registers nor its private memory",
         "code: 1",
-    ] {
-        assert!(text.contains(part), "no {part:?} in {text}");
-    }
+    ];
+    assert_says(&said(&output), &parts);
 }

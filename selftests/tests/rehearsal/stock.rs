@@ -6,7 +6,7 @@ use serde_json::Value;
 
 use tdxlab_selftests::command::tdxlab;
 
-use crate::{PROGRAM, rehearse, said};
+use crate::{PROGRAM, assert_says, rehearse, said};
 
 #[test]
 #[ignore = "takes an emulated machine: make test-rehearsal"]
@@ -159,7 +159,7 @@ fn what_goes_wrong_is_kept_and_said() {
     };
 
     let doctor = told("doctor");
-    for words in [
+    let words = [
         "deep.made",
         "deep.populated",
         "its initial image has",
@@ -168,9 +168,8 @@ fn what_goes_wrong_is_kept_and_said() {
         "qemu.sh",
         "qmp.jsonl",
         "kernel.log",
-    ] {
-        assert!(doctor.contains(words), "no {words:?} in {doctor}");
-    }
+    ];
+    assert_says(doctor, &words);
     assert!(!doctor.contains("deep.first_byte"), "{doctor}");
 
     let design = told("design");
@@ -182,15 +181,13 @@ fn what_goes_wrong_is_kept_and_said() {
     );
 
     // In the words of a TD of which the lab made a failure.
-    let console = told("console");
-    for words in [
+    let words = [
         "started as a TD, GPA width 48",
         "memory ends at 0x",
         "vCPUs: 1; attributes: 0x",
         "said hello\nwindows are mapped\nall vCPUs are up",
-    ] {
-        assert!(console.contains(words), "no {words:?} in {console}");
-    }
+    ];
+    assert_says(told("console"), &words);
 
     let probe = told("probe");
     assert!(probe.contains("fired 3 times with 0x"), "{probe}");
