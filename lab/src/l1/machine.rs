@@ -269,6 +269,11 @@ impl Machine<'_> {
             "console=ttyS0 earlyprintk=ttyS0 loglevel=5",
             // The end of the kernel is the end of QEMU.
             "panic=-1",
+            // A clock that ticks for itself. QEMU's emulated SVM may lose an interrupt: VMRUN and
+            // #VMEXIT change what the vCPU has pending without QEMU's lock, and undo what a device
+            // has just set. The next interrupt brings the lost one along; but a kernel that sets its
+            // timer anew at each interrupt, and sleeps without one, waits for ever for a lost one.
+            "nohz=off highres=off",
             // Nothing of this is worth waiting for in a machine of one emulated CPU.
             "tsc=reliable no_timer_check mitigations=off nokaslr random.trust_cpu=on audit=0 \
              init_on_alloc=0 lsm= rcupdate.rcu_expedited=1 \

@@ -5,6 +5,7 @@
 //! `TDXLAB_REQUIRE_L1` or by `TDXLAB_L1_KERNEL=newest`, and with the newest kernel all that it has.
 
 mod bad;
+mod clock;
 mod fuzz;
 mod gmem;
 mod set;

@@ -105,13 +105,14 @@ fn the_set_of_plain_vms_passes() {
     eprintln!("{said}");
 }
 
-/// The tests of guest_memfd and of two VMs at once, on the L1's kernel.
+/// The tests of its clock, of guest_memfd and of two VMs at once, on the L1's kernel.
 #[test]
 fn what_needs_a_real_kvm_is_tested_there_too() {
     let this = std::env::current_exe().unwrap();
     let this = this.to_str().unwrap();
     let command = [
         this,
+        "clock::",
         "gmem::",
         "two_vms::",
         "--nocapture",
@@ -122,7 +123,7 @@ fn what_needs_a_real_kvm_is_tested_there_too() {
     };
     let (said, told) = (text(&output.stdout), text(&output.stderr));
     assert_eq!(output.status.code(), Some(0), "{said}{told}");
-    assert!(said.contains("test result: ok. 7 passed"), "{said}");
+    assert!(said.contains("test result: ok. 8 passed"), "{said}");
     // A kernel has a guest_memfd to test with, or none of the five that need it was tested.
     let skipped: Vec<&str> = told
         .lines()

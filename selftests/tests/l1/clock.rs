@@ -1,0 +1,18 @@
+//! The clock of an L1's kernel.
+
+/// A timer that is set anew at each interrupt would be the end of an L1 whose emulated processor
+/// loses one.
+#[test]
+fn an_l1_has_a_clock_that_ticks_for_itself() {
+    if !crate::is_inside() {
+        return crate::skip(false, "this is no L1");
+    }
+    let timers = std::fs::read_to_string("/proc/timer_list").unwrap();
+    let handlers: Vec<&str> = timers
+        .lines()
+        .filter_map(|line| line.trim().strip_prefix("event_handler:"))
+        .map(str::trim)
+        .collect();
+    assert!(handlers.contains(&"tick_handle_periodic"), "{handlers:?}");
+    assert!(!handlers.contains(&"hrtimer_interrupt"), "{handlers:?}");
+}
