@@ -8,6 +8,9 @@ SHELL := /bin/sh
 .PHONY: help setup run test test-l1-new kernels test-rehearsal rehearsal-parts rehearsal-tests bench mutants lint clean-reports
 
 TDXLAB := target/debug/tdxlab
+# The same program as `cargo test` builds it. Crates have other features beside the tests, so that
+# to build both is to build nearly everything twice.
+TESTED := target/debug/tdxlab-under-test
 ARGS ?=
 
 help: ## Show this
@@ -22,8 +25,7 @@ run: setup ## Run the default scenarios on the best host of this machine
 
 test: setup ## Run every test; the rehearsal of the tdx host, if its parts are in the cache
 	@cargo test --locked --workspace --no-fail-fast
-	@cargo build --locked --package tdxlab
-	@if $(TDXLAB) rehearse --prepare --offline 2>/dev/null; then \
+	@if $(TESTED) rehearse --prepare --offline 2>/dev/null; then \
 		$(MAKE) --no-print-directory rehearsal-tests; \
 	else \
 		echo "NOT TESTED: the rehearsal of the tdx host, whose parts are not in the cache:" >&2; \
@@ -32,16 +34,16 @@ test: setup ## Run every test; the rehearsal of the tdx host, if its parts are i
 	fi
 
 rehearsal-parts: setup ## Fetch the parts of a rehearsal (411 MB, once), or bring them up to date
-	@cargo build --locked --package tdxlab
-	@$(TDXLAB) rehearse --prepare
+	@cargo test --locked --workspace --no-run
+	@$(TESTED) rehearse --prepare
 
 test-rehearsal: rehearsal-parts ## Fetch the parts of a rehearsal, and test the tdx host with them
 	@$(MAKE) --no-print-directory rehearsal-tests
 
-# One emulated machine at a time: each keeps a processor busy.
+# Two emulated machines at a time: each keeps a processor busy.
 rehearsal-tests:
 	@cargo build --locked --package tdxlab-preload
-	@cargo test --locked --package tdxlab-selftests --test rehearsal -- --ignored --test-threads 1
+	@cargo test --locked --workspace --test rehearsal -- --ignored --test-threads 2
 
 test-l1-new: setup ## Run the tests of real kernels on the newest packaged one, booted in QEMU
 	@TDXLAB_L1_KERNEL=newest cargo test --locked --package tdxlab-selftests --test l1 -- \

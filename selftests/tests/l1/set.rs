@@ -2,12 +2,13 @@
 
 use std::path::{Path, PathBuf};
 use std::process::Output;
-use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use tdxlab_selftests::command::root;
 use tdxlab_selftests::tdxlab;
 use tempfile::TempDir;
+
+use crate::turn::Turn;
 
 /// Far more than any of it takes.
 const PATIENCE: Duration = Duration::from_secs(900);
@@ -22,9 +23,7 @@ pub(crate) fn l1(options: &[&str], command: &[&str]) -> Option<(Output, TempDir)
         crate::skip(false, "this is an L1 already");
         return None;
     }
-    // One at a time: each has gigabytes of memory and as much of a processor as it can get.
-    static TURN: Mutex<()> = Mutex::new(());
-    let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
+    let _turn = Turn::wait();
     let kernel = std::env::var("TDXLAB_L1_KERNEL").unwrap_or_else(|_| "distribution".to_owned());
     let reports = tempfile::tempdir().unwrap();
     let mut line = tdxlab!["l1", "--kernel", &kernel, "--verbose"];
