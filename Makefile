@@ -5,7 +5,7 @@
 SHELL := /bin/sh
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := help
-.PHONY: help setup run test test-l1-new kernels test-rehearsal rehearsal-parts rehearsal-tests bench mutants lint clean-reports
+.PHONY: help setup run test tested test-l1-new kernels test-rehearsal rehearsal-parts rehearsal-tests bench mutants lint clean-reports
 
 TDXLAB := target/debug/tdxlab
 # The same program as `cargo test` builds it. Crates have other features beside the tests, so that
@@ -33,17 +33,18 @@ test: setup ## Run every test; the rehearsal of the tdx host, if its parts are i
 		[ "$${TDXLAB_REQUIRE_REHEARSAL:-0}" = 0 ] || exit 1; \
 	fi
 
-rehearsal-parts: setup ## Fetch the parts of a rehearsal (411 MB, once), or bring them up to date
+tested: setup ## Build every test, and the program that they call
 	@cargo test --locked --workspace --no-run
+
+rehearsal-parts: tested ## Fetch the parts of a rehearsal (411 MB, once), or bring them up to date
 	@$(TESTED) rehearse --prepare
 
 test-rehearsal: rehearsal-parts ## Fetch the parts of a rehearsal, and test the tdx host with them
 	@$(MAKE) --no-print-directory rehearsal-tests
 
-# Two emulated machines at a time: each keeps a processor busy.
 rehearsal-tests:
 	@cargo build --locked --package tdxlab-preload
-	@cargo test --locked --workspace --test rehearsal -- --ignored --test-threads 2
+	@cargo test --locked --workspace --test rehearsal -- --ignored
 
 test-l1-new: setup ## Run the tests of real kernels on the newest packaged one, booted in QEMU
 	@TDXLAB_L1_KERNEL=newest cargo test --locked --package tdxlab-selftests --test l1 -- \

@@ -38,6 +38,14 @@ pub fn stderr(said: &Assert) -> String {
     String::from_utf8_lossy(&said.get_output().stderr).into_owned()
 }
 
+/// Asserts that all of `parts` stand in a text.
+#[track_caller]
+pub fn assert_says(text: &str, parts: &[&str]) {
+    for part in parts {
+        assert!(text.contains(part), "no {part:?} in {text}");
+    }
+}
+
 /// The root of the repository.
 pub fn root() -> PathBuf {
     let here = Path::new(env!("CARGO_MANIFEST_DIR"));

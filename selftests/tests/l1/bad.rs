@@ -4,6 +4,8 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
+use tdxlab_selftests::command::assert_says;
+
 use crate::set::{l1, text};
 
 /// A program that does `first` and then becomes QEMU with its arguments, which `first` may change.
@@ -31,9 +33,7 @@ fn misbehaving(first: &str, options: &[&str], command: &[&str]) -> Option<(Optio
 #[track_caller]
 fn assert_told(told: &(Option<i32>, String), code: i32, parts: &[&str]) {
     assert_eq!(told.0, Some(code), "{}", told.1);
-    for part in parts {
-        assert!(told.1.contains(part), "no {part:?} in {}", told.1);
-    }
+    assert_says(&told.1, parts);
 }
 
 #[test]

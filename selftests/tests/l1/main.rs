@@ -9,7 +9,6 @@ mod clock;
 mod fuzz;
 mod gmem;
 mod set;
-mod turn;
 mod two_vms;
 
 /// Whether this is the inside of an L1.

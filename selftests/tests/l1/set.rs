@@ -4,11 +4,10 @@ use std::path::{Path, PathBuf};
 use std::process::Output;
 use std::time::Duration;
 
-use tdxlab_selftests::command::root;
+use tdxlab_selftests::command::{assert_says, root};
 use tdxlab_selftests::tdxlab;
+use tdxlab_selftests::turn::Turn;
 use tempfile::TempDir;
-
-use crate::turn::Turn;
 
 /// Far more than any of it takes.
 const PATIENCE: Duration = Duration::from_secs(900);
@@ -209,7 +208,7 @@ fn what_the_machine_lacks_is_told_with_what_to_do() {
     };
     let said = text(&output.stdout).replace(['│', '×'], " ");
     let said_in_one = said.split_whitespace().collect::<Vec<_>>().join(" ");
-    for part in [
+    let parts = [
         "error: failed to set MSR 0x48b to 0x1",
         "this QEMU and this KVM do not go together",
         "this QEMU was built without memfd",
@@ -220,9 +219,8 @@ fn what_the_machine_lacks_is_told_with_what_to_do() {
         "they are off (never): echo advise >",
         "is debugfs mounted",
         "mount -t tracefs",
-    ] {
-        assert!(said_in_one.contains(part), "no {part:?} in {said}");
-    }
+    ];
+    assert_says(&said_in_one, &parts);
     let codes: Vec<&str> = said
         .lines()
         .filter_map(|line| line.strip_prefix("code: "))

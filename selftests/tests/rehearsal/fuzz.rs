@@ -7,7 +7,9 @@ use std::process::Output;
 
 use serde_json::Value;
 
-use crate::{PROGRAM, assert_says, rehearse, said};
+use tdxlab_selftests::command::assert_says;
+
+use crate::{PROGRAM, rehearse, said};
 
 /// Runs a shell script in a rehearsal: `$0` is the lab, `$1` a folder.
 fn script(folder: &Path, text: &str) -> Output {

@@ -12,12 +12,14 @@ use std::path::Path;
 use std::process::Output;
 
 use tdxlab_selftests::command::{root, tdxlab};
+use tdxlab_selftests::turn::Turn;
 
 /// The program under test.
 const PROGRAM: &str = env!("CARGO_BIN_EXE_tdxlab-under-test");
 
 /// Runs `tdxlab rehearse` on parts that are there, with its report below `out`.
 fn rehearse(out: &Path, arguments: &[&str]) -> Output {
+    let _turn = Turn::wait();
     let mut command = tdxlab(PROGRAM);
     command
         .current_dir(root())
@@ -31,12 +33,4 @@ fn rehearse(out: &Path, arguments: &[&str]) -> Output {
 fn said(output: &Output) -> String {
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
     text(&output.stdout) + &text(&output.stderr)
-}
-
-/// Asserts that all of `parts` stand in a text.
-#[track_caller]
-fn assert_says(text: &str, parts: &[&str]) {
-    for part in parts {
-        assert!(text.contains(part), "no {part:?} in {text}");
-    }
 }

@@ -4,9 +4,9 @@ use std::fs;
 
 use serde_json::Value;
 
-use tdxlab_selftests::command::tdxlab;
+use tdxlab_selftests::command::{assert_says, tdxlab};
 
-use crate::{PROGRAM, assert_says, rehearse, said};
+use crate::{PROGRAM, rehearse, said};
 
 #[test]
 #[ignore = "takes an emulated machine: make test-rehearsal"]

@@ -1,6 +1,7 @@
-//! How many L1s there may be at a time: each keeps a processor busy and may fill gigabytes.
+//! How many L1s there may be at a time, those of rehearsals included: each keeps a processor busy and
+//! may fill gigabytes.
 
-use std::sync::{Condvar, LazyLock, Mutex, PoisonError};
+use std::sync::{Condvar, LazyLock, Mutex};
 use std::thread::available_parallelism;
 
 /// KiB that an L1 may take: its usual memory, and what QEMU needs beside it.
@@ -11,22 +12,20 @@ static LEFT: LazyLock<Mutex<u64>> = LazyLock::new(|| Mutex::new(at_once()));
 static ENDED: Condvar = Condvar::new();
 
 /// Leave to have an L1, until it is dropped.
-pub(crate) struct Turn(());
+pub struct Turn(());
 
 impl Turn {
     /// Waits until there may be another L1.
-    pub(crate) fn wait() -> Turn {
-        // A test that failed has given its turn back all the same.
-        let left = LEFT.lock().unwrap_or_else(PoisonError::into_inner);
-        let left = ENDED.wait_while(left, |left| *left == 0);
-        *left.unwrap_or_else(PoisonError::into_inner) -= 1;
+    pub fn wait() -> Turn {
+        let left = LEFT.lock().unwrap();
+        *ENDED.wait_while(left, |left| *left == 0).unwrap() -= 1;
         Turn(())
     }
 }
 
 impl Drop for Turn {
     fn drop(&mut self) {
-        *LEFT.lock().unwrap_or_else(PoisonError::into_inner) += 1;
+        *LEFT.lock().unwrap() += 1;
         ENDED.notify_one();
     }
 }
