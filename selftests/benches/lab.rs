@@ -10,11 +10,11 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use tdxlab::addr::{Gpa, GpaRange, PageLevel};
-use tdxlab::host::sim::SimHost;
-use tdxlab::host::soft::SoftHost;
 use tdxlab::host::{BootOptions, Host, Session};
-use tdxlab::plan::{Action, Guest, HIGH_BASE, LOW_BASE, Op, Size, VcpuId};
-use tdxlab::predict::{Design, Predictor};
+use tdxlab::host_soft::sim::SimHost;
+use tdxlab::host_soft::soft::SoftHost;
+use tdxlab::plan::{Action, Design, Guest, HIGH_BASE, LOW_BASE, Op, Size, VcpuId};
+use tdxlab::predict::Predictor;
 use tdxlab_selftests::trial::Trial;
 
 const LEAF: u64 = PageLevel::Size2M.bytes();

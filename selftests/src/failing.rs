@@ -2,11 +2,12 @@
 
 use std::path::Path;
 
-use tdxlab::host::sim::SimHost;
-use tdxlab::host::softkvm::Policy;
-use tdxlab::predict::Design;
-use tdxlab::run::{Conduct, Conducted, Item, Silence};
+use tdxlab::conduct::{Conduct, Conducted};
+use tdxlab::host_soft::sim::SimHost;
+use tdxlab::plan::Design;
+use tdxlab::run::{Item, Silence};
 use tdxlab::scenario;
+use tdxlab::softkvm::Policy;
 
 /// DEMOTE loses the content of one 4K page in the middle of the leaf.
 struct LosesContent;

@@ -7,11 +7,10 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use tdxlab::fuzz::Bench;
-use tdxlab::host::sim::SimHost;
 use tdxlab::host::{BootOptions, Host, Session};
-use tdxlab::plan::{Action, Guest};
-use tdxlab::predict::Design;
-use tdxlab::run::Verdict;
+use tdxlab::host_soft::sim::SimHost;
+use tdxlab::journal::Verdict;
+use tdxlab::plan::{Action, Design, Guest};
 
 /// A booted guest, its predictor and its judge.
 pub struct Trial {

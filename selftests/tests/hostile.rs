@@ -11,16 +11,19 @@ use std::sync::LazyLock;
 use rand::seq::IndexedRandom;
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
+use tdxlab::conduct::{Conduct, Conducted};
 use tdxlab::faults;
-use tdxlab::host::sim::SimHost;
-use tdxlab::predict::{Design, Predictor};
-use tdxlab::replay::{self, Replay};
+use tdxlab::host_soft::sim::SimHost;
+use tdxlab::journal::recording::Recording;
+use tdxlab::journal::replay::{self, Replay};
+use tdxlab::judge::{AllowList, rejudge};
+use tdxlab::plan::Design;
+use tdxlab::predict::Predictor;
 use tdxlab::report::diff::Diff;
 use tdxlab::report::picture::Pictures;
 use tdxlab::report::trend::Trend;
 use tdxlab::report::{self, merge};
-use tdxlab::run::recording::Recording;
-use tdxlab::run::{AllowList, Conduct, Progress, Silence, rejudge};
+use tdxlab::run::{Progress, Silence};
 use tdxlab_selftests::command::scenario;
 use tdxlab_selftests::failing::plans;
 
@@ -54,7 +57,7 @@ struct Recorded {
 
 static RECORDED: LazyLock<Recorded> = LazyLock::new(|| {
     let (folder, path) = scenario(SCENARIO);
-    let host = SimHost::new().with_fault(faults::named("conversion-without-zap").unwrap());
+    let host = SimHost::new().with_fault(faults::named("conversion-without-zap").unwrap().seeded());
     let design = Design::named("headtail").unwrap();
     let conducted = Conduct::new(&plans(&path), &host, design, &Silence)
         .run(folder.path())
@@ -77,7 +80,7 @@ fn path() -> PathBuf {
     PathBuf::from("hostile.json")
 }
 
-fn recording(bytes: &[u8]) -> Result<Recording, tdxlab::run::JournalError> {
+fn recording(bytes: &[u8]) -> Result<Recording, tdxlab::journal::JournalError> {
     Recording::over(Cursor::new(bytes.to_vec()), &path())
 }
 
@@ -339,7 +342,7 @@ fn evidence_cut_at_every_line_is_judged_as_far_as_it_goes() {
         let cut = &good[..length];
         let below = reports.path().join(length.to_string());
         let conducted = rejudge(recording(cut).unwrap(), None, AllowList::default(), &below);
-        let again = conducted.unwrap().report;
+        let again = Conducted::of(&conducted.unwrap()).unwrap().report;
         let steps = again.scenarios.iter().flat_map(|scenario| &scenario.steps);
         let now = steps.filter(|step| step.verdict.is_some()).count();
         // A step is judged anew as soon as it was observed.
@@ -364,5 +367,5 @@ fn a_journal_of_something_else_is_no_journal() {
             "{text:?}: {error}"
         );
     }
-    assert!(tdxlab::replay::read(Path::new("/dev/zero")).is_err());
+    assert!(tdxlab::journal::replay::read(Path::new("/dev/zero")).is_err());
 }

@@ -1,23 +1,16 @@
 //! Rules of the house, checked over the source tree.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use syn::visit::Visit;
 use tdxlab_selftests::command::root;
 
 /// Longest source file, in lines that are neither empty nor comments.
 const MOST_LINES: usize = 550;
 
-/// What the predictor and the software host may both name: types of addresses. Everything else of
-/// the one is strange to the other; that is what makes their agreement evidence.
-const COMMON: [&str; 4] = [
-    "crate::addr::Gpa",
-    "crate::addr::GpaRange",
-    "crate::addr::PageLevel",
-    "crate::addr::Side",
-];
+/// Longest crate of the lab, in lines of its sources and their tests.
+const MOST_LINES_OF_A_CRATE: usize = 8000;
 
 fn sources() -> Vec<PathBuf> {
     let mut files = Vec::new();
@@ -99,103 +92,94 @@ fn nothing_is_left_to_do() {
     none(broken, "nothing is left to do");
 }
 
+/// The edges between crates are those of the table in lab/README.md, and only the command line knows
+/// clap and indicatif.
 #[test]
-fn predictor_and_software_host_are_strangers() {
-    let predictor = names(&root().join("lab/src/predict"));
-    let host = names(&root().join("lab/src/host/softkvm"));
-    for name in &predictor {
-        assert!(
-            !name.starts_with("crate::host"),
-            "the predictor names {name}"
-        );
-        assert!(
-            !name.starts_with("tdxlab_protocol::"),
-            "the predictor names {name}"
-        );
-    }
-    for name in &host {
-        assert!(
-            !name.starts_with("crate::predict"),
-            "the software host names {name}"
-        );
-    }
-    let common: BTreeSet<&str> = predictor.intersection(&host).map(String::as_str).collect();
-    let allowed = BTreeSet::from(COMMON);
-    let strange: Vec<String> = common
-        .difference(&allowed)
-        .map(|name| (*name).into())
-        .collect();
-    none(
-        strange,
-        "predictor and software host share address types only",
-    );
-}
-
-/// Every item from outside that the files of a folder name, tests aside.
-fn names(folder: &Path) -> BTreeSet<String> {
-    let mut files = Vec::new();
-    collect(folder, &mut files);
-    let mut named = Named::default();
-    for file in files {
-        let is_test = file
-            .components()
-            .any(|part| part.as_os_str() == "tests" || part.as_os_str() == "tests.rs");
-        if !is_test {
-            named.visit_file(&syn::parse_file(&read(&file)).unwrap());
+fn crates_name_what_the_table_lets_them() {
+    let metadata = std::process::Command::new(env!("CARGO"))
+        .args(["metadata", "--no-deps", "--offline", "--format-version", "1"])
+        .current_dir(root())
+        .output()
+        .unwrap();
+    let metadata: serde_json::Value = serde_json::from_slice(&metadata.stdout).unwrap();
+    let table = table(&read(&root().join("lab/README.md")));
+    let mut broken = Vec::new();
+    let mut seen = BTreeSet::new();
+    for package in metadata["packages"].as_array().unwrap() {
+        let manifest = Path::new(package["manifest_path"].as_str().unwrap());
+        let folder = manifest.parent().unwrap();
+        if folder.parent() != Some(&root().join("lab")) {
+            continue;
         }
+        let name = folder.file_name().unwrap().to_str().unwrap().to_owned();
+        let dependencies = |dev: bool| -> BTreeSet<String> {
+            let all = package["dependencies"].as_array().unwrap().iter();
+            all.filter(|one| (one["kind"] == "dev") == dev)
+                .map(|one| one["name"].as_str().unwrap().to_owned())
+                .collect()
+        };
+        let of_lab = |all: &BTreeSet<String>| -> BTreeSet<String> {
+            let all = all.iter();
+            all.filter_map(|one| one.strip_prefix("tdxlab-").map(str::to_owned))
+                .collect()
+        };
+        let (normal, dev) = (dependencies(false), dependencies(true));
+        if name == "tdxlab" {
+            seen.insert(name);
+            continue;
+        }
+        let (named, allowed) = (of_lab(&normal), table.get(&name).cloned());
+        if allowed.as_ref() != Some(&named) {
+            broken.push(format!("{name} names {named:?}, the table says {allowed:?}"));
+        }
+        for one in ["clap", "indicatif"] {
+            if normal.contains(one) {
+                broken.push(format!("{name} names {one}"));
+            }
+        }
+        let stranger = [("predict", "softkvm"), ("softkvm", "predict")];
+        let stranger = stranger.iter().find(|(one, _)| *one == name);
+        if stranger.is_some_and(|(_, other)| of_lab(&dev).contains(*other)) {
+            broken.push(format!("{name} meets its stranger in tests"));
+        }
+        seen.insert(name);
     }
-    assert!(named.0.len() > 3, "{}: {:?}", folder.display(), named.0);
-    named.0
+    let listed: BTreeSet<String> = table.into_keys().collect();
+    if listed != seen {
+        broken.push(format!("the table lists {listed:?}, there are {seen:?}"));
+    }
+    none(broken, "crates name what the table in lab/README.md lets them");
 }
 
-#[derive(Default)]
-struct Named(BTreeSet<String>);
+/// Rows of the table: each crate with those that it names.
+fn table(text: &str) -> BTreeMap<String, BTreeSet<String>> {
+    let quoted = |cell: &str| -> Vec<String> {
+        let parts = cell.split('`').skip(1).step_by(2);
+        parts.map(str::to_owned).collect()
+    };
+    let rows = text.lines().filter(|line| line.starts_with("| `"));
+    rows.filter_map(|line| {
+        let cells: Vec<&str> = line.split('|').collect();
+        let name = quoted(cells.get(1)?).pop()?;
+        Some((name, quoted(cells.get(2)?).into_iter().collect()))
+    })
+    .collect()
+}
 
-impl Named {
-    fn tree(&mut self, before: &str, tree: &syn::UseTree) {
-        let join = |name: &syn::Ident| match before {
-            "" => name.to_string(),
-            before => format!("{before}::{name}"),
-        };
-        match tree {
-            syn::UseTree::Path(path) => self.tree(&join(&path.ident), &path.tree),
-            syn::UseTree::Name(name) => self.note(join(&name.ident)),
-            syn::UseTree::Rename(rename) => self.note(join(&rename.ident)),
-            syn::UseTree::Glob(_) => self.note(format!("{before}::*")),
-            syn::UseTree::Group(group) => {
-                for tree in &group.items {
-                    self.tree(before, tree);
-                }
+/// No crate grows beyond what one reader takes in.
+#[test]
+fn no_crate_is_too_large() {
+    let mut broken = Vec::new();
+    for folder in fs::read_dir(root().join("lab")).unwrap() {
+        let source = folder.unwrap().path().join("src");
+        if source.is_dir() {
+            let mut files = Vec::new();
+            collect(&source, &mut files);
+            let lines: usize = files.iter().map(|file| read(file).lines().count()).sum();
+            if lines > MOST_LINES_OF_A_CRATE {
+                broken.push(format!("{}: {lines}", source.display()));
             }
         }
     }
-
-    fn note(&mut self, name: String) {
-        if name.starts_with("crate::") || name.starts_with("tdxlab_protocol::") {
-            self.0.insert(name);
-        }
-    }
-}
-
-impl<'ast> Visit<'ast> for Named {
-    fn visit_item_use(&mut self, item: &'ast syn::ItemUse) {
-        self.tree("", &item.tree);
-    }
-
-    fn visit_path(&mut self, path: &'ast syn::Path) {
-        let names: Vec<String> = path
-            .segments
-            .iter()
-            .map(|segment| segment.ident.to_string())
-            .collect();
-        // An item and what is in it (`crate::addr::Gpa::new`) are the same acquaintance.
-        self.note(names[..names.len().min(3)].join("::"));
-        syn::visit::visit_path(self, path);
-    }
-
-    fn visit_item_mod(&mut self, item: &'ast syn::ItemMod) {
-        if item.ident != "tests" {
-            syn::visit::visit_item_mod(self, item);
-        }
-    }
+    none(broken, "a crate has at most 8000 lines");
 }

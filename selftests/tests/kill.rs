@@ -13,9 +13,8 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::{Pid, getpid};
 use rand::{Rng, SeedableRng};
 use tdxlab::cli::exit;
+use tdxlab::journal::{JournalError, journal};
 use tdxlab::report::{self, REPORT_FILES};
-use tdxlab::run::JournalError;
-use tdxlab::run::journal;
 use tdxlab_selftests::command::root;
 
 /// How often the runner is ended.

@@ -7,16 +7,17 @@ use std::time::Duration;
 
 use rstest::rstest;
 use tdxlab::addr::PageLevel;
+use tdxlab::conduct::Conduct;
 use tdxlab::faults;
-use tdxlab::host::interrupt::Interrupt;
-use tdxlab::host::sim::SimHost;
-use tdxlab::host::softkvm::Policy;
-use tdxlab::host::softkvm::policy::Counted;
-use tdxlab::plan::HostKind;
-use tdxlab::predict::Design;
-use tdxlab::qualify::{Matrix, Qualify, Row, markdown};
+use tdxlab::fuzz::qualify::{Matrix, Qualify, Row, markdown};
+use tdxlab::host_soft::sim::SimHost;
+use tdxlab::journal::{Verdict, Witness};
+use tdxlab::plan::{Design, HostKind};
+use tdxlab::qemu::interrupt::Interrupt;
 use tdxlab::report::terminal;
-use tdxlab::run::{Conduct, Item, Silence, Verdict, Witness};
+use tdxlab::run::{Item, Silence};
+use tdxlab::softkvm::Policy;
+use tdxlab::softkvm::policy::Counted;
 use tdxlab_selftests::command::{root, stderr, stdout};
 use tdxlab_selftests::{failing, tdxlab};
 
@@ -41,6 +42,7 @@ static MATRIX: LazyLock<Matrix> = LazyLock::new(|| {
         items: &items(),
         faults: &faults,
         host: HostKind::Sim,
+        open: &|_| unreachable!("only `soft` is opened"),
         jobs: std::thread::available_parallelism().map_or(1, usize::from),
         patience: Duration::from_secs(60),
         interrupt: Interrupt::of_process(),
@@ -127,7 +129,7 @@ fn the_documentation_says_what_catches_what() {
     "conversion-unnoticed-by-a-fault",
 ])]
 fn on_soft_too(#[case] faults: &[&str]) {
-    if tdxlab::host::soft::SoftHost::find().is_err() {
+    if tdxlab::host_soft::soft::SoftHost::find().is_err() {
         eprintln!("skipped: no QEMU");
         return;
     }

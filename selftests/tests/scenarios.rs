@@ -5,12 +5,13 @@
 use std::path::{Path, PathBuf};
 
 use rstest::rstest;
-use tdxlab::host::select::{self, Choice};
+use tdxlab::conduct::Conduct;
 use tdxlab::host::{Host, HostError};
-use tdxlab::plan::HostKind;
-use tdxlab::predict::Design;
+use tdxlab::journal::Verdict;
+use tdxlab::plan::{Design, HostKind};
 use tdxlab::report::terminal;
-use tdxlab::run::{Conduct, Silence, Verdict};
+use tdxlab::run::Silence;
+use tdxlab::select::{self, Choice};
 use tdxlab_selftests::failing::plans;
 
 /// The host that the environment asks for, if it does.

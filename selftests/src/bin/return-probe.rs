@@ -11,8 +11,8 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use kvm_ioctls::Kvm;
-use tdxlab::witness::instance::Instance;
-use tdxlab::witness::tracefs;
+use tdxlab::kernel::instance::Instance;
+use tdxlab::kernel::tracefs;
 
 /// What KVM_CHECK_EXTENSION calls in every KVM.
 const FUNCTION: &str = "kvm_vm_ioctl_check_extension";

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::process::Command as Process;
 
 use quick_junit::{Report as JUnit, TestCaseStatus};
-use tdxlab::run::journal;
+use tdxlab::journal::journal;
 use tdxlab_selftests::command::{root, stderr, stdout};
 use tdxlab_selftests::failing::run_with_lost_page;
 use tdxlab_selftests::tdxlab;

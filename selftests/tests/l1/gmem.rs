@@ -6,10 +6,11 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use tdxlab::addr::{Gpa, GpaRange};
-use tdxlab::host::tdx::gmem::{self, Change, Gmems};
-use tdxlab::host::tdx::layout::{Piece, RamLayout};
+use tdxlab::host_kvm::tdx::gmem::{self, Change, Gmems};
+use tdxlab::host_kvm::tdx::layout::{Piece, RamLayout};
+use tdxlab::journal::Reading;
+use tdxlab::kernel::debugfs;
 use tdxlab::qemu::{CommandLine, Process};
-use tdxlab::witness::{Reading, debugfs};
 
 const RAM: u64 = 8 << 20;
 const IMAGE: u64 = 64 << 10;

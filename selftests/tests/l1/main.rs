@@ -13,7 +13,7 @@ mod two_vms;
 
 /// Whether this is the inside of an L1.
 fn is_inside() -> bool {
-    std::env::var_os(tdxlab::l1::INSIDE_VARIABLE).is_some()
+    std::env::var_os(tdxlab::qemu::environment::INSIDE_L1).is_some()
 }
 
 /// Whether the newest kernel is asked for, which lacks nothing that is tested.

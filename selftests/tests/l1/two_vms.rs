@@ -5,11 +5,12 @@ use std::sync::Barrier;
 use std::time::{Duration, Instant};
 
 use tdxlab::addr::{GpaRange, PageLevel};
-use tdxlab::host::kvm::KvmHost;
 use tdxlab::host::{BootOptions, Host, Session};
+use tdxlab::host_kvm::kvm::KvmHost;
+use tdxlab::journal::{PageCounters, Reading, Sample};
+use tdxlab::kernel::debugfs;
 use tdxlab::plan::{AccessKind, Backing, Guest, LOW_BASE, OnVe, Op, Side, VcpuId};
 use tdxlab::qemu::{CommandLine, Process};
-use tdxlab::witness::{PageCounters, Reading, Sample, debugfs};
 
 const LEAF: u64 = PageLevel::Size2M.bytes();
 

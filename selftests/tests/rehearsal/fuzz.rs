@@ -6,7 +6,6 @@ use std::path::Path;
 use std::process::Output;
 
 use serde_json::Value;
-
 use tdxlab_selftests::command::assert_says;
 
 use crate::{PROGRAM, rehearse, said};

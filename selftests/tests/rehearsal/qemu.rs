@@ -3,8 +3,8 @@
 
 use std::process::Command;
 
-use tdxlab::host::tdx::refusal;
-use tdxlab::rehearse;
+use tdxlab::host_kvm::tdx::refusal;
+use tdxlab::l1::rehearse;
 
 use crate::{rehearse as rehearsed, said};
 

@@ -3,7 +3,6 @@
 use std::fs;
 
 use serde_json::Value;
-
 use tdxlab_selftests::command::{assert_says, tdxlab};
 
 use crate::{PROGRAM, rehearse, said};

@@ -2,10 +2,12 @@
 
 use std::path::Path;
 
-use tdxlab::host::sim::SimHost;
-use tdxlab::predict::Design;
+use tdxlab::conduct::Conduct;
+use tdxlab::host_soft::sim::SimHost;
+use tdxlab::journal::Verdict;
+use tdxlab::plan::Design;
 use tdxlab::report::diff::{Diff, Weight};
-use tdxlab::run::{Conduct, Drive, Silence, Verdict};
+use tdxlab::run::{Drive, Silence};
 use tdxlab_selftests::command::{root, stdout};
 use tdxlab_selftests::failing::plans;
 use tdxlab_selftests::tdxlab;
@@ -59,7 +61,7 @@ fn confirmed(reports: &Path, always: bool) -> tdxlab::report::Report {
         if first || always {
             (fault.make)()
         } else {
-            Box::new(tdxlab::host::softkvm::Faithful)
+            Box::new(tdxlab::softkvm::Faithful)
         }
     });
     let items = plans(&root().join("scenarios").join(GOOD));

@@ -5,12 +5,11 @@ use std::path::Path;
 use std::process::Command;
 
 use rstest::rstest;
-use tdxlab::host::{REHEARSAL, REHEARSAL_FACT};
+use tdxlab::journal::{REHEARSAL, REHEARSAL_FACT, Verdict};
 use tdxlab::report::diff::Diff;
 use tdxlab::report::picture::Pictures;
 use tdxlab::report::trend::Trend;
 use tdxlab::report::{Fact, Report, github, html, junit, kcidb, kernels, ktap, lava, terminal};
-use tdxlab::run::Verdict;
 use tdxlab_selftests::command::root;
 
 use super::{output_of, program, report_of, run};

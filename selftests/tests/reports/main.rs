@@ -9,12 +9,12 @@ mod page;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use tdxlab::faults;
-use tdxlab::host::sim::SimHost;
-use tdxlab::predict::Design;
+use tdxlab::conduct::{Conduct, Conducted};
+use tdxlab::host_soft::sim::SimHost;
+use tdxlab::plan::Design;
 use tdxlab::report::Report;
-use tdxlab::run::{Conduct, Conducted, Item, Silence};
-use tdxlab::scenario;
+use tdxlab::run::{Item, Silence};
+use tdxlab::{faults, scenario};
 use tdxlab_selftests::command::root;
 use tdxlab_selftests::failing::plans;
 

@@ -9,10 +9,10 @@ mod unhappy;
 use std::time::Duration;
 
 use tdxlab::addr::{Gpa, GpaRange, PageLevel};
-use tdxlab::host::soft::SoftHost;
-use tdxlab::host::{BootOptions, Host, Observed, Session};
+use tdxlab::host::{BootOptions, Host, Session};
+use tdxlab::host_soft::soft::SoftHost;
+use tdxlab::journal::{Observed, PageCounters, Sample};
 use tdxlab::plan::{Guest, Op, Side, Size, Slot, VcpuId};
-use tdxlab::witness::{PageCounters, Sample};
 use tempfile::TempDir;
 
 const MIB: u64 = 1 << 20;

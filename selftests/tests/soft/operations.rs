@@ -1,11 +1,12 @@
 //! Operations, one after the other.
 
-use crate::*;
-use tdxlab::host::Killer;
+use tdxlab::journal::Killer;
 use tdxlab::plan::{AccessKind, OnVe};
 use tdxlab_protocol::message::{Access, Content, Run};
 use tdxlab_protocol::pattern::Generation;
 use tdxlab_protocol::tdcall::status;
+
+use crate::*;
 
 fn accepted(start: u64, level: PageLevel, count: u32, status: u64) -> Run {
     Run::Accept {

@@ -1,7 +1,8 @@
 //! Operations side by side.
 
-use crate::*;
 use tdxlab_protocol::message::Run;
+
+use crate::*;
 
 /// Two vCPUs accept the same memory at different sizes while the host punches holes in it. Whatever
 /// the order, at rest the counters are what is mapped and the guest reads what it may.

@@ -8,7 +8,7 @@ use std::time::Instant;
 use nix::sys::signal::{Signal, kill};
 use rstest::rstest;
 use tdxlab::host::HostError;
-use tdxlab::host::interrupt::Interrupt;
+use tdxlab::qemu::interrupt::Interrupt;
 
 use crate::*;
 

@@ -1,0 +1,173 @@
+//! Seeded faults: every known way for KVM or the TDX module to get huge pages wrong, one at a time.
+//!
+//! A lab that only ever said "pass" has proved nothing. Each fault here is a policy of the software
+//! host that answers one question wrongly, as a real kernel did or could; the default scenario set
+//! must catch every one (`tdxlab qualify`).
+//!
+//! [`catalogue`] lists what is known to go wrong, row by row; the other files hold the faults.
+//!
+//! | file | what goes wrong |
+//! |---|---|
+//! | `range` | which pages a hole or a conversion covers, and which leaves it splits |
+//! | `order` | stages in the wrong order, forgotten, or given up half way |
+//! | `split` | what a split makes of a leaf |
+//! | `accept` | the host's part of ACCEPT |
+//! | `level` | the size at which memory is mapped |
+//! | `tlb` | translations used after they are gone |
+//! | `module` | SEAMCALLs that fail, or are made without what must come first |
+//! | `guest` | what the guest is told, and the content it finds |
+//! | `count` | counters and events |
+//! | `resource` | allocation failures, errors swallowed, memory kept or lost |
+
+mod accept;
+pub mod catalogue;
+mod count;
+mod guest;
+mod level;
+mod module;
+mod order;
+mod range;
+mod resource;
+mod split;
+mod tlb;
+
+use tdxlab_journal::Witness;
+use tdxlab_journal::journal::SeededFault;
+use tdxlab_softkvm::policy::Policy;
+
+/// One fault of the catalogue.
+#[derive(Clone, Copy)]
+pub struct Fault {
+    /// Name on the command line: `head-split-missing`.
+    pub name: &'static str,
+    /// What a real kernel (or module) would do wrong, in one line.
+    pub wrong: &'static str,
+    /// Where it was seen or feared.
+    pub source: &'static str,
+    /// Rows of the [`catalogue`] that it seeds; none for what goes beyond it.
+    pub rows: &'static [u8],
+    /// The design under which it shows.
+    pub design: &'static str,
+    /// Witnesses that one would expect to notice, the best one first.
+    pub witnesses: &'static [Witness],
+    /// Makes a fresh one.
+    pub make: fn() -> Box<dyn Policy>,
+}
+
+impl Fault {
+    /// What a host of software takes to have it seeded: what a journal says of it, and what makes
+    /// the policy that plays it.
+    pub fn seeded(&self) -> (SeededFault, fn() -> Box<dyn Policy>) {
+        let fault = SeededFault {
+            name: self.name.to_owned(),
+            wrong: self.wrong.to_owned(),
+        };
+        (fault, self.make)
+    }
+
+    /// The rows of the catalogue that it seeds: `rows 20, 22`; nothing for what goes beyond it.
+    pub fn rows_in_words(&self) -> String {
+        let rows: Vec<String> = self.rows.iter().map(u8::to_string).collect();
+        match rows.len() {
+            0 => String::new(),
+            1 => format!("row {}", rows[0]),
+            _ => format!("rows {}", rows.join(", ")),
+        }
+    }
+}
+
+impl std::fmt::Debug for Fault {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.name)
+    }
+}
+
+/// Faults of the same kind.
+#[derive(Clone, Copy, Debug)]
+pub struct Topic {
+    /// What goes wrong.
+    pub about: &'static str,
+    /// The faults.
+    pub faults: &'static [Fault],
+}
+
+/// The catalogue, topic by topic.
+pub const TOPICS: &[Topic] = &[
+    topic("Which pages, which leaves", range::FAULTS),
+    topic("Order of stages", order::FAULTS),
+    topic("What a split makes of a leaf", split::FAULTS),
+    topic("The host's part of ACCEPT", accept::FAULTS),
+    topic("The size of a mapping", level::FAULTS),
+    topic("Translations used after they are gone", tlb::FAULTS),
+    topic("SEAMCALLs that fail or are left out", module::FAULTS),
+    topic(
+        "What the guest is told, and the content it finds",
+        guest::FAULTS,
+    ),
+    topic("Counters and events", count::FAULTS),
+    topic("Allocation, errors, memory kept or lost", resource::FAULTS),
+];
+
+const fn topic(about: &'static str, faults: &'static [Fault]) -> Topic {
+    Topic { about, faults }
+}
+
+/// Every fault, by topic.
+pub fn all() -> impl Iterator<Item = &'static Fault> {
+    TOPICS.iter().flat_map(|topic| topic.faults)
+}
+
+/// The fault of that name.
+pub fn named(name: &str) -> Option<&'static Fault> {
+    all().find(|fault| fault.name == name)
+}
+
+/// Declares the faults of a file: name, what is wrong, source, rows of the catalogue, design,
+/// witnesses; then the fields of the policy, if it has any, and the questions it answers wrongly.
+macro_rules! faults {
+    ($(
+        $name:literal: $wrong:literal
+        ($source:literal $(, rows $($row:literal)+)?, under $design:literal, seen by $($witness:ident)+)
+        $policy:ident { $($field:ident: $type:ty),* } { $($answers:tt)* }
+    )+) => {
+        $(
+            #[derive(Default)]
+            struct $policy { $($field: $type),* }
+            impl ::tdxlab_softkvm::policy::Policy for $policy { $($answers)* }
+        )+
+
+        /// The faults of this file.
+        pub(super) const FAULTS: &[$crate::Fault] = &[$(
+            $crate::Fault {
+                name: $name,
+                wrong: $wrong,
+                source: $source,
+                rows: &[$($($row),+)?],
+                design: $design,
+                witnesses: &[$(::tdxlab_journal::Witness::$witness),+],
+                make: || Box::new($policy::default()),
+            }
+        ),+];
+    };
+}
+use faults;
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    #[test]
+    fn names_are_unique_and_readable() {
+        let mut seen = BTreeSet::new();
+        for fault in all() {
+            assert!(seen.insert(fault.name), "{} twice", fault.name);
+            let fine = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
+            assert!(fault.name.chars().all(fine), "{}", fault.name);
+            assert!(!fault.wrong.ends_with('.'), "{}", fault.name);
+            assert!(tdxlab_plan::Design::named(fault.design).is_some());
+        }
+        assert!(seen.len() >= 60, "only {} faults", seen.len());
+    }
+}

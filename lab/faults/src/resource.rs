@@ -1,0 +1,157 @@
+//! Allocation failures, errors swallowed, memory kept or lost.
+
+use tdxlab_softkvm::policy::{
+    Allocation, ConversionStage, Failure, Faithful, HoleStage, HostCallKind, Why,
+};
+
+use super::faults;
+
+faults! {
+    "split-enomem-lost": "no memory for a split, and the zap goes on as if there had been"
+    ("v3 patch 11: an errno that becomes a bool", rows 26, under "headtail",
+     seen by Splits Content Debugfs)
+    SplitEnomemLost {} {
+        fn allocates(&mut self, what: Allocation) -> bool {
+            what != Allocation::SplitTable
+        }
+        fn split_result(&mut self, _: Why, _: Result<(), Failure>) -> Result<(), Failure> {
+            Ok(())
+        }
+    }
+
+    "split-without-vcpu": "a split from a host thread finds no cache to allocate from"
+    ("per-vCPU cache used without a running vCPU, RFC v5", rows 36, under "headtail",
+     seen by Errno Debugfs)
+    SplitWithoutVcpu {} {
+        fn split_result(&mut self, why: Why, result: Result<(), Failure>) -> Result<(), Failure> {
+            if why == Why::RangeSplit { Err(Failure::NoMemory) } else { result }
+        }
+    }
+
+    "fault-error-lost": "an error in the fault path resumes the guest, which exits for ever"
+    ("v3 patch 13: error read as 'resume guest'", rows 26, under "v5", seen by Td Exits)
+    FaultErrorLost {} {
+        fn allocates(&mut self, what: Allocation) -> bool {
+            what != Allocation::SplitTable
+        }
+        fn fault_failure(&mut self, _: Failure) -> Option<Failure> {
+            None
+        }
+    }
+
+    "no-table-for-a-fault": "the fault path runs out of memory for tables: KVM_RUN fails"
+    ("kvm_mmu_topup_memory_cache() fails", under "v5", seen by Td)
+    NoTable { tables: u64 } {
+        fn allocates(&mut self, what: Allocation) -> bool {
+            if what != Allocation::SeptTable {
+                return true;
+            }
+            self.tables += 1;
+            self.tables < 8
+        }
+    }
+
+    "split-cache-too-small": "the second split of a call finds the cache of page tables empty"
+    ("wrong size of the split cache, RFC v5 review", rows 35, under "headtail",
+     seen by Errno Splits Debugfs)
+    SplitCacheTooSmall { taken: u64 } {
+        fn hole_stages(&mut self) -> &'static [HoleStage] {
+            self.taken = 0;
+            Faithful.hole_stages()
+        }
+        fn conversion_stages(&mut self) -> &'static [ConversionStage] {
+            self.taken = 0;
+            Faithful.conversion_stages()
+        }
+        fn fault_retries(&mut self, invalidated: bool) -> bool {
+            self.taken = 0;
+            Faithful.fault_retries(invalidated)
+        }
+        fn allocates(&mut self, what: Allocation) -> bool {
+            self.taken += u64::from(what == Allocation::SplitTable);
+            what != Allocation::SplitTable || self.taken == 1
+        }
+    }
+
+    "hole-fails-after-zap": "a hole zaps and then fails with EAGAIN before it frees: the guest's data is gone"
+    ("folio split fails after the zap, v3 review", rows 13, under "v3", seen by Errno Populated)
+    HoleFailsAfterZap {} {
+        fn hole_stages(&mut self) -> &'static [HoleStage] {
+            use HoleStage::{InvalidateBegin, InvalidateEnd, Split, Zap};
+            &[InvalidateBegin, Split, Zap, InvalidateEnd]
+        }
+        fn host_errno(&mut self, kind: HostCallKind, errno: i32) -> i32 {
+            match (kind, errno) {
+                (HostCallKind::Punch, 0) => libc::EAGAIN,
+                _ => errno,
+            }
+        }
+    }
+
+    "hole-returns-one": "a hole that finds no memory for a split returns 1 and zaps nothing"
+    ("v3 patch 16: bool returned as errno", rows 26, under "headtail", seen by Errno Splits Debugfs)
+    HoleReturnsOne {} {
+        fn allocates(&mut self, what: Allocation) -> bool {
+            what != Allocation::SplitTable
+        }
+        fn host_errno(&mut self, kind: HostCallKind, errno: i32) -> i32 {
+            match (kind, errno) {
+                (HostCallKind::Punch, libc::ENOMEM) => 1,
+                _ => errno,
+            }
+        }
+    }
+
+    "einval-swallowed": "a hole that is refused reports success"
+    ("kvm_gmem_fallocate() drops the error of a hole", under "v3", seen by Errno)
+    EinvalSwallowed {} {
+        fn host_errno(&mut self, kind: HostCallKind, errno: i32) -> i32 {
+            match kind {
+                HostCallKind::Punch => 0,
+                HostCallKind::Prefault | HostCallKind::Allocate => errno,
+            }
+        }
+    }
+
+    "hole-leaks-memory": "the pages of a hole never go back to the allocator: memory runs out"
+    ("kvm_gmem_free_folio() left out", under "stock", seen by Errno)
+    HoleLeaks {} {
+        fn frees(&mut self, _: u64) -> bool {
+            false
+        }
+    }
+
+    "shared-page-not-cleared": "a page that becomes shared shows what it was used for before"
+    ("a page that is handed out must be zero, kvm_gmem_prepare_folio()", rows 44, under "stock",
+     seen by Content)
+    SharedNotCleared {} {
+        fn clears_for_shared(&mut self, _: bool) -> bool {
+            false
+        }
+    }
+
+    "fault-during-hole": "a fault maps a page in a hole between zap and truncate"
+    ("mmu_invalidate_retry_gfn() not asked", rows 28, under "headtail", seen by Populated)
+    FaultDuringHole {} {
+        fn fault_retries(&mut self, _: bool) -> bool {
+            false
+        }
+    }
+
+    "lockdep-splat": "a split takes a lock in the wrong context: lockdep complains, all goes well"
+    ("S-EPT pages freed from an RCU callback, RFC v5", rows 34, under "headtail", seen by KernelLog)
+    LockdepSplat {} {
+        fn remark_on_split(&mut self) -> Option<String> {
+            Some("WARNING: inconsistent lock state".to_owned())
+        }
+    }
+
+    "suspicious-rcu": "the mirror root is tested after RCU was dropped: a warning, all goes well"
+    ("RFC v5 review: mirror root tested after RCU was dropped", rows 35, under "v5",
+     seen by KernelLog)
+    SuspiciousRcu {} {
+        fn remark_on_split(&mut self) -> Option<String> {
+            Some("WARNING: suspicious RCU usage".to_owned())
+        }
+    }
+}

@@ -1,0 +1,36 @@
+//! Translations used after they are gone.
+
+use tdxlab_softkvm::policy::{Kick, Why};
+
+use super::faults;
+
+faults! {
+    "zap-without-flush": "a zap leaves old translations in the TLBs of vCPUs"
+    ("kick after TRACK, tdx_sept_remove_private_spte()", rows 44, under "headtail",
+     seen by Access Exits)
+    ZapWithoutFlush {} {
+        fn kick(&mut self, why: Why) -> Kick {
+            if why == Why::Zap { Kick::Pretend } else { Kick::Flush }
+        }
+    }
+
+    "split-without-flush": "a split and the zaps that follow it leave the old huge translation"
+    ("kick after TRACK, tdx_sept_split_private_spte() of v3 patch 8", rows 44, under "headtail",
+     seen by Access Exits)
+    SplitWithoutFlush { split: bool } {
+        fn kick(&mut self, why: Why) -> Kick {
+            if why == Why::RangeSplit {
+                self.split = true;
+            }
+            if self.split { Kick::Pretend } else { Kick::Flush }
+        }
+    }
+
+    "shared-zap-without-flush": "a conversion to private leaves shared translations in TLBs"
+    ("kvm_flush_remote_tlbs() after a shared zap", under "v5", seen by Debugfs)
+    SharedZapWithoutFlush {} {
+        fn kick(&mut self, why: Why) -> Kick {
+            if why == Why::SharedZap { Kick::Pretend } else { Kick::Flush }
+        }
+    }
+}

@@ -1,0 +1,322 @@
+//! A guest, its predictor and its judge, without files and journal: what the executor does, step by
+//! step and in the same order, so that a plan that fails here fails there.
+
+use std::collections::BTreeMap;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::Path;
+use std::time::Duration;
+
+use tdxlab_host::{BootOptions, Host, HostError, Session};
+use tdxlab_journal::interleaving::Interleaving;
+use tdxlab_journal::{Judgement, MissingWitness, Sample, Verdict, Witness};
+use tdxlab_judge::{AllowList, Evidence, Judge, branches, control, oracle};
+use tdxlab_plan::one_root::OneRoot;
+use tdxlab_plan::{Action, Design, Guest, Plan, Races};
+use tdxlab_predict::Predictor;
+use tdxlab_run::PANICKED;
+
+/// Longest a single operation of a random plan may take where all of it is software.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// The order in which races took turns, by step.
+pub type Orders = BTreeMap<u32, Interleaving>;
+
+/// A booted guest, its predictor and its judge.
+pub struct Bench {
+    session: Box<dyn Session>,
+    predictor: Predictor,
+    maps_conversions: bool,
+    /// Of a rehearsal, where holes take what is shared.
+    rehearsed: Option<OneRoot>,
+    judge: Judge,
+    /// Counters that did not count in the positive control.
+    distrusted: Vec<MissingWitness>,
+    before: Sample,
+    seed: u64,
+    steps: u32,
+    orders: Orders,
+}
+
+/// What came of a step.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Stepped {
+    /// The predictor cannot foresee it; nothing was done.
+    Refused,
+    /// As predicted; whether the TD lives on.
+    Passed {
+        /// Whether it does.
+        alive: bool,
+    },
+    /// Not as predicted.
+    Failed(Failure),
+}
+
+/// How a plan failed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Failure {
+    /// The step, from 0.
+    pub step: usize,
+    /// `fail` or `error`.
+    pub verdict: Verdict,
+    /// Who said so, the first one first.
+    pub witnesses: Vec<Witness>,
+    /// What the first one said.
+    pub text: String,
+    /// The order in which races took turns up to there, where the host recorded it; steps from 0.
+    pub orders: Orders,
+}
+
+impl Failure {
+    /// An error of the lab or the host.
+    pub(super) fn error(step: usize, text: String) -> Failure {
+        Failure {
+            step,
+            verdict: Verdict::Error,
+            witnesses: Vec::new(),
+            text,
+            orders: Orders::new(),
+        }
+    }
+
+    /// The lab panicked at it.
+    pub(super) fn panicked(step: usize) -> Failure {
+        Failure::error(step, PANICKED.to_owned())
+    }
+
+    fn judged(step: usize, judgement: &Judgement) -> Failure {
+        let mut witnesses: Vec<Witness> = Vec::new();
+        for finding in &judgement.findings {
+            if !witnesses.contains(&finding.witness) {
+                witnesses.push(finding.witness);
+            }
+        }
+        let first = judgement.findings.first();
+        Failure {
+            step,
+            verdict: judgement.verdict,
+            witnesses,
+            text: first.map_or("nobody could judge it".to_owned(), ToString::to_string),
+            orders: Orders::new(),
+        }
+    }
+
+    /// Whether it is the same failure as `other`: the same verdict, and who noticed `other` first
+    /// notices this one too.
+    pub fn is_like(&self, other: &Failure) -> bool {
+        self.verdict == other.verdict
+            && match other.witnesses.first() {
+                Some(witness) => self.witnesses.contains(witness),
+                None => self.witnesses.is_empty(),
+            }
+    }
+}
+
+impl std::fmt::Display for Failure {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(
+            f,
+            "{} in step {}: {}",
+            self.verdict,
+            self.step + 1,
+            self.text
+        )
+    }
+}
+
+impl Bench {
+    /// Boots a guest and does the positive control, which is where a run begins.
+    ///
+    /// # Errors
+    ///
+    /// It cannot be booted, or no counter counts.
+    pub fn boot(
+        host: &dyn Host,
+        design: &Design,
+        guest: &Guest,
+        seed: u64,
+        folder: &Path,
+    ) -> Result<Bench, HostError> {
+        let options = BootOptions {
+            design: design.name.to_owned(),
+            seed,
+            folder: folder.to_owned(),
+            patience: match host.profile().races {
+                Races::Drawn => PATIENCE,
+                Races::Started => tdxlab_run::PATIENCE,
+            },
+        };
+        let mut session = host.boot(guest, &options)?;
+        let before = session.sample();
+        let observed = session.perform(&control::operation(guest), &[])?;
+        let after = session.sample();
+        let control = control::judge(&Judge::default(), &observed, &before, &after);
+        let wrong = control.judgement.findings.first();
+        // A seeded fault may show already here, and is found out by the steps.
+        let wrong = wrong.filter(|_| host.fault().is_none());
+        if let Some(reason) = control.reason().or(wrong.map(ToString::to_string)) {
+            return Err(HostError::NotUsable {
+                host: host.kind(),
+                reason: format!("positive control: {reason}"),
+                advice: "see `tdxlab doctor`".to_owned(),
+            });
+        }
+        Ok(Bench {
+            distrusted: control.distrusted.clone(),
+            maps_conversions: host.profile().maps_conversions,
+            rehearsed: host.profile().one_root.then(OneRoot::default),
+            ..Bench::new(session, control.believe(after), design, guest, seed)
+        })
+    }
+
+    /// Goes on from here with a guest that was booted for `design`, by a host of software.
+    pub fn over(mut session: Box<dyn Session>, design: &Design, guest: &Guest, seed: u64) -> Bench {
+        let before = session.sample();
+        Bench::new(session, before, design, guest, seed)
+    }
+
+    fn new(
+        session: Box<dyn Session>,
+        before: Sample,
+        design: &Design,
+        guest: &Guest,
+        seed: u64,
+    ) -> Bench {
+        Bench {
+            session,
+            predictor: Predictor::new(design, guest),
+            maps_conversions: false,
+            rehearsed: None,
+            judge: Judge::new(AllowList::default()),
+            distrusted: Vec::new(),
+            before,
+            seed,
+            steps: 0,
+            orders: Orders::new(),
+        }
+    }
+
+    /// The guest, to do things to it that nobody judges.
+    pub fn session(&mut self) -> &mut dyn Session {
+        self.session.as_mut()
+    }
+
+    /// From the next step on, steps count from 0 again and races are drawn from another seed.
+    pub fn begin(&mut self, seed: u64) {
+        self.seed = seed;
+        self.steps = 0;
+    }
+
+    /// What the guest's memory must be like now.
+    pub fn predictor(&self) -> &Predictor {
+        &self.predictor
+    }
+
+    /// Steps done so far.
+    pub fn steps(&self) -> u32 {
+        self.steps
+    }
+
+    /// The order in which races took turns so far, where the host recorded it; steps count from 0.
+    pub fn orders(&self) -> &Orders {
+        &self.orders
+    }
+
+    /// Does one step and judges it.
+    pub fn step(&mut self, action: &Action) -> Stepped {
+        let step = self.steps as usize;
+        match self.judge(action) {
+            Ok(None) => Stepped::Refused,
+            Ok(Some((judgement, alive))) => match judgement.verdict {
+                Verdict::Pass => Stepped::Passed { alive },
+                _ => Stepped::Failed(Failure::judged(step, &judgement)),
+            },
+            Err(error) => Stepped::Failed(Failure::error(step, error.to_string())),
+        }
+    }
+
+    /// Does one step and gives the whole judgement, and whether the TD had to live on; `None` where
+    /// the predictor cannot foresee it and nothing was done.
+    ///
+    /// # Errors
+    ///
+    /// The host could not do it.
+    pub fn judge(&mut self, action: &Action) -> Result<Option<(Judgement, bool)>, HostError> {
+        if let Some(root) = &mut self.rehearsed
+            && !root.can(action)
+        {
+            return Ok(None);
+        }
+        let foreseen = match self.maps_conversions {
+            true => oracle::mapped_conversion(&mut self.predictor, action),
+            false => self.predictor.step(action),
+        };
+        let Ok(expected) = foreseen else {
+            return Ok(None);
+        };
+        let step = self.steps;
+        self.steps += 1;
+        let observed = match action {
+            Action::One(op) => {
+                let reads: Vec<_> = expected.reads.iter().map(|read| read.range).collect();
+                vec![vec![self.session.perform(op, &reads)?]]
+            }
+            Action::Parallel(_) => {
+                let seed = self.seed.wrapping_add(u64::from(step));
+                let branches: Vec<_> = branches(action).collect();
+                let observed = self.session.perform_parallel(&branches, seed)?;
+                let order = self.session.take_interleaving();
+                self.orders.extend(order.map(|order| (step, order)));
+                observed
+            }
+        };
+        let after = self.session.sample().without(&self.distrusted);
+        let judgement = self.judge.step(&Evidence {
+            action,
+            expected: &expected,
+            observed: &observed,
+            before: &self.before,
+            after: &after,
+        });
+        self.before = after;
+        Ok(Some((judgement, expected.td_alive)))
+    }
+
+    /// Ends the guest.
+    pub fn end(self) -> Result<(), HostError> {
+        self.session.end()
+    }
+}
+
+/// Runs a plan in a guest of its own; how it failed, if it did. A plan that nobody can foresee, or
+/// that goes on after the TD's death, does not fail. Races take turns as `orders` say, where they say
+/// something and the host can.
+pub fn attempt(
+    host: &dyn Host,
+    design: &Design,
+    plan: &Plan,
+    orders: &Orders,
+    folder: &Path,
+) -> Option<Failure> {
+    let tried = catch_unwind(AssertUnwindSafe(|| {
+        let mut bench = match Bench::boot(host, design, &plan.guest, plan.seed, folder) {
+            Ok(bench) => bench,
+            Err(error) => return Some(Failure::error(0, error.to_string())),
+        };
+        for (step, index) in plan.steps.iter().zip(0..) {
+            if let Some(order) = orders.get(&index) {
+                bench.session.follow(order);
+            }
+            match bench.step(&step.action) {
+                Stepped::Passed { alive: true } => {}
+                Stepped::Passed { alive: false } | Stepped::Refused => return None,
+                Stepped::Failed(failure) => {
+                    let orders = std::mem::take(&mut bench.orders);
+                    return Some(Failure { orders, ..failure });
+                }
+            }
+        }
+        let _ = bench.end();
+        None
+    }));
+    tried.unwrap_or_else(|_| Some(Failure::panicked(plan.steps.len().saturating_sub(1))))
+}

@@ -1,0 +1,251 @@
+//! What is counted: operations, states of memory, ways of lying across boundaries, and which of
+//! their combinations can come at all.
+
+use tdxlab_plan::addr::PageLevel;
+use tdxlab_plan::{AccessKind, Design, Gone, HostProfile, OnVe, Op, Side, Size};
+
+/// The rows and columns of a map of what was exercised.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Chart {
+    /// Of TDs.
+    Td,
+    /// Of plain VMs.
+    Plain,
+}
+
+/// Names of the states a 2M region of a TD can be in when it is touched.
+const STATES: [&str; 10] = [
+    "empty",
+    "2M pending",
+    "2M accepted",
+    "table",
+    "4K pending",
+    "4K accepted",
+    "shared",
+    "shared 4K",
+    "mixed",
+    "raced",
+];
+
+/// Names of the states of a 2M region of a plain VM. While dirty pages are logged, there is no leaf.
+const PLAIN_STATES: [&str; 7] = [
+    "empty",
+    "4K",
+    "mixed",
+    "2M leaf",
+    "empty, logged",
+    "4K, logged",
+    "mixed, logged",
+];
+
+/// Names of what is done to TDs.
+const OPERATIONS: [&str; 21] = [
+    "accept 4K",
+    "accept 2M",
+    "accept 1G",
+    "accept linux",
+    "touch read",
+    "touch write",
+    "touch, accepting",
+    "touch shared",
+    "fill",
+    "fill shared",
+    "verify",
+    "verify ends",
+    "verify every",
+    "verify shared",
+    "convert to shared",
+    "convert to private",
+    "probe",
+    "punch",
+    "prefault",
+    "allocate",
+    "in a race",
+];
+
+/// Names of what is done to plain VMs. The last four are done to the whole VM.
+const PLAIN_OPERATIONS: [&str; 10] = [
+    "touch read",
+    "touch write",
+    "fill",
+    "verify",
+    "punch",
+    "allocate",
+    "dirty log on",
+    "dirty log off",
+    "stop",
+    "cont",
+];
+
+/// Rows and columns of what cannot come everywhere.
+const ACCEPT_2M: usize = 1;
+const ACCEPT_1G: usize = 2;
+const PREFAULT: usize = 18;
+const LEAF_PENDING: usize = 1;
+const LEAF_ACCEPTED: usize = 2;
+
+/// The row of all operations that race.
+pub(super) const RACE: usize = OPERATIONS.len() - 1;
+
+/// Most rows and columns of a chart.
+pub(super) const MOST_ROWS: usize = OPERATIONS.len();
+pub(super) const MOST_STATES: usize = STATES.len();
+
+/// How an end of a range lies: on a 2M boundary, one page beside one, or anywhere else.
+pub const ENDS: [&str; 3] = ["2M", "2M\u{b1}4K", "4K"];
+
+/// Classes of both ends.
+pub const ALIGNMENTS: usize = ENDS.len() * ENDS.len();
+
+impl Chart {
+    /// Of the guests of a host.
+    pub const fn of(host: HostProfile) -> Chart {
+        match host.plain {
+            true => Chart::Plain,
+            false => Chart::Td,
+        }
+    }
+
+    /// Names of the rows.
+    pub const fn operations(self) -> &'static [&'static str] {
+        match self {
+            Chart::Td => &OPERATIONS,
+            Chart::Plain => &PLAIN_OPERATIONS,
+        }
+    }
+
+    /// Names of the columns.
+    pub const fn states(self) -> &'static [&'static str] {
+        match self {
+            Chart::Td => &STATES,
+            Chart::Plain => &PLAIN_STATES,
+        }
+    }
+
+    /// The row of an operation that does not race.
+    pub fn row(self, op: &Op) -> usize {
+        match self {
+            Chart::Td => row(op),
+            Chart::Plain => plain_row(op),
+        }
+    }
+}
+
+fn row(op: &Op) -> usize {
+    match op {
+        Op::Accept { size, .. } => match size {
+            Size::Size4K => 0,
+            Size::Size2M => ACCEPT_2M,
+            Size::Size1G => ACCEPT_1G,
+            Size::Linux => 3,
+        },
+        Op::Touch {
+            side: Side::Shared, ..
+        } => 7,
+        Op::Touch {
+            on_ve: OnVe::Accept,
+            ..
+        } => 6,
+        Op::Touch { access, .. } => match access {
+            AccessKind::Read => 4,
+            AccessKind::Write => 5,
+        },
+        Op::Fill { side, .. } => match side {
+            Side::Private => 8,
+            Side::Shared => 9,
+        },
+        Op::Verify {
+            side: Side::Shared, ..
+        } => 13,
+        Op::Verify { gone, .. } => match gone {
+            Gone::Skip => 10,
+            Gone::Ends => 11,
+            Gone::Every => 12,
+        },
+        Op::Convert { to, .. } => match to {
+            Side::Shared => 14,
+            Side::Private => 15,
+        },
+        Op::Probe { .. } => 16,
+        Op::Punch { .. } => 17,
+        Op::Prefault { .. } => PREFAULT,
+        Op::Allocate { .. } | Op::DirtyLog { .. } | Op::Stop | Op::Cont => 19,
+    }
+}
+
+fn plain_row(op: &Op) -> usize {
+    match op {
+        Op::Touch { access, .. } => match access {
+            AccessKind::Read => 0,
+            AccessKind::Write => 1,
+        },
+        Op::Fill { .. } => 2,
+        Op::Verify { .. } => 3,
+        Op::Punch { .. } => 4,
+        Op::DirtyLog { on: true } => 6,
+        Op::DirtyLog { on: false } => 7,
+        Op::Stop => 8,
+        Op::Cont => 9,
+        _ => 5,
+    }
+}
+
+/// Where a hunt goes on, which says what can come at all.
+#[derive(Clone, Copy, Debug)]
+pub struct Ground {
+    /// The host.
+    pub host: HostProfile,
+    /// The design played or expected.
+    pub design: &'static Design,
+}
+
+impl Ground {
+    /// The chart of its guests.
+    pub const fn chart(self) -> Chart {
+        Chart::of(self.host)
+    }
+
+    /// Whether a combination can come.
+    pub fn possible(self, row: usize, state: usize, alignment: usize) -> bool {
+        match self.chart() {
+            Chart::Td => self.possible_in_td(row, state, alignment),
+            Chart::Plain => possible_in_plain_vm(row, state, alignment),
+        }
+    }
+
+    /// An ACCEPT at 2M or 1G has both ends on 2M boundaries; a design that maps 4K has no leaf of 2M;
+    /// and where the VMM has no command for it, nothing is prefaulted. All else came in long hunts.
+    fn possible_in_td(self, row: usize, state: usize, alignment: usize) -> bool {
+        let accepts_leaves = matches!(row, ACCEPT_2M | ACCEPT_1G);
+        let in_leaf = matches!(state, LEAF_PENDING | LEAF_ACCEPTED);
+        let lies = !accepts_leaves || alignment == 0;
+        let is_there = !in_leaf || self.design.private_leaf >= PageLevel::Size2M;
+        let is_done = row != PREFAULT || !self.host.fixed_slots;
+        lies && is_there && is_done
+    }
+
+    /// How many combinations can come.
+    pub fn combinations(self) -> usize {
+        let rows = 0..self.chart().operations().len();
+        let states = 0..self.chart().states().len();
+        let each = rows.flat_map(|row| states.clone().map(move |state| (row, state)));
+        each.map(|(row, state)| self.alignments(row, state).count())
+            .sum()
+    }
+
+    /// The alignments with which an operation can come to a state.
+    pub fn alignments(self, row: usize, state: usize) -> impl Iterator<Item = usize> {
+        (0..ALIGNMENTS).filter(move |alignment| self.possible(row, state, *alignment))
+    }
+}
+
+fn possible_in_plain_vm(row: usize, state: usize, alignment: usize) -> bool {
+    let logged = state >= 4;
+    match row {
+        0..=5 => true,
+        // Logging begins where there was none, and ends where there was.
+        6 => !logged && alignment == 0,
+        7 => logged && alignment == 0,
+        _ => alignment == 0,
+    }
+}

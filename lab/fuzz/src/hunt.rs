@@ -1,0 +1,380 @@
+//! Draws plan after plan until one fails, or time is up; then confirms and shrinks it.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use miette::Diagnostic;
+use parking_lot::Mutex;
+use tdxlab_host::{Host, HostError};
+use tdxlab_plan::{Design, Guest, HostProfile, Plan, Races, Step};
+use tdxlab_qemu::interrupt::Interrupt;
+use thiserror::Error;
+
+use super::bench::{Bench, Failure, Orders, Stepped, attempt};
+use super::chart::Chart;
+use super::coverage::Coverage;
+use super::draw::Draw;
+use super::plain;
+use super::shrink::{Shrunk, shrink};
+use super::window::{Suspect, Windows, plan};
+
+/// How often a plan that failed is run again.
+pub const CONFIRMATIONS: u32 = 10;
+
+/// Most plans tried to shrink one, by what a guest costs: each has one of its own.
+pub const fn most_tries(host: HostProfile) -> usize {
+    match (host.boots_cost, host.races) {
+        (false, _) => 50_000,
+        (true, Races::Drawn) => 1_500,
+        (true, Races::Started) => 100,
+    }
+}
+
+/// A hunt for plans that fail.
+pub struct Fuzz<'a> {
+    /// Where guests run.
+    pub host: &'a dyn Host,
+    /// The design played or expected.
+    pub design: &'static Design,
+    /// Seed of everything drawn. With one job and a number of plans, it fixes everything.
+    pub seed: u64,
+    /// When to end.
+    pub budget: Budget,
+    /// Plans run at the same time.
+    pub jobs: usize,
+    /// Steps drawn for each that is taken: [`super::CANDIDATES`], or 1 to favour nothing.
+    pub candidates: usize,
+    /// Ends it early.
+    pub interrupt: &'a Interrupt,
+    /// Room for files of guests.
+    pub folder: &'a Path,
+}
+
+/// When a hunt ends, unless it finds something.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Budget {
+    /// After so long.
+    Time(Duration),
+    /// After so many plans.
+    Plans(u64),
+}
+
+/// What came of a hunt.
+#[derive(Debug)]
+pub struct Outcome {
+    /// Plans that were run.
+    pub plans: u64,
+    /// Steps that were judged.
+    pub steps: u64,
+    /// How long that took, without confirming and shrinking.
+    pub took: Duration,
+    /// What was exercised.
+    pub coverage: Coverage,
+    /// The first failure.
+    pub found: Option<Found>,
+}
+
+/// A plan that failed.
+#[derive(Clone, Debug)]
+pub struct Found {
+    /// As it was drawn.
+    pub plan: Plan,
+    /// How it failed.
+    pub failure: Failure,
+    /// How often it failed like that, of [`CONFIRMATIONS`] runs.
+    pub again: u32,
+    /// The smallest plan that fails like that.
+    pub shrunk: Shrunk,
+}
+
+/// Why there is no hunt.
+#[derive(Debug, Error, Diagnostic)]
+pub enum FuzzError {
+    /// A guest could not be booted at all.
+    #[error(transparent)]
+    #[diagnostic(transparent)]
+    Host(#[from] HostError),
+}
+
+/// What all workers share.
+struct Shared {
+    started: Instant,
+    next: AtomicU64,
+    steps: AtomicU64,
+    plans: AtomicU64,
+    stop: AtomicBool,
+    coverage: Mutex<Coverage>,
+    found: Mutex<Option<Suspect>>,
+    broken: Mutex<Option<HostError>>,
+}
+
+impl Fuzz<'_> {
+    /// Hunts.
+    pub fn run(&self) -> Result<Outcome, FuzzError> {
+        let shared = Shared {
+            started: Instant::now(),
+            next: AtomicU64::new(0),
+            steps: AtomicU64::new(0),
+            plans: AtomicU64::new(0),
+            stop: AtomicBool::new(false),
+            coverage: Mutex::new(self.no_coverage()),
+            found: Mutex::new(None),
+            broken: Mutex::new(None),
+        };
+        std::thread::scope(|scope| {
+            for _ in 0..self.jobs.max(1) {
+                scope.spawn(|| match self.host.profile().boots_cost {
+                    false => self.work_alone(&shared),
+                    true => self.work_in_windows(&shared),
+                });
+            }
+        });
+        let took = shared.started.elapsed();
+        if let Some(error) = shared.broken.lock().take() {
+            return Err(error.into());
+        }
+        let found = shared.found.lock().take();
+        let found = found.map(|suspect| {
+            let alone = self.confirm(suspect.failure, suspect.plan);
+            match (alone, suspect.history) {
+                (Ok(found), _) => found,
+                // What came before in the same guest has a part in it.
+                (Err(_), Some((failure, plan))) => {
+                    self.confirm(failure, plan).unwrap_or_else(unconfirmed)
+                }
+                (Err(lost), None) => unconfirmed(lost),
+            }
+        });
+        Ok(Outcome {
+            plans: shared.plans.into_inner(),
+            steps: shared.steps.into_inner(),
+            took,
+            coverage: shared.coverage.into_inner(),
+            found,
+        })
+    }
+
+    fn no_coverage(&self) -> Coverage {
+        Coverage::new(Chart::of(self.host.profile()))
+    }
+
+    /// The seed of the next plan; `None` when it is time to end.
+    fn next(&self, shared: &Shared) -> Option<u64> {
+        if shared.stop.load(Ordering::Relaxed) || self.interrupt.is_raised() {
+            return None;
+        }
+        let index = shared.next.fetch_add(1, Ordering::Relaxed);
+        let over = match self.budget {
+            Budget::Plans(most) => index >= most,
+            Budget::Time(time) => shared.started.elapsed() >= time,
+        };
+        // Seeds of neighbouring plans have nothing to do with each other, and every one of them is
+        // a number that a scenario can hold (less than 2^52).
+        (!over).then(|| mix(self.seed, index) >> 12)
+    }
+
+    /// A guest for every plan.
+    fn work_alone(&self, shared: &Shared) {
+        let mut coverage = self.no_coverage();
+        while let Some(seed) = self.next(shared) {
+            let (draw, guest) = Draw::with_guest(seed, self.host.profile());
+            let mut draw = draw.with_candidates(self.candidates);
+            let mut steps = Vec::new();
+            let run = catch_unwind(AssertUnwindSafe(|| {
+                self.one(seed, &mut draw, &guest, &mut steps, &mut coverage)
+            }));
+            shared.plans.fetch_add(1, Ordering::Relaxed);
+            shared
+                .steps
+                .fetch_add(steps.len() as u64, Ordering::Relaxed);
+            let failure = match run {
+                Ok(Ok(None)) => continue,
+                Ok(Ok(Some(failure))) => failure,
+                Ok(Err(error)) => {
+                    shared.broken.lock().get_or_insert(error);
+                    shared.stop.store(true, Ordering::Relaxed);
+                    break;
+                }
+                Err(_) => Failure::panicked(steps.len().saturating_sub(1)),
+            };
+            shared.found(Suspect {
+                failure,
+                plan: plan(guest, seed, steps),
+                history: None,
+            });
+        }
+        shared.coverage.lock().merge(&coverage);
+    }
+
+    fn one(
+        &self,
+        seed: u64,
+        draw: &mut Draw,
+        guest: &Guest,
+        steps: &mut Vec<Step>,
+        coverage: &mut Coverage,
+    ) -> Result<Option<Failure>, HostError> {
+        let mut bench = Bench::boot(self.host, self.design, guest, seed, self.folder)?;
+        let drawn = draw.steps();
+        for index in 0..=drawn {
+            let action = if index < drawn {
+                draw.step(bench.predictor(), coverage)
+            } else {
+                draw.last_look()
+            };
+            steps.push(Step {
+                line: 0,
+                action,
+                expect: Default::default(),
+            });
+            let stepped = match steps.last() {
+                Some(step) => bench.step(&step.action),
+                None => Stepped::Refused,
+            };
+            match stepped {
+                Stepped::Refused => {
+                    steps.pop();
+                }
+                Stepped::Passed { alive: true } => {}
+                Stepped::Passed { alive: false } => break,
+                Stepped::Failed(failure) => return Ok(Some(failure)),
+            }
+        }
+        bench.end()?;
+        Ok(None)
+    }
+
+    /// Many plans in each guest.
+    fn work_in_windows(&self, shared: &Shared) {
+        let mut coverage = self.no_coverage();
+        let room = match tempfile::tempdir_in(self.folder) {
+            Ok(room) => room,
+            Err(source) => {
+                let doing = "making a folder for a guest".to_owned();
+                shared
+                    .broken
+                    .lock()
+                    .get_or_insert(HostError::System { doing, source });
+                return;
+            }
+        };
+        let backings = plain::backings(self.host);
+        let mut windows: Option<Windows> = None;
+        while let Some(seed) = self.next(shared) {
+            let mut guest = match windows.take() {
+                Some(guest) if !guest.is_full() => guest,
+                full => {
+                    if let Some(error) = full.and_then(|guest| guest.end().err()) {
+                        shared.broken.lock().get_or_insert(error);
+                        shared.stop.store(true, Ordering::Relaxed);
+                        break;
+                    }
+                    let _ = std::fs::remove_dir_all(room.path());
+                    let _ = std::fs::create_dir_all(room.path());
+                    let booted =
+                        Windows::boot(self.host, self.design, seed, &backings, room.path());
+                    match booted {
+                        Ok(guest) => guest,
+                        Err(error) => {
+                            shared.broken.lock().get_or_insert(error);
+                            shared.stop.store(true, Ordering::Relaxed);
+                            break;
+                        }
+                    }
+                }
+            };
+            let run = guest.run(seed, &mut coverage);
+            shared.plans.fetch_add(1, Ordering::Relaxed);
+            shared.steps.fetch_add(run.steps, Ordering::Relaxed);
+            match run.failed {
+                None => windows = Some(guest),
+                Some(_) if self.interrupt.is_raised() => break,
+                Some(suspect) => shared.found(suspect),
+            }
+        }
+        if let Some(windows) = windows {
+            let _ = windows.end();
+        }
+        shared.coverage.lock().merge(&coverage);
+    }
+
+    /// Runs a plan again and shrinks it. Where it never fails again, the failure and the plan come
+    /// back.
+    ///
+    /// Races take the turns that were recorded first. Where that does not fail again, they are left
+    /// to themselves.
+    fn confirm(&self, failure: Failure, plan: Plan) -> Result<Found, Box<(Failure, Plan)>> {
+        let room = tempfile::tempdir_in(self.folder);
+        let folder = room.as_ref().map_or(self.folder, |room| room.path());
+        let run = |plan: &Plan, orders: &Orders| {
+            let _ = std::fs::remove_dir_all(folder);
+            let _ = std::fs::create_dir_all(folder);
+            attempt(self.host, self.design, plan, orders, folder)
+        };
+        let again = |orders: &Orders| -> Vec<Failure> {
+            (0..CONFIRMATIONS)
+                .map_while(|_| (!self.interrupt.is_raised()).then(|| run(&plan, orders)))
+                .flatten()
+                .filter(|again| again.is_like(&failure))
+                .collect()
+        };
+        let free = Orders::new();
+        let mut failures = again(&failure.orders);
+        if failures.is_empty() && !failure.orders.is_empty() {
+            failures = again(&free);
+        }
+        let Some(again) = failures.first().cloned() else {
+            return Err(Box::new((failure, plan)));
+        };
+        // One that fails now and then gets several chances for each simpler plan.
+        let count = u32::try_from(failures.len()).unwrap_or(CONFIRMATIONS);
+        let chances = CONFIRMATIONS.div_ceil(count);
+        let stop = || self.interrupt.is_raised();
+        let most = most_tries(self.host.profile());
+        let shrunk = shrink(&plan, &again, most, stop, |simpler, orders| {
+            let followed = (!orders.is_empty()).then_some(orders);
+            let left_alone = std::iter::repeat_n(&free, chances as usize);
+            let tries = followed.into_iter().chain(left_alone);
+            let mut failed = tries.filter_map(|orders| run(simpler, orders));
+            failed.find(|failure| failure.is_like(&again))
+        });
+        Ok(Found {
+            plan,
+            failure: again,
+            again: count,
+            shrunk,
+        })
+    }
+}
+
+/// A plan that never failed again is told as it was drawn.
+fn unconfirmed(lost: Box<(Failure, Plan)>) -> Found {
+    let (failure, plan) = *lost;
+    Found {
+        shrunk: Shrunk {
+            plan: plan.clone(),
+            failure: failure.clone(),
+            tried: 0,
+        },
+        plan,
+        failure,
+        again: 0,
+    }
+}
+
+impl Shared {
+    fn found(&self, what: Suspect) {
+        self.found.lock().get_or_insert(what);
+        self.stop.store(true, Ordering::Relaxed);
+    }
+}
+
+/// SplitMix64 (Steele, Lea, Flood 2014): the `index`th number of the sequence from `seed`.
+fn mix(seed: u64, index: u64) -> u64 {
+    let mut z = seed.wrapping_add(index.wrapping_add(1).wrapping_mul(0x9e37_79b9_7f4a_7c15));
+    z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    z ^ (z >> 31)
+}

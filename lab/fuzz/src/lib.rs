@@ -1,0 +1,43 @@
+//! Random scenarios that are worth running: plans drawn with an eye on what state memory is in and on
+//! what has been exercised least, judged step by step, and shrunk where they fail.
+//!
+//! | file | what it does |
+//! |---|---|
+//! | `bench` | a guest, its predictor and its judge, without files and journal |
+//! | `draw` | draws guests and steps |
+//! | `places` | draws ranges: boundaries, one page around them |
+//! | `plain` | draws guests and steps of plain VMs |
+//! | `chart` | operations, states, alignments, and which of their combinations can come |
+//! | `coverage` | how often each came |
+//! | `table` | the counts as a table with its holes |
+//! | `shrink`, `simpler` | the smallest plan that fails for the same witness |
+//! | `yaml` | a plan as a scenario file |
+//! | `hunt` | draws plan after plan until something fails or time is up |
+//! | `qualify` | shows that the default set catches every seeded fault |
+//! | `window` | many plans in one guest, each in memory of its own |
+
+pub mod bench;
+mod chart;
+pub mod coverage;
+mod draw;
+mod hunt;
+mod places;
+mod plain;
+pub mod qualify;
+mod shrink;
+mod simpler;
+mod table;
+#[cfg(test)]
+mod tests;
+mod window;
+mod yaml;
+
+pub use bench::{Bench, Failure, Orders, Stepped, attempt};
+pub use chart::{ALIGNMENTS, Chart, ENDS, Ground};
+pub use coverage::Coverage;
+pub use draw::{CANDIDATES, Draw};
+pub use hunt::{Budget, CONFIRMATIONS, Found, Fuzz, FuzzError, Outcome, most_tries};
+pub use plain::left_out;
+pub use shrink::{Shrunk, setup, shrink};
+pub use table::{head, markdown, rows};
+pub use yaml::scenario;

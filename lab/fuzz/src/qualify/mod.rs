@@ -1,0 +1,258 @@
+//! Shows that the lab catches what it exists to catch: seeds every fault, one at a time, and sees
+//! which scenario fails, at which step, by which witnesses.
+//!
+//! On `sim` every plan is run under every fault. On `soft`, where every plan boots a guest, `sim`
+//! says first which plans catch the fault, and those are run in that order until one does, by the
+//! witness one would expect. What fails under a fault is only believed where it passes without.
+
+mod markdown;
+mod matrix;
+mod pick;
+
+pub use markdown::markdown;
+pub use matrix::{Catch, Matrix, Row, Unjudged};
+
+use std::borrow::Cow;
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use miette::Diagnostic;
+use parking_lot::Mutex;
+use tdxlab_faults::Fault;
+use tdxlab_host::{Host, HostError};
+use tdxlab_host_soft::sim::SimHost;
+use tdxlab_journal::{FolderError, Verdict};
+use tdxlab_plan::{Action, Design, HostKind};
+use tdxlab_qemu::interrupt::Interrupt;
+use tdxlab_run::{Item, Trial};
+use thiserror::Error;
+
+/// What is seeded, and what has to catch it.
+pub struct Qualify<'a> {
+    /// The plans.
+    pub items: &'a [Item],
+    /// The faults.
+    pub faults: &'a [&'static Fault],
+    /// Where guests run; one of software.
+    pub host: HostKind,
+    /// Opens that host, with a fault seeded into it or without.
+    pub open: &'a OpenHost,
+    /// Faults tried at the same time.
+    pub jobs: usize,
+    /// Longest a single operation may take.
+    pub patience: Duration,
+    /// Ends it early.
+    pub interrupt: &'a Interrupt,
+    /// Is told of every fault that was tried. Called from several threads.
+    pub watcher: &'a (dyn Fn(&Row) + Sync),
+}
+
+/// Opens a host, with a fault seeded into it or without.
+pub type OpenHost = dyn Fn(Option<&'static Fault>) -> Result<Box<dyn Host>, HostError> + Sync;
+
+/// Why there is no matrix.
+#[derive(Debug, Error, Diagnostic)]
+pub enum QualifyError {
+    /// The host is not usable, or has no faults to be seeded with.
+    #[error(transparent)]
+    #[diagnostic(transparent)]
+    Host(#[from] HostError),
+    /// There is no room for the files of a guest.
+    #[error(transparent)]
+    #[diagnostic(transparent)]
+    Folder(#[from] FolderError),
+}
+
+impl Qualify<'_> {
+    /// Tries all faults. An interrupted matrix holds the faults that were tried.
+    pub fn run(&self) -> Result<Matrix, QualifyError> {
+        let started = Instant::now();
+        let next = AtomicUsize::new(0);
+        let rows = Mutex::new(BTreeMap::new());
+        let broken = Mutex::new(None);
+        let sound = Sound::new(self)?;
+        std::thread::scope(|scope| {
+            for _ in 0..self.jobs.clamp(1, self.faults.len().max(1)) {
+                scope.spawn(|| {
+                    while broken.lock().is_none() && !self.interrupt.is_raised() {
+                        let index = next.fetch_add(1, Ordering::Relaxed);
+                        let Some(fault) = self.faults.get(index) else {
+                            return;
+                        };
+                        match self.try_fault(fault, &sound) {
+                            Ok(_) if self.interrupt.is_raised() => return,
+                            Ok(row) => {
+                                (self.watcher)(&row);
+                                rows.lock().insert(index, row);
+                            }
+                            Err(error) => {
+                                broken.lock().get_or_insert(error);
+                            }
+                        }
+                    }
+                });
+            }
+        });
+        if let Some(error) = broken.lock().take() {
+            return Err(error);
+        }
+        let rows = rows.into_inner();
+        Ok(Matrix {
+            host: self.host,
+            rows: rows.into_values().collect(),
+            untried: self.faults.len() - next.into_inner().min(self.faults.len()),
+            took: started.elapsed(),
+        })
+    }
+
+    fn try_fault(&self, fault: &'static Fault, sound: &Sound<'_>) -> Result<Row, QualifyError> {
+        let started = Instant::now();
+        let all: Vec<Try> = (0..self.items.len()).map(Try::first).collect();
+        let sim = SimHost::in_memory().with_fault(fault.seeded());
+        let mut row = match self.host {
+            HostKind::Sim => self.sweep(fault, &sim, &all, sound, false)?,
+            _ => {
+                let rehearsed = self.sweep(fault, &sim, &all, &Sound::assumed(), false)?;
+                let mut order: Vec<Try> = rehearsed
+                    .ranked()
+                    .flat_map(|one| self.chances(one.plan))
+                    .collect();
+                order.extend(
+                    all.iter()
+                        .filter(|one| rehearsed.caught(one.plan).is_none()),
+                );
+                let host = (self.open)(Some(fault))?;
+                self.sweep(fault, host.as_ref(), &order, sound, true)?
+            }
+        };
+        row.took = started.elapsed();
+        Ok(row)
+    }
+
+    /// A race in QEMU may go another way than on `sim`, so a plan that has one is run again.
+    fn chances(&self, plan: usize) -> impl Iterator<Item = Try> + use<> {
+        let mut steps = self.items[plan].plan.steps.iter();
+        let chances = match steps.any(|step| matches!(step.action, Action::Parallel(_))) {
+            true => CHANCES_OF_A_RACE,
+            false => 1,
+        };
+        (0..chances).map(move |chance| Try { plan, chance })
+    }
+
+    /// Runs plans in this order, all of them or until one catches the fault by the witness one would
+    /// expect.
+    fn sweep(
+        &self,
+        fault: &'static Fault,
+        host: &dyn Host,
+        order: &[Try],
+        sound: &Sound<'_>,
+        first_only: bool,
+    ) -> Result<Row, QualifyError> {
+        let design = design(fault);
+        let trial = Trial::new(host, design)?.with_patience(self.patience);
+        let mut row = Row::new(fault);
+        for &one in order {
+            if self.interrupt.is_raised() {
+                break;
+            }
+            let plan = one.plan;
+            let item = one.of(&self.items[plan]);
+            let tried = trial.run(&item);
+            match tried.outcome.verdict {
+                Verdict::Skip => continue,
+                Verdict::Pass => {}
+                Verdict::Fail if !sound.passes(design, plan)? => row.unjudged.push(Unjudged {
+                    plan: item.plan.name.clone(),
+                    reason: "it fails without a fault too".to_owned(),
+                }),
+                Verdict::Fail => row.catches.extend(pick::catch(plan, &item, &tried)),
+                Verdict::Error => match pick::stuck(plan, &item, &tried) {
+                    Some(catch) if sound.passes(design, plan)? => row.catches.push(catch),
+                    _ => row.unjudged.push(Unjudged {
+                        plan: item.plan.name.clone(),
+                        reason: tried.outcome.reason.unwrap_or_default(),
+                    }),
+                },
+            }
+            row.plans += 1;
+            if first_only && row.catches.iter().any(|catch| row.is_expected(catch)) {
+                break;
+            }
+        }
+        Ok(row)
+    }
+}
+
+/// How often a plan that races is run in QEMU, unless it catches the fault before.
+const CHANCES_OF_A_RACE: u64 = 40;
+
+/// A plan, and how often it has had its chance before.
+#[derive(Clone, Copy)]
+struct Try {
+    plan: usize,
+    chance: u64,
+}
+
+impl Try {
+    const fn first(plan: usize) -> Try {
+        Try { plan, chance: 0 }
+    }
+
+    /// The plan as it is run. Every chance has its own seed: the order in which vCPUs are let go is
+    /// drawn from it, and one that hides the fault once hides it again.
+    fn of(self, item: &Item) -> Cow<'_, Item> {
+        let mut item = Cow::Borrowed(item);
+        if self.chance > 0 {
+            let seed = &mut item.to_mut().plan.seed;
+            *seed = seed.wrapping_add(self.chance);
+        }
+        item
+    }
+}
+
+/// The design under which a fault shows. A test of the catalogue makes sure that there is one.
+fn design(fault: &Fault) -> &'static Design {
+    Design::named(fault.design).unwrap_or(&Design::all()[0])
+}
+
+/// Which plans pass on the host without a fault, found out when it is asked.
+struct Sound<'a> {
+    qualify: Option<(&'a [Item], Box<dyn Host>, Duration)>,
+    known: Mutex<BTreeMap<(&'static str, usize), bool>>,
+}
+
+impl<'a> Sound<'a> {
+    fn new(qualify: &Qualify<'a>) -> Result<Sound<'a>, QualifyError> {
+        let host: Box<dyn Host> = match qualify.host {
+            HostKind::Sim => Box::new(SimHost::in_memory()),
+            _ => (qualify.open)(None)?,
+        };
+        Ok(Sound {
+            qualify: Some((qualify.items, host, qualify.patience)),
+            known: Mutex::default(),
+        })
+    }
+
+    /// Takes every plan for sound, where a wrong guess costs only time.
+    fn assumed() -> Sound<'a> {
+        Sound {
+            qualify: None,
+            known: Mutex::default(),
+        }
+    }
+
+    fn passes(&self, design: &'static Design, plan: usize) -> Result<bool, QualifyError> {
+        let Some((items, host, patience)) = &self.qualify else {
+            return Ok(true);
+        };
+        if let Some(&known) = self.known.lock().get(&(design.name, plan)) {
+            return Ok(known);
+        }
+        let trial = Trial::new(host.as_ref(), design)?.with_patience(*patience);
+        let passes = trial.run(&items[plan]).outcome.verdict == Verdict::Pass;
+        self.known.lock().insert((design.name, plan), passes);
+        Ok(passes)
+    }
+}

@@ -1,0 +1,86 @@
+//! What caught a fault: the first step of a plan that failed, and the witnesses of it.
+
+use tdxlab_journal::{Finding, FindingKind, Judgement, Verdict, Witness};
+use tdxlab_plan::{Guest, text as words};
+use tdxlab_run::{Item, Tried};
+
+use super::matrix::Catch;
+
+/// What of a plan that failed caught the fault. Later steps may fail because of the first that
+/// did, so only that one counts; who contradicts them is noted beside.
+pub(super) fn catch(plan: usize, item: &Item, tried: &Tried) -> Option<Catch> {
+    let control = tried
+        .control
+        .iter()
+        .map(|judgement| (None, judgement))
+        .find(|(_, judgement)| judgement.verdict == Verdict::Fail);
+    let steps = tried
+        .steps
+        .iter()
+        .enumerate()
+        .map(|(index, judgement)| (Some(index), judgement))
+        .find(|(_, judgement)| judgement.verdict == Verdict::Fail);
+    let (step, judgement) = control.or(steps)?;
+    let after = step.map_or(0, |index| index + 1);
+    let later = tried.steps[after..].iter();
+    let (action, line) = said(item, step, &item.plan.guest);
+    Some(Catch {
+        plan,
+        name: item.plan.name.clone(),
+        file: item.scenario.clone(),
+        line,
+        seed: item.plan.seed,
+        step: step.map(|index| index + 1),
+        action,
+        witnesses: witnesses(std::iter::once(judgement)),
+        later: witnesses(later),
+        findings: judgement.findings.iter().map(Finding::to_string).collect(),
+    })
+}
+
+/// What stopped a plan at the positive control because no counter counts. Nothing is judged then, so
+/// nobody contradicts a prediction: the witnesses are those that should have moved.
+pub(super) fn stuck(plan: usize, item: &Item, tried: &Tried) -> Option<Catch> {
+    let control = tried.control.as_ref()?;
+    if control.verdict != Verdict::Error || tried.distrusted.is_empty() {
+        return None;
+    }
+    let (action, line) = said(item, None, &item.plan.guest);
+    let mut witnesses: Vec<Witness> = tried.distrusted.iter().map(|one| one.witness).collect();
+    witnesses.sort_unstable();
+    Some(Catch {
+        plan,
+        name: item.plan.name.clone(),
+        file: item.scenario.clone(),
+        line,
+        seed: item.plan.seed,
+        step: None,
+        action,
+        witnesses,
+        later: Vec::new(),
+        findings: tried
+            .distrusted
+            .iter()
+            .map(|one| format!("{}: {}", one.witness, one.reason))
+            .collect(),
+    })
+}
+
+fn said(item: &Item, step: Option<usize>, guest: &Guest) -> (String, u32) {
+    match step.and_then(|index| item.plan.steps.get(index)) {
+        Some(step) => (words::action(&step.action, guest), step.line),
+        None => ("the positive control".to_owned(), 0),
+    }
+}
+
+/// Who contradicted the prediction, each once, in the order of witnesses.
+fn witnesses<'a>(judgements: impl Iterator<Item = &'a Judgement>) -> Vec<Witness> {
+    let mut witnesses: Vec<Witness> = judgements
+        .flat_map(|judgement| &judgement.findings)
+        .filter(|finding| finding.kind != FindingKind::Impossible)
+        .map(|finding| finding.witness)
+        .collect();
+    witnesses.sort_unstable();
+    witnesses.dedup();
+    witnesses
+}

@@ -1,0 +1,460 @@
+//! What only a TD can show: it is booted, accepts, is punched, and every witness is read.
+//!
+//! The order is that of a first hour on new hardware: each fact needs those before it.
+
+use std::ops::RangeInclusive;
+use std::path::Path;
+
+use tdxlab_host::{HostError, Session};
+use tdxlab_journal::{PageCounters, REHEARSAL, REHEARSAL_FACT, Reading, Sample};
+use tdxlab_kernel::doctor::{Fact, Standing};
+use tdxlab_plan::{LOW_BASE, Op, Size, VcpuId};
+use tdxlab_protocol::addr::{GpaRange, PageLevel};
+use tdxlab_protocol::message::{Hello, Run};
+use tdxlab_protocol::tdcall::{ATTRIBUTES_REHEARSAL, status};
+
+use crate::tdx::{Stages, TdxHost, detect};
+
+/// Where nothing has been touched by the probe for designs: 8 MiB into test memory.
+const UNTOUCHED: u64 = 8 << 20;
+
+/// Boots a TD and looks at it. Nothing outlives it but what there is to show of a failure, in `keep`
+/// where that is given.
+pub fn deep(host: &TdxHost, keep: Option<&Path>) -> Vec<Fact> {
+    let mut facts = match keep {
+        Some(folder) => match std::fs::create_dir_all(folder) {
+            Ok(()) => look_into(host, folder),
+            Err(error) => vec![no_folder(&folder.display().to_string(), &error)],
+        },
+        None => match tempfile::tempdir() {
+            Ok(folder) => look_into(host, folder.path()),
+            Err(error) => vec![no_folder("a temporary folder", &error)],
+        },
+    };
+    let files = match keep {
+        Some(folder) => format!("its files are in {}", folder.display()),
+        None => "doctor --deep --out DIR keeps its files".to_owned(),
+    };
+    for fact in &mut facts {
+        if fact.standing == Standing::Unusable {
+            let advice = fact.advice.take().map(|advice| format!("{advice}; "));
+            fact.advice = Some(advice.unwrap_or_default() + &files);
+        }
+    }
+    facts
+}
+
+fn no_folder(which: &str, error: &std::io::Error) -> Fact {
+    Fact::unusable("deep", format!("{which} cannot be made: {error}"))
+        .advise("name another one with --out")
+}
+
+/// The whole look. What there is to show of a failure is in `folder` afterwards.
+fn look_into(host: &TdxHost, folder: &Path) -> Vec<Fact> {
+    let mut stages = Stages::default();
+    let booted = host.boot_probe(folder, &mut stages);
+    let mut facts = boot_facts(&stages, booted.as_ref().err());
+    let Ok(mut session) = booted else {
+        return facts;
+    };
+    facts.extend(look(session.as_mut()));
+    if facts.iter().any(|fact| fact.standing == Standing::Unusable) {
+        for (name, content) in session.evidence() {
+            // The failure is told in any case; this only helps to understand it.
+            let _ = std::fs::write(folder.join(name), content);
+        }
+    }
+    match session.end() {
+        Ok(()) => facts.push(Fact::usable(
+            "deep.end",
+            "QEMU has ended, and the TD with it",
+        )),
+        Err(error) => facts.push(refused("deep.end", &error)),
+    }
+    facts
+}
+
+/// The stages of a boot up to the one that failed: each needs those before it.
+fn boot_facts(stages: &Stages, error: Option<&HostError>) -> Vec<Fact> {
+    let made = stages
+        .made
+        .then(|| Fact::usable("deep.made", "QEMU has made a TD and finalised it"));
+    let populated = stages.populated.as_ref().map(|preflight| {
+        let counted = |pages: &Reading<u64>| matches!(pages, Reading::Read(_));
+        let said = format!("before its first instruction: {preflight}");
+        if counted(&preflight.ram) && counted(&preflight.image) {
+            Fact::usable("deep.populated", said)
+        } else {
+            Fact::limited("deep.populated", said)
+        }
+    });
+    let first_byte = stages.first_byte.then(|| {
+        Fact::usable(
+            "deep.first_byte",
+            "it has reached 64-bit mode and sent a byte",
+        )
+    });
+    let hello = stages.hello.as_ref().map(|hello| {
+        Fact::usable(
+            "deep.hello",
+            format!("it takes commands; {} vCPU", hello.vcpus),
+        )
+    });
+    let introduction = stages.hello.as_ref().map(introduction);
+    let names = [
+        "deep.made",
+        "deep.populated",
+        "deep.first_byte",
+        "deep.hello",
+        "deep.hello",
+    ];
+    let mut facts = Vec::new();
+    for (name, stage) in names
+        .into_iter()
+        .zip([made, populated, first_byte, hello, introduction])
+    {
+        match (stage, error) {
+            (Some(fact), _) => facts.push(fact),
+            (None, Some(error)) => {
+                facts.push(refused(name, error));
+                return facts;
+            }
+            (None, None) => {}
+        }
+    }
+    // It came through all of them and still did not boot.
+    facts.extend(error.map(|error| refused("deep.commands", error)));
+    facts
+}
+
+fn refused(name: &str, error: &HostError) -> Fact {
+    let fact = Fact::unusable(name, error.to_string());
+    match error {
+        HostError::NotUsable { advice, .. } | HostError::Qemu { advice, .. } => {
+            fact.advise(advice.clone())
+        }
+        _ => fact,
+    }
+}
+
+/// What TDG.VP.INFO says.
+fn introduction(hello: &Hello) -> Fact {
+    let pending = match hello.pending_ve_disabled {
+        Some(true) => "a touch before ACCEPT kills",
+        Some(false) => "a touch before ACCEPT is a #VE",
+        None => "the module does not say what a touch before ACCEPT does",
+    };
+    let rehearsal = if hello.attributes & ATTRIBUTES_REHEARSAL == 0 {
+        String::new()
+    } else {
+        format!("; {REHEARSAL_FACT}: {REHEARSAL}")
+    };
+    Fact::usable(
+        "deep.vp_info",
+        format!(
+            "GPA width {}, attributes {:#x}, {} vCPU; {pending}{rehearsal}",
+            hello.gpa_width, hello.attributes, hello.vcpus
+        ),
+    )
+}
+
+/// The operations, on a guest as [`detect::guest`] describes it.
+fn look(session: &mut dyn Session) -> Vec<Fact> {
+    let before = session.sample();
+    let mut facts = Vec::new();
+    let pages = GpaRange::with_len(LOW_BASE, UNTOUCHED)
+        .and_then(|used| GpaRange::with_len(used.end(), 16 * PageLevel::Size4K.bytes()))
+        .expect("inside of test memory");
+    let steps: [(&str, Op, Wanted); 5] = [
+        // Nobody has used these pages: there is nothing to lose, and nothing to unmap.
+        (
+            "deep.hole_unused",
+            Op::Punch { range: pages },
+            Wanted::AnyHole,
+        ),
+        (
+            "deep.accept",
+            accept(pages),
+            Wanted::Status(status::SUCCESS),
+        ),
+        (
+            "deep.accept_again",
+            accept(pages),
+            Wanted::Status(status::PAGE_ALREADY_ACCEPTED),
+        ),
+        ("deep.hole", Op::Punch { range: pages }, Wanted::AnyHole),
+        (
+            "deep.accept_after_hole",
+            accept(pages),
+            Wanted::Either(status::SUCCESS, status::PAGE_ALREADY_ACCEPTED),
+        ),
+    ];
+    let mut after = None;
+    for (name, op, wanted) in steps {
+        let fact = perform(session, name, &op, wanted);
+        let failed = fact.standing == Standing::Unusable;
+        facts.push(fact);
+        if failed {
+            return facts;
+        }
+        if name == "deep.accept" {
+            after = Some(session.sample());
+        }
+    }
+    facts.extend(
+        after
+            .map(|after| witnesses(&before, &after, pages))
+            .into_iter()
+            .flatten(),
+    );
+    facts.push(match detect::probe(session) {
+        Ok(found) => {
+            let promised = detect::from_parameters(&detect::Parameters::of_machine());
+            let fact = format!("a 2M ACCEPT and a hole of 4K look like {found}");
+            if promised.agrees_with(found) {
+                Fact::usable("deep.design", fact)
+            } else {
+                Fact::limited(
+                    "deep.design",
+                    format!("{fact}; module parameters promise {promised}"),
+                )
+                .advise("name the design with --design, and report what kernel this is")
+            }
+        }
+        Err(error) => refused("deep.design", &error),
+    });
+    facts
+}
+
+fn accept(range: GpaRange) -> Op {
+    Op::Accept {
+        range,
+        size: Size::Size4K,
+        vcpu: VcpuId(0),
+    }
+}
+
+/// What an operation may end with.
+#[derive(Clone, Copy)]
+enum Wanted {
+    /// This status on every page.
+    Status(u64),
+    /// One of these, since a hole that is refused changes nothing.
+    Either(u64, u64),
+    /// A hole, or EINVAL where holes are coarse.
+    AnyHole,
+}
+
+fn perform(session: &mut dyn Session, name: &str, op: &Op, wanted: Wanted) -> Fact {
+    let observed = match session.perform(op, &[]) {
+        Ok(observed) => observed,
+        Err(error) => return refused(name, &error),
+    };
+    if let Some(death) = observed.death {
+        return Fact::unusable(name, format!("the TD died of it: {}", death.text))
+            .advise("see dmesg; this is a defect of KVM or of the lab");
+    }
+    match wanted {
+        Wanted::AnyHole => match observed.errno {
+            Some(0) => Fact::usable(name, "16 pages were punched out of its guest_memfd"),
+            Some(libc::EINVAL) => Fact::usable(name, "holes of 4K are refused (EINVAL)"),
+            other => Fact::unusable(name, format!("fallocate said errno {other:?}"))
+                .advise("see dmesg; a hole of whole pages cannot fail"),
+        },
+        Wanted::Status(one) => judged(name, &observed.runs, &[one]),
+        Wanted::Either(one, other) => judged(name, &observed.runs, &[one, other]),
+    }
+}
+
+fn judged(name: &str, runs: &[Run], legal: &[u64]) -> Fact {
+    let mut said = Vec::new();
+    let mut right = true;
+    for run in runs {
+        let Run::Accept { status: code, .. } = run else {
+            return Fact::unusable(name, format!("the guest answered {run:?} to an ACCEPT"));
+        };
+        right &= legal.contains(&(code & status::CLASS_MASK));
+        said.push(format!("{code:#x}"));
+    }
+    let said = format!("ACCEPT of 16 pages: status {}", said.join(", "));
+    if right {
+        Fact::usable(name, said)
+    } else {
+        Fact::unusable(name, said).advise("see the table of status codes in docs/semantics.md")
+    }
+}
+
+/// Each witness, before and after 16 pages were accepted.
+fn witnesses(before: &Sample, after: &Sample, pages: GpaRange) -> Vec<Fact> {
+    let counted = pages.pages_4k();
+    let counter = |name: &str, before: &Reading<PageCounters>, after: &Reading<PageCounters>| {
+        moved(name, before, after, counted..=counted, |counters| {
+            counters.pages_4k
+        })
+    };
+    vec![
+        counter("deep.debugfs", &before.debugfs, &after.debugfs),
+        counter("deep.query_stats", &before.query_stats, &after.query_stats),
+        moved(
+            "deep.cachestat",
+            &before.populated,
+            &after.populated,
+            // Where folios are of 2M, the first page brings the others.
+            counted..=512,
+            |&pages| pages,
+        ),
+        readable("deep.split_events", &after.splits),
+        readable("deep.kernel_log", &after.kernel_log),
+    ]
+}
+
+fn moved<T>(
+    name: &str,
+    before: &Reading<T>,
+    after: &Reading<T>,
+    wanted: RangeInclusive<u64>,
+    value: impl Fn(&T) -> u64,
+) -> Fact {
+    match (before, after) {
+        (Reading::Read(before), Reading::Read(after)) => {
+            let (before, after) = (value(before), value(after));
+            let said = format!("{before} pages, then {after}");
+            let more = after.checked_sub(before);
+            if more.is_some_and(|more| wanted.contains(&more)) {
+                Fact::usable(name, said)
+            } else {
+                Fact::limited(
+                    name,
+                    format!("{said}; {} pages were accepted", wanted.start()),
+                )
+                .advise("scenarios will fail on this; find out what else maps memory")
+            }
+        }
+        (Reading::Missing { reason } | Reading::Spoilt { reason }, _)
+        | (_, Reading::Missing { reason } | Reading::Spoilt { reason }) => {
+            Fact::limited(name, format!("not readable: {reason}"))
+        }
+    }
+}
+
+fn readable<T>(name: &str, reading: &Reading<T>) -> Fact {
+    match reading {
+        Reading::Read(_) => Fact::usable(name, "readable"),
+        Reading::Missing { reason } | Reading::Spoilt { reason } => {
+            Fact::limited(name, format!("not readable: {reason}"))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rstest::rstest;
+    use tdxlab_host::{BootOptions, Host};
+    use tdxlab_host_soft::sim::SimHost;
+
+    use super::*;
+    use crate::tdx::preflight::Preflight;
+
+    /// The same operations on a host whose every design is known.
+    #[rstest]
+    #[case("stock", "punched out")]
+    #[case("v3", "EINVAL")]
+    #[case("v5", "EINVAL")]
+    #[case("headtail", "punched out")]
+    fn every_design_passes(#[case] design: &str, #[case] hole: &str) {
+        let folder = tempfile::tempdir().unwrap();
+        let options = BootOptions {
+            design: design.to_owned(),
+            seed: 1,
+            folder: folder.path().to_owned(),
+            patience: std::time::Duration::from_secs(60),
+        };
+        let mut session = SimHost::new().boot(&detect::guest(), &options).unwrap();
+        let facts = look(session.as_mut());
+        for fact in &facts {
+            assert_ne!(fact.standing, Standing::Unusable, "{fact:?}");
+        }
+        let found = |name: &str| {
+            let fact = facts.iter().find(|fact| fact.name == name);
+            fact.unwrap_or_else(|| panic!("no {name}")).found.clone()
+        };
+        assert!(found("deep.hole_unused").contains(hole));
+        assert!(found("deep.hole").contains(hole));
+        assert!(found("deep.accept_again").contains("0xb0a00000000"));
+        assert!(found("deep.debugfs").contains(" pages, then "));
+        assert_eq!(
+            facts
+                .iter()
+                .filter(|fact| fact.name == "deep.design")
+                .count(),
+            1
+        );
+    }
+
+    /// Whoever sends the report back must be able to say how far it came.
+    #[rstest]
+    #[case::not_made(Stages::default(), &["deep.made"])]
+    #[case::populated_wrongly(
+        Stages { made: true, ..Stages::default() },
+        &["deep.made", "deep.populated"]
+    )]
+    #[case::silent(
+        Stages { made: true, populated: preflight(), ..Stages::default() },
+        &["deep.made", "deep.populated", "deep.first_byte"]
+    )]
+    #[case::speaks_nonsense(
+        Stages { made: true, populated: preflight(), first_byte: true, hello: None },
+        &["deep.made", "deep.populated", "deep.first_byte", "deep.hello"]
+    )]
+    fn a_boot_that_fails_says_at_which_stage(#[case] stages: Stages, #[case] names: &[&str]) {
+        let error = HostError::Qemu {
+            what: "ended".to_owned(),
+            advice: "look".to_owned(),
+        };
+        let facts = boot_facts(&stages, Some(&error));
+        let found: Vec<&str> = facts.iter().map(|fact| fact.name.as_str()).collect();
+        assert_eq!(found, names);
+        let (last, before) = facts.split_last().unwrap();
+        assert_eq!(last.standing, Standing::Unusable);
+        assert!(before.iter().all(|fact| fact.standing == Standing::Usable));
+    }
+
+    fn preflight() -> Option<Preflight> {
+        Some(Preflight {
+            ram: Reading::Read(514),
+            image: Reading::Read(16),
+        })
+    }
+
+    #[test]
+    fn what_was_not_counted_before_it_ran_is_limited() {
+        let stages = Stages {
+            made: true,
+            populated: Some(Preflight {
+                ram: Reading::Read(514),
+                image: Reading::missing("no such file"),
+            }),
+            ..Stages::default()
+        };
+        let facts = boot_facts(&stages, None);
+        assert_eq!(facts[1].standing, Standing::Limited);
+        assert!(facts[1].found.contains("no such file"));
+    }
+
+    #[test]
+    fn a_counter_that_stands_still_is_said() {
+        let read = Reading::Read;
+        let still = moved("x", &read(5), &read(5), 16..=16, |&pages: &u64| pages);
+        assert_eq!(still.standing, Standing::Limited);
+        let missing = moved(
+            "x",
+            &read(5),
+            &Reading::missing("no rights"),
+            16..=16,
+            |&pages| pages,
+        );
+        assert!(missing.found.contains("no rights"));
+        let right = moved("x", &read(5), &read(21), 16..=16, |&pages| pages);
+        assert_eq!(right.standing, Standing::Usable);
+    }
+}

@@ -1,0 +1,342 @@
+//! A session on `kvm`: one operation after the other, and what the kernel shows of it.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::time::{Duration, Instant};
+
+use tdxlab_host::hatch::{Debugger, Hatch};
+use tdxlab_host::vm::{Vm, Wake};
+use tdxlab_host::{HostError, OnHost, Session};
+use tdxlab_journal::{Observed, Reading, Sample, SplitEvent};
+use tdxlab_kernel::debugfs::VmFolder;
+use tdxlab_kernel::instance::Instance;
+use tdxlab_kernel::kmsg::KernelLog;
+use tdxlab_kernel::query_stats;
+use tdxlab_kernel::tracefs::{SPLIT_EVENT, TraceReader};
+use tdxlab_plan::{HostKind, Op};
+use tdxlab_protocol::addr::GpaRange;
+use tdxlab_protocol::message::Task;
+use tdxlab_qemu::QemuError;
+use tdxlab_qemu::agent::collect::Answer;
+use tdxlab_qemu::agent::request;
+
+use super::dirty_log::DirtyLog;
+use super::memory::TestMemory;
+use super::pool::Held;
+use super::{Places, boot};
+
+/// Longest a monitor may take for an answer at rest.
+const MONITOR_PATIENCE: Duration = Duration::from_secs(10);
+
+/// The witnesses of one VM.
+pub(super) struct Watch {
+    counters: Result<VmFolder, String>,
+    splits: Result<Splits, Reading<Vec<SplitEvent>>>,
+    log: KernelLog,
+}
+
+/// Split events of one VM, and the threads that can cause them.
+struct Splits {
+    reader: TraceReader,
+    instance: Instance,
+    pid: u32,
+    /// QEMU's threads, also those that have ended, and the lab's own.
+    threads: BTreeSet<u32>,
+}
+
+impl Watch {
+    /// Those of the VM that process `pid` has. Split events are those of its threads, also of
+    /// threads to come, and of this thread, which punches the holes.
+    pub(super) fn new(places: &Places, pid: u32) -> Watch {
+        let splits = Instance::new(&places.tracefs)
+            .and_then(|instance| {
+                let lab = nix::unistd::gettid().as_raw().cast_unsigned();
+                instance.follow(&[pid, lab])?;
+                // Those that were started before the filter knew their parent.
+                let mut threads = threads_of(pid);
+                threads.extend([pid, lab]);
+                instance.follow(&threads.iter().copied().collect::<Vec<_>>())?;
+                instance.enable(&split_event())?;
+                for event in &places.events {
+                    instance.enable(event)?;
+                }
+                let reader = TraceReader::open(instance.pipe());
+                Ok(Splits {
+                    reader,
+                    instance,
+                    pid,
+                    threads,
+                })
+            })
+            .map_err(Reading::missing)
+            .and_then(|mut splits| match splits.control() {
+                Ok(()) => Ok(splits),
+                Err(reason) => Err(Reading::spoilt(reason)),
+            });
+        Watch {
+            counters: Err("the VM is not there yet".to_owned()),
+            splits,
+            log: KernelLog::open(&places.kmsg),
+        }
+        .with_counters(places, pid)
+    }
+
+    fn with_counters(self, places: &Places, pid: u32) -> Watch {
+        // QEMU makes its VM a moment after it has started.
+        let mut counters = VmFolder::find(&places.debugfs, pid);
+        for _ in 0..400 {
+            if counters.is_ok() || !places.debugfs.join("kvm").exists() {
+                break;
+            }
+            std::thread::sleep(Duration::from_millis(5));
+            counters = VmFolder::find(&places.debugfs, pid);
+        }
+        Watch { counters, ..self }
+    }
+}
+
+/// The event, as tracefs calls it.
+fn split_event() -> String {
+    format!("kvmmmu/{SPLIT_EVENT}")
+}
+
+impl Splits {
+    /// The positive control: the event is on, and what is written into the instance comes out of
+    /// it. Where nothing can come out, no event would mean no split, for ever.
+    fn control(&mut self) -> Result<(), String> {
+        self.instance.is_on(&split_event())?;
+        let mark = format!("tdxlab {} {}", self.pid, rand::random::<u64>());
+        self.instance.mark(&mark)?;
+        self.reader.saw(&mark)
+    }
+
+    /// The events since the previous reading. One that no thread of this VM can have caused spoils
+    /// it: then the filter does not filter, and nobody knows what else is of another VM.
+    fn read(&mut self) -> Reading<Vec<SplitEvent>> {
+        if let Err(reason) = self.instance.is_on(&split_event()) {
+            return Reading::spoilt(reason);
+        }
+        self.threads.extend(threads_of(self.pid));
+        let reading = self.reader.splits();
+        match stranger(&reading, &self.threads) {
+            Some(event) => Reading::spoilt(format!(
+                "thread {} split {}, and is neither a vCPU nor another thread of QEMU ({}) nor the \
+                 lab's",
+                event.tid, event.gpa, self.pid
+            )),
+            None => reading,
+        }
+    }
+}
+
+/// The first event of a thread that is not among `threads`.
+fn stranger(reading: &Reading<Vec<SplitEvent>>, threads: &BTreeSet<u32>) -> Option<SplitEvent> {
+    let events = reading.value()?.iter();
+    events.copied().find(|event| !threads.contains(&event.tid))
+}
+
+/// The threads of a process.
+fn threads_of(pid: u32) -> BTreeSet<u32> {
+    let tasks = fs::read_dir(format!("/proc/{pid}/task"))
+        .into_iter()
+        .flatten()
+        .flatten();
+    tasks
+        .filter_map(|task| task.file_name().to_str()?.parse().ok())
+        .collect()
+}
+
+/// A plain VM.
+pub(super) struct KvmSession {
+    vm: Vm,
+    memory: TestMemory,
+    watch: Watch,
+    dirty_log: Option<DirtyLog>,
+    patience: Duration,
+    /// Where a person may talk to QEMU.
+    hatch: Option<Hatch>,
+    /// Who last said how many pages are populated.
+    populated_by: Option<String>,
+    /// Dropped last: what the guest holds is back when QEMU has ended and its file is closed.
+    _held: Option<Held>,
+}
+
+impl KvmSession {
+    pub(super) fn new(
+        vm: Vm,
+        memory: TestMemory,
+        watch: Watch,
+        held: Option<Held>,
+        patience: Duration,
+        hatch: Option<Hatch>,
+    ) -> KvmSession {
+        KvmSession {
+            vm,
+            memory,
+            watch,
+            dirty_log: None,
+            patience,
+            hatch,
+            populated_by: None,
+            _held: held,
+        }
+    }
+
+    /// Runs one task to its end.
+    fn run(&mut self, task: Task) -> Result<Answer, HostError> {
+        let doing = request::describe(&task.command);
+        let (request, mut collector) = self.vm.request(&[task])?;
+        self.vm.agent().send(&request)?;
+        let mut until = Instant::now() + self.patience;
+        while !collector.is_over() {
+            match self.vm.wait(None, until, &doing)? {
+                Wake::Late => return Err(self.vm.silent(&doing, self.patience)),
+                Wake::Events => drop(self.vm.take_events()),
+                Wake::Serial | Wake::Extra => {}
+            }
+            if self.vm.collect(&mut collector)? {
+                // A guest that makes progress is not hung, however long it takes as a whole.
+                until = Instant::now() + self.patience;
+            }
+        }
+        Ok(collector.into_answers().swap_remove(0))
+    }
+
+    /// The host's side of an operation: its errno; `None` for those of the guest.
+    fn host_call(&mut self, op: &Op) -> Result<Option<i32>, HostError> {
+        let until = Instant::now() + self.patience;
+        Ok(Some(match *op {
+            Op::Punch { range } => self.memory.punch(range),
+            Op::Allocate { range } => self.memory.allocate(range),
+            Op::DirtyLog { on: true } => {
+                if self.dirty_log.is_none() {
+                    self.dirty_log = Some(DirtyLog::start(&mut self.vm, until)?);
+                }
+                0
+            }
+            Op::DirtyLog { on: false } => {
+                if let Some(log) = self.dirty_log.take() {
+                    log.stop(&mut self.vm, until)?;
+                }
+                0
+            }
+            Op::Stop => self.order(&qapi::qmp::stop {}, until)?,
+            Op::Cont => self.order(&qapi::qmp::cont {}, until)?,
+            Op::Accept { .. } | Op::Convert { .. } | Op::Probe { .. } | Op::Prefault { .. } => {
+                return Err(HostError::GuestRefused {
+                    reason: "a plain VM has no private memory".to_owned(),
+                });
+            }
+            Op::Touch { .. } | Op::Fill { .. } | Op::Verify { .. } => return Ok(None),
+        }))
+    }
+
+    /// Gives an order to the vCPUs.
+    fn order<C: qapi::Command>(&mut self, order: &C, until: Instant) -> Result<i32, HostError> {
+        let ticket = self
+            .vm
+            .qmp()
+            .send(order)
+            .map_err(|error| QemuError::from(error).on(HostKind::Kvm))?;
+        self.vm
+            .answer(&ticket, until, "stopping or starting the vCPUs")
+            .map(|_| 0)
+    }
+}
+
+impl Session for KvmSession {
+    fn perform(&mut self, op: &Op, reads: &[GpaRange]) -> Result<Observed, HostError> {
+        let began = Instant::now();
+        let mut observed = Observed {
+            errno: self.host_call(op)?,
+            ..Observed::default()
+        };
+        if observed.errno.is_none() {
+            for task in request::tasks(op, reads).unwrap_or_default() {
+                let answer = self.run(task)?;
+                observed.add(answer.runs, answer.counts.unwrap_or_default());
+            }
+        }
+        observed.took_since(began);
+        Ok(observed)
+    }
+
+    fn perform_parallel(
+        &mut self,
+        _branches: &[&[Op]],
+        _seed: u64,
+    ) -> Result<Vec<Vec<Observed>>, HostError> {
+        Err(HostError::GuestRefused {
+            reason: "steps of a plain VM do not race".to_owned(),
+        })
+    }
+
+    fn attach(&mut self) -> Vec<(String, String)> {
+        match &self.hatch {
+            Some(hatch) => hatch.open(&mut self.vm, Debugger::Stub),
+            None => Vec::new(),
+        }
+    }
+
+    fn sample(&mut self) -> Sample {
+        let (populated, source) = self.memory.populated();
+        self.populated_by = Some(source);
+        Sample {
+            debugfs: match &self.watch.counters {
+                Ok(folder) => folder.counters(),
+                Err(reason) => Reading::missing(reason.clone()),
+            },
+            query_stats: query_stats::read(self.vm.qmp(), MONITOR_PATIENCE),
+            splits: match &mut self.watch.splits {
+                Ok(splits) => splits.read(),
+                Err(reading) => reading.clone(),
+            },
+            populated,
+            exits: Reading::missing(
+                "a plain VM has no ACCEPTs, and KVM does not tell other faults apart",
+            ),
+            kernel_log: self.watch.log.lines(),
+        }
+    }
+
+    fn evidence(&mut self) -> Vec<(String, Vec<u8>)> {
+        let mut evidence = self.vm.evidence();
+        evidence.extend(boot::registers(&mut self.vm));
+        if let Ok(splits) = &self.watch.splits
+            && let Some(text) = splits.reader.others()
+        {
+            evidence.push(("trace.txt".to_owned(), text.into_bytes()));
+        }
+        if let Some(source) = &self.populated_by {
+            let text = format!("populated pages: {source}\n");
+            evidence.push(("witnesses.txt".to_owned(), text.into_bytes()));
+        }
+        evidence
+    }
+
+    fn end(mut self: Box<Self>) -> Result<(), HostError> {
+        self.vm.end()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tdxlab_protocol::addr::Gpa;
+
+    use super::*;
+
+    #[test]
+    fn a_split_by_a_thread_of_nobody_is_found() {
+        let event = |tid| SplitEvent {
+            gpa: Gpa::new(0x4000_0000),
+            level: 2,
+            errno: 0,
+            tid,
+        };
+        let threads = BTreeSet::from([7, 8]);
+        let read = |tids: [u32; 2]| Reading::Read(tids.map(event).to_vec());
+        assert_eq!(stranger(&read([7, 8]), &threads), None);
+        assert_eq!(stranger(&read([7, 9]), &threads), Some(event(9)));
+        assert_eq!(stranger(&Reading::missing("no tracefs"), &threads), None);
+    }
+}

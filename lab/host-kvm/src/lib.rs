@@ -1,0 +1,16 @@
+//! Hosts over a real KVM: `kvm` runs plain VMs, `tdx` runs TDs.
+//!
+//! Invariant: this crate cannot name the software KVM, so a verdict about a real kernel never leans
+//! on it.
+//!
+//! | folder | holds |
+//! |---|---|
+//! | `kvm` | plain VMs: memory slots, huge pages, dirty logging |
+//! | `tdx` | TDs: TDVF, guest_memfd, SEAMCALL probes, which design the KVM follows |
+//! | `deep` | the doctor's deep look: boots a TD and reads every witness |
+
+mod deep;
+pub mod kvm;
+pub mod tdx;
+
+pub use deep::deep;

@@ -1,0 +1,274 @@
+//! The host `tdx`: a guest that is a TD.
+//!
+//! ```text
+//! boot        QEMU with tdx-guest, stopped before the first instruction
+//!   gmem      its guest_memfds, found from outside               layout, mtree
+//!   tdvf      what must be populated by then, and nothing else
+//!   cont      the guest says hello
+//! session     operations; holes punched into QEMU's guest_memfd from outside
+//!   death     what a dead TD looks like, and who killed it
+//! ```
+//!
+//! Under `tdxlab rehearse` all of this runs unchanged, with a fixture in place of the TDX module.
+//! The guest says so of itself, and so does the report.
+
+mod boot;
+mod console;
+pub mod death;
+pub mod detect;
+pub mod gmem;
+pub mod layout;
+pub mod mtree;
+pub mod preflight;
+pub mod refusal;
+mod seamcalls;
+mod session;
+mod start;
+pub mod tdvf;
+
+use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
+use std::time::Duration;
+
+pub use boot::Stages;
+use tdxlab_host::{BootOptions, Host, HostError, Session};
+use tdxlab_journal::{REHEARSAL, REHEARSAL_FACT};
+use tdxlab_kernel::{debugfs, kmsg, tracefs};
+use tdxlab_plan::{Design, Guest, HostKind, HostProfile};
+use tdxlab_qemu::interrupt::Interrupt;
+use tdxlab_qemu::{Installed, environment};
+
+use detect::Detected;
+
+/// Longest an operation of a probe may take.
+const PROBE_PATIENCE: Duration = Duration::from_secs(60);
+
+/// A TDX host.
+#[derive(Debug)]
+pub struct TdxHost {
+    pub(crate) qemu: Installed,
+    pub(crate) interrupt: &'static Interrupt,
+    pub(crate) places: Places,
+    pub(crate) rehearsal: bool,
+    probed: OnceLock<Result<Detected, String>>,
+    /// What of SEAMCALLs the first TD could be watched by, or why by nothing.
+    seamcalls: OnceLock<Result<String, String>>,
+    attachable: bool,
+}
+
+/// Where the kernel shows itself.
+#[derive(Clone, Debug)]
+pub(crate) struct Places {
+    pub(crate) debugfs: PathBuf,
+    pub(crate) tracefs: PathBuf,
+    pub(crate) kmsg: PathBuf,
+}
+
+impl TdxHost {
+    /// The host that runs TDs with this QEMU.
+    pub fn new(qemu: Installed, interrupt: &'static Interrupt) -> TdxHost {
+        TdxHost {
+            qemu,
+            interrupt,
+            places: Places {
+                debugfs: debugfs::ROOT.into(),
+                tracefs: tracefs::ROOT.into(),
+                kmsg: kmsg::DEVICE.into(),
+            },
+            rehearsal: is_rehearsal(),
+            probed: OnceLock::new(),
+            seamcalls: OnceLock::new(),
+            attachable: false,
+        }
+    }
+
+    /// The same host with QEMUs that people can attach to: see [`Session::attach`].
+    #[must_use]
+    pub fn attachable(self) -> TdxHost {
+        TdxHost {
+            attachable: true,
+            ..self
+        }
+    }
+}
+
+impl TdxHost {
+    /// Boots the TD of a probe. What there is to show of one that does not boot is left in `folder`.
+    ///
+    /// # Errors
+    ///
+    /// As for [`Host::boot`]; `stages` says how far it came.
+    pub fn boot_probe(
+        &self,
+        folder: &Path,
+        stages: &mut Stages,
+    ) -> Result<Box<dyn Session>, HostError> {
+        let options = BootOptions {
+            design: "stock".to_owned(),
+            seed: 1,
+            folder: folder.to_owned(),
+            patience: PROBE_PATIENCE,
+        };
+        let session = boot::boot(self, &detect::guest(), &options, stages)?;
+        Ok(Box::new(session))
+    }
+
+    /// What its KVM was found to do in a TD of the lab's own, once in the life of this host; or why
+    /// that could not be found out.
+    pub fn probed(&self) -> &Result<Detected, String> {
+        self.probed.get_or_init(|| {
+            let probe = || {
+                let folder = tempfile::tempdir().map_err(|source| HostError::System {
+                    doing: "making a folder for a probe".into(),
+                    source,
+                })?;
+                let mut session = self.boot_probe(folder.path(), &mut Stages::default())?;
+                let found = detect::probe(session.as_mut());
+                session.end()?;
+                found
+            };
+            probe().map_err(|error: HostError| error.to_string())
+        })
+    }
+}
+
+impl TdxHost {
+    /// Notes what SEAMCALLs can be watched by, for the report.
+    fn heard_of_seamcalls(&self, watched: Result<String, String>) {
+        let _ = self.seamcalls.set(watched);
+    }
+}
+
+/// Whether `tdxlab rehearse` has started this.
+pub fn is_rehearsal() -> bool {
+    std::env::var_os(environment::QEMU_PRELOAD).is_some_and(|library| !library.is_empty())
+}
+
+impl Host for TdxHost {
+    fn kind(&self) -> HostKind {
+        HostKind::Tdx
+    }
+
+    fn profile(&self) -> HostProfile {
+        HostProfile {
+            one_root: self.rehearsal,
+            ..HostProfile::of(HostKind::Tdx)
+        }
+    }
+
+    fn facts(&self) -> Vec<(String, String)> {
+        let mut facts = Vec::new();
+        let mut fact = |name: &str, value: String| facts.push((name.to_owned(), value));
+        if self.rehearsal {
+            fact(REHEARSAL_FACT, REHEARSAL.to_owned());
+        }
+        if let Ok(release) = std::fs::read_to_string("/proc/sys/kernel/osrelease") {
+            fact("kernel", release.trim().to_owned());
+        }
+        fact("QEMU", self.qemu.described());
+        let promised = detect::from_parameters(&detect::Parameters::of_machine());
+        fact("design by module parameters", promised.to_string());
+        match self.probed.get() {
+            Some(Ok(found)) if promised.agrees_with(*found) => {
+                fact("design by probe", found.to_string());
+            }
+            Some(Ok(found)) => fact(
+                "design by probe",
+                format!("{found}, WHICH IS NOT WHAT THE PARAMETERS PROMISE"),
+            ),
+            Some(Err(reason)) => fact("design by probe", format!("not found out: {reason}")),
+            None => {}
+        }
+        match self.seamcalls.get() {
+            Some(Ok(watched)) => fact("SEAMCALLs", watched.clone()),
+            Some(Err(reason)) => fact("SEAMCALLs", format!("not watched: {reason}")),
+            None => {}
+        }
+        facts
+    }
+
+    fn misfit(&self, design: &Design) -> Option<String> {
+        let found = self.probed.get()?.as_ref().ok()?;
+        (!found.fits(design.name)).then(|| {
+            format!(
+                "{} was asked for, but the KVM of this host looks like {found}",
+                design.name
+            )
+        })
+    }
+
+    fn boot(&self, guest: &Guest, options: &BootOptions) -> Result<Box<dyn Session>, HostError> {
+        let session = boot::boot(self, guest, options, &mut Stages::default())?;
+        Ok(Box::new(session))
+    }
+
+    /// What a TD of the lab's own shows; where that fails, what the module parameters promise.
+    fn design(&self) -> Option<&'static Design> {
+        let found = self.probed().as_ref().copied();
+        found
+            .unwrap_or_else(|_| detect::from_parameters(&detect::Parameters::of_machine()))
+            .design()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rstest::rstest;
+    use tdxlab_qemu::Version;
+
+    use super::*;
+
+    fn host(found: Detected) -> TdxHost {
+        let qemu = Installed {
+            program: "/nonexistent".into(),
+            version: Version::new(11, 1),
+            banner: "QEMU emulator version 11.1.3".to_owned(),
+        };
+        TdxHost {
+            probed: OnceLock::from(Ok(found)),
+            ..TdxHost::new(qemu, Interrupt::of_process())
+        }
+    }
+
+    /// `v3` and `v5` look alike from outside: naming either is right on a host of both.
+    #[rstest]
+    #[case("stock", Detected::Stock, true)]
+    #[case("v3", Detected::Stock, false)]
+    #[case("v3", Detected::HugeCoarseHoles, true)]
+    #[case("v5", Detected::HugeCoarseHoles, true)]
+    #[case("stock", Detected::HugeCoarseHoles, false)]
+    #[case("headtail", Detected::HugeCoarseHoles, false)]
+    #[case("headtail", Detected::HugeFineHoles, true)]
+    #[case("v5", Detected::HugeFineHoles, false)]
+    fn a_design_that_was_asked_for_is_held_against_what_was_found(
+        #[case] asked: &str,
+        #[case] found: Detected,
+        #[case] fits: bool,
+    ) {
+        let design = Design::named(asked).unwrap();
+        let misfit = host(found).misfit(design);
+        assert_eq!(misfit.is_none(), fits, "{misfit:?}");
+        if let Some(misfit) = misfit {
+            assert!(misfit.contains(asked) && misfit.contains(&found.to_string()));
+        }
+    }
+
+    /// A host that was not looked at contradicts nobody.
+    #[test]
+    fn nothing_is_said_before_anything_was_found() {
+        let mut host = host(Detected::Stock);
+        host.probed = OnceLock::new();
+        assert_eq!(host.misfit(Design::named("v3").unwrap()), None);
+        host.probed = OnceLock::from(Err("no TD can be made".to_owned()));
+        assert_eq!(host.misfit(Design::named("v3").unwrap()), None);
+    }
+
+    #[test]
+    fn whether_seamcalls_are_watched_is_a_fact() {
+        let host = host(Detected::Stock);
+        host.heard_of_seamcalls(Err("no kprobes".to_owned()));
+        let facts = host.facts();
+        let said = facts.iter().find(|(name, _)| name == "SEAMCALLs").unwrap();
+        assert_eq!(said.1, "not watched: no kprobes");
+    }
+}

@@ -1,0 +1,563 @@
+//! A session on `tdx`: operations, one after the other or several at once.
+
+use std::os::fd::AsFd;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use nix::unistd::gettid;
+use tdxlab_host::hatch::{Debugger, Hatch};
+use tdxlab_host::vm::{Vm, Wake};
+use tdxlab_host::{HostError, OnHost, Session};
+use tdxlab_journal::interleaving::Interleaving;
+use tdxlab_journal::{Death, Observed, Reading, Sample};
+use tdxlab_kernel::debugfs::VmFolder;
+use tdxlab_kernel::instance::Instance;
+use tdxlab_kernel::kmsg::KernelLog;
+use tdxlab_kernel::query_stats;
+use tdxlab_kernel::tracefs::{SPLIT_EVENT, TraceReader};
+use tdxlab_plan::{HostKind, Op};
+use tdxlab_protocol::addr::GpaRange;
+use tdxlab_protocol::message::Task;
+use tdxlab_qemu::QemuError;
+use tdxlab_qemu::agent::collect::Answer;
+use tdxlab_qemu::agent::request;
+use tdxlab_qemu::qmp::Event;
+use tdxlab_qemu::qmp::commands::QueryStatus;
+
+use super::TdxHost;
+use super::console::Console;
+use super::death::{self, Signs};
+use super::gmem::{self, Change, Gmems};
+use super::layout::{Piece, RamLayout};
+use super::preflight::Preflight;
+use super::seamcalls::Seamcalls;
+use super::start::StartingLine;
+
+/// Longest a monitor may take for an answer at rest.
+const MONITOR_PATIENCE: Duration = Duration::from_secs(10);
+
+/// A TD.
+pub(super) struct TdxSession {
+    pub(super) vm: Vm,
+    gmems: Option<Gmems>,
+    layout: RamLayout,
+    watch: Watch,
+    memory: GpaRange,
+    patience: Duration,
+    events: Vec<Event>,
+    dead: Option<Death>,
+    /// When operations of the next race shall start, and when those of the last did.
+    follow: Option<Interleaving>,
+    taken: Option<Interleaving>,
+    /// What it says in words.
+    pub(super) console: Option<Console>,
+    /// Where a person may talk to QEMU.
+    pub(super) hatch: Option<Hatch>,
+    /// What was populated before its first instruction.
+    pub(super) preflight: Option<Preflight>,
+}
+
+/// The witnesses of one TD.
+pub(super) struct Watch {
+    counters: Result<VmFolder, String>,
+    /// In this order: the kernel removes no instance that is being read.
+    splits: Result<(TraceReader, Instance), String>,
+    seamcalls: Result<Seamcalls, String>,
+    log: KernelLog,
+    /// Lines that were read to judge a death and belong to the next sample.
+    unsampled: Reading<Vec<String>>,
+    /// Threads whose split events are this TD's.
+    threads: Vec<u32>,
+}
+
+impl Watch {
+    /// Those that need no TD: they are to be open before there is one.
+    pub(super) fn open(host: &TdxHost) -> Watch {
+        let splits = Instance::new(&host.places.tracefs).and_then(|instance| {
+            instance.enable(&format!("kvmmmu/{SPLIT_EVENT}"))?;
+            let reader = TraceReader::open(instance.pipe());
+            Ok((reader, instance))
+        });
+        Watch {
+            counters: Err("the TD is not made yet".to_owned()),
+            splits,
+            seamcalls: Seamcalls::watch(&host.places.tracefs),
+            log: KernelLog::open(&host.places.kmsg),
+            unsampled: Reading::Read(Vec::new()),
+            threads: Vec::new(),
+        }
+    }
+
+    /// Watches the TD of this QEMU, whose vCPUs run in these threads.
+    pub(super) fn of(self, host: &TdxHost, pid: u32, threads: Vec<u32>) -> Watch {
+        Watch {
+            counters: VmFolder::find(&host.places.debugfs, pid),
+            threads,
+            ..self
+        }
+    }
+
+    /// What is watched of SEAMCALLs, or why nothing is.
+    pub(super) fn seamcalls(&self) -> Result<String, String> {
+        let seamcalls = self.seamcalls.as_ref().map_err(String::clone)?;
+        Ok(seamcalls.described())
+    }
+
+    /// Leaves in `folder` what the kernel said of a TD that never came to be.
+    pub(super) fn leave_evidence(mut self, folder: &Path) {
+        let log = match self.look_at_log() {
+            Some(lines) => lines.join("\n") + "\n",
+            None => "# the kernel log cannot be read\n".to_owned(),
+        };
+        // The failure is told in any case; this only helps to understand it.
+        let _ = std::fs::write(folder.join("kernel.log"), log);
+    }
+
+    /// Split events of this thread are this TD's from now on.
+    fn also(&mut self, thread: u32) {
+        if !self.threads.contains(&thread) {
+            self.threads.push(thread);
+        }
+    }
+
+    /// The kernel log since the last sample, which it stays part of.
+    fn look_at_log(&mut self) -> Option<Vec<String>> {
+        if let Reading::Read(lines) = &mut self.unsampled {
+            match self.log.lines() {
+                Reading::Read(more) => lines.extend(more),
+                other => self.unsampled = other,
+            }
+        }
+        self.unsampled.value().cloned()
+    }
+}
+
+impl TdxSession {
+    pub(super) fn new(
+        vm: Vm,
+        gmems: Gmems,
+        layout: RamLayout,
+        watch: Watch,
+        memory: GpaRange,
+        patience: Duration,
+    ) -> TdxSession {
+        TdxSession {
+            vm,
+            gmems: Some(gmems),
+            layout,
+            watch,
+            memory,
+            patience,
+            events: Vec::new(),
+            dead: None,
+            follow: None,
+            taken: None,
+            console: None,
+            hatch: None,
+            preflight: None,
+        }
+    }
+
+    /// Leaves in `folder` what there is to show of a guest that never took a command.
+    pub(super) fn leave_evidence(mut self, folder: &Path) {
+        for (name, content) in self.evidence() {
+            // The failure is told in any case; this only helps to understand it.
+            let _ = std::fs::write(folder.join(name), content);
+        }
+    }
+
+    /// Lets the vCPUs run.
+    pub(super) fn go(&mut self, until: Instant) -> Result<(), HostError> {
+        let asked = self
+            .vm
+            .qmp()
+            .send(&qapi::qmp::cont {})
+            .map_err(|error| QemuError::from(error).on(HostKind::Tdx))?;
+        self.vm
+            .answer(&asked, until, "starting the vCPUs")
+            .map(drop)
+    }
+
+    /// Waits for the guest to say something; a death or silence is an error.
+    pub(super) fn wait_alive(
+        &mut self,
+        until: Instant,
+        doing: &str,
+        patience: Duration,
+    ) -> Result<(), HostError> {
+        match self.wait(until, doing, patience)? {
+            None => Ok(()),
+            Some(death) => Err(HostError::Qemu {
+                what: format!("lost the TD while {doing}: {} ({:?})", death.text, death.by),
+                advice: "see qemu.stderr, qmp.jsonl and the kernel log".into(),
+            }),
+        }
+    }
+
+    /// Waits for the guest to say something, or for the TD's death.
+    fn wait(
+        &mut self,
+        until: Instant,
+        doing: &str,
+        patience: Duration,
+    ) -> Result<Option<Death>, HostError> {
+        match self.vm.wait(None, until, doing) {
+            Ok(Wake::Events) => {
+                let events = self.vm.take_events();
+                let is_sign = events.iter().any(death::is_sign);
+                self.events.extend(events);
+                Ok(if is_sign {
+                    self.look_for_death(false)
+                } else {
+                    None
+                })
+            }
+            Ok(Wake::Late) => match self.look_for_death(false) {
+                Some(death) => Ok(Some(death)),
+                None => Err(self.vm.silent(doing, patience)),
+            },
+            Ok(_) => Ok(None),
+            Err(error @ HostError::Qemu { .. }) => {
+                let ended = self.vm.process().ended().is_some();
+                self.look_for_death(ended).map(Some).ok_or(error)
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Whether the TD is dead, and of what.
+    fn look_for_death(&mut self, ended: bool) -> Option<Death> {
+        let run_state = match self.vm.qmp().execute(&QueryStatus {}, MONITOR_PATIENCE) {
+            Ok(status) => Some(status.status),
+            Err(_) => None,
+        };
+        let late = self.vm.take_events();
+        self.events.extend(late);
+        let mut events = self.vm.seen_events();
+        events.extend(self.events.iter().cloned());
+        let signs = Signs {
+            events,
+            run_state,
+            stderr: String::from_utf8_lossy(&self.vm.process().said()).into_owned(),
+            kernel_log: self.watch.look_at_log(),
+            ended: ended || self.vm.process().ended().is_some(),
+        };
+        self.dead = death::recognise(&signs);
+        if self.dead.is_some() {
+            // The duplicates would keep the TD and its key id alive.
+            self.gmems = None;
+        }
+        self.dead.clone()
+    }
+
+    fn check_alive(&self) -> Result<(), HostError> {
+        match &self.dead {
+            None => Ok(()),
+            Some(death) => Err(HostError::GuestRefused {
+                reason: format!("the TD is dead: {}", death.text),
+            }),
+        }
+    }
+
+    /// Sends tasks to the guest, which starts them together, and waits for all of them.
+    fn run(&mut self, tasks: &[Task]) -> Result<Vec<Answer>, HostError> {
+        let doing = tasks
+            .iter()
+            .map(|task| request::describe(&task.command))
+            .collect::<Vec<_>>()
+            .join(", ");
+        let (request, mut collector) = self.vm.request(tasks)?;
+        self.vm.agent().send(&request)?;
+        let mut until = Instant::now() + self.patience;
+        while !collector.is_over() && self.dead.is_none() {
+            self.wait(until, &doing, self.patience)?;
+            if self.vm.collect(&mut collector)? {
+                // A guest that makes progress is not hung, however long it takes as a whole.
+                until = Instant::now() + self.patience;
+            }
+        }
+        Ok(collector.into_answers())
+    }
+
+    /// The host's side of an operation.
+    fn host_call(&self, op: &Op) -> Result<Option<(Change, Vec<Piece>)>, HostError> {
+        let (change, range) = match *op {
+            Op::Punch { range } => (Change::Punch, range),
+            Op::Allocate { range } => (Change::Allocate, range),
+            Op::Prefault { range } => {
+                return Err(HostError::GuestRefused {
+                    reason: format!(
+                        "KVM_PRE_FAULT_MEMORY of {range} is only for the process that made the VM, \
+                         and QEMU has no command for it"
+                    ),
+                });
+            }
+            _ => return Ok(None),
+        };
+        let Some(gmems) = &self.gmems else {
+            return Err(HostError::GuestRefused {
+                reason: format!(
+                    "{range}: the guest_memfd was let go, so nothing can be done to it"
+                ),
+            });
+        };
+        let bytes = gmems.ram.bytes;
+        let pieces = gmem::calls(range, self.layout, bytes).map_err(|what| HostError::System {
+            doing: format!("checking a hole before it is made: {what}"),
+            source: std::io::ErrorKind::InvalidInput.into(),
+        })?;
+        Ok(Some((change, pieces)))
+    }
+
+    fn conclude(&mut self, observed: &mut Observed, began: Instant) {
+        observed.took_since(began);
+        // A death that no guest operation waits for shows in an event.
+        if self.dead.is_none() {
+            let _ = self.vm.qmp().receive();
+            let events = self.vm.take_events();
+            let is_sign = events.iter().any(death::is_sign);
+            self.events.extend(events);
+            if is_sign {
+                self.look_for_death(false);
+            }
+        }
+        observed.death = self.dead.clone();
+    }
+
+    /// Test memory in the guest_memfd.
+    fn populated(&self) -> Reading<u64> {
+        match &self.gmems {
+            Some(gmems) => gmem::populated(&gmems.ram.file, &self.layout.pieces(self.memory)),
+            None => Reading::missing("the TD is dead and its guest_memfd was let go"),
+        }
+    }
+
+    /// One round of a race: operations of different vCPUs, started together.
+    fn round(&mut self, ops: &[(usize, &Op)]) -> Result<Vec<(usize, Observed)>, HostError> {
+        let began = Instant::now();
+        let mut tasks = Vec::new();
+        for &(_, op) in ops {
+            tasks.extend(request::tasks(op, &[]).unwrap_or_default());
+        }
+        let answers = self.run(&tasks)?;
+        let mut results = Vec::new();
+        for (&(branch, _), answer) in ops.iter().zip(answers) {
+            let mut observed = Observed::default();
+            observed.add(answer.runs, answer.counts.unwrap_or_default());
+            self.conclude(&mut observed, began);
+            results.push((branch, observed));
+        }
+        Ok(results)
+    }
+}
+
+impl Session for TdxSession {
+    fn perform(&mut self, op: &Op, reads: &[GpaRange]) -> Result<Observed, HostError> {
+        self.check_alive()?;
+        let began = Instant::now();
+        let mut observed = Observed::default();
+        match (self.host_call(op)?, &self.gmems) {
+            (Some((change, pieces)), Some(gmems)) => {
+                self.watch.also(own_thread());
+                observed.errno = Some(gmem::change(&gmems.ram.file, change, &pieces));
+            }
+            // `host_call` gives no call without the file to make it on.
+            (Some(_), None) => unreachable!("a host call without a guest_memfd"),
+            (None, _) => {
+                for task in request::tasks(op, reads).unwrap_or_default() {
+                    let answers = self.run(&[task])?;
+                    for answer in answers {
+                        observed.add(answer.runs, answer.counts.unwrap_or_default());
+                    }
+                    if self.dead.is_some() {
+                        break;
+                    }
+                }
+            }
+        }
+        self.conclude(&mut observed, began);
+        Ok(observed)
+    }
+
+    /// The seed fixes nothing here: a real host has an order of its own. Branches begin together,
+    /// or each operation as long after the beginning as it did in the race that is followed.
+    fn perform_parallel(
+        &mut self,
+        branches: &[&[Op]],
+        _seed: u64,
+    ) -> Result<Vec<Vec<Observed>>, HostError> {
+        self.check_alive()?;
+        let followed = self.follow.take().unwrap_or_default();
+        let mut results: Vec<Vec<Observed>> = vec![Vec::new(); branches.len()];
+        let mut on_host = Vec::new();
+        let mut in_guest = Vec::new();
+        for (number, branch) in branches.iter().enumerate() {
+            let calls = branch
+                .iter()
+                .map(|op| self.host_call(op))
+                .collect::<Result<Vec<_>, _>>()?;
+            match calls.into_iter().collect::<Option<Vec<_>>>() {
+                Some(calls) => on_host.push((number, calls, followed.starts_of(number))),
+                None => in_guest.push((number, *branch)),
+            }
+        }
+        let file = match &self.gmems {
+            Some(gmems) => gmems
+                .ram
+                .file
+                .try_clone()
+                .map_err(|source| HostError::System {
+                    doing: "duplicating a guest_memfd".into(),
+                    source,
+                })?,
+            None => {
+                return Err(HostError::GuestRefused {
+                    reason: "the TD is dead".into(),
+                });
+            }
+        };
+        let file = file.as_fd();
+        let line = StartingLine::new(on_host.len() + 1, self.patience);
+        let line = &line;
+        let mut starts: Vec<(Duration, Vec<usize>)> = Vec::new();
+        std::thread::scope(|scope| {
+            let threads: Vec<_> = on_host
+                .into_iter()
+                .map(|(number, calls, due)| {
+                    scope.spawn(move || {
+                        line.ready();
+                        let mut due = due.into_iter();
+                        let observed = calls.iter().map(|(change, pieces)| {
+                            let at = line.wait_for(due.next());
+                            let began = Instant::now();
+                            let errno = gmem::change(file, *change, pieces);
+                            let mut observed = Observed {
+                                errno: Some(errno),
+                                ..Observed::default()
+                            };
+                            observed.took_since(began);
+                            (at, observed)
+                        });
+                        (number, own_thread(), observed.collect::<Vec<_>>())
+                    })
+                })
+                .collect();
+            line.ready();
+            let longest = in_guest.iter().map(|(_, ops)| ops.len()).max().unwrap_or(0);
+            for round in 0..longest {
+                let ops: Vec<_> = in_guest
+                    .iter()
+                    .filter_map(|(number, ops)| Some((*number, ops.get(round)?)))
+                    .collect();
+                if self.dead.is_none() {
+                    let racing: Vec<usize> = ops.iter().map(|(branch, _)| *branch).collect();
+                    // All of a round start together, so any of them knows when.
+                    let due = racing.first().map(|branch| followed.starts_of(*branch));
+                    let due = due.and_then(|due| due.get(round).copied());
+                    starts.push((line.wait_for(due), racing));
+                    for (branch, observed) in self.round(&ops)? {
+                        results[branch].push(observed);
+                    }
+                }
+            }
+            for thread in threads {
+                let (number, tid, observed) = thread.join().expect("a host thread does not panic");
+                self.watch.also(tid);
+                for (at, observed) in observed {
+                    starts.push((at, vec![number]));
+                    results[number].push(observed);
+                }
+            }
+            Ok::<(), HostError>(())
+        })?;
+        starts.sort();
+        let mut taken = Interleaving::default();
+        for (at, racing) in starts {
+            taken.started(at, racing);
+        }
+        self.taken = Some(taken);
+        Ok(results)
+    }
+
+    fn follow(&mut self, order: &Interleaving) {
+        self.follow = Some(order.clone());
+    }
+
+    fn take_interleaving(&mut self) -> Option<Interleaving> {
+        self.taken.take()
+    }
+
+    fn attach(&mut self) -> Vec<(String, String)> {
+        match &self.hatch {
+            Some(hatch) => hatch.open(&mut self.vm, Debugger::Closed),
+            None => Vec::new(),
+        }
+    }
+
+    fn sample(&mut self) -> Sample {
+        if let Ok(seamcalls) = &mut self.watch.seamcalls {
+            seamcalls.read();
+        }
+        let missing = |reason: &String| reason.clone();
+        let debugfs = match &self.watch.counters {
+            Ok(folder) => folder.counters(),
+            Err(reason) => Reading::missing(missing(reason)),
+        };
+        let splits = match &mut self.watch.splits {
+            Ok((reader, _)) => match reader.splits() {
+                Reading::Read(events) => {
+                    let threads = &self.watch.threads;
+                    let own = events
+                        .into_iter()
+                        .filter(|event| threads.contains(&event.tid));
+                    Reading::Read(own.collect())
+                }
+                other => other,
+            },
+            Err(reason) => Reading::missing(missing(reason)),
+        };
+        self.watch.look_at_log();
+        let nothing = Reading::Read(Vec::new());
+        let kernel_log = std::mem::replace(&mut self.watch.unsampled, nothing);
+        Sample {
+            debugfs,
+            query_stats: query_stats::read(self.vm.qmp(), MONITOR_PATIENCE),
+            splits,
+            populated: self.populated(),
+            exits: Reading::missing("KVM counts exits, but not which of them are ACCEPTs"),
+            kernel_log,
+        }
+    }
+
+    fn evidence(&mut self) -> Vec<(String, Vec<u8>)> {
+        let mut evidence = self.vm.evidence();
+        let seamcalls = match &mut self.watch.seamcalls {
+            Ok(seamcalls) => {
+                seamcalls.read();
+                seamcalls.to_text()
+            }
+            Err(reason) => format!("# {reason}\n"),
+        };
+        evidence.push(("seamcalls.txt".to_owned(), seamcalls.into_bytes()));
+        if let Some(console) = &mut self.console {
+            evidence.push(("console.log".to_owned(), console.said()));
+        }
+        if let Some(preflight) = &self.preflight {
+            evidence.push((
+                "preflight.txt".to_owned(),
+                format!("populated before the first instruction: {preflight}\n").into_bytes(),
+            ));
+        }
+        evidence
+    }
+
+    fn end(mut self: Box<Self>) -> Result<(), HostError> {
+        // Before QEMU's end is judged, and before the next TD wants a key id.
+        self.gmems = None;
+        self.vm.end()
+    }
+}
+
+fn own_thread() -> u32 {
+    gettid().as_raw().cast_unsigned()
+}

@@ -1,0 +1,277 @@
+//! The TDVF metadata of an image: read to know what QEMU adds before the TD runs, and extended by
+//! ranges of a plan that belong to the initial image.
+//!
+//! Source: "Intel TDX Virtual Firmware Design Guide", section 11, and QEMU's reading of it in
+//! `hw/i386/tdvf.c` and `hw/i386/pc_sysfw_ovmf.c`.
+
+use tdxlab_protocol::addr::{Gpa, GpaRange, PageLevel};
+
+/// What a section is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SectionKind {
+    /// Code, copied from the image.
+    Bfv,
+    /// Variables, copied from the image.
+    Cfv,
+    /// Where QEMU writes the hand-off block.
+    TdHob,
+    /// Zero pages.
+    TempMem,
+}
+
+/// Memory that is added before the TD runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Section {
+    /// What it is.
+    pub kind: SectionKind,
+    /// Where.
+    pub range: GpaRange,
+    /// Offset of its content in the image.
+    pub data_offset: u32,
+    /// Bytes of content.
+    pub data_bytes: u32,
+}
+
+/// Footer of the GUID table, 96b582de-1fb2-45f7-baea-a366c55a082d.
+const FOOTER: [u8; 16] = [
+    0xde, 0x82, 0xb5, 0x96, 0xb2, 0x1f, 0xf7, 0x45, 0xba, 0xea, 0xa3, 0x66, 0xc5, 0x5a, 0x08, 0x2d,
+];
+/// Entry that leads to the descriptor, e47a6535-984a-4798-865e-4685a7bf8ec2.
+const METADATA: [u8; 16] = [
+    0x35, 0x65, 0x7a, 0xe4, 0x4a, 0x98, 0x98, 0x47, 0x86, 0x5e, 0x46, 0x85, 0xa7, 0xbf, 0x8e, 0xc2,
+];
+/// Distance of the footer from the end of the image.
+const FOOTER_FROM_END: usize = 0x30;
+const DESCRIPTOR_BYTES: usize = 16;
+const SECTION_BYTES: usize = 32;
+
+/// The sections of an image.
+///
+/// # Errors
+///
+/// What QEMU would refuse, in words.
+pub fn sections(image: &[u8]) -> Result<Vec<Section>, String> {
+    let descriptor = descriptor(image)?;
+    let count = count(image, descriptor)?;
+    (0..count)
+        .map(|number| {
+            section(
+                image,
+                descriptor + DESCRIPTOR_BYTES + number * SECTION_BYTES,
+            )
+        })
+        .collect()
+}
+
+/// The image with these ranges as zero pages of the initial image.
+///
+/// # Errors
+///
+/// There is no room for so many sections behind those there are, or a range is not made of pages.
+pub fn with_ranges(image: &[u8], ranges: &[GpaRange]) -> Result<Vec<u8>, String> {
+    let mut image = image.to_vec();
+    if ranges.is_empty() {
+        return Ok(image);
+    }
+    let descriptor = descriptor(&image)?;
+    let old = count(&image, descriptor)?;
+    let start = descriptor + DESCRIPTOR_BYTES + old * SECTION_BYTES;
+    let room = image
+        .get_mut(start..start + ranges.len() * SECTION_BYTES)
+        .filter(|room| room.iter().all(|&byte| byte == 0))
+        .ok_or_else(|| {
+            format!(
+                "the guest image has no room for {} more ranges",
+                ranges.len()
+            )
+        })?;
+    for (range, section) in ranges.iter().zip(room.chunks_exact_mut(SECTION_BYTES)) {
+        if !range.is_aligned(PageLevel::Size4K) || range.is_empty() {
+            return Err(format!("{range} is not made of 4K pages"));
+        }
+        const TEMP_MEM: u32 = 3;
+        section[8..16].copy_from_slice(&range.start().as_u64().to_le_bytes());
+        section[16..24].copy_from_slice(&range.bytes().to_le_bytes());
+        section[24..28].copy_from_slice(&TEMP_MEM.to_le_bytes());
+    }
+    let new = old + ranges.len();
+    let length = (DESCRIPTOR_BYTES + new * SECTION_BYTES) as u32;
+    image[descriptor + 4..descriptor + 8].copy_from_slice(&length.to_le_bytes());
+    image[descriptor + 12..descriptor + 16].copy_from_slice(&(new as u32).to_le_bytes());
+    Ok(image)
+}
+
+fn u16_at(image: &[u8], at: usize) -> Option<usize> {
+    let bytes = image.get(at..at + 2)?;
+    Some(usize::from(u16::from_le_bytes(bytes.try_into().ok()?)))
+}
+
+fn u32_at(image: &[u8], at: usize) -> Option<u32> {
+    Some(u32::from_le_bytes(image.get(at..at + 4)?.try_into().ok()?))
+}
+
+fn u64_at(image: &[u8], at: usize) -> Option<u64> {
+    Some(u64::from_le_bytes(image.get(at..at + 8)?.try_into().ok()?))
+}
+
+/// Offset of the descriptor, found through the GUID table, which is read downwards.
+fn descriptor(image: &[u8]) -> Result<usize, String> {
+    let no_table = || "no GUID table at the end of the image".to_owned();
+    let footer = image
+        .len()
+        .checked_sub(FOOTER_FROM_END)
+        .ok_or_else(no_table)?;
+    if image.get(footer..footer + 16) != Some(&FOOTER) {
+        return Err(no_table());
+    }
+    let mut end = footer - 2;
+    let total = u16_at(image, end).ok_or_else(no_table)?;
+    let start = (footer + 16).checked_sub(total).ok_or_else(no_table)?;
+    while end >= start + 18 {
+        let guid = &image[end - 16..end];
+        let length = u16_at(image, end - 18).unwrap_or_default();
+        if length < 18 || end - start < length {
+            return Err("a broken entry in the GUID table".to_owned());
+        }
+        if guid == METADATA {
+            let from_end = u32_at(image, end - length).unwrap_or_default() as usize;
+            let at = image
+                .len()
+                .checked_sub(from_end)
+                .filter(|&at| at < image.len());
+            let at = at.ok_or("the TDVF descriptor lies outside the image")?;
+            return match image.get(at..at + 4) {
+                Some(b"TDVF") => Ok(at),
+                _ => Err("Invalid TDVF signature in metadata".to_owned()),
+            };
+        }
+        end -= length;
+    }
+    Err("no TDVF entry in the GUID table".to_owned())
+}
+
+fn count(image: &[u8], descriptor: usize) -> Result<usize, String> {
+    let field = |at| u32_at(image, descriptor + at).ok_or("the TDVF descriptor is cut");
+    let (length, version, count) = (field(4)?, field(8)?, field(12)?);
+    let expected = u64::from(count) * SECTION_BYTES as u64 + DESCRIPTOR_BYTES as u64;
+    if version != 1 {
+        return Err(format!("TDVF version {version}"));
+    }
+    if count < 2 || u64::from(length) != expected {
+        return Err(format!("{count} TDVF sections in {length} bytes"));
+    }
+    if descriptor as u64 + expected > image.len() as u64 {
+        return Err("TDVF sections reach past the image".to_owned());
+    }
+    Ok(count as usize)
+}
+
+fn section(image: &[u8], at: usize) -> Result<Section, String> {
+    let cut = || "a TDVF section is cut".to_owned();
+    let data_offset = u32_at(image, at).ok_or_else(cut)?;
+    let data_bytes = u32_at(image, at + 4).ok_or_else(cut)?;
+    let start = u64_at(image, at + 8).ok_or_else(cut)?;
+    let bytes = u64_at(image, at + 16).ok_or_else(cut)?;
+    let kind = match u32_at(image, at + 24).ok_or_else(cut)? {
+        0 => SectionKind::Bfv,
+        1 => SectionKind::Cfv,
+        2 => SectionKind::TdHob,
+        3 => SectionKind::TempMem,
+        other => return Err(format!("unsupported TDVF section type {other}")),
+    };
+    let range = GpaRange::with_len(Gpa::new(start), bytes);
+    let range = range.filter(|range| range.is_aligned(PageLevel::Size4K));
+    let range = range.ok_or_else(|| format!("TDVF section at {start:#x} is not made of pages"))?;
+    let has_content = matches!(kind, SectionKind::Bfv | SectionKind::Cfv);
+    if has_content != (data_bytes != 0) || u64::from(data_bytes) > bytes {
+        return Err(format!(
+            "TDVF section at {start:#x} has {data_bytes} bytes of content"
+        ));
+    }
+    Ok(Section {
+        kind,
+        range,
+        data_offset,
+        data_bytes,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use tdxlab_protocol::layout;
+
+    use super::*;
+
+    const IMAGE: &[u8] = tdxlab_guest_image::IMAGE;
+
+    fn range(start: u64, end: u64) -> GpaRange {
+        GpaRange::new(Gpa::new(start), Gpa::new(end)).unwrap()
+    }
+
+    #[test]
+    fn the_image_has_what_the_guest_needs() {
+        let sections = sections(IMAGE).unwrap();
+        let kinds: Vec<_> = sections.iter().map(|section| section.kind).collect();
+        assert_eq!(
+            kinds,
+            [SectionKind::Bfv, SectionKind::TempMem, SectionKind::TdHob]
+        );
+        assert_eq!(
+            sections[0].range,
+            range((4 << 30) - layout::IMAGE_BYTES, 4 << 30)
+        );
+        assert_eq!(
+            sections[1].range,
+            range(layout::RUNTIME_START, layout::MAILBOX_END)
+        );
+        assert_eq!(
+            sections[2].range,
+            range(layout::TD_HOB_START, layout::TD_HOB_END)
+        );
+        assert!(
+            sections
+                .iter()
+                .all(|section| section.data_offset % 4096 == 0)
+        );
+    }
+
+    #[test]
+    fn ranges_are_added_behind() {
+        let more = [
+            range(1 << 30, (1 << 30) + 0x1000),
+            range(0x5000_0000, 0x5020_0000),
+        ];
+        let image = with_ranges(IMAGE, &more).unwrap();
+        let found = sections(&image).unwrap();
+        assert_eq!(found.len(), 5);
+        assert_eq!(found[..3], sections(IMAGE).unwrap()[..]);
+        assert!(
+            found[3..]
+                .iter()
+                .all(|section| section.kind == SectionKind::TempMem)
+        );
+        assert_eq!(found[3].range, more[0]);
+        assert_eq!(found[4].range, more[1]);
+        // Nothing else has changed but the descriptor and the room behind it.
+        let changed = IMAGE.iter().zip(&image).filter(|(a, b)| a != b).count();
+        assert!(changed < 100, "{changed}");
+        let many = vec![more[0]; 64];
+        assert!(with_ranges(IMAGE, &many).is_err());
+        assert!(with_ranges(IMAGE, &[range(1, 4097)]).is_err());
+    }
+
+    #[test]
+    fn what_is_no_metadata_is_named() {
+        assert!(sections(&[]).is_err());
+        assert!(sections(&[0; 65536]).unwrap_err().contains("GUID"));
+        // A bit flipped anywhere at the end of the image is an error or another list, no panic.
+        for at in IMAGE.len() - 0x400..IMAGE.len() {
+            for bit in 0..8 {
+                let mut image = IMAGE.to_vec();
+                image[at] ^= 1 << bit;
+                let _ = sections(&image);
+                let _ = with_ranges(&image, &[range(1 << 30, (1 << 30) + 4096)]);
+            }
+        }
+    }
+}

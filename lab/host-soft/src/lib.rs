@@ -1,0 +1,12 @@
+//! Hosts over the software KVM: `soft` runs the guest image in QEMU, `sim` a guest in process.
+//!
+//! Invariant: no real kernel takes part. What a guest asks of KVM is answered by `tdxlab-softkvm`.
+//!
+//! | folder | host |
+//! |---|---|
+//! | `sim` | an in-process guest |
+//! | `soft` | the guest image in QEMU, its TDCALLs and faults answered over shared memory |
+
+pub mod sim;
+pub mod soft;
+mod software;

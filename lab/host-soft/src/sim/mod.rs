@@ -1,0 +1,151 @@
+//! The host `sim`: an in-process guest over the software KVM and TDX module, without QEMU.
+//!
+//! | part | what it is |
+//! |---|---|
+//! | `machine` | machine memory, and the MMU that walks the tables in it |
+//! | `tlb` | what a vCPU remembers of such walks |
+//! | `program` | the micro guest's commands |
+//! | `guest` | a command on a vCPU, step by step |
+//! | `session` | operations, one after the other or taking turns |
+//! | `witness` | files in the kernel's shapes, and their texts in memory |
+
+mod guest;
+mod program;
+mod session;
+mod tlb;
+mod witness;
+
+#[cfg(test)]
+mod tests;
+
+use std::fmt;
+use std::sync::Arc;
+
+use tdxlab_host::{BootOptions, Host, HostError, Session};
+use tdxlab_journal::journal::SeededFault;
+use tdxlab_plan::{Guest, HostKind};
+use tdxlab_softkvm::memory::SimMachine;
+use tdxlab_softkvm::{Faithful, Policy, SoftKvm};
+
+use self::session::SimSession;
+use self::witness::Witnesses;
+use super::software;
+
+/// Largest machine memory of a session. It takes no room until it is used.
+const LARGEST_MACHINE: u64 = 1 << 40;
+
+/// Makes the policy of each session.
+type MakePolicy = Arc<dyn Fn() -> Box<dyn Policy> + Send + Sync>;
+
+/// The host `sim`.
+#[derive(Clone)]
+pub struct SimHost {
+    in_memory: bool,
+    /// Machine memory of a session; as much as its guest can need, where it is `None`.
+    machine_bytes: Option<u64>,
+    policy: MakePolicy,
+    fault: Option<SeededFault>,
+}
+
+impl Default for SimHost {
+    fn default() -> Self {
+        SimHost::new()
+    }
+}
+
+impl fmt::Debug for SimHost {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SimHost")
+            .field("in_memory", &self.in_memory)
+            .field("machine_bytes", &self.machine_bytes)
+            .finish_non_exhaustive()
+    }
+}
+
+impl SimHost {
+    /// Keeps its witness files below the folder of each scenario.
+    pub fn new() -> SimHost {
+        SimHost {
+            in_memory: false,
+            machine_bytes: None,
+            policy: Arc::new(|| Box::new(Faithful)),
+            fault: None,
+        }
+    }
+
+    /// Keeps its witness files in memory: for runs of hundreds of thousands of steps.
+    pub fn in_memory() -> SimHost {
+        SimHost {
+            in_memory: true,
+            ..SimHost::new()
+        }
+    }
+
+    /// The same host with so much machine memory for tables and pages.
+    #[must_use]
+    pub fn with_machine_bytes(self, machine_bytes: u64) -> SimHost {
+        SimHost {
+            machine_bytes: Some(machine_bytes),
+            ..self
+        }
+    }
+
+    /// The same host with a fault seeded into it, and what makes the policies that play it.
+    #[must_use]
+    pub fn with_fault(self, (fault, make): (SeededFault, fn() -> Box<dyn Policy>)) -> SimHost {
+        SimHost {
+            fault: Some(fault),
+            ..self.with_policy(make)
+        }
+    }
+
+    /// The same host with policies made by `make`.
+    #[must_use]
+    pub fn with_policy(
+        self,
+        make: impl Fn() -> Box<dyn Policy> + Send + Sync + 'static,
+    ) -> SimHost {
+        SimHost {
+            policy: Arc::new(make),
+            ..self
+        }
+    }
+}
+
+impl Host for SimHost {
+    fn kind(&self) -> HostKind {
+        HostKind::Sim
+    }
+
+    fn facts(&self) -> Vec<(String, String)> {
+        let fact = |name: &str, value: &str| (name.to_owned(), value.to_owned());
+        vec![
+            fact("kernel", "software KVM"),
+            fact("TDX module", "software, rules of 1.5.01"),
+            fact("QEMU", "none, the guest runs in process"),
+        ]
+    }
+
+    fn fault(&self) -> Option<SeededFault> {
+        self.fault.clone()
+    }
+
+    fn boot(&self, guest: &Guest, options: &BootOptions) -> Result<Box<dyn Session>, HostError> {
+        let config = software::config(HostKind::Sim, guest, options)?;
+        let needed = || software::machine_bytes(guest.memory).min(LARGEST_MACHINE);
+        let machine = SimMachine::new(self.machine_bytes.unwrap_or_else(needed));
+        let core = SoftKvm::new(machine, config, (self.policy)())
+            .map_err(|error| software::refused(HostKind::Sim, &error))?;
+        let folder = (!self.in_memory).then_some(options.folder.as_path());
+        let witness = Witnesses::new(folder).map_err(|source| HostError::System {
+            doing: format!("laying out witness files in {}", options.folder.display()),
+            source,
+        })?;
+        Ok(Box::new(SimSession::new(
+            core,
+            guest.vcpus,
+            guest.memory,
+            witness,
+        )))
+    }
+}

@@ -1,0 +1,168 @@
+//! The host `soft`: a guest in QEMU over the software KVM and TDX module.
+//!
+//! QEMU brings the processor, the software KVM everything that makes it a TD. The guest's page
+//! tables under its two windows are the S-EPT and the shared EPT themselves, edited in QEMU's RAM
+//! while the guest runs: what is not mapped faults in the MMU, and what is mapped to the wrong
+//! place shows another page's data.
+//!
+//! | part | what it is |
+//! |---|---|
+//! | [`ram`] | QEMU's RAM, taken from outside and mapped |
+//! | [`mailbox`] | what vCPUs ask, and when their translations are old |
+//! | [`machine`] | both together, as the software KVM needs them |
+//! | [`boot`] | from a plan's guest to a session |
+//! | [`core`] | the software KVM, and how requests of vCPUs reach it |
+//! | [`session`] | one operation after the other |
+//! | [`race`] | several at once, in an order drawn from a seed |
+
+mod boot;
+mod core;
+mod machine;
+mod mailbox;
+mod race;
+mod ram;
+mod session;
+
+use std::fmt;
+use std::path::Path;
+use std::sync::Arc;
+
+use tdxlab_host::{BootOptions, Host, HostError, OnHost, Session};
+use tdxlab_journal::journal::SeededFault;
+use tdxlab_plan::{Guest, HostKind};
+use tdxlab_protocol::message::VERSION;
+use tdxlab_qemu::interrupt::Interrupt;
+use tdxlab_qemu::{Installed, version};
+use tdxlab_softkvm::{Faithful, Policy};
+
+/// Makes the policy of each session.
+type MakePolicy = Arc<dyn Fn() -> Box<dyn Policy> + Send + Sync>;
+
+/// The host `soft`.
+#[derive(Clone)]
+pub struct SoftHost {
+    qemu: Installed,
+    interrupt: &'static Interrupt,
+    policy: MakePolicy,
+    fault: Option<SeededFault>,
+    attachable: bool,
+    nice: Option<i32>,
+}
+
+impl fmt::Debug for SoftHost {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SoftHost")
+            .field("qemu", &self.qemu)
+            .finish_non_exhaustive()
+    }
+}
+
+impl SoftHost {
+    /// On the QEMU of this machine: the one that `TDXLAB_QEMU` names, else the one in PATH.
+    ///
+    /// # Errors
+    ///
+    /// Not usable: there is none, it is too old, or it is none; with what to do about it.
+    pub fn find() -> Result<SoftHost, HostError> {
+        Installed::find(version::OLDEST)
+            .map(SoftHost::on)
+            .map_err(|error| error.on(HostKind::Soft))
+    }
+
+    /// On the QEMU at a path.
+    ///
+    /// # Errors
+    ///
+    /// As for [`SoftHost::find`].
+    pub fn at(program: &Path) -> Result<SoftHost, HostError> {
+        Installed::at(program, version::OLDEST)
+            .map(SoftHost::on)
+            .map_err(|error| error.on(HostKind::Soft))
+    }
+
+    fn on(qemu: Installed) -> SoftHost {
+        SoftHost {
+            qemu,
+            interrupt: Interrupt::of_process(),
+            policy: Arc::new(|| Box::new(Faithful)),
+            fault: None,
+            attachable: false,
+            nice: None,
+        }
+    }
+
+    /// The same host with a fault seeded into it, and what makes the policies that play it.
+    #[must_use]
+    pub fn with_fault(self, (fault, make): (SeededFault, fn() -> Box<dyn Policy>)) -> SoftHost {
+        SoftHost {
+            fault: Some(fault),
+            ..self.with_policy(make)
+        }
+    }
+
+    /// The same host with policies made by `make`.
+    #[must_use]
+    pub fn with_policy(
+        self,
+        make: impl Fn() -> Box<dyn Policy> + Send + Sync + 'static,
+    ) -> SoftHost {
+        SoftHost {
+            policy: Arc::new(make),
+            ..self
+        }
+    }
+
+    /// The same host with QEMUs that people can attach to: see [`Session::attach`].
+    #[must_use]
+    pub fn attachable(self) -> SoftHost {
+        SoftHost {
+            attachable: true,
+            ..self
+        }
+    }
+
+    /// The same host with an interrupt of its own in place of the process's.
+    #[must_use]
+    pub fn with_interrupt(self, interrupt: &'static Interrupt) -> SoftHost {
+        SoftHost { interrupt, ..self }
+    }
+
+    /// The same host with QEMUs that come last when processors are short.
+    #[must_use]
+    pub fn with_nice(self, nice: i32) -> SoftHost {
+        SoftHost {
+            nice: Some(nice),
+            ..self
+        }
+    }
+
+    /// The QEMU it runs on.
+    pub fn qemu(&self) -> &Installed {
+        &self.qemu
+    }
+}
+
+impl Host for SoftHost {
+    fn kind(&self) -> HostKind {
+        HostKind::Soft
+    }
+
+    fn facts(&self) -> Vec<(String, String)> {
+        let fact = |name: &str, value: String| (name.to_owned(), value);
+        vec![
+            fact("kernel", "software KVM".into()),
+            fact("TDX module", "software, rules of 1.5.01".into()),
+            fact("QEMU", self.qemu.described()),
+            fact("accelerator", "TCG".into()),
+            fact("guest", format!("micro guest, protocol version {VERSION}")),
+        ]
+    }
+
+    fn fault(&self) -> Option<SeededFault> {
+        self.fault.clone()
+    }
+
+    fn boot(&self, guest: &Guest, options: &BootOptions) -> Result<Box<dyn Session>, HostError> {
+        Ok(Box::new(boot::boot(self, guest, options)?))
+    }
+}

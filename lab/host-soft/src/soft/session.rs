@@ -1,0 +1,256 @@
+//! A session on `soft`: one operation after the other.
+
+use std::time::{Duration, Instant};
+
+use tdxlab_host::hatch::{Debugger, Hatch};
+use tdxlab_host::vm::{Vm, Wake};
+use tdxlab_host::{HostError, Session};
+use tdxlab_journal::interleaving::Interleaving;
+use tdxlab_journal::{Observed, Reading, Sample};
+use tdxlab_kernel::played::PlayedKernel;
+use tdxlab_plan::{Op, VcpuId};
+use tdxlab_protocol::addr::GpaRange;
+use tdxlab_protocol::message::Task;
+use tdxlab_qemu::agent::collect::{Answer, Collector};
+use tdxlab_qemu::agent::request;
+use tdxlab_softkvm::HostCall;
+
+use super::core::Core;
+use super::race::Schedule;
+use crate::software;
+
+/// Stages of one request or call between two looks at the clock.
+const STAGES_BETWEEN_LOOKS: u32 = 4096;
+
+/// A guest and the host under it.
+pub(super) struct SoftSession {
+    pub(super) vm: Vm,
+    pub(super) core: Core,
+    kernel: PlayedKernel,
+    memory: GpaRange,
+    pub(super) patience: Duration,
+    pub(super) schedule: Schedule,
+    /// The order the next race shall follow, and the one the last took.
+    pub(super) follow: Option<Interleaving>,
+    pub(super) interleaving: Option<Interleaving>,
+    /// Where a person may talk to QEMU.
+    hatch: Option<Hatch>,
+}
+
+impl SoftSession {
+    pub(super) fn new(
+        vm: Vm,
+        core: Core,
+        kernel: PlayedKernel,
+        memory: GpaRange,
+        patience: Duration,
+        hatch: Option<Hatch>,
+    ) -> SoftSession {
+        SoftSession {
+            vm,
+            core,
+            kernel,
+            memory,
+            patience,
+            schedule: Schedule::new(),
+            follow: None,
+            interleaving: None,
+            hatch,
+        }
+    }
+
+    /// Waits for the guest and serves its vCPUs, each request to its end.
+    pub(super) fn serve(&mut self, until: Instant, doing: &str) -> Result<(), HostError> {
+        let bell = Some(self.core.doorbell());
+        match self.vm.wait(bell, until, doing)? {
+            Wake::Serial => Ok(()),
+            Wake::Events => {
+                self.vm.take_events();
+                Ok(())
+            }
+            Wake::Late => Err(self.vm.silent(doing, self.patience)),
+            Wake::Extra => {
+                for vcpu in self.core.take_requests()? {
+                    self.complete(vcpu, until, doing)?;
+                }
+                Ok(())
+            }
+        }
+    }
+
+    /// Brings a request to its end.
+    fn complete(&mut self, vcpu: VcpuId, until: Instant, doing: &str) -> Result<(), HostError> {
+        let mut stages = 0u32;
+        while !self.core.advance(vcpu)? {
+            stages += 1;
+            if stages.is_multiple_of(STAGES_BETWEEN_LOOKS) {
+                self.look_at_clock(until, || {
+                    format!("{doing}: vCPU {} exits again and again", vcpu.0)
+                })?;
+            }
+        }
+        Ok(())
+    }
+
+    /// An error if it is late.
+    pub(super) fn look_at_clock(
+        &self,
+        until: Instant,
+        doing: impl FnOnce() -> String,
+    ) -> Result<(), HostError> {
+        if self.vm.is_interrupted() {
+            return Err(HostError::Interrupted);
+        }
+        if Instant::now() < until {
+            return Ok(());
+        }
+        Err(HostError::GuestSilent {
+            doing: doing(),
+            waited: self.patience,
+        })
+    }
+
+    /// Sends tasks to the guest, which starts them together.
+    pub(super) fn send(&mut self, tasks: &[Task]) -> Result<Collector, HostError> {
+        let (request, collector) = self.vm.request(tasks)?;
+        self.vm.send(&request, "starting tasks")?;
+        Ok(collector)
+    }
+
+    /// Runs one task to its end, or to the TD's.
+    fn run(&mut self, task: Task) -> Result<Answer, HostError> {
+        let doing = request::describe(&task.command);
+        let until = Instant::now() + self.patience;
+        let mut collector = self.send(&[task])?;
+        while !collector.is_over() && self.core.kvm.death().is_none() {
+            self.serve(until, &doing)?;
+            self.vm.collect(&mut collector)?;
+        }
+        Ok(collector.into_answers().swap_remove(0))
+    }
+
+    /// Makes host calls one after the other, up to the first that fails; the errno.
+    fn call(&mut self, calls: &[HostCall]) -> Result<i32, HostError> {
+        let until = Instant::now() + self.patience;
+        for &call in calls {
+            self.core.kvm.begin(call);
+            let mut stages = 0u32;
+            let errno = loop {
+                if let Some(errno) = self.core.advance_call()? {
+                    break errno;
+                }
+                stages += 1;
+                if stages.is_multiple_of(STAGES_BETWEEN_LOOKS) {
+                    self.look_at_clock(until, || {
+                        format!("a host call that does not end: {call:?}")
+                    })?;
+                }
+            };
+            if errno != 0 {
+                return Ok(errno);
+            }
+        }
+        Ok(0)
+    }
+
+    /// Moves what was counted since the last call to an operation.
+    pub(super) fn account(&mut self, observed: &mut Observed) {
+        let looked = self.core.kvm.take_entries_looked_at();
+        let zapped = self.core.kvm.take_leaves_zapped();
+        *observed.entries_looked_at.get_or_insert(0) += looked;
+        *observed.leaves_zapped.get_or_insert(0) += zapped;
+    }
+
+    /// Notes the end of an operation: how the TD died, if it did, and whether memory ran out.
+    pub(super) fn conclude(
+        &mut self,
+        observed: &mut Observed,
+        began: Instant,
+    ) -> Result<(), HostError> {
+        self.account(observed);
+        observed.took_since(began);
+        observed.death = self.core.kvm.death().map(software::death);
+        if observed.death.is_some() {
+            self.core.kvm.machine_mut().stop();
+        }
+        self.core.check_pool(observed)?;
+        // Bytes a TD writes to ports go nowhere here, and must not pile up.
+        self.core.kvm.take_port_writes();
+        Ok(())
+    }
+}
+
+impl Session for SoftSession {
+    fn perform(&mut self, op: &Op, reads: &[GpaRange]) -> Result<Observed, HostError> {
+        self.core.check_alive()?;
+        let began = Instant::now();
+        let mut observed = Observed::default();
+        match (self.core.calls(op), request::tasks(op, reads)) {
+            (Some(calls), _) => observed.errno = Some(self.call(&calls)?),
+            (None, Some(tasks)) => {
+                for task in tasks {
+                    let answer = self.run(task)?;
+                    observed.add(answer.runs, answer.counts.unwrap_or_default());
+                    if self.core.kvm.death().is_some() {
+                        break;
+                    }
+                }
+            }
+            (None, None) => {}
+        }
+        self.conclude(&mut observed, began)?;
+        Ok(observed)
+    }
+
+    fn perform_parallel(
+        &mut self,
+        branches: &[&[Op]],
+        seed: u64,
+    ) -> Result<Vec<Vec<Observed>>, HostError> {
+        self.core.check_alive()?;
+        self.race(branches, seed)
+    }
+
+    fn follow(&mut self, order: &Interleaving) {
+        self.follow = Some(order.clone());
+    }
+
+    fn take_interleaving(&mut self) -> Option<Interleaving> {
+        self.interleaving.take()
+    }
+
+    fn attach(&mut self) -> Vec<(String, String)> {
+        match &self.hatch {
+            Some(hatch) => hatch.open(&mut self.vm, Debugger::Stub),
+            None => Vec::new(),
+        }
+    }
+
+    fn sample(&mut self) -> Sample {
+        let kvm = &mut self.core.kvm;
+        Sample {
+            debugfs: self.kernel.counters(&kvm.debugfs()),
+            query_stats: Reading::missing(
+                "QEMU runs on TCG and has no KVM to ask; the software KVM shows itself in debugfs",
+            ),
+            splits: self.kernel.splits(&kvm.take_trace()),
+            populated: Reading::Read(kvm.populated(self.memory)),
+            exits: Reading::Read(software::exits(kvm.exits())),
+            kernel_log: self.kernel.kernel_log(&kvm.take_log()),
+        }
+    }
+
+    fn evidence(&mut self) -> Vec<(String, Vec<u8>)> {
+        let mut evidence = self.vm.evidence();
+        let memory = self.core.kvm.describe_memory();
+        evidence.push(("memory.txt".to_owned(), memory.into_bytes()));
+        if let Some(schedule) = self.schedule.to_text() {
+            evidence.push(("schedule.txt".to_owned(), schedule.into_bytes()));
+        }
+        evidence
+    }
+
+    fn end(mut self: Box<Self>) -> Result<(), HostError> {
+        self.vm.end()
+    }
+}

@@ -1,0 +1,77 @@
+//! What `soft` and `sim` have in common: a plan's guest as the software KVM is told of it.
+
+use tdxlab_host::{BootOptions, HostError};
+use tdxlab_journal::{Death, ExitCounters, Killer};
+use tdxlab_plan::{CONTROL_PAGE, Guest, HostKind};
+use tdxlab_protocol::addr::GpaRange;
+use tdxlab_softkvm::{Config, Exits, KvmDesign, MemSlot, SoftKvmError};
+
+/// The software KVM for `guest`. The design's name is the only thing that can be wrong here.
+pub(crate) fn config(
+    host: HostKind,
+    guest: &Guest,
+    options: &BootOptions,
+) -> Result<Config, HostError> {
+    let design: KvmDesign = options
+        .design
+        .parse()
+        .map_err(|error| refused(host, &error))?;
+    let slots = guest.slots.iter().map(|slot| MemSlot {
+        range: slot.range,
+        gmem_offset: slot.gmem_offset,
+    });
+    Ok(Config {
+        memory: guest.memory,
+        slots: slots.collect(),
+        vcpus: guest.vcpus,
+        sept_ve_disable: guest.sept_ve_disable,
+        image: guest.image.clone(),
+        control: CONTROL_PAGE,
+        design,
+        seed: options.seed,
+    })
+}
+
+/// Room for the control page, the upper tables, and folios that are in pieces.
+const SLACK: u64 = 64 << 20;
+
+/// Machine memory that a guest with this test memory can ever need: all of it twice, once for each
+/// side, and the tables that map it.
+pub(crate) fn machine_bytes(memory: GpaRange) -> u64 {
+    memory
+        .bytes()
+        .saturating_mul(2)
+        .saturating_add(memory.bytes() / 128)
+        .saturating_add(SLACK)
+}
+
+/// A guest or design that the software KVM refuses.
+pub(crate) fn refused(host: HostKind, error: &SoftKvmError) -> HostError {
+    HostError::NotUsable {
+        host,
+        reason: error.to_string(),
+        advice: "check the guest of the plan and the design's name".to_owned(),
+    }
+}
+
+/// A death as a journal records it.
+pub(crate) fn death(death: tdxlab_softkvm::Death) -> Death {
+    Death {
+        by: match death.by {
+            tdxlab_softkvm::Killer::AccessBeforeAccept => Killer::AccessBeforeAccept,
+            tdxlab_softkvm::Killer::KvmBug => Killer::KvmBug,
+            tdxlab_softkvm::Killer::Guest => Killer::Guest,
+            tdxlab_softkvm::Killer::Vmm => Killer::Vmm,
+            tdxlab_softkvm::Killer::ExitsForEver => Killer::ExitsForEver,
+        },
+        text: death.text,
+    }
+}
+
+/// Exits as a witness reads them.
+pub(crate) fn exits(exits: Exits) -> ExitCounters {
+    ExitCounters {
+        accept: exits.accept,
+        access: exits.access,
+    }
+}

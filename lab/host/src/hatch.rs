@@ -1,0 +1,88 @@
+//! A way in for people: a monitor of their own, and a gdb stub, on sockets in a folder of their own.
+//!
+//! The lab itself talks to QEMU over inherited sockets that nobody else can reach. Where a guest is
+//! to be kept after a failure, QEMU gets a second monitor on a socket with a name.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use tdxlab_qemu::Line;
+use tdxlab_qemu::qmp::commands::HumanMonitor;
+
+use super::vm::Vm;
+use crate::error::HostError;
+
+/// How long the monitor may take to start the gdb stub.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// The folder with the sockets. It goes when the session goes.
+#[derive(Debug)]
+pub struct Hatch {
+    folder: tempfile::TempDir,
+}
+
+/// Whether a debugger can look at a guest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Debugger {
+    /// QEMU has a gdb stub for it.
+    Stub,
+    /// It is a TD.
+    Closed,
+}
+
+impl Hatch {
+    /// Makes the folder, under a path that is short enough for a socket, where a guest is to be
+    /// `wanted` for a person.
+    pub fn if_wanted(wanted: bool) -> Result<Option<Hatch>, HostError> {
+        let made = wanted.then(|| tempfile::Builder::new().prefix("tdxlab-").tempdir());
+        let folder = made.transpose().map_err(|source| HostError::System {
+            doing: "making a folder for sockets".into(),
+            source,
+        })?;
+        Ok(folder.map(|folder| Hatch { folder }))
+    }
+
+    /// Where QEMU listens for a person's QMP.
+    pub fn monitor(&self) -> Line {
+        Line::Listen(self.path("qmp.sock"))
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    /// Starts the gdb stub, where there can be one, and says how to come in.
+    pub fn open(&self, vm: &mut Vm, debugger: Debugger) -> Vec<(String, String)> {
+        let line = |what: &str, how: String| (what.to_owned(), how);
+        let gdb = match debugger {
+            Debugger::Stub => self.stub(vm),
+            Debugger::Closed => {
+                "none: a TD shows neither its registers nor its private memory to QEMU".to_owned()
+            }
+        };
+        vec![
+            line("QEMU", format!("process {}", vm.process().pid())),
+            line(
+                "QMP",
+                format!("socat - UNIX-CONNECT:{}", self.path("qmp.sock").display()),
+            ),
+            line("gdb", gdb),
+            line(
+                "serial",
+                "it carries the lab's protocol; what was said is in serial.log".to_owned(),
+            ),
+        ]
+    }
+
+    /// Starts the gdb stub, and says how to reach it.
+    fn stub(&self, vm: &mut Vm) -> String {
+        let stub = self.path("gdb.sock");
+        let command = format!("gdbserver unix:{},server=on,wait=off", stub.display());
+        let started = vm.qmp().execute(&HumanMonitor::new(command), PATIENCE);
+        match started {
+            Ok(said) if !stub.exists() => format!("QEMU starts no gdb stub: {}", said.trim()),
+            Ok(_) => format!("gdb -ex 'target remote {}'", stub.display()),
+            Err(error) => format!("QEMU starts no gdb stub: {error}"),
+        }
+    }
+}

@@ -1,0 +1,119 @@
+//! Where a plan runs: the traits that every kind of host implements, and a guest in QEMU.
+//!
+//! Invariant: this crate knows no kind of host, no predictor and no fault.
+//!
+//! | file | holds |
+//! |---|---|
+//! | `error` | why the lab or the host could not do its part |
+//! | `vm` | a guest in QEMU: process, monitor, serial line, one place to wait for all of them |
+//! | `hatch` | attaching to a held guest |
+
+#![warn(missing_docs)]
+
+pub mod error;
+pub mod hatch;
+pub mod vm;
+
+use std::time::Duration;
+
+use tdxlab_journal::interleaving::Interleaving;
+use tdxlab_journal::journal::SeededFault;
+use tdxlab_journal::{Observed, Sample};
+use tdxlab_plan::addr::GpaRange;
+use tdxlab_plan::{Design, Guest, HostKind, HostProfile, Op};
+
+pub use error::{HostError, OnHost};
+
+/// A kind of host, ready to boot guests.
+pub trait Host: Send + Sync {
+    /// Which kind it is.
+    fn kind(&self) -> HostKind;
+
+    /// What it promises about itself.
+    fn profile(&self) -> HostProfile {
+        HostProfile::of(self.kind())
+    }
+
+    /// What the report says about it: kernel, QEMU, TDX module, each by name.
+    fn facts(&self) -> Vec<(String, String)>;
+
+    /// The design that its KVM was found to follow; `None` where the host plays any, or where it
+    /// cannot be found out.
+    fn design(&self) -> Option<&'static Design> {
+        None
+    }
+
+    /// What this host was found to do that no KVM of `design` does; `None` where nothing speaks
+    /// against it.
+    fn misfit(&self, _design: &Design) -> Option<String> {
+        None
+    }
+
+    /// What this machine lacks for `guest` (huge pages, say), and the remedy. Checked before boot.
+    fn unmet(&self, _guest: &Guest) -> Option<String> {
+        None
+    }
+
+    /// The fault that was seeded into it, if one was.
+    fn fault(&self) -> Option<SeededFault> {
+        None
+    }
+
+    /// Boots a guest and brings it to the point where it takes commands.
+    fn boot(&self, guest: &Guest, options: &BootOptions) -> Result<Box<dyn Session>, HostError>;
+}
+
+/// What a session needs beside the guest.
+#[derive(Clone, Debug)]
+pub struct BootOptions {
+    /// Design whose KVM is played (soft, sim) or expected (tdx).
+    pub design: String,
+    /// Seed for everything the host may choose, such as the order of racing exits.
+    pub seed: u64,
+    /// Folder for logs and witness files of this scenario; exists.
+    pub folder: std::path::PathBuf,
+    /// Longest a single operation may take before the guest counts as hung.
+    pub patience: Duration,
+}
+
+/// A booted guest and the host under it.
+pub trait Session: Send {
+    /// Does one operation and returns when host and guest are at rest. `reads` are the ranges a
+    /// `verify` reads; empty for other operations.
+    fn perform(&mut self, op: &Op, reads: &[GpaRange]) -> Result<Observed, HostError>;
+
+    /// Runs branches side by side; the result has one entry per operation of each branch.
+    /// `seed` fixes the interleaving where the host can (soft, sim). Branches hold no `verify`.
+    fn perform_parallel(
+        &mut self,
+        branches: &[&[Op]],
+        seed: u64,
+    ) -> Result<Vec<Vec<Observed>>, HostError>;
+
+    /// Lets the next parallel step take turns in this order, as far as the host has a say in it.
+    fn follow(&mut self, order: &Interleaving) {
+        let _ = order;
+    }
+
+    /// The order in which the last parallel step took turns; `None` where the seed alone says it,
+    /// or nobody can.
+    fn take_interleaving(&mut self) -> Option<Interleaving> {
+        None
+    }
+
+    /// How a person can look at the guest while it is kept: what, and what to type or open.
+    fn attach(&mut self) -> Vec<(String, String)> {
+        Vec::new()
+    }
+
+    /// Reads all witnesses. Called at rest. Split events and log lines are those since the
+    /// previous call.
+    fn sample(&mut self) -> Sample;
+
+    /// What the host can show for a failure: file name and content (serial log, command line,
+    /// QMP trace, witness files).
+    fn evidence(&mut self) -> Vec<(String, Vec<u8>)>;
+
+    /// Ends the guest. Leaves nothing behind.
+    fn end(self: Box<Self>) -> Result<(), HostError>;
+}

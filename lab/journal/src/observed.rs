@@ -1,0 +1,81 @@
+//! What came back from an operation, and how a TD died.
+
+use std::time::Instant;
+
+use serde::{Deserialize, Serialize};
+use tdxlab_protocol::message::{Counts, Run};
+
+/// The fact by which a run is known as a rehearsal, wherever its journal goes.
+pub const REHEARSAL_FACT: &str = "REHEARSAL";
+/// What is said wherever a result of a rehearsal goes, so that nobody takes it for TDX.
+pub const REHEARSAL: &str = "THE TDX MODULE IS PLAYED BY A FIXTURE; THIS IS NOT TDX";
+
+/// A reason, after what must be said of a run that was rehearsed.
+pub fn after_rehearsal(facts: &[(String, String)], reason: String) -> String {
+    match facts.iter().find(|(name, _)| name == REHEARSAL_FACT) {
+        Some((name, value)) => format!("{name}: {value}; {reason}"),
+        None => reason,
+    }
+}
+
+/// What came back from one operation.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Observed {
+    /// Results of the guest's command, in order.
+    pub runs: Vec<Run>,
+    /// What the guest counted.
+    pub counts: Counts,
+    /// errno of the host call; 0 for success; `None` for guest operations.
+    pub errno: Option<i32>,
+    /// How the TD died, if it did.
+    pub death: Option<Death>,
+    /// S-EPT entries the host looked at to decide the splits of a range; `None` where the host
+    /// cannot say.
+    pub entries_looked_at: Option<u64>,
+    /// Leaves zapped by a range operation; `None` where the host cannot say.
+    pub leaves_zapped: Option<u64>,
+    /// How long it took, in microseconds.
+    pub micros: u64,
+}
+
+impl Observed {
+    /// Adds the results of one task of the operation.
+    pub fn add(&mut self, runs: Vec<Run>, counts: Counts) {
+        self.runs.extend(runs);
+        self.counts = Counts {
+            tdcalls: self.counts.tdcalls + counts.tdcalls,
+            ve: self.counts.ve + counts.ve,
+            faults: self.counts.faults + counts.faults,
+        };
+    }
+
+    /// Notes how long the operation took that ends now.
+    pub fn took_since(&mut self, began: Instant) {
+        self.micros = u64::try_from(began.elapsed().as_micros()).unwrap_or(u64::MAX);
+    }
+}
+
+/// How a TD died.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Death {
+    /// Which side ended it.
+    pub by: Killer,
+    /// What was said about it.
+    pub text: String,
+}
+
+/// Which side ended a TD.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Killer {
+    /// KVM, because the guest touched a pending page with SEPT_VE_DISABLE set.
+    AccessBeforeAccept,
+    /// KVM, because something it relied on failed (KVM_BUG_ON).
+    KvmBug,
+    /// The guest asked for it (ReportFatalError) or panicked.
+    Guest,
+    /// The VMM exited or stopped by itself.
+    Vmm,
+    /// Nobody: a vCPU exits for ever and the guest gets no further.
+    ExitsForEver,
+}

@@ -1,0 +1,273 @@
+//! Whether a plan is one that a scenario could have made.
+//!
+//! Hosts and the predictor rely on what `scenario` makes sure of: ranges inside test memory, slots
+//! without gaps, vCPUs that are there, steps of a bounded size. A plan from a file may have been
+//! edited, so all of it is asked again here.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use tdxlab_plan::{Action, Branch, Gone, Guest, HIGH_BASE, LOW_BASE, Op, Plan, Size, VcpuId};
+use tdxlab_protocol::addr::{GpaRange, PageLevel};
+use tdxlab_protocol::layout::{MAX_VCPUS, WINDOW_BYTES};
+use tdxlab_protocol::message::MAX_TASKS;
+
+use crate::interleaving::Interleaving;
+
+/// End of what test memory may take below 4 GiB.
+const LOW_END: u64 = 2 << 30;
+/// Most memory slots.
+const MAX_SLOTS: usize = 64;
+/// Most bytes of initial image.
+const MAX_IMAGE: u64 = 1 << 30;
+/// Most operations of a plan.
+const MAX_OPERATIONS: usize = 10_000;
+/// Most pages or strides one step goes through one by one.
+const MAX_ACTIONS: u64 = 4 << 20;
+
+/// What is wrong with a plan, and in which step.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct WrongPlan {
+    /// The step, counted from 1; `None` where it is about the guest.
+    pub step: Option<usize>,
+    /// What is wrong.
+    pub what: String,
+}
+
+impl fmt::Display for WrongPlan {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.step {
+            Some(step) => write!(f, "step {step}: {}", self.what),
+            None => f.write_str(&self.what),
+        }
+    }
+}
+
+/// Refuses a plan that no scenario could have made.
+pub fn check(plan: &Plan) -> Result<(), WrongPlan> {
+    guest(&plan.guest).map_err(|what| WrongPlan { step: None, what })?;
+    let mut operations = 0;
+    for (index, step) in plan.steps.iter().enumerate() {
+        let wrong = |what| WrongPlan {
+            step: Some(index + 1),
+            what,
+        };
+        match &step.action {
+            Action::One(op) => {
+                operations += 1;
+                self::op(op, &plan.guest).map_err(wrong)?;
+            }
+            Action::Parallel(branches) => {
+                operations += branches.iter().map(|branch| branch.0.len()).sum::<usize>();
+                parallel(branches, &plan.guest).map_err(wrong)?;
+            }
+        }
+        if operations > MAX_OPERATIONS {
+            return Err(wrong(format!("more than {MAX_OPERATIONS} operations")));
+        }
+    }
+    Ok(())
+}
+
+/// Refuses orders of steps that do not race.
+pub(super) fn orders(plan: &Plan, orders: &BTreeMap<u32, Interleaving>) -> Result<(), WrongPlan> {
+    for step in orders.keys() {
+        let index = *step as usize;
+        let races = plan
+            .steps
+            .get(index)
+            .is_some_and(|step| matches!(step.action, Action::Parallel(_)));
+        if !races {
+            return Err(WrongPlan {
+                step: Some(index + 1),
+                what: "an interleaving of a step in which nothing races".to_owned(),
+            });
+        }
+    }
+    Ok(())
+}
+
+fn guest(guest: &Guest) -> Result<(), String> {
+    let memory = guest.memory;
+    let base = memory.start();
+    let low = base == LOW_BASE && memory.end().as_u64() <= LOW_END;
+    if !(low || base == HIGH_BASE && memory.end().as_u64() <= WINDOW_BYTES) {
+        return Err(format!(
+            "test memory at {memory}; it starts at {LOW_BASE} and ends at or below {LOW_END:#x}, or \
+             starts at {HIGH_BASE}"
+        ));
+    }
+    whole_pages(memory, PageLevel::Size4K)?;
+    if guest.vcpus == 0 || u32::from(guest.vcpus) > MAX_VCPUS {
+        return Err(format!("{} vCPUs; from 1 to {MAX_VCPUS}", guest.vcpus));
+    }
+    slots(guest)?;
+    let mut image = guest.image.clone();
+    image.sort();
+    for range in &image {
+        inside(*range, PageLevel::Size4K, guest)?;
+    }
+    if let Some(pair) = image.windows(2).find(|pair| pair[0].overlaps(pair[1])) {
+        return Err(format!("{} and {} of the image overlap", pair[0], pair[1]));
+    }
+    if image.iter().map(|range| range.bytes()).sum::<u64>() > MAX_IMAGE {
+        return Err(format!("more than {MAX_IMAGE} bytes of initial image"));
+    }
+    Ok(())
+}
+
+fn slots(guest: &Guest) -> Result<(), String> {
+    if guest.slots.len() > MAX_SLOTS {
+        return Err(format!("{} memory slots", guest.slots.len()));
+    }
+    let mut next = guest.memory.start();
+    let mut files: Vec<(u64, u64)> = Vec::new();
+    for slot in &guest.slots {
+        whole_pages(slot.range, PageLevel::Size4K)?;
+        if slot.range.start() != next {
+            return Err(format!("the slot at {} should start at {next}", slot.range));
+        }
+        next = slot.range.end();
+        let end = slot.gmem_offset.saturating_add(slot.range.bytes());
+        if !slot.gmem_offset.is_multiple_of(PageLevel::Size4K.bytes()) || end > WINDOW_BYTES {
+            return Err(format!(
+                "the slot at {} has offset {:#x} of the guest_memfd",
+                slot.range, slot.gmem_offset
+            ));
+        }
+        if files
+            .iter()
+            .any(|&(start, stop)| start < end && slot.gmem_offset < stop)
+        {
+            return Err(format!(
+                "the slot at {} shares its part of the guest_memfd",
+                slot.range
+            ));
+        }
+        files.push((slot.gmem_offset, end));
+    }
+    if next != guest.memory.end() {
+        return Err(format!("slots end at {next}, test memory does not"));
+    }
+    Ok(())
+}
+
+fn parallel(branches: &[Branch], guest: &Guest) -> Result<(), String> {
+    if branches.len() < 2 || branches.len() > MAX_TASKS {
+        return Err(format!(
+            "{} branches; from 2 to {MAX_TASKS}",
+            branches.len()
+        ));
+    }
+    let mut taken: Vec<VcpuId> = Vec::new();
+    for branch in branches {
+        let Some(first) = branch.0.first() else {
+            return Err("a branch without operations".to_owned());
+        };
+        let vcpu = first.vcpu();
+        for op in &branch.0 {
+            if matches!(op, Op::Verify { .. }) {
+                return Err("`verify` cannot race".to_owned());
+            }
+            if op.vcpu() != vcpu {
+                return Err("a branch that runs in several places".to_owned());
+            }
+            self::op(op, guest)?;
+        }
+        if let Some(vcpu) = vcpu {
+            if taken.contains(&vcpu) {
+                return Err(format!("two branches on vCPU {}", vcpu.0));
+            }
+            taken.push(vcpu);
+        }
+    }
+    Ok(())
+}
+
+fn op(op: &Op, guest: &Guest) -> Result<(), String> {
+    if let Some(vcpu) = op.vcpu()
+        && vcpu.0 >= guest.vcpus
+    {
+        return Err(format!(
+            "there is no vCPU {}: the guest has {}",
+            vcpu.0, guest.vcpus
+        ));
+    }
+    match *op {
+        Op::Accept { range, size, .. } => bounded(
+            range,
+            match size {
+                Size::Size4K | Size::Linux => PageLevel::Size4K,
+                Size::Size2M => PageLevel::Size2M,
+                Size::Size1G => PageLevel::Size1G,
+            },
+            guest,
+        ),
+        Op::Touch { range, stride, .. } | Op::Probe { range, stride, .. } => {
+            bounded(range, stride, guest)
+        }
+        Op::Fill { range, .. }
+        | Op::Prefault { range }
+        | Op::Allocate { range }
+        | Op::Verify {
+            range,
+            gone: Gone::Every,
+            ..
+        } => bounded(range, PageLevel::Size4K, guest),
+        Op::Verify { range, .. } | Op::Convert { range, .. } => {
+            inside(range, PageLevel::Size4K, guest)
+        }
+        Op::Punch { range } => hole(range, guest),
+        Op::DirtyLog { .. } | Op::Stop | Op::Cont if guest.backing.is_none() => {
+            Err("only plain VMs are logged and stopped".to_owned())
+        }
+        Op::DirtyLog { .. } | Op::Stop | Op::Cont => Ok(()),
+    }
+}
+
+/// A range every `level` of which is an action of its own.
+fn bounded(range: GpaRange, level: PageLevel, guest: &Guest) -> Result<(), String> {
+    inside(range, level, guest)?;
+    let actions = range.bytes() / level.bytes();
+    if actions > MAX_ACTIONS {
+        return Err(format!(
+            "{range} is {actions} actions; at most {MAX_ACTIONS}"
+        ));
+    }
+    Ok(())
+}
+
+fn inside(range: GpaRange, level: PageLevel, guest: &Guest) -> Result<(), String> {
+    whole_pages(range, level)?;
+    if guest.memory.contains_range(range) {
+        Ok(())
+    } else {
+        Err(format!(
+            "{range} does not lie in test memory, {}",
+            guest.memory
+        ))
+    }
+}
+
+/// A hole may end past test memory, and may be unaligned, to be refused.
+fn hole(range: GpaRange, guest: &Guest) -> Result<(), String> {
+    let starts = guest.memory.start() <= range.start() && range.start() <= guest.memory.end();
+    if !range.is_empty() && starts && range.end().as_u64() <= WINDOW_BYTES {
+        Ok(())
+    } else {
+        Err(format!(
+            "a hole at {range}; it starts in test memory, {}, and is not empty",
+            guest.memory
+        ))
+    }
+}
+
+fn whole_pages(range: GpaRange, level: PageLevel) -> Result<(), String> {
+    if range.is_empty() {
+        Err(format!("{range} is empty"))
+    } else if range.is_aligned(level) {
+        Ok(())
+    } else {
+        Err(format!("{range} are not whole pages of {level}"))
+    }
+}

@@ -1,0 +1,135 @@
+//! Replays out of the journal of a run.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use super::error::ReplayError;
+use super::{Recorded, Replay, Signature};
+use crate::journal::{Event, RunStarted};
+use crate::recording::Recording;
+use crate::{PlanId, Verdict};
+
+/// Every plan of a run that was started, in the order of the run; `name` picks one, or all points
+/// of one scenario. Without a name, those that did not pass, or all where all did.
+pub fn from_journal(path: &Path, name: Option<&str>) -> Result<Vec<Replay>, ReplayError> {
+    let found = started(path)?;
+    if found.is_empty() {
+        return Err(ReplayError::Nothing {
+            path: path.to_owned(),
+        });
+    }
+    let chosen = match name {
+        Some(name) => named(found, name, path)?,
+        None => worth_it(found),
+    };
+    for replay in &chosen {
+        replay.check(path)?;
+    }
+    Ok(chosen)
+}
+
+/// Every plan of a run that was started, in the order of the run, unasked.
+pub fn all(path: &Path) -> Result<Vec<Replay>, ReplayError> {
+    Ok(started(path)?.into_values().collect())
+}
+
+fn started(path: &Path) -> Result<BTreeMap<PlanId, Replay>, ReplayError> {
+    let mut recording = Recording::open(path)?;
+    let head = recording.head().clone();
+    let mut found: BTreeMap<PlanId, Replay> = BTreeMap::new();
+    while let Some(line) = recording.next_line()? {
+        match line.event {
+            Event::PlanStarted { plan, body, .. } => {
+                found.insert(plan, begun(&head, body));
+            }
+            Event::StepObserved {
+                plan,
+                step,
+                interleaving: Some(order),
+                ..
+            } => {
+                if let Some(replay) = found.get_mut(&plan) {
+                    replay.orders.insert(step, order);
+                }
+            }
+            Event::StepJudged {
+                plan,
+                step,
+                judgement,
+                ..
+            } => {
+                if let Some(ended) = ended(&mut found, plan) {
+                    ended.add(step, &judgement);
+                }
+            }
+            Event::PlanEnded { plan, verdict, .. } => {
+                if let Some(ended) = ended(&mut found, plan) {
+                    ended.verdict = verdict;
+                }
+            }
+            _ => {}
+        }
+    }
+    Ok(found)
+}
+
+fn begun(head: &RunStarted, plan: tdxlab_plan::Plan) -> Replay {
+    Replay {
+        recorded: Some(Recorded {
+            tdxlab: head.tdxlab.clone(),
+            run: head.run.clone(),
+            host: head.host,
+            design: head.design.clone(),
+            fault: head.fault.as_ref().map(|fault| fault.name.clone()),
+            allowed_log: head.allowed_log.clone(),
+            ended: Some(Signature::passing()),
+        }),
+        plan,
+        orders: BTreeMap::new(),
+    }
+}
+
+fn ended(found: &mut BTreeMap<PlanId, Replay>, plan: PlanId) -> Option<&mut Signature> {
+    found.get_mut(&plan)?.recorded.as_mut()?.ended.as_mut()
+}
+
+fn named(
+    found: BTreeMap<PlanId, Replay>,
+    name: &str,
+    path: &Path,
+) -> Result<Vec<Replay>, ReplayError> {
+    let scenario = |full: &str| full.split('[').next().unwrap_or_default().to_owned();
+    let exact = found.values().any(|replay| replay.plan.name == name);
+    let fits = |replay: &Replay| match exact {
+        true => replay.plan.name == name,
+        false => scenario(&replay.plan.name) == name,
+    };
+    let nearest = found
+        .values()
+        .map(|replay| replay.plan.name.clone())
+        .max_by(|one, other| {
+            let likeness = |other: &str| strsim::jaro_winkler(other, name);
+            likeness(one).total_cmp(&likeness(other))
+        });
+    let chosen: Vec<Replay> = found.into_values().filter(fits).collect();
+    if chosen.is_empty() {
+        return Err(ReplayError::NoSuchScenario {
+            path: path.to_owned(),
+            name: name.to_owned(),
+            help: format!("the nearest is `{}`", nearest.unwrap_or_default()),
+        });
+    }
+    Ok(chosen)
+}
+
+fn worth_it(found: BTreeMap<PlanId, Replay>) -> Vec<Replay> {
+    let bad = |replay: &Replay| {
+        let ended = replay.recorded.as_ref().and_then(|r| r.ended.as_ref());
+        ended.is_none_or(|ended| ended.verdict != Verdict::Pass)
+    };
+    let any = found.values().any(bad);
+    found
+        .into_values()
+        .filter(|replay| !any || bad(replay))
+        .collect()
+}

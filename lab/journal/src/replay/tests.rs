@@ -1,0 +1,106 @@
+//! Replay files of every version there was, as they were written: files in people's hands stay
+//! readable, or say why not.
+
+use std::collections::BTreeSet;
+use std::path::Path;
+use std::time::Duration;
+
+use tdxlab_plan::{Action, Backing, Design};
+
+use super::*;
+use crate::Verdict;
+
+const VERSION_1: &str = include_str!("fixtures/version-1.json");
+const VERSION_2: &str = include_str!("fixtures/version-2.json");
+const VERSION_3: &str = include_str!("fixtures/version-3.json");
+
+fn read(text: &str) -> Result<Replay, ReplayError> {
+    Replay::from_text(text.as_bytes(), Path::new("replay.json"))
+}
+
+fn refusal(text: &str) -> String {
+    read(text).unwrap_err().to_string()
+}
+
+#[test]
+fn a_bare_plan_of_version_1_is_a_replay() {
+    let replay = read(VERSION_1).unwrap();
+    assert_eq!(replay.recorded, None);
+    assert!(replay.orders.is_empty());
+    assert_eq!(replay.plan.name, "race/split-once[seed=1]");
+    assert_eq!(replay.plan.steps.len(), 4);
+    assert_eq!(replay.plan.guest.backing, None::<Backing>);
+    // It is the plan that version 2 holds, and is kept as it is.
+    assert_eq!(replay.plan, read(VERSION_2).unwrap().plan);
+}
+
+#[test]
+fn version_2_knew_turns() {
+    let replay = read(VERSION_2).unwrap();
+    let recorded = replay.recorded.unwrap();
+    assert_eq!(recorded.host, HostKind::Soft);
+    assert_eq!(recorded.design, "headtail");
+    assert_eq!(recorded.fault.as_deref(), Some("head-split-missing"));
+    assert_eq!(recorded.allowed_log, [""; 0]);
+    assert_eq!(recorded.ended.unwrap().verdict, Verdict::Pass);
+    let order = &replay.orders[&1];
+    let branches = order.rounds.iter().flat_map(|round| &round.branches);
+    let branches: BTreeSet<u16> = branches.copied().collect();
+    assert_eq!(branches, BTreeSet::from([0, 1, 2, 3]));
+    assert!(!order.rounds[0].turns.is_empty());
+    assert!(order.starts.is_empty());
+}
+
+#[test]
+fn version_3_knows_starts_and_lines_that_may_appear() {
+    let replay = read(VERSION_3).unwrap();
+    let recorded = replay.recorded.as_ref().unwrap();
+    assert_eq!(recorded.host, HostKind::Tdx);
+
+    assert_eq!(recorded.allowed_log, ["x86/split lock detection"]);
+    assert!(matches!(replay.plan.steps[1].action, Action::Parallel(_)));
+    let order = &replay.orders[&1];
+    assert!(order.rounds.is_empty());
+    assert_eq!(order.starts_of(1), [Duration::ZERO]);
+    assert_eq!(order.starts_of(2), [Duration::from_micros(57)]);
+    assert!(Design::named(&recorded.design).is_some());
+}
+
+/// What is written today is what the fixture of today's version is; whoever changes the format makes
+/// a new version and a new fixture.
+#[test]
+fn todays_version_is_written_as_its_fixture_says() {
+    let replay = read(VERSION_3).unwrap();
+    assert!(VERSION_3.contains(&format!("\"tdxlab_replay\": {VERSION}")));
+    assert_eq!(String::from_utf8(replay.to_text()).unwrap(), VERSION_3);
+}
+
+#[test]
+fn an_older_version_is_written_as_todays_and_stays_the_same() {
+    for text in [VERSION_1, VERSION_2] {
+        let replay = read(text).unwrap();
+        let again = String::from_utf8(replay.to_text()).unwrap();
+        assert_eq!(read(&again).unwrap(), replay);
+    }
+}
+
+#[test]
+fn a_later_version_is_refused_by_name() {
+    let later = VERSION_3.replace("\"tdxlab_replay\": 3", "\"tdxlab_replay\": 4");
+    assert!(refusal(&later).contains("version 4"), "{}", refusal(&later));
+    let later = VERSION_1.replacen("\"version\": 1", "\"version\": 7", 1);
+    assert!(refusal(&later).contains("version 7"), "{}", refusal(&later));
+}
+
+#[test]
+fn an_order_of_a_step_that_does_not_race_is_refused() {
+    let wrong = VERSION_3.replace(
+        "\"step\": 2,\n      \"rounds\"",
+        "\"step\": 1,\n      \"rounds\"",
+    );
+    assert_ne!(wrong, VERSION_3);
+    let said = refusal(&wrong);
+    assert!(said.contains("in which nothing races"), "{said}");
+    let wrong = VERSION_3.replace("@57: 2", "@57 2");
+    assert!(refusal(&wrong).contains("`@57: 2`"), "{}", refusal(&wrong));
+}

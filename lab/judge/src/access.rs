@@ -1,0 +1,201 @@
+//! What became of the guest's accesses.
+
+use tdxlab_journal::verdict::{Finding, Witness};
+use tdxlab_plan::names::Status;
+use tdxlab_plan::{AccessOutcome, Op, Side};
+use tdxlab_protocol::addr::{Gpa, GpaRange, PageLevel};
+use tdxlab_protocol::message::{Access, Run};
+
+use super::court::{Court, Evidence};
+use super::stretch::{Meeting, Stretch, walk};
+
+/// Compares the outcome of every access with the prediction. Shared accesses have none of their
+/// own: they complete.
+pub(super) fn outcomes(evidence: &Evidence<'_>, court: &mut Court) {
+    for (op, observed) in evidence.pairs() {
+        let Some(walked) = Walked::of(op) else {
+            continue;
+        };
+        let found: Vec<Stretch<Access>> = observed
+            .runs
+            .iter()
+            .filter_map(|run| match run {
+                Run::Access {
+                    start,
+                    count,
+                    outcome,
+                } => Some(walked.stretch(*start, u64::from(*count), *outcome)),
+                _ => None,
+            })
+            .collect();
+        match (&evidence.expected.accesses, walked.side) {
+            // What is expected is a list over addresses: of two operations of a race at one place, it
+            // does not say which is which.
+            (Some(_), Side::Private) if meets_another(op, evidence) => {
+                any_order(&found, AccessOutcome::Either, evidence, court);
+            }
+            (Some(expected), Side::Private) => {
+                let expected: Vec<_> = expected
+                    .iter()
+                    .filter_map(|(extent, outcome)| walked.within(*extent, *outcome))
+                    .collect();
+                let dead = evidence.death().is_some();
+                in_order(&expected, &found, dead, evidence, court);
+            }
+            (None, Side::Private) => any_order(&found, AccessOutcome::Either, evidence, court),
+            (_, Side::Shared) => any_order(&found, AccessOutcome::Done, evidence, court),
+        }
+    }
+}
+
+/// Whether another access of the same step touches the same memory.
+fn meets_another(op: &Op, evidence: &Evidence<'_>) -> bool {
+    let Some(walked) = Walked::of(op) else {
+        return false;
+    };
+    evidence
+        .pairs()
+        .filter(|(other, _)| !std::ptr::eq(*other, op))
+        .filter_map(|(other, _)| Walked::of(other))
+        .any(|other| other.range.overlaps(walked.range))
+}
+
+/// How an operation goes through memory.
+struct Walked {
+    range: GpaRange,
+    step: u64,
+    side: Side,
+}
+
+impl Walked {
+    fn of(op: &Op) -> Option<Walked> {
+        match op {
+            Op::Touch {
+                range,
+                stride,
+                side,
+                ..
+            } => Some(Walked {
+                range: *range,
+                step: stride.bytes(),
+                side: *side,
+            }),
+            Op::Fill { range, side, .. } => Some(Walked {
+                range: *range,
+                step: PageLevel::Size4K.bytes(),
+                side: *side,
+            }),
+            _ => None,
+        }
+    }
+
+    fn stretch<T>(&self, start: Gpa, count: u64, value: T) -> Stretch<T> {
+        Stretch {
+            start,
+            step: self.step,
+            count,
+            value,
+        }
+    }
+
+    /// The accesses that fall into `extent`; `None` where there is none.
+    fn within<T>(&self, extent: GpaRange, value: T) -> Option<Stretch<T>> {
+        let extent = extent.intersect(self.range)?;
+        let base = self.range.start();
+        let first = extent.start().checked_sub(base)?.div_ceil(self.step);
+        let last = extent.end().checked_sub(base)?.div_ceil(self.step);
+        let start = base.checked_add(first.checked_mul(self.step)?)?;
+        (first < last).then(|| self.stretch(start, last - first, value))
+    }
+}
+
+fn in_order(
+    expected: &[Stretch<AccessOutcome>],
+    found: &[Stretch<Access>],
+    dead: bool,
+    evidence: &Evidence<'_>,
+    court: &mut Court,
+) {
+    for meeting in walk(expected, found) {
+        match meeting {
+            Meeting::Both(both) => {
+                court.hear(Witness::Access);
+                let (want, have) = both.value;
+                if !fits(want, have, evidence) {
+                    court.find(
+                        Finding::wrong(Witness::Access, wanted(want), seen(have)).at(both.range()),
+                    );
+                }
+            }
+            Meeting::First(_) if dead => return,
+            Meeting::First(want) => court.find(
+                Finding::impossible(Witness::Access, wanted(want.value), "no answer")
+                    .at(want.range()),
+            ),
+            Meeting::Parted(want, have) => court.find(
+                Finding::impossible(
+                    Witness::Access,
+                    format!("an access at {}", want.start),
+                    format!("one at {}: {}", have.start, seen(have.value)),
+                )
+                .at(have.range()),
+            ),
+            Meeting::Second(have) => court.find(
+                Finding::impossible(Witness::Access, "no further access", seen(have.value))
+                    .at(have.range()),
+            ),
+        }
+    }
+}
+
+fn any_order(
+    found: &[Stretch<Access>],
+    want: AccessOutcome,
+    evidence: &Evidence<'_>,
+    court: &mut Court,
+) {
+    for have in found {
+        court.hear(Witness::Access);
+        if !fits(want, have.value, evidence) {
+            court.find(
+                Finding::wrong(Witness::Access, wanted(want), seen(have.value)).at(have.range()),
+            );
+        }
+    }
+}
+
+fn fits(want: AccessOutcome, have: Access, evidence: &Evidence<'_>) -> bool {
+    match (want, have) {
+        (AccessOutcome::Done, Access::Done)
+        | (AccessOutcome::Ve, Access::Ve)
+        | (AccessOutcome::Accepted, Access::Accepted)
+        | (AccessOutcome::Either, Access::Done | Access::Ve | Access::Accepted) => true,
+        (AccessOutcome::Either, Access::AcceptFailed { status }) => {
+            evidence.expected.legal_statuses.contains(&status)
+        }
+        _ => false,
+    }
+}
+
+fn wanted(outcome: AccessOutcome) -> String {
+    match outcome {
+        AccessOutcome::Done => "the access completes".to_owned(),
+        AccessOutcome::Ve => "#VE".to_owned(),
+        AccessOutcome::Accepted => "#VE, ACCEPT, then the access completes".to_owned(),
+        AccessOutcome::Either => "the access completes or raises #VE".to_owned(),
+    }
+}
+
+fn seen(outcome: Access) -> String {
+    match outcome {
+        Access::Done => "it completed".to_owned(),
+        Access::Ve => "#VE".to_owned(),
+        Access::Accepted => "#VE, ACCEPT, then it completed".to_owned(),
+        Access::AcceptFailed { status } => {
+            format!("#VE, then ACCEPT said {}", Status(status))
+        }
+        Access::StrangeVe { reason, gpa } => {
+            format!("#VE with exit reason {reason} for {gpa}, which is not this access")
+        }
+    }
+}

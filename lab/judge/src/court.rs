@@ -1,0 +1,176 @@
+//! What is known about one step, and where findings about it are collected.
+
+use tdxlab_journal::{
+    ContentSpan, Death, Finding, FindingKind, Judgement, MissingWitness, Observed, Reading, Sample,
+    Verdict, Witness,
+};
+use tdxlab_plan::{Action, Expectation, Op};
+use tdxlab_protocol::message::Run;
+
+/// All that is known about one step.
+#[derive(Clone, Copy, Debug)]
+pub struct Evidence<'a> {
+    /// What was done.
+    pub action: &'a Action,
+    /// What had to happen.
+    pub expected: &'a Expectation,
+    /// What came back: one list per branch, one branch where the step has one operation.
+    pub observed: &'a [Vec<Observed>],
+    /// Witnesses before the step.
+    pub before: &'a Sample,
+    /// Witnesses after it.
+    pub after: &'a Sample,
+}
+
+impl<'a> Evidence<'a> {
+    /// Each operation with what came back from it, branch after branch. Operations that never ran
+    /// because the TD died have no entry.
+    pub(crate) fn pairs(&self) -> impl Iterator<Item = (&'a Op, &'a Observed)> {
+        let observed = self.observed;
+        branches(self.action)
+            .zip(observed)
+            .flat_map(|(ops, results)| ops.iter().zip(results))
+    }
+
+    /// What the guest reported, in order.
+    pub(crate) fn runs(&self) -> impl Iterator<Item = &'a Run> {
+        self.pairs().flat_map(|(_, observed)| &observed.runs)
+    }
+
+    /// How the TD died, if it did.
+    pub(crate) fn death(&self) -> Option<&'a Death> {
+        self.observed
+            .iter()
+            .flatten()
+            .find_map(|observed| observed.death.as_ref())
+    }
+}
+
+/// The operations of a step, branch by branch.
+pub fn branches(action: &Action) -> impl Iterator<Item = &[Op]> {
+    let (one, many) = match action {
+        Action::One(op) => (Some(std::slice::from_ref(op)), &[][..]),
+        Action::Parallel(branches) => (None, branches.as_slice()),
+    };
+    let many = many.iter().map(|branch| branch.0.as_slice());
+    one.into_iter().chain(many)
+}
+
+/// Where witnesses are heard: collects findings, who spoke, and who could not.
+#[derive(Debug, Default)]
+pub(crate) struct Court {
+    pub(crate) findings: Vec<Finding>,
+    pub(crate) omitted: u64,
+    pub(crate) heard: Vec<Witness>,
+    pub(crate) missing: Vec<MissingWitness>,
+    pub(crate) content: Vec<ContentSpan>,
+    pub(crate) spans_omitted: u64,
+}
+
+impl Court {
+    pub(crate) fn find(&mut self, finding: Finding) {
+        if self.findings.len() < Judgement::MAX_FINDINGS {
+            self.findings.push(finding);
+        } else {
+            self.omitted += 1;
+        }
+    }
+
+    pub(crate) fn hear(&mut self, witness: Witness) {
+        if !self.heard.contains(&witness) {
+            self.heard.push(witness);
+        }
+    }
+
+    pub(crate) fn miss(&mut self, witness: Witness, reason: impl Into<String>) {
+        if !self
+            .missing
+            .iter()
+            .any(|missing| missing.witness == witness)
+        {
+            self.missing.push(MissingWitness {
+                witness,
+                reason: reason.into(),
+            });
+        }
+    }
+
+    /// The values before and after, if both could be read; otherwise notes who is missing.
+    pub(crate) fn both<'a, T>(
+        &mut self,
+        witness: Witness,
+        before: &'a Reading<T>,
+        after: &'a Reading<T>,
+    ) -> Option<(&'a T, &'a T)> {
+        match (before, after) {
+            (Reading::Read(before), Reading::Read(after)) => {
+                self.hear(witness);
+                Some((before, after))
+            }
+            (_, Reading::Spoilt { reason }) | (Reading::Spoilt { reason }, _) => {
+                self.find(spoilt(witness, reason));
+                None
+            }
+            (_, Reading::Missing { reason }) => {
+                self.miss(witness, reason);
+                None
+            }
+            (Reading::Missing { reason }, _) => {
+                self.miss(witness, format!("no value before the step: {reason}"));
+                None
+            }
+        }
+    }
+
+    /// The value, if it could be read; otherwise notes who is missing.
+    pub(crate) fn one<'a, T>(
+        &mut self,
+        witness: Witness,
+        reading: &'a Reading<T>,
+    ) -> Option<&'a T> {
+        match reading {
+            Reading::Read(value) => {
+                self.hear(witness);
+                Some(value)
+            }
+            Reading::Missing { reason } => {
+                self.miss(witness, reason);
+                None
+            }
+            Reading::Spoilt { reason } => {
+                self.find(spoilt(witness, reason));
+                None
+            }
+        }
+    }
+
+    /// What cannot be keeps the lab from judging, unless something else is plainly wrong. A silent
+    /// kernel log proves nothing, so a step only it was heard about was not judged.
+    pub(crate) fn close(self) -> Judgement {
+        let has = |kinds: &[FindingKind]| self.findings.iter().any(|f| kinds.contains(&f.kind));
+        let judged = self.heard.iter().any(|w| *w != Witness::KernelLog);
+        let verdict = if has(&[FindingKind::Impossible]) {
+            Verdict::Error
+        } else if has(&[FindingKind::Wrong, FindingKind::Disagreement]) {
+            Verdict::Fail
+        } else if judged {
+            Verdict::Pass
+        } else {
+            Verdict::Error
+        };
+        Judgement {
+            verdict,
+            findings: self.findings,
+            findings_omitted: self.omitted,
+            heard: self.heard,
+            missing: self.missing,
+            content: self.content,
+            spans_omitted: self.spans_omitted,
+        }
+    }
+}
+
+/// A witness that has lost some of what it saw.
+fn spoilt(witness: Witness, reason: &str) -> Finding {
+    Finding::impossible(witness, "all that there was", reason)
+}

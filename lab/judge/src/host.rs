@@ -1,0 +1,100 @@
+//! Whether the TD lives, and how host calls ended.
+
+use tdxlab_journal::verdict::{Finding, Witness};
+use tdxlab_journal::{Death, Killer};
+use tdxlab_plan::names::Errno;
+
+use super::court::{Court, Evidence};
+
+/// A TD that dies unasked, or lives on where it had to die. The finding names the side that is to
+/// blame.
+pub(super) fn life(evidence: &Evidence<'_>, court: &mut Court) {
+    court_hears_life(evidence, court);
+    match (evidence.expected.td_alive, evidence.death()) {
+        (true, None) => {}
+        (true, Some(death)) => court.find(Finding::wrong(
+            Witness::Td,
+            "the TD lives on",
+            describe(death),
+        )),
+        (false, None) => court.find(Finding::wrong(
+            Witness::Td,
+            "KVM ends the TD for an access to a page that is not accepted",
+            "the TD lives on",
+        )),
+        (false, Some(death)) if death.by == Killer::AccessBeforeAccept => {}
+        (false, Some(death)) => court.find(Finding::wrong(
+            Witness::Td,
+            "KVM ends the TD for an access to a page that is not accepted",
+            describe(death),
+        )),
+    }
+}
+
+/// That a TD lives says something only where it had to die, or where it died.
+fn court_hears_life(evidence: &Evidence<'_>, court: &mut Court) {
+    if !evidence.expected.td_alive || evidence.death().is_some() {
+        court.hear(Witness::Td);
+    }
+}
+
+fn describe(death: &Death) -> String {
+    let who = match death.by {
+        Killer::AccessBeforeAccept => {
+            "KVM ended the TD: the guest touched a page that is not accepted, which the host had \
+             taken away or never given"
+        }
+        Killer::KvmBug => "KVM ended the TD: it bugged the VM",
+        Killer::Guest => "the guest ended itself",
+        Killer::Vmm => "the VMM ended",
+        Killer::ExitsForEver => "a vCPU exits for ever",
+    };
+    if death.text.is_empty() {
+        who.to_owned()
+    } else {
+        format!("{who} ({})", death.text.trim())
+    }
+}
+
+/// errno of every host call, in order.
+pub(super) fn errnos(evidence: &Evidence<'_>, court: &mut Court) {
+    let found: Vec<(usize, i32)> = evidence
+        .pairs()
+        .enumerate()
+        .filter_map(|(index, (_, observed))| observed.errno.map(|errno| (index, errno)))
+        .collect();
+    let expected = &evidence.expected.errnos;
+    if expected.is_empty() && found.is_empty() {
+        return;
+    }
+    if found.len() < expected.len() && evidence.death().is_none() {
+        court.miss(
+            Witness::Errno,
+            format!(
+                "{} host calls were to be made, {} reported how they ended",
+                expected.len(),
+                found.len()
+            ),
+        );
+    }
+    if !found.is_empty() {
+        court.hear(Witness::Errno);
+    }
+    for (call, (_, found)) in found.iter().enumerate() {
+        let Some(expected) = expected.get(call) else {
+            court.find(Finding::impossible(
+                Witness::Errno,
+                format!("{} host calls", expected.len()),
+                format!("one more, ending in {}", Errno(*found)),
+            ));
+            continue;
+        };
+        if expected != found {
+            court.find(Finding::wrong(
+                Witness::Errno,
+                Errno(*expected).to_string(),
+                Errno(*found).to_string(),
+            ));
+        }
+    }
+}

@@ -1,0 +1,69 @@
+//! What a guest was asked to read, where another design would have had it read elsewhere.
+//!
+//! What `verify` reads depends on what must be accepted, and that depends on the design. A recorded
+//! guest has read what the recorded design made it read. Judged by another design, every page it
+//! read is judged, and none it did not.
+
+use tdxlab_plan::{Content, Expectation, ReadPlan};
+use tdxlab_protocol::addr::GpaRange;
+
+/// How what was read goes together with what had to be read.
+pub(super) enum Read {
+    /// All that matters was read.
+    Alike,
+    /// Here the guest had to touch memory that is gone, which changes it; it did not.
+    Untouched(GpaRange),
+}
+
+/// Makes `expected` ask for what was read under the `recorded` expectation, no more and no less. A
+/// page that was read though it need not have been must be gone: by the predictor's rules all that
+/// is accepted is read.
+pub(super) fn adapt(expected: &mut Expectation, recorded: &Expectation) -> Read {
+    let same = |one: &ReadPlan, other: &ReadPlan| one.range == other.range;
+    let (new, old) = (&expected.reads, &recorded.reads);
+    if new.len() == old.len() && new.iter().zip(old).all(|(one, other)| same(one, other)) {
+        return Read::Alike;
+    }
+    let mut adapted: Vec<ReadPlan> = Vec::new();
+    for was in old {
+        let mut at = was.range.start();
+        while at < was.range.end() {
+            let rest = GpaRange::new(at, was.range.end()).unwrap_or_default();
+            let next = new
+                .iter()
+                .filter_map(|plan| Some((plan.range.intersect(rest)?, plan.content)))
+                .min_by_key(|(range, _)| range.start());
+            let (range, content) = match next {
+                Some((range, content)) if range.start() == at => (range, content),
+                Some((range, _)) => (
+                    GpaRange::new(at, range.start()).unwrap_or(rest),
+                    Content::Gone,
+                ),
+                None => (rest, Content::Gone),
+            };
+            at = range.end();
+            adapted.push(ReadPlan { range, content });
+        }
+    }
+    let untouched = new
+        .iter()
+        .filter(|plan| plan.content == Content::Gone)
+        .find_map(|plan| uncovered(plan.range, old));
+    expected.reads = adapted;
+    match untouched {
+        Some(range) => Read::Untouched(range),
+        None => Read::Alike,
+    }
+}
+
+/// The first part of `range` that no read covers.
+fn uncovered(range: GpaRange, reads: &[ReadPlan]) -> Option<GpaRange> {
+    let mut at = range.start();
+    while at < range.end() {
+        match reads.iter().find(|read| read.range.contains(at)) {
+            Some(read) => at = read.range.end(),
+            None => return GpaRange::new(at, range.end()),
+        }
+    }
+    None
+}

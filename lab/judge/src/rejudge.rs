@@ -1,0 +1,378 @@
+//! Judges a recorded run again, without a host: the evidence is replayed, not the machine.
+//!
+//! Everything comes from the journal: plans, what came back from every operation, what every
+//! witness said. Predictions are made anew, under any design, so that a log from somebody else's
+//! TDX host can be argued about on a laptop. The outcome is a run of its own, with a journal and
+//! reports.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use miette::Diagnostic;
+use tdxlab_journal::folder::{FolderError, RunFolder};
+use tdxlab_journal::journal::{self, Event, Journal, JournalError, PlanId, RunStarted};
+use tdxlab_journal::recording::Recording;
+use tdxlab_journal::replay::{self, WrongPlan};
+use tdxlab_journal::verdict::Verdict;
+use tdxlab_journal::{Observed, Sample, after_rehearsal};
+use tdxlab_plan::needs::{self, Offer};
+use tdxlab_plan::{Design, Expectation, Plan};
+use thiserror::Error;
+
+use super::control;
+use super::oracle::{self, Oracle};
+use super::read_elsewhere::{self, Read};
+use crate::{AllowList, Evidence, Judge};
+
+/// Why a run cannot be judged again.
+#[derive(Debug, Error, Diagnostic)]
+pub enum RejudgeError {
+    /// Its journal cannot be read.
+    #[error(transparent)]
+    #[diagnostic(transparent)]
+    Journal(#[from] JournalError),
+    /// The new run cannot be written.
+    #[error(transparent)]
+    #[diagnostic(transparent)]
+    Folder(#[from] FolderError),
+    /// The recorded design is none that this tdxlab knows.
+    #[error("the run was recorded under design `{design}`, which this tdxlab does not know")]
+    #[diagnostic(
+        code(judge::design),
+        help("say by which design to judge it: --design D")
+    )]
+    Design {
+        /// Its name.
+        design: String,
+    },
+    /// A plan in the journal is none that could have been run.
+    #[error("{plan}: the plan cannot have been run: {wrong}")]
+    #[diagnostic(
+        code(judge::plan),
+        help("the journal was changed since tdxlab wrote it: take the original")
+    )]
+    Plan {
+        /// Its name.
+        plan: String,
+        /// What is wrong with it.
+        wrong: WrongPlan,
+    },
+}
+
+/// Judges the run in a journal under `design`, or under the recorded one, and leaves a new run below
+/// `reports`.
+pub fn rejudge(
+    mut recording: Recording,
+    design: Option<&'static Design>,
+    allowed_log: AllowList,
+    reports: &Path,
+) -> Result<RunFolder, RejudgeError> {
+    let head = recording.head().clone();
+    let design = match design.or_else(|| Design::named(&head.design)) {
+        Some(design) => design,
+        None => {
+            return Err(RejudgeError::Design {
+                design: head.design,
+            });
+        }
+    };
+    let folder = RunFolder::create(reports)?;
+    let journal = folder.journal()?;
+    let mut bench = Bench {
+        offer: Offer {
+            host: head.profile(),
+            design,
+        },
+        allowed_log,
+        journal: &journal,
+        cases: BTreeMap::new(),
+        verdict: None,
+    };
+    journal.write(&Event::RunStarted(renamed(&head, design, &folder)))?;
+    while let Some(line) = recording.next_line()? {
+        bench.take(line.at, line.event)?;
+    }
+    Ok(folder)
+}
+
+fn renamed(head: &RunStarted, design: &Design, folder: &RunFolder) -> RunStarted {
+    let mut facts = head.facts.clone();
+    facts.push((
+        "judged again".to_owned(),
+        format!("run {}, recorded under design {}", head.run, head.design),
+    ));
+    RunStarted {
+        version: journal::VERSION,
+        tdxlab: env!("CARGO_PKG_VERSION").to_owned(),
+        run: folder.name().to_owned(),
+        started: folder.started().to_string(),
+        command: std::env::args().collect(),
+        host_reason: after_rehearsal(&facts, "recorded there".to_owned()),
+        facts,
+        design: design.name.to_owned(),
+        // There is nothing to resume: what was not recorded cannot be judged.
+        merged: vec![head.run.clone()],
+        ..head.clone()
+    }
+}
+
+/// All plans of the run.
+struct Bench<'a> {
+    offer: Offer,
+    allowed_log: AllowList,
+    journal: &'a Journal,
+    cases: BTreeMap<PlanId, Case>,
+    verdict: Option<Verdict>,
+}
+
+/// One plan.
+struct Case {
+    plan: Plan,
+    oracle: Box<dyn Oracle>,
+    judge: Judge,
+    control: Option<control::Control>,
+    before: Option<Sample>,
+    /// The step that was begun, and what is expected of it now.
+    step: Option<(u32, Expectation)>,
+    verdict: Verdict,
+    /// Why it is not judged any further.
+    closed: Option<Option<String>>,
+}
+
+impl Bench<'_> {
+    fn take(&mut self, at: u64, event: Event) -> Result<(), RejudgeError> {
+        match event {
+            Event::RunStarted(_) => Ok(()),
+            Event::PlanStarted {
+                plan,
+                scenario,
+                body,
+            } => {
+                replay::check(&body).map_err(|wrong| RejudgeError::Plan {
+                    plan: body.name.clone(),
+                    wrong,
+                })?;
+                if let Some(need) = needs::unmet(&body, &self.offer) {
+                    self.cases.remove(&plan);
+                    let about = body.about;
+                    return self.write(at, &Event::PlanSkipped { plan, about, need });
+                }
+                let case = Case::new(&body, self.offer, self.allowed_log.clone());
+                self.cases.insert(plan, case);
+                self.write(
+                    at,
+                    &Event::PlanStarted {
+                        plan,
+                        scenario,
+                        body,
+                    },
+                )
+            }
+            Event::PlanSkipped { plan, .. } => {
+                self.cases.remove(&plan);
+                self.write(at, &event)
+            }
+            Event::RunEnded { interrupted, .. } => {
+                let verdict = self.verdict.unwrap_or(Verdict::Skip);
+                self.write(
+                    at,
+                    &Event::RunEnded {
+                        verdict,
+                        interrupted,
+                    },
+                )
+            }
+            Event::Booted { plan, .. }
+            | Event::Controlled { plan, .. }
+            | Event::StepStarted { plan, .. }
+            | Event::StepObserved { plan, .. }
+            | Event::StepJudged { plan, .. }
+            | Event::PlanEnded { plan, .. }
+            | Event::Confirmed { plan, .. } => {
+                let Some(case) = self.cases.get_mut(&plan) else {
+                    return Ok(());
+                };
+                let events = case.take(event);
+                for event in &events {
+                    if let Event::PlanEnded { verdict, .. } = event {
+                        self.verdict = Some(match self.verdict {
+                            Some(so_far) => so_far.and(*verdict),
+                            None => *verdict,
+                        });
+                    }
+                    self.write(at, event)?;
+                }
+                Ok(())
+            }
+        }
+    }
+
+    fn write(&self, at: u64, event: &Event) -> Result<(), RejudgeError> {
+        Ok(self.journal.write_at(at, event)?)
+    }
+}
+
+impl Case {
+    fn new(plan: &Plan, offer: Offer, allowed_log: AllowList) -> Case {
+        Case {
+            plan: plan.clone(),
+            oracle: oracle::oracle(offer.host, offer.design, &plan.guest),
+            judge: Judge::new(allowed_log),
+            control: None,
+            before: None,
+            step: None,
+            verdict: Verdict::Pass,
+            closed: None,
+        }
+    }
+
+    /// What is said now, in place of an event that was recorded.
+    fn take(&mut self, event: Event) -> Vec<Event> {
+        match event {
+            Event::Booted { .. } | Event::Confirmed { .. } => vec![event],
+            Event::PlanEnded {
+                plan,
+                reason,
+                micros,
+                ..
+            } => {
+                // A step that was begun and not observed is where the host gave up.
+                let reason = match self.closed.take() {
+                    Some(closed) => closed,
+                    None => reason,
+                };
+                if reason.is_some() {
+                    self.verdict = self.verdict.and(Verdict::Error);
+                }
+                vec![Event::PlanEnded {
+                    plan,
+                    verdict: self.verdict,
+                    reason,
+                    micros,
+                    evidence: None,
+                }]
+            }
+            _ if self.closed.is_some() => Vec::new(),
+            Event::Controlled {
+                plan,
+                before,
+                after,
+                observed,
+                ..
+            } => {
+                let control = control::judge(&self.judge, &observed, &before, &after);
+                self.verdict = self.verdict.and(control.judgement.verdict);
+                self.before = Some(control.believe(after.clone()));
+                if let Some(reason) = control.reason() {
+                    self.closed = Some(Some(format!("positive control: {reason}")));
+                }
+                let event = Event::Controlled {
+                    plan,
+                    before,
+                    after,
+                    observed,
+                    judgement: control.judgement.clone(),
+                    distrusted: control.distrusted.clone(),
+                    map: self.oracle.map(self.plan.guest.memory),
+                };
+                self.control = Some(control);
+                vec![event]
+            }
+            Event::StepStarted {
+                plan,
+                step,
+                expected: recorded,
+            } => self.begin(plan, step, recorded),
+            Event::StepObserved {
+                plan,
+                step,
+                observed,
+                sample,
+                interleaving,
+            } => {
+                let judged = self.judge_step(plan, step, &observed, sample.clone());
+                let observed = Event::StepObserved {
+                    plan,
+                    step,
+                    observed,
+                    sample,
+                    interleaving,
+                };
+                std::iter::once(observed).chain(judged).collect()
+            }
+            // Said anew when the step was observed; the rest is not of one plan.
+            _ => Vec::new(),
+        }
+    }
+
+    fn begin(&mut self, plan: PlanId, step: u32, recorded: Expectation) -> Vec<Event> {
+        let Some(body) = self.plan.steps.get(step as usize) else {
+            return Vec::new();
+        };
+        let number = u64::from(step) + 1;
+        match self.oracle.foresee(&body.action) {
+            Ok(mut expected) => {
+                match read_elsewhere::adapt(&mut expected, &recorded) {
+                    Read::Alike => {}
+                    Read::Untouched(range) => {
+                        self.closed = Some(Some(format!(
+                            "step {number}: under this design the guest had to find {range} gone, \
+                             and it was not asked to look there"
+                        )));
+                        return Vec::new();
+                    }
+                }
+                let event = Event::StepStarted {
+                    plan,
+                    step,
+                    expected: expected.clone(),
+                };
+                self.step = Some((step, expected));
+                vec![event]
+            }
+            Err(why) => {
+                self.closed = Some(Some(format!("step {number}: nobody can foresee it: {why}")));
+                Vec::new()
+            }
+        }
+    }
+
+    /// The judgement of a step that was begun.
+    fn judge_step(
+        &mut self,
+        plan: PlanId,
+        step: u32,
+        observed: &[Vec<Observed>],
+        sample: Sample,
+    ) -> Option<Event> {
+        let (begun, expected) = self.step.take()?;
+        let action = &self.plan.steps.get(step as usize)?.action;
+        let (control, before) = (self.control.as_ref()?, self.before.take()?);
+        if begun != step {
+            return None;
+        }
+        let after = control.believe(sample);
+        let judgement = self.judge.step(&Evidence {
+            action,
+            expected: &expected,
+            observed,
+            before: &before,
+            after: &after,
+        });
+        self.before = Some(after);
+        self.verdict = self.verdict.and(judgement.verdict);
+        let dead = observed.iter().flatten().any(|one| one.death.is_some());
+        if judgement.verdict == Verdict::Error {
+            self.closed = Some(Some(format!("step {} could not be judged", step + 1)));
+        } else if !expected.td_alive && !dead {
+            // What came after cannot be foreseen: by this design there was nobody left.
+            self.closed = Some(None);
+        }
+        Some(Event::StepJudged {
+            plan,
+            step,
+            judgement,
+            map: self.oracle.map(self.plan.guest.memory),
+        })
+    }
+}

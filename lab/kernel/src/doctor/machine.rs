@@ -1,0 +1,381 @@
+//! The machine as it answers, and the plainest facts about it.
+
+use std::fs::OpenOptions;
+use std::io::{self, Read};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use kvm_ioctls::Kvm;
+use nix::sys::resource::{Resource, getrlimit};
+use parking_lot::Mutex;
+use tdxlab_qemu::version::CANDIDATES;
+use tdxlab_qemu::{Installed, QemuError, Version};
+
+use super::recording::Recording;
+use super::{Fact, Standing, kvm};
+use crate::kmsg::{self, Record};
+
+/// A machine to be examined: this one, or one whose answers were recorded.
+#[derive(Clone, Debug)]
+pub struct Machine {
+    answers: Answers,
+}
+
+/// Where answers come from.
+#[derive(Clone, Debug)]
+enum Answers {
+    /// From this machine; they are noted where there is a tape.
+    This(Option<Arc<Mutex<Recording>>>),
+    Recorded(Recording),
+}
+
+/// Most messages of a kernel log that are looked through.
+const MOST_MESSAGES: usize = 100_000;
+
+/// Longest message of a kernel log, with what comes before and after it.
+const MESSAGE_BYTES: usize = 16 << 10;
+
+impl Machine {
+    /// This machine.
+    pub fn this() -> Machine {
+        Machine {
+            answers: Answers::This(None),
+        }
+    }
+
+    /// This machine, with everything noted that it is asked; see [`Machine::recording`].
+    pub fn recorder() -> Machine {
+        Machine {
+            answers: Answers::This(Some(Arc::default())),
+        }
+    }
+
+    /// A machine that is elsewhere.
+    pub fn recorded(recording: Recording) -> Machine {
+        Machine {
+            answers: Answers::Recorded(recording),
+        }
+    }
+
+    /// What this machine was asked so far, and has answered; empty unless it is a recorder.
+    pub fn recording(&self) -> Recording {
+        let mut recording = match &self.answers {
+            Answers::This(None) => Recording::default(),
+            Answers::This(Some(tape)) => tape.lock().clone(),
+            Answers::Recorded(recording) => recording.clone(),
+        };
+        recording.describe(&format!(
+            "Recorded by tdxlab {}.",
+            env!("CARGO_PKG_VERSION")
+        ));
+        recording
+    }
+
+    /// The answer to a question that has a path: looked for, and noted, or as it was recorded.
+    fn answer(&self, path: &str, look: impl FnOnce() -> io::Result<String>) -> io::Result<String> {
+        match &self.answers {
+            Answers::Recorded(recording) => recording.answer(path),
+            Answers::This(tape) => {
+                let answer = look();
+                if let Some(tape) = tape {
+                    tape.lock().note(path, &answer);
+                }
+                answer
+            }
+        }
+    }
+
+    /// What KVM answers to KVM_CHECK_EXTENSION.
+    pub(super) fn kvm_extension(&self, capability: u32) -> io::Result<i32> {
+        const PATH: &str = "/answers/kvm";
+        let tape = match &self.answers {
+            Answers::This(tape) => tape,
+            Answers::Recorded(recording) => {
+                let text = recording.answer(PATH)?;
+                let answer = text.lines().find_map(|line| {
+                    let (number, value) = line.split_once(' ')?;
+                    (number.parse() == Ok(capability))
+                        .then(|| value.trim().parse())?
+                        .ok()
+                });
+                // A kernel that does not know a capability answers 0.
+                return Ok(answer.unwrap_or(0));
+            }
+        };
+        let answer = Kvm::new()
+            .map(|kvm| kvm.check_extension_raw(capability.into()))
+            .map_err(|error| io::Error::from_raw_os_error(error.errno()));
+        match (tape, &answer) {
+            (None, _) => {}
+            (Some(tape), Ok(value)) => {
+                tape.lock()
+                    .note_line(PATH, &format!("{capability} {value}"));
+            }
+            (Some(tape), Err(error)) => {
+                let errno = error.raw_os_error().unwrap_or(libc::EIO);
+                tape.lock()
+                    .note(PATH, &Err(io::Error::from_raw_os_error(errno)));
+            }
+        }
+        answer
+    }
+
+    /// Whether a guest runs on its KVM; `None` where that was not recorded, since a KVM that is
+    /// elsewhere cannot be tried.
+    pub(super) fn kvm_probe(&self) -> Option<Fact> {
+        const PATH: &str = "/answers/kvm-probe";
+        if let Answers::Recorded(recording) = &self.answers {
+            let text = recording.answer(PATH).ok()?;
+            let mut lines = text.lines();
+            let standing = Standing::named(lines.next()?)?;
+            return Some(Fact {
+                advice: lines.clone().nth(1).map(str::to_owned),
+                ..Fact::new(kvm::NAME, standing, lines.next()?)
+            });
+        }
+        let fact = kvm::probe(self);
+        let _ = self.answer(PATH, || {
+            let lines = [
+                Some(fact.standing.name()),
+                Some(&fact.found),
+                fact.advice.as_deref(),
+            ];
+            Ok(lines.into_iter().flatten().collect::<Vec<_>>().join("\n"))
+        });
+        Some(fact)
+    }
+
+    /// Messages of its kernel that satisfy `wanted`, oldest first.
+    pub(super) fn kernel_messages(&self, wanted: impl Fn(&str) -> bool) -> io::Result<Vec<String>> {
+        let text = self.answer(
+            "/answers/kernel-log",
+            || Ok(kernel_log(&wanted)?.join("\n")),
+        )?;
+        let lines = text.lines().filter(|line| wanted(line));
+        Ok(lines.map(str::to_owned).collect())
+    }
+
+    /// Its QEMU, if that is `needed` or newer.
+    pub(super) fn qemu(&self, needed: Version) -> Result<Installed, QemuError> {
+        let Answers::Recorded(recording) = &self.answers else {
+            if let Answers::This(Some(_)) = &self.answers {
+                self.note_qemu();
+            }
+            return Installed::find(needed);
+        };
+        let missing = || QemuError::Missing {
+            tried: CANDIDATES.map(str::to_owned).to_vec(),
+        };
+        let banner = recording
+            .answer("/answers/qemu-version")
+            .map_err(|_| missing())?;
+        let banner = banner.lines().next().unwrap_or_default().to_owned();
+        let program = recording
+            .answer("/answers/qemu-program")
+            .unwrap_or_else(|_| "/usr/bin/qemu-system-x86_64".to_owned());
+        let program = PathBuf::from(program);
+        let version = Version::parse(&banner).ok_or_else(missing)?;
+        if version < needed {
+            return Err(QemuError::TooOld {
+                program,
+                found: version,
+                needed,
+            });
+        }
+        Ok(Installed {
+            program,
+            version,
+            banner,
+        })
+    }
+
+    /// Notes whatever QEMU there is, also one that is too old.
+    fn note_qemu(&self) {
+        let found = Installed::find(Version::new(0, 0));
+        let about = |what: fn(&Installed) -> String| match &found {
+            Ok(installed) => Ok(what(installed)),
+            Err(_) => Err(io::Error::from_raw_os_error(libc::ENOENT)),
+        };
+        let _ = self.answer("/answers/qemu-version", || {
+            about(|installed| installed.banner.clone())
+        });
+        let _ = self.answer("/answers/qemu-program", || {
+            about(|installed| installed.program.display().to_string())
+        });
+    }
+
+    /// What that QEMU says to `-object help`.
+    pub(super) fn qemu_objects(&self, qemu: &Installed) -> Result<String, QemuError> {
+        if let Answers::Recorded(recording) = &self.answers {
+            return Ok(recording
+                .answer("/answers/qemu-objects")
+                .unwrap_or_default());
+        }
+        let objects = qemu.objects()?;
+        let _ = self.answer("/answers/qemu-objects", || Ok(objects.clone()));
+        Ok(objects)
+    }
+
+    /// The text of a small file, without white space around it.
+    pub(super) fn read(&self, path: &str) -> io::Result<String> {
+        self.answer(path, || {
+            std::fs::read_to_string(path).map(|text| text.trim().to_owned())
+        })
+    }
+
+    /// What a folder holds. Of folders whose entries say whose they are, use
+    /// [`Machine::may_list`].
+    pub(super) fn list(&self, path: &str) -> io::Result<Vec<String>> {
+        if let Answers::Recorded(recording) = &self.answers {
+            return recording.folder(path);
+        }
+        let names = self.answer(&format!("{path}/"), || {
+            let mut names: Vec<String> = std::fs::read_dir(path)?
+                .filter_map(|entry| entry.ok()?.file_name().into_string().ok())
+                .collect();
+            names.sort();
+            Ok(names.join("\n"))
+        })?;
+        Ok(names.lines().map(str::to_owned).collect())
+    }
+
+    /// Whether a folder can be looked into.
+    pub(super) fn may_list(&self, path: &str) -> io::Result<()> {
+        if let Answers::Recorded(recording) = &self.answers {
+            return recording.folder(path).map(drop);
+        }
+        self.answer(&format!("{path}/"), || {
+            std::fs::read_dir(path).map(|_| String::new())
+        })
+        .map(drop)
+    }
+
+    /// Whether a file, which may be a device, can be opened for this.
+    pub(super) fn may_open(&self, path: &str, wanted: Access) -> io::Result<()> {
+        self.answer(path, || {
+            OpenOptions::new()
+                .read(wanted == Access::Read)
+                .write(wanted == Access::Write)
+                .custom_flags(libc::O_NONBLOCK)
+                .open(path)
+                .map(|_| String::new())
+        })
+        .map(drop)
+    }
+
+    pub(super) fn exists(&self, path: &str) -> bool {
+        self.may_list(path).is_ok()
+    }
+
+    /// Whether the user who asks is root.
+    pub(super) fn is_root(&self) -> bool {
+        let uid = self.answer("/answers/uid", || Ok(nix::unistd::geteuid().to_string()));
+        uid.is_ok_and(|uid| uid == "0")
+    }
+
+    /// How many processors it has.
+    pub(super) fn processors(&self) -> Option<usize> {
+        let count = self.answer("/answers/processors", || {
+            std::thread::available_parallelism().map(|count| count.to_string())
+        });
+        count.ok()?.parse().ok()
+    }
+
+    /// How much memory a process may lock, in bytes; `u64::MAX` where there is no limit.
+    pub(super) fn memlock(&self) -> io::Result<u64> {
+        const UNLIMITED: &str = "unlimited";
+        let limit = self.answer("/answers/memlock", || {
+            let (soft, _) = getrlimit(Resource::RLIMIT_MEMLOCK)?;
+            Ok(match soft {
+                libc::RLIM_INFINITY => UNLIMITED.to_owned(),
+                bytes => bytes.to_string(),
+            })
+        })?;
+        match limit.as_str() {
+            UNLIMITED => Ok(u64::MAX),
+            bytes => bytes
+                .parse()
+                .map_err(|_| io::Error::from_raw_os_error(libc::EINVAL)),
+        }
+    }
+
+    /// Major and minor version of its kernel.
+    pub(super) fn kernel_version(&self) -> Option<(u32, u32)> {
+        let release = self.read("/proc/sys/kernel/osrelease").ok()?;
+        let mut parts = release.split(['.', '-']);
+        Some((parts.next()?.parse().ok()?, parts.next()?.parse().ok()?))
+    }
+}
+
+/// What a file is opened for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Access {
+    /// Reading.
+    Read,
+    /// Writing.
+    Write,
+}
+
+/// Messages of this kernel that satisfy `wanted`, oldest first.
+fn kernel_log(wanted: &impl Fn(&str) -> bool) -> io::Result<Vec<String>> {
+    let mut log = OpenOptions::new()
+        .read(true)
+        .custom_flags(libc::O_NONBLOCK)
+        .open(kmsg::DEVICE)?;
+    let mut found = Vec::new();
+    let mut record = [0; MESSAGE_BYTES];
+    for _ in 0..MOST_MESSAGES {
+        let count = match log.read(&mut record) {
+            Ok(0) => break,
+            Ok(count) => count,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+            // Messages were overwritten while they were read.
+            Err(error) if error.raw_os_error() == Some(libc::EPIPE) => continue,
+            Err(error) => return Err(error),
+        };
+        let text = String::from_utf8_lossy(&record[..count]);
+        // What is not the kernel's own may say anything. Further lines are about the origin.
+        let record = text.lines().next().and_then(Record::parse);
+        let message = record.filter(|record| record.facility == 0 && wanted(&record.text));
+        found.extend(message.map(|record| record.text));
+    }
+    Ok(found)
+}
+
+pub(super) fn kernel(machine: &Machine) -> Fact {
+    match machine.read("/proc/sys/kernel/osrelease") {
+        Ok(release) => Fact::usable("kernel", format!("Linux {release}")),
+        Err(error) => Fact::limited("kernel", format!("/proc is not readable: {error}")),
+    }
+}
+
+/// Processors and memory.
+pub(super) fn memory(machine: &Machine) -> Fact {
+    let processors = machine.processors().unwrap_or(1);
+    let available = machine
+        .read("/proc/meminfo")
+        .ok()
+        .and_then(|text| field_kib(&text, "MemAvailable:"))
+        .map(|kib| kib / 1024);
+    let found = match available {
+        Some(mib) => format!("{processors} processors, {mib} MiB available"),
+        None => format!("{processors} processors, memory unknown"),
+    };
+    match available {
+        Some(mib) if mib < 256 => {
+            Fact::limited("memory", found).advise("a guest of the soft host needs about 100 MiB")
+        }
+        _ => Fact::usable("memory", found),
+    }
+}
+
+/// A number of KiB in the format of /proc/meminfo.
+pub(super) fn field_kib(text: &str, name: &str) -> Option<u64> {
+    text.lines()
+        .find_map(|line| line.strip_prefix(name))?
+        .split_whitespace()
+        .next()?
+        .parse()
+        .ok()
+}

@@ -1,0 +1,225 @@
+//! A machine's answers in a text: what the doctor read and asked, and what came back, so that the
+//! report of a machine elsewhere can be made, and argued about, without it.
+//!
+//! After lines about the machine, each answer has its path before it, and the error number where
+//! there was no answer. A path with a slash at its end is a folder, and its answer what is in it.
+//!
+//! ```text
+//! # Recorded on ...
+//! --- /proc/sys/kernel/yama/ptrace_scope
+//! 1
+//! --- /sys/kernel/debug/kvm/ (errno 13)
+//! ```
+//!
+//! What no file says is under `/answers`:
+//!
+//! | path | content |
+//! |---|---|
+//! | `kernel-log` | messages of the kernel, oldest first |
+//! | `kvm` | lines of a capability's number and KVM_CHECK_EXTENSION's answer |
+//! | `kvm-probe` | what came of running a guest: standing, what was found, advice |
+//! | `memlock` | RLIMIT_MEMLOCK in bytes, or `unlimited` |
+//! | `processors` | how many |
+//! | `qemu-program`, `qemu-version`, `qemu-objects` | where it is, what `--version` and `-object help` print |
+//! | `uid` | the effective user |
+
+use std::collections::BTreeMap;
+use std::{fmt, io};
+
+/// What stands before a path.
+const MARK: &str = "--- ";
+
+/// What a machine has answered, by path; an error number where it refused.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Recording {
+    about: String,
+    answers: BTreeMap<String, Result<String, i32>>,
+}
+
+impl Recording {
+    /// Reads a recording. What does not fit the format is no answer, and missing later.
+    pub fn parse(text: &str) -> Recording {
+        let mut recording = Recording::default();
+        let mut path: Option<String> = None;
+        for line in text.lines() {
+            if let Some(head) = line.strip_prefix(MARK) {
+                let (name, answer) = match errno_of(head) {
+                    Some((name, errno)) => (name, Err(errno)),
+                    None => (head, Ok(String::new())),
+                };
+                recording.answers.insert(name.to_owned(), answer);
+                path = Some(name.to_owned());
+                continue;
+            }
+            let into = match &path {
+                None => &mut recording.about,
+                Some(path) => match recording.answers.get_mut(path) {
+                    Some(Ok(content)) => content,
+                    _ => continue,
+                },
+            };
+            into.push_str(line);
+            into.push('\n');
+        }
+        recording
+    }
+
+    /// Says what machine this is; one line.
+    pub(super) fn describe(&mut self, about: &str) {
+        self.about = format!("# {about}\n");
+    }
+
+    /// Notes an answer. What nobody needs, and what says whose machine it is, is left out.
+    pub(super) fn note(&mut self, path: &str, answer: &io::Result<String>) {
+        let kept = match answer {
+            Ok(content) => Ok(without_surplus(path, content)),
+            Err(error) => Err(error.raw_os_error().unwrap_or(libc::EIO)),
+        };
+        self.answers.insert(path.to_owned(), kept);
+    }
+
+    /// Adds a line to an answer.
+    pub(super) fn note_line(&mut self, path: &str, line: &str) {
+        if let Ok(content) = self
+            .answers
+            .entry(path.to_owned())
+            .or_insert(Ok(String::new()))
+            && !content.lines().any(|known| known == line)
+        {
+            content.push_str(line);
+            content.push('\n');
+        }
+    }
+
+    /// The answer that was noted.
+    ///
+    /// # Errors
+    ///
+    /// That which was noted, or ENOENT.
+    pub(super) fn answer(&self, path: &str) -> io::Result<String> {
+        match self.answers.get(path) {
+            Some(Ok(content)) => Ok(content.trim().to_owned()),
+            Some(Err(errno)) => Err(io::Error::from_raw_os_error(*errno)),
+            None => Err(io::Error::from_raw_os_error(libc::ENOENT)),
+        }
+    }
+
+    /// What a folder holds.
+    ///
+    /// # Errors
+    ///
+    /// That which was noted, or ENOENT.
+    pub(super) fn folder(&self, path: &str) -> io::Result<Vec<String>> {
+        let prefix = format!("{path}/");
+        if let Some(Err(errno)) = self.answers.get(&prefix) {
+            return Err(io::Error::from_raw_os_error(*errno));
+        }
+        let noted = self
+            .answers
+            .get(&prefix)
+            .and_then(|noted| noted.as_ref().ok());
+        let mut names: Vec<String> = noted
+            .iter()
+            .flat_map(|names| names.lines())
+            .map(str::to_owned)
+            .collect();
+        for below in self
+            .answers
+            .keys()
+            .filter_map(|key| key.strip_prefix(&prefix))
+        {
+            let name = below.split('/').next().unwrap_or_default();
+            if !name.is_empty() && !names.iter().any(|known| known == name) {
+                names.push(name.to_owned());
+            }
+        }
+        match (names.is_empty(), noted) {
+            (true, None) => Err(io::Error::from_raw_os_error(libc::ENOENT)),
+            _ => Ok(names),
+        }
+    }
+}
+
+/// `PATH (errno N)`.
+fn errno_of(head: &str) -> Option<(&str, i32)> {
+    let (name, rest) = head.strip_suffix(')')?.rsplit_once(" (errno ")?;
+    Some((name, rest.parse().ok()?))
+}
+
+fn without_surplus(path: &str, content: &str) -> String {
+    let lines: Vec<&str> = match path {
+        // One processor is like the other.
+        "/proc/cpuinfo" => content
+            .lines()
+            .take_while(|line| !line.trim().is_empty())
+            .collect(),
+        "/proc/meminfo" => content
+            .lines()
+            .filter(|line| line.starts_with("Mem") || line.starts_with("Huge"))
+            .collect(),
+        _ => content.lines().collect(),
+    };
+    let mut kept = String::new();
+    for line in lines {
+        // It would look like a path.
+        kept.push_str(if line.starts_with(MARK) { " " } else { "" });
+        kept.push_str(line);
+        kept.push('\n');
+    }
+    kept
+}
+
+impl fmt::Display for Recording {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.about)?;
+        for (path, answer) in &self.answers {
+            match answer {
+                Ok(content) => write!(f, "{MARK}{path}\n{content}")?,
+                Err(errno) => writeln!(f, "{MARK}{path} (errno {errno})")?,
+            }
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn answers_and_refusals_come_back() {
+        let mut recording = Recording::default();
+        recording.describe("A machine.");
+        recording.note("/a", &Ok("1\n2".to_owned()));
+        recording.note("/b", &Err(io::Error::from_raw_os_error(libc::EACCES)));
+        recording.note("/c/", &Ok(String::new()));
+        recording.note("/d", &Ok("--- /not/a/path".to_owned()));
+        recording.note_line("/answers/kvm", "7 1");
+        recording.note_line("/answers/kvm", "7 1");
+        let text = recording.to_string();
+        assert_eq!(Recording::parse(&text), recording, "{text}");
+        assert_eq!(recording.answer("/a").unwrap(), "1\n2");
+        let refused = recording.answer("/b").unwrap_err();
+        assert_eq!(refused.kind(), io::ErrorKind::PermissionDenied);
+        assert_eq!(
+            recording.answer("/x").unwrap_err().kind(),
+            io::ErrorKind::NotFound
+        );
+        assert_eq!(recording.folder("/c").unwrap(), [""; 0]);
+        assert_eq!(recording.folder("/answers").unwrap(), ["kvm"]);
+        assert!(recording.folder("/x").is_err());
+        assert_eq!(recording.answer("/answers/kvm").unwrap(), "7 1");
+    }
+
+    #[test]
+    fn one_processor_stands_for_all() {
+        let mut recording = Recording::default();
+        recording.note("/proc/cpuinfo", &Ok("a : 1\nb : 2\n\na : 1\n".to_owned()));
+        recording.note(
+            "/proc/meminfo",
+            &Ok("MemFree: 1 kB\nSwap: 2 kB\n".to_owned()),
+        );
+        assert_eq!(recording.answer("/proc/cpuinfo").unwrap(), "a : 1\nb : 2");
+        assert_eq!(recording.answer("/proc/meminfo").unwrap(), "MemFree: 1 kB");
+    }
+}

@@ -1,0 +1,265 @@
+//! A private instance of tracefs: buffers of the lab's own, so that nobody else's tracing disturbs
+//! it and it disturbs nobody's.
+//!
+//! Source: Documentation/trace/ftrace.rst ("Instances") and kprobetrace.rst.
+
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::{fs, io};
+
+/// Beginning of the names of the lab's instances and probes; the process that made it follows.
+const PREFIX: &str = "tdxlab_";
+
+/// Size of the ring buffer of each processor: room for 16 MiB of splits and more.
+const BUFFER_KIB: u32 = 4096;
+
+/// An instance. Dropping it removes it; one that a killed lab left behind is removed by the next.
+#[derive(Debug)]
+pub struct Instance {
+    root: PathBuf,
+    name: String,
+    probes: Vec<String>,
+}
+
+impl Instance {
+    /// Makes one below `root` (see [`super::tracefs::ROOT`]), and removes those of labs that are
+    /// gone.
+    ///
+    /// # Errors
+    ///
+    /// tracefs is not mounted or not writable, or the kernel has no memory for buffers; in words.
+    pub fn new(root: &Path) -> Result<Instance, String> {
+        static NUMBER: AtomicU32 = AtomicU32::new(0);
+        sweep(root);
+        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+        let name = format!("{PREFIX}{}_{number}", std::process::id());
+        let instance = Instance {
+            root: root.to_owned(),
+            name,
+            probes: Vec::new(),
+        };
+        let path = instance.path();
+        fs::create_dir(&path).map_err(|error| refused(root, &path, &error))?;
+        let buffer = path.join("buffer_size_kb");
+        fs::write(&buffer, BUFFER_KIB.to_string())
+            .map_err(|error| refused(root, &buffer, &error))?;
+        Ok(instance)
+    }
+
+    /// Its folder.
+    pub fn path(&self) -> PathBuf {
+        self.root.join("instances").join(&self.name)
+    }
+
+    /// The file that gives each event once, as text.
+    pub fn pipe(&self) -> PathBuf {
+        self.path().join("trace_pipe")
+    }
+
+    /// Turns an event on, such as `kvmmmu/kvm_mmu_split_huge_page`.
+    ///
+    /// # Errors
+    ///
+    /// The kernel has no such event; in words.
+    pub fn enable(&self, event: &str) -> Result<(), String> {
+        self.write(&format!("events/{event}/enable"), "1")
+    }
+
+    /// That an event is on, by its own word.
+    ///
+    /// # Errors
+    ///
+    /// It is off, or cannot be asked; in words.
+    pub fn is_on(&self, event: &str) -> Result<(), String> {
+        let path = self.path().join(format!("events/{event}/enable"));
+        match fs::read_to_string(&path) {
+            Ok(text) if text.trim() == "1" => Ok(()),
+            Ok(text) => Err(format!(
+                "{}: the event is not on ({:?}); somebody turned it off, or this kernel cannot \
+                 turn it on",
+                path.display(),
+                text.trim()
+            )),
+            Err(error) => Err(format!("{}: {error}", path.display())),
+        }
+    }
+
+    /// Writes a line of one's own into the trace.
+    ///
+    /// # Errors
+    ///
+    /// The kernel takes none; in words.
+    pub fn mark(&self, text: &str) -> Result<(), String> {
+        self.write("trace_marker", text)
+    }
+
+    /// Takes in events of these threads only, and of those they start from now on.
+    ///
+    /// # Errors
+    ///
+    /// The kernel has no such filter; in words.
+    pub fn follow(&self, threads: &[u32]) -> Result<(), String> {
+        self.write("options/event-fork", "1")?;
+        let numbers: Vec<String> = threads.iter().map(u32::to_string).collect();
+        append(&self.path().join("set_event_pid"), &numbers.join(" "))
+            .map_err(|error| format!("set_event_pid: {error}"))
+    }
+
+    /// Adds a probe on the return of a kernel function, called `name`, with its value, and turns it
+    /// on.
+    ///
+    /// # Errors
+    ///
+    /// The kernel has no such function or no kprobes, or lockdown forbids them; in words.
+    pub fn probe_return(&mut self, name: &str, function: &str) -> Result<(), String> {
+        let group = &self.name;
+        let probe = format!("r:{group}/{name} {function} ret=$retval\n");
+        append(&self.root.join("kprobe_events"), &probe)
+            .map_err(|error| format!("{function}: {error}"))?;
+        self.probes.push(format!("{group}/{name}"));
+        self.enable(&format!("{group}/{name}"))
+    }
+
+    fn write(&self, file: &str, text: &str) -> Result<(), String> {
+        let path = self.path().join(file);
+        fs::write(&path, text).map_err(|error| format!("{}: {error}", path.display()))
+    }
+}
+
+/// Why there is no instance, and what to do about it.
+fn refused(root: &Path, path: &Path, error: &io::Error) -> String {
+    let advice = match error.kind() {
+        io::ErrorKind::NotFound => {
+            format!(
+                "no tracefs there; mount -t tracefs tracefs {}",
+                root.display()
+            )
+        }
+        io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => {
+            format!("{error}; run as root, and without lockdown")
+        }
+        // Each instance has ring buffers of its own, the large ones since it asked for them.
+        io::ErrorKind::OutOfMemory | io::ErrorKind::StorageFull => format!(
+            "{error}; rmdir instances that nobody needs in {} (each of the lab's wants \
+             {BUFFER_KIB} KiB for each processor)",
+            root.join("instances").display()
+        ),
+        _ => error.to_string(),
+    };
+    format!("{}: {advice}", path.display())
+}
+
+impl Drop for Instance {
+    fn drop(&mut self) {
+        // A probe cannot go while an instance has it on.
+        let _ = fs::remove_dir(self.path());
+        for probe in &self.probes {
+            let _ = append(&self.root.join("kprobe_events"), &format!("-:{probe}\n"));
+        }
+    }
+}
+
+fn append(path: &Path, text: &str) -> io::Result<()> {
+    use std::io::Write;
+    fs::OpenOptions::new()
+        .append(true)
+        .open(path)?
+        .write_all(text.as_bytes())
+}
+
+/// Removes what labs have left behind that were killed.
+fn sweep(root: &Path) {
+    let is_stale = |name: &str| {
+        let pid = name
+            .strip_prefix(PREFIX)
+            .and_then(|rest| rest.split('_').next());
+        pid.and_then(|pid| pid.parse::<u32>().ok())
+            .is_some_and(|pid| !Path::new(&format!("/proc/{pid}")).exists())
+    };
+    for entry in fs::read_dir(root.join("instances"))
+        .into_iter()
+        .flatten()
+        .flatten()
+    {
+        if is_stale(&entry.file_name().to_string_lossy()) {
+            let _ = fs::remove_dir(entry.path());
+        }
+    }
+    // Lines of the form `r:GROUP/NAME FUNCTION ret=$retval`.
+    let probes = fs::read_to_string(root.join("kprobe_events")).unwrap_or_default();
+    for probe in probes
+        .lines()
+        .filter_map(|line| line.split_whitespace().next())
+    {
+        if let Some((_, name)) = probe.split_once(':')
+            && is_stale(name)
+        {
+            let _ = append(&root.join("kprobe_events"), &format!("-:{name}\n"));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A folder with the files that are written to; the kernel would make those of an instance.
+    #[test]
+    fn what_a_killed_lab_left_is_swept() {
+        let root = tempfile::tempdir().unwrap();
+        let instances = root.path().join("instances");
+        let own = format!("{PREFIX}{}_9", std::process::id());
+        for name in ["tdxlab_4294967294_0", "somebody", &own] {
+            fs::create_dir_all(instances.join(name)).unwrap();
+        }
+        let probes = root.path().join("kprobe_events");
+        fs::write(
+            &probes,
+            format!("r:{own}/aug tdh\nr:tdxlab_4294967294_0/aug tdh ret=$retval\n"),
+        )
+        .unwrap();
+        sweep(root.path());
+        assert!(!instances.join("tdxlab_4294967294_0").exists());
+        assert!(instances.join("somebody").exists() && instances.join(&own).exists());
+        let text = fs::read_to_string(probes).unwrap();
+        assert!(text.ends_with("-:tdxlab_4294967294_0/aug\n"), "{text}");
+        assert!(!text.contains(&format!("-:{own}")), "{text}");
+    }
+
+    #[rstest::rstest]
+    #[case::no_rights(libc::EPERM, "run as root")]
+    #[case::lockdown(libc::EACCES, "lockdown")]
+    #[case::in_a_container(libc::EROFS, "run as root")]
+    #[case::too_many(libc::ENOMEM, "rmdir instances that nobody needs")]
+    #[case::too_many(libc::ENOSPC, "rmdir instances that nobody needs")]
+    fn a_kernel_that_gives_none_is_quoted_with_advice(#[case] errno: i32, #[case] advice: &str) {
+        let error = io::Error::from_raw_os_error(errno);
+        let root = Path::new("/t");
+        let said = refused(root, &root.join("instances/x"), &error);
+        assert!(said.starts_with("/t/instances/x: "), "{said}");
+        assert!(said.contains(advice), "{said}");
+    }
+
+    #[test]
+    fn an_event_that_is_off_is_no_witness() {
+        let root = tempfile::tempdir().unwrap();
+        let instance = Instance {
+            root: root.path().to_owned(),
+            name: "tdxlab_1_0".to_owned(),
+            probes: Vec::new(),
+        };
+        let folder = instance.path().join("events/kvmmmu/split");
+        fs::create_dir_all(&folder).unwrap();
+        for (text, on) in [("1\n", true), ("0\n", false), ("1*\n", false)] {
+            fs::write(folder.join("enable"), text).unwrap();
+            assert_eq!(instance.is_on("kvmmmu/split").is_ok(), on, "{text:?}");
+        }
+        assert!(instance.is_on("kvmmmu/none").is_err());
+    }
+
+    #[test]
+    fn a_machine_without_tracefs_is_told_what_to_do() {
+        let error = Instance::new(Path::new("/nonexistent")).unwrap_err();
+        assert!(error.contains("mount -t tracefs"), "{error}");
+    }
+}

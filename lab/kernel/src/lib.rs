@@ -1,0 +1,24 @@
+//! What a Linux kernel shows, and what a machine can do.
+//!
+//! Invariant: nothing here changes the machine beyond a tracefs instance of its own.
+//!
+//! | reader | reads |
+//! |---|---|
+//! | [`debugfs`] | the page counters of one VM |
+//! | [`query_stats`] | the same counters, through QEMU's monitor |
+//! | [`tracefs`] | split events |
+//! | [`instance`] | a private instance of tracefs to read them from |
+//! | [`cachestat`] | populated pages of a guest_memfd |
+//! | [`kmsg`] | the kernel log |
+//!
+//! [`doctor`] says what this machine can do. [`played`] holds the files in which the software KVM shows itself: laid out and worded like a
+//! kernel's, so that the same readers read both.
+
+pub mod cachestat;
+pub mod debugfs;
+pub mod doctor;
+pub mod instance;
+pub mod kmsg;
+pub mod played;
+pub mod query_stats;
+pub mod tracefs;

@@ -1,0 +1,403 @@
+//! Split events: lines of `kvmmmu:kvm_mmu_split_huge_page` as tracefs prints them.
+//!
+//! ```text
+//!  qemu-system-x86-1234    [001] d..1.  1234.567890: kvm_mmu_split_huge_page: gfn 40000 spte 86000000408000f3 level 2 errno 0
+//! ```
+//!
+//! Source of the line: `print_trace_line()` and `trace_print_context()` in kernel/trace; of its
+//! end: the event's definition in arch/x86/kvm/mmu/mmutrace.h. Where the ring buffer was too small
+//! the kernel says `CPU:1 [LOST 12 EVENTS]`, and what is left is no witness.
+
+use std::fs::{File, OpenOptions};
+use std::io::{self, Read};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::PathBuf;
+
+use tdxlab_journal::{Reading, SplitEvent};
+use tdxlab_plan::addr::Gpa;
+use tdxlab_qemu::excerpt::Excerpt;
+
+/// Where tracefs usually is.
+pub const ROOT: &str = "/sys/kernel/tracing";
+
+/// The event that is read.
+pub const SPLIT_EVENT: &str = "kvm_mmu_split_huge_page";
+
+/// Most events that one reading takes in. No scenario of the lab splits as many leaves.
+pub const MAX_EVENTS: usize = 1 << 18;
+
+/// Longest line. The kernel's own are below 200 bytes.
+const MAX_LINE: usize = 4096;
+
+/// Lines of other events that are kept: the first and the last.
+const OTHERS: usize = 50_000;
+
+/// Largest frame number: 52 bits of address.
+const MAX_GFN: u64 = 1 << 40;
+
+/// A line of a trace file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Line {
+    /// A split event.
+    Split(SplitEvent),
+    /// Events were lost here; how many, where the kernel knows.
+    Lost(Option<u64>),
+    /// Another event, a comment or a blank line.
+    Other,
+}
+
+/// Reads a line.
+///
+/// # Errors
+///
+/// It is no line of a trace file, or one of the split event whose content cannot be; in words.
+pub fn parse_line(line: &str) -> Result<Line, String> {
+    let line = line.trim_end();
+    if line.is_empty() || line.starts_with('#') {
+        return Ok(Line::Other);
+    }
+    if let Some(lost) = parse_lost(line) {
+        return Ok(Line::Lost(lost));
+    }
+    let (tid, event) = parse_context(line).ok_or_else(|| format!("no trace line: {line:?}"))?;
+    let Some(fields) = event
+        .strip_prefix(SPLIT_EVENT)
+        .and_then(|rest| rest.strip_prefix(':'))
+    else {
+        return Ok(Line::Other);
+    };
+    parse_split(tid, fields)
+        .map(Line::Split)
+        .ok_or_else(|| format!("no {SPLIT_EVENT} event: {line:?}"))
+}
+
+/// `CPU:1 [LOST 12 EVENTS]` or `CPU:1 [LOST EVENTS]`.
+fn parse_lost(line: &str) -> Option<Option<u64>> {
+    let rest = line.strip_prefix("CPU:")?;
+    let (cpu, rest) = rest.split_once(" [LOST ")?;
+    cpu.parse::<u32>().ok()?;
+    match rest {
+        "EVENTS]" => Some(None),
+        _ => Some(Some(rest.strip_suffix(" EVENTS]")?.parse().ok()?)),
+    }
+}
+
+/// Splits `comm-tid [cpu] flags time: event` into tid and event. The name of a task may hold
+/// anything, `[` and `-` included, so the first `[cpu]` that has a thread id before it counts.
+fn parse_context(line: &str) -> Option<(u32, &str)> {
+    line.match_indices('[').find_map(|(at, _)| {
+        let (cpu, rest) = line[at + 1..].split_once(']')?;
+        cpu.parse::<u32>().ok()?;
+        // With the option record-tgid, the group stands in parentheses after the thread.
+        let task = line[..at].trim_end();
+        let task = match task.rsplit_once('(') {
+            Some((task, group)) if group.ends_with(')') => task.trim_end(),
+            _ => task,
+        };
+        let tid = task.rsplit_once('-')?.1.parse().ok()?;
+        let (context, event) = rest.split_once(": ")?;
+        let time = context.split_whitespace().next_back()?;
+        time.starts_with(|c: char| c.is_ascii_digit())
+            .then_some((tid, event))
+    })
+}
+
+/// `gfn %llx spte %llx level %d errno %d`; fields that a later kernel appends are let be.
+fn parse_split(tid: u32, fields: &str) -> Option<SplitEvent> {
+    let mut words = fields.split_whitespace();
+    let mut field = |name| (words.next()? == name).then(|| words.next())?;
+    let hex = |text: &str| u64::from_str_radix(text, 16).ok();
+
+    let gfn = field("gfn").and_then(hex).filter(|&gfn| gfn < MAX_GFN)?;
+    field("spte").and_then(hex)?;
+    let level: u8 = field("level")?.parse().ok()?;
+    let errno: i32 = field("errno")?.parse().ok()?;
+    // Level 1 has nothing below it to be split into: whether an event may say so is for the judge.
+    let plausible = (1..=5).contains(&level) && (-4095..=0).contains(&errno);
+    plausible.then_some(SplitEvent {
+        gpa: Gpa::from_gfn(gfn),
+        level,
+        errno,
+        tid,
+    })
+}
+
+/// Reads the events of a trace file from where the previous reading ended: the `trace_pipe` of a
+/// tracefs instance, or an ordinary file that grows.
+#[derive(Debug)]
+pub struct TraceReader {
+    path: PathBuf,
+    file: Result<File, String>,
+    /// The beginning of a line whose end is not there yet.
+    unread: Vec<u8>,
+    /// What else is in the trace.
+    others: Excerpt<String>,
+}
+
+impl TraceReader {
+    /// Opens a trace file. That it cannot be opened shows in every reading.
+    pub fn open(path: PathBuf) -> TraceReader {
+        let file = OpenOptions::new()
+            .read(true)
+            .custom_flags(libc::O_NONBLOCK)
+            .open(&path)
+            .map_err(|error| error.to_string());
+        TraceReader {
+            path,
+            file,
+            unread: Vec::new(),
+            others: Excerpt::new(OTHERS, OTHERS),
+        }
+    }
+
+    /// The lines of other events that have been read so far; `None` where there were none.
+    pub fn others(&self) -> Option<String> {
+        let mut text = String::new();
+        for line in self.others.head().chain(self.others.tail()) {
+            text.push_str(line);
+            text.push('\n');
+        }
+        Some(text).filter(|text| !text.is_empty())
+    }
+
+    /// That a line was written into the trace just now, which is the positive control of all its
+    /// events. The line is not kept.
+    ///
+    /// # Errors
+    ///
+    /// It did not come out, or the trace cannot be read; in words.
+    pub fn saw(&mut self, mark: &str) -> Result<(), String> {
+        if let Reading::Missing { reason } | Reading::Spoilt { reason } = self.splits() {
+            return Err(reason);
+        }
+        let lines = self.others.head().chain(self.others.tail());
+        let (marks, rest): (Vec<_>, Vec<_>) = lines.cloned().partition(|line| line.ends_with(mark));
+        self.others = Excerpt::new(OTHERS, OTHERS);
+        for line in rest {
+            self.others.push(line);
+        }
+        match marks.as_slice() {
+            [] => Err(format!(
+                "{}: a line that was written into the trace did not come out of it; is tracing_on \
+                 1 there?",
+                self.path.display()
+            )),
+            _ => Ok(()),
+        }
+    }
+
+    /// The split events since the previous reading. Spoilt where any were lost or a line cannot be
+    /// understood: a smaller count would be a lie.
+    pub fn splits(&mut self) -> Reading<Vec<SplitEvent>> {
+        match self.read() {
+            Ok(events) => Reading::Read(events),
+            Err(reason) => {
+                let reason = format!("{}: {reason}", self.path.display());
+                match self.file {
+                    Ok(_) => Reading::spoilt(reason),
+                    Err(_) => Reading::missing(reason),
+                }
+            }
+        }
+    }
+
+    fn read(&mut self) -> Result<Vec<SplitEvent>, String> {
+        let file = self.file.as_mut().map_err(|reason| reason.clone())?;
+        let mut events = Vec::new();
+        let mut trouble = None;
+        let mut buffer = [0; 16 << 10];
+        loop {
+            let count = match file.read(&mut buffer) {
+                Ok(0) => break,
+                Ok(count) => count,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                Err(error) => return Err(error.to_string()),
+            };
+            // After trouble the rest is read all the same, so that the next step starts clean.
+            for &byte in &buffer[..count] {
+                if byte != b'\n' {
+                    if self.unread.len() < MAX_LINE {
+                        self.unread.push(byte);
+                    } else {
+                        trouble.get_or_insert_with(|| "a line without end".to_owned());
+                    }
+                    continue;
+                }
+                let line = String::from_utf8_lossy(&self.unread);
+                match parse_line(&line) {
+                    Ok(Line::Split(event)) if events.len() < MAX_EVENTS => events.push(event),
+                    Ok(Line::Split(_)) => {
+                        trouble.get_or_insert_with(|| format!("more than {MAX_EVENTS} events"));
+                    }
+                    Ok(Line::Lost(count)) => {
+                        trouble.get_or_insert_with(|| match count {
+                            Some(count) => format!("the ring buffer lost {count} events"),
+                            None => "the ring buffer lost events".to_owned(),
+                        });
+                    }
+                    Ok(Line::Other) if line.is_empty() || line.starts_with('#') => {}
+                    Ok(Line::Other) => self.others.push(line.into_owned()),
+                    Err(reason) => {
+                        trouble.get_or_insert(reason);
+                    }
+                }
+                self.unread.clear();
+            }
+        }
+        match trouble {
+            Some(reason) => Err(reason),
+            None => Ok(events),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+
+    use proptest::prelude::*;
+    use rstest::rstest;
+
+    use super::*;
+
+    const SPLIT: &str = " qemu-system-x86-1234    [001] d..1.  1234.567890: kvm_mmu_split_huge_page: gfn 40200 spte 86000000408000f3 level 2 errno 0";
+
+    fn split(gfn: u64, errno: i32, tid: u32) -> Line {
+        Line::Split(SplitEvent {
+            gpa: Gpa::from_gfn(gfn),
+            level: 2,
+            errno,
+            tid,
+        })
+    }
+
+    #[rstest]
+    #[case::plain(SPLIT, split(0x40200, 0, 1234))]
+    #[case::name_with_brackets(
+        "          a-[1] b-77      [000] .....     1.000001: kvm_mmu_split_huge_page: gfn 0 spte 0 level 2 errno -12",
+        split(0, -12, 77)
+    )]
+    #[case::thread_group(
+        "           <...>-9       (   1234) [012] d..1. 12345.678901: kvm_mmu_split_huge_page: gfn ff spte 1 level 2 errno 0",
+        split(0xff, 0, 9)
+    )]
+    #[case::old_flags(
+        "             sh-9     [002] d..1 12345.678901: kvm_mmu_split_huge_page: gfn ff spte 1 level 2 errno 0",
+        split(0xff, 0, 9)
+    )]
+    #[case::another_event(
+        "             sh-9     [002] d..1. 12345.678901: kvm_tdp_mmu_spte_changed: as id 0 gfn 1 level 1 old_spte 0 new_spte 1",
+        Line::Other
+    )]
+    #[case::header("# tracer: nop", Line::Other)]
+    #[case::lost("CPU:3 [LOST 12 EVENTS]", Line::Lost(Some(12)))]
+    #[case::lost_unknown("CPU:3 [LOST EVENTS]", Line::Lost(None))]
+    fn lines_of_the_kernel(#[case] line: &str, #[case] expected: Line) {
+        assert_eq!(parse_line(line), Ok(expected));
+    }
+
+    #[rstest]
+    #[case::words("hello")]
+    #[case::cut("             sh-9     [002] d..1. 12345.678901: kvm_mmu_split_huge_page: gfn 40")]
+    #[case::bad_number(
+        "             sh-9     [002] d..1. 12345.678901: kvm_mmu_split_huge_page: gfn 4x spte 1 level 2 errno 0"
+    )]
+    #[case::level_of_nothing(
+        "             sh-9     [002] d..1. 12345.678901: kvm_mmu_split_huge_page: gfn 4 spte 1 level 0 errno 0"
+    )]
+    #[case::positive_errno(
+        "             sh-9     [002] d..1. 12345.678901: kvm_mmu_split_huge_page: gfn 4 spte 1 level 2 errno 12"
+    )]
+    #[case::gfn_past_the_address_space(
+        "             sh-9     [002] d..1. 12345.678901: kvm_mmu_split_huge_page: gfn 10000000000 spte 1 level 2 errno 0"
+    )]
+    fn other_lines_are_refused(#[case] line: &str) {
+        assert!(parse_line(line).is_err());
+    }
+
+    fn reader(content: &str) -> (tempfile::NamedTempFile, TraceReader) {
+        let mut file = tempfile::NamedTempFile::new().unwrap();
+        file.write_all(content.as_bytes()).unwrap();
+        let reader = TraceReader::open(file.path().to_owned());
+        (file, reader)
+    }
+
+    #[test]
+    fn each_reading_goes_on_where_the_last_one_ended() {
+        let (mut file, mut reader) = reader(&format!("{SPLIT}\n{}", &SPLIT[..30]));
+        assert_eq!(reader.splits().value().unwrap().len(), 1);
+        assert_eq!(reader.splits(), Reading::Read(Vec::new()));
+        writeln!(file, "{}\n{SPLIT}", &SPLIT[30..]).unwrap();
+        assert_eq!(reader.splits().value().unwrap().len(), 2);
+    }
+
+    #[test]
+    fn lost_events_spoil_the_reading_and_leave_the_next_one_clean() {
+        let (mut file, mut reader) = reader(&format!("{SPLIT}\nCPU:1 [LOST 9 EVENTS]\n"));
+        let Reading::Spoilt { reason } = reader.splits() else {
+            panic!("a count with lost events is no count");
+        };
+        assert!(
+            reason.ends_with("the ring buffer lost 9 events"),
+            "{reason}"
+        );
+        writeln!(file, "{SPLIT}").unwrap();
+        assert_eq!(reader.splits().value().unwrap().len(), 1);
+    }
+
+    #[test]
+    fn other_events_are_kept_and_comments_are_not() {
+        let other = "  sh-9     [002] d..1.  5.678901: kvm_tdp_mmu_spte_changed: as id 0 gfn 1";
+        let (_file, mut reader) = reader(&format!("# tracer: nop\n\n{other}\n{SPLIT}\n"));
+        assert_eq!(reader.others(), None);
+        assert_eq!(reader.splits().value().unwrap().len(), 1);
+        assert_eq!(reader.others().unwrap(), format!("{other}\n"));
+    }
+
+    #[test]
+    fn a_mark_that_comes_out_shows_that_events_would() {
+        let mark = "  tdxlab-9     [002] .....  5.678901: tracing_mark_write: tdxlab 1 42";
+        let (mut file, mut reader) = reader(&format!("{mark}\n"));
+        assert_eq!(reader.saw("tdxlab 1 42"), Ok(()));
+        assert_eq!(reader.others(), None, "the mark is nobody's evidence");
+        let dead = reader.saw("tdxlab 1 42").unwrap_err();
+        assert!(dead.contains("did not come out"), "{dead}");
+        writeln!(file, "CPU:1 [LOST 9 EVENTS]\n{mark}").unwrap();
+        assert!(reader.saw("tdxlab 1 42").unwrap_err().contains("lost 9"));
+    }
+
+    #[test]
+    fn a_file_that_is_not_there_is_missing() {
+        let mut reader = TraceReader::open("/nonexistent/trace_pipe".into());
+        assert!(reader.splits().value().is_none());
+    }
+
+    proptest! {
+        #[test]
+        fn any_text_is_read_or_refused(text in "\\PC{0,200}") {
+            let _ = parse_line(&text);
+        }
+
+        #[test]
+        fn any_mutation_of_a_line_is_read_or_refused(at in 0..SPLIT.len(), byte in 0u8..128) {
+            let mut line = SPLIT.as_bytes().to_vec();
+            line[at] = byte;
+            let _ = parse_line(&String::from_utf8_lossy(&line));
+        }
+
+        #[test]
+        fn what_is_printed_is_read_back(
+            comm in "[ -~]{1,15}", tid in 1u32..4_000_000, gfn in 0..MAX_GFN, errno in -4095i32..=0,
+        ) {
+            let line = format!(
+                "{comm:>16}-{tid:<7} [003] d..1. {:5}.{:06}: kvm_mmu_split_huge_page: gfn {gfn:x} spte {:x} level 2 errno {errno}",
+                7, 8, u64::MAX
+            );
+            // A name that starts like a comment or looks like a context of its own is not told
+            // apart, and must not be taken for another thread's silently.
+            prop_assume!(!comm.contains(['[', '#', ':']));
+            prop_assert_eq!(parse_line(&line), Ok(split(gfn, errno, tid)));
+        }
+    }
+}

@@ -1,0 +1,195 @@
+//! The predictor's answer for one step.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+use crate::Generation;
+use crate::addr::{Gpa, GpaRange, PageLevel};
+
+/// All that a step must show.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Expectation {
+    /// Whether the TD lives on after the step.
+    pub td_alive: bool,
+    /// Split events of 2M leaves.
+    pub splits: Interval,
+    /// Which leaves split, in address order; at most [`Expectation::MAX_SPLIT_LEAVES`] are
+    /// listed. Empty where the step races.
+    pub split_leaves: Vec<SplitLeaf>,
+    /// Change of the page counters.
+    pub pages: PageDelta,
+    /// Populated 4K pages of the guest_memfd after the step, over all of test memory.
+    pub populated: Interval,
+    /// VM exits: EPT violations of type ACCEPT.
+    pub accept_exits: Interval,
+    /// VM exits: other EPT violations on private memory.
+    pub access_exits: Interval,
+    /// S-EPT entries a range operation may look at to decide its splits; `None` where the design
+    /// makes no promise.
+    pub entries_at_most: Option<u64>,
+    /// Status of every ACCEPT, in the order the guest makes them. `None` where the step races or
+    /// makes none.
+    pub statuses: Option<Vec<StatusRun>>,
+    /// Statuses that are legal where the step races.
+    pub legal_statuses: Vec<u64>,
+    /// errno of every host call of the step, in order; 0 for success.
+    pub errnos: Vec<i32>,
+    /// Private accesses of touch and fill: for each extent, what happens. In order.
+    pub accesses: Option<Vec<(GpaRange, AccessOutcome)>>,
+    /// What `probe` reads, in order.
+    pub probes: Option<Vec<ProbeRun>>,
+    /// R10 of MapGPA.
+    pub map_gpa: Option<u64>,
+    /// For `verify`: which ranges the guest is to read, and what each must hold.
+    pub reads: Vec<ReadPlan>,
+}
+
+impl Expectation {
+    /// Most split leaves listed by address; the count is in `splits`.
+    pub const MAX_SPLIT_LEAVES: usize = 4096;
+}
+
+/// A leaf that must split, once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SplitLeaf {
+    /// Start of the leaf.
+    pub gpa: Gpa,
+    /// Its level.
+    pub level: PageLevel,
+}
+
+/// `count` ACCEPTs at `level` from `start` up, all with `status` (raw RAX).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StatusRun {
+    /// First address.
+    pub start: Gpa,
+    /// Size asked for.
+    pub level: PageLevel,
+    /// How many.
+    pub count: u64,
+    /// RAX.
+    pub status: u64,
+}
+
+/// `count` probes from `start` up, `stride` apart, that must read the same.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ProbeRun {
+    /// First address.
+    pub start: Gpa,
+    /// Distance between them. Branches of a race may probe at different ones.
+    #[serde(default = "every_page")]
+    pub stride: PageLevel,
+    /// How many.
+    pub count: u64,
+    /// Level of the entry.
+    pub level: PageLevel,
+    /// Whether it must be pending.
+    pub pending: bool,
+}
+
+/// What journals mean that do not say it.
+const fn every_page() -> PageLevel {
+    PageLevel::Size4K
+}
+
+/// What must become of an access.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum AccessOutcome {
+    /// It completes.
+    Done,
+    /// #VE; left alone.
+    Ve,
+    /// #VE, accepted by the handler, then completes.
+    Accepted,
+    /// It may complete or raise #VE: the step races.
+    Either,
+}
+
+/// A range the guest reads and what every page of it must hold.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ReadPlan {
+    /// The range.
+    pub range: GpaRange,
+    /// Its content.
+    pub content: Content,
+}
+
+/// What a page must hold.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Content {
+    /// The words of this fill.
+    Filled(Generation),
+    /// Zero: accepted and not written since.
+    Zero,
+    /// Nothing: reading raises #VE.
+    Gone,
+    /// Any whole page of zero or of a generation the race allows, or nothing. A foreign or torn
+    /// page is still wrong.
+    Raced,
+}
+
+/// Change of the page counters, each an interval (a single value unless the step races).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PageDelta {
+    /// Change of `pages_4k`.
+    pub pages_4k: Interval,
+    /// Change of `pages_2m`.
+    pub pages_2m: Interval,
+    /// Change of `pages_1g`.
+    pub pages_1g: Interval,
+}
+
+/// All values from `min` to `max`, both included.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Interval {
+    /// Smallest value.
+    pub min: i64,
+    /// Largest value.
+    pub max: i64,
+}
+
+impl Interval {
+    /// Exactly `value`.
+    pub const fn exactly(value: i64) -> Interval {
+        Interval {
+            min: value,
+            max: value,
+        }
+    }
+
+    /// Whether `value` is one of them.
+    pub const fn contains(self, value: i64) -> bool {
+        self.min <= value && value <= self.max
+    }
+
+    /// The value, where there is only one.
+    pub const fn single(self) -> Option<i64> {
+        if self.min == self.max {
+            Some(self.min)
+        } else {
+            None
+        }
+    }
+}
+
+impl std::ops::Add for Interval {
+    type Output = Interval;
+    fn add(self, other: Interval) -> Interval {
+        Interval {
+            min: self.min + other.min,
+            max: self.max + other.max,
+        }
+    }
+}
+
+impl fmt::Display for Interval {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.single() {
+            Some(value) => write!(f, "{value:+}"),
+            None => write!(f, "{:+}..={:+}", self.min, self.max),
+        }
+    }
+}

@@ -1,0 +1,44 @@
+//! How guest memory must look, kept with every step so that reports can draw it.
+
+use serde::{Deserialize, Serialize};
+
+use crate::addr::GpaRange;
+
+/// What is mapped somewhere, as a picture shows it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum RegionState {
+    /// Nothing, and no table above it.
+    Empty,
+    /// 2M leaves, not accepted.
+    LeafPending,
+    /// 2M leaves, accepted.
+    LeafAccepted,
+    /// Free entries of a table.
+    TableFree,
+    /// 4K leaves, not accepted.
+    PagePending,
+    /// 4K leaves, accepted.
+    PageAccepted,
+    /// Converted to shared, not mapped.
+    Shared,
+    /// Converted to shared, mapped at 4K.
+    SharedMapped,
+    /// Left by a race: nobody can say.
+    Unknown,
+}
+
+/// The state of test memory, extent by extent, in address order. What is in no extent is empty.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MemoryMap {
+    /// At most [`MemoryMap::MAX_EXTENTS`].
+    pub extents: Vec<(GpaRange, RegionState)>,
+    /// Whether there are more.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub cut: bool,
+}
+
+impl MemoryMap {
+    /// Most extents kept of one step.
+    pub const MAX_EXTENTS: usize = 2048;
+}

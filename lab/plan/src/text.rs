@@ -1,0 +1,388 @@
+//! Operations, ranges and expectations in the words of a report.
+
+use std::fmt;
+
+use crate::addr::{Gpa, GpaRange};
+use crate::names::{Errno, Plain, Status, VmcallStatus};
+use crate::{
+    AccessKind, AccessOutcome, Action, Content, Expectation, Gone, Guest, Interval, OnVe, Op,
+    RegionState, Side, Size, VcpuId,
+};
+
+/// A number of bytes in the largest unit that keeps it whole: `1028K`, `16T`.
+#[derive(Clone, Copy, Debug)]
+pub struct Bytes(pub u64);
+
+impl fmt::Display for Bytes {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let units = [(40, "T"), (30, "G"), (20, "M"), (10, "K")];
+        for (shift, unit) in units {
+            if self.0 != 0 && self.0.is_multiple_of(1 << shift) {
+                return write!(f, "{}{unit}", self.0 >> shift);
+            }
+        }
+        write!(f, "{}", self.0)
+    }
+}
+
+/// A number of bytes as people would write it: `13T-2M`, not `13631486M`.
+pub fn size(bytes: u64) -> String {
+    let whole = Bytes(bytes).to_string();
+    if whole.len() <= 5 {
+        return whole;
+    }
+    for shift in [40, 30, 20, 10] {
+        let unit = 1u64 << shift;
+        if bytes < unit {
+            continue;
+        }
+        let (count, rest) = (bytes / unit, bytes % unit);
+        let below = format!("{}+{}", Bytes(count << shift), Bytes(rest));
+        let above = format!("{}-{}", Bytes((count + 1) << shift), Bytes(unit - rest));
+        return [whole, below, above]
+            .into_iter()
+            .min_by_key(String::len)
+            .unwrap_or_default();
+    }
+    whole
+}
+
+/// A duration for people: `840 us`, `12 ms`, `3.2 s`.
+#[derive(Clone, Copy, Debug)]
+pub struct Micros(pub u64);
+
+impl fmt::Display for Micros {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            0..1_000 => write!(f, "{} us", self.0),
+            1_000..1_000_000 => write!(f, "{} ms", self.0 / 1_000),
+            _ => write!(f, "{:.1} s", self.0 as f64 / 1e6),
+        }
+    }
+}
+
+/// A name that any other program takes: letters, digits, `-`, `_`.
+pub fn slug(name: &str) -> String {
+    let mut slug: String = name
+        .chars()
+        .map(|c| match c {
+            'a'..='z' | 'A'..='Z' | '0'..='9' | '-' | '_' => c,
+            _ => '_',
+        })
+        .collect();
+    slug.truncate(slug.trim_end_matches('_').len());
+    slug
+}
+
+/// What a step does, as the scenario's author would put it, with the GPAs it stands for.
+pub fn action(action: &Action, guest: &Guest) -> String {
+    match action {
+        Action::One(op) => operation(op, guest),
+        Action::Parallel(branches) => {
+            let branches: Vec<String> = branches
+                .iter()
+                .map(|branch| {
+                    let ops: Vec<String> = branch.0.iter().map(|op| operation(op, guest)).collect();
+                    ops.join(", then ")
+                })
+                .collect();
+            format!("in parallel: {}", branches.join(" | "))
+        }
+    }
+}
+
+fn operation(op: &Op, guest: &Guest) -> String {
+    let place = |range: &GpaRange| place(*range, guest);
+    match op {
+        Op::Accept { range, size, vcpu } => {
+            let size = match size {
+                Size::Size4K => "at 4K",
+                Size::Size2M => "at 2M",
+                Size::Size1G => "at 1G",
+                Size::Linux => "as Linux does",
+            };
+            format!("accept {} {size}{}", place(range), on(*vcpu))
+        }
+        Op::Touch {
+            range,
+            stride,
+            access,
+            side,
+            on_ve,
+            vcpu,
+        } => {
+            let access = match access {
+                AccessKind::Read => "read",
+                AccessKind::Write => "write",
+            };
+            let on_ve = match on_ve {
+                OnVe::Skip => "",
+                OnVe::Accept => ", accepting on #VE",
+            };
+            format!(
+                "touch {} every {stride} ({access}{}){on_ve}{}",
+                place(range),
+                shared(*side),
+                on(*vcpu)
+            )
+        }
+        Op::Fill {
+            range,
+            generation,
+            side,
+            vcpu,
+        } => format!(
+            "fill {} (fill {}{}){}",
+            place(range),
+            generation.get(),
+            shared(*side),
+            on(*vcpu)
+        ),
+        Op::Verify {
+            range,
+            gone,
+            side,
+            vcpu,
+        } => {
+            let gone = match gone {
+                Gone::Skip => "",
+                Gone::Ends => ", touching the ends of what is gone",
+                Gone::Every => ", touching all that is gone",
+            };
+            let side = match side {
+                Side::Private => "",
+                Side::Shared => " (shared)",
+            };
+            format!("verify {}{side}{gone}{}", place(range), on(*vcpu))
+        }
+        Op::Convert { range, to, vcpu } => {
+            let to = match to {
+                Side::Private => "private",
+                Side::Shared => "shared",
+            };
+            format!("convert {} to {to}{}", place(range), on(*vcpu))
+        }
+        Op::Probe {
+            range,
+            stride,
+            vcpu,
+        } => format!("probe {} every {stride}{}", place(range), on(*vcpu)),
+        Op::Punch { range } => format!("punch {}", place(range)),
+        Op::Prefault { range } => format!("prefault {}", place(range)),
+        Op::Allocate { range } => format!("allocate {}", place(range)),
+        Op::DirtyLog { on: true } => "log dirty pages".to_owned(),
+        Op::DirtyLog { on: false } => "stop logging dirty pages".to_owned(),
+        Op::Stop => "stop the vCPUs".to_owned(),
+        Op::Cont => "let the vCPUs go on".to_owned(),
+    }
+}
+
+/// The first vCPU goes without saying.
+fn on(vcpu: VcpuId) -> String {
+    match vcpu.0 {
+        0 => String::new(),
+        index => format!(" on vCPU {index}"),
+    }
+}
+
+fn shared(side: Side) -> &'static str {
+    match side {
+        Side::Private => "",
+        Side::Shared => ", shared",
+    }
+}
+
+/// A range as offsets into test memory, as scenarios have it, and as GPAs.
+pub fn place(range: GpaRange, guest: &Guest) -> String {
+    let base = guest.memory.start();
+    let offset = |gpa: Gpa| gpa.checked_sub(base).map(size);
+    match (offset(range.start()), offset(range.end())) {
+        (Some(start), Some(end)) => format!("{start}..{end} ({range})"),
+        _ => range.to_string(),
+    }
+}
+
+/// A state in words.
+pub const fn state(state: RegionState) -> &'static str {
+    match state {
+        RegionState::Empty => "empty",
+        RegionState::LeafPending => "2M pending",
+        RegionState::LeafAccepted => "2M accepted",
+        RegionState::TableFree => "table, nothing mapped",
+        RegionState::PagePending => "4K pending",
+        RegionState::PageAccepted => "4K accepted",
+        RegionState::Shared => "shared, not mapped",
+        RegionState::SharedMapped => "shared, mapped at 4K",
+        RegionState::Unknown => "left open by a race",
+    }
+}
+
+/// What a step must show, one witness a line, most telling first.
+pub fn expectation(expected: &Expectation) -> Vec<String> {
+    let mut lines = Vec::new();
+    if !expected.td_alive {
+        lines.push("the TD is ended by KVM".to_owned());
+    }
+    lines.push(splits(expected));
+    lines.push(pages(expected));
+    if let Some(statuses) = &expected.statuses
+        && !statuses.is_empty()
+    {
+        lines.push(format!("ACCEPT status {}", statuses_text(expected)));
+    }
+    if !expected.errnos.is_empty() {
+        let names: Vec<String> = expected
+            .errnos
+            .iter()
+            .map(|errno| Errno(*errno).to_string())
+            .collect();
+        lines.push(format!("errno {}", names.join(", ")));
+    }
+    if let Some(status) = expected.map_gpa {
+        lines.push(format!("MapGPA {}", VmcallStatus(status)));
+    }
+    let kinds = [
+        ("access", accesses_text(expected)),
+        ("content", reads_text(expected)),
+    ];
+    for (name, text) in kinds {
+        if !text.is_empty() {
+            lines.push(format!("{name}: {text}"));
+        }
+    }
+    let exits = (expected.accept_exits, expected.access_exits);
+    if exits != (Interval::default(), Interval::default()) {
+        lines.push(format!(
+            "exits: {} ACCEPT, {} access",
+            Plain(exits.0),
+            Plain(exits.1)
+        ));
+    }
+    lines
+}
+
+fn splits(expected: &Expectation) -> String {
+    const SHOWN: usize = 4;
+    let mut text = format!("splits {}", Plain(expected.splits));
+    let leaves: Vec<String> = expected
+        .split_leaves
+        .iter()
+        .take(SHOWN)
+        .map(|leaf| leaf.gpa.to_string())
+        .collect();
+    if !leaves.is_empty() {
+        text += &format!(": {}", leaves.join(", "));
+    }
+    if expected.split_leaves.len() > SHOWN {
+        text += &format!(" and {} more", expected.split_leaves.len() - SHOWN);
+    }
+    text
+}
+
+fn pages(expected: &Expectation) -> String {
+    let mut text = format!(
+        "pages_4k {}, pages_2m {}",
+        expected.pages.pages_4k, expected.pages.pages_2m
+    );
+    if expected.pages.pages_1g != Interval::default() {
+        text += &format!(", pages_1g {}", expected.pages.pages_1g);
+    }
+    text + &format!(", populated {}", Plain(expected.populated))
+}
+
+/// The distinct statuses with how often each comes, in the order they first come.
+pub fn statuses_text(expected: &Expectation) -> String {
+    let mut counts: Vec<(u64, u64)> = Vec::new();
+    for run in expected.statuses.iter().flatten() {
+        match counts.iter_mut().find(|(status, _)| *status == run.status) {
+            Some((_, count)) => *count += run.count,
+            None => counts.push((run.status, run.count)),
+        }
+    }
+    let texts: Vec<String> = counts
+        .iter()
+        .map(|(status, count)| format!("{count} x {}", Status(*status)))
+        .collect();
+    texts.join(", ")
+}
+
+/// What becomes of accesses, each outcome with how many bytes it covers.
+pub fn accesses_text(expected: &Expectation) -> String {
+    let mut sums: Vec<(&str, u64)> = Vec::new();
+    for (range, outcome) in expected.accesses.iter().flatten() {
+        let name = match outcome {
+            AccessOutcome::Done => "done",
+            AccessOutcome::Ve => "#VE",
+            AccessOutcome::Accepted => "#VE+ACCEPT",
+            AccessOutcome::Either => "done or #VE",
+        };
+        match sums.iter_mut().find(|(known, _)| *known == name) {
+            Some((_, bytes)) => *bytes += range.bytes(),
+            None => sums.push((name, range.bytes())),
+        }
+    }
+    let texts: Vec<String> = sums
+        .iter()
+        .map(|(name, bytes)| format!("{name} {}", Bytes(*bytes)))
+        .collect();
+    texts.join(", ")
+}
+
+/// What is to be read back, each kind with how many bytes it covers.
+pub fn reads_text(expected: &Expectation) -> String {
+    let mut sums: Vec<(&str, u64)> = Vec::new();
+    for read in &expected.reads {
+        let name = match read.content {
+            Content::Filled(_) => "intact",
+            Content::Zero => "zero",
+            Content::Gone => "gone",
+            Content::Raced => "raced",
+        };
+        match sums.iter_mut().find(|(known, _)| *known == name) {
+            Some((_, bytes)) => *bytes += read.range.bytes(),
+            None => sums.push((name, read.range.bytes())),
+        }
+    }
+    let texts: Vec<String> = sums
+        .iter()
+        .map(|(name, bytes)| format!("{name} {}", Bytes(*bytes)))
+        .collect();
+    texts.join(", ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_keep_their_value() {
+        let shown: Vec<String> = [0, 4096, (1 << 20) + 4096, 16 << 40, 5]
+            .into_iter()
+            .map(|bytes| Bytes(bytes).to_string())
+            .collect();
+        assert_eq!(shown, ["0", "4K", "1028K", "16T", "5"]);
+    }
+
+    #[test]
+    fn addresses_are_as_short_as_their_authors_wrote_them() {
+        let shown: Vec<String> = [
+            0,
+            4 << 10,
+            (1 << 20) + 4096,
+            (13 << 40) - (2 << 20),
+            (9 << 40) + (512 << 30),
+            64 << 20,
+        ]
+        .into_iter()
+        .map(size)
+        .collect();
+        assert_eq!(shown, ["0", "4K", "1028K", "13T-2M", "9728G", "64M"]);
+    }
+
+    #[test]
+    fn durations_are_for_people() {
+        assert_eq!(Micros(840).to_string(), "840 us");
+        assert_eq!(Micros(12_345).to_string(), "12 ms");
+        assert_eq!(Micros(3_210_000).to_string(), "3.2 s");
+    }
+}

@@ -1,0 +1,178 @@
+//! TDG.MEM.PAGE.ACCEPT and what KVM does about its exits: docs/semantics.md, sections 2 and 3.
+
+use tdxlab_plan::Size;
+use tdxlab_plan::addr::{GpaRange, PageLevel};
+
+use super::pages::{REGION, gfns_of, pages_of};
+use super::runs::Pages;
+use super::state::{Sept, State, Taken};
+use super::status::{OPERAND_INVALID, SIZE_MISMATCH, SUCCESS, already_accepted};
+use super::tally::Tally;
+
+const PAGES_1G: u64 = PageLevel::Size1G.pages_4k();
+
+impl State {
+    /// The guest accepts a range at one size.
+    pub(super) fn accept(&mut self, tally: &mut Tally, range: GpaRange, size: Size) {
+        tally.makes_accepts();
+        let pages = pages_of(range);
+        match size {
+            Size::Size4K => self.accept_pages(tally, pages),
+            Size::Size2M => self.accept_regions(tally, pages),
+            Size::Size1G => {
+                let number = (pages.end - pages.start).div_ceil(PAGES_1G);
+                tally.accepted(pages.start, PageLevel::Size1G, number, OPERAND_INVALID);
+            }
+            Size::Linux => self.accept_like_linux(tally, pages),
+        }
+    }
+
+    fn accept_pages(&mut self, tally: &mut Tally, pages: Pages) {
+        let mut at = pages.start;
+        while at < pages.end {
+            let (status, number) = self.accept_4k(tally, at..pages.end);
+            tally.accepted(at, PageLevel::Size4K, number, status);
+            at += number;
+        }
+    }
+
+    fn accept_regions(&mut self, tally: &mut Tally, pages: Pages) {
+        let mut at = pages.start;
+        while at < pages.end {
+            let (status, regions) = self.accept_2m(tally, at..pages.end);
+            tally.accepted(at, PageLevel::Size2M, regions, status);
+            at += regions * REGION;
+        }
+    }
+
+    /// `try_accept_one()` of Linux: 1G, then 2M, then 4K as far as alignment and length allow, any
+    /// non-zero status meaning the next smaller; a 4K page that fails ends it.
+    fn accept_like_linux(&mut self, tally: &mut Tally, pages: Pages) {
+        let mut at = pages.start;
+        while at < pages.end {
+            let left = pages.end - at;
+            if self.regions.at(at / REGION).0.fog {
+                // A refused 4K page may end the command here, or nowhere.
+                self.lose_sight(tally, at..pages.end);
+                return;
+            }
+            if at.is_multiple_of(PAGES_1G) && left >= PAGES_1G {
+                tally.accepted(at, PageLevel::Size1G, 1, OPERAND_INVALID);
+            }
+            if at.is_multiple_of(REGION) && left >= REGION {
+                // A 1G attempt comes in between at every 1G boundary.
+                let stop = (at + PAGES_1G - at % PAGES_1G).min(at + left - left % REGION);
+                let (status, regions) = self.accept_2m(tally, at..stop);
+                if status == SUCCESS {
+                    tally.accepted(at, PageLevel::Size2M, regions, status);
+                    at += regions * REGION;
+                    continue;
+                }
+                tally.accepted(at, PageLevel::Size2M, 1, status);
+            }
+            let stop = pages.end.min(gfns_of(at / REGION).end);
+            let (status, number) = self.accept_4k(tally, at..stop);
+            if status != SUCCESS {
+                tally.accepted(at, PageLevel::Size4K, 1, status);
+                return;
+            }
+            tally.accepted(at, PageLevel::Size4K, number, status);
+            at += number;
+        }
+    }
+
+    /// ACCEPT 4K from `pages.start` on: the status, and how many of `pages` get it.
+    fn accept_4k(&mut self, tally: &mut Tally, pages: Pages) -> (u64, u64) {
+        loop {
+            let look = self.look(pages.clone());
+            let here = pages.start..pages.start + look.pages;
+            if look.region.fog {
+                self.stir(tally, &here);
+                return (SUCCESS, look.pages);
+            }
+            if look.shared.attribute {
+                // KVM_EXIT_MEMORY_FAULT: user space converts page by page, then KVM maps.
+                self.unshare(tally, here.clone());
+            }
+            match look.sept {
+                Sept::Absent => {
+                    tally.accept_exits += look.pages as i64;
+                    self.inhibit(&here);
+                    self.map_pages(tally, here, Taken::Accepted);
+                    return (SUCCESS, look.pages);
+                }
+                Sept::Leaf(Taken::Pending) => {
+                    // The walk stops at level 1: KVM splits to the accepted level and sets the
+                    // inhibit bit (`tdx_handle_mismatched_accept()`), once per leaf.
+                    let leaves = leaves_from(pages.start, look.regions);
+                    tally.accept_exits += look.regions as i64;
+                    self.inhibit(&leaves);
+                    self.split(tally, leaves);
+                }
+                Sept::Leaf(Taken::Accepted) => {
+                    return (already_accepted(PageLevel::Size2M), look.pages);
+                }
+                Sept::Page(Taken::Pending) => {
+                    self.take(here);
+                    return (SUCCESS, look.pages);
+                }
+                Sept::Page(Taken::Accepted) => {
+                    return (already_accepted(PageLevel::Size4K), look.pages);
+                }
+            }
+        }
+    }
+
+    /// ACCEPT 2M from region start `pages.start` on: the status, and how many regions get it.
+    fn accept_2m(&mut self, tally: &mut Tally, pages: Pages) -> (u64, u64) {
+        let region = pages.start / REGION;
+        let wanted = (pages.end - pages.start) / REGION;
+        let (facts, facts_end) = self.regions.at(region);
+        if facts.fog {
+            self.stir(tally, &gfns_of(region));
+            return (SUCCESS, 1);
+        }
+        if facts.table {
+            return (SIZE_MISMATCH, wanted.min(facts_end - region));
+        }
+        let look = self.look(pages.clone());
+        let here = leaves_from(pages.start, look.regions);
+        match look.sept {
+            Sept::Leaf(Taken::Pending) => {
+                self.take(here);
+                (SUCCESS, look.regions)
+            }
+            Sept::Leaf(Taken::Accepted) => (already_accepted(PageLevel::Size2M), look.regions),
+            Sept::Page(_) => unreachable!("a 4K leaf implies a table"),
+            Sept::Absent => {
+                let first = pages.start..pages.start + 1;
+                let mut most = look.regions;
+                if look.shared.attribute {
+                    self.unshare(tally, first.clone());
+                    most = 1;
+                }
+                match self.leaf_allowed(region) {
+                    (true, span) => {
+                        let regions = most.min(span);
+                        tally.accept_exits += regions as i64;
+                        let here = leaves_from(pages.start, regions);
+                        self.map_leaves(tally, here, Taken::Accepted);
+                        (SUCCESS, regions)
+                    }
+                    (false, _) => {
+                        // KVM maps the faulting page at 4K; the repeated ACCEPT finds a table.
+                        tally.accept_exits += 1;
+                        self.map_pages(tally, first, Taken::Pending);
+                        (SIZE_MISMATCH, 1)
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// The pages of `regions` regions, the first of which holds page `at`.
+pub(super) fn leaves_from(at: u64, regions: u64) -> Pages {
+    let start = at - at % REGION;
+    start..start + regions * REGION
+}

@@ -1,0 +1,111 @@
+//! What a scenario's author expects, against what the predictor says.
+
+use tdxlab_plan::addr::PageLevel;
+use tdxlab_plan::{Expect, ExpectErrno, ExpectStatus, ExpectTd, Expectation};
+
+use super::status;
+
+/// A value under `expect` that the predictor contradicts.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Mismatch {
+    /// The key under `expect`.
+    pub field: &'static str,
+    /// What the author wrote.
+    pub author: String,
+    /// What the predictor says.
+    pub predictor: String,
+}
+
+/// Every value the author gave that cannot be. A value inside the bounds of a racing step may be.
+pub(super) fn mismatches(expected: &Expectation, author: &Expect) -> Vec<Mismatch> {
+    let numbers = [
+        ("splits", author.splits.map(|n| n as i64), expected.splits),
+        ("pages_4k", author.pages_4k, expected.pages.pages_4k),
+        ("pages_2m", author.pages_2m, expected.pages.pages_2m),
+        ("pages_1g", author.pages_1g, expected.pages.pages_1g),
+        (
+            "accept_exits",
+            author.accept_exits.map(|n| n as i64),
+            expected.accept_exits,
+        ),
+    ];
+    let mut found: Vec<Mismatch> = numbers
+        .into_iter()
+        .filter_map(|(field, author, predictor)| {
+            let author = author.filter(|value| !predictor.contains(*value))?;
+            Some(Mismatch {
+                field,
+                author: author.to_string(),
+                predictor: predictor.to_string(),
+            })
+        })
+        .collect();
+    let mut differ = |field, author: String, predictor: String| {
+        found.push(Mismatch {
+            field,
+            author,
+            predictor,
+        });
+    };
+    if let Some(wanted) = author.status {
+        let runs = expected.statuses.as_deref().unwrap_or_default();
+        let other = runs.iter().find(|run| !is(run.status, wanted));
+        if expected.statuses.is_some() && (runs.is_empty() || other.is_some()) {
+            let says = match other {
+                Some(run) => format!("{:#x} at {}", run.status, run.start),
+                None => "no ACCEPT at all".to_owned(),
+            };
+            differ("status", format!("{wanted:?}"), says);
+        }
+    }
+    if let Some(wanted) = author.errno {
+        let number = match wanted {
+            ExpectErrno::Ok => 0,
+            ExpectErrno::EINVAL => 22,
+            ExpectErrno::ENOMEM => 12,
+        };
+        if expected.errnos.is_empty() || expected.errnos.iter().any(|errno| *errno != number) {
+            differ(
+                "errno",
+                number.to_string(),
+                format!("{:?}", expected.errnos),
+            );
+        }
+    }
+    if let Some(wanted) = author.td
+        && (wanted == ExpectTd::Alive) != expected.td_alive
+    {
+        let says = if expected.td_alive { "alive" } else { "killed" };
+        differ("td", format!("{wanted:?}").to_lowercase(), says.to_owned());
+    }
+    if let Some(most) = author.entries_at_most {
+        match expected.entries_at_most {
+            Some(promised) if promised <= most => {}
+            Some(promised) => differ(
+                "entries_at_most",
+                most.to_string(),
+                format!("up to {promised}"),
+            ),
+            None => differ(
+                "entries_at_most",
+                most.to_string(),
+                "no promise: this design walks the range".to_owned(),
+            ),
+        }
+    }
+    found
+}
+
+fn is(status: u64, wanted: ExpectStatus) -> bool {
+    match wanted {
+        ExpectStatus::Success => status == status::SUCCESS,
+        ExpectStatus::AlreadyAccepted => {
+            status >> 32 == status::already_accepted(PageLevel::Size4K) >> 32
+        }
+        ExpectStatus::SizeMismatch => status == status::SIZE_MISMATCH,
+        ExpectStatus::OperandInvalid => status == status::OPERAND_INVALID,
+    }
+}
+
+#[cfg(test)]
+mod tests;

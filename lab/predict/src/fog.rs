@@ -1,0 +1,152 @@
+//! What a race leaves behind: regions of which only bounds are known.
+//!
+//! Where branches of a parallel step meet in a 2M region, the order decides what is mapped there,
+//! and no rule on ranges can say which order it was. Such a region is fogged for the rest of the
+//! TD's life. What still holds: a region holds at most 512 4K leaves or one 2M leaf, its leaf
+//! splits at most once in a step (a table never becomes a leaf again), a hole or a conversion over
+//! all of it leaves nothing private mapped, and the guest_memfd holds all of it once every page of
+//! it was read.
+
+use std::collections::BTreeMap;
+
+use tdxlab_plan::{Design, Interval};
+
+use super::pages::REGION;
+
+/// Bounds on what one fogged region contributes to the counters.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Bounds {
+    pub(super) pages_4k: Interval,
+    pub(super) pages_2m: Interval,
+    pub(super) populated: Interval,
+}
+
+/// The fogged regions, by region number.
+#[derive(Clone, Debug, Default)]
+pub(super) struct FogBank {
+    regions: BTreeMap<u64, Patch>,
+    /// Folios reach from fogged regions into others: nobody knows how many pages are populated.
+    folios_lost: bool,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Patch {
+    now: Bounds,
+    /// Bounds when the step began, where the step has changed them.
+    before: Option<Bounds>,
+    /// It was known to have a table when the fog came: nothing can split.
+    table: bool,
+    /// The step may have split its leaf.
+    may_split: bool,
+}
+
+/// What the fog adds to the change of the counters.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct FogDelta {
+    pub(super) pages_4k: Interval,
+    pub(super) pages_2m: Interval,
+    pub(super) splits: Interval,
+}
+
+impl FogBank {
+    /// Fog comes over a region whose contribution has been exact so far.
+    pub(super) fn cover(&mut self, region: u64, exact: Bounds, table: bool) {
+        self.regions.entry(region).or_insert(Patch {
+            now: exact,
+            before: Some(exact),
+            table,
+            may_split: false,
+        });
+    }
+
+    /// Something went on in the region: anything legal may be mapped there now.
+    pub(super) fn stir(&mut self, region: u64, design: &Design) {
+        let Some(patch) = self.regions.get_mut(&region) else {
+            return;
+        };
+        patch.before.get_or_insert(patch.now);
+        let leaf = design.huge() && !patch.table;
+        patch.may_split |= leaf;
+        patch.now = Bounds {
+            pages_4k: up_to(REGION),
+            pages_2m: up_to(u64::from(leaf)),
+            populated: up_to(REGION),
+        };
+    }
+
+    /// Nothing private is mapped in the region any more; what else holds, the caller says.
+    pub(super) fn settle(&mut self, region: u64, shared: bool, populated: bool) {
+        let Some(patch) = self.regions.get_mut(&region) else {
+            return;
+        };
+        patch.before.get_or_insert(patch.now);
+        patch.now = Bounds {
+            pages_4k: if shared {
+                up_to(REGION)
+            } else {
+                Interval::default()
+            },
+            pages_2m: Interval::default(),
+            populated: if populated {
+                patch.now.populated
+            } else {
+                Interval::default()
+            },
+        };
+    }
+
+    /// The guest has read every page of the region, with nobody beside it: what can be read is
+    /// mapped, and what is mapped is held by the guest_memfd.
+    pub(super) fn reach(&mut self, region: u64) {
+        if let Some(patch) = self.regions.get_mut(&region) {
+            patch.now.populated = Interval::exactly(REGION as i64);
+        }
+    }
+
+    /// Closes a step: the sum of changes since the previous call.
+    pub(super) fn close(&mut self) -> FogDelta {
+        let mut delta = FogDelta::default();
+        for patch in self.regions.values_mut() {
+            if let Some(before) = patch.before.take() {
+                delta.pages_4k = delta.pages_4k + change(before.pages_4k, patch.now.pages_4k);
+                delta.pages_2m = delta.pages_2m + change(before.pages_2m, patch.now.pages_2m);
+            }
+            if std::mem::take(&mut patch.may_split) {
+                delta.splits = delta.splits + up_to(1);
+            }
+        }
+        delta
+    }
+
+    /// A race went over regions that share folios with their neighbours.
+    pub(super) fn lose_folios(&mut self) {
+        self.folios_lost = true;
+    }
+
+    /// Bounds on the populated pages, given those outside of fog and those of all test memory.
+    pub(super) fn populated(&self, outside: u64, most: u64) -> Interval {
+        if self.folios_lost {
+            return up_to(most);
+        }
+        self.regions
+            .values()
+            .fold(Interval::exactly(outside as i64), |sum, patch| {
+                sum + patch.now.populated
+            })
+    }
+}
+
+fn up_to(value: u64) -> Interval {
+    Interval {
+        min: 0,
+        max: value as i64,
+    }
+}
+
+/// The change from somewhere in `before` to somewhere in `after`.
+fn change(before: Interval, after: Interval) -> Interval {
+    Interval {
+        min: after.min - before.max,
+        max: after.max - before.min,
+    }
+}

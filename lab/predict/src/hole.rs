@@ -1,0 +1,107 @@
+//! Holes punched into the guest_memfd, and allocation: docs/semantics.md, section 7.
+
+use tdxlab_plan::addr::{GpaRange, PageLevel};
+
+use super::convert::Settled;
+use super::entries::entries;
+use super::pages::{pages_of, regions_touching};
+use super::runs::Pages;
+use super::state::State;
+use super::tally::Tally;
+
+/// Invalid argument.
+const EINVAL: i32 = 22;
+
+impl State {
+    /// fallocate(PUNCH_HOLE | KEEP_SIZE) over a range, one call per piece that lies in one part of
+    /// the file. A piece that is not aligned as the design wants ends it, unchanged; the pieces
+    /// before it are gone. What lies past the end of the file is not there to be punched, and no
+    /// error.
+    pub(super) fn punch(&mut self, tally: &mut Tally, range: GpaRange) {
+        tally.entries_at_most = Some(0);
+        let torn_start = !range.start().is_aligned(PageLevel::Size4K);
+        let torn_end = !range.end().is_aligned(PageLevel::Size4K);
+        let pieces = self.file_pieces(&pages_around(range));
+        let last = pieces.len().saturating_sub(1);
+        for (index, (gfns, file)) in pieces.into_iter().enumerate() {
+            let alignment = self.design.hole_alignment.pages_4k();
+            let torn = (index == 0 && torn_start) || (index == last && torn_end);
+            if torn || !file.start.is_multiple_of(alignment) || !file.end.is_multiple_of(alignment)
+            {
+                tally.errnos.push(EINVAL);
+                return;
+            }
+            for (part, _) in self.slots.pieces(&gfns) {
+                let more = entries(&self.design, &part);
+                let sum = tally.entries_at_most.zip(more);
+                tally.entries_at_most = sum.map(|(sum, more)| sum + more);
+            }
+            self.punch_piece(tally, gfns);
+        }
+        tally.errnos.push(0);
+    }
+
+    /// fallocate(KEEP_SIZE) over a range: populated, not mapped.
+    pub(super) fn allocate(&mut self, tally: &mut Tally, range: GpaRange) {
+        let pages = pages_of(range);
+        self.populate(&pages);
+        if self
+            .regions
+            .stretches(regions_touching(&pages))
+            .any(|(_, region)| region.fog)
+        {
+            self.stir(tally, &pages);
+        }
+        tally.errnos.push(0);
+    }
+
+    fn punch_piece(&mut self, tally: &mut Tally, pages: Pages) {
+        let fogged = self.fogged_regions(&pages);
+        self.split_ends(tally, &pages);
+        self.unmap_private(tally, pages.clone());
+        if self.design.in_place {
+            self.unmap_shared(tally, pages.clone());
+        }
+        for (_, file) in self.slots.pieces(&pages) {
+            self.folios.free(file);
+        }
+        for region in fogged {
+            self.settle_or_stir(tally, region, &pages, Settled::Punched);
+        }
+    }
+
+    /// The range as pieces that are contiguous in gfns and in the file. The part past the end of
+    /// test memory, if any, lengthens the last piece in the file only.
+    fn file_pieces(&self, pages: &Pages) -> Vec<(Pages, Pages)> {
+        let mut pieces: Vec<(Pages, Pages)> = Vec::new();
+        for (gfns, file) in self.slots.pieces(pages) {
+            match pieces.last_mut() {
+                Some((last_gfns, last_file)) if last_file.end == file.start => {
+                    last_gfns.end = gfns.end;
+                    last_file.end = file.end;
+                }
+                _ => pieces.push((gfns, file)),
+            }
+        }
+        let end = self.memory.end().gfn();
+        if pages.end > end {
+            let past = pages.end - pages.start.max(end);
+            match pieces.last_mut() {
+                Some((gfns, file)) if gfns.end == end && file.end == self.slots.file_pages() => {
+                    file.end += past;
+                }
+                _ => {
+                    let start = self.slots.file_pages() + pages.start.saturating_sub(end);
+                    pieces.push((end..end, start..start + past));
+                }
+            }
+        }
+        pieces
+    }
+}
+
+/// The pages a range touches, partly touched ones too.
+fn pages_around(range: GpaRange) -> Pages {
+    let last = range.end().as_u64().div_ceil(PageLevel::Size4K.bytes());
+    range.start().gfn()..last
+}

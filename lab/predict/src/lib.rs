@@ -1,0 +1,231 @@
+//! What a step must show, worked out from rules on ranges.
+//!
+//! Invariant: this crate names `tdxlab-plan` and no other crate of the lab. It never simulates page
+//! tables and cannot know the software KVM: the two share address types only, which is what makes
+//! their agreement evidence.
+//!
+//! | file | rules of |
+//! |---|---|
+//! | `accept` | TDG.MEM.PAGE.ACCEPT and what KVM does about its exits |
+//! | `access` | loads, stores, ATTR.RD, prefault |
+//! | `convert` | MapGPA and implicit conversions |
+//! | `hole` | punched holes and allocation |
+//! | `verify` | what memory must hold |
+//! | `race`, `fog` | parallel steps, and what is known after them |
+//! | `state`, `runs`, `pages`, `slots`, `folio` | what is known between steps, as runs |
+//! | `entries` | what a range operation may look at |
+//! | `plain` | plain VMs, which have none of this |
+
+mod accept;
+mod access;
+mod author;
+mod convert;
+mod entries;
+mod fog;
+mod folio;
+mod hole;
+mod map;
+mod pages;
+mod plain;
+mod race;
+mod runs;
+mod slots;
+mod state;
+mod status;
+mod tally;
+#[cfg(test)]
+mod tests;
+mod verify;
+
+pub use author::Mismatch;
+
+use tdxlab_plan::addr::{GpaRange, PageLevel, Side};
+use tdxlab_plan::{Action, Design, Expect, Expectation, Guest, OnVe, Op, RegionState};
+
+use access::Access;
+use plain::Plain;
+use state::State;
+use tally::Tally;
+
+/// Knows what one guest's memory must be like, step after step.
+#[derive(Clone, Debug)]
+pub struct Predictor {
+    design: Design,
+    rules: Rules,
+}
+
+/// What its memory is.
+#[derive(Clone, Debug)]
+enum Rules {
+    /// The private and shared memory of a TD.
+    Td(Box<State>),
+    /// The ordinary memory of a plain VM.
+    Plain(Plain),
+}
+
+/// A step whose outcome nobody could judge.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{why}")]
+pub struct Unjudgeable {
+    /// Why not.
+    pub why: String,
+    /// What to write instead.
+    pub advice: String,
+}
+
+/// What is mapped and populated before the first step, without the page of the positive control.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Baseline {
+    /// 4K leaves.
+    pub pages_4k: u64,
+    /// 2M leaves.
+    pub pages_2m: u64,
+    /// 4K pages of the guest_memfd.
+    pub populated: u64,
+}
+
+impl Predictor {
+    /// For a guest that has just been booted under a design.
+    pub fn new(design: &Design, guest: &Guest) -> Predictor {
+        Predictor {
+            design: *design,
+            rules: match guest.backing {
+                None => Rules::Td(Box::new(State::new(design, guest))),
+                Some(backing) => Rules::Plain(Plain::new(design, guest, backing)),
+            },
+        }
+    }
+
+    /// The design whose rules apply.
+    pub fn design(&self) -> &Design {
+        &self.design
+    }
+
+    /// What is mapped and populated now. Before the first step that is the initial image.
+    pub fn baseline(&self) -> Baseline {
+        match &self.rules {
+            Rules::Td(state) => {
+                let (pages_4k, pages_2m) = state.mapped();
+                Baseline {
+                    pages_4k,
+                    pages_2m,
+                    populated: state.folios.populated(),
+                }
+            }
+            // Only read before the first step: nobody has touched its memory.
+            Rules::Plain(_) => Baseline::default(),
+        }
+    }
+
+    /// What the next step must show. An error leaves everything as it was before.
+    pub fn step(&mut self, action: &Action) -> Result<Expectation, Unjudgeable> {
+        let state = match &mut self.rules {
+            Rules::Td(state) => state,
+            Rules::Plain(plain) => return plain.step(action),
+        };
+        if !state.alive {
+            return Err(Unjudgeable {
+                why: "the TD is dead after the previous step".to_owned(),
+                advice: "end the scenario with the step that kills the TD".to_owned(),
+            });
+        }
+        let mut tally = Tally::default();
+        match action {
+            Action::One(op) => state.operate(&mut tally, op)?,
+            Action::Parallel(branches) => state.race(&mut tally, branches)?,
+        }
+        let fog = state.fog.close();
+        let outside = state.folios.populated();
+        let populated = state.fog.populated(outside, state.memory.pages_4k());
+        Ok(tally.finish(populated, fog))
+    }
+
+    /// What is mapped in `window`, as runs in address order, at most `most` of them. Empty memory is
+    /// left out.
+    pub fn state_map(&self, window: GpaRange, most: usize) -> Vec<(GpaRange, RegionState)> {
+        match &self.rules {
+            Rules::Td(state) => state.map(window, most),
+            Rules::Plain(plain) => plain.map(window, most),
+        }
+    }
+
+    /// What is mapped in all of `window`, where it is the same all over.
+    pub fn state_all_over(&self, window: GpaRange) -> Option<RegionState> {
+        match &self.rules {
+            Rules::Td(state) => state.mapped_all_over(window),
+            Rules::Plain(plain) => plain.mapped_all_over(window),
+        }
+    }
+
+    /// Every value of the author that contradicts the predictor.
+    pub fn check_expect(expected: &Expectation, author: &Expect) -> Vec<Mismatch> {
+        author::mismatches(expected, author)
+    }
+}
+
+impl State {
+    /// One operation.
+    fn operate(&mut self, tally: &mut Tally, op: &Op) -> Result<(), Unjudgeable> {
+        if self.may_die(op) {
+            return Err(Unjudgeable {
+                why: "whether this access kills the TD depends on how a race went".to_owned(),
+                advice: "set `sept_ve_disable: false`, or stay clear of memory that was raced over"
+                    .to_owned(),
+            });
+        }
+        match *op {
+            Op::Accept { range, size, .. } => self.accept(tally, range, size),
+            Op::Touch {
+                range,
+                stride,
+                side,
+                on_ve,
+                ..
+            } => {
+                let access = Access {
+                    stride,
+                    on_ve,
+                    fill: None,
+                };
+                match side {
+                    Side::Private => self.access(tally, range, access),
+                    Side::Shared => self.access_shared(tally, range, access),
+                }
+            }
+            Op::Fill {
+                range,
+                generation,
+                side,
+                ..
+            } => {
+                let access = Access {
+                    stride: PageLevel::Size4K,
+                    on_ve: OnVe::Skip,
+                    fill: Some(generation),
+                };
+                match side {
+                    Side::Private => self.access(tally, range, access),
+                    Side::Shared => self.access_shared(tally, range, access),
+                }
+            }
+            Op::Verify {
+                range, gone, side, ..
+            } => self.verify(tally, range, gone, side)?,
+            Op::Convert { range, to, .. } => self.convert(tally, range, to),
+            Op::Probe { range, stride, .. } => self.probe(tally, range, stride),
+            Op::Punch { range } => self.punch(tally, range),
+            Op::Prefault { range } => {
+                self.prefault(tally, range);
+                tally.errnos.push(0);
+            }
+            Op::Allocate { range } => self.allocate(tally, range),
+            Op::DirtyLog { .. } | Op::Stop | Op::Cont => {
+                return Err(Unjudgeable {
+                    why: "that is done to plain VMs only".to_owned(),
+                    advice: "say with `backing` what is behind the memory of a plain VM".to_owned(),
+                });
+            }
+        }
+        Ok(())
+    }
+}

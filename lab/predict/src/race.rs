@@ -1,0 +1,242 @@
+//! Parallel steps: what must hold whatever the order.
+//!
+//! A 2M region that only one branch touches is exact, since no operation reaches beyond the regions
+//! it touches. A region where branches meet is fogged first, see [`super::fog`].
+
+use std::collections::BTreeMap;
+
+use tdxlab_plan::addr::Side;
+use tdxlab_plan::{Branch, Interval, Op};
+
+use super::Unjudgeable;
+use super::fog::Bounds;
+use super::pages::{REGION, gfns_of, pages_of, regions_touching};
+use super::runs::Pages;
+use super::state::{Region, Sept, SharedPage, State};
+use super::tally::Tally;
+
+/// Most regions that may be fogged; a race over more is refused.
+const MOST_FOG: u64 = 1 << 16;
+
+impl State {
+    /// All branches of a parallel step.
+    pub(super) fn race(
+        &mut self,
+        tally: &mut Tally,
+        branches: &[Branch],
+    ) -> Result<(), Unjudgeable> {
+        let meeting = self.meeting_regions(branches)?;
+        let before = self.clone();
+        let raced = self.race_over(tally, meeting, branches);
+        raced.inspect_err(|_| *self = before)
+    }
+
+    /// All branches of a step that meet in these regions. After an error nothing reliable is known.
+    fn race_over(
+        &mut self,
+        tally: &mut Tally,
+        meeting: Vec<u64>,
+        branches: &[Branch],
+    ) -> Result<(), Unjudgeable> {
+        for region in &meeting {
+            self.cover(*region);
+        }
+        for op in branches.iter().flat_map(|branch| &branch.0) {
+            self.operate(tally, op)?;
+        }
+        if !meeting.is_empty() && !self.slots.all_congruent() {
+            self.fog.lose_folios();
+        }
+        // What one branch made certain, another may have undone.
+        for region in meeting {
+            self.fog.stir(region, &self.design);
+        }
+        if tally.died {
+            return Err(Unjudgeable {
+                why: "one branch kills the TD while others run".to_owned(),
+                advice: "let the access that kills the TD stand in a step of its own".to_owned(),
+            });
+        }
+        tally.entries_at_most = None;
+        tally.reads.clear();
+        Ok(())
+    }
+
+    /// The regions touched by more than one branch.
+    fn meeting_regions(&self, branches: &[Branch]) -> Result<Vec<u64>, Unjudgeable> {
+        let mut stretches: Vec<(Pages, usize)> = Vec::new();
+        for (who, branch) in branches.iter().enumerate() {
+            for op in &branch.0 {
+                stretches.push((
+                    regions_touching(&pages_of(op.range().unwrap_or_default())),
+                    who,
+                ));
+            }
+        }
+        // A folio behind two regions makes neighbours of what lies apart.
+        let spill = u64::from(!self.slots.all_congruent());
+        let inside = regions_touching(&pages_of(self.memory));
+        let mut meeting = BTreeMap::new();
+        for (index, (a, who)) in stretches.iter().enumerate() {
+            for (b, other) in &stretches[index + 1..] {
+                if who == other {
+                    continue;
+                }
+                let start = a.start.max(b.start).saturating_sub(spill).max(inside.start);
+                let end = (a.end.min(b.end) + spill).min(inside.end);
+                if end.saturating_sub(start) > MOST_FOG {
+                    return Err(too_much());
+                }
+                meeting.extend((start..end).map(|region| (region, ())));
+                // Far apart in the guest, and yet in one folio: slots may lie in the file in any
+                // order.
+                if spill > 0 && self.share_a_folio(a, b) {
+                    for touched in [a, b] {
+                        if touched.end - touched.start > MOST_FOG {
+                            return Err(too_much());
+                        }
+                        meeting.extend(touched.clone().map(|region| (region, ())));
+                    }
+                }
+            }
+        }
+        Ok(meeting.into_keys().collect())
+    }
+
+    /// Whether pages of two stretches of regions can lie in one folio of the guest_memfd.
+    fn share_a_folio(&self, one: &Pages, other: &Pages) -> bool {
+        let folios = |regions: &Pages| -> Vec<Pages> {
+            let gfns = regions.start * REGION..regions.end * REGION;
+            let pieces = self.slots.pieces(&gfns).into_iter();
+            pieces.map(|(_, file)| regions_touching(&file)).collect()
+        };
+        let others = folios(other);
+        folios(one).iter().any(|mine| {
+            others
+                .iter()
+                .any(|theirs| mine.start < theirs.end && theirs.start < mine.end)
+        })
+    }
+
+    /// From now on only bounds are known of the region.
+    fn cover(&mut self, region: u64) {
+        let (facts, _) = self.regions.at(region);
+        if facts.fog {
+            return;
+        }
+        let gfns = gfns_of(region);
+        let pages = self
+            .sept
+            .count(gfns.clone(), |sept| matches!(sept, Sept::Page(_)))
+            + self.shared.count(gfns.clone(), |page| page.mapped);
+        let leaf = matches!(self.sept.at(gfns.start).0, Sept::Leaf(_));
+        let mut populated = 0;
+        for (_, file) in self.slots.pieces(&gfns) {
+            populated += self.folios.held(file.clone());
+            self.folios.free(file);
+        }
+        let exact = Bounds {
+            pages_4k: Interval::exactly(pages as i64),
+            pages_2m: Interval::exactly(i64::from(leaf)),
+            populated: Interval::exactly(populated as i64),
+        };
+        self.fog.cover(region, exact, facts.table);
+        self.sept.set(gfns.clone(), Sept::Absent);
+        self.shared.set(gfns.clone(), SharedPage::default());
+        self.filled.set(gfns, None);
+        self.regions
+            .set(region..region + 1, Region { fog: true, ..facts });
+    }
+
+    /// Whether anything happened in these pages depends on a race.
+    pub(super) fn lose_sight(&mut self, tally: &mut Tally, pages: Pages) {
+        for region in regions_touching(&pages) {
+            self.cover(region);
+        }
+        self.stir(tally, &pages);
+    }
+
+    /// The guest or the host did something in these pages, some of them fogged.
+    pub(super) fn stir(&mut self, tally: &mut Tally, pages: &Pages) {
+        tally.enter_fog();
+        for region in regions_touching(pages) {
+            if self.regions.at(region).0.fog {
+                self.fog.stir(region, &self.design);
+            }
+        }
+    }
+
+    /// The guest has read all of these pages, some of them fogged.
+    pub(super) fn reach(&mut self, pages: &Pages) {
+        for region in pages.start.div_ceil(REGION)..pages.end / REGION {
+            self.fog.reach(region);
+        }
+    }
+
+    /// Whether an access of the step may or may not kill the TD, depending on a race.
+    pub(super) fn may_die(&self, op: &Op) -> bool {
+        let reads = match op {
+            Op::Touch { side, .. } | Op::Fill { side, .. } | Op::Verify { side, .. } => {
+                *side == Side::Private
+            }
+            _ => false,
+        };
+        reads
+            && self.sept_ve_disable
+            && !self
+                .fogged_regions(&pages_of(op.range().unwrap_or_default()))
+                .is_empty()
+    }
+}
+
+fn too_much() -> Unjudgeable {
+    Unjudgeable {
+        why: "branches race over too much memory to judge what is left".to_owned(),
+        advice: "let the branches meet in fewer 2M regions".to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tdxlab_plan::addr::{Gpa, GpaRange};
+    use tdxlab_plan::{Action, Design, Guest, LOW_BASE, Size, Slot, VcpuId};
+
+    use super::*;
+    use crate::Predictor;
+
+    /// Found by `tdxlab fuzz`: the slots lie in the file the other way round, so that pages far apart in
+    /// the guest share a folio, and whoever comes first decides how much of it is populated.
+    #[test]
+    fn a_folio_behind_two_slots_makes_a_race_of_what_lies_apart() {
+        let page = 1 << 12;
+        let memory = GpaRange::with_len(LOW_BASE, 6156 << 10).unwrap();
+        let at = |offset: u64, bytes: u64| {
+            GpaRange::with_len(Gpa::new(LOW_BASE.as_u64() + offset), bytes).unwrap()
+        };
+        let guest = Guest {
+            slots: vec![
+                Slot {
+                    range: at(0, 2 << 20),
+                    gmem_offset: 4112 << 10,
+                },
+                Slot {
+                    range: at(2 << 20, 4108 << 10),
+                    gmem_offset: 0,
+                },
+            ],
+            ..Guest::over(memory)
+        };
+        let accept = Op::Accept {
+            range: at(6 << 20, page),
+            size: Size::Size4K,
+            vcpu: VcpuId(0),
+        };
+        let race = Action::Parallel(vec![
+            Branch(vec![accept]),
+            Branch(vec![Op::Punch { range: at(0, page) }]),
+        ]);
+        let mut predictor = Predictor::new(Design::named("headtail").unwrap(), &guest);
+        let populated = predictor.step(&race).unwrap().populated;
+        assert!(populated.min < populated.max, "{populated:?}");
+    }
+}

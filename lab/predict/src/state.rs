@@ -1,0 +1,267 @@
+//! What the predictor knows between steps, and the few ways in which it changes.
+//!
+//! Facts are runs over 4K page numbers (gfns), over 2M regions, and over pages of the guest_memfd.
+//! There are no tables here: "a table is there" is one fact about a region.
+
+use tdxlab_plan::addr::GpaRange;
+use tdxlab_plan::{Design, Generation, Guest};
+
+use super::fog::FogBank;
+use super::folio::Folios;
+use super::pages::{REGION, count, gfns_of, pages_of, regions_touching};
+use super::runs::{Pages, Runs};
+use super::slots::Slots;
+use super::tally::Tally;
+
+/// Whether the guest has accepted what is mapped.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Taken {
+    /// Mapped by the host, not accepted.
+    Pending,
+    /// Accepted by the guest.
+    Accepted,
+}
+
+/// How a private page is mapped.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) enum Sept {
+    /// Not at all.
+    #[default]
+    Absent,
+    /// By the 2M leaf of its region.
+    Leaf(Taken),
+    /// By a 4K leaf.
+    Page(Taken),
+}
+
+/// What never changes back about a 2M region while the TD lives.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Region {
+    /// Its level-2 entry is a table. There is no promotion.
+    pub(super) table: bool,
+    /// Its GUEST_INHIBIT bit is set: no 2M mapping any more (`hugepage_set_guest_inhibit()`).
+    pub(super) inhibit: bool,
+    /// A race went over it: what is mapped is known within bounds only, see [`super::fog`].
+    pub(super) fog: bool,
+}
+
+/// The shared side of a page.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct SharedPage {
+    /// The page's memory attribute says shared.
+    pub(super) attribute: bool,
+    /// A shared 4K leaf maps it.
+    pub(super) mapped: bool,
+    /// Who filled it since it became shared.
+    pub(super) filled: Option<Generation>,
+}
+
+/// What the predictor knows of one guest.
+#[derive(Clone, Debug)]
+pub(super) struct State {
+    pub(super) design: Design,
+    pub(super) memory: GpaRange,
+    pub(super) sept_ve_disable: bool,
+    pub(super) alive: bool,
+    pub(super) slots: Slots,
+    pub(super) sept: Runs<Sept>,
+    /// Keyed by region number: gfn / 512.
+    pub(super) regions: Runs<Region>,
+    pub(super) shared: Runs<SharedPage>,
+    /// Who filled a private page since it was accepted; nobody: it is zero.
+    pub(super) filled: Runs<Option<Generation>>,
+    pub(super) folios: Folios,
+    pub(super) fog: FogBank,
+}
+
+/// What is the same from one page on, for a while.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Look {
+    /// How many pages it is the same for.
+    pub(super) pages: u64,
+    /// How many whole regions of them, if the first page starts one; at least 1 otherwise stands
+    /// for the region the page lies in.
+    pub(super) regions: u64,
+    pub(super) sept: Sept,
+    pub(super) region: Region,
+    pub(super) shared: SharedPage,
+}
+
+impl State {
+    /// A guest that has just become runnable: only its initial image is mapped, at 4K and accepted
+    /// (TDH.MEM.PAGE.ADD).
+    pub(super) fn new(design: &Design, guest: &Guest) -> State {
+        let slots = Slots::new(&guest.slots);
+        let mut state = State {
+            design: *design,
+            memory: guest.memory,
+            sept_ve_disable: guest.sept_ve_disable,
+            alive: true,
+            folios: Folios::new(design.folio, slots.file_pages(), slots.unseen()),
+            slots,
+            sept: Runs::default(),
+            regions: Runs::default(),
+            shared: Runs::default(),
+            filled: Runs::default(),
+            fog: FogBank::default(),
+        };
+        let mut image = Tally::default();
+        for range in &guest.image {
+            let pages = pages_of(*range);
+            let mut at = pages.start;
+            while at < pages.end {
+                let look = state.look(at..pages.end);
+                if look.sept == Sept::Absent {
+                    state.map_pages(&mut image, at..at + look.pages, Taken::Accepted);
+                }
+                at += look.pages;
+            }
+        }
+        state
+    }
+
+    /// What holds at `pages.start`, and for how many of `pages`.
+    pub(super) fn look(&self, pages: Pages) -> Look {
+        let at = pages.start;
+        let (sept, sept_end) = self.sept.at(at);
+        let (shared, shared_end) = self.shared.at(at);
+        let (region, region_end) = self.regions.at(at / REGION);
+        let end = sept_end
+            .min(shared_end)
+            .min(region_end.saturating_mul(REGION))
+            .min(pages.end);
+        let whole = if at.is_multiple_of(REGION) {
+            (end - at) / REGION
+        } else {
+            0
+        };
+        Look {
+            pages: end - at,
+            regions: whole.max(1),
+            sept,
+            region,
+            shared,
+        }
+    }
+
+    /// Whether a missing page of this region may be mapped by a 2M leaf, and for how many regions
+    /// from this one on the answer is the same. An ACCEPT of 4K asks for less and does not come
+    /// here. Source: docs/semantics.md, section 3 (`kvm_max_private_mapping_level()`, `lpage_info`, `disallowed_hugepage_adjust()`).
+    pub(super) fn leaf_allowed(&self, region: u64) -> (bool, u64) {
+        if !self.design.huge() {
+            return (false, u64::MAX);
+        }
+        let (facts, facts_end) = self.regions.at(region);
+        let span = facts_end - region;
+        if facts.table || facts.inhibit {
+            return (false, span);
+        }
+        let pages = gfns_of(region);
+        let (shared, shared_end) = self.shared.at(pages.start);
+        if shared.attribute || shared_end < pages.end {
+            return (false, 1);
+        }
+        let span = span.min((shared_end - pages.start) / REGION);
+        let Some((file, slot_span)) = self.slots.congruent(region) else {
+            return (false, 1);
+        };
+        let (whole, folio_span) = self.folios.can_be_whole(file);
+        (whole, span.min(slot_span).min(folio_span))
+    }
+
+    /// Maps pages one by one: a table comes to be, the guest_memfd is populated.
+    pub(super) fn map_pages(&mut self, tally: &mut Tally, pages: Pages, taken: Taken) {
+        tally.pages_4k += count(&pages);
+        self.regions
+            .update(regions_touching(&pages), |region| Region {
+                table: true,
+                ..region
+            });
+        self.populate(&pages);
+        self.filled.set(pages.clone(), None);
+        self.sept.set(pages, Sept::Page(taken));
+    }
+
+    /// Maps whole regions by 2M leaves.
+    pub(super) fn map_leaves(&mut self, tally: &mut Tally, pages: Pages, taken: Taken) {
+        tally.pages_2m += count(&pages) / REGION as i64;
+        self.populate(&pages);
+        self.filled.set(pages.clone(), None);
+        self.sept.set(pages, Sept::Leaf(taken));
+    }
+
+    /// The guest accepts what is pending: it becomes zero.
+    pub(super) fn take(&mut self, pages: Pages) {
+        self.filled.set(pages.clone(), None);
+        self.sept.update(pages, |sept| match sept {
+            Sept::Absent => Sept::Absent,
+            Sept::Leaf(_) => Sept::Leaf(Taken::Accepted),
+            Sept::Page(_) => Sept::Page(Taken::Accepted),
+        });
+    }
+
+    /// Splits every leaf of these whole regions. State and content stay (TDH.MEM.PAGE.DEMOTE).
+    pub(super) fn split(&mut self, tally: &mut Tally, pages: Pages) {
+        let leaves: Vec<Pages> = self
+            .sept
+            .stretches(pages)
+            .filter(|(_, sept)| matches!(sept, Sept::Leaf(_)))
+            .map(|(stretch, _)| stretch)
+            .collect();
+        for stretch in leaves {
+            tally.split(stretch.clone());
+            self.regions
+                .update(regions_touching(&stretch), |region| Region {
+                    table: true,
+                    ..region
+                });
+            self.sept.update(stretch, |sept| match sept {
+                Sept::Leaf(taken) => Sept::Page(taken),
+                other => other,
+            });
+        }
+    }
+
+    /// Sets the GUEST_INHIBIT bit of every region of `pages`.
+    pub(super) fn inhibit(&mut self, pages: &Pages) {
+        self.regions
+            .update(regions_touching(pages), |region| Region {
+                inhibit: true,
+                ..region
+            });
+    }
+
+    /// Removes every private mapping of `pages`. No leaf may stick out of them.
+    pub(super) fn unmap_private(&mut self, tally: &mut Tally, pages: Pages) {
+        for (stretch, sept) in self.sept.stretches(pages.clone()) {
+            match sept {
+                Sept::Absent => {}
+                Sept::Leaf(_) => tally.pages_2m -= count(&stretch) / REGION as i64,
+                Sept::Page(_) => tally.pages_4k -= count(&stretch),
+            }
+        }
+        self.sept.set(pages.clone(), Sept::Absent);
+        self.filled.set(pages, None);
+    }
+
+    /// Removes every shared mapping of `pages`, and with it what was known of their content.
+    pub(super) fn unmap_shared(&mut self, tally: &mut Tally, pages: Pages) {
+        tally.pages_4k -= self.shared.count(pages.clone(), |page| page.mapped) as i64;
+        self.shared.update(pages, |page| SharedPage {
+            attribute: page.attribute,
+            ..SharedPage::default()
+        });
+    }
+
+    /// Makes sure that the guest_memfd has these pages. Fogged regions keep their bounds.
+    pub(super) fn populate(&mut self, pages: &Pages) {
+        for (regions, region) in self.regions.stretches(regions_touching(pages)) {
+            let part = pages.start.max(regions.start * REGION)..pages.end.min(regions.end * REGION);
+            if !region.fog {
+                for (_, file) in self.slots.pieces(&part) {
+                    self.folios.populate(file);
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,150 @@
+//! What a step has come to so far: the sums and lists that become its [`Expectation`].
+
+use tdxlab_plan::addr::{Gpa, GpaRange, PageLevel};
+use tdxlab_plan::{
+    AccessOutcome, Expectation, Interval, PageDelta, ProbeRun, ReadPlan, SplitLeaf, StatusRun,
+};
+
+use super::fog::FogDelta;
+use super::pages::{REGION, count, range_of};
+use super::runs::Pages;
+use super::status;
+
+/// Sums and lists of one step, outside of fog.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Tally {
+    pub(super) pages_4k: i64,
+    pub(super) pages_2m: i64,
+    pub(super) accept_exits: i64,
+    pub(super) access_exits: i64,
+    pub(super) entries_at_most: Option<u64>,
+    pub(super) errnos: Vec<i32>,
+    pub(super) map_gpa: Option<u64>,
+    pub(super) reads: Vec<ReadPlan>,
+    pub(super) died: bool,
+    splits: i64,
+    split_leaves: Vec<SplitLeaf>,
+    statuses: Vec<StatusRun>,
+    accepts: bool,
+    /// The #VE handler may accept what it is stopped at.
+    pub(super) handler_accepts: bool,
+    accesses: Vec<(GpaRange, AccessOutcome)>,
+    accessed: bool,
+    probes: Vec<ProbeRun>,
+    probed: bool,
+    /// The guest went through fog: what it saw there is not known.
+    fogged: bool,
+}
+
+impl Tally {
+    /// `pages` are whole regions, each mapped by a leaf until now.
+    pub(super) fn split(&mut self, pages: Pages) {
+        let leaves = count(&pages) / REGION as i64;
+        self.splits += leaves;
+        self.pages_2m -= leaves;
+        self.pages_4k += count(&pages);
+        let room = Expectation::MAX_SPLIT_LEAVES - self.split_leaves.len();
+        let starts = pages.step_by(REGION as usize).take(room);
+        self.split_leaves.extend(starts.map(|gfn| SplitLeaf {
+            gpa: Gpa::from_gfn(gfn),
+            level: PageLevel::Size2M,
+        }));
+    }
+
+    /// `number` ACCEPTs of `level` from page `start` on returned `status`.
+    pub(super) fn accepted(&mut self, start: u64, level: PageLevel, number: u64, status: u64) {
+        self.accepts = true;
+        let next = StatusRun {
+            start: Gpa::from_gfn(start),
+            level,
+            count: number,
+            status,
+        };
+        match self.statuses.last_mut() {
+            Some(last)
+                if (last.level, last.status) == (level, status)
+                    && last.start.gfn() + last.count * level.pages_4k() == start =>
+            {
+                last.count += number;
+            }
+            _ => self.statuses.push(next),
+        }
+    }
+
+    /// The accesses in `pages` ended so.
+    pub(super) fn access(&mut self, pages: &Pages, outcome: AccessOutcome) {
+        self.accessed = true;
+        let range = range_of(pages);
+        match self.accesses.last_mut() {
+            Some((last, same)) if *same == outcome && last.end() == range.start() => {
+                *last = GpaRange::new(last.start(), range.end()).expect("the later range follows");
+            }
+            _ => self.accesses.push((range, outcome)),
+        }
+    }
+
+    /// These probes come next.
+    pub(super) fn probe(&mut self, next: ProbeRun) {
+        self.probed = true;
+        match self.probes.last_mut() {
+            Some(last)
+                if (last.stride, last.level, last.pending)
+                    == (next.stride, next.level, next.pending)
+                    && last.start.gfn() + last.count * last.stride.pages_4k()
+                        == next.start.gfn() =>
+            {
+                last.count += next.count;
+            }
+            _ => self.probes.push(next),
+        }
+    }
+
+    /// What the guest sees from here on in this step depends on a race.
+    pub(super) fn enter_fog(&mut self) {
+        self.fogged = true;
+    }
+
+    /// The step makes ACCEPTs (even if it ends before the first of them).
+    pub(super) fn makes_accepts(&mut self) {
+        self.accepts = true;
+    }
+
+    /// The expectation these sums come to.
+    pub(super) fn finish(self, populated: Interval, fog: FogDelta) -> Expectation {
+        let seen = !self.fogged && !self.died;
+        let exits = |exact: i64| Interval {
+            min: exact,
+            max: if self.fogged { NO_BOUND } else { exact },
+        };
+        Expectation {
+            td_alive: !self.died,
+            splits: Interval::exactly(self.splits) + fog.splits,
+            split_leaves: self.split_leaves,
+            pages: PageDelta {
+                pages_4k: Interval::exactly(self.pages_4k) + fog.pages_4k,
+                pages_2m: Interval::exactly(self.pages_2m) + fog.pages_2m,
+                pages_1g: Interval::exactly(0),
+            },
+            populated,
+            accept_exits: exits(self.accept_exits),
+            access_exits: exits(self.access_exits),
+            entries_at_most: self.entries_at_most,
+            statuses: (self.accepts && seen).then_some(self.statuses),
+            legal_statuses: if (self.accepts || self.handler_accepts) && self.fogged {
+                let mut legal = status::RACING.to_vec();
+                legal.push(status::OPERAND_INVALID);
+                legal
+            } else {
+                Vec::new()
+            },
+            errnos: self.errnos,
+            accesses: (self.accessed && seen).then_some(self.accesses),
+            probes: (self.probed && seen).then_some(self.probes),
+            map_gpa: self.map_gpa,
+            reads: self.reads,
+        }
+    }
+}
+
+/// An upper end that nothing reaches: racing vCPUs may exit again and again.
+const NO_BOUND: i64 = i64::MAX / 4;

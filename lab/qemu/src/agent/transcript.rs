@@ -1,0 +1,111 @@
+//! What was said on the serial line, bounded.
+
+use std::fmt::Write;
+use std::time::Instant;
+
+use tdxlab_protocol::frame::{Decoder, Message};
+use tdxlab_protocol::message::{Reply, Request};
+
+use super::hex;
+use crate::excerpt::Excerpt;
+
+/// Frames kept from the beginning and from the end.
+const FRAMES_KEPT: (usize, usize) = (64, 960);
+
+/// Bytes from the guest kept from the beginning and from the end.
+const BYTES_KEPT: (usize, usize) = (16 << 10, 112 << 10);
+
+/// A frame as it was on the line, without delimiters.
+#[derive(Debug)]
+struct Entry {
+    micros: u64,
+    from_guest: bool,
+    bytes: Vec<u8>,
+}
+
+/// The frames of a conversation with the time of each, and the raw bytes of the guest.
+///
+/// Frames are kept as bytes and only turned into text when somebody wants to read them, since
+/// most conversations go well.
+#[derive(Debug)]
+pub(super) struct Transcript {
+    began: Instant,
+    entries: Excerpt<Entry>,
+    raw: Excerpt<u8>,
+}
+
+impl Transcript {
+    pub(super) fn new() -> Transcript {
+        Transcript {
+            began: Instant::now(),
+            entries: Excerpt::new(FRAMES_KEPT.0, FRAMES_KEPT.1),
+            raw: Excerpt::new(BYTES_KEPT.0, BYTES_KEPT.1),
+        }
+    }
+
+    pub(super) fn raw(&mut self, bytes: &[u8]) {
+        self.raw.extend(bytes);
+    }
+
+    pub(super) fn raw_bytes(&self) -> Vec<u8> {
+        self.raw.to_bytes()
+    }
+
+    pub(super) fn sent(&mut self, bytes: &[u8]) {
+        self.note(false, bytes);
+    }
+
+    pub(super) fn received(&mut self, bytes: &[u8]) {
+        self.note(true, bytes);
+    }
+
+    fn note(&mut self, from_guest: bool, bytes: &[u8]) {
+        self.entries.push(Entry {
+            micros: u64::try_from(self.began.elapsed().as_micros()).unwrap_or(u64::MAX),
+            from_guest,
+            bytes: bytes.to_vec(),
+        });
+    }
+
+    /// All that is kept, and `unfinished`: bytes after the last whole frame.
+    pub(super) fn to_text(&self, unfinished: &[u8]) -> String {
+        let mut text = String::new();
+        for entry in self.entries.head() {
+            line(&mut text, entry);
+        }
+        if self.entries.left_out() > 0 {
+            let _ = writeln!(text, "[{} messages left out]", self.entries.left_out());
+        }
+        for entry in self.entries.tail() {
+            line(&mut text, entry);
+        }
+        let last = self.entries.tail().last().or(self.entries.head().last());
+        if !unfinished.is_empty() && last.is_none_or(|entry| entry.bytes != unfinished) {
+            let _ = writeln!(text, "{:>12}  guest  unfinished: {}", "", hex(unfinished));
+        }
+        text
+    }
+}
+
+fn line(text: &mut String, entry: &Entry) {
+    let (who, what) = if entry.from_guest {
+        ("guest", decoded::<Reply>(&entry.bytes))
+    } else {
+        ("lab  ", decoded::<Request>(&entry.bytes))
+    };
+    let millis = entry.micros as f64 / 1000.0;
+    // Writing to a String cannot fail.
+    let _ = writeln!(text, "{millis:>9.3} ms  {who}  {what}");
+}
+
+fn decoded<M: Message + std::fmt::Debug>(bytes: &[u8]) -> String {
+    let mut decoder = Decoder::<M>::new();
+    for &byte in bytes.iter().chain(&[0]) {
+        match decoder.push(byte) {
+            Some(Ok(message)) => return format!("{message:?}"),
+            Some(Err(error)) => return format!("{error}: {}", hex(bytes)),
+            None => {}
+        }
+    }
+    format!("nothing: {}", hex(bytes))
+}

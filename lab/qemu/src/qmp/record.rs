@@ -1,0 +1,77 @@
+//! What was said on a monitor, bounded.
+
+use std::time::Instant;
+
+use serde::Serialize;
+
+use crate::excerpt::Excerpt;
+
+/// Messages kept from the beginning and from the end.
+const KEPT: (usize, usize) = (64, 448);
+
+/// Longest message that is kept whole, in characters.
+const MAX_CHARS: usize = 8 << 10;
+
+/// Who spoke.
+#[derive(Clone, Copy, Debug, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum Direction {
+    Sent,
+    Received,
+}
+
+/// One message.
+#[derive(Clone, Debug, Serialize)]
+struct Exchange {
+    /// Since the conversation began.
+    micros: u64,
+    direction: Direction,
+    /// The message; text where it is no JSON or was cut.
+    message: serde_json::Value,
+}
+
+/// The messages of a conversation with the time of each.
+#[derive(Debug)]
+pub(super) struct Record {
+    began: Instant,
+    exchanges: Excerpt<(u64, Direction, String)>,
+}
+
+impl Record {
+    pub(super) fn new() -> Record {
+        Record {
+            began: Instant::now(),
+            exchanges: Excerpt::new(KEPT.0, KEPT.1),
+        }
+    }
+
+    pub(super) fn note(&mut self, direction: Direction, text: &str) {
+        let micros = u64::try_from(self.began.elapsed().as_micros()).unwrap_or(u64::MAX);
+        let text = text.chars().take(MAX_CHARS).collect();
+        self.exchanges.push((micros, direction, text));
+    }
+
+    pub(super) fn to_json_lines(&self) -> String {
+        let mut lines = String::new();
+        for entry in self.exchanges.head() {
+            lines.push_str(&line(entry));
+        }
+        if self.exchanges.left_out() > 0 {
+            lines.push_str(&format!("{{\"left_out\":{}}}\n", self.exchanges.left_out()));
+        }
+        for entry in self.exchanges.tail() {
+            lines.push_str(&line(entry));
+        }
+        lines
+    }
+}
+
+fn line((micros, direction, text): &(u64, Direction, String)) -> String {
+    let exchange = Exchange {
+        micros: *micros,
+        direction: *direction,
+        message: serde_json::from_str(text).unwrap_or_else(|_| text.as_str().into()),
+    };
+    // Numbers, names and JSON values always serialize.
+    serde_json::to_string(&exchange).unwrap_or_default() + "\n"
+}

@@ -1,0 +1,396 @@
+//! Journal to [`Report`]. A journal that was cut off gives all that is in it.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use tdxlab_journal::content::wanted as wanted_content;
+use tdxlab_journal::journal::{Event, JournalError, PlanId, RunStarted};
+use tdxlab_journal::recording::Recording;
+use tdxlab_journal::verdict::{Finding, Judgement, MissingWitness, Verdict};
+use tdxlab_journal::{ContentSpan, Observed, PageCounters, Reading, Sample};
+use tdxlab_plan::{Expectation, Plan, text as words};
+
+use super::model::{
+    Confirmation, ContentReport, ControlReport, Fact, FindingReport, Numbers, Report,
+    ScenarioReport, StepReport, VERSION, VerdictCounts,
+};
+use super::seen::seen;
+
+/// Why a scenario of a run that was stopped has no result.
+pub const NOT_RUN: &str = "not run: the run was stopped before";
+
+/// Reads a journal.
+pub fn from_journal(path: &Path) -> Result<Report, JournalError> {
+    from_recording(Recording::open(path)?)
+}
+
+/// Reads a journal from wherever it is.
+pub fn from_recording(mut recording: Recording) -> Result<Report, JournalError> {
+    let mut builder = Builder::new(recording.head());
+    while let Some(line) = recording.next_line()? {
+        builder.last_at = builder.last_at.max(line.at);
+        builder.take(line.event);
+    }
+    Ok(builder.finish(recording.head().clone()))
+}
+
+#[derive(Default)]
+struct Builder {
+    plans: Vec<Option<Draft>>,
+    last_at: u64,
+    end: Option<(Verdict, bool)>,
+}
+
+/// A scenario of which the journal has told something.
+struct Draft {
+    report: ScenarioReport,
+    plan: Option<Plan>,
+    /// Witnesses before the step that comes next, without those that are not believed.
+    before: Option<Sample>,
+    distrusted: Vec<MissingWitness>,
+    ended: bool,
+}
+
+impl Builder {
+    fn new(head: &RunStarted) -> Builder {
+        Builder {
+            plans: head.plans.iter().map(|_| None).collect(),
+            ..Builder::default()
+        }
+    }
+
+    /// The draft of a plan; `None` where the journal names a plan that the run does not have.
+    fn draft(&mut self, plan: PlanId) -> Option<&mut Draft> {
+        self.plans.get_mut(plan.0 as usize)?.as_mut()
+    }
+
+    fn open(&mut self, plan: PlanId, draft: Draft) {
+        if let Some(place) = self.plans.get_mut(plan.0 as usize) {
+            *place = Some(draft);
+        }
+    }
+
+    fn take(&mut self, event: Event) {
+        match event {
+            Event::RunStarted(_) => {}
+            Event::PlanSkipped { plan, about, need } => {
+                let mut draft = Draft::new(about);
+                draft.report.verdict = Verdict::Skip;
+                draft.report.reason = Some(need);
+                draft.ended = true;
+                self.open(plan, draft);
+            }
+            Event::PlanStarted {
+                plan,
+                scenario,
+                body,
+            } => {
+                let mut draft = Draft::new(body.about.clone());
+                draft.report.file = scenario.map(|path| path.display().to_string());
+                draft.report.steps_planned = body.steps.len();
+                draft.plan = Some(body);
+                self.open(plan, draft);
+            }
+            Event::PlanEnded {
+                plan,
+                verdict,
+                reason,
+                micros,
+                evidence,
+            } => {
+                if let Some(draft) = self.draft(plan) {
+                    draft.ended = true;
+                    draft.report.verdict = verdict;
+                    draft.report.reason = reason;
+                    draft.report.micros = micros;
+                    draft.report.evidence = evidence.map(|path| path.display().to_string());
+                }
+            }
+            Event::Confirmed {
+                plan,
+                times,
+                failed,
+            } => {
+                if let Some(draft) = self.draft(plan) {
+                    draft.report.confirmed = Some(Confirmation { times, failed });
+                }
+            }
+            Event::RunEnded {
+                verdict,
+                interrupted,
+            } => self.end = Some((verdict, interrupted)),
+            Event::Booted { plan, .. }
+            | Event::Controlled { plan, .. }
+            | Event::StepStarted { plan, .. }
+            | Event::StepObserved { plan, .. }
+            | Event::StepJudged { plan, .. } => {
+                if let Some(draft) = self.draft(plan) {
+                    draft.take(event);
+                }
+            }
+        }
+    }
+
+    fn finish(self, head: RunStarted) -> Report {
+        let mut counts = VerdictCounts::default();
+        let mut verdict = None;
+        let scenarios: Vec<ScenarioReport> = head
+            .plans
+            .iter()
+            .zip(self.plans)
+            .map(|(name, draft)| {
+                let scenario = match draft {
+                    Some(draft) => draft.finish(name),
+                    None => not_run(name),
+                };
+                counts.add(scenario.verdict);
+                verdict = Some(match verdict {
+                    Some(so_far) => scenario.verdict.and(so_far),
+                    None => scenario.verdict,
+                });
+                scenario
+            })
+            .collect();
+        let judged = verdict.unwrap_or(Verdict::Skip);
+        Report {
+            version: VERSION,
+            tdxlab: head.tdxlab,
+            run: head.run,
+            started: head.started,
+            command: head.command,
+            host: head.host,
+            host_reason: head.host_reason,
+            facts: head
+                .facts
+                .into_iter()
+                .map(|(name, value)| Fact { name, value })
+                .collect(),
+            fault: head.fault,
+            design: head.design,
+            seed: head.seed,
+            jobs: head.jobs,
+            verdict: match self.end {
+                Some((verdict, _)) => verdict.and(judged),
+                None => judged.and(Verdict::Error),
+            },
+            complete: self.end.is_some(),
+            interrupted: self.end.is_some_and(|(_, interrupted)| interrupted),
+            micros: self.last_at,
+            counts,
+            scenarios,
+        }
+    }
+}
+
+fn not_run(name: &str) -> ScenarioReport {
+    let mut draft = Draft::new(String::new());
+    draft.report.verdict = Verdict::Skip;
+    draft.report.reason = Some(NOT_RUN.to_owned());
+    draft.ended = true;
+    draft.finish(name)
+}
+
+impl Draft {
+    fn new(about: String) -> Draft {
+        Draft {
+            report: ScenarioReport {
+                name: String::new(),
+                about,
+                file: None,
+                verdict: Verdict::Error,
+                reason: None,
+                micros: 0,
+                boot_micros: None,
+                control: None,
+                steps: Vec::new(),
+                steps_planned: 0,
+                evidence: None,
+                confirmed: None,
+            },
+            plan: None,
+            before: None,
+            distrusted: Vec::new(),
+            ended: false,
+        }
+    }
+
+    fn take(&mut self, event: Event) {
+        match event {
+            Event::Booted { micros, .. } => self.report.boot_micros = Some(micros),
+            Event::Controlled {
+                after,
+                judgement,
+                distrusted,
+                ..
+            } => {
+                self.distrusted = distrusted.clone();
+                self.before = Some(after.without(&self.distrusted));
+                self.report.control = Some(ControlReport {
+                    verdict: judgement.verdict,
+                    findings: judgement.findings.iter().map(finding).collect(),
+                    distrusted,
+                });
+            }
+            Event::StepStarted { step, expected, .. } => self.step_started(step, &expected),
+            Event::StepObserved {
+                step,
+                observed,
+                sample,
+                ..
+            } => {
+                let after = sample.without(&self.distrusted);
+                let before = self.before.replace(after.clone());
+                if let Some(step) = self.step(step) {
+                    step.numbers = numbers(&observed, before.as_ref(), &after);
+                    step.seen = seen(&observed);
+                    let micros = observed.iter().flatten().map(|o| o.micros);
+                    step.micros = micros.fold(0, u64::saturating_add);
+                }
+            }
+            Event::StepJudged {
+                step, judgement, ..
+            } => {
+                if let Some(step) = self.step(step) {
+                    judged(step, judgement);
+                }
+            }
+            _ => {}
+        }
+    }
+
+    fn step_started(&mut self, step: u32, expected: &Expectation) {
+        let (Some(plan), Some(number)) = (&self.plan, step.checked_add(1)) else {
+            return;
+        };
+        let Some(planned) = plan.steps.get(step as usize) else {
+            return;
+        };
+        self.report.steps.push(StepReport {
+            number,
+            line: planned.line,
+            action: words::action(&planned.action, &plan.guest),
+            verdict: None,
+            expected: words::expectation(expected),
+            seen: Vec::new(),
+            numbers: Numbers::default(),
+            findings: Vec::new(),
+            findings_omitted: 0,
+            heard: Vec::new(),
+            missing: Vec::new(),
+            content: Vec::new(),
+            content_omitted: 0,
+            micros: 0,
+        });
+    }
+
+    fn step(&mut self, step: u32) -> Option<&mut StepReport> {
+        let number = step.checked_add(1)?;
+        self.report
+            .steps
+            .iter_mut()
+            .rev()
+            .find(|step| step.number == number)
+    }
+
+    fn finish(mut self, name: &str) -> ScenarioReport {
+        self.report.name = name.to_owned();
+        if !self.ended {
+            self.report.verdict = Verdict::Error;
+            self.report.reason = Some(format!(
+                "the run ended in the middle of it, after {} of {} steps",
+                self.report
+                    .steps
+                    .iter()
+                    .filter(|step| step.verdict.is_some())
+                    .count(),
+                self.report.steps_planned
+            ));
+        }
+        self.report
+    }
+}
+
+fn judged(step: &mut StepReport, judgement: Judgement) {
+    step.verdict = Some(judgement.verdict);
+    step.findings = judgement.findings.iter().map(finding).collect();
+    step.findings_omitted = judgement.findings_omitted;
+    step.heard = judgement.heard;
+    step.missing = judgement.missing;
+    step.content = judgement.content.iter().map(content).collect();
+    step.content_omitted = judgement.spans_omitted;
+}
+
+fn finding(finding: &Finding) -> FindingReport {
+    FindingReport {
+        witness: finding.witness,
+        kind: finding.kind,
+        at: finding.at.map(|range| range.to_string()),
+        expected: finding.expected.clone(),
+        found: finding.found.clone(),
+    }
+}
+
+fn content(span: &ContentSpan) -> ContentReport {
+    ContentReport {
+        range: span.range.to_string(),
+        expected: wanted_content(span.expected),
+        found: span.found.to_string(),
+        right: span.right,
+    }
+}
+
+fn numbers(observed: &[Vec<Observed>], before: Option<&Sample>, after: &Sample) -> Numbers {
+    let pages = before.and_then(|before| {
+        both(&before.debugfs, &after.debugfs)
+            .or_else(|| both(&before.query_stats, &after.query_stats))
+    });
+    let page = |of: fn(&PageCounters) -> u64| {
+        let (before, after) = pages?;
+        i64::try_from(i128::from(of(after)) - i128::from(of(before))).ok()
+    };
+    let exits = before.and_then(|before| both(&before.exits, &after.exits));
+    Numbers {
+        splits: after
+            .splits
+            .value()
+            .map(|events| events.iter().filter(|event| event.errno == 0).count() as u64),
+        pages_4k: page(|pages| pages.pages_4k),
+        pages_2m: page(|pages| pages.pages_2m),
+        pages_1g: page(|pages| pages.pages_1g),
+        populated: after.populated.value().copied(),
+        accept_exits: exits.and_then(|(before, after)| after.accept.checked_sub(before.accept)),
+        access_exits: exits.and_then(|(before, after)| after.access.checked_sub(before.access)),
+        entries_looked_at: sum(observed, |o| o.entries_looked_at),
+        leaves_zapped: sum(observed, |o| o.leaves_zapped),
+    }
+}
+
+fn both<'a, T>(before: &'a Reading<T>, after: &'a Reading<T>) -> Option<(&'a T, &'a T)> {
+    Some((before.value()?, after.value()?))
+}
+
+/// `None` where no operation could say; otherwise the sum over those that could.
+fn sum(observed: &[Vec<Observed>], of: fn(&Observed) -> Option<u64>) -> Option<u64> {
+    observed
+        .iter()
+        .flatten()
+        .filter_map(of)
+        .reduce(u64::saturating_add)
+}
+
+/// The topic of a scenario: its name up to the first slash.
+pub fn topic(name: &str) -> &str {
+    name.split_once('/').map_or("other", |(topic, _)| topic)
+}
+
+/// How many scenarios each topic (the part of the name before the first slash) has, by verdict.
+pub fn by_topic(report: &Report) -> BTreeMap<&str, (VerdictCounts, u64)> {
+    let mut topics: BTreeMap<&str, (VerdictCounts, u64)> = BTreeMap::new();
+    for scenario in &report.scenarios {
+        let topic = topic(&scenario.name);
+        let (counts, micros) = topics.entry(topic).or_default();
+        counts.add(scenario.verdict);
+        *micros += scenario.micros;
+    }
+    topics
+}

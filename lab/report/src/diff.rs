@@ -1,0 +1,293 @@
+//! Two runs compared: what changed verdict, which numbers changed, what is new and what is gone.
+//!
+//! Times vary from run to run, so a change counts only where it is large. Counters do not: on equal
+//! host and design the same scenario gives the same numbers, unless its steps race.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use tdxlab_journal::REHEARSAL_FACT;
+use tdxlab_journal::verdict::Verdict;
+use tdxlab_plan::text::Micros;
+
+use super::{Confirmation, Numbers, Report, ScenarioReport};
+
+/// A time has changed where it grew or shrank by half and by this many microseconds.
+const NOISE_MICROS: u64 = 50_000;
+
+/// What is different in the later run.
+#[derive(Clone, Debug, Default)]
+pub struct Diff {
+    /// In what the runs themselves differ: host, design, kernel.
+    pub runs: Vec<String>,
+    /// Scenarios whose verdict changed.
+    pub verdicts: Vec<VerdictChange>,
+    /// Scenarios whose numbers changed.
+    pub numbers: Vec<NumberChange>,
+    /// Scenarios that only the later run has, with their verdicts.
+    pub new: Vec<(String, Verdict)>,
+    /// Scenarios that only the earlier run has.
+    pub gone: Vec<String>,
+}
+
+/// Another verdict than before.
+#[derive(Clone, Debug)]
+pub struct VerdictChange {
+    /// The scenario.
+    pub name: String,
+    /// What was said of it.
+    pub before: Verdict,
+    /// What is said of it.
+    pub after: Verdict,
+    /// What came of running it again.
+    pub confirmed: Option<Confirmation>,
+}
+
+/// Another number than before.
+#[derive(Clone, Debug)]
+pub struct NumberChange {
+    /// The scenario.
+    pub name: String,
+    /// Which number, and of which step.
+    pub what: String,
+    /// What it was.
+    pub before: String,
+    /// What it is.
+    pub after: String,
+}
+
+/// How bad a change of verdict is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Weight {
+    /// It is no worse than before.
+    Better,
+    /// It is worse, and was so again when it was run again.
+    Regression,
+    /// It is worse; nobody has run it again.
+    Suspect,
+    /// It was worse once, and never when it was run again.
+    Flaky,
+}
+
+impl VerdictChange {
+    /// How bad it is. Only a failure can come and go: a skip has a reason that stays.
+    pub fn weight(&self) -> Weight {
+        if badness(self.after) <= badness(self.before) {
+            return Weight::Better;
+        }
+        match &self.confirmed {
+            _ if self.after == Verdict::Skip => Weight::Regression,
+            None => Weight::Suspect,
+            Some(confirmation) if confirmation.failed == 0 => Weight::Flaky,
+            Some(_) => Weight::Regression,
+        }
+    }
+}
+
+/// A scenario that is not run any more is worse than one that passes, and better than one that fails.
+const fn badness(verdict: Verdict) -> u8 {
+    match verdict {
+        Verdict::Pass => 0,
+        Verdict::Skip => 1,
+        Verdict::Error => 2,
+        Verdict::Fail => 3,
+    }
+}
+
+impl Diff {
+    /// Compares an earlier and a later run.
+    pub fn between(before: &Report, after: &Report) -> Diff {
+        let mut diff = Diff {
+            runs: runs(before, after),
+            ..Diff::default()
+        };
+        let mut earlier: BTreeMap<&str, &ScenarioReport> = before
+            .scenarios
+            .iter()
+            .map(|scenario| (scenario.name.as_str(), scenario))
+            .collect();
+        let alike = before.host == after.host && before.design == after.design;
+        for scenario in &after.scenarios {
+            match earlier.remove(scenario.name.as_str()) {
+                None => diff.new.push((scenario.name.clone(), scenario.verdict)),
+                Some(old) if old.verdict != scenario.verdict => diff.verdicts.push(VerdictChange {
+                    name: scenario.name.clone(),
+                    before: old.verdict,
+                    after: scenario.verdict,
+                    confirmed: scenario.confirmed,
+                }),
+                Some(old) => diff.numbers.extend(numbers(old, scenario, alike)),
+            }
+        }
+        diff.gone = earlier.into_keys().map(str::to_owned).collect();
+        diff
+    }
+
+    /// Whether the later run is worse: a regression or a suspect, a scenario that is gone, or a
+    /// new one that fails.
+    pub fn is_worse(&self) -> bool {
+        !self.gone.is_empty()
+            || self
+                .verdicts
+                .iter()
+                .any(|change| matches!(change.weight(), Weight::Regression | Weight::Suspect))
+            || self
+                .new
+                .iter()
+                .any(|(_, verdict)| matches!(verdict, Verdict::Fail | Verdict::Error))
+    }
+
+    /// Whether nothing changed at all.
+    pub fn is_empty(&self) -> bool {
+        self.runs.is_empty()
+            && self.verdicts.is_empty()
+            && self.numbers.is_empty()
+            && self.new.is_empty()
+            && self.gone.is_empty()
+    }
+}
+
+fn runs(before: &Report, after: &Report) -> Vec<String> {
+    let mut changes = Vec::new();
+    let mut compare = |name: &str, old: &str, new: &str| {
+        if old != new {
+            changes.push(format!("{name}: {old} -> {new}"));
+        }
+    };
+    compare("host", before.host.name(), after.host.name());
+    compare("design", &before.design, &after.design);
+    compare("tdxlab", &before.tdxlab, &after.tdxlab);
+    let rehearsal = |report: &Report| if report.is_rehearsal() { "yes" } else { "no" };
+    compare(REHEARSAL_FACT, rehearsal(before), rehearsal(after));
+    for fact in &after.facts {
+        if fact.name == REHEARSAL_FACT {
+            continue;
+        }
+        let old = before.facts.iter().find(|old| old.name == fact.name);
+        compare(&fact.name, old.map_or("-", |old| &old.value), &fact.value);
+    }
+    changes
+}
+
+fn numbers(before: &ScenarioReport, after: &ScenarioReport, alike: bool) -> Vec<NumberChange> {
+    let mut changes = Vec::new();
+    let mut add = |what: String, old: String, new: String| {
+        changes.push(NumberChange {
+            name: after.name.clone(),
+            what,
+            before: old,
+            after: new,
+        });
+    };
+    let (old, new) = (before.micros, after.micros);
+    if old.abs_diff(new) > NOISE_MICROS && old.abs_diff(new) > old.min(new) / 2 {
+        add(
+            "time".to_owned(),
+            Micros(old).to_string(),
+            Micros(new).to_string(),
+        );
+    }
+    for (old_step, step) in before.steps.iter().zip(&after.steps) {
+        let races = step.action.starts_with("in parallel");
+        if !alike || races || old_step.action != step.action {
+            continue;
+        }
+        for (what, old, new) in pairs(&old_step.numbers, &step.numbers) {
+            if old != new {
+                add(
+                    format!("step {}, {what}", step.number),
+                    said(old),
+                    said(new),
+                );
+            }
+        }
+    }
+    changes
+}
+
+fn said(value: Option<i128>) -> String {
+    value.map_or("not seen".to_owned(), |value| value.to_string())
+}
+
+type Pair = (&'static str, Option<i128>, Option<i128>);
+
+fn pairs(old: &Numbers, new: &Numbers) -> [Pair; 9] {
+    let wide = |value: Option<u64>| value.map(i128::from);
+    let change = |value: Option<i64>| value.map(i128::from);
+    [
+        ("splits", wide(old.splits), wide(new.splits)),
+        ("pages_4k", change(old.pages_4k), change(new.pages_4k)),
+        ("pages_2m", change(old.pages_2m), change(new.pages_2m)),
+        ("pages_1g", change(old.pages_1g), change(new.pages_1g)),
+        ("populated", wide(old.populated), wide(new.populated)),
+        (
+            "ACCEPT exits",
+            wide(old.accept_exits),
+            wide(new.accept_exits),
+        ),
+        (
+            "access exits",
+            wide(old.access_exits),
+            wide(new.access_exits),
+        ),
+        (
+            "entries looked at",
+            wide(old.entries_looked_at),
+            wide(new.entries_looked_at),
+        ),
+        (
+            "leaves zapped",
+            wide(old.leaves_zapped),
+            wide(new.leaves_zapped),
+        ),
+    ]
+}
+
+impl fmt::Display for Diff {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for change in &self.runs {
+            writeln!(f, "the runs differ in {change}")?;
+        }
+        for change in &self.verdicts {
+            let word = match change.weight() {
+                Weight::Better => "better    ",
+                Weight::Regression => "REGRESSION",
+                Weight::Suspect => "suspect   ",
+                Weight::Flaky => "flaky     ",
+            };
+            write!(
+                f,
+                "{word}  {}: {} -> {}",
+                change.name, change.before, change.after
+            )?;
+            match &change.confirmed {
+                Some(again) => writeln!(
+                    f,
+                    "; failed {} of {} times it was run again",
+                    again.failed, again.times
+                )?,
+                None if change.weight() == Weight::Suspect => {
+                    writeln!(f, "; not confirmed, run with --confirm 3 to know how often")?;
+                }
+                None => writeln!(f)?,
+            }
+        }
+        for (name, verdict) in &self.new {
+            writeln!(f, "new         {name}: {verdict}")?;
+        }
+        for name in &self.gone {
+            writeln!(f, "gone        {name}")?;
+        }
+        for change in &self.numbers {
+            writeln!(
+                f,
+                "changed     {}, {}: {} -> {}",
+                change.name, change.what, change.before, change.after
+            )?;
+        }
+        if self.is_empty() {
+            writeln!(f, "no difference")?;
+        }
+        Ok(())
+    }
+}

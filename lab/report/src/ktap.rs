@@ -1,0 +1,116 @@
+//! `results.ktap`: the kernel's test format, version 1.
+//!
+//! Rules: Documentation/dev-tools/ktap.rst of Linux. A scenario is a test, its steps are subtests.
+
+use std::fmt::Write;
+
+use tdxlab_journal::verdict::Verdict;
+
+use super::{Report, ScenarioReport, StepReport};
+
+/// The whole document.
+pub fn render(report: &Report) -> String {
+    let mut out = String::from("KTAP version 1\n");
+    let _ = writeln!(
+        out,
+        "# tdxlab {} on host {}, design {}",
+        report.tdxlab,
+        report.host.name(),
+        one_line(&report.design)
+    );
+    if let Some(rehearsal) = report.rehearsal() {
+        let _ = writeln!(out, "# {}", one_line(&rehearsal));
+    }
+    if let Some(fault) = &report.fault {
+        let _ = writeln!(out, "# {}", one_line(&fault.to_string()));
+    }
+    let _ = writeln!(out, "1..{}", report.scenarios.len());
+    for (index, scenario) in report.scenarios.iter().enumerate() {
+        render_scenario(&mut out, index + 1, scenario);
+    }
+    out
+}
+
+fn render_scenario(out: &mut String, number: usize, scenario: &ScenarioReport) {
+    if !scenario.steps.is_empty() {
+        let _ = writeln!(out, "  KTAP version 1\n  1..{}", scenario.steps.len());
+        for step in &scenario.steps {
+            render_step(out, step);
+        }
+    }
+    let control = scenario
+        .control
+        .iter()
+        .flat_map(|control| &control.findings);
+    for finding in control {
+        let _ = writeln!(out, "# positive control: {}", describe(finding));
+    }
+    let reason = scenario.reason.as_deref().unwrap_or("");
+    let directive = match scenario.verdict {
+        Verdict::Pass | Verdict::Fail => String::new(),
+        Verdict::Skip => format!(" # SKIP {}", one_line(reason)),
+        Verdict::Error => format!(" # ERROR {}", one_line(reason)),
+    };
+    let _ = writeln!(
+        out,
+        "{} {number} {}{directive}",
+        ok(scenario.verdict),
+        description(&scenario.name)
+    );
+}
+
+fn render_step(out: &mut String, step: &StepReport) {
+    for finding in &step.findings {
+        let _ = writeln!(out, "  # {}", describe(finding));
+    }
+    for missing in &step.missing {
+        let _ = writeln!(
+            out,
+            "  # missing witness {}: {}",
+            missing.witness,
+            one_line(&missing.reason)
+        );
+    }
+    let verdict = step.verdict.unwrap_or(Verdict::Error);
+    let directive = match verdict {
+        Verdict::Error => " # ERROR not judged",
+        _ => "",
+    };
+    let _ = writeln!(
+        out,
+        "  {} {} {}{directive}",
+        ok(verdict),
+        step.number,
+        description(&step.action)
+    );
+}
+
+fn describe(finding: &super::FindingReport) -> String {
+    let place = match &finding.at {
+        Some(at) => format!(" at {at}"),
+        None => String::new(),
+    };
+    one_line(&format!(
+        "{}{place}: expected {}, found {}",
+        finding.witness, finding.expected, finding.found
+    ))
+}
+
+fn ok(verdict: Verdict) -> &'static str {
+    match verdict {
+        Verdict::Pass | Verdict::Skip => "ok",
+        Verdict::Fail | Verdict::Error => "not ok",
+    }
+}
+
+/// A description must not hold the sign that starts a directive.
+fn description(text: &str) -> String {
+    one_line(text).replace('#', " ")
+}
+
+/// Line breaks and control characters would start something else.
+fn one_line(text: &str) -> String {
+    text.chars()
+        .map(|c| if c.is_control() { ' ' } else { c })
+        .collect()
+}

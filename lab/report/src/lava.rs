@@ -1,0 +1,59 @@
+//! LAVA: signals on the console that a LAVA dispatcher takes for results.
+//!
+//! One test set for each topic, one test case for each scenario, its duration as measurement. LAVA
+//! has no word for an error: it is `unknown`. The test sets of a rehearsal are called so.
+
+use std::fmt::Write;
+
+use tdxlab_journal::verdict::Verdict;
+use tdxlab_plan::text::slug;
+
+use super::{Report, by_topic};
+
+/// The signals of a run.
+pub fn render(report: &Report) -> String {
+    let mut out = String::new();
+    let prefix = if report.is_rehearsal() {
+        "REHEARSAL-"
+    } else {
+        ""
+    };
+    for (topic, _) in by_topic(report) {
+        let _ = writeln!(out, "<LAVA_SIGNAL_TESTSET START {prefix}{}>", slug(topic));
+        for scenario in &report.scenarios {
+            if super::topic(&scenario.name) != topic {
+                continue;
+            }
+            let _ = writeln!(
+                out,
+                "<LAVA_SIGNAL_TESTCASE TEST_CASE_ID={} RESULT={} MEASUREMENT={:.6} UNITS=seconds>",
+                slug(
+                    scenario
+                        .name
+                        .strip_prefix(topic)
+                        .unwrap_or(&scenario.name)
+                        .trim_start_matches('/')
+                ),
+                result(scenario.verdict),
+                scenario.micros as f64 / 1e6
+            );
+        }
+        let _ = writeln!(out, "<LAVA_SIGNAL_TESTSET STOP>");
+    }
+    if !report.complete {
+        let _ = writeln!(
+            out,
+            "<LAVA_SIGNAL_TESTRAISE tdxlab was ended before it was done>"
+        );
+    }
+    out
+}
+
+const fn result(verdict: Verdict) -> &'static str {
+    match verdict {
+        Verdict::Pass => "pass",
+        Verdict::Fail => "fail",
+        Verdict::Skip => "skip",
+        Verdict::Error => "unknown",
+    }
+}

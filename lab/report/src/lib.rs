@@ -1,0 +1,30 @@
+//! What is made of a journal: the summary on the terminal, and files for people and machines.
+//!
+//! Invariant: reads only the journal. This crate names plans, journals and the protocol.
+//!
+//! `build` makes a [`Report`] of a journal; every format is made from that, by one file each.
+
+mod build;
+pub mod diff;
+mod files;
+pub mod github;
+pub mod html;
+pub mod junit;
+pub mod kcidb;
+pub mod kernels;
+pub mod ktap;
+pub mod lava;
+pub mod merge;
+mod model;
+pub mod picture;
+mod seen;
+pub mod table;
+pub mod terminal;
+pub mod trend;
+
+pub use build::{NOT_RUN, by_topic, from_journal, from_recording, topic};
+pub use files::{REPORT_FILES, write_all};
+pub use model::{
+    Confirmation, ContentReport, ControlReport, Fact, FindingReport, Numbers, Report,
+    ScenarioReport, StepReport, VERSION, VerdictCounts, schema,
+};

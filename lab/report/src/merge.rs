@@ -1,0 +1,402 @@
+//! Several runs to one: the shards of a run, or the same set on several machines.
+//!
+//! Journals are merged, not reports, so that every report can be made of a merged run as of any
+//! other. Runs that differ in what was tested are not mixed unless that is asked for, and a part
+//! that is missing is an error: a smaller run would look like a good one.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use miette::Diagnostic;
+use tdxlab_journal::after_rehearsal;
+use tdxlab_journal::folder::{FolderError, RunFolder};
+use tdxlab_journal::journal::{self, Event, JournalError, PlanId, RunStarted};
+use tdxlab_journal::recording::Recording;
+use tdxlab_journal::verdict::Verdict;
+use thiserror::Error;
+
+/// Why runs cannot be one.
+#[derive(Debug, Error, Diagnostic)]
+pub enum MergeError {
+    /// A journal cannot be read or written.
+    #[error(transparent)]
+    #[diagnostic(transparent)]
+    Journal(#[from] JournalError),
+    /// The merged run cannot be kept.
+    #[error(transparent)]
+    #[diagnostic(transparent)]
+    Folder(#[from] FolderError),
+    /// They tested different things.
+    #[error("{} and {} differ in {what}: {one} and {other}", first.display(), second.display())]
+    #[diagnostic(
+        code(merge::differ),
+        help("compare them with `tdxlab report diff`, or say --mixed to merge them all the same")
+    )]
+    Differ {
+        /// A run.
+        first: PathBuf,
+        /// Another.
+        second: PathBuf,
+        /// In what.
+        what: String,
+        /// What it is in the first.
+        one: String,
+        /// And in the second.
+        other: String,
+    },
+    /// A part is not there.
+    #[error("of {count} shards, these are missing: {}", list(missing))]
+    #[diagnostic(
+        code(merge::missing_shard),
+        help("a merged run must be whole: run the missing shards, or find where they were left")
+    )]
+    MissingShards {
+        /// How many there are.
+        count: u32,
+        /// Those that were not given.
+        missing: Vec<u32>,
+    },
+    /// Parts of runs that were cut differently.
+    #[error("{} is shard {one}, {} is {other}", first.display(), second.display())]
+    #[diagnostic(code(merge::cut), help("merge only the shards of one run"))]
+    Cut {
+        /// A run.
+        first: PathBuf,
+        /// Another.
+        second: PathBuf,
+        /// What part the first is.
+        one: String,
+        /// And the second.
+        other: String,
+    },
+    /// A run was not done to its end.
+    #[error("{} was ended before it was done", folder.display())]
+    #[diagnostic(
+        code(merge::unfinished),
+        help("finish it: tdxlab run --resume {}", folder.display())
+    )]
+    Unfinished {
+        /// The run.
+        folder: PathBuf,
+    },
+    /// Two runs have the same scenario.
+    #[error("{} and {} both ran {name}", first.display(), second.display())]
+    #[diagnostic(
+        code(merge::twice),
+        help("give each run once; compare runs of the same scenarios with `tdxlab report diff`")
+    )]
+    Twice {
+        /// A run.
+        first: PathBuf,
+        /// Another.
+        second: PathBuf,
+        /// The scenario.
+        name: String,
+    },
+    /// Nothing to merge.
+    #[error("there is nothing to merge")]
+    #[diagnostic(code(merge::nothing), help("name at least one folder of a run"))]
+    Nothing,
+    /// A file of a scenario could not be taken along.
+    #[error("cannot copy {}: {source}", path.display())]
+    #[diagnostic(code(merge::copy))]
+    Copy {
+        /// The file.
+        path: PathBuf,
+        /// The system's answer.
+        source: std::io::Error,
+    },
+}
+
+fn list(numbers: &[u32]) -> String {
+    let texts: Vec<String> = numbers.iter().map(u32::to_string).collect();
+    texts.join(", ")
+}
+
+/// A run that is to be merged.
+struct Source {
+    folder: PathBuf,
+    head: RunStarted,
+    /// Place of each of its plans in the merged run.
+    places: Vec<u32>,
+}
+
+/// Merges runs into a new folder below `reports`. With `mixed`, runs may differ in what was
+/// tested; the facts then say so.
+pub fn merge(folders: &[PathBuf], reports: &Path, mixed: bool) -> Result<RunFolder, MergeError> {
+    let mut sources = folders
+        .iter()
+        .map(|folder| open(folder))
+        .collect::<Result<Vec<_>, _>>()?;
+    alike(&sources, mixed)?;
+    whole(&sources)?;
+    let plans = arrange(&mut sources)?;
+    let target = RunFolder::create(reports)?;
+    let journal = target.journal()?;
+    journal.write(&Event::RunStarted(head(&sources, plans, &target)))?;
+    let mut end = End::default();
+    for source in &sources {
+        copy(source, &target, &journal, &mut end)?;
+    }
+    journal.write(&Event::RunEnded {
+        verdict: end.verdict.unwrap_or(Verdict::Skip),
+        interrupted: end.interrupted,
+    })?;
+    Ok(target)
+}
+
+fn open(folder: &Path) -> Result<Source, MergeError> {
+    let mut recording = Recording::open(&folder.join(journal::FILE))?;
+    let head = recording.head().clone();
+    let mut finished = vec![false; head.plans.len()];
+    let mut ended = false;
+    while let Some(line) = recording.next_line()? {
+        match line.event {
+            Event::PlanEnded { plan, .. } | Event::PlanSkipped { plan, .. } => {
+                if let Some(place) = finished.get_mut(plan.0 as usize) {
+                    *place = true;
+                }
+            }
+            Event::RunEnded { .. } => ended = true,
+            _ => {}
+        }
+    }
+    if !ended || finished.contains(&false) {
+        return Err(MergeError::Unfinished {
+            folder: folder.to_owned(),
+        });
+    }
+    Ok(Source {
+        folder: folder.to_owned(),
+        head,
+        places: Vec::new(),
+    })
+}
+
+/// What must be the same for results to be of the same thing.
+fn tested(head: &RunStarted) -> Vec<(String, String)> {
+    let mut tested = vec![
+        ("tdxlab".to_owned(), head.tdxlab.clone()),
+        ("host".to_owned(), head.host.name().to_owned()),
+        ("design".to_owned(), head.design.clone()),
+        (
+            "seed".to_owned(),
+            head.seed.map_or("none".to_owned(), |seed| seed.to_string()),
+        ),
+    ];
+    tested.extend(head.facts.iter().cloned());
+    tested
+}
+
+fn alike(sources: &[Source], mixed: bool) -> Result<(), MergeError> {
+    let first = sources.first().ok_or(MergeError::Nothing)?;
+    if mixed {
+        return Ok(());
+    }
+    let wanted: BTreeMap<String, String> = tested(&first.head).into_iter().collect();
+    for other in &sources[1..] {
+        let found: BTreeMap<String, String> = tested(&other.head).into_iter().collect();
+        let names: BTreeSet<&String> = wanted.keys().chain(found.keys()).collect();
+        for name in names {
+            if wanted.get(name) != found.get(name) {
+                let say = |value: Option<&String>| value.cloned().unwrap_or("nothing".to_owned());
+                return Err(MergeError::Differ {
+                    first: first.folder.clone(),
+                    second: other.folder.clone(),
+                    what: name.clone(),
+                    one: say(wanted.get(name)),
+                    other: say(found.get(name)),
+                });
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Either no run is a shard, or they are all shards of one run, and every one is there.
+fn whole(sources: &[Source]) -> Result<(), MergeError> {
+    let first = sources.first().ok_or(MergeError::Nothing)?;
+    let cut = |source: &Source| {
+        source
+            .head
+            .part
+            .as_ref()
+            .map(|part| (part.shard.count(), part.of_plans))
+    };
+    let say = |source: &Source| match &source.head.part {
+        Some(part) => format!("{} of {} plans", part.shard, part.of_plans),
+        None => "a whole run".to_owned(),
+    };
+    if let Some(other) = sources.iter().find(|other| cut(other) != cut(first)) {
+        return Err(MergeError::Cut {
+            first: first.folder.clone(),
+            second: other.folder.clone(),
+            one: say(first),
+            other: say(other),
+        });
+    }
+    let Some((count, _)) = cut(first) else {
+        return Ok(());
+    };
+    let given: BTreeSet<u32> = sources
+        .iter()
+        .filter_map(|source| Some(source.head.part.as_ref()?.shard.index()))
+        .collect();
+    let missing: Vec<u32> = (1..=count).filter(|index| !given.contains(index)).collect();
+    if missing.is_empty() {
+        Ok(())
+    } else {
+        Err(MergeError::MissingShards { count, missing })
+    }
+}
+
+/// Gives every plan its place: that of the whole run for shards, one run after the other else.
+fn arrange(sources: &mut [Source]) -> Result<Vec<String>, MergeError> {
+    let mut plans: BTreeMap<u32, String> = BTreeMap::new();
+    let mut seen: BTreeMap<String, PathBuf> = BTreeMap::new();
+    let mut next = 0;
+    for source in sources {
+        source.places = match &source.head.part {
+            Some(part) => part.places.clone(),
+            None => (next..).take(source.head.plans.len()).collect(),
+        };
+        for (place, name) in source.places.iter().zip(&source.head.plans) {
+            next = next.max(place + 1);
+            if let Some(first) = seen.insert(name.clone(), source.folder.clone()) {
+                return Err(MergeError::Twice {
+                    first,
+                    second: source.folder.clone(),
+                    name: name.clone(),
+                });
+            }
+            plans.insert(*place, name.clone());
+        }
+    }
+    Ok(plans.into_values().collect())
+}
+
+fn head(sources: &[Source], plans: Vec<String>, target: &RunFolder) -> RunStarted {
+    let first = &sources[0].head;
+    let mut facts: Vec<(String, String)> = Vec::new();
+    for (name, value) in sources.iter().flat_map(|source| &source.head.facts) {
+        match facts.iter_mut().find(|(known, _)| known == name) {
+            None => facts.push((name.clone(), value.clone())),
+            Some((_, known)) if known.split(" | ").any(|one| one == value) => {}
+            Some((_, known)) => *known = format!("{known} | {value}"),
+        }
+    }
+    let mut designs: Vec<&str> = sources
+        .iter()
+        .map(|source| source.head.design.as_str())
+        .collect();
+    designs.dedup();
+    let started = sources.iter().map(|source| &source.head.started).min();
+    let allowed_log = sources.iter().flat_map(|source| &source.head.allowed_log);
+    let allowed_log: BTreeSet<String> = allowed_log.cloned().collect();
+    RunStarted {
+        version: journal::VERSION,
+        tdxlab: first.tdxlab.clone(),
+        run: target.name().to_owned(),
+        started: started.cloned().unwrap_or_default(),
+        command: std::env::args().collect(),
+        host: first.host,
+        profile: first.profile,
+        host_reason: after_rehearsal(&facts, format!("merged from {} runs", sources.len())),
+        facts,
+        fault: sources.iter().find_map(|source| source.head.fault.clone()),
+        design: designs.join(" | "),
+        seed: first.seed,
+        jobs: sources
+            .iter()
+            .fold(0, |jobs, source| jobs.saturating_add(source.head.jobs)),
+        plans,
+        paths: first.paths.clone(),
+        allowed_log: allowed_log.into_iter().collect(),
+        part: None,
+        merged: sources
+            .iter()
+            .map(|source| source.head.run.clone())
+            .collect(),
+    }
+}
+
+#[derive(Default)]
+struct End {
+    verdict: Option<Verdict>,
+    interrupted: bool,
+}
+
+/// Appends the events of a run under their new places, and takes its files along.
+fn copy(
+    source: &Source,
+    target: &RunFolder,
+    journal: &journal::Journal,
+    end: &mut End,
+) -> Result<(), MergeError> {
+    let mut recording = Recording::open(&source.folder.join(journal::FILE))?;
+    while let Some(line) = recording.next_line()? {
+        let mut event = line.event;
+        if let Event::RunEnded {
+            verdict,
+            interrupted,
+        } = event
+        {
+            end.verdict = Some(end.verdict.map_or(verdict, |so_far| so_far.and(verdict)));
+            end.interrupted |= interrupted;
+            continue;
+        }
+        let Some(plan) = plan_of(&mut event) else {
+            continue;
+        };
+        let old = plan.0 as usize;
+        let (Some(place), Some(name)) = (source.places.get(old), source.head.plans.get(old)) else {
+            continue;
+        };
+        *plan = PlanId(*place);
+        let id = *plan;
+        if let Event::PlanEnded {
+            evidence: Some(evidence),
+            ..
+        } = &mut event
+        {
+            let to = RunFolder::of_plan(id, name);
+            copy_files(&source.folder.join(&*evidence), &target.path().join(&to))?;
+            *evidence = to;
+        }
+        journal.write_at(line.at, &event)?;
+    }
+    Ok(())
+}
+
+fn plan_of(event: &mut Event) -> Option<&mut PlanId> {
+    match event {
+        Event::PlanSkipped { plan, .. }
+        | Event::PlanStarted { plan, .. }
+        | Event::Booted { plan, .. }
+        | Event::Controlled { plan, .. }
+        | Event::StepStarted { plan, .. }
+        | Event::StepObserved { plan, .. }
+        | Event::StepJudged { plan, .. }
+        | Event::PlanEnded { plan, .. }
+        | Event::Confirmed { plan, .. } => Some(plan),
+        Event::RunStarted(_) | Event::RunEnded { .. } => None,
+    }
+}
+
+/// Plain files only: what a scenario leaves has no folders in it.
+fn copy_files(from: &Path, to: &Path) -> Result<(), MergeError> {
+    let failed = |path: &Path| {
+        let path = path.to_owned();
+        move |source| MergeError::Copy { path, source }
+    };
+    fs::create_dir_all(to).map_err(failed(to))?;
+    for file in fs::read_dir(from).map_err(failed(from))? {
+        let file = file.map_err(failed(from))?;
+        let path = file.path();
+        if file.file_type().is_ok_and(|kind| kind.is_file()) {
+            fs::copy(&path, to.join(file.file_name())).map_err(failed(&path))?;
+        }
+    }
+    Ok(())
+}

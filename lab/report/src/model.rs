@@ -1,0 +1,275 @@
+//! A run as reports see it: the shape of `report.json`, and what all other formats are made from.
+//!
+//! Addresses are text (`0x40000000..0x40200000`), half open. Times are in microseconds.
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use tdxlab_journal::REHEARSAL_FACT;
+use tdxlab_journal::journal::SeededFault;
+use tdxlab_journal::verdict::{FindingKind, MissingWitness, Verdict, Witness};
+use tdxlab_plan::HostKind;
+
+/// Version of the report format. Raised when a field changes its meaning or goes away.
+pub const VERSION: u32 = 1;
+
+/// A run of scenarios and what is said of it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Report {
+    /// Version of this format.
+    pub version: u32,
+    /// Version of tdxlab that ran.
+    pub tdxlab: String,
+    /// Name of the run: its time and a random part.
+    pub run: String,
+    /// When it started, RFC 3339.
+    pub started: String,
+    /// The command line.
+    pub command: Vec<String>,
+    /// Where guests ran.
+    pub host: HostKind,
+    /// Why there.
+    pub host_reason: String,
+    /// What the host said of itself.
+    pub facts: Vec<Fact>,
+    /// The fault that was seeded into the host: whatever failed, this is why.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fault: Option<SeededFault>,
+    /// The design played or expected.
+    pub design: String,
+    /// Seed given on the command line, if one was.
+    pub seed: Option<u64>,
+    /// Plans run at the same time.
+    pub jobs: usize,
+    /// What is said of the run.
+    pub verdict: Verdict,
+    /// Whether the journal has an end. Where not, the runner was ended by force.
+    pub complete: bool,
+    /// Whether somebody stopped the run.
+    pub interrupted: bool,
+    /// How long it took.
+    pub micros: u64,
+    /// How many scenarios got which verdict.
+    pub counts: VerdictCounts,
+    /// Every scenario, in the order of the run.
+    pub scenarios: Vec<ScenarioReport>,
+}
+
+impl Report {
+    /// What is to be said of it before anything else, if it is the report of a rehearsal.
+    pub fn rehearsal(&self) -> Option<String> {
+        let fact = self.facts.iter().find(|fact| fact.name == REHEARSAL_FACT)?;
+        Some(format!("{}: {}", fact.name, fact.value))
+    }
+
+    /// Whether a fixture played the TDX module, in one of its parts at least.
+    pub fn is_rehearsal(&self) -> bool {
+        self.rehearsal().is_some()
+    }
+}
+
+/// Something a host says of itself.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Fact {
+    /// Of what.
+    pub name: String,
+    /// What.
+    pub value: String,
+}
+
+/// How many scenarios got which verdict.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct VerdictCounts {
+    /// Passed.
+    pub pass: usize,
+    /// Failed.
+    pub fail: usize,
+    /// Skipped, with those that were not run because the run was stopped.
+    pub skip: usize,
+    /// Could not be judged.
+    pub error: usize,
+}
+
+impl VerdictCounts {
+    /// Counts one more.
+    pub fn add(&mut self, verdict: Verdict) {
+        *match verdict {
+            Verdict::Pass => &mut self.pass,
+            Verdict::Fail => &mut self.fail,
+            Verdict::Skip => &mut self.skip,
+            Verdict::Error => &mut self.error,
+        } += 1;
+    }
+
+    /// The count of one verdict.
+    pub fn of(&self, verdict: Verdict) -> usize {
+        match verdict {
+            Verdict::Pass => self.pass,
+            Verdict::Fail => self.fail,
+            Verdict::Skip => self.skip,
+            Verdict::Error => self.error,
+        }
+    }
+
+    /// All together.
+    pub fn total(&self) -> usize {
+        self.pass + self.fail + self.skip + self.error
+    }
+}
+
+/// One scenario, at one point of its matrix.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ScenarioReport {
+    /// Its name.
+    pub name: String,
+    /// What it shows.
+    pub about: String,
+    /// Its file.
+    pub file: Option<String>,
+    /// What is said of it.
+    pub verdict: Verdict,
+    /// Why it was skipped or not judged to the end.
+    pub reason: Option<String>,
+    /// How long it took.
+    pub micros: u64,
+    /// How long the guest took to boot, of that.
+    pub boot_micros: Option<u64>,
+    /// What is said of the positive control.
+    pub control: Option<ControlReport>,
+    /// The steps that were begun.
+    pub steps: Vec<StepReport>,
+    /// How many steps it has.
+    pub steps_planned: usize,
+    /// Folder with what the host can show for it, relative to the report.
+    pub evidence: Option<String>,
+    /// What came of running it again after it had failed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub confirmed: Option<Confirmation>,
+}
+
+/// How reliably a scenario fails.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Confirmation {
+    /// How often it was run again.
+    pub times: u32,
+    /// How often it failed then.
+    pub failed: u32,
+}
+
+impl ScenarioReport {
+    /// The first step that did not pass.
+    pub fn first_bad_step(&self) -> Option<&StepReport> {
+        self.steps
+            .iter()
+            .find(|step| matches!(step.verdict, Some(Verdict::Fail | Verdict::Error)))
+    }
+}
+
+/// The positive control of a scenario.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ControlReport {
+    /// What is said of it.
+    pub verdict: Verdict,
+    /// What was not as it had to be.
+    pub findings: Vec<FindingReport>,
+    /// Counters that were not believed from then on.
+    pub distrusted: Vec<MissingWitness>,
+}
+
+/// One step.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct StepReport {
+    /// Its number, from 1.
+    pub number: u32,
+    /// Line of the scenario file; 0 where there is none.
+    pub line: u32,
+    /// What was done.
+    pub action: String,
+    /// What is said of it; `null` where the run ended before it was judged.
+    pub verdict: Option<Verdict>,
+    /// What had to happen, one witness a line.
+    pub expected: Vec<String>,
+    /// What guest and host calls saw, one kind of thing a line.
+    pub seen: Vec<String>,
+    /// What was seen from outside, in numbers.
+    pub numbers: Numbers,
+    /// What was not as it had to be.
+    pub findings: Vec<FindingReport>,
+    /// Findings left out.
+    pub findings_omitted: u64,
+    /// Witnesses that were heard.
+    pub heard: Vec<Witness>,
+    /// Witnesses that could not be heard, and why.
+    pub missing: Vec<MissingWitness>,
+    /// What guest memory holds, where the step read it.
+    pub content: Vec<ContentReport>,
+    /// Ranges left out of `content`.
+    pub content_omitted: u64,
+    /// How long the operations took.
+    pub micros: u64,
+}
+
+/// What was seen of a step, in numbers; `null` where nobody could see it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Numbers {
+    /// Split events.
+    pub splits: Option<u64>,
+    /// Change of `pages_4k`.
+    pub pages_4k: Option<i64>,
+    /// Change of `pages_2m`.
+    pub pages_2m: Option<i64>,
+    /// Change of `pages_1g`.
+    pub pages_1g: Option<i64>,
+    /// Populated 4K pages of the guest_memfd.
+    pub populated: Option<u64>,
+    /// VM exits of type ACCEPT.
+    pub accept_exits: Option<u64>,
+    /// Other VM exits on private memory.
+    pub access_exits: Option<u64>,
+    /// S-EPT entries looked at to decide splits.
+    pub entries_looked_at: Option<u64>,
+    /// Leaves zapped.
+    pub leaves_zapped: Option<u64>,
+}
+
+/// One difference between what had to happen and what was seen.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct FindingReport {
+    /// Who says so.
+    pub witness: Witness,
+    /// What kind of difference.
+    pub kind: FindingKind,
+    /// Where, as GPAs.
+    pub at: Option<String>,
+    /// What had to be.
+    pub expected: String,
+    /// What was.
+    pub found: String,
+}
+
+/// What a range of guest memory holds.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ContentReport {
+    /// Where, as GPAs.
+    pub range: String,
+    /// What it has to hold.
+    pub expected: String,
+    /// What it holds.
+    pub found: String,
+    /// Whether that is right.
+    pub right: bool,
+}
+
+/// The JSON Schema of `report.json`.
+pub fn schema() -> serde_json::Value {
+    schemars::schema_for!(Report).into()
+}

@@ -1,0 +1,232 @@
+//! What reports draw of a run: how memory looked around every step, and where things happened.
+//!
+//! [`super::Report`] holds words and numbers; this holds places. Both are made from the journal.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use tdxlab_journal::journal::{Event, JournalError};
+use tdxlab_journal::recording::Recording;
+use tdxlab_journal::{ContentSpan, FindingKind, Sample, SplitEvent, Witness};
+use tdxlab_plan::{Action, Expectation, MemoryMap, Op, Plan, Side};
+use tdxlab_protocol::addr::{Gpa, GpaRange};
+
+/// The pictures of a run, by the place of the scenario in it.
+#[derive(Clone, Debug, Default)]
+pub struct Pictures {
+    albums: BTreeMap<usize, Album>,
+}
+
+/// The pictures of one scenario.
+#[derive(Clone, Debug)]
+pub struct Album {
+    /// Test memory.
+    pub memory: GpaRange,
+    /// How memory must look before the first step.
+    pub start: MemoryMap,
+    /// One for each step that was begun.
+    pub frames: Vec<Frame>,
+}
+
+/// One step.
+#[derive(Clone, Debug)]
+pub struct Frame {
+    /// Its number, from 1.
+    pub number: u32,
+    /// Whether several operations ran side by side.
+    pub races: bool,
+    /// Where each operation worked.
+    pub marks: Vec<Mark>,
+    /// What it had to show.
+    pub expected: Expectation,
+    /// Leaves that were seen to split, each once; `None` where nobody could see.
+    pub did_split: Option<Vec<Gpa>>,
+    /// How memory must look afterwards; `None` where the step was not judged.
+    pub after: Option<MemoryMap>,
+    /// What memory holds, where it was read.
+    pub content: Vec<ContentSpan>,
+    /// Where witnesses other than split events and content saw something else than expected.
+    pub wrong: Vec<(GpaRange, Witness)>,
+    /// What the kernel said meanwhile.
+    pub kernel_log: Vec<String>,
+}
+
+/// Where one operation worked.
+#[derive(Clone, Debug)]
+pub struct Mark {
+    /// What it is called in scenarios.
+    pub name: &'static str,
+    /// Where.
+    pub range: GpaRange,
+    /// How long it took, in microseconds; `None` where it did not come back.
+    pub micros: Option<u64>,
+}
+
+impl Pictures {
+    /// Reads a journal.
+    pub fn from_journal(path: &Path) -> Result<Pictures, JournalError> {
+        let mut recording = Recording::open(path)?;
+        let mut pictures = Pictures::default();
+        let mut plans = BTreeMap::new();
+        while let Some(line) = recording.next_line()? {
+            pictures.take(line.event, &mut plans);
+        }
+        Ok(pictures)
+    }
+
+    /// The pictures of the scenario at this place of the run; `None` where it was not begun.
+    pub fn of(&self, scenario: usize) -> Option<&Album> {
+        self.albums.get(&scenario)
+    }
+
+    fn take(&mut self, event: Event, plans: &mut BTreeMap<usize, Plan>) {
+        match event {
+            Event::PlanStarted { plan, body, .. } => {
+                let album = Album {
+                    memory: body.guest.memory,
+                    start: MemoryMap::default(),
+                    frames: Vec::new(),
+                };
+                self.albums.insert(plan.0 as usize, album);
+                plans.insert(plan.0 as usize, body);
+            }
+            Event::Controlled { plan, map, .. } => {
+                if let Some(album) = self.albums.get_mut(&(plan.0 as usize)) {
+                    album.start = map;
+                }
+            }
+            Event::StepStarted {
+                plan,
+                step,
+                expected,
+            } => {
+                let index = plan.0 as usize;
+                let (Some(album), Some(plan)) = (self.albums.get_mut(&index), plans.get(&index))
+                else {
+                    return;
+                };
+                if let (Some(step), Some(number)) =
+                    (plan.steps.get(step as usize), step.checked_add(1))
+                {
+                    album
+                        .frames
+                        .push(Frame::begun(number, &step.action, expected));
+                }
+            }
+            Event::StepObserved {
+                plan,
+                step,
+                observed,
+                sample,
+                ..
+            } => {
+                if let Some(frame) = self.frame(plan.0, step) {
+                    let micros = observed.iter().flatten().map(|one| one.micros);
+                    for (mark, micros) in frame.marks.iter_mut().zip(micros) {
+                        mark.micros = Some(micros);
+                    }
+                    frame.sampled(sample);
+                }
+            }
+            Event::StepJudged {
+                plan,
+                step,
+                judgement,
+                map,
+            } => {
+                if let Some(frame) = self.frame(plan.0, step) {
+                    frame.after = Some(map);
+                    frame.content = judgement.content;
+                    frame.wrong = judgement
+                        .findings
+                        .iter()
+                        .filter(|finding| finding.kind != FindingKind::Impossible)
+                        .filter(|finding| {
+                            !matches!(finding.witness, Witness::Splits | Witness::Content)
+                        })
+                        .filter_map(|finding| Some((finding.at?, finding.witness)))
+                        .collect();
+                }
+            }
+            Event::PlanEnded { plan, .. } => {
+                plans.remove(&(plan.0 as usize));
+            }
+            Event::RunStarted(_)
+            | Event::PlanSkipped { .. }
+            | Event::Booted { .. }
+            | Event::Confirmed { .. }
+            | Event::RunEnded { .. } => {}
+        }
+    }
+
+    fn frame(&mut self, plan: u32, step: u32) -> Option<&mut Frame> {
+        let number = step.checked_add(1)?;
+        self.albums
+            .get_mut(&(plan as usize))?
+            .frames
+            .iter_mut()
+            .rev()
+            .find(|frame| frame.number == number)
+    }
+}
+
+impl Frame {
+    fn begun(number: u32, action: &Action, expected: Expectation) -> Frame {
+        Frame {
+            number,
+            races: matches!(action, Action::Parallel(_)),
+            marks: action.ops().map(mark).collect(),
+            expected,
+            did_split: None,
+            after: None,
+            content: Vec::new(),
+            wrong: Vec::new(),
+            kernel_log: Vec::new(),
+        }
+    }
+
+    fn sampled(&mut self, sample: Sample) {
+        self.did_split = sample.splits.value().map(|events| leaves(events));
+        if let Some(lines) = sample.kernel_log.value() {
+            self.kernel_log.clone_from(lines);
+        }
+    }
+}
+
+/// The leaves of split events that succeeded.
+fn leaves(events: &[SplitEvent]) -> Vec<Gpa> {
+    let mut leaves: Vec<Gpa> = events
+        .iter()
+        .filter(|event| event.errno == 0)
+        .map(|event| event.gpa)
+        .collect();
+    leaves.sort();
+    leaves.dedup();
+    leaves
+}
+
+fn mark(op: &Op) -> Mark {
+    let (name, range) = match *op {
+        Op::Accept { range, .. } => ("accept", range),
+        Op::Touch { range, .. } => ("touch", range),
+        Op::Fill { range, .. } => ("fill", range),
+        Op::Verify { range, .. } => ("verify", range),
+        Op::Convert { range, to, .. } => match to {
+            Side::Shared => ("convert to shared", range),
+            Side::Private => ("convert to private", range),
+        },
+        Op::Probe { range, .. } => ("probe", range),
+        Op::Punch { range } => ("punch", range),
+        Op::Prefault { range } => ("prefault", range),
+        Op::Allocate { range } => ("allocate", range),
+        Op::DirtyLog { on: true } => ("log dirty pages", GpaRange::default()),
+        Op::DirtyLog { on: false } => ("stop logging", GpaRange::default()),
+        Op::Stop => ("stop", GpaRange::default()),
+        Op::Cont => ("cont", GpaRange::default()),
+    };
+    Mark {
+        name,
+        range,
+        micros: None,
+    }
+}

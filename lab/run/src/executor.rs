@@ -1,0 +1,515 @@
+//! Runs one plan on one guest: control, steps, evidence.
+
+use std::collections::BTreeMap;
+use std::fmt::Write;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use tdxlab_host::{BootOptions, Host, HostError, Session};
+use tdxlab_journal::folder::{FolderError, RunFolder, write_whole};
+use tdxlab_journal::interleaving::Interleaving;
+use tdxlab_journal::journal::{Event, JournalError, PlanId};
+use tdxlab_journal::replay::{self, Recorded, Replay, Signature};
+use tdxlab_journal::verdict::Verdict;
+use tdxlab_journal::{Observed, Sample};
+use tdxlab_judge::oracle::Oracle;
+use tdxlab_judge::{AllowList, Evidence, Judge, branches, control};
+use tdxlab_plan::needs::{self, Offer};
+use tdxlab_plan::{Action, Guest, MemoryMap, Plan};
+use tdxlab_qemu::interrupt::Interrupt;
+
+use super::guide::{Guide, Stand};
+use super::scribe::Scribe;
+
+/// A plan and where it came from.
+#[derive(Clone, Debug)]
+pub struct Item {
+    /// The plan.
+    pub plan: Plan,
+    /// Its scenario file; `None` for a replay.
+    pub scenario: Option<PathBuf>,
+}
+
+/// Makes the oracle of a guest.
+pub type MakeOracle = dyn Fn(&Guest) -> Box<dyn Oracle> + Sync;
+
+/// What all plans of a run share.
+pub struct Lab<'a> {
+    /// Where guests run.
+    pub host: &'a dyn Host,
+    /// What host and design offer.
+    pub offer: Offer,
+    /// Who says what must happen.
+    pub oracle: &'a MakeOracle,
+    /// Where everything is written down.
+    pub journal: &'a dyn Scribe,
+    /// Where files go.
+    pub folder: &'a RunFolder,
+    /// Kernel log lines that may pass.
+    pub allowed_log: AllowList,
+    /// Set when somebody wants the run to stop.
+    pub interrupt: &'a Interrupt,
+    /// Longest a single operation may take.
+    pub patience: Duration,
+    /// Whose evidence is kept.
+    pub keep: Keep,
+    /// Who is told how far it is.
+    pub watcher: &'a dyn Watcher,
+    /// Who looks on between steps.
+    pub guide: &'a dyn Guide,
+}
+
+/// Whose evidence is kept: what the host can show, and the plan to run again.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Keep {
+    /// Nobody's: only what is said of the plan matters.
+    Nothing,
+    /// That of plans that did not pass.
+    #[default]
+    Failures,
+    /// That of all plans.
+    Everything,
+}
+
+impl Keep {
+    /// Whether the evidence of a plan with this verdict is kept.
+    fn keeps(self, verdict: Verdict) -> bool {
+        match self {
+            Keep::Nothing => false,
+            Keep::Failures => verdict != Verdict::Pass,
+            Keep::Everything => true,
+        }
+    }
+}
+
+/// Is told how far a run is. Called from several threads.
+pub trait Watcher: Sync {
+    /// A worker takes up a plan.
+    fn plan_started(&self, worker: usize, name: &str, steps: usize);
+    /// A worker comes to a step, counted from 0.
+    fn step_started(&self, worker: usize, step: usize);
+    /// A worker has ended a plan, or skipped it.
+    fn plan_ended(&self, worker: usize, name: &str, outcome: &Outcome);
+}
+
+/// Is told everything and keeps it to itself.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Silence;
+
+impl Watcher for Silence {
+    fn plan_started(&self, _: usize, _: &str, _: usize) {}
+    fn step_started(&self, _: usize, _: usize) {}
+    fn plan_ended(&self, _: usize, _: &str, _: &Outcome) {}
+}
+
+/// How a plan ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Outcome {
+    /// What is said of it.
+    pub verdict: Verdict,
+    /// Why it was skipped or not judged to the end.
+    pub reason: Option<String>,
+    /// How long it took.
+    pub took: Duration,
+}
+
+/// Why a plan could not be judged to the end.
+enum Stop {
+    /// The host or the lab could not do its part.
+    Reason(String),
+    /// Nothing can be written down any more.
+    Journal(JournalError),
+}
+
+impl From<JournalError> for Stop {
+    fn from(error: JournalError) -> Stop {
+        Stop::Journal(error)
+    }
+}
+
+impl From<HostError> for Stop {
+    fn from(error: HostError) -> Stop {
+        Stop::Reason(with_help(&error))
+    }
+}
+
+impl From<FolderError> for Stop {
+    fn from(error: FolderError) -> Stop {
+        Stop::Reason(error.to_string())
+    }
+}
+
+fn with_help(error: &dyn miette::Diagnostic) -> String {
+    match error.help() {
+        Some(help) => format!("{error}; {help}"),
+        None => error.to_string(),
+    }
+}
+
+impl Lab<'_> {
+    /// Runs a plan, or skips it where a need is not met. Whatever happens to it is an outcome;
+    /// an error means that it could not be written down.
+    pub fn execute(&self, worker: usize, id: PlanId, item: &Item) -> Result<Outcome, JournalError> {
+        let started = Instant::now();
+        let plan = &item.plan;
+        let unmet = needs::unmet(plan, &self.offer).or_else(|| self.host.unmet(&plan.guest));
+        if let Some(need) = unmet {
+            self.journal.write(&Event::PlanSkipped {
+                plan: id,
+                about: plan.about.clone(),
+                need: need.clone(),
+            })?;
+            return Ok(Outcome {
+                verdict: Verdict::Skip,
+                reason: Some(need),
+                took: started.elapsed(),
+            });
+        }
+        self.watcher
+            .plan_started(worker, &plan.name, plan.steps.len());
+        self.journal.write(&Event::PlanStarted {
+            plan: id,
+            scenario: item.scenario.clone(),
+            body: plan.clone(),
+        })?;
+        let mut course = Course {
+            lab: self,
+            worker,
+            id,
+            plan,
+            verdict: Verdict::Pass,
+            samples: String::new(),
+            orders: BTreeMap::new(),
+            signature: Signature::passing(),
+            folder: RunFolder::of_plan(id, &plan.name),
+        };
+        let reason = match course.run() {
+            Ok(()) => None,
+            Err(Stop::Reason(reason)) => Some(reason),
+            Err(Stop::Journal(error)) => return Err(error),
+        };
+        if reason.is_some() {
+            course.verdict = course.verdict.and(Verdict::Error);
+        }
+        let evidence = course.tidy();
+        let outcome = Outcome {
+            verdict: course.verdict,
+            reason,
+            took: started.elapsed(),
+        };
+        self.journal.write(&Event::PlanEnded {
+            plan: id,
+            verdict: outcome.verdict,
+            reason: outcome.reason.clone(),
+            micros: micros(outcome.took),
+            evidence,
+        })?;
+        Ok(outcome)
+    }
+}
+
+/// One plan on its way.
+struct Course<'a> {
+    lab: &'a Lab<'a>,
+    worker: usize,
+    id: PlanId,
+    plan: &'a Plan,
+    verdict: Verdict,
+    /// Witnesses before and after each step, as text for people.
+    samples: String,
+    /// The order of steps that raced.
+    orders: BTreeMap<u32, Interleaving>,
+    /// How it failed, if it did.
+    signature: Signature,
+    /// Relative to the run's folder.
+    folder: PathBuf,
+}
+
+impl Course<'_> {
+    fn run(&mut self) -> Result<(), Stop> {
+        let folder = self.path();
+        // A run that was ended by force may have left something here, and goes on.
+        let _ = fs::remove_dir_all(&folder);
+        fs::create_dir_all(&folder).map_err(|source| FolderError::Write {
+            path: folder.clone(),
+            source,
+        })?;
+        let mut oracle = (self.lab.oracle)(&self.plan.guest);
+        let booting = Instant::now();
+        let mut session = self.lab.host.boot(
+            &self.plan.guest,
+            &BootOptions {
+                design: self.lab.offer.design.name.to_owned(),
+                seed: self.plan.seed,
+                folder,
+                patience: self.lab.patience,
+            },
+        )?;
+        let judged = self
+            .booted(booting.elapsed())
+            .and_then(|()| self.judge_all(session.as_mut(), oracle.as_mut()));
+        let so_far = match &judged {
+            Ok(()) => self.verdict,
+            Err(_) => self.verdict.and(Verdict::Error),
+        };
+        if self.lab.keep.keeps(so_far) {
+            self.leave_evidence(session.as_mut());
+        }
+        if so_far != Verdict::Pass && !self.lab.interrupt.is_raised() {
+            let folder = self.path();
+            self.lab.guide.failed(self.plan, &folder, session.as_mut());
+        }
+        let ended = session.end().map_err(Stop::from);
+        judged.and(ended)
+    }
+
+    fn booted(&self, took: Duration) -> Result<(), Stop> {
+        Ok(self.lab.journal.write(&Event::Booted {
+            plan: self.id,
+            micros: micros(took),
+        })?)
+    }
+
+    fn judge_all(
+        &mut self,
+        session: &mut dyn Session,
+        oracle: &mut dyn Oracle,
+    ) -> Result<(), Stop> {
+        let mut judge = Judge::new(self.lab.allowed_log.clone());
+        let mut map = oracle.map(self.plan.guest.memory);
+        let (control, mut before) = self.control(session, &judge, map.clone())?;
+        for (number, step) in self.plan.steps.iter().enumerate() {
+            if self.lab.interrupt.is_raised() {
+                return Err(HostError::Interrupted.into());
+            }
+            let index = u32::try_from(number).unwrap_or(u32::MAX);
+            let expected = oracle.foresee(&step.action).map_err(|why| {
+                Stop::Reason(format!("step {}: nobody can foresee it: {why}", number + 1))
+            })?;
+            self.lab.guide.before_step(&Stand {
+                plan: self.plan,
+                step: number,
+                expected: &expected,
+                map: &map,
+                sample: &before,
+            });
+            if self.lab.interrupt.is_raised() {
+                return Err(HostError::Interrupted.into());
+            }
+            self.lab.watcher.step_started(self.worker, number);
+            let event = Event::StepStarted {
+                plan: self.id,
+                step: index,
+                expected,
+            };
+            self.lab.journal.write(&event)?;
+            let Event::StepStarted { expected, .. } = event else {
+                unreachable!("made above")
+            };
+            let (observed, after) = self.perform(session, &step.action, &expected, index)?;
+            let after = control.believe(after);
+            self.note(&format!("after step {}", number + 1), &after);
+            let judgement = judge.step(&Evidence {
+                action: &step.action,
+                expected: &expected,
+                observed: &observed,
+                before: &before,
+                after: &after,
+            });
+            self.verdict = self.verdict.and(judgement.verdict);
+            self.signature.add(index, &judgement);
+            let cannot_go_on = judgement.verdict == Verdict::Error;
+            map = oracle.map(self.plan.guest.memory);
+            self.lab.journal.write(&Event::StepJudged {
+                plan: self.id,
+                step: index,
+                judgement,
+                map: map.clone(),
+            })?;
+            if cannot_go_on {
+                return Err(Stop::Reason(format!(
+                    "step {} could not be judged",
+                    number + 1
+                )));
+            }
+            if observed.iter().flatten().any(|o| o.death.is_some()) {
+                return self.after_death(number);
+            }
+            before = after;
+        }
+        Ok(())
+    }
+
+    fn control(
+        &mut self,
+        session: &mut dyn Session,
+        judge: &Judge,
+        map: MemoryMap,
+    ) -> Result<(control::Control, Sample), Stop> {
+        let before = session.sample();
+        self.note("before the positive control", &before);
+        let observed = session.perform(&control::operation(&self.plan.guest), &[])?;
+        let after = session.sample();
+        self.note("after the positive control", &after);
+        let control = control::judge(judge, &observed, &before, &after);
+        self.verdict = self.verdict.and(control.judgement.verdict);
+        let dead = observed.death.is_some();
+        self.lab.journal.write(&Event::Controlled {
+            plan: self.id,
+            before,
+            after: after.clone(),
+            observed,
+            judgement: control.judgement.clone(),
+            distrusted: control.distrusted.clone(),
+            map,
+        })?;
+        match control.reason() {
+            Some(reason) => Err(Stop::Reason(format!("positive control: {reason}"))),
+            None if dead => Err(Stop::Reason(
+                "positive control: the TD died before the first step".to_owned(),
+            )),
+            None => {
+                let baseline = control.believe(after);
+                Ok((control, baseline))
+            }
+        }
+    }
+
+    /// Does a step and writes down what came of it.
+    fn perform(
+        &mut self,
+        session: &mut dyn Session,
+        action: &Action,
+        expected: &tdxlab_plan::Expectation,
+        step: u32,
+    ) -> Result<(Vec<Vec<Observed>>, Sample), Stop> {
+        let mut interleaving = None;
+        let observed = match action {
+            Action::One(op) => {
+                let reads: Vec<_> = expected.reads.iter().map(|read| read.range).collect();
+                vec![vec![session.perform(op, &reads)?]]
+            }
+            Action::Parallel(_) => {
+                // A seed of its own for every step, so that two races of a plan differ.
+                let seed = self.plan.seed.wrapping_add(u64::from(step));
+                if let Some(order) = self.lab.guide.order(self.id, step as usize) {
+                    session.follow(order);
+                }
+                let branches: Vec<_> = branches(action).collect();
+                let observed = session.perform_parallel(&branches, seed)?;
+                interleaving = session.take_interleaving();
+                self.orders
+                    .extend(interleaving.clone().map(|order| (step, order)));
+                observed
+            }
+        };
+        complete(action, &observed)?;
+        let event = Event::StepObserved {
+            plan: self.id,
+            step,
+            observed,
+            sample: session.sample(),
+            interleaving,
+        };
+        self.lab.journal.write(&event)?;
+        match event {
+            Event::StepObserved {
+                observed, sample, ..
+            } => Ok((observed, sample)),
+            _ => unreachable!("made above"),
+        }
+    }
+
+    /// A TD that died does no further steps.
+    fn after_death(&self, step: usize) -> Result<(), Stop> {
+        let left = self.plan.steps.len() - (step + 1);
+        if left == 0 || self.verdict == Verdict::Fail {
+            return Ok(());
+        }
+        Err(Stop::Reason(format!(
+            "the TD died in step {}, {left} steps could not be done",
+            step + 1
+        )))
+    }
+
+    fn note(&mut self, when: &str, sample: &Sample) {
+        let text = serde_json::to_string_pretty(sample).unwrap_or_default();
+        let _ = writeln!(self.samples, "# {when}\n{text}");
+    }
+
+    fn path(&self) -> PathBuf {
+        self.lab.folder.path().join(&self.folder)
+    }
+
+    /// Leaves what can be shown. A file that cannot be written is no reason to lose the verdict.
+    fn leave_evidence(&self, session: &mut dyn Session) {
+        let folder = self.path();
+        for (name, content) in session.evidence() {
+            // Names come from the host: only the last part of one is used.
+            if let Some(name) = Path::new(&name).file_name() {
+                let _ = write_whole(&folder.join(name), &content);
+            }
+        }
+    }
+
+    /// Removes the plan's folder, or completes it where there is something to look at. Returns
+    /// where it is then.
+    fn tidy(&self) -> Option<PathBuf> {
+        let folder = self.path();
+        if !self.lab.keep.keeps(self.verdict) {
+            let _ = fs::remove_dir_all(&folder);
+            return None;
+        }
+        let _ = write_whole(&folder.join(replay::FILE), &self.replay().to_text());
+        if !self.samples.is_empty() {
+            let _ = write_whole(&folder.join("samples.txt"), self.samples.as_bytes());
+        }
+        Some(self.folder.clone())
+    }
+}
+
+impl Course<'_> {
+    /// The plan as it was run, to be run again.
+    fn replay(&self) -> Replay {
+        Replay {
+            recorded: Some(Recorded {
+                tdxlab: env!("CARGO_PKG_VERSION").to_owned(),
+                run: self.lab.folder.name().to_owned(),
+                host: self.lab.host.kind(),
+                design: self.lab.offer.design.name.to_owned(),
+                fault: self.lab.host.fault().map(|fault| fault.name),
+                allowed_log: self.lab.allowed_log.texts().to_vec(),
+                ended: Some(Signature {
+                    verdict: self.verdict,
+                    ..self.signature.clone()
+                }),
+            }),
+            plan: self.plan.clone(),
+            orders: self.orders.clone(),
+        }
+    }
+}
+
+/// Every operation has come back with something, unless the TD died on the way.
+fn complete(action: &Action, observed: &[Vec<Observed>]) -> Result<(), Stop> {
+    let dead = observed.iter().flatten().any(|o| o.death.is_some());
+    let branches: Vec<_> = branches(action).collect();
+    let enough = branches.len() == observed.len()
+        && branches.iter().zip(observed).all(|(ops, results)| {
+            ops.len() == results.len() || (dead && results.len() < ops.len())
+        });
+    if enough {
+        return Ok(());
+    }
+    let shape = |lengths: Vec<usize>| format!("{lengths:?}");
+    Err(Stop::Reason(format!(
+        "the host came back with results of {} operations by branch, not {}",
+        shape(observed.iter().map(Vec::len).collect()),
+        shape(branches.iter().map(|ops| ops.len()).collect()),
+    )))
+}
+
+fn micros(duration: Duration) -> u64 {
+    u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
+}

@@ -1,0 +1,50 @@
+//! Somebody beside the executor who looks on, and has a say where several things are right.
+
+use std::path::Path;
+
+use tdxlab_host::Session;
+use tdxlab_journal::Sample;
+use tdxlab_journal::interleaving::Interleaving;
+use tdxlab_journal::journal::PlanId;
+use tdxlab_plan::{Expectation, MemoryMap, Plan};
+
+/// Goes along with every plan. Called from several threads; whoever wants the run to end raises its
+/// [`tdxlab_qemu::interrupt::Interrupt`].
+pub trait Guide: Sync {
+    /// The order in which the operations of a parallel step shall take turns; `None` for what the
+    /// seed draws. Steps count from 0.
+    fn order(&self, plan: PlanId, step: usize) -> Option<&Interleaving> {
+        let _ = (plan, step);
+        None
+    }
+
+    /// A step is about to be done.
+    fn before_step(&self, stand: &Stand<'_>) {
+        let _ = stand;
+    }
+
+    /// A plan did not pass, its evidence is in `folder`, and its guest is about to be ended.
+    fn failed(&self, plan: &Plan, folder: &Path, session: &mut dyn Session) {
+        let _ = (plan, folder, session);
+    }
+}
+
+/// Where a plan stands before a step.
+pub struct Stand<'a> {
+    /// The plan.
+    pub plan: &'a Plan,
+    /// The step, from 0.
+    pub step: usize,
+    /// What it must show.
+    pub expected: &'a Expectation,
+    /// How memory must look now.
+    pub map: &'a MemoryMap,
+    /// What witnesses say now.
+    pub sample: &'a Sample,
+}
+
+/// Lets everything take its course.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Unguided;
+
+impl Guide for Unguided {}

@@ -1,0 +1,106 @@
+//! Goes on with a run that was ended before it was done.
+//!
+//! The journal says what the run is about and which plans are finished. Finished ones stay as they
+//! are; one that was under way is begun anew, and what it had written down so far is superseded.
+
+use std::path::{Path, PathBuf};
+
+use miette::Diagnostic;
+use tdxlab_journal::journal::{self, Event, Journal, JournalError, PlanId, RunStarted};
+use tdxlab_journal::recording::Recording;
+use thiserror::Error;
+
+use super::executor::Item;
+
+/// What a journal says of a run so far.
+#[derive(Debug)]
+pub struct Progress {
+    /// What the run is about.
+    pub head: RunStarted,
+    /// For each plan, whether it is finished.
+    pub finished: Vec<bool>,
+    /// Whether all plans are.
+    pub complete: bool,
+    /// When the last event was written, in microseconds since the run started.
+    last_at: u64,
+    path: PathBuf,
+}
+
+/// Why a run cannot go on.
+#[derive(Debug, Error, Diagnostic)]
+pub enum ResumeError {
+    /// Its journal is no journal.
+    #[error(transparent)]
+    #[diagnostic(transparent)]
+    Journal(#[from] JournalError),
+    /// The scenarios are not those of the run any more.
+    #[error("the scenarios have changed since {run} was started: {what}")]
+    #[diagnostic(
+        code(resume::changed),
+        help("put the scenarios back as they were, or start a new run")
+    )]
+    Changed {
+        /// Name of the run.
+        run: String,
+        /// What changed.
+        what: String,
+    },
+}
+
+impl Progress {
+    /// Reads the journal of a run.
+    pub fn of(folder: &Path) -> Result<Progress, ResumeError> {
+        let path = folder.join(journal::FILE);
+        let mut recording = Recording::open(&path)?;
+        let head = recording.head().clone();
+        let mut finished = vec![false; head.plans.len()];
+        let mut last_at = 0;
+        while let Some(line) = recording.next_line()? {
+            last_at = line.at.max(last_at);
+            if let Event::PlanEnded { plan, .. } | Event::PlanSkipped { plan, .. } = line.event
+                && let Some(place) = finished.get_mut(plan.0 as usize)
+            {
+                *place = true;
+            }
+        }
+        Ok(Progress {
+            complete: finished.iter().all(|done| *done),
+            finished,
+            head,
+            last_at,
+            path,
+        })
+    }
+
+    /// The plans that are left, with their places in the run. `items` are all plans as they are
+    /// now; they must be those the run was started with.
+    pub fn left(&self, items: Vec<Item>) -> Result<Vec<(PlanId, Item)>, ResumeError> {
+        let changed = |what: String| ResumeError::Changed {
+            run: self.head.run.clone(),
+            what,
+        };
+        if items.len() != self.head.plans.len() {
+            return Err(changed(format!(
+                "there were {} plans, now there are {}",
+                self.head.plans.len(),
+                items.len()
+            )));
+        }
+        for (item, name) in items.iter().zip(&self.head.plans) {
+            if item.plan.name != *name {
+                return Err(changed(format!("{name} is now {}", item.plan.name)));
+            }
+        }
+        Ok(items
+            .into_iter()
+            .enumerate()
+            .filter(|(index, _)| !self.finished[*index])
+            .map(|(index, item)| (PlanId(u32::try_from(index).unwrap_or(u32::MAX)), item))
+            .collect())
+    }
+
+    /// The journal, to be continued. Half a line at its end is cut off.
+    pub fn journal(&self) -> Result<Journal, JournalError> {
+        Journal::resume(&self.path, self.last_at)
+    }
+}

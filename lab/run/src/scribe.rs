@@ -1,0 +1,76 @@
+//! Who writes down what happens to a plan.
+
+use parking_lot::Mutex;
+use tdxlab_journal::journal::{Event, Journal, JournalError};
+use tdxlab_journal::verdict::{Judgement, MissingWitness};
+
+use super::executor::Outcome;
+
+/// Takes down events as they happen. Called from several threads.
+pub trait Scribe: Sync {
+    /// Takes down one event. After an error nothing more may be done that would have to be taken
+    /// down.
+    fn write(&self, event: &Event) -> Result<(), JournalError>;
+}
+
+impl Scribe for Journal {
+    fn write(&self, event: &Event) -> Result<(), JournalError> {
+        Journal::write(self, event)
+    }
+}
+
+/// What is said of one plan, kept in memory; everything else is forgotten.
+#[derive(Debug, Default)]
+pub(super) struct Notes(Mutex<Said>);
+
+#[derive(Debug, Default)]
+struct Said {
+    control: Option<Judgement>,
+    distrusted: Vec<MissingWitness>,
+    steps: Vec<Judgement>,
+}
+
+impl Notes {
+    /// The notes with how the plan ended.
+    pub(super) fn close(self, outcome: Outcome) -> Tried {
+        let said = self.0.into_inner();
+        Tried {
+            outcome,
+            control: said.control,
+            distrusted: said.distrusted,
+            steps: said.steps,
+        }
+    }
+}
+
+impl Scribe for Notes {
+    fn write(&self, event: &Event) -> Result<(), JournalError> {
+        let mut notes = self.0.lock();
+        match event {
+            Event::Controlled {
+                judgement,
+                distrusted,
+                ..
+            } => {
+                notes.control = Some(judgement.clone());
+                notes.distrusted.clone_from(distrusted);
+            }
+            Event::StepJudged { judgement, .. } => notes.steps.push(judgement.clone()),
+            _ => {}
+        }
+        Ok(())
+    }
+}
+
+/// A plan that was run and judged in memory.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Tried {
+    /// How it ended.
+    pub outcome: Outcome,
+    /// What is said of the positive control; `None` where it never came to it.
+    pub control: Option<Judgement>,
+    /// Counters that the positive control has shown not to count.
+    pub distrusted: Vec<MissingWitness>,
+    /// What is said of every step that was judged, in order.
+    pub steps: Vec<Judgement>,
+}

@@ -1,0 +1,93 @@
+//! One plan after the other on a host, judged in memory: no journal, no report, no evidence.
+//!
+//! For those who run plans by the thousand and want to know what is said of each: which fault is
+//! caught by what, and whether one ever fails without a fault.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::time::Duration;
+
+use tdxlab_host::Host;
+use tdxlab_journal::folder::{FolderError, RunFolder};
+use tdxlab_journal::journal::PlanId;
+use tdxlab_journal::verdict::Verdict;
+use tdxlab_judge::{AllowList, oracle};
+use tdxlab_plan::Design;
+use tdxlab_plan::needs::Offer;
+use tdxlab_qemu::interrupt::Interrupt;
+use tempfile::TempDir;
+
+use super::executor::{Item, Keep, Lab, Outcome, Silence};
+use super::guide::Unguided;
+use super::pool::PANICKED;
+use super::scribe::{Notes, Tried};
+use crate::PATIENCE;
+
+/// A host, a design, and room for the files that a guest needs while it lives.
+pub struct Trial<'a> {
+    host: &'a dyn Host,
+    design: &'static Design,
+    interrupt: &'a Interrupt,
+    patience: Duration,
+    folder: RunFolder,
+    _room: TempDir,
+}
+
+impl<'a> Trial<'a> {
+    /// On a host, under a design. Guests end with the process's interrupt.
+    pub fn new(host: &'a dyn Host, design: &'static Design) -> Result<Trial<'a>, FolderError> {
+        let room = tempfile::Builder::new()
+            .prefix("tdxlab-trial-")
+            .tempdir()
+            .map_err(|source| FolderError::Write {
+                path: std::env::temp_dir(),
+                source,
+            })?;
+        Ok(Trial {
+            host,
+            design,
+            interrupt: Interrupt::of_process(),
+            patience: PATIENCE,
+            folder: RunFolder::create(room.path())?,
+            _room: room,
+        })
+    }
+
+    /// The same, where no operation may take longer than this.
+    #[must_use]
+    pub fn with_patience(self, patience: Duration) -> Trial<'a> {
+        Trial { patience, ..self }
+    }
+
+    /// Runs a plan to its end, by the same steps and the same judge as every other run.
+    pub fn run(&self, item: &Item) -> Tried {
+        let notes = Notes::default();
+        let design = self.design;
+        let lab = Lab {
+            host: self.host,
+            offer: Offer {
+                host: self.host.profile(),
+                design,
+            },
+            oracle: &oracle::of(self.host.profile(), design),
+            journal: &notes,
+            folder: &self.folder,
+            allowed_log: AllowList::default(),
+            interrupt: self.interrupt,
+            patience: self.patience,
+            keep: Keep::Nothing,
+            watcher: &Silence,
+            guide: &Unguided,
+        };
+        let broken = |reason: &str| Outcome {
+            verdict: Verdict::Error,
+            reason: Some(reason.to_owned()),
+            took: Duration::ZERO,
+        };
+        let outcome = match catch_unwind(AssertUnwindSafe(|| lab.execute(0, PlanId(0), item))) {
+            Ok(Ok(outcome)) => outcome,
+            Ok(Err(error)) => broken(&error.to_string()),
+            Err(_) => broken(PANICKED),
+        };
+        notes.close(outcome)
+    }
+}

@@ -1,0 +1,177 @@
+//! Asks the predictor whether a scenario can be judged, and whether what its author expects can be.
+
+use std::ops::Range;
+
+use tdxlab_plan::{Design, Expectation, Needs, Plan};
+use tdxlab_predict::Predictor;
+use tdxlab_protocol::tdcall::status;
+
+use super::error::Problem;
+use super::expr::Bytes;
+use super::read::at;
+use super::yaml::Node;
+
+/// All that the predictor contradicts, for every design that meets the plan's needs.
+pub(super) fn plan(plan: &Plan, root: &Node) -> Vec<Problem> {
+    let designs = Design::all_for(&plan.guest)
+        .iter()
+        .filter(|design| design.meets(&plan.needs).is_ok());
+    let all = designs.clone().count();
+    // Designs that object to one thing in the same way are named together.
+    let mut objections: Vec<(Objection, Vec<&str>)> = Vec::new();
+    for design in designs {
+        for objection in follow(plan, design, root) {
+            match objections.iter_mut().find(|(known, _)| *known == objection) {
+                Some((_, designs)) => designs.push(design.name),
+                None => objections.push((objection, vec![design.name])),
+            }
+        }
+    }
+    objections
+        .into_iter()
+        .map(|(objection, designs)| objection.problem(&designs, all))
+        .collect()
+}
+
+/// Goes through the steps as `design` would, and collects what it has against them.
+fn follow(plan: &Plan, design: &Design, root: &Node) -> Vec<Objection> {
+    let mut predictor = Predictor::new(design, &plan.guest);
+    let mut objections: Vec<Objection> = Vec::new();
+    for step in &plan.steps {
+        let node = step_at(root, step.line).unwrap_or(root);
+        match predictor.step(&step.action) {
+            Ok(expectation) => {
+                for mismatch in Predictor::check_expect(&expectation, &step.expect) {
+                    let field = mismatch.field;
+                    let value = node.key("expect").key(field);
+                    // A step in a `repeat` is told of once, for its first wrong round.
+                    if objections.iter().any(|known| known.span == value.span) {
+                        continue;
+                    }
+                    let written = value.text().unwrap_or(&mismatch.author);
+                    objections.push(Objection {
+                        span: value.span.clone(),
+                        message: format!("`{field}: {written}` contradicts the predictor"),
+                        label: "cannot be",
+                        help: right(field, plan, &expectation).unwrap_or(mismatch.predictor),
+                    });
+                }
+            }
+            Err(unjudgeable) => {
+                objections.push(Objection {
+                    span: node.span.clone(),
+                    message: format!("nobody could judge this step: {}", unjudgeable.why),
+                    label: "cannot be judged",
+                    help: unjudgeable.advice,
+                });
+                break;
+            }
+        }
+    }
+    objections
+}
+
+/// What a design has against a value or a step.
+#[derive(PartialEq, Eq)]
+struct Objection {
+    span: Range<usize>,
+    message: String,
+    label: &'static str,
+    help: String,
+}
+
+impl Objection {
+    fn problem(self, designs: &[&str], all: usize) -> Problem {
+        let mut help = format!("{} (under {})", self.help, designs.join(", "));
+        if designs.len() < all {
+            help += "; it can be under other designs that meet `needs`: narrow those, or leave \
+                     it out";
+        }
+        at(&self.span, self.message, self.label, help)
+    }
+}
+
+/// What would be right under `expect`, as an author writes it.
+fn right(field: &str, plan: &Plan, expectation: &Expectation) -> Option<String> {
+    let pages = &expectation.pages;
+    Some(match field {
+        // Counts have no sign.
+        "splits" => format!("it must be `{}`", expectation.splits).replace('+', ""),
+        "accept_exits" => format!("it must be `{}`", expectation.accept_exits).replace('+', ""),
+        "pages_4k" => format!("it must be `{}`", pages.pages_4k),
+        "pages_2m" => format!("it must be `{}`", pages.pages_2m),
+        "pages_1g" => format!("it must be `{}`", pages.pages_1g),
+        "status" => statuses(plan, expectation)?,
+        "errno" => match expectation.errnos.iter().find(|errno| **errno != 0) {
+            None => "it must be `ok`".to_owned(),
+            Some(22) => "it must be `EINVAL`".to_owned(),
+            Some(12) => "it must be `ENOMEM`".to_owned(),
+            Some(other) => format!("it must be errno {other}"),
+        },
+        "td" if expectation.td_alive => "it must be `alive`".to_owned(),
+        "td" => "it must be `killed`".to_owned(),
+        "entries_at_most" => match expectation.entries_at_most {
+            Some(promised) => format!("the design may look at up to `{promised}`"),
+            None => "the design walks the range and promises nothing".to_owned(),
+        },
+        _ => return None,
+    })
+}
+
+/// The statuses of a step: one word, or where each begins.
+fn statuses(plan: &Plan, expectation: &Expectation) -> Option<String> {
+    let mut firsts: Vec<(&str, Bytes)> = Vec::new();
+    for run in expectation.statuses.as_ref()? {
+        let word = match run.status & status::CLASS_MASK {
+            status::SUCCESS => "success",
+            status::PAGE_ALREADY_ACCEPTED => "already_accepted",
+            status::PAGE_SIZE_MISMATCH => "size_mismatch",
+            status::OPERAND_INVALID => "operand_invalid",
+            _ => return None,
+        };
+        if firsts.iter().all(|(known, _)| *known != word) {
+            let offset = run.start.checked_sub(plan.guest.memory.start())?;
+            firsts.push((word, Bytes(offset)));
+        }
+    }
+    match firsts.as_slice() {
+        [] => None,
+        [(word, _)] => Some(format!("it must be `{word}`")),
+        several => {
+            let list: Vec<String> = several
+                .iter()
+                .map(|(word, offset)| format!("`{word}`, first at {offset}"))
+                .collect();
+            Some(format!("there are several: {}", list.join("; ")))
+        }
+    }
+}
+
+/// The step that starts on `line`; of several on one line the first that expects something.
+fn step_at(root: &Node, line: u32) -> Option<&Node> {
+    let mut found: Option<&Node> = None;
+    let mut lists = vec![root.key("steps")];
+    while let Some(list) = lists.pop() {
+        for step in list.items() {
+            if let Some(entry) = step.entry("repeat") {
+                lists.push(entry.value.key("steps"));
+            } else if step.line == line && found.is_none_or(|found| found.entry("expect").is_none())
+            {
+                found = Some(step);
+            }
+        }
+    }
+    found
+}
+
+/// Why no design can meet `needs`; nothing where one does.
+pub(super) fn impossible(needs: &Needs) -> Option<String> {
+    let mut unmet = Vec::new();
+    for design in Design::all() {
+        match design.meets(needs) {
+            Ok(()) => return None,
+            Err(why) => unmet.push(format!("`{}` is not met: {}", why.need, why.offers)),
+        }
+    }
+    Some(unmet.join("\n"))
+}

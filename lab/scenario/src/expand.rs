@@ -1,0 +1,391 @@
+//! Makes plans of a scenario: every variable has its value, every range its address, every fill
+//! its generation.
+
+use rand::SeedableRng;
+use rand_chacha::ChaCha8Rng;
+use tdxlab_plan as plan;
+use tdxlab_plan::{Action, Expect, ExpectTd, Needs, Plan};
+
+use super::error::Problem;
+use super::model::{self, File, Step};
+use super::operation::Operations;
+use super::read::{self, Reader};
+use super::variant::{self, Variant};
+use super::vars::is_name;
+use super::yaml::Node;
+use super::{Scenario, check, guest};
+
+/// Most operations of one plan.
+const MAX_OPERATIONS: usize = 10_000;
+/// Most operations of all plans of a scenario.
+const MAX_TOTAL: usize = 200_000;
+/// Seed where neither the file nor the caller has one.
+const DEFAULT_SEED: u64 = 1;
+
+/// All plans of `scenario`, or all that is wrong with it.
+pub(super) fn plans(scenario: &Scenario, seed: Option<u64>) -> Result<Vec<Plan>, Vec<Problem>> {
+    let (file, root) = (&scenario.file, &scenario.root);
+    let mut reader = Reader::new(&scenario.text);
+    check_header(&mut reader, file, root);
+    variant::check_names(&mut reader, file, root);
+    let mut plans = Vec::new();
+    let mut total = 0;
+    for variant in variant::variants(&mut reader, file, root) {
+        let plan = Expander::new(&mut reader, file, root, variant).plan(scenario.name(), seed);
+        let Some(plan) = plan else { continue };
+        total += plan.steps.len();
+        if total > MAX_TOTAL {
+            let span = root
+                .entry("matrix")
+                .map_or(0..0, |entry| entry.key_span.clone());
+            let message = format!("all plans together have more than {MAX_TOTAL} steps");
+            let help = "sweep less, or split the scenario".to_owned();
+            reader.push(read::at(&span, message, "too many", help));
+            break;
+        }
+        plans.push(plan);
+    }
+    if reader.is_clean() {
+        variant::check_used(&mut reader, file, root);
+    }
+    if reader.is_clean() {
+        Ok(plans)
+    } else {
+        Err(reader.into_problems())
+    }
+}
+
+/// Whether name and description say something.
+fn check_header(reader: &mut Reader<'_>, file: &File, root: &Node) {
+    let name = file.scenario.text();
+    let word = |part: &str| {
+        !part.is_empty()
+            && part
+                .chars()
+                .all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-')
+    };
+    if name.len() > 100 || !name.split('/').all(word) {
+        reader.wrong(
+            root.key("scenario"),
+            format!("`{name}` cannot be the name of a scenario"),
+            "no name",
+            "small letters, digits and `-`, in folders, such as `punch/head-and-tail`".to_owned(),
+        );
+    }
+    if file.about.trim().is_empty() {
+        let help = "say in a sentence what it shows".to_owned();
+        reader.wrong(
+            root.key("about"),
+            "`about` says nothing".to_owned(),
+            "empty",
+            help,
+        );
+    }
+}
+
+/// Makes one plan.
+struct Expander<'r, 'a> {
+    reader: &'r mut Reader<'a>,
+    file: &'r File,
+    root: &'r Node,
+    variant: Variant,
+    steps: Vec<plan::Step>,
+    operations: usize,
+    /// Line of the step that kills the TD.
+    dead: Option<u32>,
+}
+
+impl<'r, 'a> Expander<'r, 'a> {
+    fn new(
+        reader: &'r mut Reader<'a>,
+        file: &'r File,
+        root: &'r Node,
+        variant: Variant,
+    ) -> Expander<'r, 'a> {
+        Expander {
+            reader,
+            file,
+            root,
+            variant,
+            steps: Vec::new(),
+            operations: 0,
+            dead: None,
+        }
+    }
+
+    /// The plan; nothing where that cannot go on, which is then told.
+    fn plan(mut self, name: &str, seed: Option<u64>) -> Option<Plan> {
+        self.reader.variant.clone_from(&self.variant.label);
+        for (name, value) in &self.variant.values {
+            self.reader.vars.set(name, value.clone());
+        }
+        let name = match self.variant.label.as_str() {
+            "" => name.to_owned(),
+            label => format!("{name}[{label}]"),
+        };
+        let written =
+            self.reader
+                .get_or(self.file.seed.as_ref(), self.root.key("seed"), DEFAULT_SEED);
+        let seed = seed.or(written)?;
+        let mut random = ChaCha8Rng::seed_from_u64(seed ^ fingerprint(&name));
+        let draws = self.root.key("draw");
+        variant::draw(self.reader, &self.file.draw, draws, &mut random);
+        let needs = self.needs();
+        let guest = guest::guest(self.reader, &self.file.guest, self.root.key("guest"))?;
+        let mut operations = Operations::new(guest.memory, guest.vcpus);
+        self.steps(
+            &self.file.steps.0,
+            self.root.key("steps"),
+            &mut operations,
+            &mut random,
+        )?;
+        Some(Plan {
+            version: plan::VERSION,
+            name,
+            about: self.file.about.trim().to_owned(),
+            seed,
+            needs: needs?,
+            guest,
+            steps: self.steps,
+        })
+    }
+
+    fn needs(&mut self) -> Option<Needs> {
+        let (needs, node) = (&self.file.needs, self.root.key("needs"));
+        let hosts = needs.hosts.iter().flat_map(|list| &list.0).enumerate();
+        let hosts: Vec<_> = hosts
+            .map(|(index, host)| self.reader.get(host, node.key("hosts").item(index)))
+            .collect();
+        let mut level = |scalar: &Option<_>, key| {
+            let scalar: Option<&super::scalar::Scalar<tdxlab_plan::addr::PageLevel>> =
+                scalar.as_ref();
+            self.reader.get_if(scalar, node.key(key))
+        };
+        let private_leaf = level(&needs.private_leaf, "private_leaf");
+        let private_leaf_at_most = level(&needs.private_leaf_at_most, "private_leaf_at_most");
+        let hole_alignment = level(&needs.hole_alignment, "hole_alignment");
+        let hole_alignment_at_least =
+            level(&needs.hole_alignment_at_least, "hole_alignment_at_least");
+        let needs = Needs {
+            private_leaf: private_leaf?,
+            private_leaf_at_most: private_leaf_at_most?,
+            hole_alignment: hole_alignment?,
+            hole_alignment_at_least: hole_alignment_at_least?,
+            hosts: hosts.into_iter().collect::<Option<_>>()?,
+        };
+        if let Some(why) = check::impossible(&needs) {
+            let span = self
+                .root
+                .entry("needs")
+                .map_or(0..0, |entry| entry.key_span.clone());
+            let message = "no design meets these needs".to_owned();
+            self.reader
+                .push(read::at(&span, message, "impossible together", why));
+        }
+        Some(needs)
+    }
+
+    /// Adds `steps`, which stand at `list`. Nothing where there are too many to go on.
+    fn steps(
+        &mut self,
+        steps: &[Step],
+        list: &Node,
+        operations: &mut Operations,
+        random: &mut ChaCha8Rng,
+    ) -> Option<()> {
+        for (index, step) in steps.iter().enumerate() {
+            let node = list.item(index);
+            if let Some(line) = self.dead {
+                self.reader.push(read::at(
+                    &node.span,
+                    "nothing can follow the death of the TD".to_owned(),
+                    "comes after it",
+                    format!("the step on line {line} kills it; end the scenario there"),
+                ));
+                return None;
+            }
+            match &step.repeat {
+                Some(repeat) => {
+                    if let Some(entry) = node.entry("expect") {
+                        self.reader.push(read::at(
+                            &entry.key_span,
+                            "`expect` cannot stand beside `repeat`".to_owned(),
+                            "of which round?",
+                            "put it beside the steps inside".to_owned(),
+                        ));
+                    }
+                    self.repeat(repeat, node.key("repeat"), operations, random)?;
+                }
+                None => self.step(step, node, operations)?,
+            }
+        }
+        Some(())
+    }
+
+    fn repeat(
+        &mut self,
+        repeat: &model::Repeat,
+        node: &Node,
+        operations: &mut Operations,
+        random: &mut ChaCha8Rng,
+    ) -> Option<()> {
+        let Some(times) = self.reader.get(&repeat.times, node.key("times")) else {
+            return Some(());
+        };
+        if times == 0 || times > MAX_OPERATIONS as u64 {
+            let message = format!("steps cannot be done {times} times");
+            let help = format!("from 1 to {MAX_OPERATIONS}");
+            self.reader
+                .wrong(node.key("times"), message, "out of bounds", help);
+            return None;
+        }
+        let names: Vec<&String> = repeat.counter.iter().chain(repeat.draw.keys()).collect();
+        for (index, name) in names.iter().enumerate() {
+            let place = match node.key("draw").entry(name) {
+                Some(entry) => entry.key_span.clone(),
+                None => node.key("as").span.clone(),
+            };
+            if !is_name(name) || self.reader.vars.has(name) || names[..index].contains(name) {
+                let (message, label) = match is_name(name) {
+                    true => (format!("the variable `{name}` is defined twice"), "again"),
+                    false => (
+                        format!("`{name}` cannot be the name of a variable"),
+                        "no name",
+                    ),
+                };
+                let help = "take another name: letters, digits and `_`".to_owned();
+                self.reader.push(read::at(&place, message, label, help));
+                return Some(());
+            }
+        }
+        for round in 0..times {
+            if let Some(counter) = &repeat.counter {
+                self.reader.vars.set(counter, round.to_string());
+            }
+            variant::draw(self.reader, &repeat.draw, node.key("draw"), random);
+            let before = self.operations;
+            self.steps(&repeat.steps.0, node.key("steps"), operations, random)?;
+            if self.operations == before {
+                // Only what is wrong adds nothing; saying so once is enough.
+                break;
+            }
+        }
+        for name in names {
+            self.reader.vars.unset(name);
+        }
+        Some(())
+    }
+
+    fn step(&mut self, step: &Step, node: &Node, operations: &mut Operations) -> Option<()> {
+        let expect = match &step.expect {
+            Some(expect) => self.expect(expect, node.key("expect")),
+            None => Some(Expect::default()),
+        };
+        let action = match (&step.parallel, step.operation()) {
+            (Some(branches), _) => {
+                let node = node.key("parallel");
+                operations
+                    .parallel(self.reader, &branches.0, node)
+                    .map(Action::Parallel)
+            }
+            (None, Some((key, operation))) => {
+                let op = operations.one(self.reader, &operation, node.key(key), &expect);
+                op.map(Action::One)
+            }
+            (None, None) => None,
+        };
+        if let (Some(expect), Some(action)) = (&expect, &action) {
+            self.check_fit(expect, action, node);
+        }
+        let Some((action, expect)) = action.zip(expect) else {
+            // What is wrong with it has been told; the next step may have more to tell.
+            return Some(());
+        };
+        self.operations += match &action {
+            Action::One(_) => 1,
+            Action::Parallel(branches) => branches.iter().map(|branch| branch.0.len()).sum(),
+        };
+        if self.operations > MAX_OPERATIONS {
+            self.reader.push(read::at(
+                &node.span,
+                format!("a plan cannot have more than {MAX_OPERATIONS} operations"),
+                "one too many",
+                "repeat less often, or split the scenario".to_owned(),
+            ));
+            return None;
+        }
+        if expect.td == Some(ExpectTd::Killed) {
+            self.dead = Some(node.line);
+        }
+        self.steps.push(plan::Step {
+            line: node.line,
+            action,
+            expect,
+        });
+        Some(())
+    }
+
+    fn expect(&mut self, expect: &model::Expect, node: &Node) -> Option<Expect> {
+        let reader = &mut *self.reader;
+        let splits = reader.get_if(expect.splits.as_ref(), node.key("splits"));
+        let pages_4k = reader.get_if(expect.pages_4k.as_ref(), node.key("pages_4k"));
+        let pages_2m = reader.get_if(expect.pages_2m.as_ref(), node.key("pages_2m"));
+        let pages_1g = reader.get_if(expect.pages_1g.as_ref(), node.key("pages_1g"));
+        let exits = reader.get_if(expect.accept_exits.as_ref(), node.key("accept_exits"));
+        let status = reader.get_if(expect.status.as_ref(), node.key("status"));
+        let errno = reader.get_if(expect.errno.as_ref(), node.key("errno"));
+        let td = reader.get_if(expect.td.as_ref(), node.key("td"));
+        let entries = reader.get_if(expect.entries_at_most.as_ref(), node.key("entries_at_most"));
+        Some(Expect {
+            splits: splits?,
+            pages_4k: pages_4k?,
+            pages_2m: pages_2m?,
+            pages_1g: pages_1g?,
+            accept_exits: exits?,
+            status: status?,
+            errno: errno?,
+            td: td?,
+            entries_at_most: entries?,
+        })
+    }
+
+    /// Tells expectations about what the step does not do.
+    fn check_fit(&mut self, expect: &Expect, action: &Action, node: &Node) {
+        use plan::Op;
+        let any = |wanted: fn(&Op) -> bool| match action {
+            Action::One(op) => wanted(op),
+            Action::Parallel(branches) => branches.iter().flat_map(|branch| &branch.0).any(wanted),
+        };
+        let accepts = any(|op| matches!(op, Op::Accept { .. }));
+        let calls = any(|op| {
+            matches!(
+                op,
+                Op::Punch { .. } | Op::Prefault { .. } | Op::Allocate { .. }
+            )
+        });
+        let mut misfit = |key: &str, what: &str| {
+            if let Some(entry) = node.key("expect").entry(key) {
+                self.reader.push(read::at(
+                    &entry.key_span,
+                    format!("`{key}` is about {what}, and this step makes none"),
+                    "does not apply",
+                    "remove it, or put it beside the step it belongs to".to_owned(),
+                ));
+            }
+        };
+        if expect.status.is_some() && !accepts {
+            misfit("status", "ACCEPTs");
+        }
+        if expect.errno.is_some() && !calls {
+            misfit("errno", "host calls");
+        }
+    }
+}
+
+/// A number that stands for `name`, the same in every version (FNV-1a), so that the draws of one
+/// plan do not depend on which other plans are made.
+fn fingerprint(name: &str) -> u64 {
+    name.bytes().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
+        (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
+    })
+}

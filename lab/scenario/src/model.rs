@@ -1,0 +1,402 @@
+//! What a scenario file may say. The JSON Schema is made of these types, and so is the check of
+//! keys in [`super::shape`].
+
+use std::borrow::Cow;
+
+use indexmap::IndexMap;
+use schemars::{JsonSchema, Schema};
+use serde::Deserialize;
+use tdxlab_plan::addr::PageLevel;
+use tdxlab_plan::{
+    AccessKind, Backing, ExpectErrno, ExpectStatus, ExpectTd, Gone, HostKind, OnVe, Side, Size,
+};
+
+use super::scalar::{Bytes, Change, Count, Extent, Literal, OnOff, Scalar, StopCont};
+
+/// One scenario: what it shows, what it needs, and what is done step by step.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct File {
+    /// Its name: folder and file name without `.yaml`, such as `punch/head-and-tail`.
+    pub(super) scenario: Scalar<Literal>,
+    /// What it shows, in one or two sentences.
+    pub(super) about: String,
+    /// What host and design must offer; else it is skipped, by name of the need.
+    #[serde(default)]
+    pub(super) needs: Needs,
+    /// The guest to boot.
+    pub(super) guest: Guest,
+    /// Seed of all that is random, unless the command line gives one. 1 where absent.
+    pub(super) seed: Option<Scalar<Count>>,
+    /// Variants by name, each of which gives the same variables a value.
+    #[serde(default)]
+    #[schemars(extend("minProperties" = 1))]
+    pub(super) cases: IndexMap<String, IndexMap<String, Scalar<Literal>>>,
+    /// Variables with all their values; every combination is a plan.
+    #[serde(default)]
+    #[schemars(extend("minProperties" = 1))]
+    pub(super) matrix: IndexMap<String, List<Scalar<Literal>>>,
+    /// Variables whose value is drawn from the seed, once for each plan.
+    #[serde(default)]
+    #[schemars(extend("minProperties" = 1))]
+    pub(super) draw: IndexMap<String, Draw>,
+    /// What is done, in order.
+    pub(super) steps: List<Step>,
+}
+
+/// A list of at least one value.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(transparent)]
+#[schemars(inline)]
+pub(super) struct List<T>(#[schemars(length(min = 1))] pub(super) Vec<T>);
+
+/// What host and design must offer.
+#[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct Needs {
+    /// Private memory is mapped by leaves of this size or larger.
+    pub(super) private_leaf: Option<Scalar<PageLevel>>,
+    /// Private memory is mapped by leaves of at most this size.
+    pub(super) private_leaf_at_most: Option<Scalar<PageLevel>>,
+    /// Holes of this alignment can be punched.
+    pub(super) hole_alignment: Option<Scalar<PageLevel>>,
+    /// Holes that are aligned to less than this are refused with EINVAL.
+    pub(super) hole_alignment_at_least: Option<Scalar<PageLevel>>,
+    /// The hosts on which it makes sense; any where absent.
+    pub(super) hosts: Option<List<Scalar<HostKind>>>,
+}
+
+/// The guest to boot.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Guest {
+    /// Size of test memory. All ranges are offsets into it.
+    pub(super) memory: Scalar<Bytes>,
+    /// Number of vCPUs, 1 to 64. 1 where absent.
+    pub(super) vcpus: Option<Scalar<Count>>,
+    /// TD attribute SEPT_VE_DISABLE: touching a pending page kills the TD. `false` where absent.
+    pub(super) sept_ve_disable: Option<Scalar<bool>>,
+    /// Memory slots, in address order, over all of test memory. One where absent.
+    pub(super) slots: Option<List<Slot>>,
+    /// Ranges of the initial image: added as 4K pages before the TD runs.
+    pub(super) image: Option<List<Scalar<Extent>>>,
+    /// Makes it a plain VM: what is behind its test memory. Only the host `kvm` has plain VMs.
+    pub(super) backing: Option<Scalar<Backing>>,
+}
+
+/// A memory slot.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Slot {
+    /// The test memory it serves.
+    pub(super) range: Scalar<Extent>,
+    /// Offset of its first byte in the guest_memfd.
+    pub(super) gmem: Scalar<Bytes>,
+}
+
+/// A variable drawn from the seed: one of the multiples of `align` in a range, or one of a list.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(untagged)]
+pub(super) enum Draw {
+    /// One of these.
+    OneOf(List<Scalar<Literal>>),
+    /// A multiple of `align` in a range.
+    Within(Within),
+}
+
+/// A multiple of `align` in a range.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Within {
+    /// The range, its end not included.
+    pub(super) within: Scalar<Extent>,
+    /// What the value is a multiple of. 4K where absent.
+    pub(super) align: Option<Scalar<Bytes>>,
+}
+
+/// An operation with all its keys, or just the range where the rest may stay as it is.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(untagged)]
+pub(super) enum OrRange<T> {
+    /// Just the range.
+    Range(Scalar<Extent>),
+    /// All keys.
+    Full(T),
+}
+
+impl<T: Clone + From<Scalar<Extent>>> OrRange<T> {
+    /// All keys, those left out absent.
+    pub(super) fn full(&self) -> Cow<'_, T> {
+        match self {
+            OrRange::Range(range) => Cow::Owned(T::from(range.clone())),
+            OrRange::Full(full) => Cow::Borrowed(full),
+        }
+    }
+}
+
+/// Defines [`Step`] and [`Operation`]: an operation may stand in both, the rest only in a step.
+macro_rules! operations {
+    ($($(#[$doc:meta])* $field:ident / $variant:ident: $keys:ty,)+) => {
+        /// One step: exactly one operation, and what is expected of it.
+        #[derive(Clone, Debug, Deserialize, JsonSchema)]
+        #[serde(deny_unknown_fields)]
+        #[schemars(transform = exactly_one_operation)]
+        pub(super) struct Step {
+            $($(#[$doc])* pub(super) $field: Option<$keys>,)+
+            /// Branches that run side by side.
+            pub(super) parallel: Option<List<Branch>>,
+            /// Steps that are done several times.
+            pub(super) repeat: Option<Repeat>,
+            /// What the step must show. The predictor judges it anyway; what stands here must
+            /// agree with it.
+            pub(super) expect: Option<Expect>,
+        }
+
+        /// One operation of a branch.
+        #[derive(Clone, Debug, Deserialize, JsonSchema)]
+        #[serde(deny_unknown_fields)]
+        #[schemars(transform = exactly_one_operation)]
+        pub(super) struct Operation {
+            $($(#[$doc])* pub(super) $field: Option<$keys>,)+
+        }
+
+        /// The operation that is there.
+        pub(super) enum OneOf<'a> {
+            $(#[doc = stringify!($field)] $variant(&'a $keys),)+
+        }
+
+        impl Step {
+            /// Its operation, with the key it stands under; none for `parallel` and `repeat`.
+            pub(super) fn operation(&self) -> Option<(&'static str, OneOf<'_>)> {
+                $(if let Some(keys) = &self.$field {
+                    return Some((stringify!($field), OneOf::$variant(keys)));
+                })+
+                None
+            }
+        }
+
+        impl Operation {
+            /// The operation, with the key it stands under.
+            pub(super) fn operation(&self) -> Option<(&'static str, OneOf<'_>)> {
+                $(if let Some(keys) = &self.$field {
+                    return Some((stringify!($field), OneOf::$variant(keys)));
+                })+
+                None
+            }
+        }
+    };
+}
+
+operations! {
+    /// Guest: TDG.MEM.PAGE.ACCEPT over the range, at one level.
+    accept / Accept: Accept,
+    /// Guest: access one word per stride.
+    touch / Touch: OrRange<Touch>,
+    /// Guest: write every word with its address and a fresh generation.
+    fill / Fill: OrRange<Fill>,
+    /// Guest: read every page that must be there and say whose data it holds.
+    verify / Verify: OrRange<Verify>,
+    /// Guest: MapGPA, to shared or back to private.
+    convert / Convert: Convert,
+    /// Guest: TDG.MEM.PAGE.ATTR.RD once per stride.
+    probe / Probe: OrRange<Probe>,
+    /// Host: fallocate(PUNCH_HOLE) on the guest_memfd. May end past test memory.
+    punch / Punch: OrRange<HostCall>,
+    /// Host: KVM_PRE_FAULT_MEMORY.
+    prefault / Prefault: OrRange<HostCall>,
+    /// Host: fallocate on the guest_memfd, mapping nothing.
+    allocate / Allocate: OrRange<HostCall>,
+    /// Host: log which pages the guest writes, or stop that. Plain VMs only.
+    dirty_log / DirtyLog: Scalar<OnOff>,
+    /// Host: stop all vCPUs, or let them go on. Plain VMs only.
+    vm / Vm: Scalar<StopCont>,
+}
+
+/// Says in the schema that a step is exactly one of its operations.
+fn exactly_one_operation(schema: &mut Schema) {
+    let keys: Vec<String> = schema
+        .get("properties")
+        .and_then(|properties| properties.as_object())
+        .map(|properties| {
+            properties
+                .keys()
+                .filter(|key| *key != "expect")
+                .cloned()
+                .collect()
+        })
+        .unwrap_or_default();
+    let one_of: Vec<_> = keys
+        .iter()
+        .map(|key| serde_json::json!({ "required": [key] }))
+        .collect();
+    schema.insert("oneOf".to_owned(), one_of.into());
+}
+
+/// A branch of `parallel`: one operation, or several in order.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(untagged)]
+pub(super) enum Branch {
+    /// One operation.
+    One(Box<Operation>),
+    /// Several, in order.
+    Several(List<Operation>),
+}
+
+impl Branch {
+    /// Its operations.
+    pub(super) fn operations(&self) -> &[Operation] {
+        match self {
+            Branch::One(operation) => std::slice::from_ref(operation),
+            Branch::Several(operations) => &operations.0,
+        }
+    }
+}
+
+/// Steps that are done several times.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Repeat {
+    /// How often.
+    pub(super) times: Scalar<Count>,
+    /// Variable that counts the rounds, from 0.
+    #[serde(rename = "as")]
+    pub(super) counter: Option<String>,
+    /// Variables drawn anew in every round.
+    #[serde(default)]
+    #[schemars(extend("minProperties" = 1))]
+    pub(super) draw: IndexMap<String, Draw>,
+    /// What is done in every round.
+    pub(super) steps: List<Step>,
+}
+
+/// TDG.MEM.PAGE.ACCEPT over a range.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Accept {
+    /// What to accept; aligned to the level.
+    pub(super) range: Scalar<Extent>,
+    /// `4K`, `2M`, `1G`, or `linux`: 1G, then 2M, then 4K, as Linux tries them.
+    pub(super) level: Scalar<Size>,
+    /// On which vCPU. 0 where absent.
+    pub(super) vcpu: Option<Scalar<Count>>,
+}
+
+/// One access per stride.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Touch {
+    /// What to touch; aligned to the stride.
+    pub(super) range: Scalar<Extent>,
+    /// Distance between accesses. 4K where absent.
+    pub(super) stride: Option<Scalar<PageLevel>>,
+    /// Load or store. `write` where absent; it leaves the content alone.
+    pub(super) access: Option<Scalar<AccessKind>>,
+    /// Through which half of GPA space. `private` where absent.
+    pub(super) side: Option<Scalar<Side>>,
+    /// What the guest does on #VE: go on, or accept 4K and try again. `skip` where absent.
+    pub(super) on_ve: Option<Scalar<OnVe>>,
+    /// On which vCPU. 0 where absent.
+    pub(super) vcpu: Option<Scalar<Count>>,
+}
+
+/// Writes a fresh generation.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Fill {
+    /// What to write.
+    pub(super) range: Scalar<Extent>,
+    /// Through which half of GPA space. `private` where absent.
+    pub(super) side: Option<Scalar<Side>>,
+    /// On which vCPU. 0 where absent.
+    pub(super) vcpu: Option<Scalar<Count>>,
+}
+
+/// Reads and classifies.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Verify {
+    /// What to read.
+    pub(super) range: Scalar<Extent>,
+    /// What to do about memory that must be gone: leave it alone, touch the ends of each such
+    /// extent, or all of it. `skip` where absent.
+    pub(super) gone: Option<Scalar<Gone>>,
+    /// Through which half of GPA space. `private` where absent.
+    pub(super) side: Option<Scalar<Side>>,
+    /// On which vCPU. 0 where absent.
+    pub(super) vcpu: Option<Scalar<Count>>,
+}
+
+/// MapGPA.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Convert {
+    /// What to convert.
+    pub(super) range: Scalar<Extent>,
+    /// To which side.
+    pub(super) to: Scalar<Side>,
+    /// On which vCPU. 0 where absent.
+    pub(super) vcpu: Option<Scalar<Count>>,
+}
+
+/// TDG.MEM.PAGE.ATTR.RD once per stride.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Probe {
+    /// What to probe; aligned to the stride.
+    pub(super) range: Scalar<Extent>,
+    /// Distance between probes. 4K where absent.
+    pub(super) stride: Option<Scalar<PageLevel>>,
+    /// On which vCPU. 0 where absent.
+    pub(super) vcpu: Option<Scalar<Count>>,
+}
+
+/// A call of the host on a range.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct HostCall {
+    /// Where.
+    pub(super) range: Scalar<Extent>,
+}
+
+macro_rules! from_range {
+    ($($keys:ident { $($absent:ident),* })+) => {
+        $(impl From<Scalar<Extent>> for $keys {
+            fn from(range: Scalar<Extent>) -> $keys {
+                $keys { range, $($absent: None),* }
+            }
+        })+
+    };
+}
+
+from_range! {
+    Touch { stride, access, side, on_ve, vcpu }
+    Fill { side, vcpu }
+    Verify { gone, side, vcpu }
+    Probe { stride, vcpu }
+    HostCall {}
+}
+
+/// What a step must show.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+#[schemars(extend("minProperties" = 1))]
+pub(super) struct Expect {
+    /// Split events.
+    pub(super) splits: Option<Scalar<Count>>,
+    /// Change of `pages_4k`.
+    pub(super) pages_4k: Option<Scalar<Change>>,
+    /// Change of `pages_2m`.
+    pub(super) pages_2m: Option<Scalar<Change>>,
+    /// Change of `pages_1g`.
+    pub(super) pages_1g: Option<Scalar<Change>>,
+    /// VM exits of type ACCEPT.
+    pub(super) accept_exits: Option<Scalar<Count>>,
+    /// The one status that every ACCEPT of the step returns.
+    pub(super) status: Option<Scalar<ExpectStatus>>,
+    /// How the host call ends.
+    pub(super) errno: Option<Scalar<ExpectErrno>>,
+    /// Whether the TD survives.
+    pub(super) td: Option<Scalar<ExpectTd>>,
+    /// Most S-EPT entries looked at to decide the splits.
+    pub(super) entries_at_most: Option<Scalar<Count>>,
+}

@@ -1,0 +1,350 @@
+//! Single operations and branches: from keys to [`Op`]s with addresses.
+
+use tdxlab_plan as plan;
+use tdxlab_plan::addr::{GpaRange, PageLevel};
+use tdxlab_plan::{
+    AccessKind, Expect, ExpectErrno, Generation, Gone, OnVe, Op, Side, Size, VcpuId,
+};
+use tdxlab_protocol::layout::WINDOW_BYTES;
+use tdxlab_protocol::message::MAX_TASKS;
+
+use super::expr::Bytes;
+use super::guest::{aligned, extent, inside, place};
+use super::model::{Branch, OneOf};
+use super::read::{self, Reader};
+use super::scalar::{Count, Extent, OnOff, Scalar, StopCont};
+use super::yaml::Node;
+
+/// Most single actions of one operation (ACCEPTs, accesses, 4K pages of a fill or a prefault):
+/// 16 GiB at 4K, 8 TiB at 2M.
+const MAX_ACTIONS: u64 = 4 << 20;
+
+/// Makes operations of one plan.
+pub(super) struct Operations {
+    memory: GpaRange,
+    vcpus: u16,
+    fills: u16,
+}
+
+impl Operations {
+    pub(super) fn new(memory: GpaRange, vcpus: u16) -> Operations {
+        Operations {
+            memory,
+            vcpus,
+            fills: 0,
+        }
+    }
+
+    /// One operation; its keys stand at `node`, or its range does. Nothing where something is
+    /// wrong, which is then told.
+    pub(super) fn one(
+        &mut self,
+        reader: &mut Reader<'_>,
+        operation: &OneOf<'_>,
+        node: &Node,
+        expect: &Option<Expect>,
+    ) -> Option<Op> {
+        let vcpu = |reader: &mut Reader<'_>, scalar: &Option<Scalar<Count>>| {
+            self.vcpu(reader, scalar.as_ref(), node.key("vcpu"))
+        };
+        let side = |reader: &mut Reader<'_>, scalar: &Option<Scalar<Side>>| {
+            reader.get_or(scalar.as_ref(), node.key("side"), Side::Private)
+        };
+        let range_node = node.key("range");
+        match operation {
+            OneOf::Accept(accept) => {
+                let vcpu = vcpu(reader, &accept.vcpu);
+                let size = reader.get(&accept.level, node.key("level"));
+                let level = match size? {
+                    Size::Size4K | Size::Linux => PageLevel::Size4K,
+                    Size::Size2M => PageLevel::Size2M,
+                    Size::Size1G => PageLevel::Size1G,
+                };
+                Some(Op::Accept {
+                    range: self.bounded(reader, &accept.range, range_node, level)?,
+                    size: size?,
+                    vcpu: vcpu?,
+                })
+            }
+            OneOf::Touch(touch) => {
+                let touch = touch.full();
+                let vcpu = vcpu(reader, &touch.vcpu);
+                let side = side(reader, &touch.side);
+                let access = node.key("access");
+                let access = reader.get_or(touch.access.as_ref(), access, AccessKind::Write);
+                let on_ve = node.key("on_ve");
+                let on_ve = reader.get_or(touch.on_ve.as_ref(), on_ve, OnVe::Skip);
+                let stride = node.key("stride");
+                let stride = reader.get_or(touch.stride.as_ref(), stride, PageLevel::Size4K);
+                Some(Op::Touch {
+                    range: self.bounded(reader, &touch.range, range_node, stride?)?,
+                    stride: stride?,
+                    access: access?,
+                    side: side?,
+                    on_ve: on_ve?,
+                    vcpu: vcpu?,
+                })
+            }
+            OneOf::Fill(fill) => {
+                let fill = fill.full();
+                let vcpu = vcpu(reader, &fill.vcpu);
+                let side = side(reader, &fill.side);
+                let range = self.bounded(reader, &fill.range, range_node, PageLevel::Size4K);
+                Some(Op::Fill {
+                    range: range?,
+                    generation: self.generation()?,
+                    side: side?,
+                    vcpu: vcpu?,
+                })
+            }
+            OneOf::Verify(verify) => {
+                let verify = verify.full();
+                let vcpu = vcpu(reader, &verify.vcpu);
+                let side = side(reader, &verify.side);
+                let gone = reader.get_or(verify.gone.as_ref(), node.key("gone"), Gone::Skip);
+                let range = match gone? {
+                    // What must be gone may be large; what is read is what was accepted.
+                    Gone::Skip | Gone::Ends => extent(
+                        reader,
+                        &verify.range,
+                        range_node,
+                        self.memory,
+                        PageLevel::Size4K,
+                    ),
+                    Gone::Every => {
+                        self.bounded(reader, &verify.range, range_node, PageLevel::Size4K)
+                    }
+                };
+                Some(Op::Verify {
+                    range: range?,
+                    gone: gone?,
+                    side: side?,
+                    vcpu: vcpu?,
+                })
+            }
+            OneOf::Convert(convert) => {
+                let vcpu = vcpu(reader, &convert.vcpu);
+                let to = reader.get(&convert.to, node.key("to"));
+                let page = PageLevel::Size4K;
+                Some(Op::Convert {
+                    range: extent(reader, &convert.range, range_node, self.memory, page)?,
+                    to: to?,
+                    vcpu: vcpu?,
+                })
+            }
+            OneOf::Probe(probe) => {
+                let probe = probe.full();
+                let vcpu = vcpu(reader, &probe.vcpu);
+                let stride = node.key("stride");
+                let stride = reader.get_or(probe.stride.as_ref(), stride, PageLevel::Size4K);
+                Some(Op::Probe {
+                    range: self.bounded(reader, &probe.range, range_node, stride?)?,
+                    stride: stride?,
+                    vcpu: vcpu?,
+                })
+            }
+            OneOf::Punch(call) => Some(Op::Punch {
+                range: self.hole(reader, &call.full().range, range_node, expect)?,
+            }),
+            OneOf::Prefault(call) => Some(Op::Prefault {
+                range: self.bounded(reader, &call.full().range, range_node, PageLevel::Size4K)?,
+            }),
+            OneOf::Allocate(call) => Some(Op::Allocate {
+                range: self.bounded(reader, &call.full().range, range_node, PageLevel::Size4K)?,
+            }),
+            OneOf::DirtyLog(switch) => Some(Op::DirtyLog {
+                on: reader.get(switch, node)? == OnOff::On,
+            }),
+            OneOf::Vm(order) => Some(match reader.get(order, node)? {
+                StopCont::Stop => Op::Stop,
+                StopCont::Cont => Op::Cont,
+            }),
+        }
+    }
+
+    /// Branches that run side by side; the list stands at `node`.
+    pub(super) fn parallel(
+        &mut self,
+        reader: &mut Reader<'_>,
+        branches: &[Branch],
+        node: &Node,
+    ) -> Option<Vec<plan::Branch>> {
+        if branches.len() < 2 || branches.len() > MAX_TASKS {
+            let (message, label) = match branches.len() {
+                1 => (
+                    "a single branch has nothing to run beside".to_owned(),
+                    "only one",
+                ),
+                many => (
+                    format!("{many} branches cannot run side by side"),
+                    "too many",
+                ),
+            };
+            let help = format!("from 2 to {MAX_TASKS} branches, each with its own `-`");
+            reader.push(read::at(&node.span, message, label, help));
+            return None;
+        }
+        let mut made: Vec<Option<plan::Branch>> = Vec::new();
+        let mut taken: Vec<(VcpuId, u32)> = Vec::new();
+        for (index, branch) in branches.iter().enumerate() {
+            let node = node.item(index);
+            let ops = self.branch(reader, branch, node);
+            if let Some(vcpu) = ops
+                .as_ref()
+                .and_then(|branch| branch.0.iter().find_map(Op::vcpu))
+            {
+                match taken.iter().find(|(other, _)| *other == vcpu) {
+                    Some((_, line)) => {
+                        reader.push(read::at(
+                            &node.span,
+                            format!("two branches run on vCPU {}", vcpu.0),
+                            "shares its vCPU",
+                            format!(
+                                "the branch on line {line} does, too; give this one another \
+                                 `vcpu`, or put both into one branch"
+                            ),
+                        ));
+                        return None;
+                    }
+                    None => taken.push((vcpu, node.line)),
+                }
+            }
+            made.push(ops);
+        }
+        made.into_iter().collect()
+    }
+
+    /// One branch: all operations of one vCPU, or all of the host.
+    fn branch(
+        &mut self,
+        reader: &mut Reader<'_>,
+        branch: &Branch,
+        node: &Node,
+    ) -> Option<plan::Branch> {
+        let mut ops: Vec<Op> = Vec::new();
+        for (index, operation) in branch.operations().iter().enumerate() {
+            // A branch of one operation is that operation; else it is a list.
+            let node = node.item(index);
+            let (key, operation) = operation.operation()?;
+            if key == "verify" {
+                reader.push(read::at(
+                    &node.span,
+                    "`verify` cannot race".to_owned(),
+                    "in a branch",
+                    "what it must find is known only at rest; put it after `parallel`".to_owned(),
+                ));
+                return None;
+            }
+            let op = self.one(reader, &operation, node.key(key), &None)?;
+            if let Some(first) = ops.first().filter(|first| first.vcpu() != op.vcpu()) {
+                let (message, help) = match (first.vcpu(), op.vcpu()) {
+                    (Some(first), Some(other)) => (
+                        format!("a branch on vCPUs {} and {}", first.0, other.0),
+                        "all operations of a branch run on one vCPU; make two branches of it",
+                    ),
+                    _ => (
+                        "a branch of both guest and host".to_owned(),
+                        "host calls stand in a branch of their own",
+                    ),
+                };
+                reader.push(read::at(
+                    &node.span,
+                    message,
+                    "runs elsewhere",
+                    help.to_owned(),
+                ));
+                return None;
+            }
+            ops.push(op);
+        }
+        Some(plan::Branch(ops))
+    }
+
+    fn vcpu(
+        &self,
+        reader: &mut Reader<'_>,
+        scalar: Option<&Scalar<Count>>,
+        node: &Node,
+    ) -> Option<VcpuId> {
+        let vcpu = reader.get_or(scalar, node, 0)?;
+        match u16::try_from(vcpu) {
+            Ok(index) if index < self.vcpus => Some(VcpuId(index)),
+            _ => {
+                let many = self.vcpus;
+                let help = match many {
+                    1 => "it is vCPU 0; `guest: { vcpus: 2 }` gives it another".to_owned(),
+                    _ => format!(
+                        "they are 0 to {}; `vcpus` of `guest` says how many",
+                        many - 1
+                    ),
+                };
+                let plural = if many == 1 { "" } else { "s" };
+                let message = format!("there is no vCPU {vcpu}: the guest has {many} vCPU{plural}");
+                reader.wrong(node, message, "no such vCPU", help);
+                None
+            }
+        }
+    }
+
+    /// Reads a range every `level` of which is an action of its own.
+    fn bounded(
+        &self,
+        reader: &mut Reader<'_>,
+        scalar: &Scalar<Extent>,
+        node: &Node,
+        level: PageLevel,
+    ) -> Option<GpaRange> {
+        let range = extent(reader, scalar, node, self.memory, level)?;
+        let actions = range.bytes() / level.bytes();
+        if actions > MAX_ACTIONS {
+            reader.wrong(
+                node,
+                format!("{} are {actions} actions of {level}", Bytes(range.bytes())),
+                "too much for one step",
+                format!(
+                    "at most {MAX_ACTIONS}, that is {}; only `convert`, `punch` and `verify` \
+                     reach over more",
+                    Bytes(MAX_ACTIONS * level.bytes())
+                ),
+            );
+            return None;
+        }
+        Some(range)
+    }
+
+    /// Reads the range of a hole, which may end past test memory, and may be unaligned where that
+    /// is what the step is about.
+    fn hole(
+        &self,
+        reader: &mut Reader<'_>,
+        scalar: &Scalar<Extent>,
+        node: &Node,
+        expect: &Option<Expect>,
+    ) -> Option<GpaRange> {
+        let range = reader.get(scalar, node)?;
+        let refused = expect.as_ref().and_then(|expect| expect.errno) == Some(ExpectErrno::EINVAL);
+        if !refused {
+            aligned(reader, &range, node, PageLevel::Size4K)?;
+        }
+        if range.start > self.memory.bytes() {
+            // Likely a slip: a hole past the end has to begin at the end or before it.
+            inside(reader, range, node, self.memory)?;
+            return None;
+        }
+        if range.end > WINDOW_BYTES - self.memory.start().as_u64() {
+            let message = format!("the hole ends at {}", Bytes(range.end));
+            let help = format!(
+                "at most {}",
+                Bytes(WINDOW_BYTES - self.memory.start().as_u64())
+            );
+            reader.wrong(node, message, "out of bounds", help);
+            return None;
+        }
+        place(self.memory, range)
+    }
+
+    fn generation(&mut self) -> Option<Generation> {
+        self.fills += 1;
+        Generation::new(self.fills)
+    }
+}

@@ -1,0 +1,36 @@
+//! Scenario files from the outside: what they become, and what is said of wrong ones.
+
+mod default_set;
+mod diagnostics;
+mod docs;
+mod expansion;
+mod files;
+mod hostile;
+
+use std::path::Path;
+
+use miette::{GraphicalReportHandler, GraphicalTheme};
+use tdxlab_plan::Plan;
+
+use super::{Scenario, ScenarioError, expand, parse};
+
+/// Parses `text` as a file `test.yaml`.
+fn scenario(text: &str) -> Result<Scenario, ScenarioError> {
+    parse(Path::new("test.yaml"), text)
+}
+
+/// The plans of `text`, which must be right.
+fn plans(text: &str) -> Vec<Plan> {
+    let scenario = scenario(text).unwrap_or_else(|error| panic!("{}", render(&error)));
+    expand(&scenario, None).unwrap_or_else(|error| panic!("{}", render(&error)))
+}
+
+/// What a user without colours sees of `error`.
+fn render(error: &ScenarioError) -> String {
+    let mut text = String::new();
+    GraphicalReportHandler::new_themed(GraphicalTheme::unicode_nocolor())
+        .with_width(100)
+        .render_report(&mut text, error)
+        .expect("strings grow");
+    text
+}

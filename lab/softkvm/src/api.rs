@@ -1,0 +1,147 @@
+//! What goes in and out of the software KVM: plain values.
+
+use tdxlab_protocol::addr::{Gpa, GpaRange, Side};
+use tdxlab_protocol::message::VcpuId;
+
+use crate::kvm::design::KvmDesign;
+
+/// A memory slot over test memory, bound to the guest_memfd.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MemSlot {
+    /// The GPAs it serves.
+    pub range: GpaRange,
+    /// Offset in the guest_memfd of the slot's first byte.
+    pub gmem_offset: u64,
+}
+
+/// What the software KVM is to run.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Test memory.
+    pub memory: GpaRange,
+    /// Memory slots that cover it.
+    pub slots: Vec<MemSlot>,
+    /// Number of vCPUs.
+    pub vcpus: u16,
+    /// The TD attribute SEPT_VE_DISABLE.
+    pub sept_ve_disable: bool,
+    /// Ranges added as 4K pages before the TD runs.
+    pub image: Vec<GpaRange>,
+    /// The one page of the positive control, in a slot and guest_memfd of its own.
+    pub control: Gpa,
+    /// The KVM to play.
+    pub design: KvmDesign,
+    /// Seed of what happens by chance: interrupts in the middle of a MapGPA.
+    pub seed: u64,
+}
+
+/// Why a software KVM could not be made.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum SoftKvmError {
+    /// No such design.
+    #[error("no design `{0}`: stock, v3, v5 and headtail are known")]
+    NoSuchDesign(String),
+    /// The configuration makes no sense.
+    #[error("{0}")]
+    BadConfig(String),
+    /// Machine memory is too small for the image and its tables.
+    #[error("machine memory has too few free frames: {0}")]
+    OutOfMemory(String),
+}
+
+/// What a vCPU needs of its host.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Request {
+    /// TDCALL with the registers handed to [`crate::SoftKvm::submit`].
+    Tdcall,
+    /// An access found no translation.
+    Fault {
+        /// Where.
+        gpa: Gpa,
+        /// Through which window.
+        side: Side,
+        /// Whether it was a write.
+        write: bool,
+    },
+}
+
+/// How far a request has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Advance {
+    /// Not over: call again.
+    Working,
+    /// Over: the registers hold the result, or the access may be tried again.
+    Done,
+    /// #VE must be delivered; TDG.VP.VEINFO.GET has its information.
+    Ve,
+    /// The TD is dead.
+    Dead,
+}
+
+/// Something done from the host's side, in stages.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum HostCall {
+    /// fallocate(PUNCH_HOLE | KEEP_SIZE) on the guest_memfd, in bytes.
+    Punch {
+        /// File offset.
+        offset: u64,
+        /// Length.
+        len: u64,
+    },
+    /// KVM_PRE_FAULT_MEMORY.
+    Prefault {
+        /// Where.
+        range: GpaRange,
+    },
+    /// fallocate(KEEP_SIZE) on the guest_memfd, in bytes.
+    Allocate {
+        /// File offset.
+        offset: u64,
+        /// Length.
+        len: u64,
+    },
+}
+
+/// A write to an I/O port through TDG.VP.VMCALL.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PortWrite {
+    /// Who wrote.
+    pub vcpu: VcpuId,
+    /// Where to.
+    pub port: u16,
+    /// What.
+    pub value: u32,
+}
+
+/// VM exits since boot.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Exits {
+    /// EPT violations of type ACCEPT.
+    pub accept: u64,
+    /// Other EPT violations on private memory.
+    pub access: u64,
+}
+
+/// How a TD died.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Death {
+    /// Which side ended it.
+    pub by: Killer,
+    /// The message, as the kernel or the guest worded it.
+    pub text: String,
+}
+
+/// Which side ended a TD.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Killer {
+    /// KVM: the guest touched a pending page with SEPT_VE_DISABLE set.
+    AccessBeforeAccept,
+    /// KVM: something it relied on failed (KVM_BUG_ON).
+    KvmBug,
+    /// The guest: ReportFatalError.
+    Guest,
+    /// The VMM: it stopped at an exit that it cannot handle.
+    Vmm,
+    /// None: a vCPU exits for ever and the guest gets no further.
+    ExitsForEver,
+}

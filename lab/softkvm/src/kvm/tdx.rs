@@ -1,0 +1,164 @@
+//! KVM's side of the TDX module: the SEAMCALL sequences, and what happens when one fails.
+//!
+//! Source: arch/x86/kvm/vmx/tdx.c; sequences in sections 3.1 and 3.2 of the patch series' design.
+
+use tdxlab_protocol::addr::{Gpa, PageLevel};
+
+use super::super::machine::{Machine, Pfn};
+use super::super::module::{Platform, Seamcall, Status};
+use super::super::policy::{Allocation, Counted, Failure, Kick, MapStage, Why};
+use super::mirror::Leaf;
+use super::{Kvm, death};
+use crate::api::Killer;
+
+impl<M: Machine> Kvm<M> {
+    /// Maps a private page: tables first, then PAGE.AUG (PAGE.ADD before the TD runs), then the
+    /// mirror.
+    pub(super) fn map_private(
+        &mut self,
+        gpa: Gpa,
+        level: PageLevel,
+        frame: Pfn,
+    ) -> Result<(), Failure> {
+        let gpa = gpa.align_down(level);
+        while let Some(missing) = self.mirror.missing_table(gpa, level) {
+            let base = missing.base(gpa);
+            let table = self.take_table(Allocation::SeptTable)?;
+            let status = self.hardware.sept_add(base, missing, table);
+            if let Err(failure) = self.map_status(Seamcall::SeptAdd, status) {
+                self.hardware.pool.give_frame(table);
+                return Err(failure);
+            }
+            self.mirror.add_table(gpa, missing);
+        }
+        for stage in self.hardware.policy.map_stages() {
+            match stage {
+                MapStage::Sept => self.map_in_sept(gpa, level, frame)?,
+                MapStage::Mirror => self.mirror.set_leaf(gpa, level, frame),
+                MapStage::Count => self.count(Counted::Map, level, 1),
+            }
+        }
+        Ok(())
+    }
+
+    fn map_in_sept(&mut self, gpa: Gpa, level: PageLevel, frame: Pfn) -> Result<(), Failure> {
+        if self.hardware.td.runnable() {
+            let status = self.hardware.page_aug(gpa, level, frame);
+            self.map_status(Seamcall::PageAug, status)
+        } else {
+            let status = self.hardware.page_add(gpa, frame);
+            self.map_status(Seamcall::PageAdd, status)
+        }
+    }
+
+    /// Splits a 2M leaf in the S-EPT: BLOCK, TRACK, kick, DEMOTE.
+    pub(super) fn split_in_sept(
+        &mut self,
+        leaf: &Leaf,
+        table: Pfn,
+        why: Why,
+    ) -> Result<(), Failure> {
+        let (gpa, level) = (leaf.gpa, leaf.level);
+        self.block_and_track(gpa, level, why)?;
+        self.seamcall(Seamcall::PageDemote, |hardware| {
+            hardware.page_demote(gpa, level, table)
+        })
+    }
+
+    /// Removes a leaf from the S-EPT: BLOCK, TRACK, kick, REMOVE.
+    pub(super) fn remove_from_sept(&mut self, leaf: &Leaf) -> Result<(), Failure> {
+        let (gpa, level) = (leaf.gpa, leaf.level);
+        self.block_and_track(gpa, level, Why::Zap)?;
+        self.seamcall(Seamcall::PageRemove, |hardware| {
+            hardware.page_remove(gpa, level)
+        })
+    }
+
+    /// Makes every vCPU forget what the tables no longer hold.
+    pub(super) fn kick(&mut self, why: Why) {
+        match self.hardware.policy.kick(why) {
+            Kick::Flush => {
+                self.hardware.machine.kick();
+                self.hardware.td.reenter_all();
+            }
+            Kick::Pretend => self.hardware.td.reenter_all(),
+            Kick::Skip => {}
+        }
+    }
+
+    /// A frame for a page table.
+    pub(super) fn take_table(&mut self, what: Allocation) -> Result<Pfn, Failure> {
+        if !self.hardware.policy.allocates(what) {
+            return Err(Failure::NoMemory);
+        }
+        self.hardware.pool.take_frame().ok_or(Failure::NoMemory)
+    }
+
+    /// KVM_BUG_ON: a warning in the log, and the VM is dead.
+    pub(super) fn bug(&mut self, call: Seamcall, status: Status) -> Failure {
+        let function = match call {
+            Seamcall::SeptAdd => "tdx_sept_link_private_spt",
+            Seamcall::PageAdd => "tdx_mem_page_add",
+            Seamcall::PageAug => "tdx_mem_page_aug",
+            Seamcall::Track => "tdx_track",
+            Seamcall::PageDemote => "tdx_sept_split_private_spte",
+            Seamcall::RangeBlock | Seamcall::PageRemove => "tdx_sept_remove_private_spte",
+        };
+        let line = format!(
+            "kvm_intel: SEAMCALL {} failed: 0x{:x}",
+            call.name(),
+            status.0
+        );
+        self.log(line.clone());
+        let thread = self.trace.thread();
+        self.log(format!(
+            "WARNING: CPU: 0 PID: {thread} at arch/x86/kvm/vmx/tdx.c {function} [kvm_intel]"
+        ));
+        self.die(death(Killer::KvmBug, line));
+        Failure::Bugged
+    }
+
+    fn block_and_track(&mut self, gpa: Gpa, level: PageLevel, why: Why) -> Result<(), Failure> {
+        if self.hardware.policy.blocks(why) {
+            self.seamcall(Seamcall::RangeBlock, |hardware| {
+                hardware.range_block(gpa, level)
+            })?;
+        }
+        if self.hardware.policy.tracks(why) {
+            self.seamcall(Seamcall::Track, Platform::track)?;
+        }
+        self.kick(why);
+        Ok(())
+    }
+
+    /// A SEAMCALL made with mmu_lock held for write: when it is busy, all vCPUs are kept out and it
+    /// is made once more. That must succeed.
+    fn seamcall(
+        &mut self,
+        call: Seamcall,
+        mut make: impl FnMut(&mut Platform<M>) -> Status,
+    ) -> Result<(), Failure> {
+        let mut status = make(&mut self.hardware);
+        if status.is_busy() {
+            self.kick(Why::Busy);
+            status = make(&mut self.hardware);
+        }
+        if self.hardware.policy.notices(call, status) {
+            Err(self.bug(call, status))
+        } else {
+            Ok(())
+        }
+    }
+
+    /// The status of a SEAMCALL made with mmu_lock held for read: busy means that the fault is
+    /// handled again.
+    fn map_status(&mut self, call: Seamcall, status: Status) -> Result<(), Failure> {
+        if status.is_busy() {
+            Err(Failure::Again)
+        } else if self.hardware.policy.notices(call, status) {
+            Err(self.bug(call, status))
+        } else {
+            Ok(())
+        }
+    }
+}

@@ -1,0 +1,118 @@
+//! The S-EPT: a radix tree in machine memory, and the walk through it.
+
+use tdxlab_protocol::addr::{Gpa, Side};
+
+use super::super::entry::{Level, SeptEntry, State};
+use super::super::machine::{Machine, Pfn};
+use super::Platform;
+
+/// Entries of the tree's root. The page they live in is the guest's on `soft`, so the module keeps
+/// its own copy and hands every change to the machine.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Root(Vec<SeptEntry>);
+
+impl Root {
+    fn get(&self, index: usize) -> SeptEntry {
+        self.0.get(index).copied().unwrap_or(SeptEntry::FREE)
+    }
+
+    fn set(&mut self, index: usize, entry: SeptEntry) {
+        if self.0.len() <= index {
+            self.0.resize(index + 1, SeptEntry::FREE);
+        }
+        self.0[index] = entry;
+    }
+}
+
+/// Where an entry is kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Place {
+    Root,
+    Table(Pfn),
+}
+
+/// A table of 4K entries with the number of the region it is for. Nothing takes a table away while
+/// the TD lives, so the next walk to that region need not begin at the root.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct LastTable {
+    region: u64,
+    table: Pfn,
+}
+
+/// Where a walk ended.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Found {
+    place: Place,
+    /// Level of the entry.
+    pub(super) level: Level,
+    /// The address looked up, cut down to the span of the entry.
+    pub(super) base: Gpa,
+    /// The entry.
+    pub(super) entry: SeptEntry,
+}
+
+impl Found {
+    /// State of the entry.
+    pub(super) fn state(&self) -> State {
+        self.entry.state(self.level)
+    }
+}
+
+impl<M: Machine> Platform<M> {
+    /// Walks to the entry of `target` for `gpa`, or to the entry where the walk cannot go on.
+    pub(super) fn walk(&self, gpa: Gpa, target: Level) -> Found {
+        let region = gpa.as_u64() / Level::Pmd.bytes();
+        if target == Level::Pte
+            && let Some(last) = self.td.last.get()
+            && last.region == region
+        {
+            return self.entry_of(last.table, Level::Pte, gpa);
+        }
+        let mut found = Found {
+            place: Place::Root,
+            level: Level::Pgd,
+            base: Level::Pgd.base(gpa),
+            entry: self.td.root.get(Level::Pgd.index(gpa)),
+        };
+        while found.level > target
+            && found.state() == State::NonLeaf
+            && let Some(level) = found.level.below()
+        {
+            let table = found.entry.frame();
+            if level == Level::Pte {
+                self.td.last.set(Some(LastTable { region, table }));
+            }
+            found = self.entry_of(table, level, gpa);
+        }
+        found
+    }
+
+    /// The entry for `gpa` in a table of entries of `level`.
+    fn entry_of(&self, table: Pfn, level: Level, gpa: Gpa) -> Found {
+        let entry = self.machine.read_entry(table, level.index(gpa));
+        Found {
+            place: Place::Table(table),
+            level,
+            base: level.base(gpa),
+            entry: SeptEntry::from_bits(entry),
+        }
+    }
+
+    /// State of the entry that governs `gpa`.
+    pub(crate) fn state(&self, gpa: Gpa) -> State {
+        self.walk(gpa, Level::Pte).state()
+    }
+
+    /// Replaces the entry that a walk has found.
+    pub(super) fn replace(&mut self, found: &Found, entry: SeptEntry) {
+        let index = found.level.index(found.base);
+        match found.place {
+            Place::Root => {
+                self.td.root.set(index, entry);
+                self.machine
+                    .set_root_entry(Side::Private, index, entry.bits());
+            }
+            Place::Table(table) => self.machine.write_entry(table, index, entry.bits()),
+        }
+    }
+}

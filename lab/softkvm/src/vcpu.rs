@@ -1,0 +1,306 @@
+//! vCPUs: requests that go back and forth between module and KVM until they are done.
+
+use tdxlab_protocol::addr::{Gpa, Side};
+use tdxlab_protocol::message::VcpuId;
+use tdxlab_protocol::tdcall::{reg, vmcall};
+
+use super::kvm::convert::{MapGpa, MapGpaResult};
+use super::kvm::fault::{Fault, FaultProgress};
+use super::kvm::stats::Actor;
+use super::kvm::{Kvm, death};
+use super::machine::Machine;
+use super::module::{Exit, Outcome, SHARED_BIT, Vmcall};
+use crate::api::{Advance, Killer, PortWrite, Request};
+
+/// Sub-function GetTdVmCallInfo.
+const VMCALL_INFO: u64 = 0x10000;
+
+/// Exits of one request after which its vCPU is said to exit for ever. One that others keep taking
+/// the page away from needs a few; a KVM that resumes the guest without having done anything never
+/// stops.
+const EXITS_FOR_EVER: u32 = 1000;
+
+/// R10 of a hypercall that KVM does not know (-KVM_ENOSYS).
+const KVM_ENOSYS: u64 = (-1000_i64) as u64;
+
+/// A vCPU.
+#[derive(Clone, Debug)]
+pub(crate) struct Vcpu {
+    pub(crate) gprs: [u64; 16],
+    state: State,
+    /// Exits of the request that is under way, without any progress of it.
+    exits: u32,
+}
+
+/// What a vCPU is at.
+#[derive(Clone, Copy, Debug)]
+enum State {
+    /// Running in the guest, nothing asked.
+    Idle,
+    /// About to enter the TD with this request.
+    Entry(Request),
+    /// Outside the TD; the request runs again once the fault is handled.
+    Fault(Request, Fault),
+    /// Outside the TD, in the middle of a MapGPA.
+    MapGpa(MapGpa),
+}
+
+impl Default for Vcpu {
+    fn default() -> Self {
+        Vcpu {
+            gprs: [0; 16],
+            state: State::Idle,
+            exits: 0,
+        }
+    }
+}
+
+impl Vcpu {
+    /// Takes a request.
+    pub(crate) fn submit(&mut self, request: Request, gprs: [u64; 16]) {
+        self.gprs = gprs;
+        self.state = State::Entry(request);
+        self.exits = 0;
+    }
+
+    /// Goes one step: one TD entry, or the handling of one exit.
+    pub(crate) fn advance<M: Machine>(
+        &mut self,
+        id: VcpuId,
+        kvm: &mut Kvm<M>,
+        io: &mut Vec<PortWrite>,
+    ) -> Advance {
+        if kvm.death().is_some() {
+            return Advance::Dead;
+        }
+        kvm.trace.actor = Actor::Vcpu(id);
+        kvm.trace.tick();
+        let (state, advance) = match self.state {
+            State::Idle => (State::Idle, Advance::Done),
+            State::Entry(request) => self.enter(id, request, kvm, io),
+            State::Fault(request, mut fault) => match kvm.handle_fault(&mut fault) {
+                FaultProgress::Again => (State::Fault(request, fault), Advance::Working),
+                FaultProgress::Resume => (State::Entry(request), Advance::Working),
+            },
+            State::MapGpa(mut map) => match kvm.map_gpa_chunk(&mut map) {
+                None => (State::MapGpa(map), Advance::Working),
+                Some(result) => (State::Idle, self.finish_map_gpa(id, result, kvm)),
+            },
+        };
+        self.state = state;
+        if kvm.death().is_some() {
+            Advance::Dead
+        } else {
+            advance
+        }
+    }
+
+    fn enter<M: Machine>(
+        &mut self,
+        id: VcpuId,
+        request: Request,
+        kvm: &mut Kvm<M>,
+        io: &mut Vec<PortWrite>,
+    ) -> (State, Advance) {
+        let index = usize::from(id.0);
+        kvm.hardware.td.enter(index);
+        let outcome = match request {
+            Request::Tdcall => kvm.hardware.tdcall(index, &mut self.gprs),
+            Request::Fault {
+                gpa,
+                side: Side::Private,
+                write,
+            } if gpa.as_u64() < SHARED_BIT => kvm.hardware.access(index, gpa, write),
+            Request::Fault {
+                gpa,
+                side: Side::Shared,
+                ..
+            } if gpa.as_u64() < SHARED_BIT && kvm.is_mapped_shared(gpa) => {
+                return (State::Idle, Advance::Done);
+            }
+            // A shared page, or an address that no memory slot can serve.
+            Request::Fault { gpa, side, .. } => {
+                kvm.hardware.td.leave(index);
+                self.exited(id, gpa, kvm);
+                let fault = Fault {
+                    gpa,
+                    side,
+                    accept: None,
+                    lookup: None,
+                };
+                return (State::Fault(request, fault), Advance::Working);
+            }
+        };
+        match outcome {
+            Outcome::Complete(_) => (State::Idle, Advance::Done),
+            Outcome::Restart => {
+                self.exits = 0;
+                (State::Entry(request), Advance::Working)
+            }
+            Outcome::Ve => (State::Idle, Advance::Ve),
+            Outcome::DoubleFault => {
+                let text = "double fault: #VE before the information of the last was fetched";
+                kvm.die(death(Killer::Guest, text.to_owned()));
+                (State::Idle, Advance::Dead)
+            }
+            Outcome::Exit(exit) => {
+                kvm.hardware.td.leave(index);
+                self.exit(id, request, exit, kvm, io)
+            }
+        }
+    }
+
+    fn exit<M: Machine>(
+        &mut self,
+        id: VcpuId,
+        request: Request,
+        exit: Exit,
+        kvm: &mut Kvm<M>,
+        io: &mut Vec<PortWrite>,
+    ) -> (State, Advance) {
+        match exit {
+            Exit::EptViolation { gpa, eeq, .. } if eeq.is_pending() => {
+                kvm.pending_access(id, gpa);
+                self.exited(id, gpa, kvm);
+                (State::Entry(request), Advance::Working)
+            }
+            Exit::EptViolation { gpa, side, eeq } => {
+                let accept = eeq.accept_level();
+                if kvm.hardware.policy.counts_exit() {
+                    match accept {
+                        Some(_) => kvm.exits.accept += 1,
+                        None => kvm.exits.access += 1,
+                    }
+                }
+                self.exited(id, gpa, kvm);
+                let fault = Fault {
+                    gpa,
+                    side,
+                    accept,
+                    lookup: None,
+                };
+                (State::Fault(request, fault), Advance::Working)
+            }
+            Exit::Vmcall(call) => self.vmcall(id, call, kvm, io),
+        }
+    }
+
+    /// Notes an exit for `gpa` of the request under way. A guest that gets no further is as good as
+    /// dead; a real one would hang here for ever.
+    fn exited<M: Machine>(&mut self, id: VcpuId, gpa: Gpa, kvm: &mut Kvm<M>) {
+        self.exits += 1;
+        if self.exits >= EXITS_FOR_EVER {
+            let text = format!(
+                "vCPU {} exits for ever: {EXITS_FOR_EVER} EPT violations at {gpa} in a row, and the \
+                 guest is where it was",
+                id.0
+            );
+            kvm.die(death(Killer::ExitsForEver, text));
+        }
+    }
+
+    fn vmcall<M: Machine>(
+        &mut self,
+        id: VcpuId,
+        call: Vmcall,
+        kvm: &mut Kvm<M>,
+        io: &mut Vec<PortWrite>,
+    ) -> (State, Advance) {
+        let [r12, r13, r14, r15] = call.args;
+        let status = match (call.kind, call.function) {
+            (0, vmcall::MAP_GPA) => match MapGpa::new(r12, r13) {
+                Ok(map) => return (State::MapGpa(map), Advance::Working),
+                Err(result) => return (State::Idle, self.finish_map_gpa(id, result, kvm)),
+            },
+            (0, vmcall::IO) => match (r12, r13) {
+                (1 | 2 | 4, 0) => {
+                    // No device answers: all ones.
+                    self.gprs[reg::R11] = (1 << (8 * r12)) - 1;
+                    vmcall::SUCCESS
+                }
+                (1 | 2 | 4, 1) => {
+                    io.push(PortWrite {
+                        vcpu: id,
+                        port: r14 as u16,
+                        value: (r15 & ((1 << (8 * r12)) - 1)) as u32,
+                    });
+                    vmcall::SUCCESS
+                }
+                _ => vmcall::INVALID_OPERAND,
+            },
+            // Nothing but the lab wakes a vCPU, and it does so at once.
+            (0, vmcall::HLT) => vmcall::SUCCESS,
+            (0, VMCALL_INFO) => {
+                for register in [reg::R11, reg::R12, reg::R13, reg::R14] {
+                    self.gprs[register] = 0;
+                }
+                vmcall::SUCCESS
+            }
+            (0, vmcall::REPORT_FATAL_ERROR) => {
+                kvm.die(fatal_error(&self.gprs));
+                return (State::Idle, Advance::Dead);
+            }
+            (0, _) => vmcall::SUBFUNCTION_UNSUPPORTED,
+            _ => KVM_ENOSYS,
+        };
+        (State::Idle, self.finish_vmcall(id, status, kvm))
+    }
+
+    fn finish_map_gpa<M: Machine>(
+        &mut self,
+        id: VcpuId,
+        result: MapGpaResult,
+        kvm: &mut Kvm<M>,
+    ) -> Advance {
+        if let Some(address) = result.stopped_at {
+            self.gprs[reg::R11] = address;
+        }
+        self.finish_vmcall(id, result.status, kvm)
+    }
+
+    fn finish_vmcall<M: Machine>(&mut self, id: VcpuId, status: u64, kvm: &mut Kvm<M>) -> Advance {
+        self.gprs[reg::R10] = status;
+        self.gprs[reg::RAX] = 0;
+        kvm.hardware.td.enter(usize::from(id.0));
+        Advance::Done
+    }
+}
+
+/// What ReportFatalError says: a code in R12, and up to 64 bytes of text in eight registers.
+fn fatal_error(gprs: &[u64; 16]) -> crate::api::Death {
+    let code = gprs[reg::R12];
+    if code & 0xffff != 0 {
+        let text = format!("TDX: REPORT_FATAL_ERROR: invalid error code: 0x{code:x}");
+        return death(Killer::Vmm, text);
+    }
+    let order = [
+        reg::R14,
+        reg::R15,
+        reg::RBX,
+        reg::RDI,
+        reg::RSI,
+        reg::R8,
+        reg::R9,
+        reg::RDX,
+    ];
+    let mask = gprs[reg::RCX];
+    let bytes: Vec<u8> = order
+        .into_iter()
+        .filter(|register| mask & (1 << register) != 0)
+        .flat_map(|register| gprs[register].to_le_bytes())
+        .take_while(|&byte| byte != 0)
+        .collect();
+    let message: String = String::from_utf8_lossy(&bytes)
+        .chars()
+        .filter(|letter| !letter.is_control())
+        .collect();
+    let mut text = format!("guest reported a fatal error, code {:#x}", code as u32);
+    if code & (1 << 63) != 0 {
+        text.push_str(&format!(", see {}", Gpa::new(gprs[reg::R13])));
+    }
+    if !message.is_empty() {
+        text.push_str(": ");
+        text.push_str(&message);
+    }
+    death(Killer::Guest, text)
+}

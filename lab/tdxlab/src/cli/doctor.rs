@@ -1,0 +1,110 @@
+//! `tdxlab doctor`: what this machine can do, and what to do about the rest.
+
+use std::path::{Path, PathBuf};
+
+use clap::Args;
+use comfy_table::Table;
+use console::style;
+use tdxlab_journal::folder::write_whole;
+use tdxlab_kernel::doctor::{self, Fact, Machine, Recording, Standing};
+use tdxlab_report::table;
+
+use super::error::CliError;
+use super::{exit, output, signals};
+use crate::select;
+
+/// Looks at this machine: what was found, whether the lab can use it, and what to do. Changes
+/// nothing, and makes no TD unless asked to.
+#[derive(Args, Debug)]
+pub(super) struct Doctor {
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+
+    /// Also boot a TD, accept memory in it, punch a hole, and read every witness; exit 69 where that
+    /// finds something that cannot be used
+    #[arg(long)]
+    deep: bool,
+
+    /// Keep what there is to show of a look that failed: command line, QMP, serial line, kernel log
+    #[arg(long, value_name = "DIR", requires = "deep")]
+    out: Option<PathBuf>,
+
+    /// Also write down what this machine was asked and has answered, to be looked at elsewhere
+    #[arg(long, value_name = "FILE")]
+    record: Option<PathBuf>,
+
+    /// Look at a machine that was recorded, in place of this one
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["deep", "record"])]
+    recorded: Option<PathBuf>,
+}
+
+impl Doctor {
+    pub(super) fn execute(self) -> Result<u8, CliError> {
+        let machine = match (&self.recorded, &self.record) {
+            (Some(file), _) => recorded(file)?,
+            (None, Some(_)) => Machine::recorder(),
+            (None, None) => Machine::this(),
+        };
+        let mut facts = doctor::examine(&machine);
+        if let Some(file) = &self.record {
+            let text = machine.recording().to_string();
+            write_whole(file, text.as_bytes())?;
+        }
+        if self.recorded.is_none() {
+            facts.extend(select::hosts());
+        }
+        let mut code = exit::PASSED;
+        if self.deep {
+            signals::install()?;
+            let deep = match select::tdx() {
+                Ok(host) => tdxlab_host_kvm::deep(&host, self.out.as_deref()),
+                Err(error) => vec![Fact {
+                    name: "deep".to_owned(),
+                    found: format!("no TD can be made: {error}"),
+                    standing: Standing::Unusable,
+                    advice: Some("see the facts about tdx above".to_owned()),
+                }],
+            };
+            if deep.iter().any(|fact| fact.standing == Standing::Unusable) {
+                code = exit::HOST;
+            }
+            facts.extend(deep);
+        }
+        if self.json {
+            let text = serde_json::json!({ "version": 1, "facts": facts });
+            output::say(format!("{text:#}"));
+        } else {
+            output::say(table(&facts).trim_fmt());
+        }
+        Ok(code)
+    }
+}
+
+fn recorded(file: &Path) -> Result<Machine, CliError> {
+    let text = std::fs::read_to_string(file).map_err(|source| {
+        CliError::usage(
+            format!("cannot read {}: {source}", file.display()),
+            "--recorded wants a file that `tdxlab doctor --record FILE` wrote",
+        )
+    })?;
+    Ok(Machine::recorded(Recording::parse(&text)))
+}
+
+fn table(facts: &[Fact]) -> Table {
+    let mut table = table::list();
+    for fact in facts {
+        let standing = style(fact.standing.name());
+        let standing = match fact.standing {
+            Standing::Usable => standing.green(),
+            Standing::Limited => standing.yellow(),
+            Standing::Unusable => standing.red(),
+        };
+        let mut found = fact.found.clone();
+        if let Some(advice) = &fact.advice {
+            found += &format!("\n-> {advice}");
+        }
+        table.add_row([fact.name.clone(), standing.to_string(), found]);
+    }
+    table
+}

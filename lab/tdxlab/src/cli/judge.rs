@@ -1,0 +1,72 @@
+//! `tdxlab judge`: judges a recorded run again, without a host.
+
+use std::path::{Path, PathBuf};
+
+use clap::Args;
+use tdxlab_journal::recording::Recording;
+use tdxlab_judge::{RejudgeError, rejudge};
+use tdxlab_report as report;
+use tdxlab_report::{Report, terminal};
+
+use super::error::CliError;
+use super::report::exit_code;
+use super::{options, output};
+use crate::conduct::Conducted;
+
+/// Judges a recorded run again, from its journal alone: no host, no QEMU. Everything is predicted
+/// anew, by the design the run was recorded under or by another.
+#[derive(Args, Debug)]
+pub(super) struct JudgeCommand {
+    /// Folder of the run
+    #[arg(value_name = "DIR", default_value = "reports/latest")]
+    folder: PathBuf,
+    /// Design to judge by; by default the recorded one
+    #[arg(long, value_name = "D")]
+    design: Option<String>,
+    /// Texts of kernel log lines that may appear, one a line
+    #[arg(long, value_name = "FILE")]
+    allow_log: Option<PathBuf>,
+    /// Folder below which the new report goes
+    #[arg(long, value_name = "DIR", default_value = "reports")]
+    out: PathBuf,
+}
+
+impl JudgeCommand {
+    pub(super) fn execute(self) -> Result<u8, CliError> {
+        let design = self.design.as_deref().map(options::design).transpose()?;
+        let allowed_log = options::allow_list(self.allow_log.as_deref())?;
+        let recorded = report::from_recording(open(&self.folder)?)?;
+        let folder = rejudge(open(&self.folder)?, design, allowed_log, &self.out)?;
+        let conducted = Conducted::of(&folder)?;
+        output::print(terminal::summary(&conducted.report, &conducted.folder));
+        for line in differences(&recorded, &conducted.report) {
+            output::say(line);
+        }
+        Ok(exit_code(&conducted.report, false))
+    }
+}
+
+fn open(folder: &Path) -> Result<Recording, CliError> {
+    Ok(Recording::of_run(folder).map_err(RejudgeError::from)?)
+}
+
+/// Scenarios of which something else is said now.
+fn differences(recorded: &Report, judged: &Report) -> Vec<String> {
+    let pairs = recorded.scenarios.iter().zip(&judged.scenarios);
+    let mut lines: Vec<String> = pairs
+        .filter(|(was, is)| was.verdict != is.verdict)
+        .map(|(was, is)| {
+            format!(
+                "{}: {} when it ran, {} now",
+                is.name, was.verdict, is.verdict
+            )
+        })
+        .collect();
+    if lines.is_empty() {
+        lines.push(format!(
+            "every verdict is as it was under design {}",
+            recorded.design
+        ));
+    }
+    lines
+}

@@ -1,0 +1,153 @@
+//! The command line. One file per command.
+
+mod check;
+mod compare;
+mod completions;
+mod doctor;
+mod error;
+pub mod exit;
+mod faults;
+mod fuzz;
+mod judge;
+mod l1;
+mod list;
+mod load;
+mod man;
+mod options;
+mod output;
+mod predict;
+mod progress;
+mod prompt;
+mod qualify;
+mod rehearse;
+mod replay;
+mod report;
+mod run;
+mod schema;
+mod signals;
+mod soak;
+
+use std::ffi::OsString;
+use std::process::ExitCode;
+
+use clap::{CommandFactory, Parser, Subcommand};
+
+use error::CliError;
+
+/// Tests how Linux KVM handles huge pages of Intel TDX guests.
+///
+/// Boots a guest in QEMU, accepts memory, punches holes, converts ranges, and judges after every
+/// step whether the right leaves were split and nobody's data was lost.
+#[derive(Debug, Parser)]
+#[command(name = "tdxlab", version, max_term_width = 100, after_help = exit::help())]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run scenarios and judge every step
+    Run(run::Run),
+    /// Validate scenarios without starting anything
+    Check(check::Check),
+    /// Show what every step must show, without a guest
+    Predict(predict::Predict),
+    /// Run scenarios under several designs, side by side
+    Compare(compare::Compare),
+    /// List scenarios
+    List(list::List),
+    /// Rehearse the tdx host on a machine without TDX
+    Rehearse(rehearse::Rehearse),
+    /// List the faults that can be seeded into a host
+    Faults(faults::Faults),
+    /// Seed every fault and show what catches it
+    Qualify(qualify::Qualify),
+    /// Run scenarios again and again, to see that none ever fails without a reason
+    Soak(soak::Soak),
+    /// Run random scenarios, and shrink the first that fails
+    Fuzz(fuzz::FuzzCommand),
+    /// Run a recorded plan again, exactly as it was
+    Replay(replay::ReplayCommand),
+    /// Judge a recorded run again, without a host
+    Judge(judge::JudgeCommand),
+    /// Show the report of a run, and write its files again
+    Report(report::ReportCommand),
+    /// Boot a real kernel with a real KVM in QEMU, and run a command in it
+    L1(l1::L1),
+    /// What an L1 starts with
+    #[command(name = tdxlab_l1::INIT_COMMAND, hide = true)]
+    L1Init,
+    /// Say what this machine can do, and what to do about the rest
+    Doctor(doctor::Doctor),
+    /// Print a JSON Schema
+    Schema(schema::Schema),
+    /// Print a completion script for a shell
+    Completions(completions::Completions),
+    /// Print the manual page
+    Man(man::Man),
+}
+
+/// Runs the command line and returns its exit code.
+pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
+    let cli = match Cli::try_parse_from(args) {
+        Ok(cli) => cli,
+        Err(error) => {
+            let _ = error.print();
+            return exit::code(if error.use_stderr() {
+                exit::USAGE
+            } else {
+                exit::PASSED
+            });
+        }
+    };
+    match execute(cli.command) {
+        Ok(code) => exit::code(code),
+        Err(error) => {
+            let code = error.exit_code();
+            show(error);
+            exit::code(code)
+        }
+    }
+}
+
+fn execute(command: Command) -> Result<u8, CliError> {
+    match command {
+        Command::Run(run) => run.execute(),
+        Command::Check(check) => check.execute(),
+        Command::Predict(predict) => predict.execute(),
+        Command::Compare(compare) => compare.execute(),
+        Command::List(list) => list.execute(),
+        Command::Qualify(qualify) => qualify.execute(),
+        Command::Soak(soak) => soak.execute(),
+        Command::Faults(faults) => faults.execute(),
+        Command::Fuzz(fuzz) => fuzz.execute(),
+        Command::Replay(replay) => replay.execute(),
+        Command::Judge(judge) => judge.execute(),
+        Command::Report(report) => report.execute(),
+        Command::Rehearse(rehearse) => rehearse.execute(),
+        Command::L1(l1) => l1.execute(),
+        Command::L1Init => tdxlab_l1::init::main(),
+        Command::Doctor(doctor) => doctor.execute(),
+        Command::Schema(schema) => schema.execute(),
+        Command::Completions(completions) => completions.execute(command_line()),
+        Command::Man(man) => man.execute(command_line()),
+    }
+}
+
+/// The command line as clap knows it.
+pub fn command_line() -> clap::Command {
+    Cli::command()
+}
+
+/// Each wrong scenario is a diagnostic of its own, not a detail of one.
+fn show(error: CliError) {
+    match error {
+        CliError::Scenarios(errors) => {
+            for error in errors {
+                output::note(format!("{:?}", miette::Report::new(error)));
+            }
+        }
+        other => output::note(format!("{:?}", miette::Report::new(other))),
+    }
+}

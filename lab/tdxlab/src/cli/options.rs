@@ -1,0 +1,130 @@
+//! Options that several commands share.
+
+use std::path::{Path, PathBuf};
+
+use clap::{Args, ValueEnum};
+use tdxlab_faults as faults;
+use tdxlab_faults::Fault;
+use tdxlab_host::Host;
+use tdxlab_judge::AllowList;
+use tdxlab_plan::{Design, HostKind};
+
+use super::error::CliError;
+use super::output;
+use crate::select::Choice;
+
+/// Scenarios to work on.
+#[derive(Args, Clone, Debug)]
+pub(super) struct Scenarios {
+    /// Scenario files, or folders of them; without any, the default set
+    #[arg(value_name = "PATH")]
+    pub paths: Vec<PathBuf>,
+    /// Seed for everything random, in place of those in the scenarios
+    #[arg(long, value_name = "S")]
+    pub seed: Option<u64>,
+}
+
+/// Where guests run, as said on the command line.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(super) enum HostName {
+    /// The best this machine has: tdx, else soft, else sim
+    Auto,
+    /// A TD on a TDX host
+    Tdx,
+    /// A plain VM on a real KVM
+    Kvm,
+    /// QEMU, over a software KVM and TDX module
+    Soft,
+    /// An in-process guest, over the same software KVM and TDX module
+    Sim,
+}
+
+impl From<HostName> for Choice {
+    fn from(name: HostName) -> Choice {
+        match name {
+            HostName::Auto => Choice::Auto,
+            HostName::Tdx => Choice::Only(HostKind::Tdx),
+            HostName::Kvm => Choice::Only(HostKind::Kvm),
+            HostName::Soft => Choice::Only(HostKind::Soft),
+            HostName::Sim => Choice::Only(HostKind::Sim),
+        }
+    }
+}
+
+/// The design that is played unless another is asked for.
+const USUAL_DESIGN: &str = "headtail";
+
+/// The design of that name.
+pub(super) fn design(name: &str) -> Result<&'static Design, CliError> {
+    Design::named(name).ok_or_else(|| {
+        let known: Vec<&str> = Design::all().iter().map(|design| design.name).collect();
+        CliError::usage(
+            format!("there is no design `{name}`"),
+            format!("designs are {}", known.join(", ")),
+        )
+    })
+}
+
+/// The fault of that name, if one was named.
+pub(super) fn fault(name: Option<&str>) -> Result<Option<&'static Fault>, CliError> {
+    let Some(name) = name else {
+        return Ok(None);
+    };
+    faults::named(name).map(Some).ok_or_else(|| {
+        let nearest = faults::all().max_by(|a, b| {
+            strsim::jaro_winkler(a.name, name).total_cmp(&strsim::jaro_winkler(b.name, name))
+        });
+        let help = match nearest {
+            Some(fault) => format!(
+                "the nearest is `{}`; `tdxlab faults` lists them all",
+                fault.name
+            ),
+            None => "`tdxlab faults` lists them all".to_owned(),
+        };
+        CliError::usage(format!("there is no fault `{name}`"), help)
+    })
+}
+
+/// The kernel log lines that may appear, from the file that lists them.
+pub(super) fn allow_list(path: Option<&Path>) -> Result<AllowList, CliError> {
+    let Some(path) = path else {
+        return Ok(AllowList::default());
+    };
+    let text = std::fs::read_to_string(path).map_err(|source| {
+        CliError::usage(
+            format!("cannot read {}: {source}", path.display()),
+            "--allow-log wants a text file",
+        )
+    })?;
+    AllowList::parse(&text).map_err(|error| {
+        CliError::usage(
+            format!("{}: {error}", path.display()),
+            "write more of the line that is to pass",
+        )
+    })
+}
+
+impl From<HostKind> for HostName {
+    fn from(kind: HostKind) -> HostName {
+        match kind {
+            HostKind::Tdx => HostName::Tdx,
+            HostKind::Kvm => HostName::Kvm,
+            HostKind::Soft => HostName::Soft,
+            HostKind::Sim => HostName::Sim,
+        }
+    }
+}
+
+/// The design to judge by: the one that was asked for, else the one the host is found to follow, else
+/// [`USUAL_DESIGN`]. That the first two do not go together is said, and not decided. A TDX host boots a
+/// TD to find out also where a design is given: nothing but doing tells, and a run that is judged by
+/// the wrong design says nothing.
+pub(super) fn design_for(asked: Option<&'static Design>, host: &dyn Host) -> &'static Design {
+    let found = host.design();
+    if let Some(misfit) = asked.and_then(|asked| host.misfit(asked)) {
+        output::note(format!("design {misfit}"));
+    }
+    asked
+        .or(found)
+        .unwrap_or_else(|| Design::named(USUAL_DESIGN).expect("it is a design"))
+}

@@ -1,0 +1,144 @@
+//! `tdxlab predict`: what every step must show, without a guest.
+
+use clap::Args;
+use comfy_table::{Cell, Table};
+use tdxlab_plan::names::{Errno, Plain, VmcallStatus};
+use tdxlab_plan::{Design, Expectation, Guest, Plan, Step, text as words};
+use tdxlab_predict::Predictor;
+use tdxlab_report::table;
+
+use super::error::CliError;
+use super::options::{self, Scenarios};
+use super::{exit, load, output};
+
+/// Shows what every step must show under a design. Starts nothing.
+#[derive(Args, Debug)]
+pub(super) struct Predict {
+    #[command(flatten)]
+    scenarios: Scenarios,
+    /// The design
+    #[arg(long, value_name = "D", default_value = "headtail")]
+    design: String,
+    /// Print JSON, one step a line, with everything the predictor says
+    #[arg(long)]
+    json: bool,
+}
+
+impl Predict {
+    pub(super) fn execute(self) -> Result<u8, CliError> {
+        let design = options::design(&self.design)?;
+        let loaded = load::load(&self.scenarios)?;
+        for item in load::items(loaded) {
+            let plan = &item.plan;
+            if let Err(unmet) = design.meets(&plan.needs) {
+                if !self.json {
+                    output::say(format!(
+                        "{}\n  skipped: needs {}; {}\n",
+                        plan.name, unmet.need, unmet.offers
+                    ));
+                }
+                continue;
+            }
+            if self.json {
+                print_json(plan, design)?;
+            } else {
+                output::say(format!("{}\n  {}", plan.name, plan.about));
+                output::say(format!("{}\n", table(plan, design)?));
+            }
+        }
+        Ok(exit::PASSED)
+    }
+}
+
+/// Every step with what it must show. `check` has refused plans that cannot be foreseen under a
+/// design that meets their needs, so an error here is a defect, told as one.
+fn foresee<'a>(
+    plan: &'a Plan,
+    design: &Design,
+) -> impl Iterator<Item = Result<(usize, &'a Step, Expectation), CliError>> {
+    let mut predictor = Predictor::new(design, &plan.guest);
+    plan.steps.iter().enumerate().map(move |(index, step)| {
+        let expected = predictor.step(&step.action).map_err(|why| {
+            CliError::usage(
+                format!("{}, step {}: {why}", plan.name, index + 1),
+                why.advice.clone(),
+            )
+        })?;
+        Ok((index + 1, step, expected))
+    })
+}
+
+fn print_json(plan: &Plan, design: &Design) -> Result<(), CliError> {
+    for step in foresee(plan, design) {
+        let (number, step, expected) = step?;
+        output::say(serde_json::json!({
+            "scenario": plan.name,
+            "design": design.name,
+            "step": number,
+            "action": step.action,
+            "expected": expected,
+        }));
+    }
+    Ok(())
+}
+
+fn table(plan: &Plan, design: &Design) -> Result<Table, CliError> {
+    let mut table = table::table([
+        "step",
+        "operation",
+        "splits",
+        "pages_4k",
+        "pages_2m",
+        "populated",
+        "exits",
+        "guest and host see",
+    ]);
+    for step in foresee(plan, design) {
+        let (number, step, expected) = step?;
+        table.add_row(row(number, step, &expected, &plan.guest));
+    }
+    Ok(table)
+}
+
+fn row(index: usize, step: &Step, expected: &Expectation, guest: &Guest) -> Vec<Cell> {
+    use table::number;
+    vec![
+        number(index),
+        Cell::new(words::action(&step.action, guest)),
+        number(Plain(expected.splits)),
+        number(expected.pages.pages_4k.to_string()),
+        number(expected.pages.pages_2m.to_string()),
+        number(Plain(expected.populated)),
+        number(format!(
+            "{}+{}",
+            Plain(expected.accept_exits),
+            Plain(expected.access_exits)
+        )),
+        Cell::new(seen(expected)),
+    ]
+}
+
+/// What guest and host call see, in words.
+fn seen(expected: &Expectation) -> String {
+    let mut parts = vec![
+        words::statuses_text(expected),
+        words::accesses_text(expected),
+        words::reads_text(expected),
+    ];
+    parts.extend(
+        expected
+            .map_gpa
+            .map(|status| format!("MapGPA {}", VmcallStatus(status))),
+    );
+    parts.extend(
+        expected
+            .errnos
+            .iter()
+            .map(|errno| Errno(*errno).to_string()),
+    );
+    if !expected.td_alive {
+        parts.push("the TD is ended by KVM".to_owned());
+    }
+    parts.retain(|part| !part.is_empty());
+    parts.join("; ")
+}

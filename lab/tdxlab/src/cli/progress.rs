@@ -1,0 +1,121 @@
+//! How far a run is: bars on a terminal, plain lines elsewhere, nothing where quiet is wanted.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use console::style;
+use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
+use tdxlab_journal::Verdict;
+use tdxlab_plan::text::Micros;
+use tdxlab_report::terminal::paint;
+use tdxlab_run::{Outcome, Silence, Watcher};
+
+use super::output;
+
+/// The watcher that fits the terminal.
+pub(super) fn watcher(plans: usize, jobs: usize, quiet: bool) -> Box<dyn Watcher> {
+    if quiet {
+        Box::new(Silence)
+    } else if console::Term::stderr().is_term() {
+        Box::new(Bars::new(plans, jobs))
+    } else {
+        Box::new(Lines {
+            plans,
+            ended: AtomicUsize::new(0),
+        })
+    }
+}
+
+/// One line for every scenario that ended.
+struct Lines {
+    plans: usize,
+    ended: AtomicUsize,
+}
+
+impl Watcher for Lines {
+    fn plan_started(&self, _: usize, _: &str, _: usize) {}
+    fn step_started(&self, _: usize, _: usize) {}
+
+    fn plan_ended(&self, _: usize, name: &str, outcome: &Outcome) {
+        let number = self.ended.fetch_add(1, Ordering::Relaxed) + 1;
+        output::note(format!(
+            "[{number}/{}] {}",
+            self.plans,
+            ended_line(name, outcome)
+        ));
+    }
+}
+
+/// A bar for the run, and for every worker what it is at.
+struct Bars {
+    all: MultiProgress,
+    run: ProgressBar,
+    workers: Vec<ProgressBar>,
+}
+
+impl Bars {
+    fn new(plans: usize, jobs: usize) -> Bars {
+        let all = MultiProgress::with_draw_target(ProgressDrawTarget::stderr());
+        let bar = |template: &str| {
+            ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar())
+        };
+        let run = all.add(ProgressBar::new(plans as u64));
+        run.set_style(bar("{bar:32} {pos}/{len} scenarios, {elapsed}"));
+        let workers = (0..jobs)
+            .map(|_| {
+                let worker = all.add(ProgressBar::new(0));
+                worker.set_style(bar("  {spinner} step {pos}/{len} {wide_msg}"));
+                worker
+            })
+            .collect();
+        run.tick();
+        Bars { all, run, workers }
+    }
+}
+
+impl Watcher for Bars {
+    fn plan_started(&self, worker: usize, name: &str, steps: usize) {
+        if let Some(bar) = self.workers.get(worker) {
+            bar.set_length(steps as u64);
+            bar.set_position(0);
+            bar.set_message(name.to_owned());
+        }
+    }
+
+    fn step_started(&self, worker: usize, step: usize) {
+        if let Some(bar) = self.workers.get(worker) {
+            bar.set_position(step as u64 + 1);
+        }
+    }
+
+    fn plan_ended(&self, _: usize, name: &str, outcome: &Outcome) {
+        if matches!(outcome.verdict, Verdict::Fail | Verdict::Error) {
+            let _ = self.all.println(ended_line(name, outcome));
+        }
+        self.run.inc(1);
+    }
+}
+
+impl Drop for Bars {
+    fn drop(&mut self) {
+        for worker in &self.workers {
+            worker.finish_and_clear();
+        }
+        self.run.finish_and_clear();
+    }
+}
+
+fn ended_line(name: &str, outcome: &Outcome) -> String {
+    let took = Micros(u64::try_from(outcome.took.as_micros()).unwrap_or(u64::MAX));
+    let why = match &outcome.reason {
+        Some(reason) => format!(": {}", reason.lines().next().unwrap_or_default()),
+        None => String::new(),
+    };
+    match outcome.verdict {
+        Verdict::Skip => format!("{} {name}{why}", paint(outcome.verdict)),
+        _ => format!(
+            "{} {name} {}{why}",
+            paint(outcome.verdict),
+            style(format!("({took})")).dim()
+        ),
+    }
+}

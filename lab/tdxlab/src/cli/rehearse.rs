@@ -1,0 +1,151 @@
+//! `tdxlab rehearse`: the `tdx` host with everything but the silicon.
+
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use clap::Args;
+use tdxlab_l1::rehearse::{self, Parts, RehearsalError};
+use tdxlab_l1::{AcceleratorChoice, KernelChoice, Memory, Options};
+use tdxlab_qemu::environment::QEMU_PRELOAD;
+use tdxlab_qemu::version::PROGRAM_VARIABLE;
+
+use super::error::CliError;
+use super::output;
+
+/// Scenarios that TDX hosts of today can run.
+const STOCK: &str = "scenarios/stock";
+
+/// Rehearse the `tdx` host: unmodified QEMU goes through all of its TDX code, on a real KVM in an
+/// emulated machine, and a fixture plays the TDX module.
+///
+/// What is seen is real (guest_memfd, counters, kernel log, QMP), but nothing of it is TDX, and the
+/// report says so. The parts (QEMU, a kernel) are downloaded once, 411 MB, and kept in the user's
+/// cache folder; nothing is installed.
+#[derive(Args, Debug)]
+pub(super) struct Rehearse {
+    /// Scenario files, or folders of them; without any, scenarios/stock
+    #[arg(value_name = "PATH")]
+    paths: Vec<PathBuf>,
+
+    /// Only fetch and build the parts, or bring them up to date
+    #[arg(long)]
+    prepare: bool,
+
+    /// Keep what was downloaded and built on the way
+    #[arg(long, requires = "prepare")]
+    keep: bool,
+
+    /// Fail rather than download anything; with --prepare, only say whether the parts are there
+    #[arg(long)]
+    offline: bool,
+
+    /// In place of scenarios, run this program inside, with the words after `--`: a shell,
+    /// `tdxlab doctor --deep`
+    #[arg(long, value_name = "PROGRAM", conflicts_with_all = ["paths", "prepare"])]
+    command: Option<PathBuf>,
+
+    /// Memory of the emulated machine
+    #[arg(long, value_name = "SIZE", default_value_t = Memory::USUAL)]
+    memory: Memory,
+
+    /// Folder below which the report goes
+    #[arg(long, value_name = "DIR", default_value = "reports")]
+    out: PathBuf,
+
+    /// Further options for `tdxlab run`, which runs inside, or for the program
+    #[arg(last = true, value_name = "OPTIONS")]
+    options: Vec<OsString>,
+}
+
+impl Rehearse {
+    /// The exit code is that of the `tdxlab run` inside.
+    pub(super) fn execute(self) -> Result<u8, CliError> {
+        let cache = rehearse::cache_folder()?;
+        let parts = match rehearse::ready(&cache) {
+            Some(parts) if !self.prepare || self.offline => parts,
+            _ if self.offline => return Err(RehearsalError::NotPrepared { folder: cache }.into()),
+            _ => self.fetch(&cache)?,
+        };
+        output::note(format!("rehearse: {parts}"));
+        if self.prepare {
+            return Ok(super::exit::PASSED);
+        }
+        self.run(&parts)
+    }
+
+    fn fetch(&self, cache: &Path) -> Result<Parts, CliError> {
+        Ok(rehearse::prepare(cache, self.keep, &mut |doing| {
+            output::note(format!("rehearse: {doing}"));
+        })?)
+    }
+
+    fn run(self, parts: &Parts) -> Result<u8, CliError> {
+        let folder = std::env::current_dir().map_err(|source| CliError::System {
+            doing: "finding the working folder".to_owned(),
+            source,
+        })?;
+        let preload = rehearse::preload_library()?;
+        let options = Options {
+            kernel: KernelChoice::Image(parts.kernel()),
+            modules: Some(parts.modules()),
+            fresh: false,
+            accelerator: AcceleratorChoice::Tcg,
+            memory: self.memory,
+            qemu: parts.qemu(),
+            patience: Duration::from_secs(120),
+            command: self.command(parts, &preload)?,
+            report: Some(folder.join(&self.out)),
+            folder,
+        };
+        output::note("REHEARSAL: the TDX module is played by a fixture; this is not TDX");
+        let outcome = super::l1::run(&options)?;
+        output::note(format!(
+            "REHEARSAL on Linux {}: the TDX module was played by a fixture; this was not TDX",
+            outcome.release
+        ));
+        Ok(super::l1::exit_code(&outcome))
+    }
+
+    /// `tdxlab run --host tdx`, or the program, with the QEMU and the library that make it a rehearsal.
+    fn command(&self, parts: &Parts, preload: &Path) -> Result<Vec<String>, CliError> {
+        let own = std::env::current_exe().map_err(|source| CliError::System {
+            doing: "finding this program".to_owned(),
+            source,
+        })?;
+        let setting = |name: &str, path: &Path| {
+            let mut setting = OsString::from(format!("{name}="));
+            setting.push(path);
+            setting
+        };
+        let mut command = vec![
+            OsString::from("/usr/bin/env"),
+            setting(PROGRAM_VARIABLE, &parts.qemu()),
+            setting(QEMU_PRELOAD, preload),
+        ];
+        match &self.command {
+            Some(program) => {
+                command.push(program.into());
+                command.extend(self.options.iter().cloned());
+            }
+            None => self.scenarios(own.into(), &mut command),
+        }
+        let text = |word: OsString| {
+            word.into_string().map_err(|word| {
+                CliError::usage(format!("{} is not UTF-8", word.display()), "rename it")
+            })
+        };
+        command.into_iter().map(text).collect()
+    }
+
+    fn scenarios(&self, own: OsString, command: &mut Vec<OsString>) {
+        command.push(own);
+        command.extend(["run", "--host", "tdx", "--jobs", "1", "--out"].map(OsString::from));
+        command.push(self.out.clone().into());
+        command.extend(self.options.iter().cloned());
+        if self.paths.is_empty() {
+            command.push(STOCK.into());
+        }
+        command.extend(self.paths.iter().map(OsString::from));
+    }
+}

@@ -1,0 +1,415 @@
+//! `tdxlab replay`: runs a recorded plan again, exactly as it was.
+
+use std::path::{Path, PathBuf};
+use std::sync::Mutex;
+use std::time::Duration;
+
+use clap::Args;
+use tdxlab_host::Session;
+use tdxlab_journal::interleaving::Interleaving;
+use tdxlab_journal::replay::{self, Replay, Signature};
+use tdxlab_journal::{PlanId, Reading, Verdict, journal};
+use tdxlab_judge::AllowList;
+use tdxlab_plan::{Action, Design, HostKind, HostProfile, Plan, Races, Step, text as words};
+use tdxlab_qemu::interrupt::Interrupt;
+use tdxlab_report::terminal;
+use tdxlab_run::{Guide, Item, PATIENCE, Stand};
+
+use super::error::CliError;
+use super::options::{self, HostName};
+use super::prompt::{self, Answer};
+use super::report::exit_code;
+use super::{output, progress, signals};
+use crate::conduct::Conduct;
+use crate::select::{self, Selected};
+
+/// Most extents of memory shown before a step.
+const EXTENTS: usize = 12;
+
+/// Runs a recorded plan again: the same operations in the same order with the same seeds, and
+/// races in the order in which they went.
+#[derive(Args, Debug)]
+pub(super) struct ReplayCommand {
+    /// A replay file, or the folder of a run or of one scenario in it
+    #[arg(value_name = "FILE|DIR", default_value = "reports/latest")]
+    what: PathBuf,
+    /// Replay this scenario of the run; by default what did not pass, or all if all did
+    #[arg(long, value_name = "NAME")]
+    scenario: Option<String>,
+    /// End after this step, counted from 1
+    #[arg(long, value_name = "STEP", value_parser = clap::value_parser!(u32).range(1..))]
+    until: Option<u32>,
+    /// Stop before each step and show what it must show, and the state
+    #[arg(long)]
+    step: bool,
+    /// Replay so often, and say how reliably it fails
+    #[arg(long, value_name = "N", default_value_t = 1, conflicts_with_all = ["step", "hold"],
+          value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    times: u32,
+    /// Where guests run; by default where they ran
+    #[arg(long, value_enum)]
+    host: Option<HostName>,
+    /// Design whose KVM is played or expected; by default the recorded one
+    #[arg(long, value_name = "D")]
+    design: Option<String>,
+    /// Fault to seed into the host; by default the recorded one, `none` for none
+    #[arg(long, value_name = "F")]
+    fault: Option<String>,
+    /// Texts of kernel log lines that may appear, one a line; by default the recorded ones
+    #[arg(long, value_name = "FILE")]
+    allow_log: Option<PathBuf>,
+    /// Keep the guest after a failure, say how to attach, and wait for Enter or a signal
+    #[arg(long)]
+    hold: bool,
+    /// Folder below which the report goes
+    #[arg(long, value_name = "DIR", default_value = "reports")]
+    out: PathBuf,
+    /// Longest a single operation may take before the guest counts as hung
+    #[arg(long, value_name = "SECONDS", default_value_t = PATIENCE.as_secs(),
+          value_parser = clap::value_parser!(u64).range(1..=86400))]
+    patience: u64,
+}
+
+impl ReplayCommand {
+    pub(super) fn execute(self) -> Result<u8, CliError> {
+        let mut replays = load(&self.what, self.scenario.as_deref())?;
+        if let Some(until) = self.until {
+            let longest = replays.iter().map(|replay| replay.plan.steps.len()).max();
+            if until as usize > longest.unwrap_or(0) {
+                return Err(CliError::usage(
+                    format!("there is no step {until}"),
+                    format!(
+                        "{} what is replayed",
+                        match longest.unwrap_or(0) {
+                            0 => "there are no steps in".to_owned(),
+                            last => format!("{last} is the last step of"),
+                        }
+                    ),
+                ));
+            }
+            for replay in &mut replays {
+                replay.plan.steps.truncate(until as usize);
+                replay.orders.retain(|step, _| *step < until);
+            }
+        }
+        let design = self.design(&replays[0])?;
+        let selected = self.select(&replays[0])?;
+        let kind = selected.host.kind();
+        for replay in &mut replays {
+            if let Some(recorded) = &replay.recorded
+                && recorded.host != kind
+                && let Some(line) = elsewhere(&replay.plan, recorded.host, selected.host.profile())
+            {
+                output::note(line);
+                replay.orders.clear();
+            }
+        }
+        let allowed_log = self.allowed_log(&replays[0])?;
+        let items: Vec<Item> = replays
+            .iter()
+            .flat_map(|replay| std::iter::repeat_n(replay, self.times as usize))
+            .map(|replay| Item {
+                plan: replay.plan.clone(),
+                scenario: None,
+            })
+            .collect();
+        let interrupt = signals::install()?;
+        output::note(format!(
+            "replaying {} on host {}; design {}",
+            terminal::count(replays.len(), "scenario"),
+            kind.name(),
+            design.name
+        ));
+        let guide = Replayer {
+            replays: &replays,
+            times: self.times as usize,
+            stepping: Mutex::new(self.step),
+            hold: self.hold,
+            interrupt,
+        };
+        // Bars would be drawn over what is asked and answered.
+        let talks = self.step || self.hold;
+        let watcher = progress::watcher(items.len(), 1, talks);
+        let conducted = Conduct {
+            host_reason: format!("{}, for a replay", selected.why),
+            patience: Duration::from_secs(self.patience),
+            allowed_log,
+            interrupt,
+            guide: &guide,
+            ..Conduct::new(&items, selected.host.as_ref(), design, watcher.as_ref())
+        }
+        .run(&self.out)?;
+        output::print(terminal::summary(&conducted.report, &conducted.folder));
+        for line in self.reliability(&replays, &conducted.folder)? {
+            output::say(line);
+        }
+        Ok(exit_code(&conducted.report, false))
+    }
+
+    /// The design that was asked for, else the recorded one. A bare plan knows none.
+    fn design(&self, replay: &Replay) -> Result<&'static Design, CliError> {
+        let recorded = replay.recorded.as_ref().map(|recorded| &recorded.design);
+        match self.design.as_ref().or(recorded) {
+            Some(name) => options::design(name),
+            None => {
+                output::note("the file knows no design; headtail it is, unless --design says else");
+                options::design("headtail")
+            }
+        }
+    }
+
+    fn select(&self, replay: &Replay) -> Result<Selected, CliError> {
+        let recorded = replay.recorded.as_ref();
+        let host = self.host.unwrap_or_else(|| match recorded {
+            Some(recorded) => HostName::from(recorded.host),
+            None => HostName::Auto,
+        });
+        let fault = match self.fault.as_deref() {
+            Some("none") => None,
+            Some(name) => Some(name),
+            None => recorded.and_then(|recorded| recorded.fault.as_deref()),
+        };
+        let fault = options::fault(fault)?;
+        Ok(match self.hold {
+            true => select::select_to_hold(host.into(), fault)?,
+            false => select::select_with(host.into(), fault)?,
+        })
+    }
+
+    /// The lines that may appear: those that were asked for, else the recorded ones.
+    fn allowed_log(&self, replay: &Replay) -> Result<AllowList, CliError> {
+        if self.allow_log.is_some() {
+            return options::allow_list(self.allow_log.as_deref());
+        }
+        let recorded = replay.recorded.as_ref().map(|r| r.allowed_log.join("\n"));
+        AllowList::parse(&recorded.unwrap_or_default()).map_err(|error| {
+            CliError::usage(
+                format!("the recorded list of log lines: {error}"),
+                "give another with --allow-log",
+            )
+        })
+    }
+
+    /// How often each plan ended like what was recorded, and whether races went as recorded.
+    fn reliability(&self, replays: &[Replay], folder: &Path) -> Result<Vec<String>, CliError> {
+        let again = replay::all(&folder.join(journal::FILE))?;
+        let mut lines = Vec::new();
+        for (replay, runs) in replays.iter().zip(again.chunks(self.times as usize)) {
+            let ends: Vec<&Signature> = runs
+                .iter()
+                .filter_map(|run| run.recorded.as_ref()?.ended.as_ref())
+                .collect();
+            let failed = ends.iter().filter(|end| end.verdict == Verdict::Fail);
+            lines.push(format!(
+                "{}: failed {} of {}",
+                replay.plan.name,
+                failed.count(),
+                terminal::count(ends.len(), "replay")
+            ));
+            let recorded = replay.recorded.as_ref().and_then(|r| r.ended.as_ref());
+            if let Some(recorded) = recorded
+                && self.until.is_none()
+            {
+                let same = ends.iter().filter(|end| **end == recorded).count();
+                lines.push(format!("  recorded: {recorded}; {same} ended like that"));
+            }
+            lines.extend(orders(replay, runs, self.until.is_none()));
+        }
+        Ok(lines)
+    }
+}
+
+/// What to say of the races of a plan that was recorded on another host; nothing where it has none.
+fn elsewhere(plan: &Plan, recorded: HostKind, here: HostProfile) -> Option<String> {
+    let races = |step: &Step| matches!(step.action, Action::Parallel(_));
+    plan.steps.iter().any(races).then(|| {
+        let now = match here.races {
+            Races::Drawn => "the seed draws their order anew",
+            Races::Started => "branches start together, and go as they like",
+        };
+        format!(
+            "{}: its races were recorded on {}; on {} {now}",
+            plan.name,
+            recorded.name(),
+            here.kind.name()
+        )
+    })
+}
+
+/// For each race, how often it took the recorded turns, or how near operations came to when they
+/// started, and what came of it.
+fn orders(replay: &Replay, runs: &[Replay], whole: bool) -> Vec<String> {
+    let ended = |replay: &Replay| replay.recorded.as_ref().and_then(|r| r.ended.clone());
+    let mut lines = Vec::new();
+    for (step, order) in &replay.orders {
+        let taken: Vec<(&Replay, &Interleaving)> = runs
+            .iter()
+            .filter_map(|run| Some((run, run.orders.get(step)?)))
+            .collect();
+        let count = terminal::count(taken.len(), "replay");
+        if order.starts.is_empty() {
+            let same = taken.iter().filter(|(_, one)| one.is_same_order(order));
+            lines.push(format!(
+                "  step {}: the race took the recorded order in {} of {count}",
+                step + 1,
+                same.count()
+            ));
+            continue;
+        }
+        let apart = taken.iter().map(|(_, one)| one.apart(order));
+        let offsets = match apart
+            .collect::<Option<Vec<_>>>()
+            .map(|apart| apart.into_iter().max())
+        {
+            Some(Some(most)) => format!("the same start offsets, within {} us", most.as_micros()),
+            _ => "not all of the operations were started again".to_owned(),
+        };
+        let alike = taken.iter().filter(|(run, _)| ended(run) == ended(replay));
+        let alike = match whole && ended(replay).is_some() {
+            true => format!("; ended alike in {} of {count}", alike.count()),
+            false => String::new(),
+        };
+        lines.push(format!("  step {}: {offsets}{alike}", step + 1));
+    }
+    lines
+}
+
+/// What is to be replayed: at least one.
+fn load(what: &Path, scenario: Option<&str>) -> Result<Vec<Replay>, CliError> {
+    let journal = what.join(journal::FILE);
+    if journal.exists() {
+        return Ok(replay::from_journal(&journal, scenario)?);
+    }
+    if what.file_name().is_some_and(|name| name == journal::FILE) {
+        return Ok(replay::from_journal(what, scenario)?);
+    }
+    if scenario.is_some() {
+        return Err(CliError::usage(
+            format!("{} is no run, so it has no scenarios", what.display()),
+            "--scenario goes with the folder of a run",
+        ));
+    }
+    let file = match what.join(replay::FILE) {
+        inside if what.is_dir() => inside,
+        _ => what.to_owned(),
+    };
+    Ok(vec![replay::read(&file)?])
+}
+
+/// Keeps races in their recorded order, and talks with the person at the terminal.
+struct Replayer<'a> {
+    replays: &'a [Replay],
+    times: usize,
+    stepping: Mutex<bool>,
+    hold: bool,
+    interrupt: &'a Interrupt,
+}
+
+impl Guide for Replayer<'_> {
+    fn order(&self, plan: PlanId, step: usize) -> Option<&Interleaving> {
+        let replay = self.replays.get(plan.0 as usize / self.times)?;
+        replay.orders.get(&u32::try_from(step).ok()?)
+    }
+
+    fn before_step(&self, stand: &Stand<'_>) {
+        let Ok(mut stepping) = self.stepping.lock() else {
+            return;
+        };
+        if !*stepping {
+            return;
+        }
+        for line in describe(stand) {
+            output::say(line);
+        }
+        output::note("[Enter: do it; c: go on without stopping; q: end]");
+        match prompt::line(self.interrupt) {
+            Answer::Line(line) if line == "c" => *stepping = false,
+            Answer::Line(line) if line == "q" => self.interrupt.raise(),
+            Answer::Line(_) | Answer::Interrupted => {}
+            Answer::Closed => {
+                output::note("nobody is there to answer: the replay ends");
+                self.interrupt.raise();
+            }
+        }
+    }
+
+    fn failed(&self, plan: &Plan, folder: &Path, session: &mut dyn Session) {
+        if !self.hold {
+            return;
+        }
+        output::say(format!("{} failed; its guest is held", plan.name));
+        let ways = session.attach();
+        if ways.is_empty() {
+            output::say(
+                "  there is no QEMU to attach to on this host; what can be seen is in the files",
+            );
+        }
+        for (what, how) in ways {
+            output::say(format!("  {what:<8} {how}"));
+        }
+        output::say(format!("  {:<8} {}", "files", folder.display()));
+        output::note("[Enter, or a signal: end the guest]");
+        if prompt::line(self.interrupt) == Answer::Closed {
+            prompt::signal(self.interrupt);
+        }
+    }
+}
+
+/// A step, what it must show, and what is there before it.
+fn describe(stand: &Stand<'_>) -> Vec<String> {
+    let guest = &stand.plan.guest;
+    let steps = &stand.plan.steps;
+    let action = &steps[stand.step].action;
+    let mut lines = vec![format!(
+        "step {} of {}: {}",
+        stand.step + 1,
+        steps.len(),
+        words::action(action, guest)
+    )];
+    let mut tell = |title: &str, texts: Vec<String>| {
+        for (index, text) in texts.into_iter().enumerate() {
+            lines.push(format!(
+                "  {:<9} {text}",
+                if index == 0 { title } else { "" }
+            ));
+        }
+    };
+    tell("memory", memory(stand));
+    tell("counters", vec![counters(stand)]);
+    tell("must show", words::expectation(stand.expected));
+    lines
+}
+
+fn memory(stand: &Stand<'_>) -> Vec<String> {
+    let extents = &stand.map.extents;
+    let mut texts: Vec<String> = extents
+        .iter()
+        .take(EXTENTS)
+        .map(|(range, state)| {
+            let place = words::place(*range, &stand.plan.guest);
+            format!("{place} {}", words::state(*state))
+        })
+        .collect();
+    if extents.len() > EXTENTS || stand.map.cut {
+        texts.push("and more".to_owned());
+    }
+    if texts.is_empty() {
+        texts.push("empty".to_owned());
+    }
+    texts
+}
+
+fn counters(stand: &Stand<'_>) -> String {
+    let sample = stand.sample;
+    let pages = [&sample.debugfs, &sample.query_stats]
+        .into_iter()
+        .find_map(Reading::value);
+    let pages = match pages {
+        Some(pages) => format!("pages_4k {}, pages_2m {}", pages.pages_4k, pages.pages_2m),
+        None => "page counters could not be read".to_owned(),
+    };
+    match sample.populated.value() {
+        Some(populated) => format!("{pages}, populated {populated}"),
+        None => format!("{pages}, populated unknown"),
+    }
+}

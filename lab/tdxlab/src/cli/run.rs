@@ -1,0 +1,294 @@
+//! `tdxlab run`: runs scenarios and judges every step.
+
+use std::fs::OpenOptions;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use clap::Args;
+use tdxlab_faults::Fault;
+use tdxlab_journal::journal::Part;
+use tdxlab_journal::{PlanId, Shard};
+use tdxlab_plan::{Design, HostProfile};
+use tdxlab_report as report;
+use tdxlab_report::{github, lava, terminal};
+use tdxlab_run::{Drive, Item, PATIENCE, Progress};
+
+use super::error::CliError;
+use super::options::{self, HostName, Scenarios};
+use super::report::exit_code;
+use super::{load, output, progress, signals};
+use crate::conduct::{Conduct, ConductError, Conducted};
+use crate::select::{self, Selected};
+
+/// Runs scenarios and judges every step.
+#[derive(Args, Debug)]
+pub(super) struct Run {
+    #[command(flatten)]
+    scenarios: Scenarios,
+    /// Where guests run
+    #[arg(long, value_enum, default_value = "auto", env = "TDXLAB_HOST")]
+    host: HostName,
+    /// Design whose KVM is played (soft, sim; default headtail) or expected (tdx; default: the one
+    /// its KVM is found to follow)
+    #[arg(long, value_name = "D")]
+    design: Option<String>,
+    /// Scenarios run at the same time; by default as many as there are processors, on tdx one: a line
+    /// of the kernel log does not say whose TD it is about
+    #[arg(long, short, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
+    jobs: Option<u16>,
+    /// Folder below which the report goes
+    #[arg(long, value_name = "DIR", default_value = "reports")]
+    out: PathBuf,
+    /// Go on after a failure (this is the default)
+    #[arg(long, overrides_with = "fail_fast")]
+    keep_going: bool,
+    /// Start no further scenario after a failure
+    #[arg(long, overrides_with = "keep_going")]
+    fail_fast: bool,
+    /// This machine must be able to run on this host: fail where it is not, or where nothing runs
+    #[arg(long, value_enum, value_name = "HOST", env = "TDXLAB_REQUIRE")]
+    require: Option<HostName>,
+    /// Say only what failed
+    #[arg(long, short)]
+    quiet: bool,
+    /// Keep the evidence of scenarios that passed too
+    #[arg(long)]
+    keep: bool,
+    /// Texts of kernel log lines that may appear, one a line
+    #[arg(long, value_name = "FILE")]
+    allow_log: Option<PathBuf>,
+    /// Longest a single operation may take before the guest counts as hung
+    #[arg(long, value_name = "SECONDS", default_value_t = PATIENCE.as_secs(),
+          value_parser = clap::value_parser!(u64).range(1..=86400))]
+    patience: u64,
+    /// Take only one part of the scenarios, such as 3/8; `auto` reads the variables of GitLab,
+    /// Kubernetes Indexed Jobs and GitHub matrices
+    #[arg(
+        long,
+        value_name = "I/N",
+        env = "TDXLAB_SHARD",
+        conflicts_with = "resume"
+    )]
+    shard: Option<String>,
+    /// Go on with the run in this folder: what is finished is not run again
+    #[arg(long, value_name = "DIR", conflicts_with_all = ["paths", "seed"])]
+    resume: Option<PathBuf>,
+    /// Run what failed again this often, to see how reliably it fails
+    #[arg(long, value_name = "N", default_value_t = 0, value_parser = clap::value_parser!(u32).range(0..=1000))]
+    confirm: u32,
+    /// Seed a fault into the host (soft, sim) and see what catches it; `tdxlab faults` lists them
+    #[arg(long, value_name = "NAME", conflicts_with = "resume")]
+    fault: Option<String>,
+    /// Print LAVA signals at the end
+    #[arg(long)]
+    lava: bool,
+}
+
+/// What is to be run.
+struct Task {
+    design: &'static Design,
+    selected: Selected,
+    items: Vec<Item>,
+    seed: Option<u64>,
+    paths: Vec<PathBuf>,
+    part: Option<Part>,
+    /// The run that goes on, its folder, and the places of the plans in it.
+    resumed: Option<(PathBuf, Progress, Vec<PlanId>)>,
+}
+
+impl Run {
+    pub(super) fn execute(self) -> Result<u8, CliError> {
+        let allowed_log = options::allow_list(self.allow_log.as_deref())?;
+        // Before anything is booted: a TDX host boots a TD to find out its design.
+        let interrupt = signals::install()?;
+        let task = match &self.resume {
+            Some(folder) => self.resumed(folder)?,
+            None => self.started()?,
+        };
+        if !self.quiet {
+            output::note(format!(
+                "host {}: {}; design {}: {}",
+                task.selected.host.kind().name(),
+                task.selected.why,
+                task.design.name,
+                task.design.about
+            ));
+        }
+        let jobs = self.jobs(task.items.len(), task.selected.host.profile());
+        let outcome = {
+            let watcher = progress::watcher(task.items.len(), jobs, self.quiet);
+            let host = task.selected.host.as_ref();
+            let conduct = Conduct {
+                host_reason: task.selected.why.clone(),
+                drive: Drive {
+                    jobs,
+                    fail_fast: self.fail_fast,
+                    confirm: self.confirm,
+                },
+                allowed_log,
+                patience: Duration::from_secs(self.patience),
+                keep: self.keep,
+                seed: task.seed,
+                paths: task.paths.clone(),
+                part: task.part.clone(),
+                interrupt,
+                ..Conduct::new(&task.items, host, task.design, watcher.as_ref())
+            };
+            match &task.resumed {
+                Some((folder, progress, places)) => conduct.resume(folder, progress, places),
+                None => conduct.run(&self.out),
+            }
+        };
+        match outcome {
+            Ok(conducted) => {
+                self.show(&conducted);
+                if self.lava {
+                    output::print(lava::render(&conducted.report));
+                }
+                github_job(&conducted.report)?;
+                Ok(exit_code(&conducted.report, self.require.is_some()))
+            }
+            Err(error) => {
+                if let ConductError::CutOff {
+                    so_far: Some(conducted),
+                    ..
+                } = &error
+                {
+                    self.show(conducted);
+                }
+                Err(error.into())
+            }
+        }
+    }
+
+    fn show(&self, conducted: &Conducted) {
+        output::print(if self.quiet {
+            terminal::failures(&conducted.report, &conducted.folder)
+        } else {
+            terminal::summary(&conducted.report, &conducted.folder)
+        });
+    }
+
+    /// A new run.
+    fn started(&self) -> Result<Task, CliError> {
+        let asked = self.design.as_deref().map(options::design).transpose()?;
+        let shard = self.shard()?;
+        let selected = self.select(self.host, options::fault(self.fault.as_deref())?)?;
+        let all = load::items_for(&self.scenarios, selected.host.kind())?;
+        let of_plans = u32::try_from(all.len()).unwrap_or(u32::MAX);
+        let (places, items): (Vec<u32>, Vec<Item>) = (0..)
+            .zip(all)
+            .filter(|(_, item)| shard.is_none_or(|shard| shard.holds(&item.plan.name)))
+            .unzip();
+        Ok(Task {
+            design: options::design_for(asked, selected.host.as_ref()),
+            selected,
+            items,
+            seed: self.scenarios.seed,
+            paths: self.scenarios.paths.clone(),
+            part: shard.map(|shard| Part {
+                shard,
+                of_plans,
+                places,
+            }),
+            resumed: None,
+        })
+    }
+
+    /// The rest of a run, as its journal says it was started.
+    fn resumed(&self, folder: &Path) -> Result<Task, CliError> {
+        let progress = Progress::of(folder)?;
+        let head = progress.head.clone();
+        if !head.merged.is_empty() {
+            return Err(CliError::usage(
+                format!("{} is a merged run", folder.display()),
+                "resume the runs it was merged from, and merge again",
+            ));
+        }
+        let scenarios = Scenarios {
+            paths: head.paths.clone(),
+            seed: head.seed,
+        };
+        let items = load::items_for(&scenarios, head.host)?
+            .into_iter()
+            .filter(|item| {
+                head.part
+                    .as_ref()
+                    .is_none_or(|part| part.shard.holds(&item.plan.name))
+            })
+            .collect();
+        let (places, items) = progress.left(items)?.into_iter().unzip();
+        Ok(Task {
+            design: options::design(&head.design)?,
+            selected: self.select(
+                HostName::from(head.host),
+                options::fault(head.fault.as_ref().map(|fault| fault.name.as_str()))?,
+            )?,
+            items,
+            seed: head.seed,
+            paths: head.paths,
+            part: head.part,
+            resumed: Some((folder.to_owned(), progress, places)),
+        })
+    }
+
+    fn shard(&self) -> Result<Option<Shard>, CliError> {
+        let shard = match self.shard.as_deref() {
+            None | Some("") => return Ok(None),
+            Some("auto") => Shard::from_environment(|name| std::env::var(name).ok()),
+            Some(text) => text.parse(),
+        };
+        shard.map(Some).map_err(|error| {
+            CliError::usage(error.to_string(), "--shard 3/8 is the third of eight parts")
+        })
+    }
+
+    fn select(&self, host: HostName, fault: Option<&'static Fault>) -> Result<Selected, CliError> {
+        let selected = match self.require {
+            None => select::select_with(host.into(), fault)?,
+            Some(required) => {
+                let choice = match host {
+                    HostName::Auto => required,
+                    chosen => chosen,
+                };
+                let selected = select::select_with(choice.into(), fault)?;
+                if required != HostName::Auto && choice != required {
+                    return Err(CliError::usage(
+                        format!("--require {required:?} and --host {choice:?} cannot both be met")
+                            .to_lowercase(),
+                        "leave --host away, or require what is chosen",
+                    ));
+                }
+                selected
+            }
+        };
+        Ok(selected)
+    }
+
+    fn jobs(&self, plans: usize, host: HostProfile) -> usize {
+        let processors = std::thread::available_parallelism().map_or(1, usize::from);
+        let jobs = self.jobs.map_or(host.jobs(processors), usize::from);
+        jobs.clamp(1, plans.max(1))
+    }
+}
+
+/// Annotations and a summary, where this is a step of a GitHub job.
+fn github_job(report: &report::Report) -> Result<(), CliError> {
+    if std::env::var_os("GITHUB_ACTIONS").is_none_or(|value| value != "true") {
+        return Ok(());
+    }
+    output::print(github::annotations(report));
+    let Some(path) = std::env::var_os("GITHUB_STEP_SUMMARY") else {
+        return Ok(());
+    };
+    OpenOptions::new()
+        .append(true)
+        .create(true)
+        .open(&path)
+        .and_then(|mut file| file.write_all(github::summary(report).as_bytes()))
+        .map_err(|source| CliError::System {
+            doing: format!("writing the job summary to {}", path.display()),
+            source,
+        })
+}

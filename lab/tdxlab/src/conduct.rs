@@ -1,0 +1,250 @@
+//! A whole run: folder, journal, plans, report.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use miette::Diagnostic;
+use tdxlab_host::Host;
+use tdxlab_journal::folder::{FolderError, RunFolder};
+use tdxlab_journal::journal::{self, Event, Journal, JournalError, Part, PlanId, RunStarted};
+use tdxlab_judge::{AllowList, oracle};
+use tdxlab_plan::Design;
+use tdxlab_plan::needs::Offer;
+use tdxlab_qemu::interrupt::Interrupt;
+use tdxlab_report as report;
+use tdxlab_report::Report;
+use tdxlab_run::executor::{Item, Keep, Lab, Watcher};
+use tdxlab_run::guide::{Guide, Unguided};
+use tdxlab_run::{Drive, PATIENCE, Progress};
+use thiserror::Error;
+
+/// What to run, where and how.
+pub struct Conduct<'a> {
+    /// The plans.
+    pub items: &'a [Item],
+    /// Where guests run.
+    pub host: &'a dyn Host,
+    /// Why there, for the report.
+    pub host_reason: String,
+    /// The design played or expected.
+    pub design: &'static Design,
+    /// How to go through the plans.
+    pub drive: Drive,
+    /// Kernel log lines that may pass.
+    pub allowed_log: AllowList,
+    /// Longest a single operation may take.
+    pub patience: Duration,
+    /// Keep the evidence of passing plans too.
+    pub keep: bool,
+    /// Seed that overrides those of the scenarios, for the report.
+    pub seed: Option<u64>,
+    /// Scenario files and folders given; none for the default set.
+    pub paths: Vec<PathBuf>,
+    /// Which part of a larger run the plans are.
+    pub part: Option<Part>,
+    /// Ends the run.
+    pub interrupt: &'a Interrupt,
+    /// Who is told how far it is.
+    pub watcher: &'a dyn Watcher,
+    /// Who looks on between steps.
+    pub guide: &'a dyn Guide,
+}
+
+/// A run that is over.
+#[derive(Debug)]
+pub struct Conducted {
+    /// What is said of it.
+    pub report: Report,
+    /// Where its files are.
+    pub folder: PathBuf,
+}
+
+impl Conducted {
+    /// Makes every report of a run that is in its folder.
+    ///
+    /// # Errors
+    ///
+    /// Its journal cannot be read, or a report cannot be written.
+    pub fn of(folder: &RunFolder) -> Result<Conducted, ConductError> {
+        let report =
+            report::from_journal(&folder.path().join(journal::FILE)).map_err(FolderError::from)?;
+        report::write_all(&report, folder.path())?;
+        Ok(Conducted {
+            report,
+            folder: folder.path().to_owned(),
+        })
+    }
+}
+
+/// Why there is no complete report.
+#[derive(Debug, Error, Diagnostic)]
+pub enum ConductError {
+    /// No folder, no journal, or a file in it could not be written.
+    #[error(transparent)]
+    #[diagnostic(transparent)]
+    Folder(#[from] FolderError),
+    /// The journal could not be written to its end. What it holds is here.
+    #[error("{error}")]
+    #[diagnostic(forward(error))]
+    CutOff {
+        /// Why not.
+        error: JournalError,
+        /// What is known nevertheless.
+        so_far: Option<Box<Conducted>>,
+    },
+}
+
+impl<'a> Conduct<'a> {
+    /// With everything but the plans, host and design as usual.
+    pub fn new(
+        items: &'a [Item],
+        host: &'a dyn Host,
+        design: &'static Design,
+        watcher: &'a dyn Watcher,
+    ) -> Conduct<'a> {
+        Conduct {
+            items,
+            host,
+            host_reason: "asked for".to_owned(),
+            design,
+            drive: Drive {
+                jobs: 1,
+                fail_fast: false,
+                confirm: 0,
+            },
+            allowed_log: AllowList::default(),
+            patience: PATIENCE,
+            keep: false,
+            seed: None,
+            paths: Vec::new(),
+            part: None,
+            interrupt: Interrupt::of_process(),
+            watcher,
+            guide: &Unguided,
+        }
+    }
+
+    /// Runs everything, below `reports`, and writes every report file.
+    pub fn run(self, reports: &Path) -> Result<Conducted, ConductError> {
+        let folder = RunFolder::create(reports)?;
+        let journal = folder.journal()?;
+        let all: Vec<(PlanId, &Item)> = (0..).map(PlanId).zip(self.items).collect();
+        let outcome = journal
+            .write(&self.head(&folder))
+            .and_then(|()| self.go(&folder, &journal, &all));
+        finish(outcome, &folder, &journal)
+    }
+
+    /// Goes on with the run in `folder`; the plans are those it has left, at these places.
+    pub fn resume(
+        self,
+        folder: &Path,
+        progress: &Progress,
+        places: &[PlanId],
+    ) -> Result<Conducted, ConductError> {
+        let started = progress.head.started.parse().unwrap_or_default();
+        let folder = RunFolder::existing(folder, &progress.head.run, started);
+        let journal = progress.journal().map_err(FolderError::from)?;
+        let left: Vec<(PlanId, &Item)> = places.iter().copied().zip(self.items).collect();
+        let outcome = self.go(&folder, &journal, &left);
+        finish(outcome, &folder, &journal)
+    }
+
+    fn go(
+        &self,
+        folder: &RunFolder,
+        journal: &Journal,
+        items: &[(PlanId, &Item)],
+    ) -> Result<(), JournalError> {
+        let design = self.design;
+        let lab = Lab {
+            host: self.host,
+            offer: Offer {
+                host: self.host.profile(),
+                design,
+            },
+            oracle: &oracle::of(self.host.profile(), design),
+            journal,
+            folder,
+            allowed_log: self.allowed_log.clone(),
+            interrupt: self.interrupt,
+            patience: self.patience,
+            keep: if self.keep {
+                Keep::Everything
+            } else {
+                Keep::Failures
+            },
+            watcher: self.watcher,
+            guide: self.guide,
+        };
+        tdxlab_run::run_some(items, &lab, self.drive)?;
+        Ok(())
+    }
+
+    /// What the host says of itself. A seeded fault is told in every report, also in those that
+    /// know nothing but facts.
+    fn facts(&self) -> Vec<(String, String)> {
+        let mut facts = self.host.facts();
+        if let Some(fault) = self.host.fault() {
+            let value = format!("{}: {}", fault.name, fault.wrong);
+            facts.push(("seeded fault".to_owned(), value));
+        }
+        if let Some(misfit) = self.host.misfit(self.design) {
+            facts.push(("DESIGN MISMATCH".to_owned(), misfit));
+        }
+        facts
+    }
+
+    fn head(&self, folder: &RunFolder) -> Event {
+        Event::RunStarted(RunStarted {
+            version: journal::VERSION,
+            tdxlab: env!("CARGO_PKG_VERSION").to_owned(),
+            run: folder.name().to_owned(),
+            started: folder.started().to_string(),
+            command: std::env::args().collect(),
+            host: self.host.kind(),
+            profile: Some(self.host.profile()),
+            host_reason: self.host_reason.clone(),
+            facts: self.facts(),
+            fault: self.host.fault(),
+            design: self.design.name.to_owned(),
+            seed: self.seed,
+            jobs: self.drive.jobs,
+            plans: self
+                .items
+                .iter()
+                .map(|item| item.plan.name.clone())
+                .collect(),
+            paths: self.paths.clone(),
+            allowed_log: self.allowed_log.texts().to_vec(),
+            part: self.part.clone(),
+            merged: Vec::new(),
+        })
+    }
+}
+
+/// Makes the report of what the journal holds, also where it could not be written to its end.
+fn finish(
+    outcome: Result<(), JournalError>,
+    folder: &RunFolder,
+    journal: &Journal,
+) -> Result<Conducted, ConductError> {
+    let conducted = report::from_journal(journal.path()).map(|report| Conducted {
+        report,
+        folder: folder.path().to_owned(),
+    });
+    match (outcome, conducted) {
+        (Ok(()), Ok(conducted)) => {
+            report::write_all(&conducted.report, &conducted.folder)?;
+            Ok(conducted)
+        }
+        (Ok(()), Err(error)) => Err(ConductError::CutOff {
+            error,
+            so_far: None,
+        }),
+        (Err(error), conducted) => Err(ConductError::CutOff {
+            error,
+            so_far: conducted.ok().map(Box::new),
+        }),
+    }
+}

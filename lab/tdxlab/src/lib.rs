@@ -1,0 +1,38 @@
+//! A test lab for how Linux KVM handles huge pages of Intel TDX guests.
+//!
+//! Invariant: the command line. Only this crate knows clap and indicatif, and which hosts there are;
+//! everything else is done by the crates below it, which it names once for those who use them all.
+//!
+//! One step of one scenario, from YAML to verdict:
+//!
+//! 1. [`scenario`] reads the YAML and makes a [`plan`] of it: seeds drawn, addresses fixed.
+//! 2. [`predict`] says what the step must show, from rules on ranges.
+//! 3. [`host`] does it: on a TDX host ([`host_kvm`]), or in software that really keeps page tables
+//!    ([`host_soft`] over [`softkvm`]).
+//! 4. [`kernel`] reads what can be seen from outside: counters, events, page cache, kernel log.
+//! 5. [`judge`] compares; [`run`] writes the [`journal`]; [`report`] renders it.
+
+pub mod cli;
+pub mod conduct;
+pub mod select;
+pub mod soak;
+#[cfg(test)]
+mod tests;
+
+pub use tdxlab_faults as faults;
+pub use tdxlab_fuzz as fuzz;
+pub use tdxlab_host as host;
+pub use tdxlab_host_kvm as host_kvm;
+pub use tdxlab_host_soft as host_soft;
+pub use tdxlab_journal as journal;
+pub use tdxlab_judge as judge;
+pub use tdxlab_kernel as kernel;
+pub use tdxlab_l1 as l1;
+pub use tdxlab_plan as plan;
+pub use tdxlab_plan::addr;
+pub use tdxlab_predict as predict;
+pub use tdxlab_qemu as qemu;
+pub use tdxlab_report as report;
+pub use tdxlab_run as run;
+pub use tdxlab_scenario as scenario;
+pub use tdxlab_softkvm as softkvm;

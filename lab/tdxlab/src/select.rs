@@ -1,0 +1,204 @@
+//! Which host a run uses: the one that was asked for, or the best this machine has.
+
+use tdxlab_faults::Fault;
+use tdxlab_host::{Host, HostError, OnHost};
+use tdxlab_host_kvm::kvm::KvmHost;
+use tdxlab_host_kvm::tdx::{self, TdxHost};
+use tdxlab_host_soft::sim::SimHost;
+use tdxlab_host_soft::soft::SoftHost;
+use tdxlab_journal::{REHEARSAL, REHEARSAL_FACT};
+use tdxlab_kernel::doctor::{self, Fact, Machine, Standing};
+use tdxlab_plan::HostKind;
+use tdxlab_qemu::Installed;
+use tdxlab_qemu::interrupt::Interrupt;
+use tdxlab_qemu::version::OLDEST_FOR_TDX;
+
+/// What was asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Choice {
+    /// The best there is.
+    Auto,
+    /// This one.
+    Only(HostKind),
+}
+
+/// A host and why it was taken.
+pub struct Selected {
+    /// The host.
+    pub host: Box<dyn Host>,
+    /// Why this one, for the report.
+    pub why: String,
+}
+
+/// Hosts in the order in which `auto` tries them. A plain VM on KVM has no private memory, so it
+/// is only taken when asked for.
+const AUTO: [HostKind; 3] = [HostKind::Tdx, HostKind::Soft, HostKind::Sim];
+
+/// Finds the host, and makes sure that it is usable.
+pub fn select(choice: Choice) -> Result<Selected, HostError> {
+    select_with(choice, None)
+}
+
+/// The same with a fault seeded into the host, which must be one of software.
+pub fn select_with(choice: Choice, fault: Option<&'static Fault>) -> Result<Selected, HostError> {
+    select_for(choice, fault, false)
+}
+
+/// The same, with guests that a person can attach to while they are held.
+pub fn select_to_hold(
+    choice: Choice,
+    fault: Option<&'static Fault>,
+) -> Result<Selected, HostError> {
+    select_for(choice, fault, true)
+}
+
+fn select_for(
+    choice: Choice,
+    fault: Option<&'static Fault>,
+    hold: bool,
+) -> Result<Selected, HostError> {
+    match choice {
+        Choice::Only(kind) => Ok(Selected {
+            host: opened(kind, fault, hold)?,
+            why: match kind {
+                HostKind::Tdx if tdx::is_rehearsal() => format!("{REHEARSAL_FACT}: {REHEARSAL}"),
+                _ => "asked for".to_owned(),
+            },
+        }),
+        Choice::Auto => {
+            let mut passed_over = Vec::new();
+            for kind in AUTO {
+                match opened(kind, fault, hold) {
+                    Ok(host) => {
+                        return Ok(Selected {
+                            host,
+                            why: why(&passed_over),
+                        });
+                    }
+                    Err(HostError::NotUsable { reason, .. }) => {
+                        passed_over.push(format!("{} is not usable: {reason}", kind.name()));
+                    }
+                    Err(other) => return Err(other),
+                }
+            }
+            Err(HostError::NotUsable {
+                host: HostKind::Sim,
+                reason: passed_over.join("; "),
+                advice: "see `tdxlab doctor`".to_owned(),
+            })
+        }
+    }
+}
+
+fn why(passed_over: &[String]) -> String {
+    if passed_over.is_empty() {
+        "the best there is".to_owned()
+    } else {
+        format!("the best this machine has ({})", passed_over.join("; "))
+    }
+}
+
+/// A host, if it is usable here, with a fault seeded into it if one is given, and with guests to
+/// attach to if they are to be held.
+fn opened(
+    kind: HostKind,
+    fault: Option<&'static Fault>,
+    hold: bool,
+) -> Result<Box<dyn Host>, HostError> {
+    match (kind, fault) {
+        (HostKind::Kvm, None) if hold => Ok(Box::new(KvmHost::find()?.attachable())),
+        (HostKind::Tdx, None) if hold => Ok(Box::new(tdx()?.attachable())),
+        (HostKind::Soft, _) => {
+            let host = SoftHost::find()?;
+            let host = match hold {
+                true => host.attachable(),
+                false => host,
+            };
+            Ok(match fault {
+                Some(fault) => Box::new(host.with_fault(fault.seeded())),
+                None => Box::new(host),
+            })
+        }
+        (_, None) => open(kind),
+        (HostKind::Sim, Some(fault)) => Ok(Box::new(SimHost::new().with_fault(fault.seeded()))),
+        (HostKind::Kvm | HostKind::Tdx, Some(fault)) => Err(HostError::NotUsable {
+            host: kind,
+            reason: format!("{} cannot be seeded into a real kernel", fault.name),
+            advice: "faults are seeded into hosts of software: --host soft or sim".to_owned(),
+        }),
+    }
+}
+
+/// A host, if it is usable here.
+fn open(kind: HostKind) -> Result<Box<dyn Host>, HostError> {
+    match kind {
+        HostKind::Sim => Ok(Box::new(SimHost::new())),
+        HostKind::Soft => Ok(Box::new(SoftHost::find()?)),
+        HostKind::Kvm => Ok(Box::new(KvmHost::find()?)),
+        HostKind::Tdx => Ok(Box::new(tdx()?)),
+    }
+}
+
+/// The TDX host, if it is usable here.
+///
+/// # Errors
+///
+/// It is not, and why.
+pub fn tdx() -> Result<TdxHost, HostError> {
+    let kind = HostKind::Tdx;
+    // In a rehearsal nothing of the machine is TDX, so there is nothing to ask it.
+    let fact = (!tdx::is_rehearsal()).then(|| doctor::why_no_tdx(&Machine::this()));
+    if let Some(fact) = fact.flatten() {
+        return Err(unusable(kind, fact));
+    }
+    let qemu = Installed::find(OLDEST_FOR_TDX).map_err(|error| error.on(kind))?;
+    Ok(TdxHost::new(qemu, Interrupt::of_process()))
+}
+
+/// Why a host cannot be used, as the doctor found it.
+fn unusable(host: HostKind, fact: Fact) -> HostError {
+    HostError::NotUsable {
+        host,
+        reason: format!("{}: {}", fact.name, fact.found),
+        advice: fact
+            .advice
+            .unwrap_or_else(|| "see `tdxlab doctor`".to_owned()),
+    }
+}
+
+/// Every host and whether it is usable here, for the doctor.
+pub fn hosts() -> Vec<Fact> {
+    [HostKind::Tdx, HostKind::Kvm, HostKind::Soft, HostKind::Sim]
+        .into_iter()
+        .map(|kind| {
+            let name = format!("host {}", kind.name());
+            match open(kind) {
+                Ok(host) => {
+                    let facts: Vec<String> = host
+                        .facts()
+                        .into_iter()
+                        .map(|(name, value)| format!("{name} {value}"))
+                        .collect();
+                    Fact {
+                        name,
+                        found: facts.join(", "),
+                        standing: Standing::Usable,
+                        advice: None,
+                    }
+                }
+                Err(HostError::NotUsable { reason, advice, .. }) => Fact {
+                    name,
+                    found: reason,
+                    standing: Standing::Unusable,
+                    advice: Some(advice),
+                },
+                Err(other) => Fact {
+                    name,
+                    found: other.to_string(),
+                    standing: Standing::Unusable,
+                    advice: None,
+                },
+            }
+        })
+        .collect()
+}

@@ -1,0 +1,265 @@
+//! The same scenarios again and again, with new seeds and on a machine that is busy with something
+//! else: a lab that fails now and then without a reason is not believed when it fails with one.
+
+use std::collections::VecDeque;
+use std::hint::spin_loop;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
+use rand::{RngCore, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+use tdxlab_host::Host;
+use tdxlab_journal::{Finding, FolderError, Verdict};
+use tdxlab_plan::Design;
+use tdxlab_qemu::interrupt::Interrupt;
+use tdxlab_run::{Item, Trial, Tried};
+
+/// What is run, how often, and beside what.
+pub struct Soak<'a, E> {
+    /// The plans of a round, given its seed.
+    pub plans: &'a (dyn Fn(u64) -> Result<Vec<Item>, E> + Sync),
+    /// Where guests run.
+    pub host: &'a dyn Host,
+    /// Designs, one round after the other.
+    pub designs: &'a [&'static Design],
+    /// Rounds.
+    pub times: u64,
+    /// Seed from which those of the rounds are drawn.
+    pub seed: u64,
+    /// Plans run at the same time.
+    pub jobs: usize,
+    /// Threads that do nothing but keep processors busy.
+    pub load: usize,
+    /// Longest a single operation may take.
+    pub patience: Duration,
+    /// Ends it early.
+    pub interrupt: &'a Interrupt,
+    /// Is told of everything that did not pass, and of every round that is begun.
+    pub watcher: &'a (dyn Fn(&Told<'_>) + Sync),
+}
+
+/// What a watcher is told.
+#[derive(Clone, Copy, Debug)]
+pub enum Told<'a> {
+    /// A round begins, counted from 0, with this seed and design.
+    Round(u64, u64, &'static Design),
+    /// A plan did not pass.
+    Bad(&'a Bad),
+}
+
+/// A plan that did not pass.
+#[derive(Clone, Debug)]
+pub struct Bad {
+    /// The plan.
+    pub item: Item,
+    /// Seed of its round.
+    pub seed: u64,
+    /// Its design.
+    pub design: &'static Design,
+    /// Failed, or could not be judged.
+    pub verdict: Verdict,
+    /// The first step that did not pass, from 1, if it came to one.
+    pub step: Option<usize>,
+    /// What was said.
+    pub said: Vec<String>,
+}
+
+/// How it went.
+#[derive(Clone, Debug, Default)]
+pub struct Soaked {
+    /// Rounds that were begun.
+    pub rounds: u64,
+    /// Plans that passed.
+    pub passed: u64,
+    /// Plans that the design does not fit.
+    pub skipped: u64,
+    /// Steps that were judged.
+    pub steps: u64,
+    /// What did not pass.
+    pub bad: Vec<Bad>,
+    /// How long it took.
+    pub took: Duration,
+}
+
+/// Why it cannot go on.
+#[derive(Debug)]
+pub enum SoakError<E> {
+    /// The plans of a round cannot be made.
+    Plans(E),
+    /// There is no room for the files of a guest.
+    Folder(FolderError),
+}
+
+impl<E: Send> Soak<'_, E> {
+    /// Runs all rounds.
+    pub fn run(&self) -> Result<Soaked, SoakError<E>> {
+        let started = Instant::now();
+        let queue = Mutex::new(Queue::new(self));
+        let soaked = Mutex::new(Soaked::default());
+        let broken = Mutex::new(None);
+        let over = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            for _ in 0..self.load {
+                scope.spawn(|| {
+                    while !over.load(Ordering::Relaxed) {
+                        spin_loop();
+                    }
+                });
+            }
+            let workers: Vec<_> = (0..self.jobs.max(1))
+                .map(|_| {
+                    scope.spawn(|| {
+                        if let Err(error) = self.work(&queue, &soaked) {
+                            queue.lock().stop();
+                            broken.lock().get_or_insert(error);
+                        }
+                    })
+                })
+                .collect();
+            for worker in workers {
+                // A plan that panics is caught where it runs; nothing else here can.
+                let _ = worker.join();
+            }
+            over.store(true, Ordering::Relaxed);
+        });
+        if let Some(error) = broken.lock().take() {
+            return Err(error);
+        }
+        let rounds = queue.lock().begun;
+        let soaked = soaked.into_inner();
+        Ok(Soaked {
+            rounds,
+            took: started.elapsed(),
+            ..soaked
+        })
+    }
+
+    fn work(
+        &self,
+        queue: &Mutex<Queue<'_, '_, E>>,
+        soaked: &Mutex<Soaked>,
+    ) -> Result<(), SoakError<E>> {
+        let trials = self
+            .designs
+            .iter()
+            .map(|design| {
+                Trial::new(self.host, design).map(|trial| trial.with_patience(self.patience))
+            })
+            .collect::<Result<Vec<_>, _>>()
+            .map_err(SoakError::Folder)?;
+        while !self.interrupt.is_raised() {
+            let Some((round, index)) = queue.lock().next().map_err(SoakError::Plans)? else {
+                break;
+            };
+            let item = &round.items[index];
+            let tried = trials[round.design].run(item);
+            if self.interrupt.is_raised() {
+                break;
+            }
+            let mut soaked = soaked.lock();
+            soaked.steps += tried.steps.len() as u64;
+            match tried.outcome.verdict {
+                Verdict::Pass => soaked.passed += 1,
+                Verdict::Skip => soaked.skipped += 1,
+                Verdict::Fail | Verdict::Error => {
+                    let bad = bad(item, round.seed, self.designs[round.design], tried);
+                    (self.watcher)(&Told::Bad(&bad));
+                    soaked.bad.push(bad);
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+fn bad(item: &Item, seed: u64, design: &'static Design, tried: Tried) -> Bad {
+    let step = tried
+        .steps
+        .iter()
+        .position(|judgement| judgement.verdict != Verdict::Pass);
+    let judgements = match step {
+        Some(step) => &tried.steps[step..=step],
+        None => &[],
+    };
+    let findings = tried.control.iter().chain(judgements);
+    let mut said: Vec<String> = findings
+        .flat_map(|judgement| &judgement.findings)
+        .map(Finding::to_string)
+        .collect();
+    said.extend(tried.outcome.reason);
+    Bad {
+        item: item.clone(),
+        seed,
+        design,
+        verdict: tried.outcome.verdict,
+        step: step.map(|index| index + 1),
+        said,
+    }
+}
+
+/// The plans of one round.
+struct Round {
+    items: Vec<Item>,
+    seed: u64,
+    /// Index of its design.
+    design: usize,
+}
+
+/// Plans that wait, round after round.
+struct Queue<'a, 's, E> {
+    soak: &'a Soak<'s, E>,
+    seeds: ChaCha8Rng,
+    begun: u64,
+    round: Option<Arc<Round>>,
+    waiting: VecDeque<usize>,
+    stopped: bool,
+}
+
+impl<'a, 's, E> Queue<'a, 's, E> {
+    fn new(soak: &'a Soak<'s, E>) -> Queue<'a, 's, E> {
+        Queue {
+            soak,
+            seeds: ChaCha8Rng::seed_from_u64(soak.seed),
+            begun: 0,
+            round: None,
+            waiting: VecDeque::new(),
+            stopped: false,
+        }
+    }
+
+    fn stop(&mut self) {
+        self.stopped = true;
+    }
+
+    /// The next plan of this round, or the first of the next one.
+    fn next(&mut self) -> Result<Option<(Arc<Round>, usize)>, E> {
+        loop {
+            if self.stopped {
+                return Ok(None);
+            }
+            if let (Some(round), Some(index)) = (&self.round, self.waiting.pop_front()) {
+                return Ok(Some((Arc::clone(round), index)));
+            }
+            if self.begun == self.soak.times {
+                return Ok(None);
+            }
+            let seed = self.seeds.next_u64();
+            let design = (self.begun % self.soak.designs.len().max(1) as u64) as usize;
+            let told = Told::Round(self.begun, seed, self.soak.designs[design]);
+            (self.soak.watcher)(&told);
+            let items = (self.soak.plans)(seed)?;
+            if items.is_empty() {
+                return Ok(None);
+            }
+            self.begun += 1;
+            self.waiting = (0..items.len()).collect();
+            self.round = Some(Arc::new(Round {
+                items,
+                seed,
+                design,
+            }));
+        }
+    }
+}

@@ -1,0 +1,134 @@
+//! How runs and their plans end.
+
+use tdxlab_journal::Verdict;
+use tdxlab_journal::replay::Replay;
+use tdxlab_run::Item;
+
+use super::*;
+
+#[test]
+fn a_run_in_which_all_is_right_passes_and_leaves_no_evidence() {
+    let finished = Setup::of(Script::Right).run(&[plan("punch/a", vec![punch(), punch()])]);
+    assert_eq!(finished.verdict.unwrap(), Verdict::Pass);
+    assert!(finished.report.complete);
+    assert_eq!(finished.report.counts.pass, 1);
+    assert_eq!(finished.report.scenarios[0].steps.len(), 2);
+    assert_eq!(finished.report.scenarios[0].evidence, None);
+    let left = fs::read_dir(finished.folder.join("scenarios")).unwrap();
+    assert_eq!(left.count(), 0);
+}
+
+#[test]
+fn a_failing_step_leaves_evidence_and_the_plan_goes_on() {
+    let finished = Setup::of(Script::PunchFails).run(&[plan("punch/a", vec![punch(), punch()])]);
+    assert_eq!(finished.verdict.as_ref().unwrap(), &Verdict::Fail);
+    let scenario = &finished.report.scenarios[0];
+    assert_eq!(scenario.steps.len(), 2);
+    assert_eq!(scenario.steps[0].findings[0].found, "EINVAL");
+    let evidence = scenario.evidence.as_deref().unwrap();
+    for name in ["serial.log", "replay.json", "samples.txt", "escape"] {
+        assert!(exists(&finished, &format!("{evidence}/{name}")), "{name}");
+    }
+    let replay = fs::read(finished.folder.join(evidence).join("replay.json")).unwrap();
+    let replay = Replay::from_text(&replay, "replay.json".as_ref()).unwrap();
+    assert_eq!(replay.plan.name, "punch/a");
+    let ended = replay.recorded.unwrap().ended.unwrap();
+    assert_eq!(ended.to_string(), "fail in step 1 by errno");
+}
+
+#[rstest::rstest]
+#[case::counters_missing(Script::NoCounters, "no counter counts. debugfs: no debugfs")]
+#[case::counters_stuck(Script::CounterStuck, "pages_4k stayed at 3")]
+#[case::no_boot(
+    Script::BootFails,
+    "QEMU ended with status 1: no such machine; install"
+)]
+#[case::silence(Script::SilentInStepTwo, "guest did not answer within 5s while punch")]
+#[case::a_defect_of_the_lab(Script::Panics, "the lab has a defect")]
+#[case::a_guest_that_does_not_end(Script::EndFails, "QEMU did not end")]
+fn what_cannot_be_judged_is_an_error_with_its_reason(#[case] script: Script, #[case] reason: &str) {
+    let finished = Setup::of(script).run(&[plan("punch/a", vec![punch(), punch()])]);
+    assert_eq!(finished.verdict.unwrap(), Verdict::Error);
+    let scenario = &finished.report.scenarios[0];
+    assert_eq!(scenario.verdict, Verdict::Error);
+    let said = scenario.reason.as_deref().unwrap();
+    assert!(said.contains(reason), "{said}");
+}
+
+#[test]
+fn a_step_nobody_can_foresee_is_an_error() {
+    let unforeseen = Op::Prefault { range: memory() };
+    let finished = Setup::of(Script::Right).run(&[plan("punch/a", vec![punch(), unforeseen])]);
+    assert_eq!(finished.verdict.unwrap(), Verdict::Error);
+    let reason = finished.report.scenarios[0].reason.as_deref().unwrap();
+    assert!(
+        reason.contains("step 2") && reason.contains("nobody knows"),
+        "{reason}"
+    );
+}
+
+#[test]
+fn a_failure_that_was_seen_outlives_an_error_after_it() {
+    let wrong = Op::Allocate { range: memory() };
+    let finished = Setup::of(Script::SilentInStepTwo).run(&[plan("punch/a", vec![wrong, punch()])]);
+    assert_eq!(finished.verdict.unwrap(), Verdict::Fail);
+    assert!(finished.report.scenarios[0].reason.is_some());
+}
+
+#[test]
+fn a_dead_td_does_no_further_steps() {
+    let finished = Setup::of(Script::DiesInStepOne).run(&[plan("punch/a", vec![punch(), punch()])]);
+    assert_eq!(finished.verdict.unwrap(), Verdict::Fail);
+    assert_eq!(finished.report.scenarios[0].steps.len(), 1);
+}
+
+#[test]
+fn a_need_that_is_not_met_skips_by_name() {
+    let mut item = plan("punch/a", vec![punch()]);
+    item.plan.needs.hosts = vec![HostKind::Tdx];
+    let finished = Setup::of(Script::Right).run(&[item]);
+    assert_eq!(finished.verdict.unwrap(), Verdict::Skip);
+    let reason = finished.report.scenarios[0].reason.as_deref().unwrap();
+    assert_eq!(reason, "needs host tdx; this is sim");
+}
+
+#[test]
+fn fail_fast_starts_nothing_more_and_says_so() {
+    let items = [
+        plan("punch/a", vec![punch()]),
+        plan("punch/b", vec![punch()]),
+    ];
+    let mut setup = Setup::of(Script::PunchFails);
+    setup.fail_fast = true;
+    let finished = setup.run(&items);
+    assert_eq!(finished.ended, ["punch/a"]);
+    let second = &finished.report.scenarios[1];
+    assert_eq!(second.verdict, Verdict::Skip);
+    assert!(second.reason.as_deref().unwrap().contains("not run"));
+}
+
+#[test]
+fn an_interrupted_run_ends_in_good_order() {
+    let mut setup = Setup::of(Script::Right);
+    setup.interrupted = true;
+    let finished = setup.run(&[plan("punch/a", vec![punch()])]);
+    assert_eq!(finished.ended, [""; 0]);
+    assert!(finished.report.interrupted && finished.report.complete);
+}
+
+#[test]
+fn many_workers_run_every_plan_once() {
+    let items: Vec<Item> = (0..40)
+        .map(|index| plan(&format!("punch/{index:02}"), vec![punch()]))
+        .collect();
+    let mut setup = Setup::of(Script::Right);
+    setup.jobs = 8;
+    setup.keep = true;
+    let finished = setup.run(&items);
+    let mut ended = finished.ended.clone();
+    ended.sort();
+    let names: Vec<String> = items.iter().map(|item| item.plan.name.clone()).collect();
+    assert_eq!(ended, names);
+    assert_eq!(finished.report.counts.pass, 40);
+    assert!(exists(&finished, "scenarios/0017-punch-17/replay.json"));
+}
