@@ -15,7 +15,7 @@ use tdxlab::host_soft::sim::SimHost;
 use tdxlab::host_soft::soft::SoftHost;
 use tdxlab::plan::{Action, Design, Guest, HIGH_BASE, LOW_BASE, Op, Size, VcpuId};
 use tdxlab::predict::Predictor;
-use tdxlab_selftests::trial::Trial;
+use tdxlab_selftests::trial::InMemoryRunner;
 
 const LEAF: u64 = PageLevel::Size2M.bytes();
 const T: u64 = 1 << 40;
@@ -172,7 +172,8 @@ fn boot(host: &SoftHost, rows: &mut Vec<Row>) {
         bare.push(begun.elapsed());
         let begun = Instant::now();
         let files = folder.path().to_owned();
-        let mut trial = Trial::boot_on(host, "headtail", &guest, 0, files).expect("soft boots");
+        let mut trial =
+            InMemoryRunner::boot_on(host, "headtail", &guest, 0, files).expect("soft boots");
         ready.push(begun.elapsed());
         trial
             .step(&Action::One(accept(page, Size::Size4K)))
@@ -252,7 +253,8 @@ fn tdcall(host: &SoftHost, rows: &mut Vec<Row>) {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let guest = guest(LOW_BASE, 64 << 20);
     let files = folder.path().to_owned();
-    let mut trial = Trial::boot_on(host, "headtail", &guest, 0, files).expect("soft boots");
+    let mut trial =
+        InMemoryRunner::boot_on(host, "headtail", &guest, 0, files).expect("soft boots");
     let session: &mut dyn Session = trial.session();
     let range = GpaRange::with_len(LOW_BASE, 32 << 20).expect("far from the top");
     let accept = accept(range, Size::Size4K);

@@ -2,12 +2,12 @@
 
 use std::path::Path;
 
-use tdxlab::conduct::{Conduct, Conducted};
 use tdxlab::host_soft::sim::SimHost;
 use tdxlab::plan::Design;
-use tdxlab::run::{Item, Silence};
+use tdxlab::run::{NoProgress, TestCase};
 use tdxlab::scenario;
 use tdxlab::softkvm::Policy;
+use tdxlab::spec::{FinishedRun, RunSpec};
 
 /// DEMOTE loses the content of one 4K page in the middle of the leaf.
 struct LosesContent;
@@ -19,12 +19,12 @@ impl Policy for LosesContent {
 }
 
 /// The plans of a scenario.
-pub fn plans(path: &Path) -> Vec<Item> {
+pub fn plans(path: &Path) -> Vec<TestCase> {
     let scenario = scenario::load(path).expect("the scenario is right");
     scenario::expand(&scenario, None)
         .expect("the scenario expands")
         .into_iter()
-        .map(|plan| Item {
+        .map(|plan| TestCase {
             plan,
             scenario: Some(path.to_owned()),
         })
@@ -32,10 +32,10 @@ pub fn plans(path: &Path) -> Vec<Item> {
 }
 
 /// Runs a scenario on `sim`, under `headtail`, where a split loses a page.
-pub fn run_with_lost_page(path: &Path, reports: &Path) -> Conducted {
+pub fn run_with_lost_page(path: &Path, reports: &Path) -> FinishedRun {
     let host = SimHost::new().with_policy(|| Box::new(LosesContent));
     let design = Design::named("headtail").expect("a known design");
-    Conduct::new(&plans(path), &host, design, &Silence)
+    RunSpec::new(&plans(path), &host, design, &NoProgress)
         .run(reports)
         .expect("reports can be written")
 }

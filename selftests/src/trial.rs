@@ -6,22 +6,22 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use tdxlab::fuzz::Bench;
+use tdxlab::fuzz::Harness;
 use tdxlab::host::{BootOptions, Host, Session};
 use tdxlab::host_soft::sim::SimHost;
 use tdxlab::journal::Verdict;
 use tdxlab::plan::{Action, Design, Guest};
 
 /// A booted guest, its predictor and its judge.
-pub struct Trial {
-    bench: Bench,
+pub struct InMemoryRunner {
+    bench: Harness,
     seed: u64,
 }
 
-impl Trial {
+impl InMemoryRunner {
     /// Boots `guest` under `design`, in process.
-    pub fn boot(design: &str, guest: &Guest, seed: u64) -> Result<Trial, String> {
-        Trial::boot_on(&SimHost::in_memory(), design, guest, seed, PathBuf::new())
+    pub fn boot(design: &str, guest: &Guest, seed: u64) -> Result<InMemoryRunner, String> {
+        InMemoryRunner::boot_on(&SimHost::in_memory(), design, guest, seed, PathBuf::new())
     }
 
     /// Boots `guest` under `design` on a host that keeps its files in `folder`.
@@ -31,7 +31,7 @@ impl Trial {
         guest: &Guest,
         seed: u64,
         folder: PathBuf,
-    ) -> Result<Trial, String> {
+    ) -> Result<InMemoryRunner, String> {
         let rules = Design::named(design).ok_or_else(|| format!("no design {design}"))?;
         let options = BootOptions {
             design: design.to_owned(),
@@ -42,8 +42,8 @@ impl Trial {
         let session = host
             .boot(guest, &options)
             .map_err(|error| format!("boot: {error}"))?;
-        Ok(Trial {
-            bench: Bench::over(session, rules, guest, seed),
+        Ok(InMemoryRunner {
+            bench: Harness::over(session, rules, guest, seed),
             seed,
         })
     }

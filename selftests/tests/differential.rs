@@ -12,7 +12,7 @@ use tdxlab::plan::{
     AccessKind, Action, Branch, Generation, Gone, Guest, LOW_BASE, OnVe, Op, Side, Size, Slot,
     VcpuId,
 };
-use tdxlab_selftests::trial::Trial;
+use tdxlab_selftests::trial::InMemoryRunner;
 
 /// 2M regions of test memory: enough for a head, something between, and a tail.
 const REGIONS: u64 = 3;
@@ -322,7 +322,7 @@ fn predictor_and_software_host_agree(
     TestRunner::new(config)
         .run(&plans, |(guest, mut actions, seed)| {
             number_fills(&mut actions);
-            let mut trial = Trial::boot(design, &guest, seed)
+            let mut trial = InMemoryRunner::boot(design, &guest, seed)
                 .map_err(|error| TestCaseError::fail(error.to_string()))?;
             for action in &actions {
                 match trial.step(action) {

@@ -11,19 +11,19 @@ use std::sync::LazyLock;
 use rand::seq::IndexedRandom;
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
-use tdxlab::conduct::{Conduct, Conducted};
 use tdxlab::faults;
 use tdxlab::host_soft::sim::SimHost;
-use tdxlab::journal::recording::Recording;
+use tdxlab::journal::reader::JournalReader;
 use tdxlab::journal::replay::{self, Replay};
 use tdxlab::judge::{AllowList, rejudge};
 use tdxlab::plan::Design;
 use tdxlab::predict::Predictor;
 use tdxlab::report::diff::Diff;
-use tdxlab::report::picture::Pictures;
+use tdxlab::report::timeline::Pictures;
 use tdxlab::report::trend::Trend;
 use tdxlab::report::{self, merge};
-use tdxlab::run::{Progress, Silence};
+use tdxlab::run::{NoProgress, Resumable};
+use tdxlab::spec::{FinishedRun, RunSpec};
 use tdxlab_selftests::command::scenario;
 use tdxlab_selftests::failing::plans;
 
@@ -50,20 +50,20 @@ steps:
 ";
 
 /// A run that fails: its journal and its replay file.
-struct Recorded {
+struct ReplayOrigin {
     journal: Vec<u8>,
     replay: Vec<u8>,
 }
 
-static RECORDED: LazyLock<Recorded> = LazyLock::new(|| {
+static RECORDED: LazyLock<ReplayOrigin> = LazyLock::new(|| {
     let (folder, path) = scenario(SCENARIO);
     let host = SimHost::new().with_fault(faults::named("conversion-without-zap").unwrap().seeded());
     let design = Design::named("headtail").unwrap();
-    let conducted = Conduct::new(&plans(&path), &host, design, &Silence)
+    let finished = RunSpec::new(&plans(&path), &host, design, &NoProgress)
         .run(folder.path())
         .unwrap();
-    let read = |name: &str| fs::read(conducted.folder.join(name)).unwrap();
-    Recorded {
+    let read = |name: &str| fs::read(finished.folder.join(name)).unwrap();
+    ReplayOrigin {
         journal: read("journal.jsonl"),
         replay: read("scenarios/0000-hostile-small/replay.json"),
     }
@@ -80,8 +80,8 @@ fn path() -> PathBuf {
     PathBuf::from("hostile.json")
 }
 
-fn recording(bytes: &[u8]) -> Result<Recording, tdxlab::journal::JournalError> {
-    Recording::over(Cursor::new(bytes.to_vec()), &path())
+fn recording(bytes: &[u8]) -> Result<JournalReader, tdxlab::journal::JournalError> {
+    JournalReader::over(Cursor::new(bytes.to_vec()), &path())
 }
 
 /// Numbers that are at the end of something.
@@ -244,7 +244,7 @@ fn mutated_journals_are_replayed_resumed_and_merged_or_refused() {
             let_in[1] += 1;
         }
         // A run that is complete, or a plan that is not there any more, is refused without a name.
-        if let Ok(progress) = Progress::of(folder.path()) {
+        if let Ok(progress) = Resumable::of(folder.path()) {
             let_in[2] += 1;
             let _ = progress.left(Vec::new());
             let _ = progress.journal();
@@ -341,8 +341,8 @@ fn evidence_cut_at_every_line_is_judged_as_far_as_it_goes() {
     for length in ends {
         let cut = &good[..length];
         let below = reports.path().join(length.to_string());
-        let conducted = rejudge(recording(cut).unwrap(), None, AllowList::default(), &below);
-        let again = Conducted::of(&conducted.unwrap()).unwrap().report;
+        let finished = rejudge(recording(cut).unwrap(), None, AllowList::default(), &below);
+        let again = FinishedRun::of(&finished.unwrap()).unwrap().report;
         let steps = again.scenarios.iter().flat_map(|scenario| &scenario.steps);
         let now = steps.filter(|step| step.verdict.is_some()).count();
         // A step is judged anew as soon as it was observed.

@@ -97,7 +97,13 @@ fn nothing_is_left_to_do() {
 #[test]
 fn crates_name_what_the_table_lets_them() {
     let metadata = std::process::Command::new(env!("CARGO"))
-        .args(["metadata", "--no-deps", "--offline", "--format-version", "1"])
+        .args([
+            "metadata",
+            "--no-deps",
+            "--offline",
+            "--format-version",
+            "1",
+        ])
         .current_dir(root())
         .output()
         .unwrap();
@@ -130,7 +136,9 @@ fn crates_name_what_the_table_lets_them() {
         }
         let (named, allowed) = (of_lab(&normal), table.get(&name).cloned());
         if allowed.as_ref() != Some(&named) {
-            broken.push(format!("{name} names {named:?}, the table says {allowed:?}"));
+            broken.push(format!(
+                "{name} names {named:?}, the table says {allowed:?}"
+            ));
         }
         for one in ["clap", "indicatif"] {
             if normal.contains(one) {
@@ -148,7 +156,10 @@ fn crates_name_what_the_table_lets_them() {
     if listed != seen {
         broken.push(format!("the table lists {listed:?}, there are {seen:?}"));
     }
-    none(broken, "crates name what the table in lab/README.md lets them");
+    none(
+        broken,
+        "crates name what the table in lab/README.md lets them",
+    );
 }
 
 /// Rows of the table: each crate with those that it names.

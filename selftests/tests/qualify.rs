@@ -7,7 +7,6 @@ use std::time::Duration;
 
 use rstest::rstest;
 use tdxlab::addr::PageLevel;
-use tdxlab::conduct::Conduct;
 use tdxlab::faults;
 use tdxlab::fuzz::qualify::{Matrix, Qualify, Row, markdown};
 use tdxlab::host_soft::sim::SimHost;
@@ -15,14 +14,15 @@ use tdxlab::journal::{Verdict, Witness};
 use tdxlab::plan::{Design, HostKind};
 use tdxlab::qemu::interrupt::Interrupt;
 use tdxlab::report::terminal;
-use tdxlab::run::{Item, Silence};
+use tdxlab::run::{NoProgress, TestCase};
 use tdxlab::softkvm::Policy;
 use tdxlab::softkvm::policy::Counted;
+use tdxlab::spec::RunSpec;
 use tdxlab_selftests::command::{root, stderr, stdout};
 use tdxlab_selftests::{failing, tdxlab};
 
 /// The default set for TDs, in its order.
-fn items() -> Vec<Item> {
+fn items() -> Vec<TestCase> {
     let scenarios = tdxlab::scenario::embedded().unwrap();
     let paths: Vec<_> = scenarios
         .iter()
@@ -195,7 +195,7 @@ fn a_counter_that_stands_still_is_reported() {
     let items = failing::plans(&root().join("scenarios/punch/head-and-tail.yaml"));
     let design = Design::named("headtail").unwrap();
     let reports = tempfile::tempdir().unwrap();
-    let run = Conduct::new(&items, &host, design, &Silence)
+    let run = RunSpec::new(&items, &host, design, &NoProgress)
         .run(reports.path())
         .unwrap();
     let scenario = &run.report.scenarios[0];

@@ -5,13 +5,13 @@
 use std::path::{Path, PathBuf};
 
 use rstest::rstest;
-use tdxlab::conduct::Conduct;
 use tdxlab::host::{Host, HostError};
 use tdxlab::journal::Verdict;
 use tdxlab::plan::{Design, HostKind};
 use tdxlab::report::terminal;
-use tdxlab::run::Silence;
+use tdxlab::run::NoProgress;
 use tdxlab::select::{self, Choice};
+use tdxlab::spec::RunSpec;
 use tdxlab_selftests::failing::plans;
 
 /// The host that the environment asks for, if it does.
@@ -42,18 +42,18 @@ fn host(kind: HostKind) -> Option<Box<dyn Host>> {
 fn passes(path: &Path, host: &dyn Host, design: &str) {
     let reports = tempfile::tempdir().unwrap();
     let design = Design::named(design).unwrap();
-    let conducted = Conduct::new(&plans(path), host, design, &Silence)
+    let finished = RunSpec::new(&plans(path), host, design, &NoProgress)
         .run(reports.path())
         .unwrap();
-    for scenario in &conducted.report.scenarios {
+    for scenario in &finished.report.scenarios {
         if let (Verdict::Skip, Some(need)) = (scenario.verdict, &scenario.reason) {
             eprintln!("skipped: {}: {need}", scenario.name);
         }
     }
     assert!(
-        matches!(conducted.report.verdict, Verdict::Pass | Verdict::Skip),
+        matches!(finished.report.verdict, Verdict::Pass | Verdict::Skip),
         "{}",
-        terminal::summary(&conducted.report, &conducted.folder)
+        terminal::summary(&finished.report, &finished.folder)
     );
 }
 

@@ -5,7 +5,7 @@ use tdxlab_plan::RegionState;
 use tdxlab_plan::addr::{Gpa, GpaRange, PageLevel};
 use tdxlab_predict::Predictor;
 
-use super::chart::{ALIGNMENTS, Chart, ENDS, MOST_ROWS, MOST_STATES};
+use super::coverage_model::{ALIGNMENTS, CoverageModel, ENDS, MOST_ROWS, MOST_STATES};
 
 const CELLS: usize = MOST_ROWS * MOST_STATES * ALIGNMENTS;
 
@@ -13,15 +13,15 @@ const CELLS: usize = MOST_ROWS * MOST_STATES * ALIGNMENTS;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Coverage {
     /// What the rows and columns are.
-    pub chart: Chart,
+    pub model: CoverageModel,
     cells: Vec<u64>,
 }
 
 impl Coverage {
     /// Nothing has come yet.
-    pub fn new(chart: Chart) -> Coverage {
+    pub fn new(model: CoverageModel) -> Coverage {
         Coverage {
-            chart,
+            model,
             cells: vec![0; CELLS],
         }
     }

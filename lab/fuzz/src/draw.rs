@@ -10,9 +10,9 @@ use tdxlab_plan::{
 };
 use tdxlab_predict::Predictor;
 
-use super::chart::{Chart, RACE};
 use super::coverage::{Coverage, States};
-use super::{places, window};
+use super::coverage_model::{CoverageModel, RACE};
+use super::{places, shared_guest};
 
 /// Steps drawn for each that is taken, as a rule.
 pub const CANDIDATES: usize = 3;
@@ -162,7 +162,7 @@ impl Draw {
     /// The next step, chosen for what `coverage` has seen least. Counts it as seen.
     pub fn step(&mut self, predictor: &Predictor, coverage: &mut Coverage) -> Action {
         let mut action = rarest(self.candidates, coverage, || self.candidate(predictor));
-        window::number(&mut action, &mut self.fills);
+        shared_guest::number(&mut action, &mut self.fills);
         action
     }
 
@@ -192,7 +192,9 @@ impl Draw {
         }
         let op = self.op();
         Candidate {
-            touched: touched(&op, Chart::Td.row(&op)).into_iter().collect(),
+            touched: touched(&op, CoverageModel::Td.row(&op))
+                .into_iter()
+                .collect(),
             action: Action::One(op),
         }
     }

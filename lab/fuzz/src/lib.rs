@@ -7,7 +7,7 @@
 //! | `draw` | draws guests and steps |
 //! | `places` | draws ranges: boundaries, one page around them |
 //! | `plain` | draws guests and steps of plain VMs |
-//! | `chart` | operations, states, alignments, and which of their combinations can come |
+//! | `model` | operations, states, alignments, and which of their combinations can come |
 //! | `coverage` | how often each came |
 //! | `table` | the counts as a table with its holes |
 //! | `shrink`, `simpler` | the smallest plan that fails for the same witness |
@@ -16,27 +16,27 @@
 //! | `qualify` | shows that the default set catches every seeded fault |
 //! | `window` | many plans in one guest, each in memory of its own |
 
-pub mod bench;
-mod chart;
+mod campaign;
 pub mod coverage;
+mod coverage_model;
 mod draw;
-mod hunt;
+pub mod harness;
 mod places;
 mod plain;
 pub mod qualify;
+mod reductions;
+mod shared_guest;
 mod shrink;
-mod simpler;
 mod table;
 #[cfg(test)]
 mod tests;
-mod window;
 mod yaml;
 
-pub use bench::{Bench, Failure, Orders, Stepped, attempt};
-pub use chart::{ALIGNMENTS, Chart, ENDS, Ground};
+pub use campaign::{Budget, CONFIRMATIONS, Found, Fuzz, FuzzError, Outcome, most_tries};
 pub use coverage::Coverage;
+pub use coverage_model::{ALIGNMENTS, CoverageModel, ENDS, Target};
 pub use draw::{CANDIDATES, Draw};
-pub use hunt::{Budget, CONFIRMATIONS, Found, Fuzz, FuzzError, Outcome, most_tries};
+pub use harness::{Failure, Harness, Orders, Stepped, attempt};
 pub use plain::left_out;
 pub use shrink::{Shrunk, setup, shrink};
 pub use table::{head, markdown, rows};

@@ -10,10 +10,10 @@ use tdxlab_plan::addr::{GpaRange, PageLevel};
 use tdxlab_plan::{Action, Backing, Generation, Gone, Guest, LOW_BASE, OnVe, Op, Side, VcpuId};
 use tdxlab_predict::Predictor;
 
-use super::chart::Chart;
 use super::coverage::{Coverage, States};
+use super::coverage_model::CoverageModel;
 use super::draw::{self, CANDIDATES, Candidate};
-use super::{places, window};
+use super::{places, shared_guest};
 
 /// Test memory of a drawn guest.
 const MEMORY: u64 = 4 * PageLevel::Size2M.bytes();
@@ -83,7 +83,7 @@ impl PlainDraw {
     /// The next step, chosen for what `coverage` has seen least. Counts it as seen.
     pub(super) fn step(&mut self, predictor: &Predictor, coverage: &mut Coverage) -> Action {
         let mut action = draw::rarest(CANDIDATES, coverage, || self.candidate(predictor));
-        window::number(&mut action, &mut self.fills);
+        shared_guest::number(&mut action, &mut self.fills);
         match action {
             Action::One(Op::DirtyLog { on }) => self.logging = on,
             Action::One(Op::Stop) => self.stopped = true,
@@ -113,7 +113,7 @@ impl PlainDraw {
         let range = op.range().unwrap_or(self.memory);
         let states = States::of_plain(predictor, range, self.memory, self.logging);
         Candidate {
-            touched: vec![(Chart::Plain.row(&op), states, range)],
+            touched: vec![(CoverageModel::Plain.row(&op), states, range)],
             action: Action::One(op),
         }
     }

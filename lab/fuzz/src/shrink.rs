@@ -4,8 +4,8 @@
 use tdxlab_journal::replay;
 use tdxlab_plan::{Action, Op, Plan};
 
-use super::bench::{Failure, Orders};
-use super::simpler::{candidates, cost};
+use super::harness::{Failure, Orders};
+use super::reductions::{candidates, cost};
 
 /// What came of shrinking.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -132,7 +132,7 @@ mod tests {
     use tdxlab_plan::{Branch, Guest, LOW_BASE, Step};
 
     use super::*;
-    use crate::window;
+    use crate::shared_guest;
 
     fn punch(page: u64) -> Op {
         let start = Gpa::new(LOW_BASE.as_u64() + (page << 12));
@@ -153,7 +153,7 @@ mod tests {
             expect: Default::default(),
         };
         let steps = actions.into_iter().map(step).collect();
-        window::plan(Guest::over(memory), 1, steps)
+        shared_guest::plan(Guest::over(memory), 1, steps)
     }
 
     /// A race keeps its order when steps before it or races beside it are left out, and when only its

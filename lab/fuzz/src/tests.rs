@@ -8,7 +8,7 @@ use tdxlab_faults::Fault;
 use tdxlab_host_soft::sim::SimHost;
 use tdxlab_journal::replay;
 use tdxlab_plan::addr::GpaRange;
-use tdxlab_plan::needs::{self, Offer};
+use tdxlab_plan::needs::{self, HostAndDesign};
 use tdxlab_plan::{Action, Backing, Design, Guest, HostKind, HostProfile, Op, Plan};
 use tdxlab_qemu::interrupt::Interrupt;
 use tdxlab_scenario as scenario;
@@ -97,24 +97,24 @@ fn holes_are_holes(#[case] design: &str) {
     if let Some(found) = &outcome.found {
         fails(found, design);
     }
-    let ground = Ground {
+    let target = Target {
         host: HostProfile::of(HostKind::Sim),
         design: Design::named(design).unwrap(),
     };
-    let table = markdown(&outcome.coverage, ground);
-    let chart = ground.chart();
-    for name in chart.operations().iter().chain(chart.states()) {
+    let table = markdown(&outcome.coverage, target);
+    let model = target.chart();
+    for name in model.operations().iter().chain(model.states()) {
         assert!(table.contains(name), "{name} is not in\n{table}");
     }
     // Every operation met every state that there is, and nothing came that is said to be impossible.
     let mut impossible = 0;
-    for (row, operation) in chart.operations().iter().enumerate() {
-        for (state, name) in chart.states().iter().enumerate() {
+    for (row, operation) in model.operations().iter().enumerate() {
+        for (state, name) in model.states().iter().enumerate() {
             let count = |one| outcome.coverage.count(row, state, one);
-            let can = ground.alignments(row, state).count();
+            let can = target.alignments(row, state).count();
             let came = (0..ALIGNMENTS).filter(|one| count(*one) > 0);
             let (came, wrong): (Vec<_>, Vec<_>) =
-                came.partition(|one| ground.possible(row, state, *one));
+                came.partition(|one| target.possible(row, state, *one));
             assert!(wrong.is_empty(), "{operation} in {name}: {wrong:?}");
             // Few guests have the gigabyte that an ACCEPT at 1G takes.
             let rare = *operation == "accept 1G";
@@ -125,8 +125,8 @@ fn holes_are_holes(#[case] design: &str) {
             impossible += ALIGNMENTS - can;
         }
     }
-    assert_eq!(impossible + ground.combinations(), 21 * 10 * ALIGNMENTS);
-    let (reached, all) = (outcome.coverage.reached(), ground.combinations());
+    assert_eq!(impossible + target.combinations(), 21 * 10 * ALIGNMENTS);
+    let (reached, all) = (outcome.coverage.reached(), target.combinations());
     assert!(reached * 100 > all * 93, "{reached} of {all}\n{table}");
 }
 
@@ -138,7 +138,7 @@ fn drawn_steps_come_back_to_what_was_there() {
     let (mut over_split, mut again) = (0, 0);
     for seed in 0..300 {
         let (mut draw, guest) = Draw::with_guest(seed, HostProfile::of(HostKind::Sim));
-        let mut coverage = Coverage::new(Chart::Td);
+        let mut coverage = Coverage::new(CoverageModel::Td);
         let mut predictor = tdxlab_predict::Predictor::new(design, &guest);
         let mut split: Vec<GpaRange> = Vec::new();
         let mut zapped: Vec<GpaRange> = Vec::new();
@@ -190,7 +190,7 @@ fn plans_for_tdx_are_within_its_reach() {
             .iter()
             .filter(|step| matches!(step.action, Action::Parallel(_)))
             .count();
-        let offer = Offer {
+        let offer = HostAndDesign {
             host: HostProfile::of(HostKind::Tdx),
             design,
         };
@@ -205,7 +205,7 @@ fn plans_for_tdx_are_within_its_reach() {
 #[test]
 fn plans_of_plain_vms_are_plans_a_scenario_could_have_made() {
     let design = Design::named("plain").unwrap();
-    let mut coverage = Coverage::new(Chart::Plain);
+    let mut coverage = Coverage::new(CoverageModel::Plain);
     let backings = [Backing::Small, Backing::Hugetlb2M];
     for seed in 0..400 {
         let guest = plain::PlainDraw::guest(seed, &backings);
@@ -225,7 +225,7 @@ fn plans_of_plain_vms_are_plans_a_scenario_could_have_made() {
             action,
             expect: Default::default(),
         };
-        let plan = window::plan(guest, seed, actions.into_iter().map(step).collect());
+        let plan = shared_guest::plan(guest, seed, actions.into_iter().map(step).collect());
         replay::check(&plan).unwrap();
         let text = scenario(&plan, design, "fuzz/drawn", "Drawn at random.");
         assert!(!text.contains("needs"), "{text}");
@@ -235,17 +235,17 @@ fn plans_of_plain_vms_are_plans_a_scenario_could_have_made() {
             assert_eq!(one.action, other.action, "{text}");
         }
     }
-    let ground = Ground {
+    let target = Target {
         host: HostProfile::of(HostKind::Kvm),
         design,
     };
-    let (reached, all) = (coverage.reached(), ground.combinations());
-    let table = markdown(&coverage, ground);
+    let (reached, all) = (coverage.reached(), target.combinations());
+    let table = markdown(&coverage, target);
     assert!(reached * 10 > all * 8, "{reached} of {all}\n{table}");
     for (row, state) in (0..10).flat_map(|row| (0..7).map(move |state| (row, state))) {
         for one in (0..ALIGNMENTS).filter(|one| coverage.count(row, state, *one) > 0) {
             assert!(
-                ground.possible(row, state, one),
+                target.possible(row, state, one),
                 "{row} {state} {one}\n{table}"
             );
         }
@@ -254,7 +254,7 @@ fn plans_of_plain_vms_are_plans_a_scenario_could_have_made() {
 
 /// Draws a plan of steps that can be foreseen and that the TD survives.
 fn drawn_plan(mut draw: Draw, guest: Guest, design: &Design, seed: u64) -> Plan {
-    let mut coverage = Coverage::new(Chart::Td);
+    let mut coverage = Coverage::new(CoverageModel::Td);
     let mut predictor = tdxlab_predict::Predictor::new(design, &guest);
     let mut steps = Vec::new();
     for _ in 0..draw.steps() {
@@ -270,7 +270,7 @@ fn drawn_plan(mut draw: Draw, guest: Guest, design: &Design, seed: u64) -> Plan 
             expect: Default::default(),
         });
     }
-    window::plan(guest, seed, steps)
+    shared_guest::plan(guest, seed, steps)
 }
 
 #[test]
@@ -347,7 +347,7 @@ fn stops_at_the_control(fault: &'static Fault) -> bool {
     let host = SimHost::in_memory().with_fault(fault.seeded());
     let design = Design::named(fault.design).unwrap();
     let (_, guest) = Draw::with_guest(1, HostProfile::of(HostKind::Sim));
-    Bench::boot(&host, design, &guest, 1, Path::new("/tmp")).is_err()
+    Harness::boot(&host, design, &guest, 1, Path::new("/tmp")).is_err()
 }
 
 /// Every seeded fault is caught by a plan that is no larger than it must be: at most three steps

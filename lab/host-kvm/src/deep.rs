@@ -7,7 +7,7 @@ use std::path::Path;
 
 use tdxlab_host::{HostError, Session};
 use tdxlab_journal::{PageCounters, REHEARSAL, REHEARSAL_FACT, Reading, Sample};
-use tdxlab_kernel::doctor::{Fact, Standing};
+use tdxlab_kernel::doctor::{Fact, Status};
 use tdxlab_plan::{LOW_BASE, Op, Size, VcpuId};
 use tdxlab_protocol::addr::{GpaRange, PageLevel};
 use tdxlab_protocol::message::{Hello, Run};
@@ -36,7 +36,7 @@ pub fn deep(host: &TdxHost, keep: Option<&Path>) -> Vec<Fact> {
         None => "doctor --deep --out DIR keeps its files".to_owned(),
     };
     for fact in &mut facts {
-        if fact.standing == Standing::Unusable {
+        if fact.standing == Status::Unusable {
             let advice = fact.advice.take().map(|advice| format!("{advice}; "));
             fact.advice = Some(advice.unwrap_or_default() + &files);
         }
@@ -58,7 +58,7 @@ fn look_into(host: &TdxHost, folder: &Path) -> Vec<Fact> {
         return facts;
     };
     facts.extend(look(session.as_mut()));
-    if facts.iter().any(|fact| fact.standing == Standing::Unusable) {
+    if facts.iter().any(|fact| fact.standing == Status::Unusable) {
         for (name, content) in session.evidence() {
             // The failure is told in any case; this only helps to understand it.
             let _ = std::fs::write(folder.join(name), content);
@@ -192,7 +192,7 @@ fn look(session: &mut dyn Session) -> Vec<Fact> {
     let mut after = None;
     for (name, op, wanted) in steps {
         let fact = perform(session, name, &op, wanted);
-        let failed = fact.standing == Standing::Unusable;
+        let failed = fact.standing == Status::Unusable;
         facts.push(fact);
         if failed {
             return facts;
@@ -330,8 +330,8 @@ fn moved<T>(
                 .advise("scenarios will fail on this; find out what else maps memory")
             }
         }
-        (Reading::Missing { reason } | Reading::Spoilt { reason }, _)
-        | (_, Reading::Missing { reason } | Reading::Spoilt { reason }) => {
+        (Reading::Missing { reason } | Reading::Incomplete { reason }, _)
+        | (_, Reading::Missing { reason } | Reading::Incomplete { reason }) => {
             Fact::limited(name, format!("not readable: {reason}"))
         }
     }
@@ -340,7 +340,7 @@ fn moved<T>(
 fn readable<T>(name: &str, reading: &Reading<T>) -> Fact {
     match reading {
         Reading::Read(_) => Fact::usable(name, "readable"),
-        Reading::Missing { reason } | Reading::Spoilt { reason } => {
+        Reading::Missing { reason } | Reading::Incomplete { reason } => {
             Fact::limited(name, format!("not readable: {reason}"))
         }
     }
@@ -372,7 +372,7 @@ mod tests {
         let mut session = SimHost::new().boot(&detect::guest(), &options).unwrap();
         let facts = look(session.as_mut());
         for fact in &facts {
-            assert_ne!(fact.standing, Standing::Unusable, "{fact:?}");
+            assert_ne!(fact.standing, Status::Unusable, "{fact:?}");
         }
         let found = |name: &str| {
             let fact = facts.iter().find(|fact| fact.name == name);
@@ -415,8 +415,8 @@ mod tests {
         let found: Vec<&str> = facts.iter().map(|fact| fact.name.as_str()).collect();
         assert_eq!(found, names);
         let (last, before) = facts.split_last().unwrap();
-        assert_eq!(last.standing, Standing::Unusable);
-        assert!(before.iter().all(|fact| fact.standing == Standing::Usable));
+        assert_eq!(last.standing, Status::Unusable);
+        assert!(before.iter().all(|fact| fact.standing == Status::Usable));
     }
 
     fn preflight() -> Option<Preflight> {
@@ -437,7 +437,7 @@ mod tests {
             ..Stages::default()
         };
         let facts = boot_facts(&stages, None);
-        assert_eq!(facts[1].standing, Standing::Limited);
+        assert_eq!(facts[1].standing, Status::Limited);
         assert!(facts[1].found.contains("no such file"));
     }
 
@@ -445,7 +445,7 @@ mod tests {
     fn a_counter_that_stands_still_is_said() {
         let read = Reading::Read;
         let still = moved("x", &read(5), &read(5), 16..=16, |&pages: &u64| pages);
-        assert_eq!(still.standing, Standing::Limited);
+        assert_eq!(still.standing, Status::Limited);
         let missing = moved(
             "x",
             &read(5),
@@ -455,6 +455,6 @@ mod tests {
         );
         assert!(missing.found.contains("no rights"));
         let right = moved("x", &read(5), &read(21), 16..=16, |&pages| pages);
-        assert_eq!(right.standing, Standing::Usable);
+        assert_eq!(right.standing, Status::Usable);
     }
 }

@@ -10,8 +10,8 @@
 
 #![warn(missing_docs)]
 
+pub mod attach;
 pub mod error;
-pub mod hatch;
 pub mod vm;
 
 use std::time::Duration;

@@ -17,7 +17,7 @@ use tdxlab_protocol::message::{Request, Task};
 use tdxlab_qemu::agent::collect::Collector;
 use tdxlab_qemu::agent::{Agent, AgentError};
 use tdxlab_qemu::command::IMAGE_FILE;
-use tdxlab_qemu::excerpt::Excerpt;
+use tdxlab_qemu::head_tail::HeadTail;
 use tdxlab_qemu::interrupt::Interrupt;
 use tdxlab_qemu::qmp::commands::QueryStatus;
 use tdxlab_qemu::qmp::{Event, QmpError};
@@ -42,7 +42,7 @@ pub struct Vm {
     interrupt: &'static Interrupt,
     command: QemuCommand,
     image: Vec<u8>,
-    events: Excerpt<Event>,
+    events: HeadTail<Event>,
     /// stderr is at its end; polling it would only tell so again.
     stderr_closed: bool,
 }
@@ -129,7 +129,7 @@ impl Vm {
             interrupt,
             command,
             image: image.to_vec(),
-            events: Excerpt::new(16, 112),
+            events: HeadTail::new(16, 112),
             stderr_closed: false,
         })
     }

@@ -1,7 +1,7 @@
 //! What can be seen from outside: one reading per witness, or the reason why there is none.
 //!
 //! A witness that could not be read is [`Reading::Missing`]. It is never a 0. One that was read, but
-//! has lost some of what it saw, is [`Reading::Spoilt`], and what it has left is no count.
+//! has lost some of what it saw, is [`Reading::Incomplete`], and what it has left is no count.
 
 use serde::{Deserialize, Serialize};
 use tdxlab_protocol::addr::Gpa;
@@ -20,7 +20,7 @@ pub enum Reading<T> {
         reason: String,
     },
     /// It was read, but not whole. What is left of it proves nothing, so the step cannot be judged.
-    Spoilt {
+    Incomplete {
         /// What is amiss.
         reason: String,
     },
@@ -35,8 +35,8 @@ impl<T> Reading<T> {
     }
 
     /// What was read, but not whole, and why.
-    pub fn spoilt(reason: impl Into<String>) -> Reading<T> {
-        Reading::Spoilt {
+    pub fn incomplete(reason: impl Into<String>) -> Reading<T> {
+        Reading::Incomplete {
             reason: reason.into(),
         }
     }
@@ -45,7 +45,7 @@ impl<T> Reading<T> {
     pub fn value(&self) -> Option<&T> {
         match self {
             Reading::Read(value) => Some(value),
-            Reading::Missing { .. } | Reading::Spoilt { .. } => None,
+            Reading::Missing { .. } | Reading::Incomplete { .. } => None,
         }
     }
 }

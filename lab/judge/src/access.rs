@@ -6,17 +6,17 @@ use tdxlab_plan::{AccessOutcome, Op, Side};
 use tdxlab_protocol::addr::{Gpa, GpaRange, PageLevel};
 use tdxlab_protocol::message::{Access, Run};
 
-use super::court::{Court, Evidence};
-use super::stretch::{Meeting, Stretch, walk};
+use super::findings::{Evidence, Findings};
+use super::segments::{Aligned, Segment, zip_segments};
 
 /// Compares the outcome of every access with the prediction. Shared accesses have none of their
 /// own: they complete.
-pub(super) fn outcomes(evidence: &Evidence<'_>, court: &mut Court) {
+pub(super) fn outcomes(evidence: &Evidence<'_>, findings: &mut Findings) {
     for (op, observed) in evidence.pairs() {
         let Some(walked) = Walked::of(op) else {
             continue;
         };
-        let found: Vec<Stretch<Access>> = observed
+        let found: Vec<Segment<Access>> = observed
             .runs
             .iter()
             .filter_map(|run| match run {
@@ -24,7 +24,7 @@ pub(super) fn outcomes(evidence: &Evidence<'_>, court: &mut Court) {
                     start,
                     count,
                     outcome,
-                } => Some(walked.stretch(*start, u64::from(*count), *outcome)),
+                } => Some(walked.segment(*start, u64::from(*count), *outcome)),
                 _ => None,
             })
             .collect();
@@ -32,7 +32,7 @@ pub(super) fn outcomes(evidence: &Evidence<'_>, court: &mut Court) {
             // What is expected is a list over addresses: of two operations of a race at one place, it
             // does not say which is which.
             (Some(_), Side::Private) if meets_another(op, evidence) => {
-                any_order(&found, AccessOutcome::Either, evidence, court);
+                any_order(&found, AccessOutcome::Either, evidence, findings);
             }
             (Some(expected), Side::Private) => {
                 let expected: Vec<_> = expected
@@ -40,10 +40,10 @@ pub(super) fn outcomes(evidence: &Evidence<'_>, court: &mut Court) {
                     .filter_map(|(extent, outcome)| walked.within(*extent, *outcome))
                     .collect();
                 let dead = evidence.death().is_some();
-                in_order(&expected, &found, dead, evidence, court);
+                in_order(&expected, &found, dead, evidence, findings);
             }
-            (None, Side::Private) => any_order(&found, AccessOutcome::Either, evidence, court),
-            (_, Side::Shared) => any_order(&found, AccessOutcome::Done, evidence, court),
+            (None, Side::Private) => any_order(&found, AccessOutcome::Either, evidence, findings),
+            (_, Side::Shared) => any_order(&found, AccessOutcome::Done, evidence, findings),
         }
     }
 }
@@ -89,8 +89,8 @@ impl Walked {
         }
     }
 
-    fn stretch<T>(&self, start: Gpa, count: u64, value: T) -> Stretch<T> {
-        Stretch {
+    fn segment<T>(&self, start: Gpa, count: u64, value: T) -> Segment<T> {
+        Segment {
             start,
             step: self.step,
             count,
@@ -99,40 +99,40 @@ impl Walked {
     }
 
     /// The accesses that fall into `extent`; `None` where there is none.
-    fn within<T>(&self, extent: GpaRange, value: T) -> Option<Stretch<T>> {
+    fn within<T>(&self, extent: GpaRange, value: T) -> Option<Segment<T>> {
         let extent = extent.intersect(self.range)?;
         let base = self.range.start();
         let first = extent.start().checked_sub(base)?.div_ceil(self.step);
         let last = extent.end().checked_sub(base)?.div_ceil(self.step);
         let start = base.checked_add(first.checked_mul(self.step)?)?;
-        (first < last).then(|| self.stretch(start, last - first, value))
+        (first < last).then(|| self.segment(start, last - first, value))
     }
 }
 
 fn in_order(
-    expected: &[Stretch<AccessOutcome>],
-    found: &[Stretch<Access>],
+    expected: &[Segment<AccessOutcome>],
+    found: &[Segment<Access>],
     dead: bool,
     evidence: &Evidence<'_>,
-    court: &mut Court,
+    findings: &mut Findings,
 ) {
-    for meeting in walk(expected, found) {
+    for meeting in zip_segments(expected, found) {
         match meeting {
-            Meeting::Both(both) => {
-                court.hear(Witness::Access);
+            Aligned::Both(both) => {
+                findings.heard(Witness::Access);
                 let (want, have) = both.value;
                 if !fits(want, have, evidence) {
-                    court.find(
+                    findings.find(
                         Finding::wrong(Witness::Access, wanted(want), seen(have)).at(both.range()),
                     );
                 }
             }
-            Meeting::First(_) if dead => return,
-            Meeting::First(want) => court.find(
+            Aligned::First(_) if dead => return,
+            Aligned::First(want) => findings.find(
                 Finding::impossible(Witness::Access, wanted(want.value), "no answer")
                     .at(want.range()),
             ),
-            Meeting::Parted(want, have) => court.find(
+            Aligned::Parted(want, have) => findings.find(
                 Finding::impossible(
                     Witness::Access,
                     format!("an access at {}", want.start),
@@ -140,7 +140,7 @@ fn in_order(
                 )
                 .at(have.range()),
             ),
-            Meeting::Second(have) => court.find(
+            Aligned::Second(have) => findings.find(
                 Finding::impossible(Witness::Access, "no further access", seen(have.value))
                     .at(have.range()),
             ),
@@ -149,15 +149,15 @@ fn in_order(
 }
 
 fn any_order(
-    found: &[Stretch<Access>],
+    found: &[Segment<Access>],
     want: AccessOutcome,
     evidence: &Evidence<'_>,
-    court: &mut Court,
+    findings: &mut Findings,
 ) {
     for have in found {
-        court.hear(Witness::Access);
+        findings.heard(Witness::Access);
         if !fits(want, have.value, evidence) {
-            court.find(
+            findings.find(
                 Finding::wrong(Witness::Access, wanted(want), seen(have.value)).at(have.range()),
             );
         }

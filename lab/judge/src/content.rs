@@ -6,18 +6,18 @@ use tdxlab_plan::Content;
 use tdxlab_protocol::addr::{Gpa, GpaRange, PageLevel};
 use tdxlab_protocol::message::{Content as Found, Run};
 
-use super::court::{Court, Evidence};
-use super::stretch::{Meeting, Stretch, walk};
+use super::findings::{Evidence, Findings};
+use super::segments::{Aligned, Segment, zip_segments};
 
 /// Compares every page that was read.
-pub(super) fn reads(evidence: &Evidence<'_>, court: &mut Court) {
-    let expected: Vec<Stretch<Content>> = evidence
+pub(super) fn reads(evidence: &Evidence<'_>, findings: &mut Findings) {
+    let expected: Vec<Segment<Content>> = evidence
         .expected
         .reads
         .iter()
         .map(|read| pages(read.range.start(), read.range.pages_4k(), read.content))
         .collect();
-    let found: Vec<Stretch<&Found>> = evidence
+    let found: Vec<Segment<&Found>> = evidence
         .runs()
         .filter_map(|run| match run {
             Run::Content {
@@ -29,14 +29,14 @@ pub(super) fn reads(evidence: &Evidence<'_>, court: &mut Court) {
         })
         .collect();
     let mut spans = Spans::default();
-    for meeting in walk(&expected, &found) {
+    for meeting in zip_segments(&expected, &found) {
         match meeting {
-            Meeting::Both(both) => {
-                court.hear(Witness::Content);
+            Aligned::Both(both) => {
+                findings.heard(Witness::Content);
                 let (want, have) = both.value;
                 match classify(want, have, both.start) {
                     Some(class) => spans.push(both.range(), want, class),
-                    None => court.find(
+                    None => findings.find(
                         Finding::impossible(
                             Witness::Content,
                             "words that name a page of the guest",
@@ -46,12 +46,12 @@ pub(super) fn reads(evidence: &Evidence<'_>, court: &mut Court) {
                     ),
                 }
             }
-            Meeting::First(_) if evidence.death().is_some() => break,
-            Meeting::First(want) => court.find(
+            Aligned::First(_) if evidence.death().is_some() => break,
+            Aligned::First(want) => findings.find(
                 Finding::impossible(Witness::Content, wanted(want.value), "no answer")
                     .at(want.range()),
             ),
-            Meeting::Parted(want, have) => court.find(
+            Aligned::Parted(want, have) => findings.find(
                 Finding::impossible(
                     Witness::Content,
                     format!("an answer for {}", want.start),
@@ -59,7 +59,7 @@ pub(super) fn reads(evidence: &Evidence<'_>, court: &mut Court) {
                 )
                 .at(have.range()),
             ),
-            Meeting::Second(have) => court.find(
+            Aligned::Second(have) => findings.find(
                 Finding::impossible(
                     Witness::Content,
                     "nothing more to be read",
@@ -69,11 +69,11 @@ pub(super) fn reads(evidence: &Evidence<'_>, court: &mut Court) {
             ),
         }
     }
-    spans.close(court);
+    spans.close(findings);
 }
 
-fn pages<T>(start: Gpa, count: u64, value: T) -> Stretch<T> {
-    Stretch {
+fn pages<T>(start: Gpa, count: u64, value: T) -> Segment<T> {
+    Segment {
         start,
         step: PageLevel::Size4K.bytes(),
         count,
@@ -150,10 +150,10 @@ impl Spans {
     }
 
     /// Every wrong span is a finding; where there are too many spans, right ones are left out.
-    fn close(self, court: &mut Court) {
+    fn close(self, findings: &mut Findings) {
         let mut spans = self.0;
         for span in spans.iter().filter(|span| !span.right) {
-            court.find(
+            findings.find(
                 Finding::wrong(
                     Witness::Content,
                     wanted(span.expected),
@@ -168,8 +168,8 @@ impl Spans {
             spans.truncate(Judgement::MAX_SPANS);
             spans.sort_by_key(|span| span.range);
         }
-        court.spans_omitted += (all - spans.len()) as u64;
-        court.content.append(&mut spans);
+        findings.spans_omitted += (all - spans.len()) as u64;
+        findings.content.append(&mut spans);
     }
 }
 

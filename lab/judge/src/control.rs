@@ -174,7 +174,9 @@ impl Control {
 
     /// Split events that are lost, or of which none could arrive, would be missed in every step.
     fn whole(&mut self, before: &Reading<Vec<SplitEvent>>, after: &Reading<Vec<SplitEvent>>) {
-        if let (Reading::Spoilt { reason }, _) | (_, Reading::Spoilt { reason }) = (before, after) {
+        if let (Reading::Incomplete { reason }, _) | (_, Reading::Incomplete { reason }) =
+            (before, after)
+        {
             let all = "all that there was";
             self.find(Finding::impossible(Witness::Splits, all, reason));
         }
@@ -188,8 +190,8 @@ impl Control {
     ) -> Option<(T, T)> {
         match (before, after) {
             (Reading::Read(before), Reading::Read(after)) => Some((*before, *after)),
-            (Reading::Missing { reason } | Reading::Spoilt { reason }, _)
-            | (_, Reading::Missing { reason } | Reading::Spoilt { reason }) => {
+            (Reading::Missing { reason } | Reading::Incomplete { reason }, _)
+            | (_, Reading::Missing { reason } | Reading::Incomplete { reason }) => {
                 self.judgement.missing.push(MissingWitness {
                     witness,
                     reason: reason.clone(),
@@ -328,7 +330,7 @@ mod tests {
     #[test]
     fn split_events_that_cannot_arrive_are_an_error_at_once() {
         let mut after = sample(6, 1);
-        after.splits = Reading::spoilt("the event is not on");
+        after.splits = Reading::incomplete("the event is not on");
         let control = control(&accepted(0), &sample(5, 0), &after);
         assert_eq!(control.judgement.verdict, Verdict::Error);
         let reason = control.reason().unwrap();

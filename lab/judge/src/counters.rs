@@ -3,12 +3,12 @@
 use tdxlab_journal::PageCounters;
 use tdxlab_journal::verdict::{Finding, FindingKind, Witness};
 use tdxlab_plan::Expectation;
-use tdxlab_plan::names::Plain;
+use tdxlab_plan::names::Unsigned;
 
-use super::court::{Court, Evidence};
+use super::findings::{Evidence, Findings};
 
 /// Changes of `pages_4k`, `pages_2m`, `pages_1g`, by each source, and the sources by each other.
-pub(super) fn pages(evidence: &Evidence<'_>, court: &mut Court) {
+pub(super) fn pages(evidence: &Evidence<'_>, findings: &mut Findings) {
     let sources = [
         (
             Witness::Debugfs,
@@ -23,15 +23,15 @@ pub(super) fn pages(evidence: &Evidence<'_>, court: &mut Court) {
     ];
     let mut changes = Vec::new();
     for (witness, before, after) in sources {
-        if let Some((before, after)) = court.both(witness, before, after) {
+        if let Some((before, after)) = findings.both(witness, before, after) {
             let change = Change::between(before, after);
-            change.judge(witness, evidence.expected, court);
+            change.judge(witness, evidence.expected, findings);
             changes.push((witness, change, after));
         }
     }
     if let [(_, debugfs, now), (other, query_stats, also_now)] = changes[..] {
         if debugfs != query_stats {
-            court.find(Finding {
+            findings.find(Finding {
                 kind: FindingKind::Disagreement,
                 ..Finding::wrong(
                     other,
@@ -40,7 +40,7 @@ pub(super) fn pages(evidence: &Evidence<'_>, court: &mut Court) {
                 )
             });
         } else if let Some(finding) = disagreement(now, also_now) {
-            court.find(finding);
+            findings.find(finding);
         }
     }
 }
@@ -81,7 +81,7 @@ impl Change {
         }
     }
 
-    fn judge(self, witness: Witness, expected: &Expectation, court: &mut Court) {
+    fn judge(self, witness: Witness, expected: &Expectation, findings: &mut Findings) {
         let levels = [
             ("pages_4k", expected.pages.pages_4k, self.pages_4k),
             ("pages_2m", expected.pages.pages_2m, self.pages_2m),
@@ -89,7 +89,7 @@ impl Change {
         ];
         for (name, expected, found) in levels {
             if !expected.contains(found) {
-                court.find(Finding::wrong(
+                findings.find(Finding::wrong(
                     witness,
                     format!("{name} {expected}"),
                     format!("{found:+}"),
@@ -111,8 +111,8 @@ impl std::fmt::Display for Change {
 
 /// Populated pages of the guest_memfd. The prediction is absolute, so an error would be found
 /// again at every later step; `drift` is what earlier steps have answered for. Returns the new one.
-pub(super) fn populated(evidence: &Evidence<'_>, drift: i64, court: &mut Court) -> i64 {
-    let Some(&found) = court.one(Witness::Populated, &evidence.after.populated) else {
+pub(super) fn populated(evidence: &Evidence<'_>, drift: i64, findings: &mut Findings) -> i64 {
+    let Some(&found) = findings.one(Witness::Populated, &evidence.after.populated) else {
         return drift;
     };
     let expected = evidence.expected.populated;
@@ -124,9 +124,9 @@ pub(super) fn populated(evidence: &Evidence<'_>, drift: i64, court: &mut Court) 
         0 => String::new(),
         _ => format!(" ({drift:+} from an earlier step)"),
     };
-    court.find(Finding::wrong(
+    findings.find(Finding::wrong(
         Witness::Populated,
-        format!("{} populated 4K pages{carried}", Plain(expected)),
+        format!("{} populated 4K pages{carried}", Unsigned(expected)),
         found.to_string(),
     ));
     match expected.single() {
@@ -136,9 +136,9 @@ pub(super) fn populated(evidence: &Evidence<'_>, drift: i64, court: &mut Court) 
 }
 
 /// EPT violations, by type.
-pub(super) fn exits(evidence: &Evidence<'_>, court: &mut Court) {
+pub(super) fn exits(evidence: &Evidence<'_>, findings: &mut Findings) {
     let readings = (&evidence.before.exits, &evidence.after.exits);
-    let Some((before, after)) = court.both(Witness::Exits, readings.0, readings.1) else {
+    let Some((before, after)) = findings.both(Witness::Exits, readings.0, readings.1) else {
         return;
     };
     let kinds = [
@@ -155,9 +155,9 @@ pub(super) fn exits(evidence: &Evidence<'_>, court: &mut Court) {
     ];
     for (name, expected, found) in kinds {
         if !expected.contains(found) {
-            court.find(Finding::wrong(
+            findings.find(Finding::wrong(
                 Witness::Exits,
-                format!("{} {name}", Plain(expected)),
+                format!("{} {name}", Unsigned(expected)),
                 found.to_string(),
             ));
         }
@@ -165,7 +165,7 @@ pub(super) fn exits(evidence: &Evidence<'_>, court: &mut Court) {
 }
 
 /// S-EPT entries looked at to decide splits, where the design promises a bound.
-pub(super) fn entries(evidence: &Evidence<'_>, court: &mut Court) {
+pub(super) fn entries(evidence: &Evidence<'_>, findings: &mut Findings) {
     let Some(limit) = evidence.expected.entries_at_most else {
         return;
     };
@@ -176,16 +176,16 @@ pub(super) fn entries(evidence: &Evidence<'_>, court: &mut Court) {
         .map(|observed| observed.entries_looked_at)
         .collect();
     let Some(counts) = counts else {
-        court.miss(
+        findings.missing(
             Witness::Entries,
             "this host cannot count the S-EPT entries it looks at",
         );
         return;
     };
-    court.hear(Witness::Entries);
+    findings.heard(Witness::Entries);
     let found = counts.into_iter().fold(0, u64::saturating_add);
     if found > limit {
-        court.find(Finding::wrong(
+        findings.find(Finding::wrong(
             Witness::Entries,
             format!("at most {limit} entries looked at"),
             found.to_string(),

@@ -8,16 +8,16 @@ use tdxlab_plan::{Op, Size};
 use tdxlab_protocol::addr::{Gpa, GpaRange, PageLevel};
 use tdxlab_protocol::message::Run;
 
-use super::court::{Court, Evidence};
-use super::stretch::{Meeting, Stretch, walk};
+use super::findings::{Evidence, Findings};
+use super::segments::{Aligned, Segment, zip_segments};
 
 /// Results that no guest can have seen: of another command, outside what was asked for, or with a
 /// status that no TDX module has.
-pub(super) fn plausible(evidence: &Evidence<'_>, court: &mut Court) {
+pub(super) fn plausible(evidence: &Evidence<'_>, findings: &mut Findings) {
     for (op, observed) in evidence.pairs() {
         for run in &observed.runs {
             if let Some(why) = lie(op, run) {
-                court.find(Finding::impossible(
+                findings.find(Finding::impossible(
                     witness_of(run),
                     why,
                     format!("{run:x?} (numbers in hexadecimal)"),
@@ -101,8 +101,8 @@ fn inside(range: GpaRange, start: Gpa, count: u32, step: PageLevel) -> bool {
 }
 
 /// Status of every ACCEPT, in the order the guest made them.
-pub(super) fn statuses(evidence: &Evidence<'_>, court: &mut Court) {
-    let found: Vec<Stretch<Accept>> = evidence
+pub(super) fn statuses(evidence: &Evidence<'_>, findings: &mut Findings) {
+    let found: Vec<Segment<Accept>> = evidence
         .runs()
         .filter_map(|run| match run {
             Run::Accept {
@@ -110,19 +110,19 @@ pub(super) fn statuses(evidence: &Evidence<'_>, court: &mut Court) {
                 level,
                 count,
                 status,
-            } => Some(Accept::stretch(*start, *level, u64::from(*count), *status)),
+            } => Some(Accept::segment(*start, *level, u64::from(*count), *status)),
             _ => None,
         })
         .collect();
     match &evidence.expected.statuses {
         Some(expected) => {
-            let expected: Vec<Stretch<Accept>> = expected
+            let expected: Vec<Segment<Accept>> = expected
                 .iter()
-                .map(|run| Accept::stretch(run.start, run.level, run.count, run.status))
+                .map(|run| Accept::segment(run.start, run.level, run.count, run.status))
                 .collect();
-            in_order(&expected, &found, evidence.death().is_some(), court);
+            in_order(&expected, &found, evidence.death().is_some(), findings);
         }
-        None => among(&evidence.expected.legal_statuses, &found, court),
+        None => among(&evidence.expected.legal_statuses, &found, findings),
     }
 }
 
@@ -134,8 +134,8 @@ struct Accept {
 }
 
 impl Accept {
-    fn stretch(start: Gpa, level: PageLevel, count: u64, status: u64) -> Stretch<Accept> {
-        Stretch {
+    fn segment(start: Gpa, level: PageLevel, count: u64, status: u64) -> Segment<Accept> {
+        Segment {
             start,
             step: level.bytes(),
             count,
@@ -152,34 +152,34 @@ impl std::fmt::Display for Accept {
 
 /// A guest that has died says no more, so of a dead one only what it said is compared.
 fn in_order(
-    expected: &[Stretch<Accept>],
-    found: &[Stretch<Accept>],
+    expected: &[Segment<Accept>],
+    found: &[Segment<Accept>],
     dead: bool,
-    court: &mut Court,
+    findings: &mut Findings,
 ) {
-    for meeting in walk(expected, found) {
+    for meeting in zip_segments(expected, found) {
         let finding =
             |expected: String, found: String| Finding::wrong(Witness::Status, expected, found);
         match meeting {
-            Meeting::Both(both) => {
-                court.hear(Witness::Status);
+            Aligned::Both(both) => {
+                findings.heard(Witness::Status);
                 let (want, have) = both.value;
                 if want.status != have.status {
-                    court.find(finding(want.to_string(), have.to_string()).at(both.range()));
+                    findings.find(finding(want.to_string(), have.to_string()).at(both.range()));
                 }
             }
-            Meeting::Parted(want, have) => court.find(
+            Aligned::Parted(want, have) => findings.find(
                 finding(
                     format!("{} at {}", want.value, want.start),
                     format!("{} at {}", have.value, have.start),
                 )
                 .at(have.range()),
             ),
-            Meeting::First(want) if !dead => court.find(
+            Aligned::First(want) if !dead => findings.find(
                 finding(want.value.to_string(), "no further ACCEPT".to_owned()).at(want.range()),
             ),
-            Meeting::First(_) => return,
-            Meeting::Second(have) => court.find(
+            Aligned::First(_) => return,
+            Aligned::Second(have) => findings.find(
                 finding("no further ACCEPT".to_owned(), have.value.to_string()).at(have.range()),
             ),
         }
@@ -187,12 +187,12 @@ fn in_order(
 }
 
 /// Where the step races, each status must be one of those that are legal.
-fn among(legal: &[u64], found: &[Stretch<Accept>], court: &mut Court) {
+fn among(legal: &[u64], found: &[Segment<Accept>], findings: &mut Findings) {
     for run in found {
-        court.hear(Witness::Status);
+        findings.heard(Witness::Status);
         if !legal.contains(&run.value.status) {
             let names: Vec<String> = legal.iter().map(|s| Status(*s).to_string()).collect();
-            court.find(
+            findings.find(
                 Finding::wrong(
                     Witness::Status,
                     format!("one of {}", names.join(", ")),
@@ -205,13 +205,13 @@ fn among(legal: &[u64], found: &[Stretch<Accept>], court: &mut Court) {
 }
 
 /// What TDG.MEM.PAGE.ATTR.RD read.
-pub(super) fn probes(evidence: &Evidence<'_>, court: &mut Court) {
+pub(super) fn probes(evidence: &Evidence<'_>, findings: &mut Findings) {
     let Some(expected) = &evidence.expected.probes else {
         return;
     };
-    let expected: Vec<Stretch<Attributes>> = expected
+    let expected: Vec<Segment<Attributes>> = expected
         .iter()
-        .map(|run| Stretch {
+        .map(|run| Segment {
             start: run.start,
             step: run.stride.bytes(),
             count: run.count,
@@ -222,7 +222,7 @@ pub(super) fn probes(evidence: &Evidence<'_>, court: &mut Court) {
             },
         })
         .collect();
-    let found: Vec<Stretch<Attributes>> = evidence
+    let found: Vec<Segment<Attributes>> = evidence
         .pairs()
         .flat_map(|(op, observed)| observed.runs.iter().map(move |run| (op, run)))
         .filter_map(|(op, run)| match (op, run) {
@@ -236,7 +236,7 @@ pub(super) fn probes(evidence: &Evidence<'_>, court: &mut Court) {
                     pending,
                     ..
                 },
-            ) => Some(Stretch {
+            ) => Some(Segment {
                 start: *start,
                 step: stride.bytes(),
                 count: u64::from(*count),
@@ -249,31 +249,31 @@ pub(super) fn probes(evidence: &Evidence<'_>, court: &mut Court) {
             _ => None,
         })
         .collect();
-    for meeting in walk(&expected, &found) {
+    for meeting in zip_segments(&expected, &found) {
         let (want, have, range) = match meeting {
-            Meeting::Both(both) => {
-                court.hear(Witness::Probe);
+            Aligned::Both(both) => {
+                findings.heard(Witness::Probe);
                 (
                     both.value.0.to_string(),
                     both.value.1.to_string(),
                     both.range(),
                 )
             }
-            Meeting::First(_) if evidence.death().is_some() => return,
-            Meeting::First(want) => (want.value.to_string(), "no answer".into(), want.range()),
-            Meeting::Parted(want, have) => (
+            Aligned::First(_) if evidence.death().is_some() => return,
+            Aligned::First(want) => (want.value.to_string(), "no answer".into(), want.range()),
+            Aligned::Parted(want, have) => (
                 format!("an answer for {}", want.start),
                 have.value.to_string(),
                 have.range(),
             ),
-            Meeting::Second(have) => (
+            Aligned::Second(have) => (
                 "no further probe".into(),
                 have.value.to_string(),
                 have.range(),
             ),
         };
         if want != have {
-            court.find(Finding::wrong(Witness::Probe, want, have).at(range));
+            findings.find(Finding::wrong(Witness::Probe, want, have).at(range));
         }
     }
 }
@@ -300,7 +300,7 @@ impl std::fmt::Display for Attributes {
 }
 
 /// R10 of MapGPA.
-pub(super) fn map_gpa(evidence: &Evidence<'_>, court: &mut Court) {
+pub(super) fn map_gpa(evidence: &Evidence<'_>, findings: &mut Findings) {
     let Some(expected) = evidence.expected.map_gpa else {
         return;
     };
@@ -315,10 +315,10 @@ pub(super) fn map_gpa(evidence: &Evidence<'_>, court: &mut Court) {
             _ => None,
         });
         match result {
-            Some((status, _)) if status == expected => court.hear(Witness::MapGpa),
+            Some((status, _)) if status == expected => findings.heard(Witness::MapGpa),
             Some((status, stopped_at)) => {
-                court.hear(Witness::MapGpa);
-                court.find(
+                findings.heard(Witness::MapGpa);
+                findings.find(
                     Finding::wrong(
                         Witness::MapGpa,
                         VmcallStatus(expected).to_string(),
@@ -328,7 +328,7 @@ pub(super) fn map_gpa(evidence: &Evidence<'_>, court: &mut Court) {
                 );
             }
             None if evidence.death().is_some() => {}
-            None => court.find(
+            None => findings.find(
                 Finding::impossible(
                     Witness::MapGpa,
                     VmcallStatus(expected).to_string(),

@@ -4,26 +4,26 @@ use tdxlab_journal::verdict::{Finding, Witness};
 use tdxlab_journal::{Death, Killer};
 use tdxlab_plan::names::Errno;
 
-use super::court::{Court, Evidence};
+use super::findings::{Evidence, Findings};
 
 /// A TD that dies unasked, or lives on where it had to die. The finding names the side that is to
 /// blame.
-pub(super) fn life(evidence: &Evidence<'_>, court: &mut Court) {
-    court_hears_life(evidence, court);
+pub(super) fn life(evidence: &Evidence<'_>, findings: &mut Findings) {
+    court_hears_life(evidence, findings);
     match (evidence.expected.td_alive, evidence.death()) {
         (true, None) => {}
-        (true, Some(death)) => court.find(Finding::wrong(
+        (true, Some(death)) => findings.find(Finding::wrong(
             Witness::Td,
             "the TD lives on",
             describe(death),
         )),
-        (false, None) => court.find(Finding::wrong(
+        (false, None) => findings.find(Finding::wrong(
             Witness::Td,
             "KVM ends the TD for an access to a page that is not accepted",
             "the TD lives on",
         )),
         (false, Some(death)) if death.by == Killer::AccessBeforeAccept => {}
-        (false, Some(death)) => court.find(Finding::wrong(
+        (false, Some(death)) => findings.find(Finding::wrong(
             Witness::Td,
             "KVM ends the TD for an access to a page that is not accepted",
             describe(death),
@@ -32,9 +32,9 @@ pub(super) fn life(evidence: &Evidence<'_>, court: &mut Court) {
 }
 
 /// That a TD lives says something only where it had to die, or where it died.
-fn court_hears_life(evidence: &Evidence<'_>, court: &mut Court) {
+fn court_hears_life(evidence: &Evidence<'_>, findings: &mut Findings) {
     if !evidence.expected.td_alive || evidence.death().is_some() {
-        court.hear(Witness::Td);
+        findings.heard(Witness::Td);
     }
 }
 
@@ -57,7 +57,7 @@ fn describe(death: &Death) -> String {
 }
 
 /// errno of every host call, in order.
-pub(super) fn errnos(evidence: &Evidence<'_>, court: &mut Court) {
+pub(super) fn errnos(evidence: &Evidence<'_>, findings: &mut Findings) {
     let found: Vec<(usize, i32)> = evidence
         .pairs()
         .enumerate()
@@ -68,7 +68,7 @@ pub(super) fn errnos(evidence: &Evidence<'_>, court: &mut Court) {
         return;
     }
     if found.len() < expected.len() && evidence.death().is_none() {
-        court.miss(
+        findings.missing(
             Witness::Errno,
             format!(
                 "{} host calls were to be made, {} reported how they ended",
@@ -78,11 +78,11 @@ pub(super) fn errnos(evidence: &Evidence<'_>, court: &mut Court) {
         );
     }
     if !found.is_empty() {
-        court.hear(Witness::Errno);
+        findings.heard(Witness::Errno);
     }
     for (call, (_, found)) in found.iter().enumerate() {
         let Some(expected) = expected.get(call) else {
-            court.find(Finding::impossible(
+            findings.find(Finding::impossible(
                 Witness::Errno,
                 format!("{} host calls", expected.len()),
                 format!("one more, ending in {}", Errno(*found)),
@@ -90,7 +90,7 @@ pub(super) fn errnos(evidence: &Evidence<'_>, court: &mut Court) {
             continue;
         };
         if expected != found {
-            court.find(Finding::wrong(
+            findings.find(Finding::wrong(
                 Witness::Errno,
                 Errno(*expected).to_string(),
                 Errno(*found).to_string(),

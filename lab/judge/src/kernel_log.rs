@@ -4,7 +4,7 @@ use tdxlab_journal::Sample;
 use tdxlab_journal::verdict::{Finding, Witness};
 use thiserror::Error;
 
-use super::court::Court;
+use super::findings::Findings;
 
 /// What a kernel prints when something of it is broken, and what to call it.
 const SPLATS: &[(&str, &str)] = &[
@@ -81,15 +81,15 @@ impl AllowList {
 }
 
 /// Every splat that is not allowed is a finding.
-pub(super) fn lines(sample: &Sample, allowed: &AllowList, court: &mut Court) {
-    let Some(lines) = court.one(Witness::KernelLog, &sample.kernel_log) else {
+pub(super) fn lines(sample: &Sample, allowed: &AllowList, findings: &mut Findings) {
+    let Some(lines) = findings.one(Witness::KernelLog, &sample.kernel_log) else {
         return;
     };
     for line in lines {
         if let Some(what) = splat(line)
             && !allowed.passes(line)
         {
-            court.find(Finding::wrong(
+            findings.find(Finding::wrong(
                 Witness::KernelLog,
                 "no complaint of the kernel",
                 format!("{what}: {}", line.trim()),

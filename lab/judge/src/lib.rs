@@ -7,7 +7,7 @@
 //!
 //! | file | what it does |
 //! |---|---|
-//! | `court` | collects findings, who spoke, and who could not |
+//! | `findings` | collects findings, who spoke, and who could not |
 //! | `control` | shows that the counters count, before anything is judged |
 //! | `oracle` | says what a step must show |
 //! | `rejudge`, `read_elsewhere` | judge a recorded run again, without a host |
@@ -17,26 +17,26 @@ mod access;
 mod content;
 pub mod control;
 mod counters;
-mod court;
+mod findings;
 mod guest;
 mod host;
 mod kernel_log;
 pub mod oracle;
-mod read_elsewhere;
+mod recorded_reads;
 mod rejudge;
+mod segments;
 mod splits;
-mod stretch;
 #[cfg(test)]
 mod tests;
 
-pub use court::{Evidence, branches};
+pub use findings::{Evidence, branches};
 pub use kernel_log::{AllowList, AllowListError};
 pub use oracle::Oracle;
 pub use rejudge::{RejudgeError, rejudge};
 
 use tdxlab_journal::{Judgement, Sample};
 
-use court::Court;
+use findings::Findings;
 
 /// Judges the steps of one plan, in order.
 #[derive(Clone, Debug, Default)]
@@ -57,31 +57,31 @@ impl Judge {
 
     /// Judges one step.
     pub fn step(&mut self, evidence: &Evidence<'_>) -> Judgement {
-        let mut court = Court {
+        let mut findings = Findings {
             heard: Vec::with_capacity(8),
-            ..Court::default()
+            ..Findings::default()
         };
-        host::life(evidence, &mut court);
-        counters::pages(evidence, &mut court);
-        self.populated_drift = counters::populated(evidence, self.populated_drift, &mut court);
-        counters::exits(evidence, &mut court);
-        counters::entries(evidence, &mut court);
-        splits::events(evidence, &mut court);
-        guest::plausible(evidence, &mut court);
-        guest::statuses(evidence, &mut court);
-        guest::probes(evidence, &mut court);
-        guest::map_gpa(evidence, &mut court);
-        access::outcomes(evidence, &mut court);
-        host::errnos(evidence, &mut court);
-        content::reads(evidence, &mut court);
-        kernel_log::lines(evidence.after, &self.allowed_log, &mut court);
-        court.close()
+        host::life(evidence, &mut findings);
+        counters::pages(evidence, &mut findings);
+        self.populated_drift = counters::populated(evidence, self.populated_drift, &mut findings);
+        counters::exits(evidence, &mut findings);
+        counters::entries(evidence, &mut findings);
+        splits::events(evidence, &mut findings);
+        guest::plausible(evidence, &mut findings);
+        guest::statuses(evidence, &mut findings);
+        guest::probes(evidence, &mut findings);
+        guest::map_gpa(evidence, &mut findings);
+        access::outcomes(evidence, &mut findings);
+        host::errnos(evidence, &mut findings);
+        content::reads(evidence, &mut findings);
+        kernel_log::lines(evidence.after, &self.allowed_log, &mut findings);
+        findings.close()
     }
 
     /// Judges what the kernel said while nothing was asked of it, such as during boot.
     pub fn quiet_time(&self, sample: &Sample) -> Judgement {
-        let mut court = Court::default();
-        kernel_log::lines(sample, &self.allowed_log, &mut court);
-        court.close()
+        let mut findings = Findings::default();
+        kernel_log::lines(sample, &self.allowed_log, &mut findings);
+        findings.close()
     }
 }

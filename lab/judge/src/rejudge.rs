@@ -11,17 +11,17 @@ use std::path::Path;
 use miette::Diagnostic;
 use tdxlab_journal::folder::{FolderError, RunFolder};
 use tdxlab_journal::journal::{self, Event, Journal, JournalError, PlanId, RunStarted};
-use tdxlab_journal::recording::Recording;
+use tdxlab_journal::reader::JournalReader;
 use tdxlab_journal::replay::{self, WrongPlan};
 use tdxlab_journal::verdict::Verdict;
 use tdxlab_journal::{Observed, Sample, after_rehearsal};
-use tdxlab_plan::needs::{self, Offer};
+use tdxlab_plan::needs::{self, HostAndDesign};
 use tdxlab_plan::{Design, Expectation, Plan};
 use thiserror::Error;
 
 use super::control;
 use super::oracle::{self, Oracle};
-use super::read_elsewhere::{self, Read};
+use super::recorded_reads::{self, Read};
 use crate::{AllowList, Evidence, Judge};
 
 /// Why a run cannot be judged again.
@@ -62,7 +62,7 @@ pub enum RejudgeError {
 /// Judges the run in a journal under `design`, or under the recorded one, and leaves a new run below
 /// `reports`.
 pub fn rejudge(
-    mut recording: Recording,
+    mut recording: JournalReader,
     design: Option<&'static Design>,
     allowed_log: AllowList,
     reports: &Path,
@@ -79,7 +79,7 @@ pub fn rejudge(
     let folder = RunFolder::create(reports)?;
     let journal = folder.journal()?;
     let mut bench = Bench {
-        offer: Offer {
+        offer: HostAndDesign {
             host: head.profile(),
             design,
         },
@@ -118,7 +118,7 @@ fn renamed(head: &RunStarted, design: &Design, folder: &RunFolder) -> RunStarted
 
 /// All plans of the run.
 struct Bench<'a> {
-    offer: Offer,
+    offer: HostAndDesign,
     allowed_log: AllowList,
     journal: &'a Journal,
     cases: BTreeMap<PlanId, Case>,
@@ -213,7 +213,7 @@ impl Bench<'_> {
 }
 
 impl Case {
-    fn new(plan: &Plan, offer: Offer, allowed_log: AllowList) -> Case {
+    fn new(plan: &Plan, offer: HostAndDesign, allowed_log: AllowList) -> Case {
         Case {
             plan: plan.clone(),
             oracle: oracle::oracle(offer.host, offer.design, &plan.guest),
@@ -312,7 +312,7 @@ impl Case {
         let number = u64::from(step) + 1;
         match self.oracle.foresee(&body.action) {
             Ok(mut expected) => {
-                match read_elsewhere::adapt(&mut expected, &recorded) {
+                match recorded_reads::adapt(&mut expected, &recorded) {
                     Read::Alike => {}
                     Read::Untouched(range) => {
                         self.closed = Some(Some(format!(

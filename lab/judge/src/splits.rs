@@ -5,21 +5,21 @@ use std::collections::BTreeMap;
 use tdxlab_journal::SplitEvent;
 use tdxlab_journal::verdict::{Finding, Witness};
 use tdxlab_plan::Expectation;
-use tdxlab_plan::names::Plain;
+use tdxlab_plan::names::Unsigned;
 use tdxlab_protocol::addr::{Gpa, PageLevel};
 
-use super::court::{Court, Evidence};
+use super::findings::{Evidence, Findings};
 
 /// Compares the events since the previous sample with the leaves that had to split.
-pub(super) fn events(evidence: &Evidence<'_>, court: &mut Court) {
-    let Some(events) = court.one(Witness::Splits, &evidence.after.splits) else {
+pub(super) fn events(evidence: &Evidence<'_>, findings: &mut Findings) {
+    let Some(events) = findings.one(Witness::Splits, &evidence.after.splits) else {
         return;
     };
     let expected = evidence.expected;
     let (done, failed): (Vec<&SplitEvent>, Vec<&SplitEvent>) =
         events.iter().partition(|event| event.errno == 0);
     for event in failed {
-        court.find(leaf_finding(
+        findings.find(leaf_finding(
             event.gpa,
             event.level,
             "a split that succeeds".to_owned(),
@@ -32,19 +32,19 @@ pub(super) fn events(evidence: &Evidence<'_>, court: &mut Court) {
     }
     let count = i64::try_from(done.len()).unwrap_or(i64::MAX);
     if !expected.splits.contains(count) {
-        court.find(Finding::wrong(
+        findings.find(Finding::wrong(
             Witness::Splits,
-            format!("{} splits", Plain(expected.splits)),
+            format!("{} splits", Unsigned(expected.splits)),
             count.to_string(),
         ));
     }
     if expected.splits.single().is_some() {
-        leaves(expected, &done, court);
+        leaves(expected, &done, findings);
     }
 }
 
 /// Each leaf that had to split did so once, and no other did.
-fn leaves(expected: &Expectation, done: &[&SplitEvent], court: &mut Court) {
+fn leaves(expected: &Expectation, done: &[&SplitEvent], findings: &mut Findings) {
     let mut seen: BTreeMap<(Gpa, u8), u64> = BTreeMap::new();
     for event in done {
         *seen.entry((event.gpa, event.level)).or_default() += 1;
@@ -52,7 +52,7 @@ fn leaves(expected: &Expectation, done: &[&SplitEvent], court: &mut Court) {
     for leaf in &expected.split_leaves {
         match seen.remove(&(leaf.gpa, leaf.level.kvm())) {
             Some(1) => {}
-            found => court.find(leaf_finding(
+            found => findings.find(leaf_finding(
                 leaf.gpa,
                 leaf.level.kvm(),
                 "one split of this leaf".to_owned(),
@@ -63,7 +63,7 @@ fn leaves(expected: &Expectation, done: &[&SplitEvent], court: &mut Court) {
     let all_listed = expected.splits.single() == i64::try_from(expected.split_leaves.len()).ok();
     if all_listed {
         for ((gpa, level), count) in seen {
-            court.find(leaf_finding(
+            findings.find(leaf_finding(
                 gpa,
                 level,
                 "no split of this leaf".to_owned(),

@@ -111,7 +111,7 @@ impl KernelLog {
             Err(reason) => {
                 let reason = format!("{}: {reason}", self.path.display());
                 match self.file {
-                    Ok(_) => Reading::spoilt(reason),
+                    Ok(_) => Reading::incomplete(reason),
                     Err(_) => Reading::missing(reason),
                 }
             }
@@ -210,7 +210,7 @@ mod tests {
         assert_eq!(log.lines(), Reading::Read(vec!["first".into()]));
         assert_eq!(log.lines(), Reading::Read(Vec::new()));
         writeln!(file, "nonsense").unwrap();
-        assert!(matches!(log.lines(), Reading::Spoilt { .. }));
+        assert!(matches!(log.lines(), Reading::Incomplete { .. }));
         writeln!(file, "4,4,4,-;again").unwrap();
         assert_eq!(log.lines(), Reading::Read(vec!["again".into()]));
     }

@@ -17,8 +17,8 @@
 pub mod cachestat;
 pub mod debugfs;
 pub mod doctor;
+pub mod emulated;
 pub mod instance;
 pub mod kmsg;
-pub mod played;
 pub mod query_stats;
 pub mod tracefs;

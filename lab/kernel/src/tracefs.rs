@@ -15,7 +15,7 @@ use std::path::PathBuf;
 
 use tdxlab_journal::{Reading, SplitEvent};
 use tdxlab_plan::addr::Gpa;
-use tdxlab_qemu::excerpt::Excerpt;
+use tdxlab_qemu::head_tail::HeadTail;
 
 /// Where tracefs usually is.
 pub const ROOT: &str = "/sys/kernel/tracing";
@@ -131,7 +131,7 @@ pub struct TraceReader {
     /// The beginning of a line whose end is not there yet.
     unread: Vec<u8>,
     /// What else is in the trace.
-    others: Excerpt<String>,
+    others: HeadTail<String>,
 }
 
 impl TraceReader {
@@ -146,7 +146,7 @@ impl TraceReader {
             path,
             file,
             unread: Vec::new(),
-            others: Excerpt::new(OTHERS, OTHERS),
+            others: HeadTail::new(OTHERS, OTHERS),
         }
     }
 
@@ -167,12 +167,12 @@ impl TraceReader {
     ///
     /// It did not come out, or the trace cannot be read; in words.
     pub fn saw(&mut self, mark: &str) -> Result<(), String> {
-        if let Reading::Missing { reason } | Reading::Spoilt { reason } = self.splits() {
+        if let Reading::Missing { reason } | Reading::Incomplete { reason } = self.splits() {
             return Err(reason);
         }
         let lines = self.others.head().chain(self.others.tail());
         let (marks, rest): (Vec<_>, Vec<_>) = lines.cloned().partition(|line| line.ends_with(mark));
-        self.others = Excerpt::new(OTHERS, OTHERS);
+        self.others = HeadTail::new(OTHERS, OTHERS);
         for line in rest {
             self.others.push(line);
         }
@@ -194,7 +194,7 @@ impl TraceReader {
             Err(reason) => {
                 let reason = format!("{}: {reason}", self.path.display());
                 match self.file {
-                    Ok(_) => Reading::spoilt(reason),
+                    Ok(_) => Reading::incomplete(reason),
                     Err(_) => Reading::missing(reason),
                 }
             }
@@ -335,7 +335,7 @@ mod tests {
     #[test]
     fn lost_events_spoil_the_reading_and_leave_the_next_one_clean() {
         let (mut file, mut reader) = reader(&format!("{SPLIT}\nCPU:1 [LOST 9 EVENTS]\n"));
-        let Reading::Spoilt { reason } = reader.splits() else {
+        let Reading::Incomplete { reason } = reader.splits() else {
             panic!("a count with lost events is no count");
         };
         assert!(

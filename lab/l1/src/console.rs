@@ -1,6 +1,6 @@
 //! The L1 kernel's console: kept as evidence, and read for what ends an L1.
 
-use tdxlab_qemu::excerpt::Excerpt;
+use tdxlab_qemu::head_tail::HeadTail;
 
 /// Lines kept from the beginning and from the end.
 const KEPT: (usize, usize) = (400, 1600);
@@ -20,7 +20,7 @@ pub(crate) enum Notice {
 /// The console so far.
 #[derive(Debug)]
 pub(crate) struct Console {
-    lines: Excerpt<String>,
+    lines: HeadTail<String>,
     partial: Vec<u8>,
 }
 
@@ -28,7 +28,7 @@ impl Console {
     /// A silent console.
     pub(crate) fn new() -> Console {
         Console {
-            lines: Excerpt::new(KEPT.0, KEPT.1),
+            lines: HeadTail::new(KEPT.0, KEPT.1),
             partial: Vec::new(),
         }
     }

@@ -57,8 +57,8 @@ use job::Job;
 pub use kernel::KernelChoice;
 use kernel::{Boot, Kernel};
 pub use machine::AcceleratorChoice;
-use machine::Machine;
 pub use machine::Memory;
+use machine::ThisMachine;
 pub use message::Ended;
 use message::Receiver;
 pub use modules::Vendor;
@@ -173,7 +173,7 @@ pub fn run(
         line.set_nonblocking(true)
             .map_err(system("making the L1's lines"))?;
     }
-    let machine = Machine {
+    let machine = ThisMachine {
         qemu: &options.qemu,
         accelerator,
         memory: options.memory,

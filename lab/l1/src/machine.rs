@@ -5,7 +5,7 @@ use std::os::fd::RawFd;
 use std::path::Path;
 use std::str::FromStr;
 
-use tdxlab_kernel::doctor::{self, Standing};
+use tdxlab_kernel::doctor::{self, Status};
 use tdxlab_qemu::CommandLine;
 
 use super::error::L1Error;
@@ -53,8 +53,8 @@ impl AcceleratorChoice {
         };
         let fact = probe();
         match fact.standing {
-            Standing::Usable => (kvm, format!("{}, and guests may use KVM", fact.found)),
-            Standing::Limited | Standing::Unusable => (Accelerator::Tcg, fact.found),
+            Status::Usable => (kvm, format!("{}, and guests may use KVM", fact.found)),
+            Status::Limited | Status::Unusable => (Accelerator::Tcg, fact.found),
         }
     }
 
@@ -190,7 +190,7 @@ impl HugePages {
 
 /// What QEMU is told.
 #[derive(Debug)]
-pub(crate) struct Machine<'a> {
+pub(crate) struct ThisMachine<'a> {
     pub(crate) qemu: &'a Path,
     pub(crate) accelerator: Accelerator,
     pub(crate) memory: Memory,
@@ -206,7 +206,7 @@ pub(crate) struct Machine<'a> {
     pub(crate) serial: RawFd,
 }
 
-impl Machine<'_> {
+impl ThisMachine<'_> {
     /// The command line.
     pub(crate) fn command_line(&self) -> CommandLine {
         let (accelerator, cpu) = match self.accelerator {
@@ -331,9 +331,9 @@ mod tests {
             let nested = Ok(Accelerator::Kvm(Vendor::Intel));
             AcceleratorChoice::automatic(nested, || fact(standing)).0
         };
-        assert_eq!(choose(Standing::Usable), Accelerator::Kvm(Vendor::Intel));
-        assert_eq!(choose(Standing::Limited), Accelerator::Tcg);
-        assert_eq!(choose(Standing::Unusable), Accelerator::Tcg);
+        assert_eq!(choose(Status::Usable), Accelerator::Kvm(Vendor::Intel));
+        assert_eq!(choose(Status::Limited), Accelerator::Tcg);
+        assert_eq!(choose(Status::Unusable), Accelerator::Tcg);
         let not_nested = Err(L1Error::Usage {
             what: "--accel kvm: guests may not; use --accel tcg, or ask".to_owned(),
         });
@@ -352,7 +352,7 @@ mod tests {
 
     #[test]
     fn what_stands_after_the_dashes_goes_to_the_first_process() {
-        let machine = Machine {
+        let machine = ThisMachine {
             qemu: Path::new("qemu"),
             accelerator: Accelerator::Tcg,
             memory: Memory::USUAL,

@@ -90,9 +90,9 @@ impl fmt::Display for Errno {
 
 /// An interval of counts, without the sign that changes carry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Plain(pub Interval);
+pub struct Unsigned(pub Interval);
 
-impl fmt::Display for Plain {
+impl fmt::Display for Unsigned {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Interval { min, max } = self.0;
         if min == max {

@@ -7,7 +7,7 @@ use crate::{Action, Guest, Needs, Op, Plan, Slot, one_root};
 
 /// What there is: a host, and the design of its KVM.
 #[derive(Clone, Copy, Debug)]
-pub struct Offer {
+pub struct HostAndDesign {
     /// What the host promises.
     pub host: HostProfile,
     /// The design played or expected.
@@ -15,14 +15,14 @@ pub struct Offer {
 }
 
 /// Why a plan cannot run on this offer, in words; `None` where it can.
-pub fn unmet(plan: &Plan, offer: &Offer) -> Option<String> {
+pub fn unmet(plan: &Plan, offer: &HostAndDesign) -> Option<String> {
     unmet_needs(&plan.needs, offer)
         .or_else(|| unmet_guest(&plan.guest, &offer.host))
         .or_else(|| out_of_reach(plan, &offer.host))
 }
 
 /// The first need that is not met, and what is there instead.
-fn unmet_needs(needs: &Needs, offer: &Offer) -> Option<String> {
+fn unmet_needs(needs: &Needs, offer: &HostAndDesign) -> Option<String> {
     let host = offer.host.kind;
     if !needs.hosts.is_empty() && !needs.hosts.contains(&host) {
         let names: Vec<&str> = needs.hosts.iter().map(|host| host.name()).collect();
@@ -99,8 +99,8 @@ mod tests {
     use crate::addr::PageLevel;
     use crate::host::HostKind;
 
-    fn v3() -> Offer {
-        Offer {
+    fn v3() -> HostAndDesign {
+        HostAndDesign {
             host: HostProfile::of(HostKind::Soft),
             design: Design::named("v3").unwrap(),
         }

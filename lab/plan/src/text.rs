@@ -3,7 +3,7 @@
 use std::fmt;
 
 use crate::addr::{Gpa, GpaRange};
-use crate::names::{Errno, Plain, Status, VmcallStatus};
+use crate::names::{Errno, Status, Unsigned, VmcallStatus};
 use crate::{
     AccessKind, AccessOutcome, Action, Content, Expectation, Gone, Guest, Interval, OnVe, Op,
     RegionState, Side, Size, VcpuId,
@@ -254,8 +254,8 @@ pub fn expectation(expected: &Expectation) -> Vec<String> {
     if exits != (Interval::default(), Interval::default()) {
         lines.push(format!(
             "exits: {} ACCEPT, {} access",
-            Plain(exits.0),
-            Plain(exits.1)
+            Unsigned(exits.0),
+            Unsigned(exits.1)
         ));
     }
     lines
@@ -263,7 +263,7 @@ pub fn expectation(expected: &Expectation) -> Vec<String> {
 
 fn splits(expected: &Expectation) -> String {
     const SHOWN: usize = 4;
-    let mut text = format!("splits {}", Plain(expected.splits));
+    let mut text = format!("splits {}", Unsigned(expected.splits));
     let leaves: Vec<String> = expected
         .split_leaves
         .iter()
@@ -287,7 +287,7 @@ fn pages(expected: &Expectation) -> String {
     if expected.pages.pages_1g != Interval::default() {
         text += &format!(", pages_1g {}", expected.pages.pages_1g);
     }
-    text + &format!(", populated {}", Plain(expected.populated))
+    text + &format!(", populated {}", Unsigned(expected.populated))
 }
 
 /// The distinct statuses with how often each comes, in the order they first come.

@@ -5,7 +5,7 @@ use tdxlab_plan::addr::{GpaRange, PageLevel};
 
 use super::pages::{REGION, gfns_of, pages_of};
 use super::runs::Pages;
-use super::state::{Sept, State, Taken};
+use super::state::{Acceptance, Sept, State};
 use super::status::{OPERAND_INVALID, SIZE_MISMATCH, SUCCESS, already_accepted};
 use super::tally::Tally;
 
@@ -51,9 +51,9 @@ impl State {
         let mut at = pages.start;
         while at < pages.end {
             let left = pages.end - at;
-            if self.regions.at(at / REGION).0.fog {
+            if self.regions.at(at / REGION).0.uncertain {
                 // A refused 4K page may end the command here, or nowhere.
-                self.lose_sight(tally, at..pages.end);
+                self.becomes_uncertain(tally, at..pages.end);
                 return;
             }
             if at.is_multiple_of(PAGES_1G) && left >= PAGES_1G {
@@ -84,40 +84,40 @@ impl State {
     /// ACCEPT 4K from `pages.start` on: the status, and how many of `pages` get it.
     fn accept_4k(&mut self, tally: &mut Tally, pages: Pages) -> (u64, u64) {
         loop {
-            let look = self.look(pages.clone());
-            let here = pages.start..pages.start + look.pages;
-            if look.region.fog {
+            let view = self.view(pages.clone());
+            let here = pages.start..pages.start + view.pages;
+            if view.region.uncertain {
                 self.stir(tally, &here);
-                return (SUCCESS, look.pages);
+                return (SUCCESS, view.pages);
             }
-            if look.shared.attribute {
+            if view.shared.attribute {
                 // KVM_EXIT_MEMORY_FAULT: user space converts page by page, then KVM maps.
                 self.unshare(tally, here.clone());
             }
-            match look.sept {
+            match view.sept {
                 Sept::Absent => {
-                    tally.accept_exits += look.pages as i64;
+                    tally.accept_exits += view.pages as i64;
                     self.inhibit(&here);
-                    self.map_pages(tally, here, Taken::Accepted);
-                    return (SUCCESS, look.pages);
+                    self.map_pages(tally, here, Acceptance::Accepted);
+                    return (SUCCESS, view.pages);
                 }
-                Sept::Leaf(Taken::Pending) => {
+                Sept::Leaf(Acceptance::Pending) => {
                     // The walk stops at level 1: KVM splits to the accepted level and sets the
                     // inhibit bit (`tdx_handle_mismatched_accept()`), once per leaf.
-                    let leaves = leaves_from(pages.start, look.regions);
-                    tally.accept_exits += look.regions as i64;
+                    let leaves = leaves_from(pages.start, view.regions);
+                    tally.accept_exits += view.regions as i64;
                     self.inhibit(&leaves);
                     self.split(tally, leaves);
                 }
-                Sept::Leaf(Taken::Accepted) => {
-                    return (already_accepted(PageLevel::Size2M), look.pages);
+                Sept::Leaf(Acceptance::Accepted) => {
+                    return (already_accepted(PageLevel::Size2M), view.pages);
                 }
-                Sept::Page(Taken::Pending) => {
+                Sept::Page(Acceptance::Pending) => {
                     self.take(here);
-                    return (SUCCESS, look.pages);
+                    return (SUCCESS, view.pages);
                 }
-                Sept::Page(Taken::Accepted) => {
-                    return (already_accepted(PageLevel::Size4K), look.pages);
+                Sept::Page(Acceptance::Accepted) => {
+                    return (already_accepted(PageLevel::Size4K), view.pages);
                 }
             }
         }
@@ -128,26 +128,26 @@ impl State {
         let region = pages.start / REGION;
         let wanted = (pages.end - pages.start) / REGION;
         let (facts, facts_end) = self.regions.at(region);
-        if facts.fog {
+        if facts.uncertain {
             self.stir(tally, &gfns_of(region));
             return (SUCCESS, 1);
         }
         if facts.table {
             return (SIZE_MISMATCH, wanted.min(facts_end - region));
         }
-        let look = self.look(pages.clone());
-        let here = leaves_from(pages.start, look.regions);
-        match look.sept {
-            Sept::Leaf(Taken::Pending) => {
+        let view = self.view(pages.clone());
+        let here = leaves_from(pages.start, view.regions);
+        match view.sept {
+            Sept::Leaf(Acceptance::Pending) => {
                 self.take(here);
-                (SUCCESS, look.regions)
+                (SUCCESS, view.regions)
             }
-            Sept::Leaf(Taken::Accepted) => (already_accepted(PageLevel::Size2M), look.regions),
+            Sept::Leaf(Acceptance::Accepted) => (already_accepted(PageLevel::Size2M), view.regions),
             Sept::Page(_) => unreachable!("a 4K leaf implies a table"),
             Sept::Absent => {
                 let first = pages.start..pages.start + 1;
-                let mut most = look.regions;
-                if look.shared.attribute {
+                let mut most = view.regions;
+                if view.shared.attribute {
                     self.unshare(tally, first.clone());
                     most = 1;
                 }
@@ -156,13 +156,13 @@ impl State {
                         let regions = most.min(span);
                         tally.accept_exits += regions as i64;
                         let here = leaves_from(pages.start, regions);
-                        self.map_leaves(tally, here, Taken::Accepted);
+                        self.map_leaves(tally, here, Acceptance::Accepted);
                         (SUCCESS, regions)
                     }
                     (false, _) => {
                         // KVM maps the faulting page at 4K; the repeated ACCEPT finds a table.
                         tally.accept_exits += 1;
-                        self.map_pages(tally, first, Taken::Pending);
+                        self.map_pages(tally, first, Acceptance::Pending);
                         (SIZE_MISMATCH, 1)
                     }
                 }

@@ -6,7 +6,7 @@ use tdxlab_plan::{AccessOutcome, Generation, OnVe, ProbeRun};
 use super::accept::leaves_from;
 use super::pages::{REGION, count, pages_of};
 use super::runs::Pages;
-use super::state::{Sept, SharedPage, State, Taken};
+use super::state::{Acceptance, Sept, SharedPage, State};
 use super::tally::Tally;
 
 /// What the guest does with each page it reaches.
@@ -58,14 +58,14 @@ impl State {
                 PageLevel::Size4K => at..pages.end,
                 _ => at..at + 1,
             };
-            let look = self.look(reach);
-            let here = at..at + look.pages;
-            if look.region.fog {
+            let view = self.view(reach);
+            let here = at..at + view.pages;
+            if view.region.uncertain {
                 self.stir(tally, &here);
             } else {
-                self.access_shared_here(tally, here, look.shared, access.fill);
+                self.access_shared_here(tally, here, view.shared, access.fill);
             }
-            let end = (at + look.pages * step).min(pages.end);
+            let end = (at + view.pages * step).min(pages.end);
             tally.access(&(at..end), AccessOutcome::Done);
             at = end;
         }
@@ -80,13 +80,13 @@ impl State {
                 PageLevel::Size4K => at..pages.end,
                 _ => at..at + 1,
             };
-            let look = self.look(reach.clone());
-            if look.region.fog {
-                self.stir(tally, &(at..at + look.pages));
-                at += look.pages * stride.pages_4k();
+            let view = self.view(reach.clone());
+            if view.region.uncertain {
+                self.stir(tally, &(at..at + view.pages));
+                at += view.pages * stride.pages_4k();
                 continue;
             }
-            let (level, taken) = match look.sept {
+            let (level, taken) = match view.sept {
                 Sept::Absent => {
                     self.fault(tally, reach);
                     continue;
@@ -97,11 +97,11 @@ impl State {
             tally.probe(ProbeRun {
                 start: Gpa::from_gfn(at),
                 stride,
-                count: look.pages,
+                count: view.pages,
                 level,
-                pending: taken == Taken::Pending,
+                pending: taken == Acceptance::Pending,
             });
-            at += look.pages * stride.pages_4k();
+            at += view.pages * stride.pages_4k();
         }
     }
 
@@ -111,17 +111,17 @@ impl State {
         let pages = pages_of(range);
         let mut at = pages.start;
         while at < pages.end {
-            let look = self.look(at..pages.end);
-            let here = at..at + look.pages;
-            if look.region.fog {
+            let view = self.view(at..pages.end);
+            let here = at..at + view.pages;
+            if view.region.uncertain {
                 self.stir(tally, &here);
-            } else if look.shared.attribute {
-                self.access_shared_here(tally, here, look.shared, look.shared.filled);
-            } else if look.sept == Sept::Absent {
+            } else if view.shared.attribute {
+                self.access_shared_here(tally, here, view.shared, view.shared.filled);
+            } else if view.sept == Sept::Absent {
                 self.fault(tally, at..pages.end);
                 continue;
             }
-            at += look.pages;
+            at += view.pages;
         }
         tally.access_exits = exits;
     }
@@ -134,44 +134,46 @@ impl State {
         access: Access,
     ) -> (AccessOutcome, u64) {
         loop {
-            let look = self.look(pages.clone());
-            let here = pages.start..pages.start + look.pages;
-            if look.region.fog {
+            let view = self.view(pages.clone());
+            let here = pages.start..pages.start + view.pages;
+            if view.region.uncertain {
                 self.stir(tally, &here);
-                return (AccessOutcome::Either, look.pages);
+                return (AccessOutcome::Either, view.pages);
             }
-            match look.sept {
+            match view.sept {
                 Sept::Absent if self.sept_ve_disable => {
                     self.fault(tally, pages.start..pages.start + 1);
                 }
                 Sept::Absent => self.fault(tally, pages.clone()),
-                Sept::Leaf(Taken::Pending) | Sept::Page(Taken::Pending) if self.sept_ve_disable => {
+                Sept::Leaf(Acceptance::Pending) | Sept::Page(Acceptance::Pending)
+                    if self.sept_ve_disable =>
+                {
                     // EEQ type 6: KVM logs the access and marks the VM dead.
                     tally.died = true;
                     self.alive = false;
                     return (AccessOutcome::Ve, 1);
                 }
-                Sept::Leaf(Taken::Pending) | Sept::Page(Taken::Pending)
+                Sept::Leaf(Acceptance::Pending) | Sept::Page(Acceptance::Pending)
                     if access.on_ve == OnVe::Skip =>
                 {
-                    return (AccessOutcome::Ve, look.pages);
+                    return (AccessOutcome::Ve, view.pages);
                 }
                 // The handler accepts the 4K page it was stopped at.
-                Sept::Leaf(Taken::Pending) => {
-                    let leaves = leaves_from(pages.start, look.regions);
-                    tally.accept_exits += look.regions as i64;
+                Sept::Leaf(Acceptance::Pending) => {
+                    let leaves = leaves_from(pages.start, view.regions);
+                    tally.accept_exits += view.regions as i64;
                     self.inhibit(&leaves);
                     self.split(tally, leaves);
                 }
-                Sept::Page(Taken::Pending) => {
+                Sept::Page(Acceptance::Pending) => {
                     self.take(here);
-                    return (AccessOutcome::Accepted, look.pages);
+                    return (AccessOutcome::Accepted, view.pages);
                 }
-                Sept::Leaf(Taken::Accepted) | Sept::Page(Taken::Accepted) => {
+                Sept::Leaf(Acceptance::Accepted) | Sept::Page(Acceptance::Accepted) => {
                     if let Some(generation) = access.fill {
                         self.filled.set(here, Some(generation));
                     }
-                    return (AccessOutcome::Done, look.pages);
+                    return (AccessOutcome::Done, view.pages);
                 }
             }
         }
@@ -181,13 +183,13 @@ impl State {
     /// pending memory at the largest level allowed.
     fn fault(&mut self, tally: &mut Tally, pages: Pages) {
         let at = pages.start;
-        let look = self.look(pages);
-        let mut most = look.pages;
-        let mut leaves = look.regions;
-        if look.shared.attribute {
+        let view = self.view(pages);
+        let mut most = view.pages;
+        let mut leaves = view.regions;
+        if view.shared.attribute {
             // Converted page by page: until the last shared page of the region has gone, the
             // region is MIXED and gets a table, so only the first page needs a look of its own.
-            if !look.region.table {
+            if !view.region.table {
                 (most, leaves) = (1, 1);
             }
             self.unshare(tally, at..at + most);
@@ -197,12 +199,12 @@ impl State {
         if allowed {
             let here = leaves_from(at, leaves.min(span));
             tally.access_exits += count(&here) / REGION as i64;
-            self.map_leaves(tally, here, Taken::Pending);
+            self.map_leaves(tally, here, Acceptance::Pending);
         } else {
             let end = region.saturating_add(span).saturating_mul(REGION);
             let here = at..end.min(at + most);
             tally.access_exits += count(&here);
-            self.map_pages(tally, here, Taken::Pending);
+            self.map_pages(tally, here, Acceptance::Pending);
         }
     }
 
@@ -210,14 +212,14 @@ impl State {
         &mut self,
         tally: &mut Tally,
         pages: Pages,
-        look: SharedPage,
+        view: SharedPage,
         fill: Option<Generation>,
     ) {
-        if !look.attribute {
+        if !view.attribute {
             // KVM_EXIT_MEMORY_FAULT again, 4K at a time: every leaf touched must split.
             self.share_by_page(tally, pages.clone());
         }
-        if !look.mapped {
+        if !view.mapped {
             tally.pages_4k += count(&pages);
             if self.design.in_place {
                 self.populate(&pages);
@@ -228,7 +230,7 @@ impl State {
             SharedPage {
                 attribute: true,
                 mapped: true,
-                filled: fill.or(look.filled),
+                filled: fill.or(view.filled),
             },
         );
     }

@@ -24,7 +24,7 @@ impl State {
             Side::Private => Some(0),
             Side::Shared => self.entries_of_chunks(&pages),
         };
-        let fogged = self.fogged_regions(&pages);
+        let uncertain = self.uncertain_regions(&pages);
         match to {
             Side::Shared if pages.start.is_multiple_of(REGION) => {
                 self.split_ends(tally, &pages);
@@ -33,8 +33,8 @@ impl State {
             Side::Shared => self.share_by_page(tally, pages.clone()),
             Side::Private => self.unshare(tally, pages.clone()),
         }
-        for region in fogged {
-            self.settle_or_stir(tally, region, &pages, Settled::Converted(to));
+        for region in uncertain {
+            self.clear_or_widen(tally, region, &pages, Settled::Converted(to));
         }
     }
 
@@ -87,17 +87,17 @@ impl State {
         self.shared.set(pages, SharedPage::default());
     }
 
-    /// The fogged regions that hold any of `pages`.
-    pub(super) fn fogged_regions(&self, pages: &Pages) -> Vec<u64> {
+    /// The uncertain regions that hold any of `pages`.
+    pub(super) fn uncertain_regions(&self, pages: &Pages) -> Vec<u64> {
         self.regions
             .stretches(regions_touching(pages))
-            .filter(|(_, region)| region.fog)
+            .filter(|(_, region)| region.uncertain)
             .flat_map(|(regions, _)| regions)
             .collect()
     }
 
-    /// After a range operation, a fogged region is settled where the range covered it.
-    pub(super) fn settle_or_stir(
+    /// After a range operation, a uncertain region is settled where the range covered it.
+    pub(super) fn clear_or_widen(
         &mut self,
         tally: &mut Tally,
         region: u64,
@@ -113,16 +113,16 @@ impl State {
         match how {
             Settled::Converted(Side::Private) => self.stir(tally, &own),
             Settled::Converted(Side::Shared) => {
-                self.fog.stir(region, &self.design);
-                self.fog.settle(region, true, self.design.in_place);
+                self.uncertain.widen(region, &self.design);
+                self.uncertain.clear(region, true, self.design.in_place);
             }
             // What lies wholly inside a hole does not split.
-            Settled::Punched => self.fog.settle(region, !self.design.in_place, false),
+            Settled::Punched => self.uncertain.clear(region, !self.design.in_place, false),
         }
     }
 }
 
-/// What went over a fogged region.
+/// What went over a uncertain region.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Settled {
     /// A conversion.

@@ -48,7 +48,7 @@ impl State {
         if self
             .regions
             .stretches(regions_touching(&pages))
-            .any(|(_, region)| region.fog)
+            .any(|(_, region)| region.uncertain)
         {
             self.stir(tally, &pages);
         }
@@ -56,7 +56,7 @@ impl State {
     }
 
     fn punch_piece(&mut self, tally: &mut Tally, pages: Pages) {
-        let fogged = self.fogged_regions(&pages);
+        let uncertain = self.uncertain_regions(&pages);
         self.split_ends(tally, &pages);
         self.unmap_private(tally, pages.clone());
         if self.design.in_place {
@@ -65,8 +65,8 @@ impl State {
         for (_, file) in self.slots.pieces(&pages) {
             self.folios.free(file);
         }
-        for region in fogged {
-            self.settle_or_stir(tally, region, &pages, Settled::Punched);
+        for region in uncertain {
+            self.clear_or_widen(tally, region, &pages, Settled::Punched);
         }
     }
 

@@ -11,17 +11,16 @@
 //! | `convert` | MapGPA and implicit conversions |
 //! | `hole` | punched holes and allocation |
 //! | `verify` | what memory must hold |
-//! | `race`, `fog` | parallel steps, and what is known after them |
+//! | `race`, `uncertain` | parallel steps, and what is known after them |
 //! | `state`, `runs`, `pages`, `slots`, `folio` | what is known between steps, as runs |
 //! | `entries` | what a range operation may look at |
 //! | `plain` | plain VMs, which have none of this |
 
 mod accept;
 mod access;
-mod author;
 mod convert;
 mod entries;
-mod fog;
+mod expect;
 mod folio;
 mod hole;
 mod map;
@@ -35,9 +34,10 @@ mod status;
 mod tally;
 #[cfg(test)]
 mod tests;
+mod uncertain;
 mod verify;
 
-pub use author::Mismatch;
+pub use expect::Mismatch;
 
 use tdxlab_plan::addr::{GpaRange, PageLevel, Side};
 use tdxlab_plan::{Action, Design, Expect, Expectation, Guest, OnVe, Op, RegionState};
@@ -134,10 +134,10 @@ impl Predictor {
             Action::One(op) => state.operate(&mut tally, op)?,
             Action::Parallel(branches) => state.race(&mut tally, branches)?,
         }
-        let fog = state.fog.close();
+        let uncertain = state.uncertain.close();
         let outside = state.folios.populated();
-        let populated = state.fog.populated(outside, state.memory.pages_4k());
-        Ok(tally.finish(populated, fog))
+        let populated = state.uncertain.populated(outside, state.memory.pages_4k());
+        Ok(tally.finish(populated, uncertain))
     }
 
     /// What is mapped in `window`, as runs in address order, at most `most` of them. Empty memory is
@@ -158,8 +158,8 @@ impl Predictor {
     }
 
     /// Every value of the author that contradicts the predictor.
-    pub fn check_expect(expected: &Expectation, author: &Expect) -> Vec<Mismatch> {
-        author::mismatches(expected, author)
+    pub fn check_expect(expected: &Expectation, expect: &Expect) -> Vec<Mismatch> {
+        expect::mismatches(expected, expect)
     }
 }
 

@@ -5,18 +5,18 @@ use tdxlab_plan::addr::GpaRange;
 
 use super::pages::{REGION, pages_of, range_of};
 use super::runs::Pages;
-use super::state::{Look, Sept, State, Taken};
+use super::state::{Acceptance, PageView, Sept, State};
 
-impl Look {
+impl PageView {
     fn state(&self) -> RegionState {
-        match (self.region.fog, self.shared.attribute, self.sept) {
+        match (self.region.uncertain, self.shared.attribute, self.sept) {
             (true, ..) => RegionState::Unknown,
             (_, true, _) if self.shared.mapped => RegionState::SharedMapped,
             (_, true, _) => RegionState::Shared,
-            (.., Sept::Leaf(Taken::Pending)) => RegionState::LeafPending,
-            (.., Sept::Leaf(Taken::Accepted)) => RegionState::LeafAccepted,
-            (.., Sept::Page(Taken::Pending)) => RegionState::PagePending,
-            (.., Sept::Page(Taken::Accepted)) => RegionState::PageAccepted,
+            (.., Sept::Leaf(Acceptance::Pending)) => RegionState::LeafPending,
+            (.., Sept::Leaf(Acceptance::Accepted)) => RegionState::LeafAccepted,
+            (.., Sept::Page(Acceptance::Pending)) => RegionState::PagePending,
+            (.., Sept::Page(Acceptance::Accepted)) => RegionState::PageAccepted,
             (.., Sept::Absent) if self.region.table => RegionState::TableFree,
             (.., Sept::Absent) => RegionState::Empty,
         }
@@ -31,10 +31,10 @@ impl State {
             if rest.is_empty() {
                 return None;
             }
-            let look = self.look(rest.clone());
-            let here = rest.start..rest.start + look.pages;
+            let view = self.view(rest.clone());
+            let here = rest.start..rest.start + view.pages;
             rest.start = here.end;
-            Some((here, look.state()))
+            Some((here, view.state()))
         })
     }
 

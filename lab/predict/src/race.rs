@@ -1,7 +1,7 @@
 //! Parallel steps: what must hold whatever the order.
 //!
 //! A 2M region that only one branch touches is exact, since no operation reaches beyond the regions
-//! it touches. A region where branches meet is fogged first, see [`super::fog`].
+//! it touches. A region where branches meet is uncertain first, see [`super::uncertain`].
 
 use std::collections::BTreeMap;
 
@@ -9,13 +9,13 @@ use tdxlab_plan::addr::Side;
 use tdxlab_plan::{Branch, Interval, Op};
 
 use super::Unjudgeable;
-use super::fog::Bounds;
 use super::pages::{REGION, gfns_of, pages_of, regions_touching};
 use super::runs::Pages;
 use super::state::{Region, Sept, SharedPage, State};
 use super::tally::Tally;
+use super::uncertain::Bounds;
 
-/// Most regions that may be fogged; a race over more is refused.
+/// Most regions that may be uncertain; a race over more is refused.
 const MOST_FOG: u64 = 1 << 16;
 
 impl State {
@@ -45,11 +45,11 @@ impl State {
             self.operate(tally, op)?;
         }
         if !meeting.is_empty() && !self.slots.all_congruent() {
-            self.fog.lose_folios();
+            self.uncertain.lose_folios();
         }
         // What one branch made certain, another may have undone.
         for region in meeting {
-            self.fog.stir(region, &self.design);
+            self.uncertain.widen(region, &self.design);
         }
         if tally.died {
             return Err(Unjudgeable {
@@ -121,7 +121,7 @@ impl State {
     /// From now on only bounds are known of the region.
     fn cover(&mut self, region: u64) {
         let (facts, _) = self.regions.at(region);
-        if facts.fog {
+        if facts.uncertain {
             return;
         }
         let gfns = gfns_of(region);
@@ -140,36 +140,41 @@ impl State {
             pages_2m: Interval::exactly(i64::from(leaf)),
             populated: Interval::exactly(populated as i64),
         };
-        self.fog.cover(region, exact, facts.table);
+        self.uncertain.mark(region, exact, facts.table);
         self.sept.set(gfns.clone(), Sept::Absent);
         self.shared.set(gfns.clone(), SharedPage::default());
         self.filled.set(gfns, None);
-        self.regions
-            .set(region..region + 1, Region { fog: true, ..facts });
+        self.regions.set(
+            region..region + 1,
+            Region {
+                uncertain: true,
+                ..facts
+            },
+        );
     }
 
     /// Whether anything happened in these pages depends on a race.
-    pub(super) fn lose_sight(&mut self, tally: &mut Tally, pages: Pages) {
+    pub(super) fn becomes_uncertain(&mut self, tally: &mut Tally, pages: Pages) {
         for region in regions_touching(&pages) {
             self.cover(region);
         }
         self.stir(tally, &pages);
     }
 
-    /// The guest or the host did something in these pages, some of them fogged.
+    /// The guest or the host did something in these pages, some of them uncertain.
     pub(super) fn stir(&mut self, tally: &mut Tally, pages: &Pages) {
-        tally.enter_fog();
+        tally.becomes_uncertain();
         for region in regions_touching(pages) {
-            if self.regions.at(region).0.fog {
-                self.fog.stir(region, &self.design);
+            if self.regions.at(region).0.uncertain {
+                self.uncertain.widen(region, &self.design);
             }
         }
     }
 
-    /// The guest has read all of these pages, some of them fogged.
+    /// The guest has read all of these pages, some of them uncertain.
     pub(super) fn reach(&mut self, pages: &Pages) {
         for region in pages.start.div_ceil(REGION)..pages.end / REGION {
-            self.fog.reach(region);
+            self.uncertain.fill(region);
         }
     }
 
@@ -184,7 +189,7 @@ impl State {
         reads
             && self.sept_ve_disable
             && !self
-                .fogged_regions(&pages_of(op.range().unwrap_or_default()))
+                .uncertain_regions(&pages_of(op.range().unwrap_or_default()))
                 .is_empty()
     }
 }

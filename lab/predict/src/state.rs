@@ -6,16 +6,16 @@
 use tdxlab_plan::addr::GpaRange;
 use tdxlab_plan::{Design, Generation, Guest};
 
-use super::fog::FogBank;
 use super::folio::Folios;
 use super::pages::{REGION, count, gfns_of, pages_of, regions_touching};
 use super::runs::{Pages, Runs};
 use super::slots::Slots;
 use super::tally::Tally;
+use super::uncertain::UncertainRegions;
 
 /// Whether the guest has accepted what is mapped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Taken {
+pub(super) enum Acceptance {
     /// Mapped by the host, not accepted.
     Pending,
     /// Accepted by the guest.
@@ -29,9 +29,9 @@ pub(super) enum Sept {
     #[default]
     Absent,
     /// By the 2M leaf of its region.
-    Leaf(Taken),
+    Leaf(Acceptance),
     /// By a 4K leaf.
-    Page(Taken),
+    Page(Acceptance),
 }
 
 /// What never changes back about a 2M region while the TD lives.
@@ -41,8 +41,8 @@ pub(super) struct Region {
     pub(super) table: bool,
     /// Its GUEST_INHIBIT bit is set: no 2M mapping any more (`hugepage_set_guest_inhibit()`).
     pub(super) inhibit: bool,
-    /// A race went over it: what is mapped is known within bounds only, see [`super::fog`].
-    pub(super) fog: bool,
+    /// A race went over it: what is mapped is known within bounds only, see [`super::uncertain`].
+    pub(super) uncertain: bool,
 }
 
 /// The shared side of a page.
@@ -71,12 +71,12 @@ pub(super) struct State {
     /// Who filled a private page since it was accepted; nobody: it is zero.
     pub(super) filled: Runs<Option<Generation>>,
     pub(super) folios: Folios,
-    pub(super) fog: FogBank,
+    pub(super) uncertain: UncertainRegions,
 }
 
 /// What is the same from one page on, for a while.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Look {
+pub(super) struct PageView {
     /// How many pages it is the same for.
     pub(super) pages: u64,
     /// How many whole regions of them, if the first page starts one; at least 1 otherwise stands
@@ -103,25 +103,25 @@ impl State {
             regions: Runs::default(),
             shared: Runs::default(),
             filled: Runs::default(),
-            fog: FogBank::default(),
+            uncertain: UncertainRegions::default(),
         };
         let mut image = Tally::default();
         for range in &guest.image {
             let pages = pages_of(*range);
             let mut at = pages.start;
             while at < pages.end {
-                let look = state.look(at..pages.end);
-                if look.sept == Sept::Absent {
-                    state.map_pages(&mut image, at..at + look.pages, Taken::Accepted);
+                let view = state.view(at..pages.end);
+                if view.sept == Sept::Absent {
+                    state.map_pages(&mut image, at..at + view.pages, Acceptance::Accepted);
                 }
-                at += look.pages;
+                at += view.pages;
             }
         }
         state
     }
 
     /// What holds at `pages.start`, and for how many of `pages`.
-    pub(super) fn look(&self, pages: Pages) -> Look {
+    pub(super) fn view(&self, pages: Pages) -> PageView {
         let at = pages.start;
         let (sept, sept_end) = self.sept.at(at);
         let (shared, shared_end) = self.shared.at(at);
@@ -135,7 +135,7 @@ impl State {
         } else {
             0
         };
-        Look {
+        PageView {
             pages: end - at,
             regions: whole.max(1),
             sept,
@@ -170,7 +170,7 @@ impl State {
     }
 
     /// Maps pages one by one: a table comes to be, the guest_memfd is populated.
-    pub(super) fn map_pages(&mut self, tally: &mut Tally, pages: Pages, taken: Taken) {
+    pub(super) fn map_pages(&mut self, tally: &mut Tally, pages: Pages, taken: Acceptance) {
         tally.pages_4k += count(&pages);
         self.regions
             .update(regions_touching(&pages), |region| Region {
@@ -183,7 +183,7 @@ impl State {
     }
 
     /// Maps whole regions by 2M leaves.
-    pub(super) fn map_leaves(&mut self, tally: &mut Tally, pages: Pages, taken: Taken) {
+    pub(super) fn map_leaves(&mut self, tally: &mut Tally, pages: Pages, taken: Acceptance) {
         tally.pages_2m += count(&pages) / REGION as i64;
         self.populate(&pages);
         self.filled.set(pages.clone(), None);
@@ -195,8 +195,8 @@ impl State {
         self.filled.set(pages.clone(), None);
         self.sept.update(pages, |sept| match sept {
             Sept::Absent => Sept::Absent,
-            Sept::Leaf(_) => Sept::Leaf(Taken::Accepted),
-            Sept::Page(_) => Sept::Page(Taken::Accepted),
+            Sept::Leaf(_) => Sept::Leaf(Acceptance::Accepted),
+            Sept::Page(_) => Sept::Page(Acceptance::Accepted),
         });
     }
 
@@ -257,7 +257,7 @@ impl State {
     pub(super) fn populate(&mut self, pages: &Pages) {
         for (regions, region) in self.regions.stretches(regions_touching(pages)) {
             let part = pages.start.max(regions.start * REGION)..pages.end.min(regions.end * REGION);
-            if !region.fog {
+            if !region.uncertain {
                 for (_, file) in self.slots.pieces(&part) {
                     self.folios.populate(file);
                 }

@@ -5,12 +5,12 @@ use tdxlab_plan::{
     AccessOutcome, Expectation, Interval, PageDelta, ProbeRun, ReadPlan, SplitLeaf, StatusRun,
 };
 
-use super::fog::FogDelta;
 use super::pages::{REGION, count, range_of};
 use super::runs::Pages;
 use super::status;
+use super::uncertain::UncertainDelta;
 
-/// Sums and lists of one step, outside of fog.
+/// Sums and lists of one step, outside of uncertain regions.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Tally {
     pub(super) pages_4k: i64,
@@ -32,8 +32,8 @@ pub(super) struct Tally {
     accessed: bool,
     probes: Vec<ProbeRun>,
     probed: bool,
-    /// The guest went through fog: what it saw there is not known.
-    fogged: bool,
+    /// The guest went through uncertain regions: what it saw there is not known.
+    is_uncertain: bool,
 }
 
 impl Tally {
@@ -100,8 +100,8 @@ impl Tally {
     }
 
     /// What the guest sees from here on in this step depends on a race.
-    pub(super) fn enter_fog(&mut self) {
-        self.fogged = true;
+    pub(super) fn becomes_uncertain(&mut self) {
+        self.is_uncertain = true;
     }
 
     /// The step makes ACCEPTs (even if it ends before the first of them).
@@ -110,19 +110,19 @@ impl Tally {
     }
 
     /// The expectation these sums come to.
-    pub(super) fn finish(self, populated: Interval, fog: FogDelta) -> Expectation {
-        let seen = !self.fogged && !self.died;
+    pub(super) fn finish(self, populated: Interval, uncertain: UncertainDelta) -> Expectation {
+        let seen = !self.is_uncertain && !self.died;
         let exits = |exact: i64| Interval {
             min: exact,
-            max: if self.fogged { NO_BOUND } else { exact },
+            max: if self.is_uncertain { NO_BOUND } else { exact },
         };
         Expectation {
             td_alive: !self.died,
-            splits: Interval::exactly(self.splits) + fog.splits,
+            splits: Interval::exactly(self.splits) + uncertain.splits,
             split_leaves: self.split_leaves,
             pages: PageDelta {
-                pages_4k: Interval::exactly(self.pages_4k) + fog.pages_4k,
-                pages_2m: Interval::exactly(self.pages_2m) + fog.pages_2m,
+                pages_4k: Interval::exactly(self.pages_4k) + uncertain.pages_4k,
+                pages_2m: Interval::exactly(self.pages_2m) + uncertain.pages_2m,
                 pages_1g: Interval::exactly(0),
             },
             populated,
@@ -130,7 +130,7 @@ impl Tally {
             access_exits: exits(self.access_exits),
             entries_at_most: self.entries_at_most,
             statuses: (self.accepts && seen).then_some(self.statuses),
-            legal_statuses: if (self.accepts || self.handler_accepts) && self.fogged {
+            legal_statuses: if (self.accepts || self.handler_accepts) && self.is_uncertain {
                 let mut legal = status::RACING.to_vec();
                 legal.push(status::OPERAND_INVALID);
                 legal

@@ -7,7 +7,7 @@ use super::Unjudgeable;
 use super::access::Access;
 use super::pages::{pages_of, range_of};
 use super::runs::Pages;
-use super::state::{Sept, State, Taken};
+use super::state::{Acceptance, Sept, State};
 use super::tally::Tally;
 
 impl State {
@@ -41,17 +41,19 @@ impl State {
         let mut missing: Vec<Pages> = Vec::new();
         let mut at = pages.start;
         while at < pages.end {
-            let look = self.look(at..pages.end);
-            let here = at..at + look.pages;
+            let view = self.view(at..pages.end);
+            let here = at..at + view.pages;
             at = here.end;
-            if look.region.fog {
+            if view.region.uncertain {
                 if gone != Gone::Skip {
                     self.stir(tally, &here);
                     self.reach(&here);
                     tally.reads.push(read(&here, Content::Raced));
                 }
-            } else if look.shared.attribute {
-            } else if let Sept::Leaf(Taken::Accepted) | Sept::Page(Taken::Accepted) = look.sept {
+            } else if view.shared.attribute {
+            } else if let Sept::Leaf(Acceptance::Accepted) | Sept::Page(Acceptance::Accepted) =
+                view.sept
+            {
                 for (stretch, filled) in self.filled.stretches(here) {
                     let content = filled.map_or(Content::Zero, Content::Filled);
                     push_read(&mut tally.reads, &stretch, content);
@@ -87,7 +89,7 @@ impl State {
         let stretches: Vec<_> = self.shared.stretches(pages).collect();
         // After a race even the attribute is in doubt.
         let is_new =
-            |stretch: &Pages| !self.design.in_place && self.fogged_regions(stretch).is_empty();
+            |stretch: &Pages| !self.design.in_place && self.uncertain_regions(stretch).is_empty();
         let mut known = stretches.iter().filter(|(_, page)| page.attribute);
         if let Some((stretch, _)) =
             known.find(|(stretch, page)| page.filled.is_none() && !is_new(stretch))

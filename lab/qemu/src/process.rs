@@ -12,7 +12,7 @@ use nix::sys::signal::Signal;
 
 use super::command::CommandLine;
 use super::error::QemuError;
-use super::excerpt::Excerpt;
+use super::head_tail::HeadTail;
 use super::spawner;
 
 /// Bytes of stderr kept from the beginning and from the end.
@@ -24,7 +24,7 @@ pub struct Process {
     child: Child,
     pidfd: OwnedFd,
     stderr: ChildStderr,
-    said: Excerpt<u8>,
+    said: HeadTail<u8>,
     ended: Option<ExitStatus>,
 }
 
@@ -87,7 +87,7 @@ impl Process {
                 child,
                 pidfd,
                 stderr,
-                said: Excerpt::new(STDERR_KEPT.0, STDERR_KEPT.1),
+                said: HeadTail::new(STDERR_KEPT.0, STDERR_KEPT.1),
                 ended: None,
             }),
             Err(source) => {

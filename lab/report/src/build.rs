@@ -5,7 +5,7 @@ use std::path::Path;
 
 use tdxlab_journal::content::wanted as wanted_content;
 use tdxlab_journal::journal::{Event, JournalError, PlanId, RunStarted};
-use tdxlab_journal::recording::Recording;
+use tdxlab_journal::reader::JournalReader;
 use tdxlab_journal::verdict::{Finding, Judgement, MissingWitness, Verdict};
 use tdxlab_journal::{ContentSpan, Observed, PageCounters, Reading, Sample};
 use tdxlab_plan::{Expectation, Plan, text as words};
@@ -14,18 +14,18 @@ use super::model::{
     Confirmation, ContentReport, ControlReport, Fact, FindingReport, Numbers, Report,
     ScenarioReport, StepReport, VERSION, VerdictCounts,
 };
-use super::seen::seen;
+use super::observed::seen;
 
 /// Why a scenario of a run that was stopped has no result.
 pub const NOT_RUN: &str = "not run: the run was stopped before";
 
 /// Reads a journal.
 pub fn from_journal(path: &Path) -> Result<Report, JournalError> {
-    from_recording(Recording::open(path)?)
+    from_recording(JournalReader::open(path)?)
 }
 
 /// Reads a journal from wherever it is.
-pub fn from_recording(mut recording: Recording) -> Result<Report, JournalError> {
+pub fn from_recording(mut recording: JournalReader) -> Result<Report, JournalError> {
     let mut builder = Builder::new(recording.head());
     while let Some(line) = recording.next_line()? {
         builder.last_at = builder.last_at.max(line.at);

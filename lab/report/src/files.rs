@@ -5,7 +5,7 @@ use std::path::Path;
 use tdxlab_journal::folder::{FolderError, write_whole};
 use tdxlab_journal::journal;
 
-use super::picture::Pictures;
+use super::timeline::Pictures;
 use super::{Report, html, junit, ktap};
 
 /// Names of the files [`write_all`] makes beside the journal.

@@ -16,10 +16,10 @@ pub mod ktap;
 pub mod lava;
 pub mod merge;
 mod model;
-pub mod picture;
-mod seen;
+mod observed;
 pub mod table;
 pub mod terminal;
+pub mod timeline;
 pub mod trend;
 
 pub use build::{NOT_RUN, by_topic, from_journal, from_recording, topic};

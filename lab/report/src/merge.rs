@@ -12,7 +12,7 @@ use miette::Diagnostic;
 use tdxlab_journal::after_rehearsal;
 use tdxlab_journal::folder::{FolderError, RunFolder};
 use tdxlab_journal::journal::{self, Event, JournalError, PlanId, RunStarted};
-use tdxlab_journal::recording::Recording;
+use tdxlab_journal::reader::JournalReader;
 use tdxlab_journal::verdict::Verdict;
 use thiserror::Error;
 
@@ -147,7 +147,7 @@ pub fn merge(folders: &[PathBuf], reports: &Path, mixed: bool) -> Result<RunFold
 }
 
 fn open(folder: &Path) -> Result<Source, MergeError> {
-    let mut recording = Recording::open(&folder.join(journal::FILE))?;
+    let mut recording = JournalReader::open(&folder.join(journal::FILE))?;
     let head = recording.head().clone();
     let mut finished = vec![false; head.plans.len()];
     let mut ended = false;
@@ -334,7 +334,7 @@ fn copy(
     journal: &journal::Journal,
     end: &mut End,
 ) -> Result<(), MergeError> {
-    let mut recording = Recording::open(&source.folder.join(journal::FILE))?;
+    let mut recording = JournalReader::open(&source.folder.join(journal::FILE))?;
     while let Some(line) = recording.next_line()? {
         let mut event = line.event;
         if let Event::RunEnded {

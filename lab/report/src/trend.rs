@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use tdxlab_journal::verdict::Verdict;
 
-use super::picture::Pictures;
+use super::timeline::Pictures;
 use super::{Report, ScenarioReport};
 
 /// One value for each run; `None` where the run has none.

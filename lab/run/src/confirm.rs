@@ -4,16 +4,16 @@ use tdxlab_journal::folder::RunFolder;
 use tdxlab_journal::journal::{Event, JournalError, PlanId};
 use tdxlab_journal::verdict::Verdict;
 
-use super::executor::{Item, Keep, Lab, Silence};
-use super::guide::Unguided;
+use super::executor::{KeepEvidence, NoProgress, RunContext, TestCase};
+use super::hooks::NoHooks;
 
 /// Runs a plan `times` times more, each in a journal and a folder that are thrown away, and writes
 /// down how often it failed. Stops early where somebody wants the run to stop.
 pub(super) fn confirm(
-    lab: &Lab<'_>,
+    lab: &RunContext<'_>,
     worker: usize,
     id: PlanId,
-    item: &Item,
+    item: &TestCase,
     times: u32,
 ) -> Result<(), JournalError> {
     let mut again = 0;
@@ -33,17 +33,17 @@ pub(super) fn confirm(
 }
 
 /// `None` where there is no room to run it.
-fn once(lab: &Lab<'_>, worker: usize, id: PlanId, item: &Item) -> Option<Verdict> {
+fn once(lab: &RunContext<'_>, worker: usize, id: PlanId, item: &TestCase) -> Option<Verdict> {
     let place = tempfile::tempdir().ok()?;
     let folder = RunFolder::create(place.path()).ok()?;
     let journal = folder.journal().ok()?;
-    let again = Lab {
+    let again = RunContext {
         journal: &journal,
         folder: &folder,
         allowed_log: lab.allowed_log.clone(),
-        keep: Keep::Nothing,
-        watcher: &Silence,
-        guide: &Unguided,
+        keep: KeepEvidence::Nothing,
+        watcher: &NoProgress,
+        hooks: &NoHooks,
         ..*lab
     };
     Some(again.execute(worker, id, item).ok()?.verdict)

@@ -10,21 +10,21 @@ use tdxlab_host::{BootOptions, Host, HostError, Session};
 use tdxlab_journal::folder::{FolderError, RunFolder, write_whole};
 use tdxlab_journal::interleaving::Interleaving;
 use tdxlab_journal::journal::{Event, JournalError, PlanId};
-use tdxlab_journal::replay::{self, Recorded, Replay, Signature};
+use tdxlab_journal::replay::{self, Replay, ReplayOrigin, Signature};
 use tdxlab_journal::verdict::Verdict;
 use tdxlab_journal::{Observed, Sample};
 use tdxlab_judge::oracle::Oracle;
 use tdxlab_judge::{AllowList, Evidence, Judge, branches, control};
-use tdxlab_plan::needs::{self, Offer};
+use tdxlab_plan::needs::{self, HostAndDesign};
 use tdxlab_plan::{Action, Guest, MemoryMap, Plan};
 use tdxlab_qemu::interrupt::Interrupt;
 
-use super::guide::{Guide, Stand};
-use super::scribe::Scribe;
+use super::hooks::{Hooks, StepContext};
+use super::sink::EventSink;
 
 /// A plan and where it came from.
 #[derive(Clone, Debug)]
-pub struct Item {
+pub struct TestCase {
     /// The plan.
     pub plan: Plan,
     /// Its scenario file; `None` for a replay.
@@ -35,15 +35,15 @@ pub struct Item {
 pub type MakeOracle = dyn Fn(&Guest) -> Box<dyn Oracle> + Sync;
 
 /// What all plans of a run share.
-pub struct Lab<'a> {
+pub struct RunContext<'a> {
     /// Where guests run.
     pub host: &'a dyn Host,
     /// What host and design offer.
-    pub offer: Offer,
+    pub offer: HostAndDesign,
     /// Who says what must happen.
     pub oracle: &'a MakeOracle,
     /// Where everything is written down.
-    pub journal: &'a dyn Scribe,
+    pub journal: &'a dyn EventSink,
     /// Where files go.
     pub folder: &'a RunFolder,
     /// Kernel log lines that may pass.
@@ -53,16 +53,16 @@ pub struct Lab<'a> {
     /// Longest a single operation may take.
     pub patience: Duration,
     /// Whose evidence is kept.
-    pub keep: Keep,
+    pub keep: KeepEvidence,
     /// Who is told how far it is.
-    pub watcher: &'a dyn Watcher,
+    pub watcher: &'a dyn Progress,
     /// Who looks on between steps.
-    pub guide: &'a dyn Guide,
+    pub hooks: &'a dyn Hooks,
 }
 
 /// Whose evidence is kept: what the host can show, and the plan to run again.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Keep {
+pub enum KeepEvidence {
     /// Nobody's: only what is said of the plan matters.
     Nothing,
     /// That of plans that did not pass.
@@ -72,19 +72,19 @@ pub enum Keep {
     Everything,
 }
 
-impl Keep {
+impl KeepEvidence {
     /// Whether the evidence of a plan with this verdict is kept.
     fn keeps(self, verdict: Verdict) -> bool {
         match self {
-            Keep::Nothing => false,
-            Keep::Failures => verdict != Verdict::Pass,
-            Keep::Everything => true,
+            KeepEvidence::Nothing => false,
+            KeepEvidence::Failures => verdict != Verdict::Pass,
+            KeepEvidence::Everything => true,
         }
     }
 }
 
 /// Is told how far a run is. Called from several threads.
-pub trait Watcher: Sync {
+pub trait Progress: Sync {
     /// A worker takes up a plan.
     fn plan_started(&self, worker: usize, name: &str, steps: usize);
     /// A worker comes to a step, counted from 0.
@@ -95,9 +95,9 @@ pub trait Watcher: Sync {
 
 /// Is told everything and keeps it to itself.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Silence;
+pub struct NoProgress;
 
-impl Watcher for Silence {
+impl Progress for NoProgress {
     fn plan_started(&self, _: usize, _: &str, _: usize) {}
     fn step_started(&self, _: usize, _: usize) {}
     fn plan_ended(&self, _: usize, _: &str, _: &Outcome) {}
@@ -147,10 +147,15 @@ fn with_help(error: &dyn miette::Diagnostic) -> String {
     }
 }
 
-impl Lab<'_> {
+impl RunContext<'_> {
     /// Runs a plan, or skips it where a need is not met. Whatever happens to it is an outcome;
     /// an error means that it could not be written down.
-    pub fn execute(&self, worker: usize, id: PlanId, item: &Item) -> Result<Outcome, JournalError> {
+    pub fn execute(
+        &self,
+        worker: usize,
+        id: PlanId,
+        item: &TestCase,
+    ) -> Result<Outcome, JournalError> {
         let started = Instant::now();
         let plan = &item.plan;
         let unmet = needs::unmet(plan, &self.offer).or_else(|| self.host.unmet(&plan.guest));
@@ -173,7 +178,7 @@ impl Lab<'_> {
             scenario: item.scenario.clone(),
             body: plan.clone(),
         })?;
-        let mut course = Course {
+        let mut plan_run = PlanRun {
             lab: self,
             worker,
             id,
@@ -184,17 +189,17 @@ impl Lab<'_> {
             signature: Signature::passing(),
             folder: RunFolder::of_plan(id, &plan.name),
         };
-        let reason = match course.run() {
+        let reason = match plan_run.run() {
             Ok(()) => None,
             Err(Stop::Reason(reason)) => Some(reason),
             Err(Stop::Journal(error)) => return Err(error),
         };
         if reason.is_some() {
-            course.verdict = course.verdict.and(Verdict::Error);
+            plan_run.verdict = plan_run.verdict.and(Verdict::Error);
         }
-        let evidence = course.tidy();
+        let evidence = plan_run.tidy();
         let outcome = Outcome {
-            verdict: course.verdict,
+            verdict: plan_run.verdict,
             reason,
             took: started.elapsed(),
         };
@@ -210,8 +215,8 @@ impl Lab<'_> {
 }
 
 /// One plan on its way.
-struct Course<'a> {
-    lab: &'a Lab<'a>,
+struct PlanRun<'a> {
+    lab: &'a RunContext<'a>,
     worker: usize,
     id: PlanId,
     plan: &'a Plan,
@@ -226,7 +231,7 @@ struct Course<'a> {
     folder: PathBuf,
 }
 
-impl Course<'_> {
+impl PlanRun<'_> {
     fn run(&mut self) -> Result<(), Stop> {
         let folder = self.path();
         // A run that was ended by force may have left something here, and goes on.
@@ -258,7 +263,7 @@ impl Course<'_> {
         }
         if so_far != Verdict::Pass && !self.lab.interrupt.is_raised() {
             let folder = self.path();
-            self.lab.guide.failed(self.plan, &folder, session.as_mut());
+            self.lab.hooks.failed(self.plan, &folder, session.as_mut());
         }
         let ended = session.end().map_err(Stop::from);
         judged.and(ended)
@@ -287,7 +292,7 @@ impl Course<'_> {
             let expected = oracle.foresee(&step.action).map_err(|why| {
                 Stop::Reason(format!("step {}: nobody can foresee it: {why}", number + 1))
             })?;
-            self.lab.guide.before_step(&Stand {
+            self.lab.hooks.before_step(&StepContext {
                 plan: self.plan,
                 step: number,
                 expected: &expected,
@@ -393,7 +398,7 @@ impl Course<'_> {
             Action::Parallel(_) => {
                 // A seed of its own for every step, so that two races of a plan differ.
                 let seed = self.plan.seed.wrapping_add(u64::from(step));
-                if let Some(order) = self.lab.guide.order(self.id, step as usize) {
+                if let Some(order) = self.lab.hooks.order(self.id, step as usize) {
                     session.follow(order);
                 }
                 let branches: Vec<_> = branches(action).collect();
@@ -469,11 +474,11 @@ impl Course<'_> {
     }
 }
 
-impl Course<'_> {
+impl PlanRun<'_> {
     /// The plan as it was run, to be run again.
     fn replay(&self) -> Replay {
         Replay {
-            recorded: Some(Recorded {
+            recorded: Some(ReplayOrigin {
                 tdxlab: env!("CARGO_PKG_VERSION").to_owned(),
                 run: self.lab.folder.name().to_owned(),
                 host: self.lab.host.kind(),

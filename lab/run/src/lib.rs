@@ -6,7 +6,7 @@
 //! |---|---|
 //! | `executor` | boots a guest for a plan, does its steps, leaves evidence |
 //! | `pool` | takes plan after plan with a few workers |
-//! | `guide` | somebody who looks on between steps |
+//! | `hooks` | somebody who looks on between steps |
 //! | `confirm` | runs a plan that failed again |
 //! | `trial` | runs a plan and says what is said of it, without any files |
 //! | `resume` | the rest of a run that was ended early |
@@ -14,20 +14,20 @@
 
 mod confirm;
 pub mod executor;
-pub mod guide;
-mod pool;
+pub mod hooks;
+mod in_memory;
 mod resume;
-mod scribe;
-mod trial;
+mod sink;
+mod workers;
 
 use std::time::Duration;
 
-pub use executor::{Item, Keep, Lab, MakeOracle, Outcome, Silence, Watcher};
-pub use guide::{Guide, Stand, Unguided};
-pub use pool::{Drive, PANICKED, run, run_some};
-pub use resume::{Progress, ResumeError};
-pub use scribe::{Scribe, Tried};
-pub use trial::Trial;
+pub use executor::{KeepEvidence, MakeOracle, NoProgress, Outcome, Progress, RunContext, TestCase};
+pub use hooks::{Hooks, NoHooks, StepContext};
+pub use in_memory::InMemoryRunner;
+pub use resume::{Resumable, ResumeError};
+pub use sink::{EventSink, PlanResult};
+pub use workers::{PANICKED, PoolOptions, run, run_some};
 
 /// Longest a single operation may take, unless said otherwise.
 pub const PATIENCE: Duration = Duration::from_secs(60);

@@ -7,14 +7,14 @@ use std::path::{Path, PathBuf};
 
 use miette::Diagnostic;
 use tdxlab_journal::journal::{self, Event, Journal, JournalError, PlanId, RunStarted};
-use tdxlab_journal::recording::Recording;
+use tdxlab_journal::reader::JournalReader;
 use thiserror::Error;
 
-use super::executor::Item;
+use super::executor::TestCase;
 
 /// What a journal says of a run so far.
 #[derive(Debug)]
-pub struct Progress {
+pub struct Resumable {
     /// What the run is about.
     pub head: RunStarted,
     /// For each plan, whether it is finished.
@@ -47,11 +47,11 @@ pub enum ResumeError {
     },
 }
 
-impl Progress {
+impl Resumable {
     /// Reads the journal of a run.
-    pub fn of(folder: &Path) -> Result<Progress, ResumeError> {
+    pub fn of(folder: &Path) -> Result<Resumable, ResumeError> {
         let path = folder.join(journal::FILE);
-        let mut recording = Recording::open(&path)?;
+        let mut recording = JournalReader::open(&path)?;
         let head = recording.head().clone();
         let mut finished = vec![false; head.plans.len()];
         let mut last_at = 0;
@@ -63,7 +63,7 @@ impl Progress {
                 *place = true;
             }
         }
-        Ok(Progress {
+        Ok(Resumable {
             complete: finished.iter().all(|done| *done),
             finished,
             head,
@@ -74,7 +74,7 @@ impl Progress {
 
     /// The plans that are left, with their places in the run. `items` are all plans as they are
     /// now; they must be those the run was started with.
-    pub fn left(&self, items: Vec<Item>) -> Result<Vec<(PlanId, Item)>, ResumeError> {
+    pub fn left(&self, items: Vec<TestCase>) -> Result<Vec<(PlanId, TestCase)>, ResumeError> {
         let changed = |what: String| ResumeError::Changed {
             run: self.head.run.clone(),
             what,

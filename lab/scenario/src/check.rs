@@ -48,7 +48,7 @@ fn follow(plan: &Plan, design: &Design, root: &Node) -> Vec<Objection> {
                     if objections.iter().any(|known| known.span == value.span) {
                         continue;
                     }
-                    let written = value.text().unwrap_or(&mismatch.author);
+                    let written = value.text().unwrap_or(&mismatch.written);
                     objections.push(Objection {
                         span: value.span.clone(),
                         message: format!("`{field}: {written}` contradicts the predictor"),

@@ -16,7 +16,7 @@
 
 use tdxlab_protocol::addr::{Gpa, PageLevel};
 
-use super::machine::Pfn;
+use super::physical_memory::Pfn;
 
 const PRESENT: u64 = 1 << 0;
 const WRITABLE: u64 = 1 << 1;

@@ -5,10 +5,10 @@ use std::ops::Range;
 
 use tdxlab_protocol::addr::PageLevel;
 
-use super::machine::{Machine, Pfn};
 use super::module::Platform;
+use super::physical_memory::{Pfn, PhysicalMemory};
 use super::policy::Allocation;
-use super::words::Words;
+use super::sparse_page::SparsePage;
 
 const PAGE: u64 = PageLevel::Size4K.bytes();
 const REGION: u64 = PageLevel::Size2M.bytes();
@@ -37,7 +37,7 @@ enum Frames {
     /// One folio of 2M, by its first frame.
     Folio(Pfn),
     /// Pages of 4K; a word is the frame plus 1, and 0 where nothing is populated.
-    Pages { frames: Words, count: u16 },
+    Pages { frames: SparsePage, count: u16 },
 }
 
 /// A populated page.
@@ -107,7 +107,7 @@ impl GuestMemfd {
     }
 
     /// The page at `offset`, allocated if need be; `None` where there is no memory for it.
-    pub(crate) fn populate<M: Machine>(
+    pub(crate) fn populate<M: PhysicalMemory>(
         &mut self,
         offset: u64,
         hardware: &mut Platform<M>,
@@ -137,7 +137,7 @@ impl GuestMemfd {
             self.populated += 512;
             Frames::Folio(first)
         } else {
-            let mut frames = Words::default();
+            let mut frames = SparsePage::default();
             frames.set(index, take_page(hardware)?.0 + 1);
             self.populated += 1;
             Frames::Pages { frames, count: 1 }
@@ -176,7 +176,11 @@ impl GuestMemfd {
     }
 
     /// Frees all pages of `range` (bytes, cut to the file).
-    pub(crate) fn truncate<M: Machine>(&mut self, range: Range<u64>, hardware: &mut Platform<M>) {
+    pub(crate) fn truncate<M: PhysicalMemory>(
+        &mut self,
+        range: Range<u64>,
+        hardware: &mut Platform<M>,
+    ) {
         let range = range.start..range.end.min(self.size);
         if range.start >= range.end {
             return;
@@ -192,7 +196,7 @@ impl GuestMemfd {
     }
 
     /// Frees pages of one region; whether nothing is left of it.
-    fn free_pages<M: Machine>(
+    fn free_pages<M: PhysicalMemory>(
         &mut self,
         number: u64,
         pages: Range<u64>,
@@ -210,7 +214,7 @@ impl GuestMemfd {
                 return true;
             }
             let frames = std::array::from_fn(|index| first.0 + index as u64 + 1);
-            let frames = Words::All(Box::new(frames));
+            let frames = SparsePage::All(Box::new(frames));
             region.frames = Frames::Pages { frames, count: 512 };
         }
         let Frames::Pages { frames, count } = &mut region.frames else {
@@ -249,7 +253,7 @@ impl GuestMemfd {
     }
 }
 
-fn take_page<M: Machine>(hardware: &mut Platform<M>) -> Option<Pfn> {
+fn take_page<M: PhysicalMemory>(hardware: &mut Platform<M>) -> Option<Pfn> {
     if hardware.policy.allocates(Allocation::Page) {
         hardware.pool.take_frame()
     } else {

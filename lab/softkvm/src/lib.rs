@@ -10,7 +10,7 @@
 //! | `kvm/` | KVM: mirror page tables, faults, holes, conversions, splits |
 //! | `module/` | the TDX module: S-EPT, SEAMCALLs, TDCALLs |
 //! | `vcpu` | a vCPU between TD entry and exit |
-//! | `gmem`, `machine`, `memory`, `pool` | guest_memfd, machine memory, frames |
+//! | `gmem`, `physical_memory`, `memory`, `frame_allocator` | guest_memfd, machine memory, frames |
 //! | `policy` | every decision that a fault can take otherwise |
 
 pub mod memory;
@@ -18,14 +18,14 @@ pub mod policy;
 
 mod api;
 mod entry;
+mod frame_allocator;
 mod gmem;
 mod kvm;
-mod machine;
 mod module;
-mod pool;
+mod physical_memory;
 mod ranges;
+mod sparse_page;
 mod vcpu;
-mod words;
 
 #[cfg(test)]
 mod tests;
@@ -36,8 +36,8 @@ pub use self::api::{
 pub use self::entry::{Level, SeptEntry, State};
 pub use self::kvm::design::{Conversion, KvmDesign, RangeSplit, Rules};
 pub use self::kvm::stats::PageGauges;
-pub use self::machine::{Machine, Pfn};
 pub use self::module::{SHARED_BIT, Seamcall, Status};
+pub use self::physical_memory::{Pfn, PhysicalMemory};
 pub use self::policy::{Faithful, Policy};
 
 use tdxlab_protocol::addr::{GpaRange, PageLevel};
@@ -59,7 +59,7 @@ pub struct SoftKvm<M> {
     io: Vec<PortWrite>,
 }
 
-impl<M: Machine> SoftKvm<M> {
+impl<M: PhysicalMemory> SoftKvm<M> {
     /// Builds the TD: slots, image, control page; then lets it run.
     ///
     /// # Errors

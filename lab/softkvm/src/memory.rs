@@ -10,8 +10,8 @@ use tdxlab_protocol::addr::{Gpa, PageLevel, Side};
 use tdxlab_protocol::message::Content;
 use tdxlab_protocol::pattern::{self, Generation};
 
-use crate::machine::{Machine, Pfn};
-use crate::words::Words;
+use crate::physical_memory::{Pfn, PhysicalMemory};
+use crate::sparse_page::SparsePage;
 
 /// Frames in a block.
 const BLOCK: u64 = 512;
@@ -50,7 +50,7 @@ enum Frame {
     Zero,
     /// What a fill wrote to one page: this is its first word.
     Written(u64),
-    Words(Words),
+    SparsePage(SparsePage),
 }
 
 /// A translation that the MMU found.
@@ -122,7 +122,7 @@ impl Frame {
             Frame::Zero => 0,
             // The index is in the low bits, and that of the first word is 0.
             Frame::Written(first) => first + index as u64,
-            Frame::Words(words) => words.get(index),
+            Frame::SparsePage(words) => words.get(index),
         }
     }
 
@@ -130,7 +130,7 @@ impl Frame {
         match self {
             Frame::Zero => Content::Zero,
             Frame::Written(first) => written_content(*first, page),
-            Frame::Words(words) => {
+            Frame::SparsePage(words) => {
                 pattern::classify(page, &std::array::from_fn(|index| words.get(index)))
             }
         }
@@ -272,7 +272,7 @@ fn frame_of(entry: u64) -> Pfn {
     Pfn((entry & FRAME_MASK) >> 12)
 }
 
-impl Machine for SimMachine {
+impl PhysicalMemory for SimMachine {
     fn pool(&self) -> Range<Pfn> {
         self.pool.clone()
     }
@@ -290,7 +290,7 @@ impl Machine for SimMachine {
         // What is written is a table already, nearly always.
         let block = self.blocks.get_mut((table.0 / BLOCK) as usize);
         if let Some(Block::Frames(frames)) = block
-            && let Some(Frame::Words(words)) = frames.get_mut((table.0 % BLOCK) as usize)
+            && let Some(Frame::SparsePage(words)) = frames.get_mut((table.0 % BLOCK) as usize)
         {
             words.set(index, entry);
             return;
@@ -298,12 +298,12 @@ impl Machine for SimMachine {
         let block = self.block_mut((table.0 / BLOCK) as usize);
         let frame = block.frame_mut(table.0 % BLOCK);
         if let Frame::Zero = frame {
-            *frame = Frame::Words(Words::default());
+            *frame = Frame::SparsePage(SparsePage::default());
         } else if let Frame::Written(_) = frame {
             let all = std::array::from_fn(|at| frame.word(at));
-            *frame = Frame::Words(Words::All(Box::new(all)));
+            *frame = Frame::SparsePage(SparsePage::All(Box::new(all)));
         }
-        if let Frame::Words(words) = frame {
+        if let Frame::SparsePage(words) = frame {
             words.set(index, entry);
         }
     }
@@ -311,7 +311,7 @@ impl Machine for SimMachine {
     fn write_table(&mut self, table: Pfn, entries: Box<[u64; 512]>) {
         if table < self.pool.end {
             let block = self.block_mut((table.0 / BLOCK) as usize);
-            *block.frame_mut(table.0 % BLOCK) = Frame::Words(Words::All(entries));
+            *block.frame_mut(table.0 % BLOCK) = Frame::SparsePage(SparsePage::All(entries));
         }
     }
 

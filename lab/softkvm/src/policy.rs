@@ -9,8 +9,8 @@ use std::ops::Range;
 use tdxlab_protocol::addr::{Gpa, GpaRange, PageLevel, Side};
 
 use super::entry::{Level, SeptEntry, State};
-use super::machine::Pfn;
 use super::module::{Seamcall, Status};
+use super::physical_memory::Pfn;
 
 /// Answers everything right.
 #[derive(Clone, Copy, Debug, Default)]

@@ -8,8 +8,8 @@ use super::kvm::convert::{MapGpa, MapGpaResult};
 use super::kvm::fault::{Fault, FaultProgress};
 use super::kvm::stats::Actor;
 use super::kvm::{Kvm, death};
-use super::machine::Machine;
 use super::module::{Exit, Outcome, SHARED_BIT, Vmcall};
+use super::physical_memory::PhysicalMemory;
 use crate::api::{Advance, Killer, PortWrite, Request};
 
 /// Sub-function GetTdVmCallInfo.
@@ -64,7 +64,7 @@ impl Vcpu {
     }
 
     /// Goes one step: one TD entry, or the handling of one exit.
-    pub(crate) fn advance<M: Machine>(
+    pub(crate) fn advance<M: PhysicalMemory>(
         &mut self,
         id: VcpuId,
         kvm: &mut Kvm<M>,
@@ -95,7 +95,7 @@ impl Vcpu {
         }
     }
 
-    fn enter<M: Machine>(
+    fn enter<M: PhysicalMemory>(
         &mut self,
         id: VcpuId,
         request: Request,
@@ -150,7 +150,7 @@ impl Vcpu {
         }
     }
 
-    fn exit<M: Machine>(
+    fn exit<M: PhysicalMemory>(
         &mut self,
         id: VcpuId,
         request: Request,
@@ -187,7 +187,7 @@ impl Vcpu {
 
     /// Notes an exit for `gpa` of the request under way. A guest that gets no further is as good as
     /// dead; a real one would hang here for ever.
-    fn exited<M: Machine>(&mut self, id: VcpuId, gpa: Gpa, kvm: &mut Kvm<M>) {
+    fn exited<M: PhysicalMemory>(&mut self, id: VcpuId, gpa: Gpa, kvm: &mut Kvm<M>) {
         self.exits += 1;
         if self.exits >= EXITS_FOR_EVER {
             let text = format!(
@@ -199,7 +199,7 @@ impl Vcpu {
         }
     }
 
-    fn vmcall<M: Machine>(
+    fn vmcall<M: PhysicalMemory>(
         &mut self,
         id: VcpuId,
         call: Vmcall,
@@ -246,7 +246,7 @@ impl Vcpu {
         (State::Idle, self.finish_vmcall(id, status, kvm))
     }
 
-    fn finish_map_gpa<M: Machine>(
+    fn finish_map_gpa<M: PhysicalMemory>(
         &mut self,
         id: VcpuId,
         result: MapGpaResult,
@@ -258,7 +258,12 @@ impl Vcpu {
         self.finish_vmcall(id, result.status, kvm)
     }
 
-    fn finish_vmcall<M: Machine>(&mut self, id: VcpuId, status: u64, kvm: &mut Kvm<M>) -> Advance {
+    fn finish_vmcall<M: PhysicalMemory>(
+        &mut self,
+        id: VcpuId,
+        status: u64,
+        kvm: &mut Kvm<M>,
+    ) -> Advance {
         self.gprs[reg::R10] = status;
         self.gprs[reg::RAX] = 0;
         kvm.hardware.td.enter(usize::from(id.0));

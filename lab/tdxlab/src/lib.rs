@@ -13,9 +13,9 @@
 //! 5. [`judge`] compares; [`run`] writes the [`journal`]; [`report`] renders it.
 
 pub mod cli;
-pub mod conduct;
 pub mod select;
 pub mod soak;
+pub mod spec;
 #[cfg(test)]
 mod tests;
 

@@ -7,7 +7,7 @@ use tdxlab_host_kvm::tdx::{self, TdxHost};
 use tdxlab_host_soft::sim::SimHost;
 use tdxlab_host_soft::soft::SoftHost;
 use tdxlab_journal::{REHEARSAL, REHEARSAL_FACT};
-use tdxlab_kernel::doctor::{self, Fact, Machine, Standing};
+use tdxlab_kernel::doctor::{self, Fact, Status, ThisMachine};
 use tdxlab_plan::HostKind;
 use tdxlab_qemu::Installed;
 use tdxlab_qemu::interrupt::Interrupt;
@@ -147,7 +147,7 @@ fn open(kind: HostKind) -> Result<Box<dyn Host>, HostError> {
 pub fn tdx() -> Result<TdxHost, HostError> {
     let kind = HostKind::Tdx;
     // In a rehearsal nothing of the machine is TDX, so there is nothing to ask it.
-    let fact = (!tdx::is_rehearsal()).then(|| doctor::why_no_tdx(&Machine::this()));
+    let fact = (!tdx::is_rehearsal()).then(|| doctor::why_no_tdx(&ThisMachine::this()));
     if let Some(fact) = fact.flatten() {
         return Err(unusable(kind, fact));
     }
@@ -182,20 +182,20 @@ pub fn hosts() -> Vec<Fact> {
                     Fact {
                         name,
                         found: facts.join(", "),
-                        standing: Standing::Usable,
+                        standing: Status::Usable,
                         advice: None,
                     }
                 }
                 Err(HostError::NotUsable { reason, advice, .. }) => Fact {
                     name,
                     found: reason,
-                    standing: Standing::Unusable,
+                    standing: Status::Unusable,
                     advice: Some(advice),
                 },
                 Err(other) => Fact {
                     name,
                     found: other.to_string(),
-                    standing: Standing::Unusable,
+                    standing: Status::Unusable,
                     advice: None,
                 },
             }

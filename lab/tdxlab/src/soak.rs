@@ -14,12 +14,12 @@ use tdxlab_host::Host;
 use tdxlab_journal::{Finding, FolderError, Verdict};
 use tdxlab_plan::Design;
 use tdxlab_qemu::interrupt::Interrupt;
-use tdxlab_run::{Item, Trial, Tried};
+use tdxlab_run::{InMemoryRunner, PlanResult, TestCase};
 
 /// What is run, how often, and beside what.
 pub struct Soak<'a, E> {
     /// The plans of a round, given its seed.
-    pub plans: &'a (dyn Fn(u64) -> Result<Vec<Item>, E> + Sync),
+    pub plans: &'a (dyn Fn(u64) -> Result<Vec<TestCase>, E> + Sync),
     /// Where guests run.
     pub host: &'a dyn Host,
     /// Designs, one round after the other.
@@ -53,7 +53,7 @@ pub enum Told<'a> {
 #[derive(Clone, Debug)]
 pub struct Bad {
     /// The plan.
-    pub item: Item,
+    pub item: TestCase,
     /// Seed of its round.
     pub seed: u64,
     /// Its design.
@@ -145,7 +145,8 @@ impl<E: Send> Soak<'_, E> {
             .designs
             .iter()
             .map(|design| {
-                Trial::new(self.host, design).map(|trial| trial.with_patience(self.patience))
+                InMemoryRunner::new(self.host, design)
+                    .map(|trial| trial.with_patience(self.patience))
             })
             .collect::<Result<Vec<_>, _>>()
             .map_err(SoakError::Folder)?;
@@ -174,7 +175,7 @@ impl<E: Send> Soak<'_, E> {
     }
 }
 
-fn bad(item: &Item, seed: u64, design: &'static Design, tried: Tried) -> Bad {
+fn bad(item: &TestCase, seed: u64, design: &'static Design, tried: PlanResult) -> Bad {
     let step = tried
         .steps
         .iter()
@@ -201,7 +202,7 @@ fn bad(item: &Item, seed: u64, design: &'static Design, tried: Tried) -> Bad {
 
 /// The plans of one round.
 struct Round {
-    items: Vec<Item>,
+    items: Vec<TestCase>,
     seed: u64,
     /// Index of its design.
     design: usize,

@@ -27,8 +27,8 @@ fn all_passed() {
 #[test]
 fn something_failed() {
     let out = out();
-    let conducted = run_with_lost_page(&root().join(GOOD), out.path());
-    tdxlab!("report", "show", &conducted.folder)
+    let finished = run_with_lost_page(&root().join(GOOD), out.path());
+    tdxlab!("report", "show", &finished.folder)
         .assert()
         .code(i32::from(exit::FAILED));
 }

@@ -39,11 +39,11 @@ fn quiet_says_nothing_of_what_passed() {
 #[test]
 fn a_failure_shows_expected_found_and_ranges_in_that_order() {
     let out = tempfile::tempdir().unwrap();
-    let conducted = run_with_lost_page(&root().join(GOOD), out.path());
-    let lines = terminal::failure(&conducted.report.scenarios[0], Some(&conducted.folder));
+    let finished = run_with_lost_page(&root().join(GOOD), out.path());
+    let lines = terminal::failure(&finished.report.scenarios[0], Some(&finished.folder));
     assert!(lines.len() <= FAILURE_LINES);
     let text = console::strip_ansi_codes(&lines.join("\n")).into_owned();
-    let folder = conducted.folder.display().to_string();
+    let folder = finished.folder.display().to_string();
     let root = format!("{}/", root().display());
     insta::assert_snapshot!(text.replace(&folder, "reports/RUN").replace(&root, ""));
 }

@@ -2,12 +2,12 @@
 
 use std::path::Path;
 
-use tdxlab::conduct::Conduct;
 use tdxlab::host_soft::sim::SimHost;
 use tdxlab::journal::Verdict;
 use tdxlab::plan::Design;
 use tdxlab::report::diff::{Diff, Weight};
-use tdxlab::run::{Drive, Silence};
+use tdxlab::run::{NoProgress, PoolOptions};
+use tdxlab::spec::RunSpec;
 use tdxlab_selftests::command::{root, stdout};
 use tdxlab_selftests::failing::plans;
 use tdxlab_selftests::tdxlab;
@@ -65,15 +65,20 @@ fn confirmed(reports: &Path, always: bool) -> tdxlab::report::Report {
         }
     });
     let items = plans(&root().join("scenarios").join(GOOD));
-    let conduct = Conduct {
-        drive: Drive {
+    let spec = RunSpec {
+        drive: PoolOptions {
             jobs: 1,
             fail_fast: false,
             confirm: 3,
         },
-        ..Conduct::new(&items, &host, Design::named("headtail").unwrap(), &Silence)
+        ..RunSpec::new(
+            &items,
+            &host,
+            Design::named("headtail").unwrap(),
+            &NoProgress,
+        )
     };
-    let folder = conduct.run(reports).unwrap().folder;
+    let folder = spec.run(reports).unwrap().folder;
     report_of(&folder)
 }
 

@@ -7,7 +7,7 @@ use std::process::Command;
 use rstest::rstest;
 use tdxlab::journal::{REHEARSAL, REHEARSAL_FACT, Verdict};
 use tdxlab::report::diff::Diff;
-use tdxlab::report::picture::Pictures;
+use tdxlab::report::timeline::Pictures;
 use tdxlab::report::trend::Trend;
 use tdxlab::report::{Fact, Report, github, html, junit, kcidb, kernels, ktap, lava, terminal};
 use tdxlab_selftests::command::root;

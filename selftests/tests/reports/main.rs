@@ -9,17 +9,17 @@ mod page;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use tdxlab::conduct::{Conduct, Conducted};
 use tdxlab::host_soft::sim::SimHost;
 use tdxlab::plan::Design;
 use tdxlab::report::Report;
-use tdxlab::run::{Item, Silence};
+use tdxlab::run::{NoProgress, TestCase};
+use tdxlab::spec::{FinishedRun, RunSpec};
 use tdxlab::{faults, scenario};
 use tdxlab_selftests::command::root;
 use tdxlab_selftests::failing::plans;
 
 /// Runs a scenario, or a folder of them, on `sim` with a seeded fault, or without one.
-fn run(below: &str, fault: Option<&str>, reports: &Path) -> Conducted {
+fn run(below: &str, fault: Option<&str>, reports: &Path) -> FinishedRun {
     let host = match fault {
         None => SimHost::new(),
         Some(name) => {
@@ -34,19 +34,19 @@ fn run(below: &str, fault: Option<&str>, reports: &Path) -> Conducted {
         .flat_map(|file| plans(file))
         .map(relative)
         .collect();
-    Conduct::new(&items, &host, design, &Silence)
+    RunSpec::new(&items, &host, design, &NoProgress)
         .run(reports)
         .expect("reports can be written")
 }
 
 /// With its file as it is called from the root of the repository.
-fn relative(item: Item) -> Item {
+fn relative(item: TestCase) -> TestCase {
     let scenario = item.scenario.map(|file| {
         file.strip_prefix(root())
             .map(Path::to_owned)
             .unwrap_or(file)
     });
-    Item { scenario, ..item }
+    TestCase { scenario, ..item }
 }
 
 /// The report of a run's folder.

@@ -25,13 +25,13 @@ use tdxlab_host_soft::sim::SimHost;
 use tdxlab_journal::{FolderError, Verdict};
 use tdxlab_plan::{Action, Design, HostKind};
 use tdxlab_qemu::interrupt::Interrupt;
-use tdxlab_run::{Item, Trial};
+use tdxlab_run::{InMemoryRunner, TestCase};
 use thiserror::Error;
 
 /// What is seeded, and what has to catch it.
 pub struct Qualify<'a> {
     /// The plans.
-    pub items: &'a [Item],
+    pub items: &'a [TestCase],
     /// The faults.
     pub faults: &'a [&'static Fault],
     /// Where guests run; one of software.
@@ -151,7 +151,7 @@ impl Qualify<'_> {
         first_only: bool,
     ) -> Result<Row, QualifyError> {
         let design = design(fault);
-        let trial = Trial::new(host, design)?.with_patience(self.patience);
+        let trial = InMemoryRunner::new(host, design)?.with_patience(self.patience);
         let mut row = Row::new(fault);
         for &one in order {
             if self.interrupt.is_raised() {
@@ -202,7 +202,7 @@ impl Try {
 
     /// The plan as it is run. Every chance has its own seed: the order in which vCPUs are let go is
     /// drawn from it, and one that hides the fault once hides it again.
-    fn of(self, item: &Item) -> Cow<'_, Item> {
+    fn of(self, item: &TestCase) -> Cow<'_, TestCase> {
         let mut item = Cow::Borrowed(item);
         if self.chance > 0 {
             let seed = &mut item.to_mut().plan.seed;
@@ -219,7 +219,7 @@ fn design(fault: &Fault) -> &'static Design {
 
 /// Which plans pass on the host without a fault, found out when it is asked.
 struct Sound<'a> {
-    qualify: Option<(&'a [Item], Box<dyn Host>, Duration)>,
+    qualify: Option<(&'a [TestCase], Box<dyn Host>, Duration)>,
     known: Mutex<BTreeMap<(&'static str, usize), bool>>,
 }
 
@@ -250,7 +250,7 @@ impl<'a> Sound<'a> {
         if let Some(&known) = self.known.lock().get(&(design.name, plan)) {
             return Ok(known);
         }
-        let trial = Trial::new(host.as_ref(), design)?.with_patience(*patience);
+        let trial = InMemoryRunner::new(host.as_ref(), design)?.with_patience(*patience);
         let passes = trial.run(&items[plan]).outcome.verdict == Verdict::Pass;
         self.known.lock().insert((design.name, plan), passes);
         Ok(passes)

@@ -2,13 +2,13 @@
 
 use tdxlab_journal::{Finding, FindingKind, Judgement, Verdict, Witness};
 use tdxlab_plan::{Guest, text as words};
-use tdxlab_run::{Item, Tried};
+use tdxlab_run::{PlanResult, TestCase};
 
 use super::matrix::Catch;
 
 /// What of a plan that failed caught the fault. Later steps may fail because of the first that
 /// did, so only that one counts; who contradicts them is noted beside.
-pub(super) fn catch(plan: usize, item: &Item, tried: &Tried) -> Option<Catch> {
+pub(super) fn catch(plan: usize, item: &TestCase, tried: &PlanResult) -> Option<Catch> {
     let control = tried
         .control
         .iter()
@@ -40,7 +40,7 @@ pub(super) fn catch(plan: usize, item: &Item, tried: &Tried) -> Option<Catch> {
 
 /// What stopped a plan at the positive control because no counter counts. Nothing is judged then, so
 /// nobody contradicts a prediction: the witnesses are those that should have moved.
-pub(super) fn stuck(plan: usize, item: &Item, tried: &Tried) -> Option<Catch> {
+pub(super) fn stuck(plan: usize, item: &TestCase, tried: &PlanResult) -> Option<Catch> {
     let control = tried.control.as_ref()?;
     if control.verdict != Verdict::Error || tried.distrusted.is_empty() {
         return None;
@@ -66,7 +66,7 @@ pub(super) fn stuck(plan: usize, item: &Item, tried: &Tried) -> Option<Catch> {
     })
 }
 
-fn said(item: &Item, step: Option<usize>, guest: &Guest) -> (String, u32) {
+fn said(item: &TestCase, step: Option<usize>, guest: &Guest) -> (String, u32) {
     match step.and_then(|index| item.plan.steps.get(index)) {
         Some(step) => (words::action(&step.action, guest), step.line),
         None => ("the positive control".to_owned(), 0),

@@ -4,7 +4,7 @@ use std::fs;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use tdxlab_host::hatch::Hatch;
+use tdxlab_host::attach::Attachment;
 use tdxlab_host::vm::{Vm, Wake};
 use tdxlab_host::{BootOptions, HostError, OnHost};
 use tdxlab_plan::{Backing, Guest, HIGH_BASE, HostKind};
@@ -14,7 +14,7 @@ use tdxlab_qemu::{Accelerator, Cpu, Line, QemuCommand, Ram, RamBacking, TestPage
 
 use super::memory::{self, TestMemory};
 use super::session::{KvmSession, Watch};
-use super::{KvmHost, pool};
+use super::{KvmHost, hugetlb};
 
 /// Where q35 cuts memory that reaches beyond 2.75 GiB: the rest is above 4 GiB.
 const CUT: Gpa = Gpa::new(2 << 30);
@@ -51,8 +51,8 @@ pub(super) fn boot(
         ));
     }
     let until = Instant::now() + options.patience;
-    let hatch = Hatch::if_wanted(host.attachable)?;
-    let monitor = hatch.as_ref().map(Hatch::monitor);
+    let hatch = Attachment::if_wanted(host.attachable)?;
+    let monitor = hatch.as_ref().map(Attachment::monitor);
     let short = |reason: &str| refused(reason, "or run fewer scenarios at once, with --jobs");
     let begin = || {
         let begin = || begin(host, guest, backing, monitor.clone(), options, until);
@@ -67,7 +67,7 @@ pub(super) fn boot(
         }
         begun
     };
-    let (begun, held) = pool::reserved(
+    let (begun, held) = hugetlb::reserved(
         &host.places.pools(),
         backing,
         guest.memory,

@@ -16,23 +16,23 @@
 
 mod boot;
 mod dirty_log;
+mod hugetlb;
 mod memory;
-mod pool;
 mod session;
-mod trial;
+mod start_probe;
 
 use std::path::PathBuf;
 
 use kvm_bindings::{KVM_CAP_DIRTY_LOG_RING, KVM_CAP_DIRTY_LOG_RING_ACQ_REL};
 use tdxlab_host::{BootOptions, Host, HostError, OnHost, Session};
-use tdxlab_kernel::doctor::{self, Standing};
+use tdxlab_kernel::doctor::{self, Status};
 use tdxlab_kernel::{debugfs, kmsg, tracefs};
 use tdxlab_plan::{Design, Guest, HostKind};
 use tdxlab_protocol::message::VERSION;
 use tdxlab_qemu::interrupt::Interrupt;
 use tdxlab_qemu::{Installed, version};
 
-use self::pool::Pools;
+use self::hugetlb::Pools;
 
 /// First Linux in which the end of dirty logging makes leaves of tables over huge pages
 /// (`kvm_mmu_recover_huge_pages()`).
@@ -83,7 +83,7 @@ impl KvmHost {
     /// Not usable: no QEMU, or no KVM that runs a guest; with what to do about it.
     pub fn find() -> Result<KvmHost, HostError> {
         let kvm = doctor::kvm();
-        if kvm.standing == Standing::Unusable {
+        if kvm.standing == Status::Unusable {
             return Err(HostError::NotUsable {
                 host: HostKind::Kvm,
                 reason: kvm.found,
@@ -91,7 +91,7 @@ impl KvmHost {
             });
         }
         let qemu = Installed::find(version::OLDEST).map_err(|error| error.on(HostKind::Kvm))?;
-        trial::start(&qemu.program, "kvm", "host", version::patience())?;
+        start_probe::start(&qemu.program, "kvm", "host", version::patience())?;
         let release = release();
         Ok(KvmHost {
             qemu,
@@ -190,7 +190,7 @@ impl Host for KvmHost {
         let places = &self.places;
         guest
             .backing
-            .and_then(|backing| pool::unmet(&places.pools(), backing, guest.memory))
+            .and_then(|backing| hugetlb::unmet(&places.pools(), backing, guest.memory))
     }
 
     fn boot(&self, guest: &Guest, options: &BootOptions) -> Result<Box<dyn Session>, HostError> {

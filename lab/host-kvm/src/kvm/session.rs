@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::time::{Duration, Instant};
 
-use tdxlab_host::hatch::{Debugger, Hatch};
+use tdxlab_host::attach::{Attachment, GdbStub};
 use tdxlab_host::vm::{Vm, Wake};
 use tdxlab_host::{HostError, OnHost, Session};
 use tdxlab_journal::{Observed, Reading, Sample, SplitEvent};
@@ -21,8 +21,8 @@ use tdxlab_qemu::agent::collect::Answer;
 use tdxlab_qemu::agent::request;
 
 use super::dirty_log::DirtyLog;
+use super::hugetlb::Held;
 use super::memory::TestMemory;
-use super::pool::Held;
 use super::{Places, boot};
 
 /// Longest a monitor may take for an answer at rest.
@@ -71,7 +71,7 @@ impl Watch {
             .map_err(Reading::missing)
             .and_then(|mut splits| match splits.control() {
                 Ok(()) => Ok(splits),
-                Err(reason) => Err(Reading::spoilt(reason)),
+                Err(reason) => Err(Reading::incomplete(reason)),
             });
         Watch {
             counters: Err("the VM is not there yet".to_owned()),
@@ -114,12 +114,12 @@ impl Splits {
     /// it: then the filter does not filter, and nobody knows what else is of another VM.
     fn read(&mut self) -> Reading<Vec<SplitEvent>> {
         if let Err(reason) = self.instance.is_on(&split_event()) {
-            return Reading::spoilt(reason);
+            return Reading::incomplete(reason);
         }
         self.threads.extend(threads_of(self.pid));
         let reading = self.reader.splits();
         match stranger(&reading, &self.threads) {
-            Some(event) => Reading::spoilt(format!(
+            Some(event) => Reading::incomplete(format!(
                 "thread {} split {}, and is neither a vCPU nor another thread of QEMU ({}) nor the \
                  lab's",
                 event.tid, event.gpa, self.pid
@@ -154,7 +154,7 @@ pub(super) struct KvmSession {
     dirty_log: Option<DirtyLog>,
     patience: Duration,
     /// Where a person may talk to QEMU.
-    hatch: Option<Hatch>,
+    hatch: Option<Attachment>,
     /// Who last said how many pages are populated.
     populated_by: Option<String>,
     /// Dropped last: what the guest holds is back when QEMU has ended and its file is closed.
@@ -168,7 +168,7 @@ impl KvmSession {
         watch: Watch,
         held: Option<Held>,
         patience: Duration,
-        hatch: Option<Hatch>,
+        hatch: Option<Attachment>,
     ) -> KvmSession {
         KvmSession {
             vm,
@@ -273,7 +273,7 @@ impl Session for KvmSession {
 
     fn attach(&mut self) -> Vec<(String, String)> {
         match &self.hatch {
-            Some(hatch) => hatch.open(&mut self.vm, Debugger::Stub),
+            Some(hatch) => hatch.open(&mut self.vm, GdbStub::Stub),
             None => Vec::new(),
         }
     }

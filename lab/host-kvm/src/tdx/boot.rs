@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use tdxlab_host::hatch::Hatch;
+use tdxlab_host::attach::Attachment;
 use tdxlab_host::vm::Vm;
 use tdxlab_host::{BootOptions, Host, HostError, OnHost};
 use tdxlab_plan::{CONTROL_PAGE, Guest, HostKind};
@@ -49,8 +49,8 @@ pub(super) fn boot(
     let image = tdvf::with_ranges(tdxlab_guest_image::IMAGE, &guest.image).map_err(unusable)?;
     let sections = tdvf::sections(&image).map_err(unusable)?;
 
-    let hatch = Hatch::if_wanted(host.attachable)?;
-    let monitor = hatch.as_ref().map(Hatch::monitor);
+    let hatch = Attachment::if_wanted(host.attachable)?;
+    let monitor = hatch.as_ref().map(Attachment::monitor);
     // Before QEMU, so that what the kernel does while the TD is made is seen, too.
     let watch = Watch::open(host);
     host.heard_of_seamcalls(watch.seamcalls());

@@ -5,7 +5,7 @@
 use std::io::{ErrorKind, Read};
 use std::os::unix::net::UnixStream;
 
-use tdxlab_qemu::excerpt::Excerpt;
+use tdxlab_qemu::head_tail::HeadTail;
 
 /// Bytes kept from the beginning and from the end.
 const KEPT: (usize, usize) = (4 << 10, 12 << 10);
@@ -20,7 +20,7 @@ const LONGEST: usize = 160;
 #[derive(Debug)]
 pub(super) struct Console {
     line: UnixStream,
-    said: Excerpt<u8>,
+    said: HeadTail<u8>,
 }
 
 impl Console {
@@ -29,7 +29,7 @@ impl Console {
         line.set_nonblocking(true)?;
         Ok(Console {
             line,
-            said: Excerpt::new(KEPT.0, KEPT.1),
+            said: HeadTail::new(KEPT.0, KEPT.1),
         })
     }
 

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use nix::unistd::gettid;
-use tdxlab_host::hatch::{Debugger, Hatch};
+use tdxlab_host::attach::{Attachment, GdbStub};
 use tdxlab_host::vm::{Vm, Wake};
 use tdxlab_host::{HostError, OnHost, Session};
 use tdxlab_journal::interleaving::Interleaving;
@@ -31,7 +31,7 @@ use super::gmem::{self, Change, Gmems};
 use super::layout::{Piece, RamLayout};
 use super::preflight::Preflight;
 use super::seamcalls::Seamcalls;
-use super::start::StartingLine;
+use super::start::StartBarrier;
 
 /// Longest a monitor may take for an answer at rest.
 const MONITOR_PATIENCE: Duration = Duration::from_secs(10);
@@ -52,7 +52,7 @@ pub(super) struct TdxSession {
     /// What it says in words.
     pub(super) console: Option<Console>,
     /// Where a person may talk to QEMU.
-    pub(super) hatch: Option<Hatch>,
+    pub(super) hatch: Option<Attachment>,
     /// What was populated before its first instruction.
     pub(super) preflight: Option<Preflight>,
 }
@@ -417,7 +417,7 @@ impl Session for TdxSession {
             }
         };
         let file = file.as_fd();
-        let line = StartingLine::new(on_host.len() + 1, self.patience);
+        let line = StartBarrier::new(on_host.len() + 1, self.patience);
         let line = &line;
         let mut starts: Vec<(Duration, Vec<usize>)> = Vec::new();
         std::thread::scope(|scope| {
@@ -489,7 +489,7 @@ impl Session for TdxSession {
 
     fn attach(&mut self) -> Vec<(String, String)> {
         match &self.hatch {
-            Some(hatch) => hatch.open(&mut self.vm, Debugger::Closed),
+            Some(hatch) => hatch.open(&mut self.vm, GdbStub::Closed),
             None => Vec::new(),
         }
     }

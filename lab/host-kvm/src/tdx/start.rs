@@ -8,16 +8,16 @@ const LOOKING: Duration = Duration::from_micros(300);
 
 /// The line at which all branches wait until the last is ready.
 #[derive(Debug)]
-pub(super) struct StartingLine {
+pub(super) struct StartBarrier {
     barrier: Barrier,
     began: OnceLock<Instant>,
     longest: Duration,
 }
 
-impl StartingLine {
+impl StartBarrier {
     /// For so many threads, of which none waits longer than this for what it was told.
-    pub(super) fn new(threads: usize, longest: Duration) -> StartingLine {
-        StartingLine {
+    pub(super) fn new(threads: usize, longest: Duration) -> StartBarrier {
+        StartBarrier {
             barrier: Barrier::new(threads),
             began: OnceLock::new(),
             longest,
@@ -55,7 +55,7 @@ mod tests {
 
     #[test]
     fn nobody_starts_before_the_last_is_there_or_before_it_is_due() {
-        let line = StartingLine::new(2, Duration::from_secs(10));
+        let line = StartBarrier::new(2, Duration::from_secs(10));
         let due = Duration::from_millis(2);
         std::thread::scope(|scope| {
             let early = scope.spawn(|| {

@@ -97,7 +97,7 @@ fn place(tag: u64, level: PageLevel) -> usize {
 
 #[cfg(test)]
 mod tests {
-    use tdxlab_softkvm::Machine;
+    use tdxlab_softkvm::PhysicalMemory;
 
     use super::*;
 

@@ -4,7 +4,7 @@ use std::io;
 use std::path::Path;
 
 use tdxlab_journal::{PageCounters, Reading, SplitEvent};
-use tdxlab_kernel::played::PlayedKernel;
+use tdxlab_kernel::emulated::EmulatedFiles;
 use tdxlab_kernel::tracefs::{self, Line};
 use tdxlab_softkvm::memory::SimMachine;
 use tdxlab_softkvm::{PageGauges, SoftKvm};
@@ -16,7 +16,7 @@ const VM_FD: i32 = 12;
 #[derive(Debug)]
 pub(super) struct Witnesses {
     /// The files; `None` where nobody looks at files.
-    files: Option<PlayedKernel>,
+    files: Option<EmulatedFiles>,
     /// Text of each debugfs file when it was last looked at.
     debugfs: Vec<(&'static str, String)>,
     /// Where nobody looks at files: what the counters were then, and what they were read as.
@@ -29,7 +29,7 @@ impl Witnesses {
     /// Files below `folder`, or none.
     pub(super) fn new(folder: Option<&Path>) -> io::Result<Witnesses> {
         let files = match folder {
-            Some(folder) => Some(PlayedKernel::new(folder, std::process::id(), VM_FD)?),
+            Some(folder) => Some(EmulatedFiles::new(folder, std::process::id(), VM_FD)?),
             None => None,
         };
         Ok(Witnesses {

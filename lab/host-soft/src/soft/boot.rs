@@ -4,10 +4,10 @@ use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::time::Instant;
 
-use tdxlab_host::hatch::Hatch;
+use tdxlab_host::attach::Attachment;
 use tdxlab_host::vm::{Vm, Wake};
 use tdxlab_host::{BootOptions, HostError, OnHost};
-use tdxlab_kernel::played::PlayedKernel;
+use tdxlab_kernel::emulated::EmulatedFiles;
 use tdxlab_plan::{Guest, HostKind};
 use tdxlab_protocol::message::{Hello, Reply, Request, VERSION, Windows};
 use tdxlab_qemu::agent::AgentError;
@@ -36,8 +36,8 @@ pub(super) fn boot(
     let config = software::config(HostKind::Soft, guest, options)?;
     let until = Instant::now() + options.patience;
     let layout = RamLayout::for_memory(guest.memory);
-    let hatch = Hatch::if_wanted(host.attachable)?;
-    let monitor = hatch.as_ref().map(Hatch::monitor);
+    let hatch = Attachment::if_wanted(host.attachable)?;
+    let monitor = hatch.as_ref().map(Attachment::monitor);
     let (mut vm, doorbell) = start(host, guest, &layout, monitor)?;
     if let Some(nice) = host.nice {
         renice(vm.process().pid(), nice)?;
@@ -70,7 +70,7 @@ pub(super) fn boot(
 struct Parts {
     kvm: SoftKvm<SoftMachine>,
     mailbox: Mailbox,
-    kernel: PlayedKernel,
+    kernel: EmulatedFiles,
 }
 
 /// Waits for the guest's greeting, and puts a software KVM under it.
@@ -111,7 +111,7 @@ fn get_ready(
     kvm.set_threads(threads, nix::unistd::gettid().as_raw().cast_unsigned());
 
     let pid = vm.process().pid();
-    let kernel = PlayedKernel::new(&options.folder, pid, taken.number).map_err(|source| {
+    let kernel = EmulatedFiles::new(&options.folder, pid, taken.number).map_err(|source| {
         HostError::System {
             doing: format!("laying out kernel files in {}", options.folder.display()),
             source,

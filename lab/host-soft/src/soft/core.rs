@@ -9,7 +9,7 @@ use tdxlab_host::HostError;
 use tdxlab_journal::Observed;
 use tdxlab_plan::{Op, VcpuId};
 use tdxlab_protocol::mailbox::{ANSWER_DEAD, ANSWER_RETRY, ANSWER_VE};
-use tdxlab_softkvm::{Advance, HostCall, Machine, Request, SoftKvm};
+use tdxlab_softkvm::{Advance, HostCall, PhysicalMemory, Request, SoftKvm};
 
 use super::machine::SoftMachine;
 use super::mailbox::Mailbox;

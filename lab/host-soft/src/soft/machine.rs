@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use tdxlab_host::HostError;
 use tdxlab_plan::Side;
-use tdxlab_softkvm::{Machine, Pfn};
+use tdxlab_softkvm::{Pfn, PhysicalMemory};
 
 use super::mailbox::{Mailbox, root_entry};
 use super::ram::Ram;
@@ -95,7 +95,7 @@ impl SoftMachine {
     }
 }
 
-impl Machine for SoftMachine {
+impl PhysicalMemory for SoftMachine {
     fn pool(&self) -> Range<Pfn> {
         self.ram.pool()
     }

@@ -22,7 +22,7 @@ use tdxlab_protocol::addr::GpaRange;
 use tdxlab_protocol::message::Task;
 use tdxlab_qemu::agent::collect::Collector;
 use tdxlab_qemu::agent::request;
-use tdxlab_qemu::excerpt::Excerpt;
+use tdxlab_qemu::head_tail::HeadTail;
 use tdxlab_softkvm::HostCall;
 
 use super::session::SoftSession;
@@ -62,11 +62,11 @@ impl Turn {
 
 /// The order that came out.
 #[derive(Debug)]
-pub(super) struct Schedule(Excerpt<Turn>);
+pub(super) struct Schedule(HeadTail<Turn>);
 
 impl Schedule {
     pub(super) fn new() -> Schedule {
-        Schedule(Excerpt::new(TURNS_KEPT.0, TURNS_KEPT.1))
+        Schedule(HeadTail::new(TURNS_KEPT.0, TURNS_KEPT.1))
     }
 
     /// One round a line; `None` where nothing has raced.
@@ -86,7 +86,7 @@ impl Schedule {
 }
 
 /// Draws who comes next, or follows an order that was recorded as long as that is possible.
-struct Course {
+struct Scheduler {
     random: ChaCha8Rng,
     recorded: VecDeque<Recorded>,
     /// What is left of the recorded round that runs.
@@ -96,7 +96,7 @@ struct Course {
     last: Instant,
 }
 
-impl Course {
+impl Scheduler {
     /// The branches of the next round.
     fn branches(&mut self, left: &[usize]) -> Vec<usize> {
         self.turns.clear();
@@ -194,22 +194,22 @@ impl SoftSession {
         seed: u64,
     ) -> Result<Vec<Vec<Observed>>, HostError> {
         let recorded = self.follow.take().map(|order| order.rounds);
-        let mut course = Course {
+        let mut scheduler = Scheduler {
             random: ChaCha8Rng::seed_from_u64(seed),
             recorded: recorded.unwrap_or_default().into(),
             turns: VecDeque::new(),
             taken: Interleaving::default(),
             last: Instant::now(),
         };
-        let results = self.rounds(branches, &mut course);
-        self.interleaving = Some(course.taken);
+        let results = self.rounds(branches, &mut scheduler);
+        self.interleaving = Some(scheduler.taken);
         results
     }
 
     fn rounds(
         &mut self,
         branches: &[&[Op]],
-        course: &mut Course,
+        scheduler: &mut Scheduler,
     ) -> Result<Vec<Vec<Observed>>, HostError> {
         let mut results: Vec<Vec<Observed>> = vec![Vec::new(); branches.len()];
         loop {
@@ -219,13 +219,13 @@ impl SoftSession {
             if left.is_empty() || self.core.kvm.death().is_some() {
                 return Ok(results);
             }
-            let chosen = course.branches(&left);
-            course.taken.begin(chosen.iter().copied());
+            let chosen = scheduler.branches(&left);
+            scheduler.taken.begin(chosen.iter().copied());
             let ops: Vec<(usize, &Op)> = chosen
                 .into_iter()
                 .map(|branch| (branch, &branches[branch][results[branch].len()]))
                 .collect();
-            for (branch, observed) in self.round(&ops, course)? {
+            for (branch, observed) in self.round(&ops, scheduler)? {
                 results[branch].push(observed);
             }
         }
@@ -235,29 +235,29 @@ impl SoftSession {
     fn round(
         &mut self,
         ops: &[(usize, &Op)],
-        course: &mut Course,
+        scheduler: &mut Scheduler,
     ) -> Result<Vec<(usize, Observed)>, HostError> {
         self.schedule.0.push(Turn::Round(ops.len()));
         let mut round = self.prepare(ops)?;
         while !round.is_over() && self.core.kvm.death().is_none() {
-            let turn = match course.turns.pop_front() {
-                Some(next) => match self.recorded_turn(&mut round, next, course.last)? {
+            let turn = match scheduler.turns.pop_front() {
+                Some(next) => match self.recorded_turn(&mut round, next, scheduler.last)? {
                     Some(turn) => turn,
                     None => {
-                        course.depart();
+                        scheduler.depart();
                         continue;
                     }
                 },
                 None => {
-                    let mut ready = self.ready(&mut round, &mut course.random)?;
+                    let mut ready = self.ready(&mut round, &mut scheduler.random)?;
                     if ready.is_empty() {
                         continue;
                     }
-                    ready.swap_remove(course.random.random_range(0..ready.len()))
+                    ready.swap_remove(scheduler.random.random_range(0..ready.len()))
                 }
             };
             let alone = round.busy_vcpus().any(|vcpu| !self.core.is_waiting(vcpu));
-            course.take(turn, alone);
+            scheduler.take(turn, alone);
             self.schedule.0.push(turn);
             self.take_turn(turn, &mut round)?;
             self.look_at_clock(round.until, || "racing operations do not end".to_owned())?;

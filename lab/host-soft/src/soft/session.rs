@@ -2,12 +2,12 @@
 
 use std::time::{Duration, Instant};
 
-use tdxlab_host::hatch::{Debugger, Hatch};
+use tdxlab_host::attach::{Attachment, GdbStub};
 use tdxlab_host::vm::{Vm, Wake};
 use tdxlab_host::{HostError, Session};
 use tdxlab_journal::interleaving::Interleaving;
 use tdxlab_journal::{Observed, Reading, Sample};
-use tdxlab_kernel::played::PlayedKernel;
+use tdxlab_kernel::emulated::EmulatedFiles;
 use tdxlab_plan::{Op, VcpuId};
 use tdxlab_protocol::addr::GpaRange;
 use tdxlab_protocol::message::Task;
@@ -26,7 +26,7 @@ const STAGES_BETWEEN_LOOKS: u32 = 4096;
 pub(super) struct SoftSession {
     pub(super) vm: Vm,
     pub(super) core: Core,
-    kernel: PlayedKernel,
+    kernel: EmulatedFiles,
     memory: GpaRange,
     pub(super) patience: Duration,
     pub(super) schedule: Schedule,
@@ -34,17 +34,17 @@ pub(super) struct SoftSession {
     pub(super) follow: Option<Interleaving>,
     pub(super) interleaving: Option<Interleaving>,
     /// Where a person may talk to QEMU.
-    hatch: Option<Hatch>,
+    hatch: Option<Attachment>,
 }
 
 impl SoftSession {
     pub(super) fn new(
         vm: Vm,
         core: Core,
-        kernel: PlayedKernel,
+        kernel: EmulatedFiles,
         memory: GpaRange,
         patience: Duration,
-        hatch: Option<Hatch>,
+        hatch: Option<Attachment>,
     ) -> SoftSession {
         SoftSession {
             vm,
@@ -221,7 +221,7 @@ impl Session for SoftSession {
 
     fn attach(&mut self) -> Vec<(String, String)> {
         match &self.hatch {
-            Some(hatch) => hatch.open(&mut self.vm, Debugger::Stub),
+            Some(hatch) => hatch.open(&mut self.vm, GdbStub::Stub),
             None => Vec::new(),
         }
     }

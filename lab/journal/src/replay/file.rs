@@ -10,7 +10,7 @@ use tdxlab_plan as plan;
 use tdxlab_plan::{Plan, text as words};
 
 use super::error::ReplayError;
-use super::{Recorded, Replay, check};
+use super::{Replay, ReplayOrigin, check};
 use crate::interleaving::Interleaving;
 
 /// Version of the format. Version 1 is a plan and nothing else; what version 2 could say, version 3
@@ -34,7 +34,7 @@ struct Kind {
 #[derive(Serialize)]
 struct Written<'a> {
     tdxlab_replay: u32,
-    recorded: Option<&'a Recorded>,
+    recorded: Option<&'a ReplayOrigin>,
     /// The steps in words, for people.
     story: Vec<String>,
     plan: &'a Plan,
@@ -46,7 +46,7 @@ struct Written<'a> {
 struct Version2Or3 {
     #[serde(rename = "tdxlab_replay")]
     _version: u32,
-    recorded: Option<Recorded>,
+    recorded: Option<ReplayOrigin>,
     #[serde(rename = "story")]
     _story: serde::de::IgnoredAny,
     plan: Plan,

@@ -15,7 +15,7 @@
 mod check;
 mod error;
 mod file;
-mod recorded;
+mod origin;
 mod signature;
 #[cfg(test)]
 mod tests;
@@ -27,7 +27,7 @@ use serde::{Deserialize, Serialize};
 pub use check::{WrongPlan, check};
 pub use error::ReplayError;
 pub use file::{FILE, VERSION, read};
-pub use recorded::{all, from_journal};
+pub use origin::{all, from_journal};
 pub use signature::Signature;
 
 use tdxlab_plan::{HostKind, Plan};
@@ -38,7 +38,7 @@ use crate::interleaving::Interleaving;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Replay {
     /// Where it was run; `None` for a bare plan.
-    pub recorded: Option<Recorded>,
+    pub recorded: Option<ReplayOrigin>,
     /// The plan.
     pub plan: Plan,
     /// The order of racing operations, by step from 0.
@@ -48,7 +48,7 @@ pub struct Replay {
 /// Where and how a plan was run.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Recorded {
+pub struct ReplayOrigin {
     /// Version of tdxlab.
     pub tdxlab: String,
     /// Name of the run.

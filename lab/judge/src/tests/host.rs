@@ -86,7 +86,7 @@ fn a_missing_witness_is_said_and_is_no_failure() {
 #[test]
 fn a_witness_that_lost_something_makes_an_error_of_the_step() {
     let mut hole = Hole::new();
-    hole.after.splits = Reading::spoilt("the ring buffer lost 9 events");
+    hole.after.splits = Reading::incomplete("the ring buffer lost 9 events");
     let judgement = hole.judge();
     assert_eq!(judgement.verdict, Verdict::Error);
     let said = judgement.findings[0].to_string();

@@ -12,7 +12,7 @@ use kvm_bindings::{KVM_API_VERSION, kvm_userspace_memory_region};
 use kvm_ioctls::{Kvm, VcpuExit};
 use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction};
 
-use super::{Fact, Machine, Standing, stats};
+use super::{Fact, Status, ThisMachine, stats};
 
 pub(super) const NAME: &str = "kvm";
 
@@ -46,7 +46,7 @@ const NEEDED: [(&str, &str); 3] = [
 ];
 
 /// What KVM's parameters rule out; `None` where they rule out nothing.
-pub(super) fn ruled_out(machine: &Machine) -> Option<Fact> {
+pub(super) fn ruled_out(machine: &ThisMachine) -> Option<Fact> {
     NEEDED.iter().find_map(|(parameter, what)| {
         let path = format!("/sys/module/{parameter}");
         let value = machine.read(&path).ok()?;
@@ -65,12 +65,12 @@ pub(super) fn ruled_out(machine: &Machine) -> Option<Fact> {
 /// Makes a VM with one page of code, runs it, and looks whether it stored what it had to.
 ///
 /// The guest runs in a thread of its own: a KVM that never returns must not hang the lab.
-pub(super) fn probe(machine: &Machine) -> Fact {
+pub(super) fn probe(machine: &ThisMachine) -> Fact {
     let tried = tried();
     match tried.standing {
         // What was seen says more than what a parameter says.
-        Standing::Unusable => tried,
-        Standing::Usable | Standing::Limited => ruled_out(machine).unwrap_or(tried),
+        Status::Unusable => tried,
+        Status::Usable | Status::Limited => ruled_out(machine).unwrap_or(tried),
     }
 }
 

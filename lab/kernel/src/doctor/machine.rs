@@ -12,13 +12,13 @@ use parking_lot::Mutex;
 use tdxlab_qemu::version::CANDIDATES;
 use tdxlab_qemu::{Installed, QemuError, Version};
 
-use super::recording::Recording;
-use super::{Fact, Standing, kvm};
+use super::recording::MachineRecording;
+use super::{Fact, Status, kvm};
 use crate::kmsg::{self, Record};
 
 /// A machine to be examined: this one, or one whose answers were recorded.
 #[derive(Clone, Debug)]
-pub struct Machine {
+pub struct ThisMachine {
     answers: Answers,
 }
 
@@ -26,8 +26,8 @@ pub struct Machine {
 #[derive(Clone, Debug)]
 enum Answers {
     /// From this machine; they are noted where there is a tape.
-    This(Option<Arc<Mutex<Recording>>>),
-    Recorded(Recording),
+    This(Option<Arc<Mutex<MachineRecording>>>),
+    Recorded(MachineRecording),
 }
 
 /// Most messages of a kernel log that are looked through.
@@ -36,32 +36,32 @@ const MOST_MESSAGES: usize = 100_000;
 /// Longest message of a kernel log, with what comes before and after it.
 const MESSAGE_BYTES: usize = 16 << 10;
 
-impl Machine {
+impl ThisMachine {
     /// This machine.
-    pub fn this() -> Machine {
-        Machine {
+    pub fn this() -> ThisMachine {
+        ThisMachine {
             answers: Answers::This(None),
         }
     }
 
-    /// This machine, with everything noted that it is asked; see [`Machine::recording`].
-    pub fn recorder() -> Machine {
-        Machine {
+    /// This machine, with everything noted that it is asked; see [`ThisMachine::recording`].
+    pub fn recorder() -> ThisMachine {
+        ThisMachine {
             answers: Answers::This(Some(Arc::default())),
         }
     }
 
     /// A machine that is elsewhere.
-    pub fn recorded(recording: Recording) -> Machine {
-        Machine {
+    pub fn recorded(recording: MachineRecording) -> ThisMachine {
+        ThisMachine {
             answers: Answers::Recorded(recording),
         }
     }
 
     /// What this machine was asked so far, and has answered; empty unless it is a recorder.
-    pub fn recording(&self) -> Recording {
+    pub fn recording(&self) -> MachineRecording {
         let mut recording = match &self.answers {
-            Answers::This(None) => Recording::default(),
+            Answers::This(None) => MachineRecording::default(),
             Answers::This(Some(tape)) => tape.lock().clone(),
             Answers::Recorded(recording) => recording.clone(),
         };
@@ -128,7 +128,7 @@ impl Machine {
         if let Answers::Recorded(recording) = &self.answers {
             let text = recording.answer(PATH).ok()?;
             let mut lines = text.lines();
-            let standing = Standing::named(lines.next()?)?;
+            let standing = Status::named(lines.next()?)?;
             return Some(Fact {
                 advice: lines.clone().nth(1).map(str::to_owned),
                 ..Fact::new(kvm::NAME, standing, lines.next()?)
@@ -225,7 +225,7 @@ impl Machine {
     }
 
     /// What a folder holds. Of folders whose entries say whose they are, use
-    /// [`Machine::may_list`].
+    /// [`ThisMachine::may_list`].
     pub(super) fn list(&self, path: &str) -> io::Result<Vec<String>> {
         if let Answers::Recorded(recording) = &self.answers {
             return recording.folder(path);
@@ -343,7 +343,7 @@ fn kernel_log(wanted: &impl Fn(&str) -> bool) -> io::Result<Vec<String>> {
     Ok(found)
 }
 
-pub(super) fn kernel(machine: &Machine) -> Fact {
+pub(super) fn kernel(machine: &ThisMachine) -> Fact {
     match machine.read("/proc/sys/kernel/osrelease") {
         Ok(release) => Fact::usable("kernel", format!("Linux {release}")),
         Err(error) => Fact::limited("kernel", format!("/proc is not readable: {error}")),
@@ -351,7 +351,7 @@ pub(super) fn kernel(machine: &Machine) -> Fact {
 }
 
 /// Processors and memory.
-pub(super) fn memory(machine: &Machine) -> Fact {
+pub(super) fn memory(machine: &ThisMachine) -> Fact {
     let processors = machine.processors().unwrap_or(1);
     let available = machine
         .read("/proc/meminfo")

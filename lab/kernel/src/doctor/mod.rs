@@ -16,8 +16,8 @@ mod tests;
 use schemars::JsonSchema;
 use serde::Serialize;
 
-pub use machine::Machine;
-pub use recording::Recording;
+pub use machine::ThisMachine;
+pub use recording::MachineRecording;
 
 /// One thing about this machine.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, JsonSchema)]
@@ -27,7 +27,7 @@ pub struct Fact {
     /// What was found.
     pub found: String,
     /// What it means for the lab.
-    pub standing: Standing,
+    pub standing: Status,
     /// What to do about it, where something can be done.
     pub advice: Option<String>,
 }
@@ -35,7 +35,7 @@ pub struct Fact {
 /// What a fact means for the lab.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
-pub enum Standing {
+pub enum Status {
     /// The lab can use it.
     Usable,
     /// The lab can go on without it, with fewer witnesses or more slowly.
@@ -44,26 +44,26 @@ pub enum Standing {
     Unusable,
 }
 
-impl Standing {
+impl Status {
     /// The name in tables.
     pub const fn name(self) -> &'static str {
         match self {
-            Standing::Usable => "usable",
-            Standing::Limited => "limited",
-            Standing::Unusable => "unusable",
+            Status::Usable => "usable",
+            Status::Limited => "limited",
+            Status::Unusable => "unusable",
         }
     }
 
     /// The standing of that name.
-    fn named(name: &str) -> Option<Standing> {
-        [Standing::Usable, Standing::Limited, Standing::Unusable]
+    fn named(name: &str) -> Option<Status> {
+        [Status::Usable, Status::Limited, Status::Unusable]
             .into_iter()
             .find(|standing| standing.name() == name)
     }
 }
 
 impl Fact {
-    fn new(name: &str, standing: Standing, found: impl Into<String>) -> Fact {
+    fn new(name: &str, standing: Status, found: impl Into<String>) -> Fact {
         Fact {
             name: name.to_owned(),
             found: found.into(),
@@ -73,15 +73,15 @@ impl Fact {
     }
 
     pub fn usable(name: &str, found: impl Into<String>) -> Fact {
-        Fact::new(name, Standing::Usable, found)
+        Fact::new(name, Status::Usable, found)
     }
 
     pub fn limited(name: &str, found: impl Into<String>) -> Fact {
-        Fact::new(name, Standing::Limited, found)
+        Fact::new(name, Status::Limited, found)
     }
 
     pub fn unusable(name: &str, found: impl Into<String>) -> Fact {
-        Fact::new(name, Standing::Unusable, found)
+        Fact::new(name, Status::Unusable, found)
     }
 
     pub fn advise(self, advice: impl Into<String>) -> Fact {
@@ -93,7 +93,7 @@ impl Fact {
 }
 
 /// Everything there is to know, in the order it is shown.
-pub fn examine(machine: &Machine) -> Vec<Fact> {
+pub fn examine(machine: &ThisMachine) -> Vec<Fact> {
     let mut facts = vec![
         machine::kernel(machine),
         machine::memory(machine),
@@ -106,26 +106,26 @@ pub fn examine(machine: &Machine) -> Vec<Fact> {
 }
 
 /// The first fact that keeps this machine from running TDs; `None` where nothing does.
-pub fn why_no_tdx(machine: &Machine) -> Option<Fact> {
+pub fn why_no_tdx(machine: &ThisMachine) -> Option<Fact> {
     tdx::facts(machine)
         .into_iter()
         .chain(kvm_of(machine))
-        .find(|fact| fact.standing == Standing::Unusable)
+        .find(|fact| fact.standing == Status::Unusable)
 }
 
 /// Whether the machine's KVM runs a guest. A recorded machine's is not here to be tried, only to
 /// be ruled out.
-fn kvm_of(machine: &Machine) -> Option<Fact> {
+fn kvm_of(machine: &ThisMachine) -> Option<Fact> {
     machine.kvm_probe().or_else(|| kvm::ruled_out(machine))
 }
 
 /// Whether the KVM here has a capability, by its number.
 pub fn kvm_can(capability: u32) -> bool {
-    let answer = Machine::this().kvm_extension(capability);
+    let answer = ThisMachine::this().kvm_extension(capability);
     answer.is_ok_and(|answer| answer > 0)
 }
 
 /// Whether a KVM here runs a guest.
 pub fn kvm() -> Fact {
-    kvm::probe(&Machine::this())
+    kvm::probe(&ThisMachine::this())
 }

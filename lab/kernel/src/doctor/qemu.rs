@@ -3,14 +3,14 @@
 use tdxlab_qemu::Version;
 use tdxlab_qemu::version::OLDEST_FOR_TDX as TDX;
 
-use super::{Fact, Machine};
+use super::{Fact, ThisMachine};
 
 /// First QEMU that can run a TD.
 
 /// First QEMU that makes a TD anew when it is reset.
 const RESETS: Version = Version::new(11, 0);
 
-pub(super) fn version(machine: &Machine) -> Fact {
+pub(super) fn version(machine: &ThisMachine) -> Fact {
     match machine.qemu(tdxlab_qemu::version::OLDEST) {
         Ok(installed) => {
             let found = format!("{} at {}", installed.version, installed.program.display());
@@ -23,7 +23,7 @@ pub(super) fn version(machine: &Machine) -> Fact {
 }
 
 /// Whether it can run a TD: its version, and the object it was built with.
-pub(super) fn for_tdx(machine: &Machine) -> Vec<Fact> {
+pub(super) fn for_tdx(machine: &ThisMachine) -> Vec<Fact> {
     let name = "tdx.qemu";
     let installed = match machine.qemu(TDX) {
         Ok(installed) => installed,

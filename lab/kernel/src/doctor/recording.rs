@@ -31,15 +31,15 @@ const MARK: &str = "--- ";
 
 /// What a machine has answered, by path; an error number where it refused.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Recording {
+pub struct MachineRecording {
     about: String,
     answers: BTreeMap<String, Result<String, i32>>,
 }
 
-impl Recording {
+impl MachineRecording {
     /// Reads a recording. What does not fit the format is no answer, and missing later.
-    pub fn parse(text: &str) -> Recording {
-        let mut recording = Recording::default();
+    pub fn parse(text: &str) -> MachineRecording {
+        let mut recording = MachineRecording::default();
         let mut path: Option<String> = None;
         for line in text.lines() {
             if let Some(head) = line.strip_prefix(MARK) {
@@ -169,7 +169,7 @@ fn without_surplus(path: &str, content: &str) -> String {
     kept
 }
 
-impl fmt::Display for Recording {
+impl fmt::Display for MachineRecording {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.about)?;
         for (path, answer) in &self.answers {
@@ -188,7 +188,7 @@ mod tests {
 
     #[test]
     fn answers_and_refusals_come_back() {
-        let mut recording = Recording::default();
+        let mut recording = MachineRecording::default();
         recording.describe("A machine.");
         recording.note("/a", &Ok("1\n2".to_owned()));
         recording.note("/b", &Err(io::Error::from_raw_os_error(libc::EACCES)));
@@ -197,7 +197,7 @@ mod tests {
         recording.note_line("/answers/kvm", "7 1");
         recording.note_line("/answers/kvm", "7 1");
         let text = recording.to_string();
-        assert_eq!(Recording::parse(&text), recording, "{text}");
+        assert_eq!(MachineRecording::parse(&text), recording, "{text}");
         assert_eq!(recording.answer("/a").unwrap(), "1\n2");
         let refused = recording.answer("/b").unwrap_err();
         assert_eq!(refused.kind(), io::ErrorKind::PermissionDenied);
@@ -213,7 +213,7 @@ mod tests {
 
     #[test]
     fn one_processor_stands_for_all() {
-        let mut recording = Recording::default();
+        let mut recording = MachineRecording::default();
         recording.note("/proc/cpuinfo", &Ok("a : 1\nb : 2\n\na : 1\n".to_owned()));
         recording.note(
             "/proc/meminfo",

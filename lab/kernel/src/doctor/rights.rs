@@ -1,9 +1,9 @@
 //! What this user may read and do: the witnesses that need rights.
 
 use super::machine::{Access, field_kib};
-use super::{Fact, Machine};
+use super::{Fact, ThisMachine};
 
-pub(super) fn facts(machine: &Machine) -> Vec<Fact> {
+pub(super) fn facts(machine: &ThisMachine) -> Vec<Fact> {
     vec![
         debugfs(machine),
         tracefs(machine),
@@ -15,7 +15,7 @@ pub(super) fn facts(machine: &Machine) -> Vec<Fact> {
     ]
 }
 
-fn debugfs(machine: &Machine) -> Fact {
+fn debugfs(machine: &ThisMachine) -> Fact {
     let name = "debugfs";
     match machine.may_list("/sys/kernel/debug/kvm") {
         Ok(_) => Fact::usable(name, "/sys/kernel/debug/kvm can be read"),
@@ -28,7 +28,7 @@ fn debugfs(machine: &Machine) -> Fact {
     }
 }
 
-fn tracefs(machine: &Machine) -> Fact {
+fn tracefs(machine: &ThisMachine) -> Fact {
     let name = "tracefs";
     let event = "/sys/kernel/tracing/events/kvmmmu/kvm_mmu_split_huge_page/enable";
     match machine.may_open(event, Access::Write) {
@@ -43,7 +43,7 @@ fn tracefs(machine: &Machine) -> Fact {
     }
 }
 
-fn kernel_log(machine: &Machine) -> Fact {
+fn kernel_log(machine: &ThisMachine) -> Fact {
     let name = "kernel log";
     match machine.may_open("/dev/kmsg", Access::Read) {
         Ok(_) => Fact::usable(name, "/dev/kmsg can be read"),
@@ -52,7 +52,7 @@ fn kernel_log(machine: &Machine) -> Fact {
     }
 }
 
-fn yama(machine: &Machine) -> Fact {
+fn yama(machine: &ThisMachine) -> Fact {
     let name = "ptrace";
     match machine.read("/proc/sys/kernel/yama/ptrace_scope") {
         Err(_) => Fact::usable(name, "Yama is not there to restrict it"),
@@ -74,7 +74,7 @@ fn yama(machine: &Machine) -> Fact {
     }
 }
 
-fn lockdown(machine: &Machine) -> Fact {
+fn lockdown(machine: &ThisMachine) -> Fact {
     let name = "lockdown";
     match machine.read("/sys/kernel/security/lockdown") {
         Ok(text) if text.contains("[none]") => Fact::usable(name, "none"),
@@ -85,7 +85,7 @@ fn lockdown(machine: &Machine) -> Fact {
     }
 }
 
-fn memlock(machine: &Machine) -> Fact {
+fn memlock(machine: &ThisMachine) -> Fact {
     let name = "memlock";
     match machine.memlock() {
         Ok(u64::MAX) => Fact::usable(name, "unlimited"),
@@ -96,7 +96,7 @@ fn memlock(machine: &Machine) -> Fact {
     }
 }
 
-fn hugetlb(machine: &Machine) -> Fact {
+fn hugetlb(machine: &ThisMachine) -> Fact {
     let name = "hugetlb";
     let pool = |kib: u64| {
         let file = format!("/sys/kernel/mm/hugepages/hugepages-{kib}kB/free_hugepages");

@@ -34,11 +34,11 @@ fn text(name: &str) -> String {
     fs::read_to_string(&file).unwrap_or_else(|error| panic!("{}: {error}", file.display()))
 }
 
-fn machine(text: &str) -> Machine {
-    Machine::recorded(Recording::parse(text))
+fn machine(text: &str) -> ThisMachine {
+    ThisMachine::recorded(MachineRecording::parse(text))
 }
 
-fn told(machine: &Machine) -> String {
+fn told(machine: &ThisMachine) -> String {
     let mut text = String::new();
     for fact in examine(machine) {
         text += &format!("{} {}: {}\n", fact.standing.name(), fact.name, fact.found);
@@ -49,7 +49,7 @@ fn told(machine: &Machine) -> String {
     text
 }
 
-fn fact(machine: &Machine, name: &str) -> Fact {
+fn fact(machine: &ThisMachine, name: &str) -> Fact {
     let facts = examine(machine);
     let fact = facts.iter().find(|fact| fact.name == name);
     fact.unwrap_or_else(|| panic!("no {name}: {facts:#?}"))
@@ -96,7 +96,7 @@ fn nobody_is_left_alone() {
     for name in adapted.chain(RECORDED) {
         for fact in examine(&machine(&text(name))) {
             assert!(
-                fact.standing != Standing::Unusable || fact.advice.is_some(),
+                fact.standing != Status::Unusable || fact.advice.is_some(),
                 "{name}: {fact:?}"
             );
         }
@@ -106,17 +106,20 @@ fn nobody_is_left_alone() {
 /// This machine, as it is and as it was recorded.
 #[test]
 fn a_recording_says_what_the_machine_says() {
-    let this = Machine::recorder();
+    let this = ThisMachine::recorder();
     let facts = examine(&this);
     let recording = this.recording();
-    let again = Recording::parse(&recording.to_string());
+    let again = MachineRecording::parse(&recording.to_string());
     assert_eq!(again, recording);
-    assert_eq!(examine(&Machine::recorded(again)), facts);
-    assert_eq!(why_no_tdx(&Machine::recorded(recording)), why_no_tdx(&this));
+    assert_eq!(examine(&ThisMachine::recorded(again)), facts);
+    assert_eq!(
+        why_no_tdx(&ThisMachine::recorded(recording)),
+        why_no_tdx(&this)
+    );
 }
 
 /// A machine on which all is well, but for one answer.
-fn but(path: &str, answer: &str) -> Machine {
+fn but(path: &str, answer: &str) -> ThisMachine {
     let known = text("all-well");
     let start = format!("--- {path}\n");
     let kept: String = known
@@ -136,63 +139,63 @@ const YAMA: &str = "/proc/sys/kernel/yama/ptrace_scope";
 const POOL: &str = "/sys/kernel/mm/hugepages/hugepages-2048kB/free_hugepages";
 
 #[rstest]
-#[case::yama_2_for_root(YAMA, "2\n", "ptrace", Standing::Usable, "this is root")]
+#[case::yama_2_for_root(YAMA, "2\n", "ptrace", Status::Usable, "this is root")]
 #[case::yama_2_for_others(
     YAMA,
     "2\n--- /answers/uid\n1000\n",
     "ptrace",
-    Standing::Unusable,
+    Status::Unusable,
     "ptrace_scope=1"
 )]
-#[case::yama_3(YAMA, "3\n", "ptrace", Standing::Unusable, "stays until then")]
-#[case::no_yama(YAMA, "!2", "ptrace", Standing::Usable, "not there")]
+#[case::yama_3(YAMA, "3\n", "ptrace", Status::Unusable, "stays until then")]
+#[case::no_yama(YAMA, "!2", "ptrace", Status::Usable, "not there")]
 #[case::lockdown_integrity(
     "/sys/kernel/security/lockdown",
     "none [integrity] confidentiality\n",
     "lockdown",
-    Standing::Limited,
+    Status::Limited,
     "lockdown=none"
 )]
 #[case::debugfs_closed(
     "/sys/kernel/debug/kvm",
     "!13",
     "debugfs",
-    Standing::Limited,
+    Status::Limited,
     "run as root"
 )]
 #[case::debugfs_not_mounted(
     "/sys/kernel/debug/kvm",
     "!2",
     "debugfs",
-    Standing::Limited,
+    Status::Limited,
     "mount -t debugfs"
 )]
-#[case::tracefs_closed(SPLIT_EVENT, "!13", "tracefs", Standing::Limited, "run as root")]
-#[case::tracefs_not_mounted(SPLIT_EVENT, "!2", "tracefs", Standing::Limited, "mount -t tracefs")]
-#[case::log_closed("/dev/kmsg", "!1", "kernel log", Standing::Limited, "dmesg_restrict")]
-#[case::no_pool(POOL, "!2", "hugetlb", Standing::Limited, "no 2M pool")]
-#[case::an_empty_pool(POOL, "0\n", "hugetlb", Standing::Limited, "nr_hugepages")]
-#[case::a_pool(POOL, "7\n", "hugetlb", Standing::Usable, "7 free 2M pages")]
+#[case::tracefs_closed(SPLIT_EVENT, "!13", "tracefs", Status::Limited, "run as root")]
+#[case::tracefs_not_mounted(SPLIT_EVENT, "!2", "tracefs", Status::Limited, "mount -t tracefs")]
+#[case::log_closed("/dev/kmsg", "!1", "kernel log", Status::Limited, "dmesg_restrict")]
+#[case::no_pool(POOL, "!2", "hugetlb", Status::Limited, "no 2M pool")]
+#[case::an_empty_pool(POOL, "0\n", "hugetlb", Status::Limited, "nr_hugepages")]
+#[case::a_pool(POOL, "7\n", "hugetlb", Status::Usable, "7 free 2M pages")]
 #[case::a_pool_of_1g(
     "/sys/kernel/mm/hugepages/hugepages-1048576kB/free_hugepages",
     "3\n",
     "hugetlb",
-    Standing::Limited,
+    Status::Limited,
     "3 of 1G"
 )]
-#[case::little_memlock("/answers/memlock", "65536\n", "memlock", Standing::Limited, "64 KiB")]
+#[case::little_memlock("/answers/memlock", "65536\n", "memlock", Status::Limited, "64 KiB")]
 #[case::any_memlock(
     "/answers/memlock",
     "unlimited\n",
     "memlock",
-    Standing::Usable,
+    Status::Usable,
     "unlimited"
 )]
 fn what_this_user_may_do_is_looked_at(
     #[case] path: &str,
     #[case] answer: &str,
     #[case] name: &str,
-    #[case] standing: Standing,
+    #[case] standing: Status,
     #[case] says: &str,
 ) {
     let answer = match answer.strip_prefix('!') {
@@ -232,7 +235,7 @@ fn the_kernels_reasons_are_explained(#[case] line: &str, #[case] advice: &str) {
     );
     let machine = machine(&recorded);
     let fact = fact(&machine, "tdx.module");
-    assert_eq!(fact.standing, Standing::Unusable);
+    assert_eq!(fact.standing, Status::Unusable);
     assert!(fact.found.contains(line), "{fact:?}");
     assert!(fact.advice.as_deref().unwrap().contains(advice), "{fact:?}");
 }
@@ -287,7 +290,7 @@ fn a_kvm_without_its_own_paging_is_refused_by_name(
     };
     let facts = examine(&recorded(value));
     let kvm = facts.iter().find(|fact| fact.name == "kvm").unwrap();
-    assert_eq!(kvm.standing, Standing::Unusable);
+    assert_eq!(kvm.standing, Status::Unusable);
     assert!(
         kvm.found.contains(found) && kvm.found.contains(parameter),
         "{kvm:?}"

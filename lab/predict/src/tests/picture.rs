@@ -72,7 +72,7 @@ fn the_window_cuts_the_runs_at_its_ends() {
 #[case::a_leaf_and_nothing(8 * M, 12 * M, None)]
 #[case::nothing(10 * M, 12 * M, Some(RegionState::Empty))]
 #[case::no_memory(M, M, Some(RegionState::Empty))]
-#[case::fog(14 * M, 16 * M, Some(RegionState::Unknown))]
+#[case::uncertain(14 * M, 16 * M, Some(RegionState::Unknown))]
 fn what_is_the_same_all_over(
     #[case] start: u64,
     #[case] end: u64,

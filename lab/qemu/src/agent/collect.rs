@@ -3,7 +3,7 @@
 use tdxlab_protocol::addr::PageLevel;
 use tdxlab_protocol::message::{Command, Counts, Reply, Run, Task, VcpuId};
 
-use super::plausible::Course;
+use super::plausible::AnswerCheck;
 
 /// Most runs that the answers to one request may have. A guest that finds more has found every
 /// page different from its neighbour, and a lab that kept them all would be its victim.
@@ -27,7 +27,7 @@ pub struct Answer {
     pub runs: Vec<Run>,
     /// What the guest counted; `None` while it is not over.
     pub counts: Option<Counts>,
-    course: Course,
+    check: AnswerCheck,
 }
 
 impl Collector {
@@ -41,7 +41,7 @@ impl Collector {
                     task,
                     runs: Vec::new(),
                     counts: None,
-                    course: Course::new(task.command),
+                    check: AnswerCheck::new(task.command),
                 })
                 .collect(),
             runs: 0,
@@ -69,7 +69,7 @@ impl Collector {
                 let stride = stride(&answer.task.command);
                 let count = runs.len();
                 for run in runs {
-                    if let Err(why) = answer.course.follow(&run) {
+                    if let Err(why) = answer.check.follow(&run) {
                         return Err(format!("{why}: {run:?} while {}", describe(&answer.task)));
                     }
                     let rest = match answer.runs.last_mut() {
@@ -87,7 +87,7 @@ impl Collector {
                 let Some(answer) = self.answer(id, vcpu) else {
                     return Err(said("the end of a task that does not run", &reply));
                 };
-                if let Err(why) = answer.course.finish(&counts) {
+                if let Err(why) = answer.check.finish(&counts) {
                     return Err(format!("{why}, and finished {}", describe(&answer.task)));
                 }
                 answer.counts = Some(counts);

@@ -11,7 +11,7 @@ use tdxlab_protocol::tdcall::{status, vmcall};
 
 /// A task as its results come in.
 #[derive(Debug)]
-pub struct Course {
+pub struct AnswerCheck {
     command: Command,
     /// Where the next result must start.
     next: Gpa,
@@ -23,10 +23,10 @@ pub struct Course {
     calls: u64,
 }
 
-impl Course {
+impl AnswerCheck {
     /// The beginning of a task.
-    pub fn new(command: Command) -> Course {
-        Course {
+    pub fn new(command: Command) -> AnswerCheck {
+        AnswerCheck {
             next: range(&command).start(),
             refused: None,
             over: false,

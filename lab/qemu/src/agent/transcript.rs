@@ -7,7 +7,7 @@ use tdxlab_protocol::frame::{Decoder, Message};
 use tdxlab_protocol::message::{Reply, Request};
 
 use super::hex;
-use crate::excerpt::Excerpt;
+use crate::head_tail::HeadTail;
 
 /// Frames kept from the beginning and from the end.
 const FRAMES_KEPT: (usize, usize) = (64, 960);
@@ -30,16 +30,16 @@ struct Entry {
 #[derive(Debug)]
 pub(super) struct Transcript {
     began: Instant,
-    entries: Excerpt<Entry>,
-    raw: Excerpt<u8>,
+    entries: HeadTail<Entry>,
+    raw: HeadTail<u8>,
 }
 
 impl Transcript {
     pub(super) fn new() -> Transcript {
         Transcript {
             began: Instant::now(),
-            entries: Excerpt::new(FRAMES_KEPT.0, FRAMES_KEPT.1),
-            raw: Excerpt::new(BYTES_KEPT.0, BYTES_KEPT.1),
+            entries: HeadTail::new(FRAMES_KEPT.0, FRAMES_KEPT.1),
+            raw: HeadTail::new(BYTES_KEPT.0, BYTES_KEPT.1),
         }
     }
 

@@ -8,7 +8,7 @@
 //! [`commands`] holds commands whose generated types cannot be sent.
 
 pub mod commands;
-mod record;
+mod log;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::io::{self, Read, Write};
@@ -21,7 +21,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use qapi::{Any, Command, Execute};
 use serde::Deserialize;
 
-use self::record::{Direction, Record};
+use self::log::{Direction, Record};
 
 /// Longest line a monitor may send. `query-qmp-schema`, the longest there is, has 250 KB.
 const MAX_LINE: usize = 4 << 20;

@@ -32,8 +32,8 @@ use tdxlab_journal::verdict::Verdict;
 use tdxlab_plan::text::Micros;
 
 use self::scenario::Excerpts;
-use super::picture::Pictures;
 use super::terminal::count;
+use super::timeline::Pictures;
 use super::trend::Trend;
 use super::{Report, ScenarioReport};
 

@@ -4,12 +4,12 @@ use std::path::Path;
 
 use maud::{Markup, PreEscaped, html};
 use tdxlab_journal::verdict::{Verdict, Witness};
-use tdxlab_plan::names::{Errno, Plain, VmcallStatus};
+use tdxlab_plan::names::{Errno, Unsigned, VmcallStatus};
 use tdxlab_plan::text::Micros;
 use tdxlab_plan::{Expectation, Interval, text as words};
 
 use super::scene::Scenes;
-use crate::picture::{Album, Frame};
+use crate::timeline::{Album, StepPicture};
 use crate::{FindingReport, Report, ScenarioReport, StepReport};
 
 /// Most kernel log lines shown of one step.
@@ -172,7 +172,7 @@ fn step_head(step: &StepReport) -> Markup {
 }
 
 /// Everything that was expected and found: side by side where they differ, in one line else.
-fn evidence(step: &StepReport, frame: Option<&Frame>) -> Markup {
+fn evidence(step: &StepReport, frame: Option<&StepPicture>) -> Markup {
     html! {
         (findings(&step.findings, step.findings_omitted))
         @if let Some(frame) = frame {
@@ -277,7 +277,7 @@ fn rows(step: &StepReport, expected: &Expectation) -> Vec<Row> {
     row(
         Witness::Splits,
         "split events",
-        Plain(expected.splits).to_string(),
+        Unsigned(expected.splits).to_string(),
         number(seen.splits),
     );
     row(
@@ -305,7 +305,7 @@ fn rows(step: &StepReport, expected: &Expectation) -> Vec<Row> {
     row(
         Witness::Populated,
         "populated",
-        Plain(expected.populated).to_string(),
+        Unsigned(expected.populated).to_string(),
         number(seen.populated),
     );
     for (what, wanted, found) in [
@@ -316,7 +316,7 @@ fn rows(step: &StepReport, expected: &Expectation) -> Vec<Row> {
             row(
                 Witness::Exits,
                 what,
-                Plain(wanted).to_string(),
+                Unsigned(wanted).to_string(),
                 number(found),
             );
         }

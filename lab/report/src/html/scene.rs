@@ -12,7 +12,7 @@ use super::axis::{Axis, CELL, HEIGHT, LEFT, PAGES, Piece, TILE};
 use super::place::Place;
 use super::split::{Split, SplitKind};
 use super::{cells, states};
-use crate::picture::{Album, Frame};
+use crate::timeline::{Album, StepPicture};
 
 /// Height of a line of text, of a bracket, of a lane of found things.
 const LINE: u64 = 13;
@@ -320,7 +320,7 @@ impl<'a> Scenes<'a> {
         }
     }
 
-    fn splits(&self, frame: &Frame) -> Vec<Split> {
+    fn splits(&self, frame: &StepPicture) -> Vec<Split> {
         let mut splits = Vec::new();
         let expected: Vec<Gpa> = frame
             .expected
@@ -355,7 +355,7 @@ impl<'a> Scenes<'a> {
         splits
     }
 
-    fn content(&self, frame: &Frame) -> Markup {
+    fn content(&self, frame: &StepPicture) -> Markup {
         let mut right = String::new();
         let mut drawn: Option<(u64, u64)> = None;
         for span in frame.content.iter().filter(|span| span.right) {
@@ -387,7 +387,7 @@ impl<'a> Scenes<'a> {
     }
 
     /// What the picture shows, for those who do not see it.
-    fn in_words(&self, frame: &Frame, changes: bool) -> String {
+    fn in_words(&self, frame: &StepPicture, changes: bool) -> String {
         let place = Place::new(self.album.memory);
         let mut text = match &frame.after {
             Some(_) if !changes => "Memory stays as it was. ".to_owned(),

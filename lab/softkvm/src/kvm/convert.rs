@@ -4,8 +4,8 @@ use rand::Rng;
 use tdxlab_protocol::addr::{Gpa, GpaRange, PageLevel, Side};
 use tdxlab_protocol::tdcall::vmcall;
 
-use super::super::machine::Machine;
 use super::super::module::SHARED_BIT;
+use super::super::physical_memory::PhysicalMemory;
 use super::super::policy::{ConversionStage, Failure};
 use super::Kvm;
 use super::design::Conversion;
@@ -76,7 +76,7 @@ impl MapGpa {
     }
 }
 
-impl<M: Machine> Kvm<M> {
+impl<M: PhysicalMemory> Kvm<M> {
     /// One chunk of a MapGPA, at most 2M counted from where the guest started. The result, when
     /// there is no more to do.
     pub(crate) fn map_gpa_chunk(&mut self, map: &mut MapGpa) -> Option<MapGpaResult> {

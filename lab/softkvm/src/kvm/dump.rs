@@ -5,8 +5,8 @@ use std::fmt::Write;
 use tdxlab_protocol::addr::{Gpa, GpaRange, PageLevel};
 
 use super::super::entry::State;
-use super::super::machine::Machine;
 use super::super::module::SHARED_BIT;
+use super::super::physical_memory::PhysicalMemory;
 use super::Kvm;
 
 /// Most lines printed.
@@ -19,7 +19,7 @@ struct Run {
     state: State,
 }
 
-impl<M: Machine> Kvm<M> {
+impl<M: PhysicalMemory> Kvm<M> {
     /// Private leaves as the S-EPT has them, then the shared ranges; alike ones on one line.
     pub(crate) fn describe_memory(&self) -> String {
         let mut text = String::new();

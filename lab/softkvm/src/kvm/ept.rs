@@ -3,8 +3,8 @@
 use tdxlab_protocol::addr::{Gpa, GpaRange, PageLevel, Side};
 
 use super::super::entry::{Level, SeptEntry, State};
-use super::super::machine::{Machine, Pfn};
 use super::super::module::Platform;
+use super::super::physical_memory::{Pfn, PhysicalMemory};
 use super::super::policy::{Allocation, Failure};
 
 /// The root; all other tables are frames of the machine.
@@ -16,7 +16,7 @@ pub(crate) struct SharedEpt {
 
 impl SharedEpt {
     /// Whether `gpa` is mapped.
-    pub(crate) fn is_mapped<M: Machine>(&self, gpa: Gpa, machine: &M) -> bool {
+    pub(crate) fn is_mapped<M: PhysicalMemory>(&self, gpa: Gpa, machine: &M) -> bool {
         let mut level = Level::Pgd;
         let mut entry = self.root_entry(Level::Pgd.index(gpa));
         while entry.state(level) == State::NonLeaf
@@ -29,7 +29,7 @@ impl SharedEpt {
     }
 
     /// Maps one page.
-    pub(crate) fn map<M: Machine>(
+    pub(crate) fn map<M: PhysicalMemory>(
         &mut self,
         gpa: Gpa,
         frame: Pfn,
@@ -65,7 +65,7 @@ impl SharedEpt {
     }
 
     /// Takes out every leaf in `range` for which `wanted` holds. Returns how many.
-    pub(crate) fn zap<M: Machine>(
+    pub(crate) fn zap<M: PhysicalMemory>(
         &mut self,
         range: GpaRange,
         hardware: &mut Platform<M>,
@@ -94,7 +94,7 @@ impl SharedEpt {
     }
 }
 
-fn zap_table<M: Machine>(
+fn zap_table<M: PhysicalMemory>(
     table: Pfn,
     level: Level,
     base: Gpa,
@@ -130,7 +130,7 @@ fn zap_table<M: Machine>(
     zapped
 }
 
-fn new_table<M: Machine>(hardware: &mut Platform<M>) -> Result<SeptEntry, Failure> {
+fn new_table<M: PhysicalMemory>(hardware: &mut Platform<M>) -> Result<SeptEntry, Failure> {
     if !hardware.policy.allocates(Allocation::EptTable) {
         return Err(Failure::NoMemory);
     }

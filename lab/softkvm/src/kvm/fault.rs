@@ -6,7 +6,7 @@
 use tdxlab_protocol::addr::{Gpa, PageLevel, Side};
 use tdxlab_protocol::message::VcpuId;
 
-use super::super::machine::{Machine, Pfn};
+use super::super::physical_memory::{Pfn, PhysicalMemory};
 use super::super::policy::{
     AcceptStage, Allocation, BoundSlot, Counted, Failure, LevelLimits, Why,
 };
@@ -47,7 +47,7 @@ pub(crate) enum FaultProgress {
     Resume,
 }
 
-impl<M: Machine> Kvm<M> {
+impl<M: PhysicalMemory> Kvm<M> {
     /// Handles one step of a fault.
     pub(crate) fn handle_fault(&mut self, fault: &mut Fault) -> FaultProgress {
         let result = match fault.side {

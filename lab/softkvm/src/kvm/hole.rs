@@ -5,7 +5,7 @@ use std::ops::Range;
 
 use tdxlab_protocol::addr::{Gpa, GpaRange, PageLevel};
 
-use super::super::machine::Machine;
+use super::super::physical_memory::PhysicalMemory;
 use super::super::policy::{Failure, FileId, HoleStage, HostCallKind};
 use super::Kvm;
 use super::design::Conversion;
@@ -41,7 +41,7 @@ pub(crate) struct Punch {
     failure: Option<Failure>,
 }
 
-impl<M: Machine> Kvm<M> {
+impl<M: PhysicalMemory> Kvm<M> {
     /// Starts a host call.
     pub(crate) fn start(&mut self, call: HostCall) -> Running {
         let file = FileId::Test;

@@ -8,8 +8,8 @@ use std::cell::Cell;
 use tdxlab_protocol::addr::{Gpa, GpaRange, PageLevel};
 
 use super::super::entry::Level;
-use super::super::machine::Pfn;
-use super::super::words::{WORDS, Words};
+use super::super::physical_memory::Pfn;
+use super::super::sparse_page::{SparsePage, WORDS};
 
 /// Bits that all leaves carry: read, write, execute, write-back memory, accessed, dirty, present
 /// to the MMU, host- and MMU-writable.
@@ -95,7 +95,7 @@ struct Place {
 /// The tables. The first one is the root. A table stays until the VM dies.
 #[derive(Clone, Debug)]
 pub(crate) struct Mirror {
-    tables: Vec<Words>,
+    tables: Vec<SparsePage>,
     /// The table of 4K entries that a walk came to last, with the number of its region: one that is
     /// there once stays, so the next walk to that region need not begin at the root.
     last: Cell<Option<(u64, usize)>>,
@@ -104,7 +104,7 @@ pub(crate) struct Mirror {
 impl Default for Mirror {
     fn default() -> Self {
         Mirror {
-            tables: vec![Words::default()],
+            tables: vec![SparsePage::default()],
             last: Cell::new(None),
         }
     }
@@ -132,7 +132,7 @@ impl Mirror {
     pub(crate) fn add_table(&mut self, gpa: Gpa, level: Level) {
         let place = self.walk(gpa, level);
         let number = self.tables.len();
-        self.tables.push(Words::default());
+        self.tables.push(SparsePage::default());
         self.tables[place.table].set(level.index(gpa), Spte::table(number).bits());
     }
 
@@ -157,7 +157,7 @@ impl Mirror {
             Spte::leaf(PageLevel::Size4K, leaf.spte.frame().add(index as u64)).bits()
         });
         let number = self.tables.len();
-        self.tables.push(Words::All(Box::new(children)));
+        self.tables.push(SparsePage::All(Box::new(children)));
         self.tables[leaf.table].set(Level::Pmd.index(leaf.gpa), Spte::table(number).bits());
     }
 

@@ -39,8 +39,8 @@ use self::mirror::Mirror;
 use self::slots::Slots;
 use self::stats::{PageGauges, Trace};
 use super::gmem::GuestMemfd;
-use super::machine::{Machine, Pfn};
 use super::module::{Platform, Td};
+use super::physical_memory::{Pfn, PhysicalMemory};
 use super::policy::{Counted, Failure, FileId, Policy};
 use super::ranges::RangeSet;
 use crate::api::{Config, Death, Exits, Killer, SoftKvmError};
@@ -86,7 +86,7 @@ pub(crate) fn death(by: Killer, text: String) -> Death {
     Death { by, text }
 }
 
-impl<M: Machine> Kvm<M> {
+impl<M: PhysicalMemory> Kvm<M> {
     /// Builds the VM: slots, files, image.
     pub(crate) fn new(
         machine: M,

@@ -2,13 +2,13 @@
 
 use tdxlab_protocol::addr::{Gpa, GpaRange, PageLevel};
 
-use super::super::machine::Machine;
+use super::super::physical_memory::PhysicalMemory;
 use super::super::policy::{Allocation, Counted, Failure, SplitStage, SplitTrace, Why};
 use super::Kvm;
 use super::design::RangeSplit;
 use super::mirror::Leaf;
 
-impl<M: Machine> Kvm<M> {
+impl<M: PhysicalMemory> Kvm<M> {
     /// Splits the 2M leaf over `gpa` into 4K leaves. Nothing happens where there is none.
     pub(super) fn split_at(&mut self, gpa: Gpa, why: Why) -> Result<(), Failure> {
         let result = match self.mirror.leaf(gpa) {

@@ -4,14 +4,14 @@
 
 use tdxlab_protocol::addr::{Gpa, PageLevel};
 
-use super::super::machine::{Machine, Pfn};
 use super::super::module::{Platform, Seamcall, Status};
+use super::super::physical_memory::{Pfn, PhysicalMemory};
 use super::super::policy::{Allocation, Counted, Failure, Kick, MapStage, Why};
 use super::mirror::Leaf;
 use super::{Kvm, death};
 use crate::api::Killer;
 
-impl<M: Machine> Kvm<M> {
+impl<M: PhysicalMemory> Kvm<M> {
     /// Maps a private page: tables first, then PAGE.AUG (PAGE.ADD before the TD runs), then the
     /// mirror.
     pub(super) fn map_private(

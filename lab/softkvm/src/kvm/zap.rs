@@ -2,11 +2,11 @@
 
 use tdxlab_protocol::addr::{Gpa, GpaRange, PageLevel};
 
-use super::super::machine::Machine;
+use super::super::physical_memory::PhysicalMemory;
 use super::super::policy::{Counted, Failure, Why};
 use super::Kvm;
 
-impl<M: Machine> Kvm<M> {
+impl<M: PhysicalMemory> Kvm<M> {
     /// Zaps up to `most` private leaves that map something of `range`. Returns where to go on, or
     /// `None` when the range is done. Empty parts of the range cost nothing.
     pub(super) fn zap_private(

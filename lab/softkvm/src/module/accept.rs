@@ -15,7 +15,7 @@
 use tdxlab_protocol::addr::{Gpa, PageLevel, Side};
 
 use super::super::entry::{Level, SeptEntry, State};
-use super::super::machine::Machine;
+use super::super::physical_memory::PhysicalMemory;
 use super::status::Status;
 use super::tdcall::{Exit, Outcome};
 use super::{Platform, SHARED_BIT};
@@ -82,7 +82,7 @@ fn operand(rcx: u64) -> Option<(Gpa, PageLevel)> {
     (gpa.as_u64() < SHARED_BIT && gpa.is_aligned(level)).then_some((gpa, level))
 }
 
-impl<M: Machine> Platform<M> {
+impl<M: PhysicalMemory> Platform<M> {
     /// TDG.MEM.PAGE.ACCEPT with this RCX.
     pub(super) fn page_accept(&mut self, rcx: u64) -> Outcome {
         let Some((gpa, level)) = operand(rcx) else {

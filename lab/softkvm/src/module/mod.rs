@@ -28,9 +28,9 @@ use std::cell::Cell;
 
 use tdxlab_protocol::addr::{Gpa, PageLevel};
 
-use super::machine::Machine;
+use super::frame_allocator::Pool;
+use super::physical_memory::PhysicalMemory;
 use super::policy::Policy;
-use super::pool::Pool;
 
 /// Width of guest-physical addresses, shared bit included.
 pub(crate) const GPA_WIDTH: u32 = 48;
@@ -155,7 +155,7 @@ impl Td {
     }
 }
 
-impl<M: Machine> Platform<M> {
+impl<M: PhysicalMemory> Platform<M> {
     /// A machine without a TD's memory.
     pub(crate) fn new(machine: M, policy: Box<dyn Policy>, td: Td) -> Platform<M> {
         let pool = Pool::new(machine.pool());

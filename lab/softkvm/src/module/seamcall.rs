@@ -6,7 +6,7 @@
 use tdxlab_protocol::addr::{Gpa, PageLevel};
 
 use super::super::entry::{Level, SeptEntry, State};
-use super::super::machine::{Machine, Pfn};
+use super::super::physical_memory::{Pfn, PhysicalMemory};
 use super::sept::Found;
 use super::status::Status;
 use super::{Platform, SHARED_BIT};
@@ -50,7 +50,7 @@ fn operand_is_valid(gpa: Gpa, level: Level) -> bool {
     gpa.as_u64() < SHARED_BIT && level.base(gpa) == gpa
 }
 
-impl<M: Machine> Platform<M> {
+impl<M: PhysicalMemory> Platform<M> {
     /// TDH.MEM.SEPT.ADD: makes `table` the table for the span of the free entry of `level`.
     pub(crate) fn sept_add(&mut self, gpa: Gpa, level: Level, table: Pfn) -> Status {
         if level == Level::Pte || !operand_is_valid(gpa, level) {

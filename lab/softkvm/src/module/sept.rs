@@ -3,7 +3,7 @@
 use tdxlab_protocol::addr::{Gpa, Side};
 
 use super::super::entry::{Level, SeptEntry, State};
-use super::super::machine::{Machine, Pfn};
+use super::super::physical_memory::{Pfn, PhysicalMemory};
 use super::Platform;
 
 /// Entries of the tree's root. The page they live in is the guest's on `soft`, so the module keeps
@@ -58,7 +58,7 @@ impl Found {
     }
 }
 
-impl<M: Machine> Platform<M> {
+impl<M: PhysicalMemory> Platform<M> {
     /// Walks to the entry of `target` for `gpa`, or to the entry where the walk cannot go on.
     pub(super) fn walk(&self, gpa: Gpa, target: Level) -> Found {
         let region = gpa.as_u64() / Level::Pmd.bytes();

@@ -5,7 +5,7 @@ use tdxlab_protocol::layout::PRIVATE_WINDOW;
 use tdxlab_protocol::tdcall::{ATTR_RD_PENDING, EXIT_REASON_EPT_VIOLATION, leaf, reg};
 
 use super::super::entry::{Level, State};
-use super::super::machine::Machine;
+use super::super::physical_memory::PhysicalMemory;
 use super::super::policy::PendingAccess;
 use super::accept::Eeq;
 use super::status::Status;
@@ -68,7 +68,7 @@ pub(crate) struct Vmcall {
     pub(crate) args: [u64; 4],
 }
 
-impl<M: Machine> Platform<M> {
+impl<M: PhysicalMemory> Platform<M> {
     /// Runs the TDCALL that the registers describe. On completion RAX and results are in `gprs`.
     pub(crate) fn tdcall(&mut self, vcpu: usize, gprs: &mut Gprs) -> Outcome {
         // The version in bits 23:16 makes no difference for these leaves.

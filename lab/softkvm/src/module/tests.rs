@@ -5,7 +5,7 @@ use tdxlab_protocol::addr::{Gpa, PageLevel};
 use tdxlab_protocol::tdcall::{leaf, reg};
 
 use super::super::entry::{Level, State};
-use super::super::machine::Pfn;
+use super::super::physical_memory::Pfn;
 use super::super::policy::Faithful;
 use super::accept::Eeq;
 use super::{Exit, Outcome, Platform, Status, Td};

@@ -13,13 +13,13 @@ use tdxlab_plan::Design;
 use tdxlab_plan::text::Micros;
 use tdxlab_qemu::interrupt::Interrupt;
 use tdxlab_report::{Report, ScenarioReport, StepReport, table};
-use tdxlab_run::{Drive, Item, Silence};
+use tdxlab_run::{NoProgress, PoolOptions, TestCase};
 
 use super::error::CliError;
 use super::options::{self, Scenarios};
 use super::report::exit_code;
 use super::{exit, load, output, signals};
-use crate::conduct::Conduct;
+use crate::spec::RunSpec;
 
 /// Runs scenarios under several designs, on sim, and shows what differs: splits, S-EPT entries
 /// looked at, leaves zapped, what the guest sees.
@@ -135,22 +135,22 @@ fn cell(step: &StepReport) -> String {
 }
 
 fn run(
-    items: &[Item],
+    items: &[TestCase],
     design: &'static Design,
     interrupt: &Interrupt,
     below: &Path,
 ) -> Result<Report, CliError> {
     let jobs = std::thread::available_parallelism().map_or(1, usize::from);
-    let conducted = Conduct {
+    let finished = RunSpec {
         host_reason: "designs are compared on sim".to_owned(),
-        drive: Drive {
+        drive: PoolOptions {
             jobs,
             fail_fast: false,
             confirm: 0,
         },
         interrupt,
-        ..Conduct::new(items, &SimHost::new(), design, &Silence)
+        ..RunSpec::new(items, &SimHost::new(), design, &NoProgress)
     }
     .run(&below.join(design.name))?;
-    Ok(conducted.report)
+    Ok(finished.report)
 }

@@ -6,7 +6,7 @@ use clap::Args;
 use comfy_table::Table;
 use console::style;
 use tdxlab_journal::folder::write_whole;
-use tdxlab_kernel::doctor::{self, Fact, Machine, Recording, Standing};
+use tdxlab_kernel::doctor::{self, Fact, MachineRecording, Status, ThisMachine};
 use tdxlab_report::table;
 
 use super::error::CliError;
@@ -43,8 +43,8 @@ impl Doctor {
     pub(super) fn execute(self) -> Result<u8, CliError> {
         let machine = match (&self.recorded, &self.record) {
             (Some(file), _) => recorded(file)?,
-            (None, Some(_)) => Machine::recorder(),
-            (None, None) => Machine::this(),
+            (None, Some(_)) => ThisMachine::recorder(),
+            (None, None) => ThisMachine::this(),
         };
         let mut facts = doctor::examine(&machine);
         if let Some(file) = &self.record {
@@ -62,11 +62,11 @@ impl Doctor {
                 Err(error) => vec![Fact {
                     name: "deep".to_owned(),
                     found: format!("no TD can be made: {error}"),
-                    standing: Standing::Unusable,
+                    standing: Status::Unusable,
                     advice: Some("see the facts about tdx above".to_owned()),
                 }],
             };
-            if deep.iter().any(|fact| fact.standing == Standing::Unusable) {
+            if deep.iter().any(|fact| fact.standing == Status::Unusable) {
                 code = exit::HOST;
             }
             facts.extend(deep);
@@ -81,14 +81,14 @@ impl Doctor {
     }
 }
 
-fn recorded(file: &Path) -> Result<Machine, CliError> {
+fn recorded(file: &Path) -> Result<ThisMachine, CliError> {
     let text = std::fs::read_to_string(file).map_err(|source| {
         CliError::usage(
             format!("cannot read {}: {source}", file.display()),
             "--recorded wants a file that `tdxlab doctor --record FILE` wrote",
         )
     })?;
-    Ok(Machine::recorded(Recording::parse(&text)))
+    Ok(ThisMachine::recorded(MachineRecording::parse(&text)))
 }
 
 fn table(facts: &[Fact]) -> Table {
@@ -96,9 +96,9 @@ fn table(facts: &[Fact]) -> Table {
     for fact in facts {
         let standing = style(fact.standing.name());
         let standing = match fact.standing {
-            Standing::Usable => standing.green(),
-            Standing::Limited => standing.yellow(),
-            Standing::Unusable => standing.red(),
+            Status::Usable => standing.green(),
+            Status::Limited => standing.yellow(),
+            Status::Unusable => standing.red(),
         };
         let mut found = fact.found.clone();
         if let Some(advice) = &fact.advice {

@@ -15,7 +15,7 @@ use tdxlab_scenario::ScenarioError;
 use thiserror::Error;
 
 use super::exit;
-use crate::conduct::ConductError;
+use crate::spec::RunError;
 
 /// Why a command could not do its work.
 #[derive(Debug, Error, Diagnostic)]
@@ -51,7 +51,7 @@ pub(super) enum CliError {
     /// A run did not come to its end.
     #[error(transparent)]
     #[diagnostic(transparent)]
-    Conduct(#[from] ConductError),
+    RunSpec(#[from] RunError),
     /// Results cannot be written or read.
     #[error(transparent)]
     #[diagnostic(transparent)]
@@ -129,7 +129,7 @@ impl CliError {
             CliError::Host(HostError::Interrupted) => exit::INTERRUPTED,
             CliError::Host(_)
             | CliError::Folder(_)
-            | CliError::Conduct(_)
+            | CliError::RunSpec(_)
             | CliError::Journal(_)
             | CliError::Resume(_)
             | CliError::Merge(_)

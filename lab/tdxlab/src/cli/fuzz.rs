@@ -8,11 +8,11 @@ use clap::Args;
 use serde_json::json;
 use tdxlab_faults::Fault;
 use tdxlab_fuzz as fuzz;
-use tdxlab_fuzz::{Budget, ENDS, Found, Fuzz, Ground, Outcome};
+use tdxlab_fuzz::{Budget, ENDS, Found, Fuzz, Outcome, Target};
 use tdxlab_host::Host;
 use tdxlab_host_soft::sim::SimHost;
 use tdxlab_journal::folder::write_whole;
-use tdxlab_journal::replay::{Recorded, Replay, Signature};
+use tdxlab_journal::replay::{Replay, ReplayOrigin, Signature};
 use tdxlab_plan::{HostKind, HostProfile, Races};
 use tdxlab_report::table;
 use tdxlab_report::terminal::count;
@@ -76,7 +76,7 @@ impl FuzzCommand {
         let asked = self.design.as_deref().map(options::design).transpose()?;
         let fault = options::fault(self.fault.as_deref())?;
         if let Some(design) = asked {
-            check(Ground {
+            check(Target {
                 host: HostProfile::of(self.kind()),
                 design,
             })?;
@@ -84,7 +84,7 @@ impl FuzzCommand {
         let (host, why) = self.host(fault)?;
         let kind = host.kind();
         let design = options::design_for(asked, host.as_ref());
-        let ground = Ground {
+        let target = Target {
             host: host.profile(),
             design,
         };
@@ -101,7 +101,7 @@ impl FuzzCommand {
             (_, Some(count)) => Budget::Plans(count),
             (time, None) => Budget::Time(time.unwrap_or(Duration::from_secs(60))),
         };
-        let hunt = Fuzz {
+        let campaign = Fuzz {
             host: host.as_ref(),
             design,
             seed,
@@ -115,33 +115,33 @@ impl FuzzCommand {
             "host {} ({why}); design {}; seed {seed}; {} at a time",
             kind.name(),
             design.name,
-            hunt.jobs
+            campaign.jobs
         ));
         for line in remarks(host.as_ref()) {
             output::note(line);
         }
-        let outcome = hunt.run()?;
-        let mut table = table::table(fuzz::head(ground));
-        table.add_rows(fuzz::rows(&outcome.coverage, ground));
+        let outcome = campaign.run()?;
+        let mut table = table::table(fuzz::head(target));
+        table.add_rows(fuzz::rows(&outcome.coverage, target));
         output::say(table.trim_fmt());
-        let summary = summary(&outcome, hunt.jobs, ground);
+        let summary = summary(&outcome, campaign.jobs, target);
         output::say(&summary);
         let story = outcome
             .found
             .as_ref()
-            .map(|found| keep(found, &hunt, &folder))
+            .map(|found| keep(found, &campaign, &folder))
             .transpose()?;
         let head = format!("Design {}, host {}, seed {seed}.", design.name, kind.name());
         let mut text = format!("# Random scenarios\n\n{head}\n\n{summary}\n\n");
         text += "Each cell: classes of alignment of both ends that came, of those that can; and how \
                  often in all. `-` is a hole, `.` cannot be.\n\n";
-        text += &fuzz::markdown(&outcome.coverage, ground);
+        text += &fuzz::markdown(&outcome.coverage, target);
         if let Some(story) = &story {
             output::say(story);
             text += &format!("\n{story}\n");
         }
         write_whole(&folder.join("fuzz.md"), text.as_bytes())?;
-        let json = json(&outcome, &hunt, ground);
+        let json = json(&outcome, &campaign, target);
         write_whole(&folder.join("fuzz.json"), format!("{json:#}\n").as_bytes())?;
         output::say(format!("report: {}", folder.display()));
         Ok(match &outcome.found {
@@ -192,7 +192,7 @@ impl FuzzCommand {
 }
 
 /// Leaves a failing plan as scenario and as replay file; says what it is.
-fn keep(found: &Found, hunt: &Fuzz<'_>, folder: &Path) -> Result<String, CliError> {
+fn keep(found: &Found, campaign: &Fuzz<'_>, folder: &Path) -> Result<String, CliError> {
     let failure = &found.shrunk.failure;
     let witness = failure.witnesses.first().map_or("lab", |w| w.name());
     let slug: String = witness
@@ -202,20 +202,20 @@ fn keep(found: &Found, hunt: &Fuzz<'_>, folder: &Path) -> Result<String, CliErro
         .collect();
     let name = format!("fuzz/{slug}-{:08x}", found.plan.seed & 0xffff_ffff);
     let about = format!("Found at random with seed {}: {failure}.", found.plan.seed);
-    let text = fuzz::scenario(&found.shrunk.plan, hunt.design, &name, &about);
+    let text = fuzz::scenario(&found.shrunk.plan, campaign.design, &name, &about);
     let path = folder.join("scenario.yaml");
     write_whole(&path, text.as_bytes())?;
     let mut plan = found.shrunk.plan.clone();
     plan.name = name;
     plan.about = about;
-    replay(plan, failure, hunt, &folder.join("replay.json"))?;
+    replay(plan, failure, campaign, &folder.join("replay.json"))?;
     replay(
         found.plan.clone(),
         &found.failure,
-        hunt,
+        campaign,
         &folder.join("drawn.json"),
     )?;
-    let same = fails_alike(&path, found, hunt);
+    let same = fails_alike(&path, found, campaign);
     let mut story = format!(
         "failure: {}\nfailed like that in {} of {} runs; {} of {} steps are left after {} tries\n",
         failure,
@@ -230,7 +230,7 @@ fn keep(found: &Found, hunt: &Fuzz<'_>, folder: &Path) -> Result<String, CliErro
         true => "the scenario fails in the same way: ",
         false => "the scenario did not fail when it was run from its file; the replay does: ",
     };
-    let fault = hunt
+    let fault = campaign
         .host
         .fault()
         .map_or(String::new(), |fault| format!(" --fault {}", fault.name));
@@ -238,8 +238,8 @@ fn keep(found: &Found, hunt: &Fuzz<'_>, folder: &Path) -> Result<String, CliErro
         true => format!(
             "tdxlab run {} --host {} --design {}{fault}",
             path.display(),
-            hunt.host.kind().name(),
-            hunt.design.name
+            campaign.host.kind().name(),
+            campaign.design.name
         ),
         false => format!("tdxlab replay {}", folder.join("replay.json").display()),
     };
@@ -249,17 +249,17 @@ fn keep(found: &Found, hunt: &Fuzz<'_>, folder: &Path) -> Result<String, CliErro
 fn replay(
     plan: tdxlab_plan::Plan,
     failure: &fuzz::Failure,
-    hunt: &Fuzz<'_>,
+    campaign: &Fuzz<'_>,
     path: &Path,
 ) -> Result<(), CliError> {
     let step = u32::try_from(failure.step + 1).ok();
     let replay = Replay {
-        recorded: Some(Recorded {
+        recorded: Some(ReplayOrigin {
             tdxlab: env!("CARGO_PKG_VERSION").to_owned(),
             run: "fuzz".to_owned(),
-            host: hunt.host.kind(),
-            design: hunt.design.name.to_owned(),
-            fault: hunt.host.fault().map(|fault| fault.name.to_owned()),
+            host: campaign.host.kind(),
+            design: campaign.design.name.to_owned(),
+            fault: campaign.host.fault().map(|fault| fault.name.to_owned()),
             allowed_log: Vec::new(),
             ended: Some(Signature {
                 verdict: failure.verdict,
@@ -274,7 +274,7 @@ fn replay(
 }
 
 /// Whether the scenario file, read back, fails like the plan it was made of.
-fn fails_alike(path: &Path, found: &Found, hunt: &Fuzz<'_>) -> bool {
+fn fails_alike(path: &Path, found: &Found, campaign: &Fuzz<'_>) -> bool {
     let plans = scenario::load(path).and_then(|file| {
         let plans = scenario::expand(&file, None)?;
         for plan in &plans {
@@ -285,20 +285,20 @@ fn fails_alike(path: &Path, found: &Found, hunt: &Fuzz<'_>) -> bool {
     let Ok([plan]) = plans.as_deref() else {
         return false;
     };
-    let room = tempfile::tempdir_in(hunt.folder);
-    let folder = room.as_ref().map_or(hunt.folder, |room| room.path());
+    let room = tempfile::tempdir_in(campaign.folder);
+    let folder = room.as_ref().map_or(campaign.folder, |room| room.path());
     // `tdxlab run` follows no recorded order.
     let free = fuzz::Orders::new();
-    let again = fuzz::attempt(hunt.host, hunt.design, plan, &free, folder);
+    let again = fuzz::attempt(campaign.host, campaign.design, plan, &free, folder);
     again.is_some_and(|again| again.is_like(&found.failure))
 }
 
-fn json(outcome: &Outcome, hunt: &Fuzz<'_>, ground: Ground) -> serde_json::Value {
+fn json(outcome: &Outcome, campaign: &Fuzz<'_>, target: Target) -> serde_json::Value {
     let mut reached = Vec::new();
     let mut holes = Vec::new();
-    for (row, operation) in ground.chart().operations().iter().enumerate() {
-        for (state, name) in ground.chart().states().iter().enumerate() {
-            for alignment in ground.alignments(row, state) {
+    for (row, operation) in target.chart().operations().iter().enumerate() {
+        for (state, name) in target.chart().states().iter().enumerate() {
+            for alignment in target.alignments(row, state) {
                 let ends = (ENDS[alignment / ENDS.len()], ENDS[alignment % ENDS.len()]);
                 match outcome.coverage.count(row, state, alignment) {
                     0 => holes.push(json!([operation, name, ends.0, ends.1])),
@@ -311,11 +311,11 @@ fn json(outcome: &Outcome, hunt: &Fuzz<'_>, ground: Ground) -> serde_json::Value
     json!({
         "version": 1,
         "tdxlab": env!("CARGO_PKG_VERSION"),
-        "host": hunt.host.kind().name(),
-        "design": hunt.design.name,
-        "fault": hunt.host.fault().map(|fault| fault.name),
-        "seed": hunt.seed,
-        "jobs": hunt.jobs,
+        "host": campaign.host.kind().name(),
+        "design": campaign.design.name,
+        "fault": campaign.host.fault().map(|fault| fault.name),
+        "seed": campaign.seed,
+        "jobs": campaign.jobs,
         "scenarios": outcome.plans,
         "steps": outcome.steps,
         "micros": u64::try_from(outcome.took.as_micros()).unwrap_or(u64::MAX),
@@ -337,9 +337,9 @@ fn json(outcome: &Outcome, hunt: &Fuzz<'_>, ground: Ground) -> serde_json::Value
 }
 
 /// Whether such plans can be drawn for this host and design.
-fn check(ground: Ground) -> Result<(), CliError> {
-    let name = ground.design.name;
-    match (ground.host.plain, ground.design.is_plain()) {
+fn check(target: Target) -> Result<(), CliError> {
+    let name = target.design.name;
+    match (target.host.plain, target.design.is_plain()) {
         (true, false) => Err(CliError::usage(
             format!("design {name} is one of TDs"),
             "random scenarios on kvm are about plain VMs: leave --design away",
@@ -382,8 +382,8 @@ fn remarks(host: &dyn Host) -> Vec<String> {
     lines
 }
 
-fn summary(outcome: &Outcome, jobs: usize, ground: Ground) -> String {
-    let can = ground.combinations();
+fn summary(outcome: &Outcome, jobs: usize, target: Target) -> String {
+    let can = target.combinations();
     let rate = outcome.steps as f64 / outcome.took.as_secs_f64().max(1e-6);
     format!(
         "{}, {} in {:.1} s: {rate:.0} steps/s with {}; {} of {can} combinations reached",

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use clap::Args;
-use tdxlab_journal::recording::Recording;
+use tdxlab_journal::reader::JournalReader;
 use tdxlab_judge::{RejudgeError, rejudge};
 use tdxlab_report as report;
 use tdxlab_report::{Report, terminal};
@@ -11,7 +11,7 @@ use tdxlab_report::{Report, terminal};
 use super::error::CliError;
 use super::report::exit_code;
 use super::{options, output};
-use crate::conduct::Conducted;
+use crate::spec::FinishedRun;
 
 /// Judges a recorded run again, from its journal alone: no host, no QEMU. Everything is predicted
 /// anew, by the design the run was recorded under or by another.
@@ -37,17 +37,17 @@ impl JudgeCommand {
         let allowed_log = options::allow_list(self.allow_log.as_deref())?;
         let recorded = report::from_recording(open(&self.folder)?)?;
         let folder = rejudge(open(&self.folder)?, design, allowed_log, &self.out)?;
-        let conducted = Conducted::of(&folder)?;
-        output::print(terminal::summary(&conducted.report, &conducted.folder));
-        for line in differences(&recorded, &conducted.report) {
+        let finished = FinishedRun::of(&folder)?;
+        output::print(terminal::summary(&finished.report, &finished.folder));
+        for line in differences(&recorded, &finished.report) {
             output::say(line);
         }
-        Ok(exit_code(&conducted.report, false))
+        Ok(exit_code(&finished.report, false))
     }
 }
 
-fn open(folder: &Path) -> Result<Recording, CliError> {
-    Ok(Recording::of_run(folder).map_err(RejudgeError::from)?)
+fn open(folder: &Path) -> Result<JournalReader, CliError> {
+    Ok(JournalReader::of_run(folder).map_err(RejudgeError::from)?)
 }
 
 /// Scenarios of which something else is said now.

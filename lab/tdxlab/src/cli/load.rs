@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use tdxlab_plan::HostKind;
-use tdxlab_run::Item;
+use tdxlab_run::TestCase;
 use tdxlab_scenario as scenario;
 use tdxlab_scenario::{Scenario, ScenarioError};
 
@@ -15,7 +15,7 @@ pub(super) struct Loaded {
     /// The scenario.
     pub scenario: Scenario,
     /// One plan for each case and point of its matrix.
-    pub items: Vec<Item>,
+    pub items: Vec<TestCase>,
 }
 
 /// Reads, expands and checks all scenarios. Nothing may start before all of them are right.
@@ -59,7 +59,7 @@ fn prepare(scenario: Scenario, seed: Option<u64>) -> Result<Loaded, ScenarioErro
     }
     let items = plans
         .into_iter()
-        .map(|plan| Item {
+        .map(|plan| TestCase {
             plan,
             scenario: Some(scenario.path().to_owned()),
         })
@@ -69,7 +69,7 @@ fn prepare(scenario: Scenario, seed: Option<u64>) -> Result<Loaded, ScenarioErro
 
 /// All plans for a host of this kind, in order. The default set has plans of TDs and of plain VMs,
 /// and a host runs the ones or the others; what is asked for by path is taken as it is.
-pub(super) fn items_for(which: &Scenarios, host: HostKind) -> Result<Vec<Item>, CliError> {
+pub(super) fn items_for(which: &Scenarios, host: HostKind) -> Result<Vec<TestCase>, CliError> {
     let mut items = items(load(which)?);
     if which.paths.is_empty() {
         let plain = host == HostKind::Kvm;
@@ -79,6 +79,6 @@ pub(super) fn items_for(which: &Scenarios, host: HostKind) -> Result<Vec<Item>, 
 }
 
 /// All plans, in order.
-pub(super) fn items(loaded: Vec<Loaded>) -> Vec<Item> {
+pub(super) fn items(loaded: Vec<Loaded>) -> Vec<TestCase> {
     loaded.into_iter().flat_map(|one| one.items).collect()
 }

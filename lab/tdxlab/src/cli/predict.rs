@@ -2,7 +2,7 @@
 
 use clap::Args;
 use comfy_table::{Cell, Table};
-use tdxlab_plan::names::{Errno, Plain, VmcallStatus};
+use tdxlab_plan::names::{Errno, Unsigned, VmcallStatus};
 use tdxlab_plan::{Design, Expectation, Guest, Plan, Step, text as words};
 use tdxlab_predict::Predictor;
 use tdxlab_report::table;
@@ -105,14 +105,14 @@ fn row(index: usize, step: &Step, expected: &Expectation, guest: &Guest) -> Vec<
     vec![
         number(index),
         Cell::new(words::action(&step.action, guest)),
-        number(Plain(expected.splits)),
+        number(Unsigned(expected.splits)),
         number(expected.pages.pages_4k.to_string()),
         number(expected.pages.pages_2m.to_string()),
-        number(Plain(expected.populated)),
+        number(Unsigned(expected.populated)),
         number(format!(
             "{}+{}",
-            Plain(expected.accept_exits),
-            Plain(expected.access_exits)
+            Unsigned(expected.accept_exits),
+            Unsigned(expected.access_exits)
         )),
         Cell::new(seen(expected)),
     ]

@@ -7,14 +7,14 @@ use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 use tdxlab_journal::Verdict;
 use tdxlab_plan::text::Micros;
 use tdxlab_report::terminal::paint;
-use tdxlab_run::{Outcome, Silence, Watcher};
+use tdxlab_run::{NoProgress, Outcome, Progress};
 
 use super::output;
 
 /// The watcher that fits the terminal.
-pub(super) fn watcher(plans: usize, jobs: usize, quiet: bool) -> Box<dyn Watcher> {
+pub(super) fn watcher(plans: usize, jobs: usize, quiet: bool) -> Box<dyn Progress> {
     if quiet {
-        Box::new(Silence)
+        Box::new(NoProgress)
     } else if console::Term::stderr().is_term() {
         Box::new(Bars::new(plans, jobs))
     } else {
@@ -31,7 +31,7 @@ struct Lines {
     ended: AtomicUsize,
 }
 
-impl Watcher for Lines {
+impl Progress for Lines {
     fn plan_started(&self, _: usize, _: &str, _: usize) {}
     fn step_started(&self, _: usize, _: usize) {}
 
@@ -72,7 +72,7 @@ impl Bars {
     }
 }
 
-impl Watcher for Bars {
+impl Progress for Bars {
     fn plan_started(&self, worker: usize, name: &str, steps: usize) {
         if let Some(bar) = self.workers.get(worker) {
             bar.set_length(steps as u64);

@@ -13,15 +13,15 @@ use tdxlab_judge::AllowList;
 use tdxlab_plan::{Action, Design, HostKind, HostProfile, Plan, Races, Step, text as words};
 use tdxlab_qemu::interrupt::Interrupt;
 use tdxlab_report::terminal;
-use tdxlab_run::{Guide, Item, PATIENCE, Stand};
+use tdxlab_run::{Hooks, PATIENCE, StepContext, TestCase};
 
 use super::error::CliError;
 use super::options::{self, HostName};
 use super::prompt::{self, Answer};
 use super::report::exit_code;
 use super::{output, progress, signals};
-use crate::conduct::Conduct;
 use crate::select::{self, Selected};
+use crate::spec::RunSpec;
 
 /// Most extents of memory shown before a step.
 const EXTENTS: usize = 12;
@@ -105,10 +105,10 @@ impl ReplayCommand {
             }
         }
         let allowed_log = self.allowed_log(&replays[0])?;
-        let items: Vec<Item> = replays
+        let items: Vec<TestCase> = replays
             .iter()
             .flat_map(|replay| std::iter::repeat_n(replay, self.times as usize))
-            .map(|replay| Item {
+            .map(|replay| TestCase {
                 plan: replay.plan.clone(),
                 scenario: None,
             })
@@ -120,7 +120,7 @@ impl ReplayCommand {
             kind.name(),
             design.name
         ));
-        let guide = Replayer {
+        let hooks = Replayer {
             replays: &replays,
             times: self.times as usize,
             stepping: Mutex::new(self.step),
@@ -130,20 +130,20 @@ impl ReplayCommand {
         // Bars would be drawn over what is asked and answered.
         let talks = self.step || self.hold;
         let watcher = progress::watcher(items.len(), 1, talks);
-        let conducted = Conduct {
+        let finished = RunSpec {
             host_reason: format!("{}, for a replay", selected.why),
             patience: Duration::from_secs(self.patience),
             allowed_log,
             interrupt,
-            guide: &guide,
-            ..Conduct::new(&items, selected.host.as_ref(), design, watcher.as_ref())
+            hooks: &hooks,
+            ..RunSpec::new(&items, selected.host.as_ref(), design, watcher.as_ref())
         }
         .run(&self.out)?;
-        output::print(terminal::summary(&conducted.report, &conducted.folder));
-        for line in self.reliability(&replays, &conducted.folder)? {
+        output::print(terminal::summary(&finished.report, &finished.folder));
+        for line in self.reliability(&replays, &finished.folder)? {
             output::say(line);
         }
-        Ok(exit_code(&conducted.report, false))
+        Ok(exit_code(&finished.report, false))
     }
 
     /// The design that was asked for, else the recorded one. A bare plan knows none.
@@ -305,20 +305,20 @@ struct Replayer<'a> {
     interrupt: &'a Interrupt,
 }
 
-impl Guide for Replayer<'_> {
+impl Hooks for Replayer<'_> {
     fn order(&self, plan: PlanId, step: usize) -> Option<&Interleaving> {
         let replay = self.replays.get(plan.0 as usize / self.times)?;
         replay.orders.get(&u32::try_from(step).ok()?)
     }
 
-    fn before_step(&self, stand: &Stand<'_>) {
+    fn before_step(&self, context: &StepContext<'_>) {
         let Ok(mut stepping) = self.stepping.lock() else {
             return;
         };
         if !*stepping {
             return;
         }
-        for line in describe(stand) {
+        for line in describe(context) {
             output::say(line);
         }
         output::note("[Enter: do it; c: go on without stopping; q: end]");
@@ -356,13 +356,13 @@ impl Guide for Replayer<'_> {
 }
 
 /// A step, what it must show, and what is there before it.
-fn describe(stand: &Stand<'_>) -> Vec<String> {
-    let guest = &stand.plan.guest;
-    let steps = &stand.plan.steps;
-    let action = &steps[stand.step].action;
+fn describe(context: &StepContext<'_>) -> Vec<String> {
+    let guest = &context.plan.guest;
+    let steps = &context.plan.steps;
+    let action = &steps[context.step].action;
     let mut lines = vec![format!(
         "step {} of {}: {}",
-        stand.step + 1,
+        context.step + 1,
         steps.len(),
         words::action(action, guest)
     )];
@@ -374,23 +374,23 @@ fn describe(stand: &Stand<'_>) -> Vec<String> {
             ));
         }
     };
-    tell("memory", memory(stand));
-    tell("counters", vec![counters(stand)]);
-    tell("must show", words::expectation(stand.expected));
+    tell("memory", memory(context));
+    tell("counters", vec![counters(context)]);
+    tell("must show", words::expectation(context.expected));
     lines
 }
 
-fn memory(stand: &Stand<'_>) -> Vec<String> {
-    let extents = &stand.map.extents;
+fn memory(context: &StepContext<'_>) -> Vec<String> {
+    let extents = &context.map.extents;
     let mut texts: Vec<String> = extents
         .iter()
         .take(EXTENTS)
         .map(|(range, state)| {
-            let place = words::place(*range, &stand.plan.guest);
+            let place = words::place(*range, &context.plan.guest);
             format!("{place} {}", words::state(*state))
         })
         .collect();
-    if extents.len() > EXTENTS || stand.map.cut {
+    if extents.len() > EXTENTS || context.map.cut {
         texts.push("and more".to_owned());
     }
     if texts.is_empty() {
@@ -399,8 +399,8 @@ fn memory(stand: &Stand<'_>) -> Vec<String> {
     texts
 }
 
-fn counters(stand: &Stand<'_>) -> String {
-    let sample = stand.sample;
+fn counters(context: &StepContext<'_>) -> String {
+    let sample = context.sample;
     let pages = [&sample.debugfs, &sample.query_stats]
         .into_iter()
         .find_map(Reading::value);

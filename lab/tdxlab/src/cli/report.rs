@@ -8,7 +8,7 @@ use tdxlab_journal::{Verdict, journal};
 use tdxlab_plan::text::Micros;
 use tdxlab_report as report;
 use tdxlab_report::diff::Diff;
-use tdxlab_report::picture::Pictures;
+use tdxlab_report::timeline::Pictures;
 use tdxlab_report::trend::Trend;
 use tdxlab_report::{Report, github, html, kcidb, kernels, lava, merge, table, terminal};
 

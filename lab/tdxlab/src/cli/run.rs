@@ -12,14 +12,14 @@ use tdxlab_journal::{PlanId, Shard};
 use tdxlab_plan::{Design, HostProfile};
 use tdxlab_report as report;
 use tdxlab_report::{github, lava, terminal};
-use tdxlab_run::{Drive, Item, PATIENCE, Progress};
+use tdxlab_run::{PATIENCE, PoolOptions, Resumable, TestCase};
 
 use super::error::CliError;
 use super::options::{self, HostName, Scenarios};
 use super::report::exit_code;
 use super::{load, output, progress, signals};
-use crate::conduct::{Conduct, ConductError, Conducted};
 use crate::select::{self, Selected};
+use crate::spec::{FinishedRun, RunError, RunSpec};
 
 /// Runs scenarios and judges every step.
 #[derive(Args, Debug)]
@@ -89,12 +89,12 @@ pub(super) struct Run {
 struct Task {
     design: &'static Design,
     selected: Selected,
-    items: Vec<Item>,
+    items: Vec<TestCase>,
     seed: Option<u64>,
     paths: Vec<PathBuf>,
     part: Option<Part>,
     /// The run that goes on, its folder, and the places of the plans in it.
-    resumed: Option<(PathBuf, Progress, Vec<PlanId>)>,
+    resumed: Option<(PathBuf, Resumable, Vec<PlanId>)>,
 }
 
 impl Run {
@@ -119,9 +119,9 @@ impl Run {
         let outcome = {
             let watcher = progress::watcher(task.items.len(), jobs, self.quiet);
             let host = task.selected.host.as_ref();
-            let conduct = Conduct {
+            let spec = RunSpec {
                 host_reason: task.selected.why.clone(),
-                drive: Drive {
+                drive: PoolOptions {
                     jobs,
                     fail_fast: self.fail_fast,
                     confirm: self.confirm,
@@ -133,40 +133,40 @@ impl Run {
                 paths: task.paths.clone(),
                 part: task.part.clone(),
                 interrupt,
-                ..Conduct::new(&task.items, host, task.design, watcher.as_ref())
+                ..RunSpec::new(&task.items, host, task.design, watcher.as_ref())
             };
             match &task.resumed {
-                Some((folder, progress, places)) => conduct.resume(folder, progress, places),
-                None => conduct.run(&self.out),
+                Some((folder, progress, places)) => spec.resume(folder, progress, places),
+                None => spec.run(&self.out),
             }
         };
         match outcome {
-            Ok(conducted) => {
-                self.show(&conducted);
+            Ok(finished) => {
+                self.show(&finished);
                 if self.lava {
-                    output::print(lava::render(&conducted.report));
+                    output::print(lava::render(&finished.report));
                 }
-                github_job(&conducted.report)?;
-                Ok(exit_code(&conducted.report, self.require.is_some()))
+                github_job(&finished.report)?;
+                Ok(exit_code(&finished.report, self.require.is_some()))
             }
             Err(error) => {
-                if let ConductError::CutOff {
-                    so_far: Some(conducted),
+                if let RunError::CutOff {
+                    so_far: Some(finished),
                     ..
                 } = &error
                 {
-                    self.show(conducted);
+                    self.show(finished);
                 }
                 Err(error.into())
             }
         }
     }
 
-    fn show(&self, conducted: &Conducted) {
+    fn show(&self, finished: &FinishedRun) {
         output::print(if self.quiet {
-            terminal::failures(&conducted.report, &conducted.folder)
+            terminal::failures(&finished.report, &finished.folder)
         } else {
-            terminal::summary(&conducted.report, &conducted.folder)
+            terminal::summary(&finished.report, &finished.folder)
         });
     }
 
@@ -177,7 +177,7 @@ impl Run {
         let selected = self.select(self.host, options::fault(self.fault.as_deref())?)?;
         let all = load::items_for(&self.scenarios, selected.host.kind())?;
         let of_plans = u32::try_from(all.len()).unwrap_or(u32::MAX);
-        let (places, items): (Vec<u32>, Vec<Item>) = (0..)
+        let (places, items): (Vec<u32>, Vec<TestCase>) = (0..)
             .zip(all)
             .filter(|(_, item)| shard.is_none_or(|shard| shard.holds(&item.plan.name)))
             .unzip();
@@ -198,7 +198,7 @@ impl Run {
 
     /// The rest of a run, as its journal says it was started.
     fn resumed(&self, folder: &Path) -> Result<Task, CliError> {
-        let progress = Progress::of(folder)?;
+        let progress = Resumable::of(folder)?;
         let head = progress.head.clone();
         if !head.merged.is_empty() {
             return Err(CliError::usage(

@@ -1,6 +1,6 @@
 //! Journals, whole and cut.
 
-use tdxlab_journal::{JournalError, Recording, Verdict};
+use tdxlab_journal::{JournalError, JournalReader, Verdict};
 
 use super::*;
 
@@ -42,7 +42,7 @@ fn a_journal_of_another_version_says_so() {
         "{\"event\":{\"run_started\":{\"version\":99,\"new\":1}}}\n",
     )
     .unwrap();
-    let error = Recording::open(&path).unwrap_err();
+    let error = JournalReader::open(&path).unwrap_err();
     assert!(
         matches!(error, JournalError::Version { found: 99, .. }),
         "{error}"

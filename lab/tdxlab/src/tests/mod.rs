@@ -17,14 +17,14 @@ use tdxlab_journal::journal::{self, Event, RunStarted};
 use tdxlab_journal::{Death, ExitCounters, Killer, Observed, PageCounters, Reading, Sample};
 use tdxlab_judge::{AllowList, Oracle};
 use tdxlab_plan::addr::{Gpa, GpaRange, PageLevel};
-use tdxlab_plan::needs::Offer;
+use tdxlab_plan::needs::HostAndDesign;
 use tdxlab_plan::{
     Action, Design, Expectation, Guest, HostKind, HostProfile, Interval, Needs, Op, Plan, Step,
 };
 use tdxlab_protocol::message::Run;
 use tdxlab_qemu::interrupt::Interrupt;
 use tdxlab_report as report;
-use tdxlab_run::{Drive, Item, Lab, Outcome, Unguided, Watcher};
+use tdxlab_run::{NoHooks, Outcome, PoolOptions, Progress, RunContext, TestCase};
 
 /// What the scripted host does wrong.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -207,7 +207,7 @@ struct Counting {
     ended: Mutex<Vec<String>>,
 }
 
-impl Watcher for Counting {
+impl Progress for Counting {
     fn plan_started(&self, _: usize, _: &str, _: usize) {}
     fn step_started(&self, _: usize, _: usize) {}
     fn plan_ended(&self, _: usize, name: &str, _: &Outcome) {
@@ -219,8 +219,8 @@ fn memory() -> GpaRange {
     GpaRange::with_len(Gpa::new(1 << 30), 64 << 20).unwrap()
 }
 
-fn plan(name: &str, ops: Vec<Op>) -> Item {
-    Item {
+fn plan(name: &str, ops: Vec<Op>) -> TestCase {
+    TestCase {
         plan: Plan {
             version: tdxlab_plan::VERSION,
             name: name.to_owned(),
@@ -272,7 +272,7 @@ impl Setup {
         }
     }
 
-    fn run(self, items: &[Item]) -> Finished {
+    fn run(self, items: &[TestCase]) -> Finished {
         let reports = tempfile::tempdir().unwrap();
         let folder = RunFolder::create(reports.path()).unwrap();
         let journal = folder.journal().unwrap();
@@ -284,7 +284,7 @@ impl Setup {
         }
         let watcher = Counting::default();
         let host = host(self.script);
-        let lab = Lab {
+        let lab = RunContext {
             host: &host,
             offer,
             oracle: &|_| Box::new(Calm),
@@ -294,17 +294,17 @@ impl Setup {
             interrupt: &interrupt,
             patience: Duration::from_secs(1),
             keep: if self.keep {
-                tdxlab_run::Keep::Everything
+                tdxlab_run::KeepEvidence::Everything
             } else {
-                tdxlab_run::Keep::Failures
+                tdxlab_run::KeepEvidence::Failures
             },
             watcher: &watcher,
-            guide: &Unguided,
+            hooks: &NoHooks,
         };
         let verdict = tdxlab_run::run(
             items,
             &lab,
-            Drive {
+            PoolOptions {
                 jobs: self.jobs,
                 fail_fast: self.fail_fast,
                 confirm: 0,
@@ -322,14 +322,14 @@ impl Setup {
     }
 }
 
-fn offer() -> Offer {
-    Offer {
+fn offer() -> HostAndDesign {
+    HostAndDesign {
         host: HostProfile::of(HostKind::Sim),
         design: Design::named("headtail").unwrap(),
     }
 }
 
-fn head(folder: &RunFolder, items: &[Item]) -> Event {
+fn head(folder: &RunFolder, items: &[TestCase]) -> Event {
     Event::RunStarted(RunStarted {
         version: journal::VERSION,
         tdxlab: "0.0.0".to_owned(),

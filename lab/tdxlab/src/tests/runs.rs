@@ -2,7 +2,7 @@
 
 use tdxlab_journal::Verdict;
 use tdxlab_journal::replay::Replay;
-use tdxlab_run::Item;
+use tdxlab_run::TestCase;
 
 use super::*;
 
@@ -118,7 +118,7 @@ fn an_interrupted_run_ends_in_good_order() {
 
 #[test]
 fn many_workers_run_every_plan_once() {
-    let items: Vec<Item> = (0..40)
+    let items: Vec<TestCase> = (0..40)
         .map(|index| plan(&format!("punch/{index:02}"), vec![punch()]))
         .collect();
     let mut setup = Setup::of(Script::Right);

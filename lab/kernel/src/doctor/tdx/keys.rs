@@ -2,13 +2,13 @@
 //!
 //! Source: the resource "tdx" of the misc controller, Documentation/admin-guide/cgroup-v2.rst.
 
-use crate::doctor::{Fact, Machine};
+use crate::doctor::{Fact, ThisMachine};
 
 const NAME: &str = "tdx.key_ids";
 const CGROUPS: &str = "/sys/fs/cgroup";
 const RESOURCE: &str = "tdx";
 
-pub(super) fn fact(machine: &Machine) -> Fact {
+pub(super) fn fact(machine: &ThisMachine) -> Fact {
     let capacity = machine.read(&format!("{CGROUPS}/misc.capacity")).ok();
     let Some(capacity) = capacity.as_deref().and_then(value) else {
         return Fact::limited(NAME, "the misc controller of cgroups does not count them").advise(
@@ -31,7 +31,7 @@ pub(super) fn fact(machine: &Machine) -> Fact {
 }
 
 /// Those in use: the root's own count, else the sum of its children's.
-fn used(machine: &Machine) -> Option<u64> {
+fn used(machine: &ThisMachine) -> Option<u64> {
     let current = |folder: &str| {
         let text = machine.read(&format!("{folder}/misc.current")).ok()?;
         Some(value(&text).unwrap_or(0))

@@ -2,7 +2,7 @@
 
 use std::io;
 
-use crate::doctor::{Fact, Machine};
+use crate::doctor::{Fact, ThisMachine};
 
 /// KVM_CAP_MEMORY_ATTRIBUTES: the attributes there are.
 const CAP_MEMORY_ATTRIBUTES: u32 = 233;
@@ -18,7 +18,7 @@ const CAP_GUEST_MEMFD_FLAGS: u32 = 244;
 /// Names of the flags of KVM_CREATE_GUEST_MEMFD, by bit.
 const FLAGS: [&str; 2] = ["MMAP", "INIT_SHARED"];
 
-pub(super) fn vm_type(machine: &Machine) -> Fact {
+pub(super) fn vm_type(machine: &ThisMachine) -> Fact {
     let name = "tdx.vm_type";
     match machine.kvm_extension(CAP_VM_TYPES) {
         Ok(types) if types & TDX_VM != 0 => {
@@ -39,7 +39,7 @@ fn closed(name: &str, error: &io::Error) -> Fact {
 }
 
 /// guest_memfd and the attribute that makes memory private.
-pub(super) fn private_memory(machine: &Machine) -> Fact {
+pub(super) fn private_memory(machine: &ThisMachine) -> Fact {
     let name = "tdx.guest_memfd";
     let ask = |capability| machine.kvm_extension(capability);
     let answers = ask(CAP_GUEST_MEMFD).and_then(|there| {

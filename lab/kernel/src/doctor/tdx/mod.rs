@@ -5,13 +5,13 @@ mod kvm;
 mod module;
 mod processor;
 
-use super::{Fact, Machine, qemu};
+use super::{Fact, ThisMachine, qemu};
 
 /// First kernel whose KVM runs TDs, and first one without races that bug the VM.
 const FIRST_KERNEL: (u32, u32) = (6, 16);
 const SOUND_KERNEL: (u32, u32) = (6, 19);
 
-pub(super) fn facts(machine: &Machine) -> Vec<Fact> {
+pub(super) fn facts(machine: &ThisMachine) -> Vec<Fact> {
     let mut facts = vec![
         processor::fact(machine),
         kernel(machine),
@@ -26,7 +26,7 @@ pub(super) fn facts(machine: &Machine) -> Vec<Fact> {
     facts
 }
 
-fn kernel(machine: &Machine) -> Fact {
+fn kernel(machine: &ThisMachine) -> Fact {
     let name = "tdx.kernel";
     match machine.kernel_version() {
         None => Fact::limited(name, "the kernel's version cannot be read"),
@@ -50,7 +50,7 @@ fn kernel(machine: &Machine) -> Fact {
     }
 }
 
-fn parameter(machine: &Machine) -> Fact {
+fn parameter(machine: &ThisMachine) -> Fact {
     let name = "tdx.kvm_intel";
     match machine.read("/sys/module/kvm_intel/parameters/tdx") {
         Ok(value) if value == "Y" || value == "1" => Fact::usable(name, "kvm_intel.tdx=Y"),
@@ -68,7 +68,7 @@ fn parameter(machine: &Machine) -> Fact {
 }
 
 /// Without huge pages the design is `stock`, which is no fault.
-fn huge_pages(machine: &Machine) -> Fact {
+fn huge_pages(machine: &ThisMachine) -> Fact {
     let name = "tdx.huge_pages";
     let huge = machine.read("/sys/module/kvm_intel/parameters/tdx_huge_page");
     let attributes = machine.read("/sys/module/kvm/parameters/vm_memory_attributes");

@@ -1,20 +1,20 @@
 //! What the kernel has said about the TDX module: the only place where it says why TDX stays off.
 
-use crate::doctor::{Fact, Machine, Standing};
+use crate::doctor::{Fact, Status, ThisMachine};
 
 const NAME: &str = "tdx.module";
 
 /// A message of the kernel, what it means, and what to do.
 struct Known {
     text: &'static str,
-    standing: Standing,
+    standing: Status,
     advice: Option<&'static str>,
 }
 
 const fn good(text: &'static str) -> Known {
     Known {
         text,
-        standing: Standing::Usable,
+        standing: Status::Usable,
         advice: None,
     }
 }
@@ -22,7 +22,7 @@ const fn good(text: &'static str) -> Known {
 const fn bad(text: &'static str, advice: &'static str) -> Known {
     Known {
         text,
-        standing: Standing::Unusable,
+        standing: Status::Unusable,
         advice: Some(advice),
     }
 }
@@ -72,7 +72,7 @@ const MESSAGES: [Known; 13] = [
 ];
 
 /// The newest message of the kernel about TDX.
-pub(super) fn fact(machine: &Machine) -> Fact {
+pub(super) fn fact(machine: &ThisMachine) -> Fact {
     let known = |line: &str| MESSAGES.iter().find(|known| line.contains(known.text));
     let about_tdx = |line: &str| {
         let lower = line.to_ascii_lowercase();

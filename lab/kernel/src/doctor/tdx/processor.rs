@@ -1,6 +1,6 @@
 //! Whether the processor has TDX, and whether the firmware lets the kernel see it.
 
-use crate::doctor::{Fact, Machine};
+use crate::doctor::{Fact, ThisMachine};
 
 const NAME: &str = "tdx.processor";
 
@@ -16,7 +16,7 @@ const MODELS: [(u32, &str); 6] = [
     (0xdd, "Clearwater Forest"),
 ];
 
-pub(super) fn fact(machine: &Machine) -> Fact {
+pub(super) fn fact(machine: &ThisMachine) -> Fact {
     let Ok(cpuinfo) = machine.read("/proc/cpuinfo") else {
         return Fact::unusable(NAME, "/proc/cpuinfo is not readable");
     };

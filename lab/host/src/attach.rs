@@ -17,29 +17,29 @@ const PATIENCE: Duration = Duration::from_secs(5);
 
 /// The folder with the sockets. It goes when the session goes.
 #[derive(Debug)]
-pub struct Hatch {
+pub struct Attachment {
     folder: tempfile::TempDir,
 }
 
 /// Whether a debugger can look at a guest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Debugger {
+pub enum GdbStub {
     /// QEMU has a gdb stub for it.
     Stub,
     /// It is a TD.
     Closed,
 }
 
-impl Hatch {
+impl Attachment {
     /// Makes the folder, under a path that is short enough for a socket, where a guest is to be
     /// `wanted` for a person.
-    pub fn if_wanted(wanted: bool) -> Result<Option<Hatch>, HostError> {
+    pub fn if_wanted(wanted: bool) -> Result<Option<Attachment>, HostError> {
         let made = wanted.then(|| tempfile::Builder::new().prefix("tdxlab-").tempdir());
         let folder = made.transpose().map_err(|source| HostError::System {
             doing: "making a folder for sockets".into(),
             source,
         })?;
-        Ok(folder.map(|folder| Hatch { folder }))
+        Ok(folder.map(|folder| Attachment { folder }))
     }
 
     /// Where QEMU listens for a person's QMP.
@@ -52,11 +52,11 @@ impl Hatch {
     }
 
     /// Starts the gdb stub, where there can be one, and says how to come in.
-    pub fn open(&self, vm: &mut Vm, debugger: Debugger) -> Vec<(String, String)> {
+    pub fn open(&self, vm: &mut Vm, debugger: GdbStub) -> Vec<(String, String)> {
         let line = |what: &str, how: String| (what.to_owned(), how);
         let gdb = match debugger {
-            Debugger::Stub => self.stub(vm),
-            Debugger::Closed => {
+            GdbStub::Stub => self.stub(vm),
+            GdbStub::Closed => {
                 "none: a TD shows neither its registers nor its private memory to QEMU".to_owned()
             }
         };

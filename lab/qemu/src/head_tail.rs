@@ -7,7 +7,7 @@ use std::collections::VecDeque;
 /// The beginning says how it started, the end says how it came to this; a QEMU or guest that
 /// never stops talking costs no more memory than one that says a little.
 #[derive(Clone, Debug)]
-pub struct Excerpt<T> {
+pub struct HeadTail<T> {
     head: Vec<T>,
     tail: VecDeque<T>,
     head_room: usize,
@@ -15,10 +15,10 @@ pub struct Excerpt<T> {
     left_out: u64,
 }
 
-impl<T> Excerpt<T> {
+impl<T> HeadTail<T> {
     /// Keeps the first `head` and the last `tail` entries.
-    pub const fn new(head: usize, tail: usize) -> Excerpt<T> {
-        Excerpt {
+    pub const fn new(head: usize, tail: usize) -> HeadTail<T> {
+        HeadTail {
             head: Vec::new(),
             tail: VecDeque::new(),
             head_room: head,
@@ -56,7 +56,7 @@ impl<T> Excerpt<T> {
     }
 }
 
-impl Excerpt<u8> {
+impl HeadTail<u8> {
     /// Adds bytes.
     pub fn extend(&mut self, bytes: &[u8]) {
         for &byte in bytes {
@@ -92,7 +92,7 @@ mod tests {
 
     #[test]
     fn the_beginning_and_the_end_are_kept() {
-        let mut excerpt = Excerpt::new(2, 3);
+        let mut excerpt = HeadTail::new(2, 3);
         for n in 0..10 {
             excerpt.push(n);
         }
@@ -103,9 +103,9 @@ mod tests {
 
     #[test]
     fn the_last_line_is_found_behind_blank_ones() {
-        let mut excerpt = Excerpt::new(4, 64);
+        let mut excerpt = HeadTail::new(4, 64);
         excerpt.extend(b"first\nqemu: no such thing\n\n  \n");
         assert_eq!(excerpt.last_line().unwrap(), "qemu: no such thing");
-        assert_eq!(Excerpt::<u8>::new(1, 1).last_line(), None);
+        assert_eq!(HeadTail::<u8>::new(1, 1).last_line(), None);
     }
 }

@@ -12,13 +12,13 @@ use tdxlab_plan::{Design, Guest, HostProfile, Plan, Races, Step};
 use tdxlab_qemu::interrupt::Interrupt;
 use thiserror::Error;
 
-use super::bench::{Bench, Failure, Orders, Stepped, attempt};
-use super::chart::Chart;
 use super::coverage::Coverage;
+use super::coverage_model::CoverageModel;
 use super::draw::Draw;
+use super::harness::{Failure, Harness, Orders, Stepped, attempt};
 use super::plain;
+use super::shared_guest::{FailingPlan, Windows, plan};
 use super::shrink::{Shrunk, shrink};
-use super::window::{Suspect, Windows, plan};
 
 /// How often a plan that failed is run again.
 pub const CONFIRMATIONS: u32 = 10;
@@ -106,7 +106,7 @@ struct Shared {
     plans: AtomicU64,
     stop: AtomicBool,
     coverage: Mutex<Coverage>,
-    found: Mutex<Option<Suspect>>,
+    found: Mutex<Option<FailingPlan>>,
     broken: Mutex<Option<HostError>>,
 }
 
@@ -157,7 +157,7 @@ impl Fuzz<'_> {
     }
 
     fn no_coverage(&self) -> Coverage {
-        Coverage::new(Chart::of(self.host.profile()))
+        Coverage::new(CoverageModel::of(self.host.profile()))
     }
 
     /// The seed of the next plan; `None` when it is time to end.
@@ -199,7 +199,7 @@ impl Fuzz<'_> {
                 }
                 Err(_) => Failure::panicked(steps.len().saturating_sub(1)),
             };
-            shared.found(Suspect {
+            shared.found(FailingPlan {
                 failure,
                 plan: plan(guest, seed, steps),
                 history: None,
@@ -216,7 +216,7 @@ impl Fuzz<'_> {
         steps: &mut Vec<Step>,
         coverage: &mut Coverage,
     ) -> Result<Option<Failure>, HostError> {
-        let mut bench = Bench::boot(self.host, self.design, guest, seed, self.folder)?;
+        let mut bench = Harness::boot(self.host, self.design, guest, seed, self.folder)?;
         let drawn = draw.steps();
         for index in 0..=drawn {
             let action = if index < drawn {
@@ -365,7 +365,7 @@ fn unconfirmed(lost: Box<(Failure, Plan)>) -> Found {
 }
 
 impl Shared {
-    fn found(&self, what: Suspect) {
+    fn found(&self, what: FailingPlan) {
         self.found.lock().get_or_insert(what);
         self.stop.store(true, Ordering::Relaxed);
     }

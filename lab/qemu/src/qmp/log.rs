@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use serde::Serialize;
 
-use crate::excerpt::Excerpt;
+use crate::head_tail::HeadTail;
 
 /// Messages kept from the beginning and from the end.
 const KEPT: (usize, usize) = (64, 448);
@@ -34,14 +34,14 @@ struct Exchange {
 #[derive(Debug)]
 pub(super) struct Record {
     began: Instant,
-    exchanges: Excerpt<(u64, Direction, String)>,
+    exchanges: HeadTail<(u64, Direction, String)>,
 }
 
 impl Record {
     pub(super) fn new() -> Record {
         Record {
             began: Instant::now(),
-            exchanges: Excerpt::new(KEPT.0, KEPT.1),
+            exchanges: HeadTail::new(KEPT.0, KEPT.1),
         }
     }
 

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use tdxlab_journal::journal::{Event, JournalError};
-use tdxlab_journal::recording::Recording;
+use tdxlab_journal::reader::JournalReader;
 use tdxlab_journal::{ContentSpan, FindingKind, Sample, SplitEvent, Witness};
 use tdxlab_plan::{Action, Expectation, MemoryMap, Op, Plan, Side};
 use tdxlab_protocol::addr::{Gpa, GpaRange};
@@ -25,12 +25,12 @@ pub struct Album {
     /// How memory must look before the first step.
     pub start: MemoryMap,
     /// One for each step that was begun.
-    pub frames: Vec<Frame>,
+    pub frames: Vec<StepPicture>,
 }
 
 /// One step.
 #[derive(Clone, Debug)]
-pub struct Frame {
+pub struct StepPicture {
     /// Its number, from 1.
     pub number: u32,
     /// Whether several operations ran side by side.
@@ -65,7 +65,7 @@ pub struct Mark {
 impl Pictures {
     /// Reads a journal.
     pub fn from_journal(path: &Path) -> Result<Pictures, JournalError> {
-        let mut recording = Recording::open(path)?;
+        let mut recording = JournalReader::open(path)?;
         let mut pictures = Pictures::default();
         let mut plans = BTreeMap::new();
         while let Some(line) = recording.next_line()? {
@@ -110,7 +110,7 @@ impl Pictures {
                 {
                     album
                         .frames
-                        .push(Frame::begun(number, &step.action, expected));
+                        .push(StepPicture::begun(number, &step.action, expected));
                 }
             }
             Event::StepObserved {
@@ -159,7 +159,7 @@ impl Pictures {
         }
     }
 
-    fn frame(&mut self, plan: u32, step: u32) -> Option<&mut Frame> {
+    fn frame(&mut self, plan: u32, step: u32) -> Option<&mut StepPicture> {
         let number = step.checked_add(1)?;
         self.albums
             .get_mut(&(plan as usize))?
@@ -170,9 +170,9 @@ impl Pictures {
     }
 }
 
-impl Frame {
-    fn begun(number: u32, action: &Action, expected: Expectation) -> Frame {
-        Frame {
+impl StepPicture {
+    fn begun(number: u32, action: &Action, expected: Expectation) -> StepPicture {
+        StepPicture {
             number,
             races: matches!(action, Action::Parallel(_)),
             marks: action.ops().map(mark).collect(),

@@ -35,10 +35,10 @@ fn statuses(values: &[u64]) -> Option<Vec<StatusRun>> {
 }
 
 /// Key, author, predictor.
-fn found(expected: &Expectation, author: &Expect) -> Vec<[String; 3]> {
-    let mismatches = Predictor::check_expect(expected, author).into_iter();
+fn found(expected: &Expectation, expect: &Expect) -> Vec<[String; 3]> {
+    let mismatches = Predictor::check_expect(expected, expect).into_iter();
     mismatches
-        .map(|found| [found.field.to_owned(), found.author, found.predictor])
+        .map(|found| [found.field.to_owned(), found.written, found.predictor])
         .collect()
 }
 
@@ -73,9 +73,9 @@ fn found(expected: &Expectation, author: &Expect) -> Vec<[String; 3]> {
 #[case::fewer_entries(
     Expect { entries_at_most: Some(1), ..Expect::default() },
     Some(["entries_at_most", "1", "up to 2"]))]
-fn one_key(#[case] author: Expect, #[case] wanted: Option<[&str; 3]>) {
+fn one_key(#[case] expect: Expect, #[case] wanted: Option<[&str; 3]>) {
     let wanted: Vec<_> = wanted.into_iter().collect();
-    assert_eq!(found(&expectation(), &author), wanted);
+    assert_eq!(found(&expectation(), &expect), wanted);
 }
 
 /// Every host call of a step must end so, and there must be one.
@@ -96,11 +96,11 @@ fn every_host_call_ends_so(
         errnos: errnos.to_vec(),
         ..expectation()
     };
-    let author = Expect {
+    let expect = Expect {
         errno: Some(wanted),
         ..Expect::default()
     };
-    assert_eq!(found(&expected, &author).is_empty(), agrees);
+    assert_eq!(found(&expected, &expect).is_empty(), agrees);
 }
 
 #[rstest]
@@ -111,11 +111,11 @@ fn a_td_that_dies(#[case] wanted: ExpectTd, #[case] mismatches: &[[&str; 3]]) {
         td_alive: false,
         ..expectation()
     };
-    let author = Expect {
+    let expect = Expect {
         td: Some(wanted),
         ..Expect::default()
     };
-    assert_eq!(found(&expected, &author), mismatches);
+    assert_eq!(found(&expected, &expect), mismatches);
 }
 
 #[test]
@@ -124,13 +124,13 @@ fn no_promise_keeps_no_bound() {
         entries_at_most: None,
         ..expectation()
     };
-    let author = Expect {
+    let expect = Expect {
         entries_at_most: Some(1 << 20),
         ..Expect::default()
     };
     let says = "no promise: this design walks the range";
     assert_eq!(
-        found(&expected, &author),
+        found(&expected, &expect),
         [["entries_at_most", "1048576", says]]
     );
 }
@@ -154,11 +154,11 @@ fn names_of_statuses(#[case] status: u64, #[case] name: Option<ExpectStatus>) {
         ExpectStatus::SizeMismatch,
         ExpectStatus::OperandInvalid,
     ] {
-        let author = Expect {
+        let expect = Expect {
             status: Some(wanted),
             ..Expect::default()
         };
-        let agrees = found(&expected, &author).is_empty();
+        let agrees = found(&expected, &expect).is_empty();
         assert_eq!(agrees, name == Some(wanted), "{wanted:?}");
     }
 }
@@ -174,7 +174,7 @@ fn one_status_for_all(#[case] statuses: Option<Vec<StatusRun>>, #[case] says: Op
         statuses,
         ..expectation()
     };
-    let author = Expect {
+    let expect = Expect {
         status: Some(ExpectStatus::Success),
         ..Expect::default()
     };
@@ -182,5 +182,5 @@ fn one_status_for_all(#[case] statuses: Option<Vec<StatusRun>>, #[case] says: Op
         .map(|says| ["status", "Success", says])
         .into_iter()
         .collect();
-    assert_eq!(found(&expected, &author), wanted);
+    assert_eq!(found(&expected, &expect), wanted);
 }

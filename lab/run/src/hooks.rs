@@ -10,7 +10,7 @@ use tdxlab_plan::{Expectation, MemoryMap, Plan};
 
 /// Goes along with every plan. Called from several threads; whoever wants the run to end raises its
 /// [`tdxlab_qemu::interrupt::Interrupt`].
-pub trait Guide: Sync {
+pub trait Hooks: Sync {
     /// The order in which the operations of a parallel step shall take turns; `None` for what the
     /// seed draws. Steps count from 0.
     fn order(&self, plan: PlanId, step: usize) -> Option<&Interleaving> {
@@ -19,7 +19,7 @@ pub trait Guide: Sync {
     }
 
     /// A step is about to be done.
-    fn before_step(&self, stand: &Stand<'_>) {
+    fn before_step(&self, stand: &StepContext<'_>) {
         let _ = stand;
     }
 
@@ -30,7 +30,7 @@ pub trait Guide: Sync {
 }
 
 /// Where a plan stands before a step.
-pub struct Stand<'a> {
+pub struct StepContext<'a> {
     /// The plan.
     pub plan: &'a Plan,
     /// The step, from 0.
@@ -45,6 +45,6 @@ pub struct Stand<'a> {
 
 /// Lets everything take its course.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Unguided;
+pub struct NoHooks;
 
-impl Guide for Unguided {}
+impl Hooks for NoHooks {}

@@ -12,18 +12,18 @@ use tdxlab_journal::journal::PlanId;
 use tdxlab_journal::verdict::Verdict;
 use tdxlab_judge::{AllowList, oracle};
 use tdxlab_plan::Design;
-use tdxlab_plan::needs::Offer;
+use tdxlab_plan::needs::HostAndDesign;
 use tdxlab_qemu::interrupt::Interrupt;
 use tempfile::TempDir;
 
-use super::executor::{Item, Keep, Lab, Outcome, Silence};
-use super::guide::Unguided;
-use super::pool::PANICKED;
-use super::scribe::{Notes, Tried};
+use super::executor::{KeepEvidence, NoProgress, Outcome, RunContext, TestCase};
+use super::hooks::NoHooks;
+use super::sink::{MemorySink, PlanResult};
+use super::workers::PANICKED;
 use crate::PATIENCE;
 
 /// A host, a design, and room for the files that a guest needs while it lives.
-pub struct Trial<'a> {
+pub struct InMemoryRunner<'a> {
     host: &'a dyn Host,
     design: &'static Design,
     interrupt: &'a Interrupt,
@@ -32,9 +32,12 @@ pub struct Trial<'a> {
     _room: TempDir,
 }
 
-impl<'a> Trial<'a> {
+impl<'a> InMemoryRunner<'a> {
     /// On a host, under a design. Guests end with the process's interrupt.
-    pub fn new(host: &'a dyn Host, design: &'static Design) -> Result<Trial<'a>, FolderError> {
+    pub fn new(
+        host: &'a dyn Host,
+        design: &'static Design,
+    ) -> Result<InMemoryRunner<'a>, FolderError> {
         let room = tempfile::Builder::new()
             .prefix("tdxlab-trial-")
             .tempdir()
@@ -42,7 +45,7 @@ impl<'a> Trial<'a> {
                 path: std::env::temp_dir(),
                 source,
             })?;
-        Ok(Trial {
+        Ok(InMemoryRunner {
             host,
             design,
             interrupt: Interrupt::of_process(),
@@ -54,29 +57,29 @@ impl<'a> Trial<'a> {
 
     /// The same, where no operation may take longer than this.
     #[must_use]
-    pub fn with_patience(self, patience: Duration) -> Trial<'a> {
-        Trial { patience, ..self }
+    pub fn with_patience(self, patience: Duration) -> InMemoryRunner<'a> {
+        InMemoryRunner { patience, ..self }
     }
 
     /// Runs a plan to its end, by the same steps and the same judge as every other run.
-    pub fn run(&self, item: &Item) -> Tried {
-        let notes = Notes::default();
+    pub fn run(&self, item: &TestCase) -> PlanResult {
+        let sink = MemorySink::default();
         let design = self.design;
-        let lab = Lab {
+        let lab = RunContext {
             host: self.host,
-            offer: Offer {
+            offer: HostAndDesign {
                 host: self.host.profile(),
                 design,
             },
             oracle: &oracle::of(self.host.profile(), design),
-            journal: &notes,
+            journal: &sink,
             folder: &self.folder,
             allowed_log: AllowList::default(),
             interrupt: self.interrupt,
             patience: self.patience,
-            keep: Keep::Nothing,
-            watcher: &Silence,
-            guide: &Unguided,
+            keep: KeepEvidence::Nothing,
+            watcher: &NoProgress,
+            hooks: &NoHooks,
         };
         let broken = |reason: &str| Outcome {
             verdict: Verdict::Error,
@@ -88,6 +91,6 @@ impl<'a> Trial<'a> {
             Ok(Err(error)) => broken(&error.to_string()),
             Err(_) => broken(PANICKED),
         };
-        notes.close(outcome)
+        sink.close(outcome)
     }
 }

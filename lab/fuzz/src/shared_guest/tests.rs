@@ -10,8 +10,8 @@ use super::*;
 use crate::attempt;
 
 /// Guests that hold some plans each, with seeds from `first` on, until one fails.
-fn hunt(host: &SimHost, design: &Design, first: u64, guests: u64) -> (u64, Option<Suspect>) {
-    let mut coverage = Coverage::new(Chart::Td);
+fn hunt(host: &SimHost, design: &Design, first: u64, guests: u64) -> (u64, Option<FailingPlan>) {
+    let mut coverage = Coverage::new(CoverageModel::Td);
     let (mut plans, mut seed) = (0, first);
     for _ in 0..guests {
         seed += 1;

@@ -58,7 +58,7 @@ pub fn branches(action: &Action) -> impl Iterator<Item = &[Op]> {
 
 /// Where witnesses are heard: collects findings, who spoke, and who could not.
 #[derive(Debug, Default)]
-pub(crate) struct Court {
+pub(crate) struct Findings {
     pub(crate) findings: Vec<Finding>,
     pub(crate) omitted: u64,
     pub(crate) heard: Vec<Witness>,
@@ -67,7 +67,7 @@ pub(crate) struct Court {
     pub(crate) spans_omitted: u64,
 }
 
-impl Court {
+impl Findings {
     pub(crate) fn find(&mut self, finding: Finding) {
         if self.findings.len() < Judgement::MAX_FINDINGS {
             self.findings.push(finding);
@@ -76,13 +76,13 @@ impl Court {
         }
     }
 
-    pub(crate) fn hear(&mut self, witness: Witness) {
+    pub(crate) fn heard(&mut self, witness: Witness) {
         if !self.heard.contains(&witness) {
             self.heard.push(witness);
         }
     }
 
-    pub(crate) fn miss(&mut self, witness: Witness, reason: impl Into<String>) {
+    pub(crate) fn missing(&mut self, witness: Witness, reason: impl Into<String>) {
         if !self
             .missing
             .iter()
@@ -104,19 +104,19 @@ impl Court {
     ) -> Option<(&'a T, &'a T)> {
         match (before, after) {
             (Reading::Read(before), Reading::Read(after)) => {
-                self.hear(witness);
+                self.heard(witness);
                 Some((before, after))
             }
-            (_, Reading::Spoilt { reason }) | (Reading::Spoilt { reason }, _) => {
-                self.find(spoilt(witness, reason));
+            (_, Reading::Incomplete { reason }) | (Reading::Incomplete { reason }, _) => {
+                self.find(incomplete(witness, reason));
                 None
             }
             (_, Reading::Missing { reason }) => {
-                self.miss(witness, reason);
+                self.missing(witness, reason);
                 None
             }
             (Reading::Missing { reason }, _) => {
-                self.miss(witness, format!("no value before the step: {reason}"));
+                self.missing(witness, format!("no value before the step: {reason}"));
                 None
             }
         }
@@ -130,15 +130,15 @@ impl Court {
     ) -> Option<&'a T> {
         match reading {
             Reading::Read(value) => {
-                self.hear(witness);
+                self.heard(witness);
                 Some(value)
             }
             Reading::Missing { reason } => {
-                self.miss(witness, reason);
+                self.missing(witness, reason);
                 None
             }
-            Reading::Spoilt { reason } => {
-                self.find(spoilt(witness, reason));
+            Reading::Incomplete { reason } => {
+                self.find(incomplete(witness, reason));
                 None
             }
         }
@@ -171,6 +171,6 @@ impl Court {
 }
 
 /// A witness that has lost some of what it saw.
-fn spoilt(witness: Witness, reason: &str) -> Finding {
+fn incomplete(witness: Witness, reason: &str) -> Finding {
     Finding::impossible(witness, "all that there was", reason)
 }

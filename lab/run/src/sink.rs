@@ -7,13 +7,13 @@ use tdxlab_journal::verdict::{Judgement, MissingWitness};
 use super::executor::Outcome;
 
 /// Takes down events as they happen. Called from several threads.
-pub trait Scribe: Sync {
+pub trait EventSink: Sync {
     /// Takes down one event. After an error nothing more may be done that would have to be taken
     /// down.
     fn write(&self, event: &Event) -> Result<(), JournalError>;
 }
 
-impl Scribe for Journal {
+impl EventSink for Journal {
     fn write(&self, event: &Event) -> Result<(), JournalError> {
         Journal::write(self, event)
     }
@@ -21,20 +21,20 @@ impl Scribe for Journal {
 
 /// What is said of one plan, kept in memory; everything else is forgotten.
 #[derive(Debug, Default)]
-pub(super) struct Notes(Mutex<Said>);
+pub(super) struct MemorySink(Mutex<Kept>);
 
 #[derive(Debug, Default)]
-struct Said {
+struct Kept {
     control: Option<Judgement>,
     distrusted: Vec<MissingWitness>,
     steps: Vec<Judgement>,
 }
 
-impl Notes {
+impl MemorySink {
     /// The notes with how the plan ended.
-    pub(super) fn close(self, outcome: Outcome) -> Tried {
+    pub(super) fn close(self, outcome: Outcome) -> PlanResult {
         let said = self.0.into_inner();
-        Tried {
+        PlanResult {
             outcome,
             control: said.control,
             distrusted: said.distrusted,
@@ -43,19 +43,19 @@ impl Notes {
     }
 }
 
-impl Scribe for Notes {
+impl EventSink for MemorySink {
     fn write(&self, event: &Event) -> Result<(), JournalError> {
-        let mut notes = self.0.lock();
+        let mut sink = self.0.lock();
         match event {
             Event::Controlled {
                 judgement,
                 distrusted,
                 ..
             } => {
-                notes.control = Some(judgement.clone());
-                notes.distrusted.clone_from(distrusted);
+                sink.control = Some(judgement.clone());
+                sink.distrusted.clone_from(distrusted);
             }
-            Event::StepJudged { judgement, .. } => notes.steps.push(judgement.clone()),
+            Event::StepJudged { judgement, .. } => sink.steps.push(judgement.clone()),
             _ => {}
         }
         Ok(())
@@ -64,7 +64,7 @@ impl Scribe for Notes {
 
 /// A plan that was run and judged in memory.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Tried {
+pub struct PlanResult {
     /// How it ended.
     pub outcome: Outcome,
     /// What is said of the positive control; `None` where it never came to it.

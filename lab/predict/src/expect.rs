@@ -11,43 +11,43 @@ pub struct Mismatch {
     /// The key under `expect`.
     pub field: &'static str,
     /// What the author wrote.
-    pub author: String,
+    pub written: String,
     /// What the predictor says.
     pub predictor: String,
 }
 
 /// Every value the author gave that cannot be. A value inside the bounds of a racing step may be.
-pub(super) fn mismatches(expected: &Expectation, author: &Expect) -> Vec<Mismatch> {
+pub(super) fn mismatches(expected: &Expectation, expect: &Expect) -> Vec<Mismatch> {
     let numbers = [
-        ("splits", author.splits.map(|n| n as i64), expected.splits),
-        ("pages_4k", author.pages_4k, expected.pages.pages_4k),
-        ("pages_2m", author.pages_2m, expected.pages.pages_2m),
-        ("pages_1g", author.pages_1g, expected.pages.pages_1g),
+        ("splits", expect.splits.map(|n| n as i64), expected.splits),
+        ("pages_4k", expect.pages_4k, expected.pages.pages_4k),
+        ("pages_2m", expect.pages_2m, expected.pages.pages_2m),
+        ("pages_1g", expect.pages_1g, expected.pages.pages_1g),
         (
             "accept_exits",
-            author.accept_exits.map(|n| n as i64),
+            expect.accept_exits.map(|n| n as i64),
             expected.accept_exits,
         ),
     ];
     let mut found: Vec<Mismatch> = numbers
         .into_iter()
-        .filter_map(|(field, author, predictor)| {
-            let author = author.filter(|value| !predictor.contains(*value))?;
+        .filter_map(|(field, expect, predictor)| {
+            let expect = expect.filter(|value| !predictor.contains(*value))?;
             Some(Mismatch {
                 field,
-                author: author.to_string(),
+                written: expect.to_string(),
                 predictor: predictor.to_string(),
             })
         })
         .collect();
-    let mut differ = |field, author: String, predictor: String| {
+    let mut differ = |field, written: String, predictor: String| {
         found.push(Mismatch {
             field,
-            author,
+            written,
             predictor,
         });
     };
-    if let Some(wanted) = author.status {
+    if let Some(wanted) = expect.status {
         let runs = expected.statuses.as_deref().unwrap_or_default();
         let other = runs.iter().find(|run| !is(run.status, wanted));
         if expected.statuses.is_some() && (runs.is_empty() || other.is_some()) {
@@ -58,7 +58,7 @@ pub(super) fn mismatches(expected: &Expectation, author: &Expect) -> Vec<Mismatc
             differ("status", format!("{wanted:?}"), says);
         }
     }
-    if let Some(wanted) = author.errno {
+    if let Some(wanted) = expect.errno {
         let number = match wanted {
             ExpectErrno::Ok => 0,
             ExpectErrno::EINVAL => 22,
@@ -72,13 +72,13 @@ pub(super) fn mismatches(expected: &Expectation, author: &Expect) -> Vec<Mismatc
             );
         }
     }
-    if let Some(wanted) = author.td
+    if let Some(wanted) = expect.td
         && (wanted == ExpectTd::Alive) != expected.td_alive
     {
         let says = if expected.td_alive { "alive" } else { "killed" };
         differ("td", format!("{wanted:?}").to_lowercase(), says.to_owned());
     }
-    if let Some(most) = author.entries_at_most {
+    if let Some(most) = expect.entries_at_most {
         match expected.entries_at_most {
             Some(promised) if promised <= most => {}
             Some(promised) => differ(

@@ -6,7 +6,7 @@ use tdxlab_plan::{AccessKind, Design, Gone, HostProfile, OnVe, Op, Side, Size};
 
 /// The rows and columns of a map of what was exercised.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Chart {
+pub enum CoverageModel {
     /// Of TDs.
     Td,
     /// Of plain VMs.
@@ -97,36 +97,36 @@ pub const ENDS: [&str; 3] = ["2M", "2M\u{b1}4K", "4K"];
 /// Classes of both ends.
 pub const ALIGNMENTS: usize = ENDS.len() * ENDS.len();
 
-impl Chart {
+impl CoverageModel {
     /// Of the guests of a host.
-    pub const fn of(host: HostProfile) -> Chart {
+    pub const fn of(host: HostProfile) -> CoverageModel {
         match host.plain {
-            true => Chart::Plain,
-            false => Chart::Td,
+            true => CoverageModel::Plain,
+            false => CoverageModel::Td,
         }
     }
 
     /// Names of the rows.
     pub const fn operations(self) -> &'static [&'static str] {
         match self {
-            Chart::Td => &OPERATIONS,
-            Chart::Plain => &PLAIN_OPERATIONS,
+            CoverageModel::Td => &OPERATIONS,
+            CoverageModel::Plain => &PLAIN_OPERATIONS,
         }
     }
 
     /// Names of the columns.
     pub const fn states(self) -> &'static [&'static str] {
         match self {
-            Chart::Td => &STATES,
-            Chart::Plain => &PLAIN_STATES,
+            CoverageModel::Td => &STATES,
+            CoverageModel::Plain => &PLAIN_STATES,
         }
     }
 
     /// The row of an operation that does not race.
     pub fn row(self, op: &Op) -> usize {
         match self {
-            Chart::Td => row(op),
-            Chart::Plain => plain_row(op),
+            CoverageModel::Td => row(op),
+            CoverageModel::Plain => plain_row(op),
         }
     }
 }
@@ -192,24 +192,24 @@ fn plain_row(op: &Op) -> usize {
 
 /// Where a hunt goes on, which says what can come at all.
 #[derive(Clone, Copy, Debug)]
-pub struct Ground {
+pub struct Target {
     /// The host.
     pub host: HostProfile,
     /// The design played or expected.
     pub design: &'static Design,
 }
 
-impl Ground {
+impl Target {
     /// The chart of its guests.
-    pub const fn chart(self) -> Chart {
-        Chart::of(self.host)
+    pub const fn chart(self) -> CoverageModel {
+        CoverageModel::of(self.host)
     }
 
     /// Whether a combination can come.
     pub fn possible(self, row: usize, state: usize, alignment: usize) -> bool {
         match self.chart() {
-            Chart::Td => self.possible_in_td(row, state, alignment),
-            Chart::Plain => possible_in_plain_vm(row, state, alignment),
+            CoverageModel::Td => self.possible_in_td(row, state, alignment),
+            CoverageModel::Plain => possible_in_plain_vm(row, state, alignment),
         }
     }
 

@@ -9,19 +9,19 @@ use tdxlab_journal::folder::{FolderError, RunFolder};
 use tdxlab_journal::journal::{self, Event, Journal, JournalError, Part, PlanId, RunStarted};
 use tdxlab_judge::{AllowList, oracle};
 use tdxlab_plan::Design;
-use tdxlab_plan::needs::Offer;
+use tdxlab_plan::needs::HostAndDesign;
 use tdxlab_qemu::interrupt::Interrupt;
 use tdxlab_report as report;
 use tdxlab_report::Report;
-use tdxlab_run::executor::{Item, Keep, Lab, Watcher};
-use tdxlab_run::guide::{Guide, Unguided};
-use tdxlab_run::{Drive, PATIENCE, Progress};
+use tdxlab_run::executor::{KeepEvidence, Progress, RunContext, TestCase};
+use tdxlab_run::hooks::{Hooks, NoHooks};
+use tdxlab_run::{PATIENCE, PoolOptions, Resumable};
 use thiserror::Error;
 
 /// What to run, where and how.
-pub struct Conduct<'a> {
+pub struct RunSpec<'a> {
     /// The plans.
-    pub items: &'a [Item],
+    pub items: &'a [TestCase],
     /// Where guests run.
     pub host: &'a dyn Host,
     /// Why there, for the report.
@@ -29,7 +29,7 @@ pub struct Conduct<'a> {
     /// The design played or expected.
     pub design: &'static Design,
     /// How to go through the plans.
-    pub drive: Drive,
+    pub drive: PoolOptions,
     /// Kernel log lines that may pass.
     pub allowed_log: AllowList,
     /// Longest a single operation may take.
@@ -45,31 +45,31 @@ pub struct Conduct<'a> {
     /// Ends the run.
     pub interrupt: &'a Interrupt,
     /// Who is told how far it is.
-    pub watcher: &'a dyn Watcher,
+    pub watcher: &'a dyn Progress,
     /// Who looks on between steps.
-    pub guide: &'a dyn Guide,
+    pub hooks: &'a dyn Hooks,
 }
 
 /// A run that is over.
 #[derive(Debug)]
-pub struct Conducted {
+pub struct FinishedRun {
     /// What is said of it.
     pub report: Report,
     /// Where its files are.
     pub folder: PathBuf,
 }
 
-impl Conducted {
+impl FinishedRun {
     /// Makes every report of a run that is in its folder.
     ///
     /// # Errors
     ///
     /// Its journal cannot be read, or a report cannot be written.
-    pub fn of(folder: &RunFolder) -> Result<Conducted, ConductError> {
+    pub fn of(folder: &RunFolder) -> Result<FinishedRun, RunError> {
         let report =
             report::from_journal(&folder.path().join(journal::FILE)).map_err(FolderError::from)?;
         report::write_all(&report, folder.path())?;
-        Ok(Conducted {
+        Ok(FinishedRun {
             report,
             folder: folder.path().to_owned(),
         })
@@ -78,7 +78,7 @@ impl Conducted {
 
 /// Why there is no complete report.
 #[derive(Debug, Error, Diagnostic)]
-pub enum ConductError {
+pub enum RunError {
     /// No folder, no journal, or a file in it could not be written.
     #[error(transparent)]
     #[diagnostic(transparent)]
@@ -90,24 +90,24 @@ pub enum ConductError {
         /// Why not.
         error: JournalError,
         /// What is known nevertheless.
-        so_far: Option<Box<Conducted>>,
+        so_far: Option<Box<FinishedRun>>,
     },
 }
 
-impl<'a> Conduct<'a> {
+impl<'a> RunSpec<'a> {
     /// With everything but the plans, host and design as usual.
     pub fn new(
-        items: &'a [Item],
+        items: &'a [TestCase],
         host: &'a dyn Host,
         design: &'static Design,
-        watcher: &'a dyn Watcher,
-    ) -> Conduct<'a> {
-        Conduct {
+        watcher: &'a dyn Progress,
+    ) -> RunSpec<'a> {
+        RunSpec {
             items,
             host,
             host_reason: "asked for".to_owned(),
             design,
-            drive: Drive {
+            drive: PoolOptions {
                 jobs: 1,
                 fail_fast: false,
                 confirm: 0,
@@ -120,15 +120,15 @@ impl<'a> Conduct<'a> {
             part: None,
             interrupt: Interrupt::of_process(),
             watcher,
-            guide: &Unguided,
+            hooks: &NoHooks,
         }
     }
 
     /// Runs everything, below `reports`, and writes every report file.
-    pub fn run(self, reports: &Path) -> Result<Conducted, ConductError> {
+    pub fn run(self, reports: &Path) -> Result<FinishedRun, RunError> {
         let folder = RunFolder::create(reports)?;
         let journal = folder.journal()?;
-        let all: Vec<(PlanId, &Item)> = (0..).map(PlanId).zip(self.items).collect();
+        let all: Vec<(PlanId, &TestCase)> = (0..).map(PlanId).zip(self.items).collect();
         let outcome = journal
             .write(&self.head(&folder))
             .and_then(|()| self.go(&folder, &journal, &all));
@@ -139,13 +139,13 @@ impl<'a> Conduct<'a> {
     pub fn resume(
         self,
         folder: &Path,
-        progress: &Progress,
+        progress: &Resumable,
         places: &[PlanId],
-    ) -> Result<Conducted, ConductError> {
+    ) -> Result<FinishedRun, RunError> {
         let started = progress.head.started.parse().unwrap_or_default();
         let folder = RunFolder::existing(folder, &progress.head.run, started);
         let journal = progress.journal().map_err(FolderError::from)?;
-        let left: Vec<(PlanId, &Item)> = places.iter().copied().zip(self.items).collect();
+        let left: Vec<(PlanId, &TestCase)> = places.iter().copied().zip(self.items).collect();
         let outcome = self.go(&folder, &journal, &left);
         finish(outcome, &folder, &journal)
     }
@@ -154,12 +154,12 @@ impl<'a> Conduct<'a> {
         &self,
         folder: &RunFolder,
         journal: &Journal,
-        items: &[(PlanId, &Item)],
+        items: &[(PlanId, &TestCase)],
     ) -> Result<(), JournalError> {
         let design = self.design;
-        let lab = Lab {
+        let lab = RunContext {
             host: self.host,
-            offer: Offer {
+            offer: HostAndDesign {
                 host: self.host.profile(),
                 design,
             },
@@ -170,12 +170,12 @@ impl<'a> Conduct<'a> {
             interrupt: self.interrupt,
             patience: self.patience,
             keep: if self.keep {
-                Keep::Everything
+                KeepEvidence::Everything
             } else {
-                Keep::Failures
+                KeepEvidence::Failures
             },
             watcher: self.watcher,
-            guide: self.guide,
+            hooks: self.hooks,
         };
         tdxlab_run::run_some(items, &lab, self.drive)?;
         Ok(())
@@ -228,23 +228,23 @@ fn finish(
     outcome: Result<(), JournalError>,
     folder: &RunFolder,
     journal: &Journal,
-) -> Result<Conducted, ConductError> {
-    let conducted = report::from_journal(journal.path()).map(|report| Conducted {
+) -> Result<FinishedRun, RunError> {
+    let finished = report::from_journal(journal.path()).map(|report| FinishedRun {
         report,
         folder: folder.path().to_owned(),
     });
-    match (outcome, conducted) {
-        (Ok(()), Ok(conducted)) => {
-            report::write_all(&conducted.report, &conducted.folder)?;
-            Ok(conducted)
+    match (outcome, finished) {
+        (Ok(()), Ok(finished)) => {
+            report::write_all(&finished.report, &finished.folder)?;
+            Ok(finished)
         }
-        (Ok(()), Err(error)) => Err(ConductError::CutOff {
+        (Ok(()), Err(error)) => Err(RunError::CutOff {
             error,
             so_far: None,
         }),
-        (Err(error), conducted) => Err(ConductError::CutOff {
+        (Err(error), finished) => Err(RunError::CutOff {
             error,
-            so_far: conducted.ok().map(Box::new),
+            so_far: finished.ok().map(Box::new),
         }),
     }
 }

@@ -17,12 +17,12 @@ use tdxlab_plan::{
 };
 use tdxlab_predict::{Baseline, Predictor};
 
-use super::bench::{Bench, Failure, Orders, Stepped};
-use super::chart::Chart;
 use super::coverage::Coverage;
+use super::coverage_model::CoverageModel;
 use super::draw::Draw;
+use super::harness::{Failure, Harness, Orders, Stepped};
 use super::plain::PlainDraw;
-use super::simpler::rebase;
+use super::reductions::rebase;
 
 /// Memory of one plan.
 const WINDOW: u64 = 4 * PageLevel::Size2M.bytes();
@@ -38,7 +38,7 @@ const SPECIAL_EVERY: u32 = 3;
 
 /// A guest with room for many plans.
 pub(super) struct Windows {
-    bench: Bench,
+    bench: Harness,
     guest: Guest,
     kind: Kind,
     host: HostProfile,
@@ -64,12 +64,12 @@ enum Kind {
 /// What came of a plan.
 pub(super) struct Run {
     pub(super) steps: u64,
-    pub(super) failed: Option<Suspect>,
+    pub(super) failed: Option<FailingPlan>,
 }
 
 /// A failure, and what may be the reason of it.
 #[derive(Debug)]
-pub(super) struct Suspect {
+pub(super) struct FailingPlan {
     /// How the plan failed, with the step counted in it.
     pub(super) failure: Failure,
     /// The plan by itself.
@@ -121,7 +121,7 @@ impl Windows {
         folder: &Path,
     ) -> Result<Windows, HostError> {
         let (kind, guest) = furnished(host.profile(), seed, backings);
-        let bench = Bench::boot(host, design, &guest, seed, folder)?;
+        let bench = Harness::boot(host, design, &guest, seed, folder)?;
         Ok(Windows {
             bench,
             guest,
@@ -274,7 +274,7 @@ impl Windows {
     }
 
     /// The plan whose `steps` ended in a failure, by itself and with all that came before.
-    fn suspect(&self, failure: Failure, steps: &[Step], window: GpaRange) -> Suspect {
+    fn suspect(&self, failure: Failure, steps: &[Step], window: GpaRange) -> FailingPlan {
         let before = u32::try_from(self.past.len()).unwrap_or(u32::MAX);
         let orders: Orders = self.bench.orders().clone();
         let own = orders.range(before..);
@@ -304,7 +304,7 @@ impl Windows {
             };
             (failure, plan(self.guest.clone(), self.seed, all))
         });
-        Suspect {
+        FailingPlan {
             failure: Failure {
                 orders: own.collect(),
                 ..failure
@@ -322,7 +322,7 @@ impl Windows {
 
 /// A guest to begin with, drawn from the seed of its first plan.
 fn furnished(host: HostProfile, seed: u64, backings: &[Backing]) -> (Kind, Guest) {
-    if Chart::of(host) == Chart::Plain {
+    if CoverageModel::of(host) == CoverageModel::Plain {
         return (Kind::Plain, PlainDraw::guest(seed, backings));
     }
     // Another sequence than that of the plan's steps.

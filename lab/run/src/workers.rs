@@ -13,14 +13,14 @@ use tdxlab_journal::journal::{Event, JournalError, PlanId};
 use tdxlab_journal::verdict::Verdict;
 
 use super::confirm::confirm;
-use super::executor::{Item, Lab, Outcome};
+use super::executor::{Outcome, RunContext, TestCase};
 
 /// What is said of a plan at which the lab itself panicked.
 pub const PANICKED: &str = "tdxlab panicked, which is a defect of it";
 
 /// How to go through the plans.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Drive {
+pub struct PoolOptions {
     /// Plans run at the same time.
     pub jobs: usize,
     /// Start no further plan once one has failed or could not be judged.
@@ -30,8 +30,12 @@ pub struct Drive {
 }
 
 /// Runs all plans and writes the end of the run down.
-pub fn run(items: &[Item], lab: &Lab<'_>, drive: Drive) -> Result<Verdict, JournalError> {
-    let numbered: Vec<(PlanId, &Item)> = items
+pub fn run(
+    items: &[TestCase],
+    lab: &RunContext<'_>,
+    drive: PoolOptions,
+) -> Result<Verdict, JournalError> {
+    let numbered: Vec<(PlanId, &TestCase)> = items
         .iter()
         .enumerate()
         .map(|(index, item)| (PlanId(u32::try_from(index).unwrap_or(u32::MAX)), item))
@@ -41,9 +45,9 @@ pub fn run(items: &[Item], lab: &Lab<'_>, drive: Drive) -> Result<Verdict, Journ
 
 /// Runs some plans of a run, each with its place in it, and writes the end of the run down.
 pub fn run_some(
-    items: &[(PlanId, &Item)],
-    lab: &Lab<'_>,
-    drive: Drive,
+    items: &[(PlanId, &TestCase)],
+    lab: &RunContext<'_>,
+    drive: PoolOptions,
 ) -> Result<Verdict, JournalError> {
     let queue = Queue {
         items,
@@ -70,7 +74,7 @@ pub fn run_some(
 }
 
 struct Queue<'a> {
-    items: &'a [(PlanId, &'a Item)],
+    items: &'a [(PlanId, &'a TestCase)],
     next: AtomicUsize,
     stop: AtomicBool,
     verdict: Mutex<Option<Verdict>>,
@@ -78,7 +82,7 @@ struct Queue<'a> {
 }
 
 impl Queue<'_> {
-    fn work(&self, worker: usize, lab: &Lab<'_>, drive: Drive) {
+    fn work(&self, worker: usize, lab: &RunContext<'_>, drive: PoolOptions) {
         loop {
             if self.stop.load(Ordering::Relaxed) || lab.interrupt.is_raised() {
                 return;
@@ -119,7 +123,7 @@ impl Queue<'_> {
 
 /// A defect of the lab is an error of this one plan; the others go on.
 fn lab_panicked(
-    lab: &Lab<'_>,
+    lab: &RunContext<'_>,
     plan: PlanId,
     panic: &Box<dyn std::any::Any + Send>,
 ) -> Result<Outcome, JournalError> {

@@ -1,7 +1,7 @@
 //! What a race leaves behind: regions of which only bounds are known.
 //!
 //! Where branches of a parallel step meet in a 2M region, the order decides what is mapped there,
-//! and no rule on ranges can say which order it was. Such a region is fogged for the rest of the
+//! and no rule on ranges can say which order it was. Such a region is uncertain for the rest of the
 //! TD's life. What still holds: a region holds at most 512 4K leaves or one 2M leaf, its leaf
 //! splits at most once in a step (a table never becomes a leaf again), a hole or a conversion over
 //! all of it leaves nothing private mapped, and the guest_memfd holds all of it once every page of
@@ -13,7 +13,7 @@ use tdxlab_plan::{Design, Interval};
 
 use super::pages::REGION;
 
-/// Bounds on what one fogged region contributes to the counters.
+/// Bounds on what one uncertain region contributes to the counters.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Bounds {
     pub(super) pages_4k: Interval,
@@ -21,37 +21,37 @@ pub(super) struct Bounds {
     pub(super) populated: Interval,
 }
 
-/// The fogged regions, by region number.
+/// The uncertain regions, by region number.
 #[derive(Clone, Debug, Default)]
-pub(super) struct FogBank {
-    regions: BTreeMap<u64, Patch>,
-    /// Folios reach from fogged regions into others: nobody knows how many pages are populated.
+pub(super) struct UncertainRegions {
+    regions: BTreeMap<u64, Uncertain>,
+    /// Folios reach from uncertain regions into others: nobody knows how many pages are populated.
     folios_lost: bool,
 }
 
 #[derive(Clone, Copy, Debug)]
-struct Patch {
+struct Uncertain {
     now: Bounds,
     /// Bounds when the step began, where the step has changed them.
     before: Option<Bounds>,
-    /// It was known to have a table when the fog came: nothing can split.
+    /// It was known to have a table when it became uncertain: nothing can split.
     table: bool,
     /// The step may have split its leaf.
     may_split: bool,
 }
 
-/// What the fog adds to the change of the counters.
+/// What uncertain regions add to the change of the counters.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct FogDelta {
+pub(super) struct UncertainDelta {
     pub(super) pages_4k: Interval,
     pub(super) pages_2m: Interval,
     pub(super) splits: Interval,
 }
 
-impl FogBank {
+impl UncertainRegions {
     /// Fog comes over a region whose contribution has been exact so far.
-    pub(super) fn cover(&mut self, region: u64, exact: Bounds, table: bool) {
-        self.regions.entry(region).or_insert(Patch {
+    pub(super) fn mark(&mut self, region: u64, exact: Bounds, table: bool) {
+        self.regions.entry(region).or_insert(Uncertain {
             now: exact,
             before: Some(exact),
             table,
@@ -60,14 +60,14 @@ impl FogBank {
     }
 
     /// Something went on in the region: anything legal may be mapped there now.
-    pub(super) fn stir(&mut self, region: u64, design: &Design) {
-        let Some(patch) = self.regions.get_mut(&region) else {
+    pub(super) fn widen(&mut self, region: u64, design: &Design) {
+        let Some(region) = self.regions.get_mut(&region) else {
             return;
         };
-        patch.before.get_or_insert(patch.now);
-        let leaf = design.huge() && !patch.table;
-        patch.may_split |= leaf;
-        patch.now = Bounds {
+        region.before.get_or_insert(region.now);
+        let leaf = design.huge() && !region.table;
+        region.may_split |= leaf;
+        region.now = Bounds {
             pages_4k: up_to(REGION),
             pages_2m: up_to(u64::from(leaf)),
             populated: up_to(REGION),
@@ -75,12 +75,12 @@ impl FogBank {
     }
 
     /// Nothing private is mapped in the region any more; what else holds, the caller says.
-    pub(super) fn settle(&mut self, region: u64, shared: bool, populated: bool) {
-        let Some(patch) = self.regions.get_mut(&region) else {
+    pub(super) fn clear(&mut self, region: u64, shared: bool, populated: bool) {
+        let Some(region) = self.regions.get_mut(&region) else {
             return;
         };
-        patch.before.get_or_insert(patch.now);
-        patch.now = Bounds {
+        region.before.get_or_insert(region.now);
+        region.now = Bounds {
             pages_4k: if shared {
                 up_to(REGION)
             } else {
@@ -88,7 +88,7 @@ impl FogBank {
             },
             pages_2m: Interval::default(),
             populated: if populated {
-                patch.now.populated
+                region.now.populated
             } else {
                 Interval::default()
             },
@@ -97,21 +97,21 @@ impl FogBank {
 
     /// The guest has read every page of the region, with nobody beside it: what can be read is
     /// mapped, and what is mapped is held by the guest_memfd.
-    pub(super) fn reach(&mut self, region: u64) {
-        if let Some(patch) = self.regions.get_mut(&region) {
-            patch.now.populated = Interval::exactly(REGION as i64);
+    pub(super) fn fill(&mut self, region: u64) {
+        if let Some(region) = self.regions.get_mut(&region) {
+            region.now.populated = Interval::exactly(REGION as i64);
         }
     }
 
     /// Closes a step: the sum of changes since the previous call.
-    pub(super) fn close(&mut self) -> FogDelta {
-        let mut delta = FogDelta::default();
-        for patch in self.regions.values_mut() {
-            if let Some(before) = patch.before.take() {
-                delta.pages_4k = delta.pages_4k + change(before.pages_4k, patch.now.pages_4k);
-                delta.pages_2m = delta.pages_2m + change(before.pages_2m, patch.now.pages_2m);
+    pub(super) fn close(&mut self) -> UncertainDelta {
+        let mut delta = UncertainDelta::default();
+        for region in self.regions.values_mut() {
+            if let Some(before) = region.before.take() {
+                delta.pages_4k = delta.pages_4k + change(before.pages_4k, region.now.pages_4k);
+                delta.pages_2m = delta.pages_2m + change(before.pages_2m, region.now.pages_2m);
             }
-            if std::mem::take(&mut patch.may_split) {
+            if std::mem::take(&mut region.may_split) {
                 delta.splits = delta.splits + up_to(1);
             }
         }
@@ -123,15 +123,15 @@ impl FogBank {
         self.folios_lost = true;
     }
 
-    /// Bounds on the populated pages, given those outside of fog and those of all test memory.
+    /// Bounds on the populated pages, given those outside of uncertain regions and those of all test memory.
     pub(super) fn populated(&self, outside: u64, most: u64) -> Interval {
         if self.folios_lost {
             return up_to(most);
         }
         self.regions
             .values()
-            .fold(Interval::exactly(outside as i64), |sum, patch| {
-                sum + patch.now.populated
+            .fold(Interval::exactly(outside as i64), |sum, region| {
+                sum + region.now.populated
             })
     }
 }

@@ -4,9 +4,9 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use super::error::ReplayError;
-use super::{Recorded, Replay, Signature};
+use super::{Replay, ReplayOrigin, Signature};
 use crate::journal::{Event, RunStarted};
-use crate::recording::Recording;
+use crate::reader::JournalReader;
 use crate::{PlanId, Verdict};
 
 /// Every plan of a run that was started, in the order of the run; `name` picks one, or all points
@@ -34,7 +34,7 @@ pub fn all(path: &Path) -> Result<Vec<Replay>, ReplayError> {
 }
 
 fn started(path: &Path) -> Result<BTreeMap<PlanId, Replay>, ReplayError> {
-    let mut recording = Recording::open(path)?;
+    let mut recording = JournalReader::open(path)?;
     let head = recording.head().clone();
     let mut found: BTreeMap<PlanId, Replay> = BTreeMap::new();
     while let Some(line) = recording.next_line()? {
@@ -75,7 +75,7 @@ fn started(path: &Path) -> Result<BTreeMap<PlanId, Replay>, ReplayError> {
 
 fn begun(head: &RunStarted, plan: tdxlab_plan::Plan) -> Replay {
     Replay {
-        recorded: Some(Recorded {
+        recorded: Some(ReplayOrigin {
             tdxlab: head.tdxlab.clone(),
             run: head.run.clone(),
             host: head.host,

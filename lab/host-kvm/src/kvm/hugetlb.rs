@@ -190,13 +190,13 @@ mod tests {
         GpaRange::with_len(Gpa::new(1 << 30), bytes).unwrap()
     }
 
-    struct Machine {
+    struct ThisMachine {
         mm: tempfile::TempDir,
     }
 
-    impl Machine {
-        fn new() -> Machine {
-            let machine = Machine {
+    impl ThisMachine {
+        fn new() -> ThisMachine {
+            let machine = ThisMachine {
                 mm: tempfile::tempdir().unwrap(),
             };
             machine.write("hugepages/hugepages-2048kB/free_hugepages", "30\n");
@@ -231,7 +231,7 @@ mod tests {
 
     #[test]
     fn a_pool_too_small_says_how_many_and_how() {
-        let machine = Machine::new();
+        let machine = ThisMachine::new();
         assert_eq!(machine.unmet(Backing::Hugetlb2M, 60 << 20), None);
         let reason = machine.unmet(Backing::Hugetlb2M, 64 << 20).unwrap();
         assert!(
@@ -243,7 +243,7 @@ mod tests {
 
     #[test]
     fn pages_that_are_promised_to_others_are_not_there() {
-        let machine = Machine::new();
+        let machine = ThisMachine::new();
         machine.write("hugepages/hugepages-2048kB/resv_hugepages", "10\n");
         let reason = machine.unmet(Backing::Hugetlb2M, 60 << 20).unwrap();
         assert!(reason.contains("10 more than there are"), "{reason}");
@@ -252,7 +252,7 @@ mod tests {
     /// The guest that is second to start finds the pool as the first has left it.
     #[test]
     fn a_guest_waits_for_pages_that_another_of_this_process_holds() {
-        let machine = Machine::new();
+        let machine = ThisMachine::new();
         // Kept apart from those of other tests by their size.
         machine.write("hugepages/hugepages-1048576kB/free_hugepages", "1\n");
         let buddies = machine.mm.path().join("buddyinfo");
@@ -285,13 +285,15 @@ mod tests {
 
     #[test]
     fn pages_this_kernel_has_not_are_no_zero() {
-        let reason = Machine::new().unmet(Backing::Hugetlb1G, 1 << 30).unwrap();
+        let reason = ThisMachine::new()
+            .unmet(Backing::Hugetlb1G, 1 << 30)
+            .unwrap();
         assert!(reason.contains("has none"), "{reason}");
     }
 
     #[test]
     fn transparent_pages_can_be_turned_on() {
-        let machine = Machine::new();
+        let machine = ThisMachine::new();
         let unmet = || machine.unmet(Backing::Transparent, 4 << 20);
         assert!(unmet().unwrap().contains("echo advise > "));
         machine.shmem("always within_size [advise] never deny force\n");
@@ -303,7 +305,7 @@ mod tests {
     /// One block of 2M and three of 4M in one zone, three of 2M in the other.
     #[test]
     fn free_memory_in_pieces_says_how_many_are_missing() {
-        let machine = Machine::new();
+        let machine = ThisMachine::new();
         machine.shmem("[always]\n");
         assert_eq!(machine.unmet(Backing::Transparent, 20 << 20), None);
         let reason = machine.unmet(Backing::Transparent, 24 << 20).unwrap();

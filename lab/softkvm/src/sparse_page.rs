@@ -14,7 +14,7 @@ const FEW: usize = 4;
 /// A 16 TiB guest with scattered pages has thousands of tables with one or two entries each; kept
 /// in full they would take more memory than everything else together.
 #[derive(Clone, Debug)]
-pub(crate) enum Words {
+pub(crate) enum SparsePage {
     /// A few rows of them.
     Few(Box<Few>),
     /// All of them.
@@ -77,9 +77,9 @@ impl Few {
     }
 }
 
-impl Default for Words {
+impl Default for SparsePage {
     fn default() -> Self {
-        Words::Few(Box::new(Few {
+        SparsePage::Few(Box::new(Few {
             used: 0,
             places: [0; WORDS / ROW],
             rows: [[0; ROW]; FEW],
@@ -87,26 +87,26 @@ impl Default for Words {
     }
 }
 
-impl Words {
+impl SparsePage {
     /// The word at `index`.
     #[inline]
     pub(crate) fn get(&self, index: usize) -> u64 {
         match self {
-            Words::Few(few) => few.row(index / ROW).map_or(0, |row| row[index % ROW]),
-            Words::All(all) => all[index],
+            SparsePage::Few(few) => few.row(index / ROW).map_or(0, |row| row[index % ROW]),
+            SparsePage::All(all) => all[index],
         }
     }
 
     /// Sets the word at `index`.
     pub(crate) fn set(&mut self, index: usize, word: u64) {
         match self {
-            Words::All(all) => all[index] = word,
-            Words::Few(few) => match few.row_mut(index / ROW) {
+            SparsePage::All(all) => all[index] = word,
+            SparsePage::Few(few) => match few.row_mut(index / ROW) {
                 Some(row) => row[index % ROW] = word,
                 None => {
                     let mut all = few.all();
                     all[index] = word;
-                    *self = Words::All(all);
+                    *self = SparsePage::All(all);
                 }
             },
         }
@@ -115,8 +115,8 @@ impl Words {
     /// The first word that is not zero, at `from` or after it, with its index.
     pub(crate) fn next_set(&self, from: usize) -> Option<(usize, u64)> {
         match self {
-            Words::Few(few) => few.next_set(from),
-            Words::All(all) => (from..WORDS)
+            SparsePage::Few(few) => few.next_set(from),
+            SparsePage::All(all) => (from..WORDS)
                 .find(|&at| all[at] != 0)
                 .map(|at| (at, all[at])),
         }
@@ -129,11 +129,11 @@ mod tests {
 
     #[test]
     fn a_list_becomes_an_array_and_loses_nothing() {
-        let mut words = Words::default();
+        let mut words = SparsePage::default();
         for index in (0..WORDS).rev().step_by(7) {
             words.set(index, index as u64 + 1);
         }
-        assert!(matches!(words, Words::All(_)));
+        assert!(matches!(words, SparsePage::All(_)));
         for index in 0..WORDS {
             let expected = if (WORDS - 1 - index).is_multiple_of(7) {
                 index as u64 + 1
@@ -146,11 +146,11 @@ mod tests {
 
     #[test]
     fn words_of_a_few_rows_take_no_more_room() {
-        let mut words = Words::default();
+        let mut words = SparsePage::default();
         for index in [0, 7, 8, 9, 300, 511] {
             words.set(index, index as u64 + 1);
         }
-        assert!(matches!(words, Words::Few(_)));
+        assert!(matches!(words, SparsePage::Few(_)));
         let mut from = 0;
         let found = std::iter::from_fn(|| {
             let (at, word) = words.next_set(from)?;
@@ -166,7 +166,7 @@ mod tests {
 
     #[test]
     fn zeros_are_skipped() {
-        let mut words = Words::default();
+        let mut words = SparsePage::default();
         words.set(3, 1);
         words.set(500, 2);
         words.set(3, 0);

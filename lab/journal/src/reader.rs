@@ -13,12 +13,12 @@ use super::journal::{Event, FILE, JournalError, Line, RunStarted, VERSION};
 const LONGEST_LINE: u64 = 256 << 20;
 
 /// A journal, line by line.
-pub struct Recording {
+pub struct JournalReader {
     lines: Lines,
     head: RunStarted,
 }
 
-impl std::fmt::Debug for Recording {
+impl std::fmt::Debug for JournalReader {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Recording")
             .field("path", &self.lines.path)
@@ -27,26 +27,26 @@ impl std::fmt::Debug for Recording {
     }
 }
 
-impl Recording {
+impl JournalReader {
     /// Opens a journal and reads its first line.
-    pub fn open(path: &Path) -> Result<Recording, JournalError> {
+    pub fn open(path: &Path) -> Result<JournalReader, JournalError> {
         let file = File::open(path).map_err(|source| JournalError::Read {
             path: path.to_owned(),
             source,
         })?;
-        Recording::over(BufReader::new(file), path)
+        JournalReader::over(BufReader::new(file), path)
     }
 
     /// Opens the journal in the folder of a run, or a journal.
-    pub fn of_run(what: &Path) -> Result<Recording, JournalError> {
+    pub fn of_run(what: &Path) -> Result<JournalReader, JournalError> {
         let inside = what.join(FILE);
         match inside.try_exists() {
-            Ok(true) => Recording::open(&inside),
+            Ok(true) => JournalReader::open(&inside),
             _ if what.is_dir() => Err(JournalError::Read {
                 path: inside,
                 source: io::ErrorKind::NotFound.into(),
             }),
-            _ => Recording::open(what),
+            _ => JournalReader::open(what),
         }
     }
 
@@ -54,7 +54,7 @@ impl Recording {
     pub fn over(
         reader: impl BufRead + Send + 'static,
         path: &Path,
-    ) -> Result<Recording, JournalError> {
+    ) -> Result<JournalReader, JournalError> {
         let mut lines = Lines {
             path: path.to_owned(),
             reader: Box::new(reader),
@@ -68,7 +68,7 @@ impl Recording {
         };
         lines.check_version(&first)?;
         match lines.parse(&first)?.event {
-            Event::RunStarted(head) => Ok(Recording { lines, head }),
+            Event::RunStarted(head) => Ok(JournalReader { lines, head }),
             _ => Err(lines.garbled("the first event must be run_started")),
         }
     }

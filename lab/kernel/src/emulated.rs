@@ -25,7 +25,7 @@ const PRINTK_PREFIX: u32 = 4;
 
 /// The kernel files of one VM, written by the software KVM and read by the lab.
 #[derive(Debug)]
-pub struct PlayedKernel {
+pub struct EmulatedFiles {
     vm: VmFolder,
     trace: Growing,
     log: Growing,
@@ -44,13 +44,13 @@ struct Growing {
     broken: Option<String>,
 }
 
-impl PlayedKernel {
+impl EmulatedFiles {
     /// Lays out the files in `folder` for the VM of process `pid` and file descriptor `fd`.
     ///
     /// # Errors
     ///
     /// The folder is not writable or the disk is full.
-    pub fn new(folder: &Path, pid: u32, fd: i32) -> io::Result<PlayedKernel> {
+    pub fn new(folder: &Path, pid: u32, fd: i32) -> io::Result<EmulatedFiles> {
         let vm = VmFolder::new(&folder.join("debugfs"), pid, fd);
         fs::create_dir_all(vm.path())?;
         let instance = folder
@@ -61,7 +61,7 @@ impl PlayedKernel {
         // kernel's, is one for all VMs that are booted into the folder; readers start at its end.
         trace.file.set_len(0)?;
         let log = Growing::create(&folder.join("dev"), "kmsg")?;
-        Ok(PlayedKernel {
+        Ok(EmulatedFiles {
             vm,
             trace_reader: TraceReader::open(trace.path.clone()),
             log_reader: KernelLog::open(&log.path),
@@ -147,7 +147,7 @@ mod tests {
     #[test]
     fn what_is_shown_is_read() {
         let folder = tempfile::tempdir().unwrap();
-        let mut kernel = PlayedKernel::new(folder.path(), 1234, 9).unwrap();
+        let mut kernel = EmulatedFiles::new(folder.path(), 1234, 9).unwrap();
         let files = |n: u64| {
             ["pages_4k", "pages_2m", "pages_1g"]
                 .map(|name| (name, format!("{n}\n")))
@@ -169,7 +169,7 @@ mod tests {
     fn guests_that_follow_each_other_in_a_folder_start_afresh() {
         let folder = tempfile::tempdir().unwrap();
         for pid in [7, 7, 8] {
-            let mut kernel = PlayedKernel::new(folder.path(), pid, 9).unwrap();
+            let mut kernel = EmulatedFiles::new(folder.path(), pid, 9).unwrap();
             assert_eq!(kernel.splits(SPLIT).value().unwrap().len(), 1);
             let said = vec![format!("kvm_intel: {pid}")];
             assert_eq!(kernel.kernel_log(&said), Reading::Read(said));
@@ -179,7 +179,7 @@ mod tests {
     #[test]
     fn counters_that_are_not_shown_are_missing() {
         let folder = tempfile::tempdir().unwrap();
-        let mut kernel = PlayedKernel::new(folder.path(), 1, 9).unwrap();
+        let mut kernel = EmulatedFiles::new(folder.path(), 1, 9).unwrap();
         assert!(
             kernel
                 .counters(&[("pages_4k", "1\n".into())])

@@ -34,7 +34,7 @@ impl fmt::Display for Pfn {
 /// Machine memory, and the way to its vCPUs' translations.
 ///
 /// Entries are 8-byte x86 page-table entries: on `soft` the guest's own MMU walks them.
-pub trait Machine: Send {
+pub trait PhysicalMemory: Send {
     /// Frames that may be used for tables and guest pages.
     fn pool(&self) -> Range<Pfn>;
 

@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use tdxlab_protocol::addr::PageLevel;
 
-use super::machine::Pfn;
+use super::physical_memory::Pfn;
 
 const BLOCK: u64 = PageLevel::Size2M.pages_4k();
 

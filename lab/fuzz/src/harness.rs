@@ -22,7 +22,7 @@ const PATIENCE: Duration = Duration::from_secs(20);
 pub type Orders = BTreeMap<u32, Interleaving>;
 
 /// A booted guest, its predictor and its judge.
-pub struct Bench {
+pub struct Harness {
     session: Box<dyn Session>,
     predictor: Predictor,
     maps_conversions: bool,
@@ -123,7 +123,7 @@ impl std::fmt::Display for Failure {
     }
 }
 
-impl Bench {
+impl Harness {
     /// Boots a guest and does the positive control, which is where a run begins.
     ///
     /// # Errors
@@ -135,7 +135,7 @@ impl Bench {
         guest: &Guest,
         seed: u64,
         folder: &Path,
-    ) -> Result<Bench, HostError> {
+    ) -> Result<Harness, HostError> {
         let options = BootOptions {
             design: design.name.to_owned(),
             seed,
@@ -160,18 +160,23 @@ impl Bench {
                 advice: "see `tdxlab doctor`".to_owned(),
             });
         }
-        Ok(Bench {
+        Ok(Harness {
             distrusted: control.distrusted.clone(),
             maps_conversions: host.profile().maps_conversions,
             rehearsed: host.profile().one_root.then(OneRoot::default),
-            ..Bench::new(session, control.believe(after), design, guest, seed)
+            ..Harness::new(session, control.believe(after), design, guest, seed)
         })
     }
 
     /// Goes on from here with a guest that was booted for `design`, by a host of software.
-    pub fn over(mut session: Box<dyn Session>, design: &Design, guest: &Guest, seed: u64) -> Bench {
+    pub fn over(
+        mut session: Box<dyn Session>,
+        design: &Design,
+        guest: &Guest,
+        seed: u64,
+    ) -> Harness {
         let before = session.sample();
-        Bench::new(session, before, design, guest, seed)
+        Harness::new(session, before, design, guest, seed)
     }
 
     fn new(
@@ -180,8 +185,8 @@ impl Bench {
         design: &Design,
         guest: &Guest,
         seed: u64,
-    ) -> Bench {
-        Bench {
+    ) -> Harness {
+        Harness {
             session,
             predictor: Predictor::new(design, guest),
             maps_conversions: false,
@@ -298,7 +303,7 @@ pub fn attempt(
     folder: &Path,
 ) -> Option<Failure> {
     let tried = catch_unwind(AssertUnwindSafe(|| {
-        let mut bench = match Bench::boot(host, design, &plan.guest, plan.seed, folder) {
+        let mut bench = match Harness::boot(host, design, &plan.guest, plan.seed, folder) {
             Ok(bench) => bench,
             Err(error) => return Some(Failure::error(0, error.to_string())),
         };
