@@ -186,7 +186,12 @@ fn plain_row(op: &Op) -> usize {
         Op::DirtyLog { on: false } => 7,
         Op::Stop => 8,
         Op::Cont => 9,
-        _ => 5,
+        // What a plain VM has none of is never drawn.
+        Op::Allocate { .. }
+        | Op::Accept { .. }
+        | Op::Convert { .. }
+        | Op::Probe { .. }
+        | Op::Prefault { .. } => 5,
     }
 }
 

@@ -83,7 +83,7 @@ fn weight(op: &Op) -> u32 {
         }
         Op::Probe { .. } => 3,
         Op::Prefault { .. } | Op::Allocate { .. } => 2,
-        _ => 1,
+        Op::Convert { .. } | Op::Punch { .. } | Op::DirtyLog { .. } | Op::Stop | Op::Cont => 1,
     }
 }
 
@@ -193,7 +193,7 @@ fn plainer_guest(plan: &Plan, made: &mut Vec<Plan>) {
                 used.iter().copied().zip((0..).map(VcpuId)).collect();
             for op in all_ops_mut(plan) {
                 if let Some(place) = op.vcpu().and_then(|vcpu| places.get(&vcpu)) {
-                    put(op, *place);
+                    op.set_vcpu(*place);
                 }
             }
         });
@@ -248,7 +248,7 @@ fn on_first_vcpu(plan: &Plan, made: &mut Vec<Plan>) {
             other.steps[index]
                 .action
                 .ops_mut()
-                .for_each(|op| put(op, VcpuId(0)));
+                .for_each(|op| op.set_vcpu(VcpuId(0)));
             made.push(other);
         }
     }
@@ -258,31 +258,19 @@ fn on_first_vcpu(plan: &Plan, made: &mut Vec<Plan>) {
 fn renumber(plan: &mut Plan) {
     for step in &mut plan.steps {
         match &mut step.action {
-            Action::One(op) => put(op, VcpuId(0)),
+            Action::One(op) => op.set_vcpu(VcpuId(0)),
             Action::Parallel(branches) => {
                 let mut next = 0;
                 for branch in branches {
                     let mut guest = false;
                     for op in &mut branch.0 {
                         guest |= op.vcpu().is_some();
-                        put(op, VcpuId(next));
+                        op.set_vcpu(VcpuId(next));
                     }
                     next += u16::from(guest);
                 }
             }
         }
-    }
-}
-
-fn put(op: &mut Op, who: VcpuId) {
-    match op {
-        Op::Accept { vcpu, .. }
-        | Op::Touch { vcpu, .. }
-        | Op::Fill { vcpu, .. }
-        | Op::Verify { vcpu, .. }
-        | Op::Convert { vcpu, .. }
-        | Op::Probe { vcpu, .. } => *vcpu = who,
-        _ => {}
     }
 }
 

@@ -1,7 +1,6 @@
 //! The smallest plan that fails like a plan: fewer steps, plainer operations, shorter and rounder
 //! ranges, no more vCPUs and memory than needed.
 
-use tdxlab_journal::replay;
 use tdxlab_plan::{Action, Op, Plan};
 
 use super::harness::{Failure, Orders};
@@ -47,7 +46,7 @@ fn improve(
 ) -> Option<Shrunk> {
     let size = cost(&best.plan);
     for candidate in candidates(&best.plan) {
-        if cost(&candidate) >= size || replay::check(&candidate).is_err() {
+        if cost(&candidate) >= size || tdxlab_plan::check(&candidate).is_err() {
             continue;
         }
         if best.tried >= most || stop() {

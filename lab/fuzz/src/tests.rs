@@ -6,7 +6,6 @@ use std::path::Path;
 use tdxlab_faults as faults;
 use tdxlab_faults::Fault;
 use tdxlab_host_soft::sim::SimHost;
-use tdxlab_journal::replay;
 use tdxlab_plan::addr::GpaRange;
 use tdxlab_plan::needs::{self, HostAndDesign};
 use tdxlab_plan::{Action, Backing, Design, Guest, HostKind, HostProfile, Op, Plan};
@@ -226,7 +225,7 @@ fn plans_of_plain_vms_are_plans_a_scenario_could_have_made() {
             expect: Default::default(),
         };
         let plan = shared_guest::plan(guest, seed, actions.into_iter().map(step).collect());
-        replay::check(&plan).unwrap();
+        tdxlab_plan::check(&plan).unwrap();
         let text = scenario(&plan, design, "fuzz/drawn", "Drawn at random.");
         assert!(!text.contains("needs"), "{text}");
         let again = read(&text);
@@ -282,7 +281,7 @@ fn drawn_plans_are_plans_a_scenario_could_have_made() {
         if plan.steps.is_empty() {
             continue;
         }
-        replay::check(&plan).unwrap();
+        tdxlab_plan::check(&plan).unwrap();
         // And a scenario file makes the very plan again.
         let text = scenario(&plan, design, "fuzz/drawn", "Drawn at random.");
         let again = read(&text);

@@ -7,6 +7,7 @@
 //! | `sim` | an in-process guest |
 //! | `soft` | the guest image in QEMU, its TDCALLs and faults answered over shared memory |
 
+mod calls;
 pub mod sim;
 pub mod soft;
 mod software;

@@ -12,9 +12,9 @@ use miette::Diagnostic;
 use tdxlab_journal::folder::{FolderError, RunFolder};
 use tdxlab_journal::journal::{self, Event, Journal, JournalError, PlanId, RunStarted};
 use tdxlab_journal::reader::JournalReader;
-use tdxlab_journal::replay::{self, WrongPlan};
 use tdxlab_journal::verdict::Verdict;
 use tdxlab_journal::{Observed, Sample, after_rehearsal};
+use tdxlab_plan::WrongPlan;
 use tdxlab_plan::needs::{self, HostAndDesign};
 use tdxlab_plan::{Design, Expectation, Plan};
 use thiserror::Error;
@@ -148,7 +148,7 @@ impl Bench<'_> {
                 scenario,
                 body,
             } => {
-                replay::check(&body).map_err(|wrong| RejudgeError::Plan {
+                tdxlab_plan::check(&body).map_err(|wrong| RejudgeError::Plan {
                     plan: body.name.clone(),
                     wrong,
                 })?;

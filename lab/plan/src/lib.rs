@@ -8,6 +8,8 @@
 //! | file | holds |
 //! |---|---|
 //! | `design` | where designs differ |
+//! | `op` | operations: of the guest, of the host, of the whole VM |
+//! | `limits`, `check` | what a plan may be, wherever it comes from |
 //! | `host` | kinds of hosts and what each promises |
 //! | `needs` | whether host and design offer what a plan needs |
 //! | `expectation` | what a step must show |
@@ -16,19 +18,23 @@
 
 #![warn(missing_docs)]
 
+mod check;
 mod design;
 mod expectation;
 mod host;
+pub mod limits;
 mod map;
 pub mod names;
 pub mod needs;
 pub mod one_root;
+mod op;
 pub mod text;
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::addr::{Gpa, GpaRange, PageLevel};
+pub use check::{WrongPlan, check};
 pub use design::{Design, RangeSplit, Unmet};
 pub use expectation::{
     AccessOutcome, Content, Expectation, Interval, PageDelta, ProbeRun, ReadPlan, SplitLeaf,
@@ -36,6 +42,7 @@ pub use expectation::{
 };
 pub use host::{HostKind, HostProfile, Races};
 pub use map::{MemoryMap, RegionState};
+pub use op::{Action, Branch, Gone, GuestOp, HostOp, Kind, Op, Size, VmOp};
 pub use tdxlab_protocol::addr;
 pub use tdxlab_protocol::message::{AccessKind, OnVe, Side, VcpuId};
 pub use tdxlab_protocol::pattern::Generation;
@@ -192,222 +199,6 @@ pub struct Step {
     /// What the author wrote under `expect`.
     #[serde(default, skip_serializing_if = "Expect::is_empty")]
     pub expect: Expect,
-}
-
-/// What a step does.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Action {
-    /// One operation.
-    One(Op),
-    /// Branches that run side by side; each branch runs its operations in order.
-    Parallel(Vec<Branch>),
-}
-
-/// One strand of a parallel step. All guest operations of a branch run on one vCPU, and no two
-/// branches use the same; host operations (punch, prefault, allocate) stand in branches of their
-/// own.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(transparent)]
-pub struct Branch(pub Vec<Op>);
-
-/// One operation.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case", deny_unknown_fields)]
-pub enum Op {
-    /// Guest: TDG.MEM.PAGE.ACCEPT over the range.
-    Accept {
-        /// Where.
-        range: GpaRange,
-        /// At which size.
-        size: Size,
-        /// Who.
-        vcpu: VcpuId,
-    },
-    /// Guest: access one word per stride.
-    Touch {
-        /// Where.
-        range: GpaRange,
-        /// Distance between accesses.
-        stride: PageLevel,
-        /// Load or store.
-        access: AccessKind,
-        /// Which half of GPA space.
-        side: Side,
-        /// What the #VE handler does.
-        on_ve: OnVe,
-        /// Who.
-        vcpu: VcpuId,
-    },
-    /// Guest: write pattern words of a fresh generation.
-    Fill {
-        /// Where.
-        range: GpaRange,
-        /// The generation.
-        generation: Generation,
-        /// Which half of GPA space.
-        side: Side,
-        /// Who.
-        vcpu: VcpuId,
-    },
-    /// Guest: read and classify every page. What of the range is read depends on `gone` and on
-    /// what the predictor knows to be accepted.
-    Verify {
-        /// Where.
-        range: GpaRange,
-        /// What to do about memory that must be gone.
-        gone: Gone,
-        /// Which half of GPA space.
-        side: Side,
-        /// Who.
-        vcpu: VcpuId,
-    },
-    /// Guest: MapGPA.
-    Convert {
-        /// Where.
-        range: GpaRange,
-        /// To which side.
-        to: Side,
-        /// Who.
-        vcpu: VcpuId,
-    },
-    /// Guest: TDG.MEM.PAGE.ATTR.RD once per stride.
-    Probe {
-        /// Where.
-        range: GpaRange,
-        /// Distance between probes.
-        stride: PageLevel,
-        /// Who.
-        vcpu: VcpuId,
-    },
-    /// Host: fallocate(PUNCH_HOLE | KEEP_SIZE) on the guest_memfd, from outside the VMM.
-    Punch {
-        /// Where. May end past test memory, to show that nothing happens there.
-        range: GpaRange,
-    },
-    /// Host: KVM_PRE_FAULT_MEMORY.
-    Prefault {
-        /// Where.
-        range: GpaRange,
-    },
-    /// Host: fallocate(KEEP_SIZE): allocate guest_memfd pages without mapping them.
-    Allocate {
-        /// Where.
-        range: GpaRange,
-    },
-    /// Host: log which pages the guest writes (KVM_MEM_LOG_DIRTY_PAGES), or stop that. Plain VMs
-    /// only.
-    DirtyLog {
-        /// Whether from now on.
-        on: bool,
-    },
-    /// Host: stop the vCPUs. Plain VMs only.
-    Stop,
-    /// Host: let the vCPUs go on. Plain VMs only.
-    Cont,
-}
-
-impl Action {
-    /// Its operations, branch after branch.
-    pub fn ops(&self) -> impl Iterator<Item = &Op> {
-        let (one, branches) = match self {
-            Action::One(op) => (Some(op), [].as_slice()),
-            Action::Parallel(branches) => (None, branches.as_slice()),
-        };
-        let raced = branches.iter().flat_map(|branch| &branch.0);
-        one.into_iter().chain(raced)
-    }
-
-    /// The same, to change them.
-    pub fn ops_mut(&mut self) -> impl Iterator<Item = &mut Op> {
-        let (one, branches) = match self {
-            Action::One(op) => (Some(op), [].as_mut_slice()),
-            Action::Parallel(branches) => (None, branches.as_mut_slice()),
-        };
-        let raced = branches.iter_mut().flat_map(|branch| &mut branch.0);
-        one.into_iter().chain(raced)
-    }
-}
-
-impl Op {
-    /// Where it works; `None` for what is done to the whole VM.
-    pub const fn range(&self) -> Option<GpaRange> {
-        match self {
-            Op::Accept { range, .. }
-            | Op::Touch { range, .. }
-            | Op::Fill { range, .. }
-            | Op::Verify { range, .. }
-            | Op::Convert { range, .. }
-            | Op::Probe { range, .. }
-            | Op::Punch { range }
-            | Op::Prefault { range }
-            | Op::Allocate { range } => Some(*range),
-            Op::DirtyLog { .. } | Op::Stop | Op::Cont => None,
-        }
-    }
-
-    /// Puts it elsewhere. What is done to the whole VM stays as it is.
-    pub const fn set_range(&mut self, to: GpaRange) {
-        match self {
-            Op::Accept { range, .. }
-            | Op::Touch { range, .. }
-            | Op::Fill { range, .. }
-            | Op::Verify { range, .. }
-            | Op::Convert { range, .. }
-            | Op::Probe { range, .. }
-            | Op::Punch { range }
-            | Op::Prefault { range }
-            | Op::Allocate { range } => *range = to,
-            Op::DirtyLog { .. } | Op::Stop | Op::Cont => {}
-        }
-    }
-
-    /// The vCPU that does it; `None` for operations of the host.
-    pub const fn vcpu(&self) -> Option<VcpuId> {
-        match self {
-            Op::Accept { vcpu, .. }
-            | Op::Touch { vcpu, .. }
-            | Op::Fill { vcpu, .. }
-            | Op::Verify { vcpu, .. }
-            | Op::Convert { vcpu, .. }
-            | Op::Probe { vcpu, .. } => Some(*vcpu),
-            Op::Punch { .. }
-            | Op::Prefault { .. }
-            | Op::Allocate { .. }
-            | Op::DirtyLog { .. }
-            | Op::Stop
-            | Op::Cont => None,
-        }
-    }
-}
-
-/// Sizes at which a range is accepted.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-pub enum Size {
-    /// 4K at a time.
-    #[serde(rename = "4K")]
-    Size4K,
-    /// 2M at a time.
-    #[serde(rename = "2M")]
-    Size2M,
-    /// 1G at a time (refused by the module).
-    #[serde(rename = "1G")]
-    Size1G,
-    /// 1G, then 2M, then 4K at each position, any non-zero status meaning the next smaller.
-    #[serde(rename = "linux")]
-    Linux,
-}
-
-/// What `verify` does about pages that are not accepted.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "lowercase")]
-pub enum Gone {
-    /// Leave them alone; only counters and page cache witness that they are gone.
-    Skip,
-    /// Touch the first and the last 4K page of every such extent: each must raise #VE.
-    Ends,
-    /// Touch every page.
-    Every,
 }
 
 /// What a scenario's author expects of a step. Absent means: whatever the predictor says. A value

@@ -177,6 +177,30 @@ fn operation(op: &Op, guest: &Guest) -> String {
     }
 }
 
+/// An operation in one to three words, as pictures and tables name it.
+pub const fn name(op: &Op) -> &'static str {
+    match op {
+        Op::Accept { .. } => "accept",
+        Op::Touch { .. } => "touch",
+        Op::Fill { .. } => "fill",
+        Op::Verify { .. } => "verify",
+        Op::Convert {
+            to: Side::Shared, ..
+        } => "convert to shared",
+        Op::Convert {
+            to: Side::Private, ..
+        } => "convert to private",
+        Op::Probe { .. } => "probe",
+        Op::Punch { .. } => "punch",
+        Op::Prefault { .. } => "prefault",
+        Op::Allocate { .. } => "allocate",
+        Op::DirtyLog { on: true } => "log dirty pages",
+        Op::DirtyLog { on: false } => "stop logging",
+        Op::Stop => "stop",
+        Op::Cont => "cont",
+    }
+}
+
 /// The first vCPU goes without saying.
 fn on(vcpu: VcpuId) -> String {
     match vcpu.0 {

@@ -184,7 +184,15 @@ impl State {
             Op::Touch { side, .. } | Op::Fill { side, .. } | Op::Verify { side, .. } => {
                 *side == Side::Private
             }
-            _ => false,
+            Op::Accept { .. }
+            | Op::Convert { .. }
+            | Op::Probe { .. }
+            | Op::Punch { .. }
+            | Op::Prefault { .. }
+            | Op::Allocate { .. }
+            | Op::DirtyLog { .. }
+            | Op::Stop
+            | Op::Cont => false,
         };
         reads
             && self.sept_ve_disable

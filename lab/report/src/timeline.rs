@@ -8,7 +8,7 @@ use std::path::Path;
 use tdxlab_journal::journal::{Event, JournalError};
 use tdxlab_journal::reader::JournalReader;
 use tdxlab_journal::{ContentSpan, FindingKind, Sample, SplitEvent, Witness};
-use tdxlab_plan::{Action, Expectation, MemoryMap, Op, Plan, Side};
+use tdxlab_plan::{Action, Expectation, MemoryMap, Op, Plan, text};
 use tdxlab_protocol::addr::{Gpa, GpaRange};
 
 /// The pictures of a run, by the place of the scenario in it.
@@ -206,27 +206,9 @@ fn leaves(events: &[SplitEvent]) -> Vec<Gpa> {
 }
 
 fn mark(op: &Op) -> Mark {
-    let (name, range) = match *op {
-        Op::Accept { range, .. } => ("accept", range),
-        Op::Touch { range, .. } => ("touch", range),
-        Op::Fill { range, .. } => ("fill", range),
-        Op::Verify { range, .. } => ("verify", range),
-        Op::Convert { range, to, .. } => match to {
-            Side::Shared => ("convert to shared", range),
-            Side::Private => ("convert to private", range),
-        },
-        Op::Probe { range, .. } => ("probe", range),
-        Op::Punch { range } => ("punch", range),
-        Op::Prefault { range } => ("prefault", range),
-        Op::Allocate { range } => ("allocate", range),
-        Op::DirtyLog { on: true } => ("log dirty pages", GpaRange::default()),
-        Op::DirtyLog { on: false } => ("stop logging", GpaRange::default()),
-        Op::Stop => ("stop", GpaRange::default()),
-        Op::Cont => ("cont", GpaRange::default()),
-    };
     Mark {
-        name,
-        range,
+        name: text::name(op),
+        range: op.range().unwrap_or_default(),
         micros: None,
     }
 }

@@ -4,6 +4,7 @@
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 use tdxlab_plan as plan;
+use tdxlab_plan::limits::MAX_OPERATIONS;
 use tdxlab_plan::{Action, Expect, ExpectTd, Needs, Plan};
 
 use super::error::Problem;
@@ -15,8 +16,6 @@ use super::vars::is_name;
 use super::yaml::Node;
 use super::{Scenario, check, guest};
 
-/// Most operations of one plan.
-const MAX_OPERATIONS: usize = 10_000;
 /// Most operations of all plans of a scenario.
 const MAX_TOTAL: usize = 200_000;
 /// Seed where neither the file nor the caller has one.
@@ -357,12 +356,7 @@ impl<'r, 'a> Expander<'r, 'a> {
             Action::Parallel(branches) => branches.iter().flat_map(|branch| &branch.0).any(wanted),
         };
         let accepts = any(|op| matches!(op, Op::Accept { .. }));
-        let calls = any(|op| {
-            matches!(
-                op,
-                Op::Punch { .. } | Op::Prefault { .. } | Op::Allocate { .. }
-            )
-        });
+        let calls = any(|op| matches!(op.kind(), plan::Kind::Host(_)));
         let mut misfit = |key: &str, what: &str| {
             if let Some(entry) = node.key("expect").entry(key) {
                 self.reader.push(read::at(

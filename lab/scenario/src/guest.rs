@@ -4,20 +4,13 @@ use std::ops::Range;
 
 use tdxlab_plan as plan;
 use tdxlab_plan::addr::{Gpa, GpaRange, PageLevel};
+use tdxlab_plan::limits::{LOW_END, MAX_IMAGE, MAX_SLOTS, MAX_VCPUS, WINDOW_BYTES};
 use tdxlab_plan::{Backing, HIGH_BASE, LOW_BASE};
-use tdxlab_protocol::layout::{MAX_VCPUS, WINDOW_BYTES};
 
 use super::expr::Bytes;
 use super::model;
 use super::read::{self, Reader};
 use super::yaml::Node;
-
-/// Most bytes of initial image: it is added page by page before the TD runs.
-const MAX_IMAGE: u64 = 1 << 30;
-/// Most memory slots.
-const MAX_SLOTS: usize = 64;
-/// End of what test memory may take below 4 GiB.
-const LOW_END: u64 = 2 << 30;
 
 /// Makes the guest of a plan.
 pub(super) fn guest(

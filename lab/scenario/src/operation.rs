@@ -2,11 +2,10 @@
 
 use tdxlab_plan as plan;
 use tdxlab_plan::addr::{GpaRange, PageLevel};
+use tdxlab_plan::limits::{MAX_ACTIONS, MAX_BRANCHES, WINDOW_BYTES};
 use tdxlab_plan::{
     AccessKind, Expect, ExpectErrno, Generation, Gone, OnVe, Op, Side, Size, VcpuId,
 };
-use tdxlab_protocol::layout::WINDOW_BYTES;
-use tdxlab_protocol::message::MAX_TASKS;
 
 use super::expr::Bytes;
 use super::guest::{aligned, extent, inside, place};
@@ -14,10 +13,6 @@ use super::model::{Branch, OneOf};
 use super::read::{self, Reader};
 use super::scalar::{Count, Extent, OnOff, Scalar, StopCont};
 use super::yaml::Node;
-
-/// Most single actions of one operation (ACCEPTs, accesses, 4K pages of a fill or a prefault):
-/// 16 GiB at 4K, 8 TiB at 2M.
-const MAX_ACTIONS: u64 = 4 << 20;
 
 /// Makes operations of one plan.
 pub(super) struct Operations {
@@ -169,7 +164,7 @@ impl Operations {
         branches: &[Branch],
         node: &Node,
     ) -> Option<Vec<plan::Branch>> {
-        if branches.len() < 2 || branches.len() > MAX_TASKS {
+        if branches.len() < 2 || branches.len() > MAX_BRANCHES {
             let (message, label) = match branches.len() {
                 1 => (
                     "a single branch has nothing to run beside".to_owned(),
@@ -180,7 +175,7 @@ impl Operations {
                     "too many",
                 ),
             };
-            let help = format!("from 2 to {MAX_TASKS} branches, each with its own `-`");
+            let help = format!("from 2 to {MAX_BRANCHES} branches, each with its own `-`");
             reader.push(read::at(&node.span, message, label, help));
             return None;
         }

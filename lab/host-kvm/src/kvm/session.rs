@@ -13,7 +13,7 @@ use tdxlab_kernel::instance::Instance;
 use tdxlab_kernel::kmsg::KernelLog;
 use tdxlab_kernel::query_stats;
 use tdxlab_kernel::tracefs::{SPLIT_EVENT, TraceReader};
-use tdxlab_plan::{HostKind, Op};
+use tdxlab_plan::{GuestOp, HostKind, HostOp, Kind, Op, VmOp};
 use tdxlab_protocol::addr::GpaRange;
 use tdxlab_protocol::message::Task;
 use tdxlab_qemu::QemuError;
@@ -202,33 +202,34 @@ impl KvmSession {
         Ok(collector.into_answers().swap_remove(0))
     }
 
-    /// The host's side of an operation: its errno; `None` for those of the guest.
-    fn host_call(&mut self, op: &Op) -> Result<Option<i32>, HostError> {
+    /// An operation of the host: its errno.
+    fn host_call(&mut self, op: HostOp) -> Result<i32, HostError> {
+        match op {
+            HostOp::Punch(range) => Ok(self.memory.punch(range)),
+            HostOp::Allocate(range) => Ok(self.memory.allocate(range)),
+            HostOp::Prefault(_) => Err(no_private_memory()),
+        }
+    }
+
+    /// An operation on the whole VM: its errno.
+    fn vm_call(&mut self, op: VmOp) -> Result<i32, HostError> {
         let until = Instant::now() + self.patience;
-        Ok(Some(match *op {
-            Op::Punch { range } => self.memory.punch(range),
-            Op::Allocate { range } => self.memory.allocate(range),
-            Op::DirtyLog { on: true } => {
+        match op {
+            VmOp::DirtyLog(true) => {
                 if self.dirty_log.is_none() {
                     self.dirty_log = Some(DirtyLog::start(&mut self.vm, until)?);
                 }
-                0
+                Ok(0)
             }
-            Op::DirtyLog { on: false } => {
+            VmOp::DirtyLog(false) => {
                 if let Some(log) = self.dirty_log.take() {
                     log.stop(&mut self.vm, until)?;
                 }
-                0
+                Ok(0)
             }
-            Op::Stop => self.order(&qapi::qmp::stop {}, until)?,
-            Op::Cont => self.order(&qapi::qmp::cont {}, until)?,
-            Op::Accept { .. } | Op::Convert { .. } | Op::Probe { .. } | Op::Prefault { .. } => {
-                return Err(HostError::GuestRefused {
-                    reason: "a plain VM has no private memory".to_owned(),
-                });
-            }
-            Op::Touch { .. } | Op::Fill { .. } | Op::Verify { .. } => return Ok(None),
-        }))
+            VmOp::Stop => self.order(&qapi::qmp::stop {}, until),
+            VmOp::Cont => self.order(&qapi::qmp::cont {}, until),
+        }
     }
 
     /// Gives an order to the vCPUs.
@@ -244,17 +245,33 @@ impl KvmSession {
     }
 }
 
+fn no_private_memory() -> HostError {
+    HostError::GuestRefused {
+        reason: "a plain VM has no private memory".to_owned(),
+    }
+}
+
 impl Session for KvmSession {
     fn perform(&mut self, op: &Op, reads: &[GpaRange]) -> Result<Observed, HostError> {
         let began = Instant::now();
-        let mut observed = Observed {
-            errno: self.host_call(op)?,
-            ..Observed::default()
-        };
-        if observed.errno.is_none() {
-            for task in request::tasks(op, reads).unwrap_or_default() {
-                let answer = self.run(task)?;
-                observed.add(answer.runs, answer.counts.unwrap_or_default());
+        let mut observed = Observed::default();
+        match op.kind() {
+            Kind::Host(op) => observed.errno = Some(self.host_call(op)?),
+            Kind::Vm(op) => observed.errno = Some(self.vm_call(op)?),
+            Kind::Guest(
+                _,
+                GuestOp::Accept { .. } | GuestOp::Convert { .. } | GuestOp::Probe { .. },
+            ) => {
+                return Err(no_private_memory());
+            }
+            Kind::Guest(
+                vcpu,
+                op @ (GuestOp::Touch { .. } | GuestOp::Fill { .. } | GuestOp::Verify { .. }),
+            ) => {
+                for task in request::tasks(vcpu, op, reads) {
+                    let answer = self.run(task)?;
+                    observed.add(answer.runs, answer.counts.unwrap_or_default());
+                }
             }
         }
         observed.took_since(began);

@@ -15,7 +15,7 @@ use tdxlab_kernel::instance::Instance;
 use tdxlab_kernel::kmsg::KernelLog;
 use tdxlab_kernel::query_stats;
 use tdxlab_kernel::tracefs::{SPLIT_EVENT, TraceReader};
-use tdxlab_plan::{HostKind, Op};
+use tdxlab_plan::{HostKind, HostOp, Kind, Op};
 use tdxlab_protocol::addr::GpaRange;
 use tdxlab_protocol::message::Task;
 use tdxlab_qemu::QemuError;
@@ -279,12 +279,12 @@ impl TdxSession {
         Ok(collector.into_answers())
     }
 
-    /// The host's side of an operation.
-    fn host_call(&self, op: &Op) -> Result<Option<(Change, Vec<Piece>)>, HostError> {
-        let (change, range) = match *op {
-            Op::Punch { range } => (Change::Punch, range),
-            Op::Allocate { range } => (Change::Allocate, range),
-            Op::Prefault { range } => {
+    /// What an operation of the host changes in the guest_memfd, piece by piece.
+    fn pieces(&self, op: HostOp) -> Result<(&Gmems, Change, Vec<Piece>), HostError> {
+        let (change, range) = match op {
+            HostOp::Punch(range) => (Change::Punch, range),
+            HostOp::Allocate(range) => (Change::Allocate, range),
+            HostOp::Prefault(range) => {
                 return Err(HostError::GuestRefused {
                     reason: format!(
                         "KVM_PRE_FAULT_MEMORY of {range} is only for the process that made the VM, \
@@ -292,7 +292,6 @@ impl TdxSession {
                     ),
                 });
             }
-            _ => return Ok(None),
         };
         let Some(gmems) = &self.gmems else {
             return Err(HostError::GuestRefused {
@@ -306,7 +305,14 @@ impl TdxSession {
             doing: format!("checking a hole before it is made: {what}"),
             source: std::io::ErrorKind::InvalidInput.into(),
         })?;
-        Ok(Some((change, pieces)))
+        Ok((gmems, change, pieces))
+    }
+
+    /// Does an operation of the host; its errno.
+    fn host_call(&mut self, op: HostOp) -> Result<i32, HostError> {
+        self.watch.also(own_thread());
+        let (gmems, change, pieces) = self.pieces(op)?;
+        Ok(gmem::change(&gmems.ram.file, change, &pieces))
     }
 
     fn conclude(&mut self, observed: &mut Observed, began: Instant) {
@@ -337,7 +343,9 @@ impl TdxSession {
         let began = Instant::now();
         let mut tasks = Vec::new();
         for &(_, op) in ops {
-            tasks.extend(request::tasks(op, &[]).unwrap_or_default());
+            if let Kind::Guest(vcpu, op) = op.kind() {
+                tasks.extend(request::tasks(vcpu, op, &[]));
+            }
         }
         let answers = self.run(&tasks)?;
         let mut results = Vec::new();
@@ -351,20 +359,22 @@ impl TdxSession {
     }
 }
 
+fn not_for_tds() -> HostError {
+    HostError::GuestRefused {
+        reason: "dirty logging, stop and cont are done to plain VMs only".to_owned(),
+    }
+}
+
 impl Session for TdxSession {
     fn perform(&mut self, op: &Op, reads: &[GpaRange]) -> Result<Observed, HostError> {
         self.check_alive()?;
         let began = Instant::now();
         let mut observed = Observed::default();
-        match (self.host_call(op)?, &self.gmems) {
-            (Some((change, pieces)), Some(gmems)) => {
-                self.watch.also(own_thread());
-                observed.errno = Some(gmem::change(&gmems.ram.file, change, &pieces));
-            }
-            // `host_call` gives no call without the file to make it on.
-            (Some(_), None) => unreachable!("a host call without a guest_memfd"),
-            (None, _) => {
-                for task in request::tasks(op, reads).unwrap_or_default() {
+        match op.kind() {
+            Kind::Host(op) => observed.errno = Some(self.host_call(op)?),
+            Kind::Vm(_) => return Err(not_for_tds()),
+            Kind::Guest(vcpu, op) => {
+                for task in request::tasks(vcpu, op, reads) {
                     let answers = self.run(&[task])?;
                     for answer in answers {
                         observed.add(answer.runs, answer.counts.unwrap_or_default());
@@ -392,13 +402,21 @@ impl Session for TdxSession {
         let mut on_host = Vec::new();
         let mut in_guest = Vec::new();
         for (number, branch) in branches.iter().enumerate() {
-            let calls = branch
-                .iter()
-                .map(|op| self.host_call(op))
-                .collect::<Result<Vec<_>, _>>()?;
-            match calls.into_iter().collect::<Option<Vec<_>>>() {
-                Some(calls) => on_host.push((number, calls, followed.starts_of(number))),
-                None => in_guest.push((number, *branch)),
+            // A branch is all of the guest, or all of the host.
+            let mut calls = Vec::new();
+            for op in *branch {
+                match op.kind() {
+                    Kind::Host(op) => {
+                        let (_, change, pieces) = self.pieces(op)?;
+                        calls.push((change, pieces));
+                    }
+                    Kind::Guest(..) => {}
+                    Kind::Vm(_) => return Err(not_for_tds()),
+                }
+            }
+            match calls.is_empty() {
+                false => on_host.push((number, calls, followed.starts_of(number))),
+                true => in_guest.push((number, *branch)),
             }
         }
         let file = match &self.gmems {

@@ -6,16 +6,16 @@ use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use tdxlab_host::{HostError, Session};
 use tdxlab_journal::{Observed, Reading, Sample};
-use tdxlab_plan::{Op, Side, Size, VcpuId};
-use tdxlab_protocol::addr::{GpaRange, PageLevel};
-use tdxlab_protocol::message::{AcceptSize, Command};
+use tdxlab_plan::{Op, VcpuId};
+use tdxlab_protocol::addr::GpaRange;
+use tdxlab_protocol::message::Command;
 use tdxlab_qemu::interrupt::Interrupt;
 use tdxlab_softkvm::memory::SimMachine;
 use tdxlab_softkvm::{HostCall, SoftKvm};
 
 use super::guest::{Cpu, Progress, Task, refusal};
 use super::witness::Witnesses;
-use crate::software;
+use crate::{calls, software};
 
 /// Steps between two looks at whether the run is to end.
 const STEPS_BETWEEN_LOOKS: u64 = 1 << 12;
@@ -44,66 +44,6 @@ enum Work {
     Host(Vec<HostCall>, bool),
 }
 
-/// The guest's command for an operation; `None` for operations of the host.
-fn command(op: &Op) -> Option<(VcpuId, Command)> {
-    Some(match *op {
-        Op::Accept { range, size, vcpu } => {
-            let size = match size {
-                Size::Size4K => AcceptSize::Exactly(PageLevel::Size4K),
-                Size::Size2M => AcceptSize::Exactly(PageLevel::Size2M),
-                Size::Size1G => AcceptSize::Exactly(PageLevel::Size1G),
-                Size::Linux => AcceptSize::Linux,
-            };
-            (vcpu, Command::Accept { range, size })
-        }
-        Op::Touch {
-            range,
-            stride,
-            access,
-            side,
-            on_ve,
-            vcpu,
-        } => {
-            let command = Command::Touch {
-                range,
-                stride,
-                access,
-                side,
-                on_ve,
-            };
-            (vcpu, command)
-        }
-        Op::Fill {
-            range,
-            generation,
-            side,
-            vcpu,
-        } => {
-            let command = Command::Fill {
-                range,
-                generation,
-                side,
-            };
-            (vcpu, command)
-        }
-        Op::Verify {
-            range, side, vcpu, ..
-        } => (vcpu, Command::Verify { range, side }),
-        Op::Convert { range, to, vcpu } => (vcpu, Command::Convert { range, to }),
-        Op::Probe {
-            range,
-            stride,
-            vcpu,
-        } => (vcpu, Command::Probe { range, stride }),
-        Op::Punch { .. }
-        | Op::Prefault { .. }
-        | Op::Allocate { .. }
-        | Op::DirtyLog { .. }
-        | Op::Stop
-        | Op::Cont => return None,
-    })
-}
-
 impl SimSession {
     pub(super) fn new(
         core: SoftKvm<SimMachine>,
@@ -122,32 +62,15 @@ impl SimSession {
 
     /// An operation that has not begun. `reads` are the ranges that a verify reads.
     fn strand(&self, op: &Op, reads: &[GpaRange]) -> Result<Strand, HostError> {
-        let pieces = |range, call: fn(u64, u64) -> HostCall| {
-            let pieces = self.core.gmem_pieces(range);
-            let calls = pieces.into_iter().rev();
-            calls.map(|(offset, len)| call(offset, len)).collect()
-        };
-        let work = match (op, command(op)) {
-            (Op::Verify { side, vcpu, .. }, _) => {
-                let commands = reads.iter().rev().map(|&range| {
-                    let side: Side = *side;
-                    (*vcpu, Command::Verify { range, side })
-                });
-                Work::Guest(commands.collect(), None)
+        let work = match calls::work(&self.core, op, reads)? {
+            calls::Work::Guest(tasks) => {
+                let commands = tasks.into_iter().rev();
+                Work::Guest(
+                    commands.map(|task| (task.vcpu, task.command)).collect(),
+                    None,
+                )
             }
-            (_, Some(command)) => Work::Guest(vec![command], None),
-            (Op::Punch { range }, None) => Work::Host(
-                pieces(*range, |offset, len| HostCall::Punch { offset, len }),
-                false,
-            ),
-            (Op::Allocate { range }, None) => Work::Host(
-                pieces(*range, |offset, len| HostCall::Allocate { offset, len }),
-                false,
-            ),
-            (Op::Prefault { range }, None) => {
-                Work::Host(vec![HostCall::Prefault { range: *range }], false)
-            }
-            (_, None) => Work::Host(Vec::new(), false),
+            calls::Work::Host(calls) => Work::Host(calls.into_iter().rev().collect(), false),
         };
         if let Work::Guest(commands, _) = &work {
             for (vcpu, command) in commands {

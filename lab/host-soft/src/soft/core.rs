@@ -7,9 +7,9 @@ use std::os::unix::net::UnixStream;
 
 use tdxlab_host::HostError;
 use tdxlab_journal::Observed;
-use tdxlab_plan::{Op, VcpuId};
+use tdxlab_plan::VcpuId;
 use tdxlab_protocol::mailbox::{ANSWER_DEAD, ANSWER_RETRY, ANSWER_VE};
-use tdxlab_softkvm::{Advance, HostCall, PhysicalMemory, Request, SoftKvm};
+use tdxlab_softkvm::{Advance, PhysicalMemory, Request, SoftKvm};
 
 use super::machine::SoftMachine;
 use super::mailbox::Mailbox;
@@ -113,23 +113,6 @@ impl Core {
         self.asked
             .get(usize::from(vcpu.0))
             .is_some_and(Option::is_some)
-    }
-
-    /// The calls that a host operation is made of: one per piece of the guest_memfd; `None` for
-    /// operations of the guest.
-    pub(super) fn calls(&self, op: &Op) -> Option<Vec<HostCall>> {
-        let pieces = |range, call: fn(u64, u64) -> HostCall| {
-            let pieces = self.kvm.gmem_pieces(range).into_iter();
-            Some(pieces.map(|(offset, len)| call(offset, len)).collect())
-        };
-        match *op {
-            Op::Punch { range } => pieces(range, |offset, len| HostCall::Punch { offset, len }),
-            Op::Allocate { range } => {
-                pieces(range, |offset, len| HostCall::Allocate { offset, len })
-            }
-            Op::Prefault { range } => Some(vec![HostCall::Prefault { range }]),
-            _ => None,
-        }
     }
 
     /// Whether there still is a TD to do anything with.

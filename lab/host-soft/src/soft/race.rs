@@ -18,14 +18,13 @@ use tdxlab_host::vm::Wake;
 use tdxlab_journal::Observed;
 use tdxlab_journal::interleaving::{Interleaving, Round as Recorded, Turn as Taken, Who};
 use tdxlab_plan::{Op, VcpuId};
-use tdxlab_protocol::addr::GpaRange;
 use tdxlab_protocol::message::Task;
 use tdxlab_qemu::agent::collect::Collector;
-use tdxlab_qemu::agent::request;
 use tdxlab_qemu::head_tail::HeadTail;
 use tdxlab_softkvm::HostCall;
 
 use super::session::SoftSession;
+use crate::calls::{self, Work};
 
 /// What a vCPU is waited for in.
 const DOING: &str = "racing";
@@ -284,16 +283,13 @@ impl SoftSession {
         let mut observed = Vec::new();
         for &(branch, op) in ops {
             let mut result = Observed::default();
-            if let Some(pieces) = self.core.calls(op) {
-                result.errno = Some(0);
-                calls.push_back((branch, pieces.into()));
-            } else {
-                let reads: &[GpaRange] = match op {
-                    Op::Verify { range, .. } => &[*range],
-                    _ => &[],
-                };
-                let all = request::tasks(op, reads).unwrap_or_default();
-                tasks.extend(all.into_iter().map(|task| (branch, task)));
+            // Branches hold no verify, so that nothing is read.
+            match calls::work(&self.core.kvm, op, &[])? {
+                Work::Host(pieces) => {
+                    result.errno = Some(0);
+                    calls.push_back((branch, pieces.into()));
+                }
+                Work::Guest(all) => tasks.extend(all.into_iter().map(|task| (branch, task))),
             }
             observed.push((branch, result));
         }

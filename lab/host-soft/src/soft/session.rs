@@ -17,6 +17,7 @@ use tdxlab_softkvm::HostCall;
 
 use super::core::Core;
 use super::race::Schedule;
+use crate::calls::{self, Work};
 use crate::software;
 
 /// Stages of one request or call between two looks at the clock.
@@ -185,9 +186,9 @@ impl Session for SoftSession {
         self.core.check_alive()?;
         let began = Instant::now();
         let mut observed = Observed::default();
-        match (self.core.calls(op), request::tasks(op, reads)) {
-            (Some(calls), _) => observed.errno = Some(self.call(&calls)?),
-            (None, Some(tasks)) => {
+        match calls::work(&self.core.kvm, op, reads)? {
+            Work::Host(calls) => observed.errno = Some(self.call(&calls)?),
+            Work::Guest(tasks) => {
                 for task in tasks {
                     let answer = self.run(task)?;
                     observed.add(answer.runs, answer.counts.unwrap_or_default());
@@ -196,7 +197,6 @@ impl Session for SoftSession {
                     }
                 }
             }
-            (None, None) => {}
         }
         self.conclude(&mut observed, began)?;
         Ok(observed)

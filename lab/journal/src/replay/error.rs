@@ -3,9 +3,9 @@
 use std::path::PathBuf;
 
 use miette::Diagnostic;
+use tdxlab_plan::WrongPlan;
 use thiserror::Error;
 
-use super::check::WrongPlan;
 use super::file::{MAX_BYTES, VERSION};
 use crate::JournalError;
 

@@ -10,7 +10,7 @@ use tdxlab_plan as plan;
 use tdxlab_plan::{Plan, text as words};
 
 use super::error::ReplayError;
-use super::{Replay, ReplayOrigin, check};
+use super::{Replay, ReplayOrigin, orders};
 use crate::interleaving::Interleaving;
 
 /// Version of the format. Version 1 is a plan and nothing else; what version 2 could say, version 3
@@ -149,8 +149,8 @@ impl Replay {
 
     /// Refuses what cannot have been run; `path` is where it comes from.
     pub(super) fn check(&self, path: &Path) -> Result<(), ReplayError> {
-        check::check(&self.plan)
-            .and_then(|()| check::orders(&self.plan, &self.orders))
+        tdxlab_plan::check(&self.plan)
+            .and_then(|()| orders::check(&self.plan, &self.orders))
             .map_err(|wrong| ReplayError::Plan {
                 path: path.to_owned(),
                 wrong,

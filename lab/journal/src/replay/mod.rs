@@ -8,13 +8,13 @@
 //! | file | what it does |
 //! |---|---|
 //! | `file` | reads and writes replay files |
-//! | `check` | refuses plans that no scenario could have made |
+//! | `orders` | refuses orders of steps that do not race |
 //! | `recorded` | takes replays out of a journal |
 //! | `signature` | how a plan failed, in few words |
 
-mod check;
 mod error;
 mod file;
+mod orders;
 mod origin;
 mod signature;
 #[cfg(test)]
@@ -24,7 +24,6 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-pub use check::{WrongPlan, check};
 pub use error::ReplayError;
 pub use file::{FILE, VERSION, read};
 pub use origin::{all, from_journal};

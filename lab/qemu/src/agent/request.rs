@@ -1,73 +1,50 @@
 //! What an operation of a plan asks of the guest.
 
-use tdxlab_plan::{Op, Size};
+use tdxlab_plan::{GuestOp, Size, VcpuId};
 use tdxlab_protocol::addr::{GpaRange, PageLevel};
 use tdxlab_protocol::message::{AcceptSize, Command, Task};
 
-/// The tasks of a guest operation, one after the other; `None` for operations of the host.
+/// The tasks of an operation of the guest, one after the other.
 ///
 /// `reads` are the ranges a verify reads; other operations have a range of their own.
-pub fn tasks(op: &Op, reads: &[GpaRange]) -> Option<Vec<Task>> {
-    let task = |vcpu, command| Some(vec![Task { vcpu, command }]);
-    match *op {
-        Op::Accept { range, size, vcpu } => task(
-            vcpu,
-            Command::Accept {
-                range,
-                size: accept_size(size),
-            },
-        ),
-        Op::Touch {
+pub fn tasks(vcpu: VcpuId, op: GuestOp, reads: &[GpaRange]) -> Vec<Task> {
+    let task = |command| vec![Task { vcpu, command }];
+    match op {
+        GuestOp::Accept { range, size } => task(Command::Accept {
+            range,
+            size: accept_size(size),
+        }),
+        GuestOp::Touch {
             range,
             stride,
             access,
             side,
             on_ve,
-            vcpu,
-        } => task(
-            vcpu,
-            Command::Touch {
-                range,
-                stride,
-                access,
-                side,
-                on_ve,
-            },
-        ),
-        Op::Fill {
+        } => task(Command::Touch {
+            range,
+            stride,
+            access,
+            side,
+            on_ve,
+        }),
+        GuestOp::Fill {
             range,
             generation,
             side,
-            vcpu,
-        } => task(
-            vcpu,
-            Command::Fill {
-                range,
-                generation,
-                side,
-            },
-        ),
-        Op::Verify { side, vcpu, .. } => Some(
-            reads
-                .iter()
-                .map(|&range| Task {
-                    vcpu,
-                    command: Command::Verify { range, side },
-                })
-                .collect(),
-        ),
-        Op::Convert { range, to, vcpu } => task(vcpu, Command::Convert { range, to }),
-        Op::Probe {
+        } => task(Command::Fill {
             range,
-            stride,
-            vcpu,
-        } => task(vcpu, Command::Probe { range, stride }),
-        Op::Punch { .. }
-        | Op::Prefault { .. }
-        | Op::Allocate { .. }
-        | Op::DirtyLog { .. }
-        | Op::Stop
-        | Op::Cont => None,
+            generation,
+            side,
+        }),
+        GuestOp::Verify { side, .. } => reads
+            .iter()
+            .map(|&range| Task {
+                vcpu,
+                command: Command::Verify { range, side },
+            })
+            .collect(),
+        GuestOp::Convert { range, to } => task(Command::Convert { range, to }),
+        GuestOp::Probe { range, stride } => task(Command::Probe { range, stride }),
     }
 }
 

@@ -4,26 +4,16 @@
 //! without gaps, vCPUs that are there, steps of a bounded size. A plan from a file may have been
 //! edited, so all of it is asked again here.
 
-use std::collections::BTreeMap;
 use std::fmt;
 
-use tdxlab_plan::{Action, Branch, Gone, Guest, HIGH_BASE, LOW_BASE, Op, Plan, Size, VcpuId};
 use tdxlab_protocol::addr::{GpaRange, PageLevel};
-use tdxlab_protocol::layout::{MAX_VCPUS, WINDOW_BYTES};
-use tdxlab_protocol::message::MAX_TASKS;
 
-use crate::interleaving::Interleaving;
-
-/// End of what test memory may take below 4 GiB.
-const LOW_END: u64 = 2 << 30;
-/// Most memory slots.
-const MAX_SLOTS: usize = 64;
-/// Most bytes of initial image.
-const MAX_IMAGE: u64 = 1 << 30;
-/// Most operations of a plan.
-const MAX_OPERATIONS: usize = 10_000;
-/// Most pages or strides one step goes through one by one.
-const MAX_ACTIONS: u64 = 4 << 20;
+use crate::limits::{
+    LOW_END, MAX_ACTIONS, MAX_BRANCHES, MAX_IMAGE, MAX_OPERATIONS, MAX_SLOTS, MAX_VCPUS,
+    WINDOW_BYTES,
+};
+use crate::op::{Action, Branch, HostOp, Kind, Op};
+use crate::{Guest, HIGH_BASE, LOW_BASE, Plan, VcpuId};
 
 /// What is wrong with a plan, and in which step.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -64,24 +54,6 @@ pub fn check(plan: &Plan) -> Result<(), WrongPlan> {
         }
         if operations > MAX_OPERATIONS {
             return Err(wrong(format!("more than {MAX_OPERATIONS} operations")));
-        }
-    }
-    Ok(())
-}
-
-/// Refuses orders of steps that do not race.
-pub(super) fn orders(plan: &Plan, orders: &BTreeMap<u32, Interleaving>) -> Result<(), WrongPlan> {
-    for step in orders.keys() {
-        let index = *step as usize;
-        let races = plan
-            .steps
-            .get(index)
-            .is_some_and(|step| matches!(step.action, Action::Parallel(_)));
-        if !races {
-            return Err(WrongPlan {
-                step: Some(index + 1),
-                what: "an interleaving of a step in which nothing races".to_owned(),
-            });
         }
     }
     Ok(())
@@ -153,9 +125,9 @@ fn slots(guest: &Guest) -> Result<(), String> {
 }
 
 fn parallel(branches: &[Branch], guest: &Guest) -> Result<(), String> {
-    if branches.len() < 2 || branches.len() > MAX_TASKS {
+    if branches.len() < 2 || branches.len() > MAX_BRANCHES {
         return Err(format!(
-            "{} branches; from 2 to {MAX_TASKS}",
+            "{} branches; from 2 to {MAX_BRANCHES}",
             branches.len()
         ));
     }
@@ -193,35 +165,21 @@ fn op(op: &Op, guest: &Guest) -> Result<(), String> {
             vcpu.0, guest.vcpus
         ));
     }
-    match *op {
-        Op::Accept { range, size, .. } => bounded(
-            range,
-            match size {
-                Size::Size4K | Size::Linux => PageLevel::Size4K,
-                Size::Size2M => PageLevel::Size2M,
-                Size::Size1G => PageLevel::Size1G,
-            },
-            guest,
-        ),
-        Op::Touch { range, stride, .. } | Op::Probe { range, stride, .. } => {
-            bounded(range, stride, guest)
-        }
-        Op::Fill { range, .. }
-        | Op::Prefault { range }
-        | Op::Allocate { range }
-        | Op::Verify {
-            range,
-            gone: Gone::Every,
-            ..
-        } => bounded(range, PageLevel::Size4K, guest),
-        Op::Verify { range, .. } | Op::Convert { range, .. } => {
-            inside(range, PageLevel::Size4K, guest)
-        }
-        Op::Punch { range } => hole(range, guest),
-        Op::DirtyLog { .. } | Op::Stop | Op::Cont if guest.backing.is_none() => {
+    match op.kind() {
+        Kind::Host(HostOp::Punch(range)) => hole(range, guest),
+        Kind::Guest(_, part) => on_range(op, part.range(), guest),
+        Kind::Host(part) => on_range(op, part.range(), guest),
+        Kind::Vm(_) if guest.backing.is_none() => {
             Err("only plain VMs are logged and stopped".to_owned())
         }
-        Op::DirtyLog { .. } | Op::Stop | Op::Cont => Ok(()),
+        Kind::Vm(_) => Ok(()),
+    }
+}
+
+fn on_range(op: &Op, range: GpaRange, guest: &Guest) -> Result<(), String> {
+    match op.unit() {
+        Some(unit) => bounded(range, unit, guest),
+        None => inside(range, PageLevel::Size4K, guest),
     }
 }
 

@@ -1,0 +1,49 @@
+//! What an operation asks of the software KVM.
+
+use tdxlab_host::HostError;
+use tdxlab_plan::addr::GpaRange;
+use tdxlab_plan::{HostOp, Kind, Op};
+use tdxlab_protocol::message::Task;
+use tdxlab_qemu::agent::request;
+use tdxlab_softkvm::{HostCall, PhysicalMemory, SoftKvm};
+
+/// An operation, in the pieces in which it is done.
+#[derive(Debug)]
+pub(crate) enum Work {
+    /// Tasks of the guest, in order.
+    Guest(Vec<Task>),
+    /// Calls of the host, in order.
+    Host(Vec<HostCall>),
+}
+
+/// The pieces of an operation; `reads` are the ranges that a verify reads.
+///
+/// # Errors
+///
+/// It is one for plain VMs, which the software KVM does not run.
+pub(crate) fn work<M: PhysicalMemory>(
+    kvm: &SoftKvm<M>,
+    op: &Op,
+    reads: &[GpaRange],
+) -> Result<Work, HostError> {
+    match op.kind() {
+        Kind::Guest(vcpu, op) => Ok(Work::Guest(request::tasks(vcpu, op, reads))),
+        Kind::Host(op) => Ok(Work::Host(calls(kvm, op))),
+        Kind::Vm(_) => Err(HostError::GuestRefused {
+            reason: "dirty logging, stop and cont are done to plain VMs only".to_owned(),
+        }),
+    }
+}
+
+/// One call per piece of the guest_memfd.
+fn calls<M: PhysicalMemory>(kvm: &SoftKvm<M>, op: HostOp) -> Vec<HostCall> {
+    let pieces = |range, call: fn(u64, u64) -> HostCall| {
+        let pieces = kvm.gmem_pieces(range).into_iter();
+        pieces.map(|(offset, len)| call(offset, len)).collect()
+    };
+    match op {
+        HostOp::Punch(range) => pieces(range, |offset, len| HostCall::Punch { offset, len }),
+        HostOp::Allocate(range) => pieces(range, |offset, len| HostCall::Allocate { offset, len }),
+        HostOp::Prefault(range) => vec![HostCall::Prefault { range }],
+    }
+}
