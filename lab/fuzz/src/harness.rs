@@ -8,12 +8,12 @@ use std::time::Duration;
 
 use tdxlab_host::{BootOptions, Host, HostError, Session};
 use tdxlab_journal::interleaving::Interleaving;
-use tdxlab_journal::{Judgement, MissingWitness, Sample, Verdict, Witness};
-use tdxlab_judge::{AllowList, Evidence, Judge, branches, control, oracle};
+use tdxlab_journal::{Judgement, Verdict, Witness};
+use tdxlab_judge::{AllowList, HostOracle, PlanJudge};
 use tdxlab_plan::one_root::OneRoot;
-use tdxlab_plan::{Action, Design, Guest, Plan, Races};
+use tdxlab_plan::{Action, Design, Guest, HostKind, HostProfile, Plan, Races};
 use tdxlab_predict::Predictor;
-use tdxlab_run::PANICKED;
+use tdxlab_run::{PANICKED, perform};
 
 /// Longest a single operation of a random plan may take where all of it is software.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -24,14 +24,9 @@ pub type Orders = BTreeMap<u32, Interleaving>;
 /// A booted guest, its predictor and its judge.
 pub struct Harness {
     session: Box<dyn Session>,
-    predictor: Predictor,
-    maps_conversions: bool,
+    judge: PlanJudge<HostOracle>,
     /// Of a rehearsal, where holes take what is shared.
     rehearsed: Option<OneRoot>,
-    judge: Judge,
-    /// Counters that did not count in the positive control.
-    distrusted: Vec<MissingWitness>,
-    before: Sample,
     seed: u64,
     steps: u32,
     orders: Orders,
@@ -146,14 +141,14 @@ impl Harness {
             },
         };
         let mut session = host.boot(guest, &options)?;
-        let before = session.sample();
-        let observed = session.perform(&control::operation(guest), &[])?;
-        let after = session.sample();
-        let control = control::judge(&Judge::default(), &observed, &before, &after);
-        let wrong = control.judgement.findings.first();
+        let profile = host.profile();
+        let oracle = HostOracle::new(profile, design, guest);
+        let mut judge = PlanJudge::new(oracle, guest, AllowList::default());
+        let done = perform::control(session.as_mut(), guest, &mut judge)?;
+        let wrong = done.control.judgement.findings.first();
         // A seeded fault may show already here, and is found out by the steps.
         let wrong = wrong.filter(|_| host.fault().is_none());
-        if let Some(reason) = control.reason().or(wrong.map(ToString::to_string)) {
+        if let Some(reason) = done.control.reason().or(wrong.map(ToString::to_string)) {
             return Err(HostError::NotUsable {
                 host: host.kind(),
                 reason: format!("positive control: {reason}"),
@@ -161,10 +156,8 @@ impl Harness {
             });
         }
         Ok(Harness {
-            distrusted: control.distrusted.clone(),
-            maps_conversions: host.profile().maps_conversions,
-            rehearsed: host.profile().one_root.then(OneRoot::default),
-            ..Harness::new(session, control.believe(after), design, guest, seed)
+            rehearsed: profile.one_root.then(OneRoot::default),
+            ..Harness::new(session, judge, seed)
         })
     }
 
@@ -175,25 +168,17 @@ impl Harness {
         guest: &Guest,
         seed: u64,
     ) -> Harness {
-        let before = session.sample();
-        Harness::new(session, before, design, guest, seed)
+        let oracle = HostOracle::new(HostProfile::of(HostKind::Sim), design, guest);
+        let judge = PlanJudge::new(oracle, guest, AllowList::default());
+        let judge = judge.starting_at(session.sample());
+        Harness::new(session, judge, seed)
     }
 
-    fn new(
-        session: Box<dyn Session>,
-        before: Sample,
-        design: &Design,
-        guest: &Guest,
-        seed: u64,
-    ) -> Harness {
+    fn new(session: Box<dyn Session>, judge: PlanJudge<HostOracle>, seed: u64) -> Harness {
         Harness {
             session,
-            predictor: Predictor::new(design, guest),
-            maps_conversions: false,
+            judge,
             rehearsed: None,
-            judge: Judge::new(AllowList::default()),
-            distrusted: Vec::new(),
-            before,
             seed,
             steps: 0,
             orders: Orders::new(),
@@ -213,7 +198,7 @@ impl Harness {
 
     /// What the guest's memory must be like now.
     pub fn predictor(&self) -> &Predictor {
-        &self.predictor
+        self.judge.oracle().predictor()
     }
 
     /// Steps done so far.
@@ -251,39 +236,18 @@ impl Harness {
         {
             return Ok(None);
         }
-        let foreseen = match self.maps_conversions {
-            true => oracle::mapped_conversion(&mut self.predictor, action),
-            false => self.predictor.step(action),
-        };
-        let Ok(expected) = foreseen else {
+        let Ok(expected) = self.judge.expect(action) else {
             return Ok(None);
         };
         let step = self.steps;
         self.steps += 1;
-        let observed = match action {
-            Action::One(op) => {
-                let reads: Vec<_> = expected.reads.iter().map(|read| read.range).collect();
-                vec![vec![self.session.perform(op, &reads)?]]
-            }
-            Action::Parallel(_) => {
-                let seed = self.seed.wrapping_add(u64::from(step));
-                let branches: Vec<_> = branches(action).collect();
-                let observed = self.session.perform_parallel(&branches, seed)?;
-                let order = self.session.take_interleaving();
-                self.orders.extend(order.map(|order| (step, order)));
-                observed
-            }
-        };
-        let after = self.session.sample().without(&self.distrusted);
-        let judgement = self.judge.step(&Evidence {
-            action,
-            expected: &expected,
-            observed: &observed,
-            before: &self.before,
-            after: &after,
-        });
-        self.before = after;
-        Ok(Some((judgement, expected.td_alive)))
+        let session = self.session.as_mut();
+        let done = perform::step(session, action, &expected, (self.seed, step), None)?;
+        self.orders
+            .extend(done.interleaving.map(|order| (step, order)));
+        let after = self.session.sample();
+        let judgement = self.judge.step(action, &expected, &done.observed, after);
+        Ok(judgement.map(|judgement| (judgement, expected.td_alive)))
     }
 
     /// Ends the guest.

@@ -10,8 +10,8 @@ use tdxlab_plan::{AccessKind, CONTROL_PAGE, Guest, OnVe, Op, Side, Size, VcpuId}
 use tdxlab_protocol::addr::{GpaRange, PageLevel};
 use tdxlab_protocol::message::{Access, Run};
 
-use crate::Judge;
 use crate::counters::disagreement;
+use crate::step::Judge;
 
 /// What is done to a guest.
 pub fn operation(guest: &Guest) -> Op {
@@ -242,11 +242,6 @@ impl Control {
             None => Some(format!("no counter counts. {}", why.join("; "))),
         }
     }
-
-    /// The sample without what is not believed.
-    pub fn believe(&self, sample: Sample) -> Sample {
-        sample.without(&self.distrusted)
-    }
 }
 
 #[cfg(test)]
@@ -297,7 +292,7 @@ mod tests {
         after.debugfs = sample(5, 0).debugfs;
         let control = control(&accepted(0), &sample(5, 0), &after);
         assert_eq!(control.judgement.verdict, Verdict::Pass);
-        let later = control.believe(sample(9, 9));
+        let later = sample(9, 9).without(&control.distrusted);
         let Reading::Missing { reason } = later.debugfs else {
             panic!("believed");
         };

@@ -13,56 +13,60 @@ pub trait Oracle {
     fn map(&self, memory: GpaRange) -> MemoryMap;
 }
 
-/// Makes the oracles of guests on a host whose KVM follows `design`.
-pub fn of(
-    host: HostProfile,
-    design: &'static Design,
-) -> impl Fn(&Guest) -> Box<dyn Oracle> + Sync + use<> {
-    move |guest| oracle(host, design, guest)
-}
-
-/// The oracle of one guest.
-pub(super) fn oracle(host: HostProfile, design: &Design, guest: &Guest) -> Box<dyn Oracle> {
-    let predictor = Predictor::new(design, guest);
-    match host.maps_conversions {
-        true => Box::new(MappedConversions::new(predictor)),
-        false => Box::new(predictor),
-    }
-}
-
-impl Oracle for Predictor {
+impl Oracle for Box<dyn Oracle> {
     fn foresee(&mut self, action: &Action) -> Result<Expectation, String> {
-        self.step(action)
-            .map_err(|error| format!("{error}; {}", error.advice))
+        self.as_mut().foresee(action)
     }
 
     fn map(&self, memory: GpaRange) -> MemoryMap {
-        let mut extents = self.state_map(memory, MemoryMap::MAX_EXTENTS + 1);
+        self.as_ref().map(memory)
+    }
+}
+
+/// The predictor, with what the VMM of a host does on top of what its KVM does.
+#[derive(Clone, Debug)]
+pub struct HostOracle {
+    predictor: Predictor,
+    maps_conversions: bool,
+}
+
+impl HostOracle {
+    /// For a guest on a host whose KVM follows `design`.
+    pub fn new(host: HostProfile, design: &Design, guest: &Guest) -> HostOracle {
+        HostOracle {
+            predictor: Predictor::new(design, guest),
+            maps_conversions: host.maps_conversions,
+        }
+    }
+
+    /// Makes those of guests on such a host.
+    pub fn maker(
+        host: HostProfile,
+        design: &'static Design,
+    ) -> impl Fn(&Guest) -> Box<dyn Oracle> + Sync + use<> {
+        move |guest| Box::new(HostOracle::new(host, design, guest))
+    }
+
+    /// What memory must be like now.
+    pub fn predictor(&self) -> &Predictor {
+        &self.predictor
+    }
+}
+
+impl Oracle for HostOracle {
+    fn foresee(&mut self, action: &Action) -> Result<Expectation, String> {
+        let foreseen = match self.maps_conversions {
+            true => mapped_conversion(&mut self.predictor, action),
+            false => self.predictor.step(action),
+        };
+        foreseen.map_err(|error| format!("{error}; {}", error.advice))
+    }
+
+    fn map(&self, memory: GpaRange) -> MemoryMap {
+        let mut extents = self.predictor.state_map(memory, MemoryMap::MAX_EXTENTS + 1);
         let cut = extents.len() > MemoryMap::MAX_EXTENTS;
         extents.truncate(MemoryMap::MAX_EXTENTS);
         MemoryMap { extents, cut }
-    }
-}
-
-/// The predictor for a host whose VMM has KVM map what a guest has converted with MapGPA: see
-/// [`mapped_conversion`].
-#[derive(Debug)]
-pub struct MappedConversions(Predictor);
-
-impl MappedConversions {
-    /// Puts the VMM's habit on top of what the design does.
-    pub fn new(predictor: Predictor) -> MappedConversions {
-        MappedConversions(predictor)
-    }
-}
-
-impl Oracle for MappedConversions {
-    fn foresee(&mut self, action: &Action) -> Result<Expectation, String> {
-        mapped_conversion(&mut self.0, action).map_err(|error| format!("{error}; {}", error.advice))
-    }
-
-    fn map(&self, memory: GpaRange) -> MemoryMap {
-        self.0.map(memory)
     }
 }
 
@@ -75,7 +79,7 @@ impl Oracle for MappedConversions {
 /// # Errors
 ///
 /// Nobody can foresee the step.
-pub fn mapped_conversion(
+fn mapped_conversion(
     predictor: &mut Predictor,
     action: &Action,
 ) -> Result<Expectation, Unjudgeable> {
@@ -100,7 +104,7 @@ pub fn mapped_conversion(
 
 #[cfg(test)]
 mod tests {
-    use tdxlab_plan::{Design, Guest, LOW_BASE, Side, Size, VcpuId};
+    use tdxlab_plan::{Design, Guest, HostKind, LOW_BASE, Side, Size, VcpuId};
     use tdxlab_protocol::addr::{Gpa, PageLevel};
 
     use super::*;
@@ -111,7 +115,7 @@ mod tests {
         let memory = GpaRange::with_len(LOW_BASE, 16 << 20).unwrap();
         let guest = Guest::over(memory);
         let design = Design::named("stock").unwrap();
-        let mut oracle = MappedConversions::new(Predictor::new(design, &guest));
+        let mut oracle = HostOracle::new(HostProfile::of(HostKind::Tdx), design, &guest);
         let vcpu = VcpuId(0);
         let range = memory.start().page(PageLevel::Size2M);
         let accept = |range| {

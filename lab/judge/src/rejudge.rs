@@ -14,15 +14,14 @@ use tdxlab_journal::journal::{self, Event, Journal, JournalError, PlanId, RunSta
 use tdxlab_journal::reader::JournalReader;
 use tdxlab_journal::verdict::Verdict;
 use tdxlab_journal::{Observed, Sample, after_rehearsal};
-use tdxlab_plan::WrongPlan;
 use tdxlab_plan::needs::{self, HostAndDesign};
-use tdxlab_plan::{Design, Expectation, Plan};
+use tdxlab_plan::{Design, Expectation, Plan, WrongPlan};
 use thiserror::Error;
 
-use super::control;
-use super::oracle::{self, Oracle};
+use super::oracle::HostOracle;
 use super::recorded_reads::{self, Read};
-use crate::{AllowList, Evidence, Judge};
+use crate::kernel_log::AllowList;
+use crate::plan_judge::PlanJudge;
 
 /// Why a run cannot be judged again.
 #[derive(Debug, Error, Diagnostic)]
@@ -128,10 +127,7 @@ struct Bench<'a> {
 /// One plan.
 struct Case {
     plan: Plan,
-    oracle: Box<dyn Oracle>,
-    judge: Judge,
-    control: Option<control::Control>,
-    before: Option<Sample>,
+    judge: PlanJudge<HostOracle>,
     /// The step that was begun, and what is expected of it now.
     step: Option<(u32, Expectation)>,
     verdict: Verdict,
@@ -216,10 +212,11 @@ impl Case {
     fn new(plan: &Plan, offer: HostAndDesign, allowed_log: AllowList) -> Case {
         Case {
             plan: plan.clone(),
-            oracle: oracle::oracle(offer.host, offer.design, &plan.guest),
-            judge: Judge::new(allowed_log),
-            control: None,
-            before: None,
+            judge: PlanJudge::new(
+                HostOracle::new(offer.host, offer.design, &plan.guest),
+                &plan.guest,
+                allowed_log,
+            ),
             step: None,
             verdict: Verdict::Pass,
             closed: None,
@@ -260,23 +257,20 @@ impl Case {
                 observed,
                 ..
             } => {
-                let control = control::judge(&self.judge, &observed, &before, &after);
+                let control = self.judge.control(&observed, &before, &after);
                 self.verdict = self.verdict.and(control.judgement.verdict);
-                self.before = Some(control.believe(after.clone()));
                 if let Some(reason) = control.reason() {
                     self.closed = Some(Some(format!("positive control: {reason}")));
                 }
-                let event = Event::Controlled {
+                vec![Event::Controlled {
                     plan,
                     before,
                     after,
                     observed,
-                    judgement: control.judgement.clone(),
-                    distrusted: control.distrusted.clone(),
-                    map: self.oracle.map(self.plan.guest.memory),
-                };
-                self.control = Some(control);
-                vec![event]
+                    judgement: control.judgement,
+                    distrusted: control.distrusted,
+                    map: self.judge.map(),
+                }]
             }
             Event::StepStarted {
                 plan,
@@ -310,7 +304,7 @@ impl Case {
             return Vec::new();
         };
         let number = u64::from(step) + 1;
-        match self.oracle.foresee(&body.action) {
+        match self.judge.expect(&body.action) {
             Ok(mut expected) => {
                 match recorded_reads::adapt(&mut expected, &recorded) {
                     Read::Alike => {}
@@ -347,19 +341,10 @@ impl Case {
     ) -> Option<Event> {
         let (begun, expected) = self.step.take()?;
         let action = &self.plan.steps.get(step as usize)?.action;
-        let (control, before) = (self.control.as_ref()?, self.before.take()?);
         if begun != step {
             return None;
         }
-        let after = control.believe(sample);
-        let judgement = self.judge.step(&Evidence {
-            action,
-            expected: &expected,
-            observed,
-            before: &before,
-            after: &after,
-        });
-        self.before = Some(after);
+        let judgement = self.judge.step(action, &expected, observed, sample)?;
         self.verdict = self.verdict.and(judgement.verdict);
         let dead = observed.iter().flatten().any(|one| one.death.is_some());
         if judgement.verdict == Verdict::Error {
@@ -372,7 +357,7 @@ impl Case {
             plan,
             step,
             judgement,
-            map: self.oracle.map(self.plan.guest.memory),
+            map: self.judge.map(),
         })
     }
 }

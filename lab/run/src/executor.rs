@@ -14,12 +14,13 @@ use tdxlab_journal::replay::{self, Replay, ReplayOrigin, Signature};
 use tdxlab_journal::verdict::Verdict;
 use tdxlab_journal::{Observed, Sample};
 use tdxlab_judge::oracle::Oracle;
-use tdxlab_judge::{AllowList, Evidence, Judge, branches, control};
+use tdxlab_judge::{AllowList, PlanJudge};
 use tdxlab_plan::needs::{self, HostAndDesign};
-use tdxlab_plan::{Action, Guest, MemoryMap, Plan};
+use tdxlab_plan::{Action, Expectation, Guest, MemoryMap, Plan};
 use tdxlab_qemu::interrupt::Interrupt;
 
 use super::hooks::{Hooks, StepContext};
+use super::perform;
 use super::sink::EventSink;
 
 /// A plan and where it came from.
@@ -240,7 +241,11 @@ impl PlanRun<'_> {
             path: folder.clone(),
             source,
         })?;
-        let mut oracle = (self.lab.oracle)(&self.plan.guest);
+        let mut judge = PlanJudge::new(
+            (self.lab.oracle)(&self.plan.guest),
+            &self.plan.guest,
+            self.lab.allowed_log.clone(),
+        );
         let booting = Instant::now();
         let mut session = self.lab.host.boot(
             &self.plan.guest,
@@ -253,7 +258,7 @@ impl PlanRun<'_> {
         )?;
         let judged = self
             .booted(booting.elapsed())
-            .and_then(|()| self.judge_all(session.as_mut(), oracle.as_mut()));
+            .and_then(|()| self.judge_all(session.as_mut(), &mut judge));
         let so_far = match &judged {
             Ok(()) => self.verdict,
             Err(_) => self.verdict.and(Verdict::Error),
@@ -279,53 +284,46 @@ impl PlanRun<'_> {
     fn judge_all(
         &mut self,
         session: &mut dyn Session,
-        oracle: &mut dyn Oracle,
+        judge: &mut PlanJudge<Box<dyn Oracle>>,
     ) -> Result<(), Stop> {
-        let mut judge = Judge::new(self.lab.allowed_log.clone());
-        let mut map = oracle.map(self.plan.guest.memory);
-        let (control, mut before) = self.control(session, &judge, map.clone())?;
+        let mut map = judge.map();
+        self.control(session, judge, map.clone())?;
         for (number, step) in self.plan.steps.iter().enumerate() {
             if self.lab.interrupt.is_raised() {
                 return Err(HostError::Interrupted.into());
             }
             let index = u32::try_from(number).unwrap_or(u32::MAX);
-            let expected = oracle.foresee(&step.action).map_err(|why| {
+            let expected = judge.expect(&step.action).map_err(|why| {
                 Stop::Reason(format!("step {}: nobody can foresee it: {why}", number + 1))
             })?;
-            self.lab.hooks.before_step(&StepContext {
-                plan: self.plan,
-                step: number,
-                expected: &expected,
-                map: &map,
-                sample: &before,
-            });
+            if let Some(sample) = judge.before() {
+                self.lab.hooks.before_step(&StepContext {
+                    plan: self.plan,
+                    step: number,
+                    expected: &expected,
+                    map: &map,
+                    sample,
+                });
+            }
             if self.lab.interrupt.is_raised() {
                 return Err(HostError::Interrupted.into());
             }
             self.lab.watcher.step_started(self.worker, number);
-            let event = Event::StepStarted {
+            self.lab.journal.write(&Event::StepStarted {
                 plan: self.id,
                 step: index,
-                expected,
-            };
-            self.lab.journal.write(&event)?;
-            let Event::StepStarted { expected, .. } = event else {
-                unreachable!("made above")
-            };
+                expected: expected.clone(),
+            })?;
             let (observed, after) = self.perform(session, &step.action, &expected, index)?;
-            let after = control.believe(after);
-            self.note(&format!("after step {}", number + 1), &after);
-            let judgement = judge.step(&Evidence {
-                action: &step.action,
-                expected: &expected,
-                observed: &observed,
-                before: &before,
-                after: &after,
-            });
+            let judgement = judge.step(&step.action, &expected, &observed, after);
+            let judgement = judgement.expect("the positive control came first");
+            if let Some(sample) = judge.before() {
+                self.note(&format!("after step {}", number + 1), sample);
+            }
             self.verdict = self.verdict.and(judgement.verdict);
             self.signature.add(index, &judgement);
             let cannot_go_on = judgement.verdict == Verdict::Error;
-            map = oracle.map(self.plan.guest.memory);
+            map = judge.map();
             self.lab.journal.write(&Event::StepJudged {
                 plan: self.id,
                 step: index,
@@ -341,7 +339,6 @@ impl PlanRun<'_> {
             if observed.iter().flatten().any(|o| o.death.is_some()) {
                 return self.after_death(number);
             }
-            before = after;
         }
         Ok(())
     }
@@ -349,35 +346,30 @@ impl PlanRun<'_> {
     fn control(
         &mut self,
         session: &mut dyn Session,
-        judge: &Judge,
+        judge: &mut PlanJudge<Box<dyn Oracle>>,
         map: MemoryMap,
-    ) -> Result<(control::Control, Sample), Stop> {
-        let before = session.sample();
-        self.note("before the positive control", &before);
-        let observed = session.perform(&control::operation(&self.plan.guest), &[])?;
-        let after = session.sample();
-        self.note("after the positive control", &after);
-        let control = control::judge(judge, &observed, &before, &after);
-        self.verdict = self.verdict.and(control.judgement.verdict);
-        let dead = observed.death.is_some();
+    ) -> Result<(), Stop> {
+        let done = perform::control(session, &self.plan.guest, judge)?;
+        self.note("before the positive control", &done.before);
+        self.note("after the positive control", &done.after);
+        self.verdict = self.verdict.and(done.control.judgement.verdict);
+        let dead = done.observed.death.is_some();
+        let reason = done.control.reason();
         self.lab.journal.write(&Event::Controlled {
             plan: self.id,
-            before,
-            after: after.clone(),
-            observed,
-            judgement: control.judgement.clone(),
-            distrusted: control.distrusted.clone(),
+            before: done.before,
+            after: done.after,
+            observed: done.observed,
+            judgement: done.control.judgement,
+            distrusted: done.control.distrusted,
             map,
         })?;
-        match control.reason() {
+        match reason {
             Some(reason) => Err(Stop::Reason(format!("positive control: {reason}"))),
             None if dead => Err(Stop::Reason(
                 "positive control: the TD died before the first step".to_owned(),
             )),
-            None => {
-                let baseline = control.believe(after);
-                Ok((control, baseline))
-            }
+            None => Ok(()),
         }
     }
 
@@ -386,36 +378,20 @@ impl PlanRun<'_> {
         &mut self,
         session: &mut dyn Session,
         action: &Action,
-        expected: &tdxlab_plan::Expectation,
+        expected: &Expectation,
         step: u32,
     ) -> Result<(Vec<Vec<Observed>>, Sample), Stop> {
-        let mut interleaving = None;
-        let observed = match action {
-            Action::One(op) => {
-                let reads: Vec<_> = expected.reads.iter().map(|read| read.range).collect();
-                vec![vec![session.perform(op, &reads)?]]
-            }
-            Action::Parallel(_) => {
-                // A seed of its own for every step, so that two races of a plan differ.
-                let seed = self.plan.seed.wrapping_add(u64::from(step));
-                if let Some(order) = self.lab.hooks.order(self.id, step as usize) {
-                    session.follow(order);
-                }
-                let branches: Vec<_> = branches(action).collect();
-                let observed = session.perform_parallel(&branches, seed)?;
-                interleaving = session.take_interleaving();
-                self.orders
-                    .extend(interleaving.clone().map(|order| (step, order)));
-                observed
-            }
-        };
-        complete(action, &observed)?;
+        let order = self.lab.hooks.order(self.id, step as usize);
+        let seed = (self.plan.seed, step);
+        let performed = perform::step(session, action, expected, seed, order)?;
+        let interleaving = performed.interleaving.clone();
+        self.orders.extend(interleaving.map(|order| (step, order)));
         let event = Event::StepObserved {
             plan: self.id,
             step,
-            observed,
+            observed: performed.observed,
             sample: session.sample(),
-            interleaving,
+            interleaving: performed.interleaving,
         };
         self.lab.journal.write(&event)?;
         match event {
@@ -494,25 +470,6 @@ impl PlanRun<'_> {
             orders: self.orders.clone(),
         }
     }
-}
-
-/// Every operation has come back with something, unless the TD died on the way.
-fn complete(action: &Action, observed: &[Vec<Observed>]) -> Result<(), Stop> {
-    let dead = observed.iter().flatten().any(|o| o.death.is_some());
-    let branches: Vec<_> = branches(action).collect();
-    let enough = branches.len() == observed.len()
-        && branches.iter().zip(observed).all(|(ops, results)| {
-            ops.len() == results.len() || (dead && results.len() < ops.len())
-        });
-    if enough {
-        return Ok(());
-    }
-    let shape = |lengths: Vec<usize>| format!("{lengths:?}");
-    Err(Stop::Reason(format!(
-        "the host came back with results of {} operations by branch, not {}",
-        shape(observed.iter().map(Vec::len).collect()),
-        shape(branches.iter().map(|ops| ops.len()).collect()),
-    )))
 }
 
 fn micros(duration: Duration) -> u64 {

@@ -10,7 +10,7 @@ use tdxlab_host::Host;
 use tdxlab_journal::folder::{FolderError, RunFolder};
 use tdxlab_journal::journal::PlanId;
 use tdxlab_journal::verdict::Verdict;
-use tdxlab_judge::{AllowList, oracle};
+use tdxlab_judge::{AllowList, HostOracle};
 use tdxlab_plan::Design;
 use tdxlab_plan::needs::HostAndDesign;
 use tdxlab_qemu::interrupt::Interrupt;
@@ -71,7 +71,7 @@ impl<'a> InMemoryRunner<'a> {
                 host: self.host.profile(),
                 design,
             },
-            oracle: &oracle::of(self.host.profile(), design),
+            oracle: &HostOracle::maker(self.host.profile(), design),
             journal: &sink,
             folder: &self.folder,
             allowed_log: AllowList::default(),

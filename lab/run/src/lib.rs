@@ -5,7 +5,8 @@
 //! | file | what it does |
 //! |---|---|
 //! | `executor` | boots a guest for a plan, does its steps, leaves evidence |
-//! | `pool` | takes plan after plan with a few workers |
+//! | `perform` | does the positive control and a step |
+//! | `workers` | takes plan after plan with a few workers |
 //! | `hooks` | somebody who looks on between steps |
 //! | `confirm` | runs a plan that failed again |
 //! | `trial` | runs a plan and says what is said of it, without any files |
@@ -16,6 +17,7 @@ mod confirm;
 pub mod executor;
 pub mod hooks;
 mod in_memory;
+pub mod perform;
 mod resume;
 mod sink;
 mod workers;

@@ -7,7 +7,7 @@ use miette::Diagnostic;
 use tdxlab_host::Host;
 use tdxlab_journal::folder::{FolderError, RunFolder};
 use tdxlab_journal::journal::{self, Event, Journal, JournalError, Part, PlanId, RunStarted};
-use tdxlab_judge::{AllowList, oracle};
+use tdxlab_judge::{AllowList, HostOracle};
 use tdxlab_plan::Design;
 use tdxlab_plan::needs::HostAndDesign;
 use tdxlab_qemu::interrupt::Interrupt;
@@ -163,7 +163,7 @@ impl<'a> RunSpec<'a> {
                 host: self.host.profile(),
                 design,
             },
-            oracle: &oracle::of(self.host.profile(), design),
+            oracle: &HostOracle::maker(self.host.profile(), design),
             journal,
             folder,
             allowed_log: self.allowed_log.clone(),

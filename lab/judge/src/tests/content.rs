@@ -1,7 +1,7 @@
 //! What guest memory holds.
 
 use rstest::rstest;
-use tdxlab_journal::{PageClass, Verdict};
+use tdxlab_journal::{Judgement, PageClass, Verdict};
 use tdxlab_plan::{Content, Expectation, Gone, Op, ReadPlan, Side, VcpuId};
 use tdxlab_protocol::message::Content as Found;
 

@@ -1,6 +1,6 @@
 //! Each test bends one thing a host or guest may get wrong and looks at who says so.
 
-use tdxlab_journal::{Finding, Observed, Reading};
+use tdxlab_journal::{Finding, Judgement, Observed, Reading, Sample};
 use tdxlab_plan::{Action, Expectation, Op};
 
 mod content;

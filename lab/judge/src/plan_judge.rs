@@ -1,0 +1,103 @@
+//! One plan judged, from the positive control to its last step.
+//!
+//! The order is the same whoever asks: a run, a hunt with random plans, or a recorded run that is
+//! judged again. They differ in where observations and samples come from, and in what becomes of the
+//! judgements.
+
+use tdxlab_journal::{Judgement, MissingWitness, Observed, Sample};
+use tdxlab_plan::{Action, Expectation, Guest, MemoryMap};
+use tdxlab_protocol::addr::GpaRange;
+
+use crate::control::{self, Control};
+use crate::findings::Evidence;
+use crate::kernel_log::AllowList;
+use crate::oracle::Oracle;
+use crate::step::Judge;
+
+/// Follows one plan.
+#[derive(Debug)]
+pub struct PlanJudge<O> {
+    oracle: O,
+    judge: Judge,
+    memory: GpaRange,
+    /// Counters that did not count in the positive control.
+    distrusted: Vec<MissingWitness>,
+    /// Witnesses before the next step; `None` before the positive control.
+    before: Option<Sample>,
+}
+
+impl<O: Oracle> PlanJudge<O> {
+    /// For a guest that has just been booted.
+    pub fn new(oracle: O, guest: &Guest, allowed_log: AllowList) -> PlanJudge<O> {
+        PlanJudge {
+            oracle,
+            judge: Judge::new(allowed_log),
+            memory: guest.memory,
+            distrusted: Vec::new(),
+            before: None,
+        }
+    }
+
+    /// Goes on from here, without a positive control.
+    #[must_use]
+    pub fn starting_at(self, before: Sample) -> PlanJudge<O> {
+        PlanJudge {
+            before: Some(before),
+            ..self
+        }
+    }
+
+    /// Judges the positive control. From then on, counters that did not count are not believed.
+    pub fn control(&mut self, observed: &Observed, before: &Sample, after: &Sample) -> Control {
+        let control = control::judge(&self.judge, observed, before, after);
+        self.distrusted.clone_from(&control.distrusted);
+        self.before = Some(after.clone().without(&self.distrusted));
+        control
+    }
+
+    /// What the next step must show.
+    ///
+    /// # Errors
+    ///
+    /// It cannot be predicted, and why.
+    pub fn expect(&mut self, action: &Action) -> Result<Expectation, String> {
+        self.oracle.foresee(action)
+    }
+
+    /// Judges a step by what came back from it and what every witness said after it. `None` before
+    /// the positive control.
+    pub fn step(
+        &mut self,
+        action: &Action,
+        expected: &Expectation,
+        observed: &[Vec<Observed>],
+        after: Sample,
+    ) -> Option<Judgement> {
+        let before = self.before.take()?;
+        let after = after.without(&self.distrusted);
+        let judgement = self.judge.step(&Evidence {
+            action,
+            expected,
+            observed,
+            before: &before,
+            after: &after,
+        });
+        self.before = Some(after);
+        Some(judgement)
+    }
+
+    /// Witnesses before the next step, without those that are not believed.
+    pub fn before(&self) -> Option<&Sample> {
+        self.before.as_ref()
+    }
+
+    /// How memory must look now.
+    pub fn map(&self) -> MemoryMap {
+        self.oracle.map(self.memory)
+    }
+
+    /// The source of expectations.
+    pub fn oracle(&self) -> &O {
+        &self.oracle
+    }
+}
