@@ -15,7 +15,8 @@
 use core::marker::PhantomData;
 
 use crc::{CRC_32_ISO_HDLC, Crc};
-use serde::{Serialize, de::DeserializeOwned};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
 
 use crate::message::{Reply, Request};
 

@@ -7,6 +7,7 @@
 //! | [`addr`] | guest-physical addresses, ranges and page levels |
 //! | [`message`] | what the lab asks on the serial port and what the guest answers |
 //! | [`frame`] | how those messages travel, and how a receiver survives garbage |
+//! | [`generation`] | which fill wrote a page |
 //! | [`pattern`] | the words with which a guest fills memory, so that a bad word says whose it is |
 //! | [`runs`] | run-length coding of results |
 //! | [`layout`] | where things live in the guest's own memory and address space |
@@ -19,6 +20,7 @@
 
 pub mod addr;
 pub mod frame;
+pub mod generation;
 pub mod layout;
 pub mod mailbox;
 pub mod message;

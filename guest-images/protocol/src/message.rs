@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 
 pub use crate::addr::Side;
 use crate::addr::{Gpa, GpaRange, PageLevel};
-use crate::pattern::Generation;
+use crate::generation::Generation;
 
 /// Version of this protocol. Both sides must have the same.
 pub const VERSION: u16 = 1;

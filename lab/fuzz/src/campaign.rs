@@ -17,8 +17,9 @@ use super::coverage_model::CoverageModel;
 use super::draw::Draw;
 use super::harness::{Failure, Harness, Orders, Stepped, attempt};
 use super::plain;
-use super::shared_guest::{FailingPlan, Windows, plan};
+use super::shared_guest::{FailingPlan, Windows};
 use super::shrink::{Shrunk, shrink};
+use super::steps::plan;
 
 /// How often a plan that failed is run again.
 pub const CONFIRMATIONS: u32 = 10;

@@ -12,7 +12,7 @@ use tdxlab_predict::Predictor;
 
 use super::coverage::{Coverage, States};
 use super::coverage_model::{CoverageModel, RACE};
-use super::{places, shared_guest};
+use super::{places, steps};
 
 /// Steps drawn for each that is taken, as a rule.
 pub const CANDIDATES: usize = 3;
@@ -162,7 +162,7 @@ impl Draw {
     /// The next step, chosen for what `coverage` has seen least. Counts it as seen.
     pub fn step(&mut self, predictor: &Predictor, coverage: &mut Coverage) -> Action {
         let mut action = rarest(self.candidates, coverage, || self.candidate(predictor));
-        shared_guest::number(&mut action, &mut self.fills);
+        steps::number(&mut action, &mut self.fills);
         action
     }
 

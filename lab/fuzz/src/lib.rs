@@ -27,6 +27,7 @@ pub mod qualify;
 mod reductions;
 mod shared_guest;
 mod shrink;
+mod steps;
 mod table;
 #[cfg(test)]
 mod tests;

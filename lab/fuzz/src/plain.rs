@@ -13,7 +13,7 @@ use tdxlab_predict::Predictor;
 use super::coverage::{Coverage, States};
 use super::coverage_model::CoverageModel;
 use super::draw::{self, CANDIDATES, Candidate};
-use super::{places, shared_guest};
+use super::{places, steps};
 
 /// Test memory of a drawn guest.
 const MEMORY: u64 = 4 * PageLevel::Size2M.bytes();
@@ -83,7 +83,7 @@ impl PlainDraw {
     /// The next step, chosen for what `coverage` has seen least. Counts it as seen.
     pub(super) fn step(&mut self, predictor: &Predictor, coverage: &mut Coverage) -> Action {
         let mut action = draw::rarest(CANDIDATES, coverage, || self.candidate(predictor));
-        shared_guest::number(&mut action, &mut self.fills);
+        steps::number(&mut action, &mut self.fills);
         match action {
             Action::One(Op::DirtyLog { on }) => self.logging = on,
             Action::One(Op::Stop) => self.stopped = true,

@@ -12,8 +12,7 @@ use rand_chacha::ChaCha8Rng;
 use tdxlab_host::{Host, HostError};
 use tdxlab_plan::addr::{Gpa, GpaRange, PageLevel};
 use tdxlab_plan::{
-    Action, Backing, Design, Generation, Guest, HostProfile, LOW_BASE, Needs, Op, Plan, Side, Step,
-    VERSION, VcpuId,
+    Action, Backing, Design, Guest, HostProfile, LOW_BASE, Op, Plan, Side, Step, VcpuId,
 };
 use tdxlab_predict::{Baseline, Predictor};
 
@@ -23,6 +22,7 @@ use super::draw::Draw;
 use super::harness::{Failure, Harness, Orders, Stepped};
 use super::plain::PlainDraw;
 use super::reductions::rebase;
+use super::steps::{plan, step};
 
 /// Memory of one plan.
 const WINDOW: u64 = 4 * PageLevel::Size2M.bytes();
@@ -337,42 +337,6 @@ fn furnished(host: HostProfile, seed: u64, backings: &[Backing]) -> (Kind, Guest
         ..Guest::over(memory)
     };
     (Kind::Windowed, guest)
-}
-
-fn step(action: Action) -> Step {
-    Step {
-        line: 0,
-        action,
-        expect: Default::default(),
-    }
-}
-
-/// A plan of drawn steps. Fills are numbered anew, as a scenario would number them.
-pub(super) fn plan(guest: Guest, seed: u64, steps: Vec<Step>) -> Plan {
-    let mut plan = Plan {
-        version: VERSION,
-        name: format!("fuzz/{seed:016x}"),
-        about: "Drawn at random.".to_owned(),
-        seed,
-        needs: Needs::default(),
-        guest,
-        steps,
-    };
-    let mut fills = 0;
-    for step in &mut plan.steps {
-        number(&mut step.action, &mut fills);
-    }
-    plan
-}
-
-/// Gives every fill of a step the generation after that of the fill before; `fills` is the last.
-pub(super) fn number(action: &mut Action, fills: &mut u16) {
-    for op in action.ops_mut() {
-        if let Op::Fill { generation, .. } = op {
-            *fills = *fills % Generation::MAX.get() + 1;
-            *generation = Generation::new(*fills).unwrap_or(Generation::MAX);
-        }
-    }
 }
 
 #[cfg(test)]

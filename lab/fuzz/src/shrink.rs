@@ -131,7 +131,7 @@ mod tests {
     use tdxlab_plan::{Branch, Guest, LOW_BASE, Step};
 
     use super::*;
-    use crate::shared_guest;
+    use crate::steps;
 
     fn punch(page: u64) -> Op {
         let start = Gpa::new(LOW_BASE.as_u64() + (page << 12));
@@ -152,7 +152,7 @@ mod tests {
             expect: Default::default(),
         };
         let steps = actions.into_iter().map(step).collect();
-        shared_guest::plan(Guest::over(memory), 1, steps)
+        steps::plan(Guest::over(memory), 1, steps)
     }
 
     /// A race keeps its order when steps before it or races beside it are left out, and when only its

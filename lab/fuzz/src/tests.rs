@@ -224,7 +224,7 @@ fn plans_of_plain_vms_are_plans_a_scenario_could_have_made() {
             action,
             expect: Default::default(),
         };
-        let plan = shared_guest::plan(guest, seed, actions.into_iter().map(step).collect());
+        let plan = steps::plan(guest, seed, actions.into_iter().map(step).collect());
         tdxlab_plan::check(&plan).unwrap();
         let text = scenario(&plan, design, "fuzz/drawn", "Drawn at random.");
         assert!(!text.contains("needs"), "{text}");
@@ -269,7 +269,7 @@ fn drawn_plan(mut draw: Draw, guest: Guest, design: &Design, seed: u64) -> Plan 
             expect: Default::default(),
         });
     }
-    shared_guest::plan(guest, seed, steps)
+    steps::plan(guest, seed, steps)
 }
 
 #[test]

@@ -6,7 +6,7 @@ use std::time::Duration;
 use tdxlab_plan::HostKind;
 use tdxlab_qemu::QemuError;
 use tdxlab_qemu::agent::AgentError;
-use tdxlab_qemu::version::PROGRAM_VARIABLE;
+use tdxlab_qemu::installed::PROGRAM_VARIABLE;
 
 /// The lab or the host could not do its part. Always a verdict `error`, never pass or fail.
 #[derive(Debug, thiserror::Error, miette::Diagnostic)]

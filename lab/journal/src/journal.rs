@@ -19,7 +19,7 @@ use thiserror::Error;
 use crate::interleaving::Interleaving;
 use crate::shard::Shard;
 use crate::verdict::{Judgement, MissingWitness, Verdict};
-use crate::{Observed, Sample, folder};
+use crate::{Observed, Sample, inside};
 
 /// Version of the journal format.
 pub const VERSION: u32 = 1;
@@ -139,7 +139,7 @@ pub enum Event {
         /// How long it took, in microseconds.
         micros: u64,
         /// Folder with what the host can show for it, relative to the run's folder and inside it.
-        #[serde(default, deserialize_with = "folder::inside")]
+        #[serde(default, deserialize_with = "inside::inside")]
         evidence: Option<PathBuf>,
     },
     /// A plan that had failed was run again, to see how reliably it fails.

@@ -19,6 +19,7 @@
 
 pub mod content;
 pub mod folder;
+mod inside;
 pub mod interleaving;
 pub mod journal;
 mod observed;

@@ -8,7 +8,7 @@ use miette::Diagnostic;
 use thiserror::Error;
 
 use super::message::{Cause, Stage};
-use super::modules::{Feature, feature_of};
+use crate::feature::{Feature, feature_of};
 
 /// An L1 could not be made, or did not answer.
 #[derive(Debug, Error, Diagnostic)]

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::modules::Vendor;
+use crate::feature::Vendor;
 
 /// Where the job lies in the initramfs.
 pub(crate) const PATH: &str = "/job.json";

@@ -5,8 +5,9 @@ use std::str::FromStr;
 use std::{fmt, fs, io};
 
 use super::error::L1Error;
-use super::modules::{Module, ModuleFolder, Vendor};
+use super::modules::{Module, ModuleFolder};
 use super::{image, package};
+use crate::feature::Vendor;
 
 /// Where `newest` looks: what Debian builds of the newest kernel for its stable release.
 const NEWEST_SUITE: &str = "trixie-backports";

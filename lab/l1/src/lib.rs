@@ -23,6 +23,7 @@ mod cpio;
 mod deb;
 mod elf;
 mod error;
+mod feature;
 mod image;
 mod incoming;
 pub mod init;
@@ -51,22 +52,20 @@ use tdxlab_qemu::{Process, QemuError, environment};
 
 use console::Console;
 pub use error::L1Error;
+pub use feature::Vendor;
 use incoming::Incoming;
 use initramfs::build as build_initramfs;
 use job::Job;
 pub use kernel::KernelChoice;
 use kernel::{Boot, Kernel};
 pub use machine::AcceleratorChoice;
+pub use machine::INIT_COMMAND;
 pub use machine::Memory;
 use machine::ThisMachine;
 pub use message::Ended;
 use message::Receiver;
-pub use modules::Vendor;
 use session::{Session, State};
 pub use session::{Sink, Timing};
-
-/// Name of the hidden command that starts [`init`].
-pub const INIT_COMMAND: &str = "l1-init";
 
 /// Environment that the command inherits, beside everything that starts with `TDXLAB_`.
 const INHERITED: [&str; 12] = [

@@ -9,8 +9,11 @@ use tdxlab_kernel::doctor::{self, Status};
 use tdxlab_qemu::CommandLine;
 
 use super::error::L1Error;
-use super::modules::Vendor;
 use super::{initramfs, job};
+use crate::feature::Vendor;
+
+/// Name of the hidden command that starts [`crate::init`].
+pub const INIT_COMMAND: &str = "l1-init";
 
 /// What shall run the L1's instructions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -283,7 +286,7 @@ impl ThisMachine<'_> {
                 "rdinit={} LD_LIBRARY_PATH={} -- {}",
                 initramfs::PROGRAM,
                 initramfs::LIBRARIES,
-                super::INIT_COMMAND
+                INIT_COMMAND
             ),
         ]
         .join(" ")

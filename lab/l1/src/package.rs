@@ -17,8 +17,9 @@ use std::{fs, io};
 use serde::{Deserialize, Serialize};
 
 use super::error::L1Error;
-use super::modules::{ModuleFolder, Vendor};
+use super::modules::ModuleFolder;
 use super::{apt, deb, image};
+use crate::feature::Vendor;
 
 /// A kernel in the cache.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

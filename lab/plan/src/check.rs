@@ -7,13 +7,14 @@
 use std::fmt;
 
 use tdxlab_protocol::addr::{GpaRange, PageLevel};
+use tdxlab_protocol::message::VcpuId;
 
 use crate::limits::{
     LOW_END, MAX_ACTIONS, MAX_BRANCHES, MAX_IMAGE, MAX_OPERATIONS, MAX_SLOTS, MAX_VCPUS,
     WINDOW_BYTES,
 };
 use crate::op::{Action, Branch, HostOp, Kind, Op};
-use crate::{Guest, HIGH_BASE, LOW_BASE, Plan, VcpuId};
+use crate::plan::{Guest, HIGH_BASE, LOW_BASE, Plan};
 
 /// What is wrong with a plan, and in which step.
 #[derive(Clone, Debug, PartialEq, Eq)]

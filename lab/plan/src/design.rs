@@ -1,7 +1,8 @@
 //! The designs: how a host's KVM handles huge private pages, each as a small value.
 
-use crate::addr::PageLevel;
-use crate::{Guest, Needs};
+use tdxlab_protocol::addr::PageLevel;
+
+use crate::plan::{Guest, Needs};
 
 /// The rules of one design.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -3,9 +3,8 @@
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
-
-use crate::Generation;
-use crate::addr::{Gpa, GpaRange, PageLevel};
+use tdxlab_protocol::addr::{Gpa, GpaRange, PageLevel};
+use tdxlab_protocol::pattern::Generation;
 
 /// All that a step must show.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]

@@ -8,10 +8,12 @@
 //! | file | holds |
 //! |---|---|
 //! | `design` | where designs differ |
+//! | `plan` | plans, guests, steps |
 //! | `op` | operations: of the guest, of the host, of the whole VM |
 //! | `limits`, `check` | what a plan may be, wherever it comes from |
 //! | `host` | kinds of hosts and what each promises |
 //! | `needs` | whether host and design offer what a plan needs |
+//! | `expect` | what the author of a scenario expects of a step |
 //! | `expectation` | what a step must show |
 //! | `map` | what is mapped where |
 //! | `names`, `text` | statuses, operations and expectations in words |
@@ -20,6 +22,7 @@
 
 mod check;
 mod design;
+mod expect;
 mod expectation;
 mod host;
 pub mod limits;
@@ -28,14 +31,12 @@ pub mod names;
 pub mod needs;
 pub mod one_root;
 mod op;
+mod plan;
 pub mod text;
 
-use schemars::JsonSchema;
-use serde::{Deserialize, Serialize};
-
-use crate::addr::{Gpa, GpaRange, PageLevel};
 pub use check::{WrongPlan, check};
 pub use design::{Design, RangeSplit, Unmet};
+pub use expect::{Expect, ExpectErrno, ExpectStatus, ExpectTd};
 pub use expectation::{
     AccessOutcome, Content, Expectation, Interval, PageDelta, ProbeRun, ReadPlan, SplitLeaf,
     StatusRun,
@@ -43,237 +44,9 @@ pub use expectation::{
 pub use host::{HostKind, HostProfile, Races};
 pub use map::{MemoryMap, RegionState};
 pub use op::{Action, Branch, Gone, GuestOp, HostOp, Kind, Op, Size, VmOp};
+pub use plan::{
+    Backing, CONTROL_PAGE, Guest, HIGH_BASE, LOW_BASE, Needs, Plan, Slot, Step, VERSION,
+};
 pub use tdxlab_protocol::addr;
 pub use tdxlab_protocol::message::{AccessKind, OnVe, Side, VcpuId};
 pub use tdxlab_protocol::pattern::Generation;
-
-/// Version of the plan format.
-pub const VERSION: u32 = 1;
-
-/// Where test memory starts while it ends at or below 2 GiB. Aligned to 1G, clear of the guest's
-/// own memory, and below the PCI hole of q35, so that guest_memfd offset and GPA are the same.
-pub const LOW_BASE: Gpa = Gpa::new(1 << 30);
-
-/// Where test memory starts otherwise: above the hole below 4 GiB.
-pub const HIGH_BASE: Gpa = Gpa::new(4 << 30);
-
-/// The one page of the positive control: below all test memory, in a memory slot and a guest_memfd of
-/// its own where the host is software.
-pub const CONTROL_PAGE: Gpa = Gpa::new(0x3fe0_0000);
-
-/// A concrete scenario.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Plan {
-    /// [`VERSION`].
-    pub version: u32,
-    /// Scenario name with the matrix point it stands for: `punch/offsets[offset=4K]`.
-    pub name: String,
-    /// What the scenario shows.
-    pub about: String,
-    /// Seed of everything random in the plan and of the order of racing steps.
-    pub seed: u64,
-    /// What host and design must offer.
-    pub needs: Needs,
-    /// The guest to boot.
-    pub guest: Guest,
-    /// What to do, in order.
-    pub steps: Vec<Step>,
-}
-
-/// What a plan needs of host and design. Absent means not needed.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct Needs {
-    /// Largest private leaf must be at least this.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub private_leaf: Option<PageLevel>,
-    /// Largest private leaf must be at most this (scenarios about hosts without huge pages).
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub private_leaf_at_most: Option<PageLevel>,
-    /// Holes of this alignment must be allowed.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub hole_alignment: Option<PageLevel>,
-    /// Holes of finer alignment than this must be refused with EINVAL.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub hole_alignment_at_least: Option<PageLevel>,
-    /// The only hosts on which it makes sense; empty means any.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub hosts: Vec<HostKind>,
-}
-
-/// The guest of a plan.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Guest {
-    /// Test memory: all ranges of steps lie in it. Starts at [`LOW_BASE`] or [`HIGH_BASE`].
-    pub memory: GpaRange,
-    /// Number of vCPUs.
-    pub vcpus: u16,
-    /// The TD attribute SEPT_VE_DISABLE: touching a pending page kills the TD instead of raising
-    /// #VE in the guest.
-    pub sept_ve_disable: bool,
-    /// Memory slots over test memory, in address order, covering it without gap or overlap.
-    pub slots: Vec<Slot>,
-    /// Ranges that are part of the initial image: added as 4K pages before the TD runs.
-    pub image: Vec<GpaRange>,
-    /// Test memory is ordinary memory of a plain VM, and this is behind it; `None` for the private
-    /// memory of a TD.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub backing: Option<Backing>,
-}
-
-/// What is behind the test memory of a plain VM: always a memfd, so that holes can be punched.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
-pub enum Backing {
-    /// Pages of 4K.
-    #[serde(rename = "4K")]
-    Small,
-    /// Transparent huge pages of 2M.
-    #[serde(rename = "thp")]
-    Transparent,
-    /// Pages of 2M from the hugetlb pool.
-    #[serde(rename = "hugetlb-2M")]
-    Hugetlb2M,
-    /// Pages of 1G from the hugetlb pool.
-    #[serde(rename = "hugetlb-1G")]
-    Hugetlb1G,
-}
-
-impl Backing {
-    /// The name used in scenarios and reports.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Backing::Small => "4K",
-            Backing::Transparent => "thp",
-            Backing::Hugetlb2M => "hugetlb-2M",
-            Backing::Hugetlb1G => "hugetlb-1G",
-        }
-    }
-
-    /// The largest leaf that can map it.
-    pub const fn leaf(self) -> PageLevel {
-        match self {
-            Backing::Small => PageLevel::Size4K,
-            Backing::Transparent | Backing::Hugetlb2M => PageLevel::Size2M,
-            Backing::Hugetlb1G => PageLevel::Size1G,
-        }
-    }
-}
-
-impl Guest {
-    /// A TD of one vCPU whose test memory lies in one slot, at the start of the guest_memfd.
-    pub fn over(memory: GpaRange) -> Guest {
-        Guest {
-            memory,
-            vcpus: 1,
-            sept_ve_disable: false,
-            slots: vec![Slot {
-                range: memory,
-                gmem_offset: 0,
-            }],
-            image: Vec::new(),
-            backing: None,
-        }
-    }
-}
-
-/// A memory slot bound to the guest_memfd.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Slot {
-    /// The GPAs it serves.
-    pub range: GpaRange,
-    /// Offset in the guest_memfd of the slot's first byte.
-    pub gmem_offset: u64,
-}
-
-/// One operation (or several that race) and what the scenario's author expects of it.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Step {
-    /// Line of the scenario file, counted from 1; 0 where there is none.
-    pub line: u32,
-    /// What is done.
-    pub action: Action,
-    /// What the author wrote under `expect`.
-    #[serde(default, skip_serializing_if = "Expect::is_empty")]
-    pub expect: Expect,
-}
-
-/// What a scenario's author expects of a step. Absent means: whatever the predictor says. A value
-/// must agree with the predictor, else the scenario is rejected.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields, default)]
-pub struct Expect {
-    /// Split events.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub splits: Option<u64>,
-    /// Change of `pages_4k`.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub pages_4k: Option<i64>,
-    /// Change of `pages_2m`.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub pages_2m: Option<i64>,
-    /// Change of `pages_1g`.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub pages_1g: Option<i64>,
-    /// VM exits of type ACCEPT.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub accept_exits: Option<u64>,
-    /// The one status every ACCEPT of the step returns.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub status: Option<ExpectStatus>,
-    /// How the host call ends.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub errno: Option<ExpectErrno>,
-    /// Whether the TD survives.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub td: Option<ExpectTd>,
-    /// Most S-EPT entries looked at to decide the splits.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub entries_at_most: Option<u64>,
-}
-
-impl Expect {
-    /// Whether the author wrote nothing.
-    pub fn is_empty(&self) -> bool {
-        *self == Expect::default()
-    }
-}
-
-/// A status by name.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "snake_case")]
-pub enum ExpectStatus {
-    /// TDX_SUCCESS.
-    Success,
-    /// TDX_PAGE_ALREADY_ACCEPTED.
-    AlreadyAccepted,
-    /// TDX_PAGE_SIZE_MISMATCH.
-    SizeMismatch,
-    /// TDX_OPERAND_INVALID.
-    OperandInvalid,
-}
-
-/// How a host call ends, by name.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-pub enum ExpectErrno {
-    /// It succeeds.
-    #[serde(rename = "ok")]
-    Ok,
-    /// EINVAL.
-    EINVAL,
-    /// ENOMEM.
-    ENOMEM,
-}
-
-/// What becomes of the TD.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "lowercase")]
-pub enum ExpectTd {
-    /// It lives.
-    Alive,
-    /// The host or the module ends it.
-    Killed,
-}

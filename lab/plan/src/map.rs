@@ -1,8 +1,7 @@
 //! How guest memory must look, kept with every step so that reports can draw it.
 
 use serde::{Deserialize, Serialize};
-
-use crate::addr::GpaRange;
+use tdxlab_protocol::addr::GpaRange;
 
 /// What is mapped somewhere, as a picture shows it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]

@@ -4,7 +4,7 @@ use std::fmt;
 
 use tdxlab_protocol::tdcall::{status, vmcall};
 
-use crate::Interval;
+use crate::expectation::Interval;
 
 /// Class of a completion status (bits 63:32) and its name in the TDX module's headers. `true`
 /// where the low bits of the detail are a level.

@@ -1,9 +1,12 @@
 //! Whether host and design offer what a plan needs.
 
-use crate::addr::PageLevel;
+use tdxlab_protocol::addr::PageLevel;
+
 use crate::design::Design;
 use crate::host::HostProfile;
-use crate::{Action, Guest, Needs, Op, Plan, Slot, one_root};
+use crate::one_root;
+use crate::op::{Action, Op};
+use crate::plan::{Guest, Needs, Plan, Slot};
 
 /// What there is: a host, and the design of its KVM.
 #[derive(Clone, Copy, Debug)]
@@ -94,9 +97,9 @@ const NO_RACING_CONVERSION: &str = "needs a conversion that races; on tdx QEMU m
 #[cfg(test)]
 mod tests {
     use rstest::rstest;
+    use tdxlab_protocol::addr::PageLevel;
 
     use super::*;
-    use crate::addr::PageLevel;
     use crate::host::HostKind;
 
     fn v3() -> HostAndDesign {

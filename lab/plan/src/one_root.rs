@@ -1,7 +1,10 @@
 //! What a rehearsal does otherwise than a TDX host: its VM is no TD.
 
-use crate::addr::GpaRange;
-use crate::{Action, Op, Plan, Side};
+use tdxlab_protocol::addr::GpaRange;
+use tdxlab_protocol::message::Side;
+
+use crate::op::{Action, Op};
+use crate::plan::Plan;
 
 /// What a plan asks of a TD that the VM of a rehearsal does otherwise.
 pub(crate) fn beyond(plan: &Plan) -> Option<String> {
@@ -67,10 +70,13 @@ fn shares(op: &Op) -> Option<GpaRange> {
 #[cfg(test)]
 mod tests {
     use rstest::rstest;
+    use tdxlab_protocol::addr::Gpa;
+    use tdxlab_protocol::message::VcpuId;
+    use tdxlab_protocol::pattern::Generation;
 
     use super::*;
-    use crate::addr::Gpa;
-    use crate::{Expect, Generation, Guest, LOW_BASE, Needs, Step, VERSION, VcpuId};
+    use crate::expect::Expect;
+    use crate::plan::{Guest, LOW_BASE, Needs, Step, VERSION};
 
     fn at(start: u64, end: u64) -> GpaRange {
         let at = |offset| Gpa::new(LOW_BASE.as_u64() + offset);

@@ -2,12 +2,14 @@
 
 use std::fmt;
 
-use crate::addr::{Gpa, GpaRange};
+use tdxlab_protocol::addr::{Gpa, GpaRange};
+use tdxlab_protocol::message::{AccessKind, OnVe, Side, VcpuId};
+
+use crate::expectation::{AccessOutcome, Content, Expectation, Interval};
+use crate::map::RegionState;
 use crate::names::{Errno, Status, Unsigned, VmcallStatus};
-use crate::{
-    AccessKind, AccessOutcome, Action, Content, Expectation, Gone, Guest, Interval, OnVe, Op,
-    RegionState, Side, Size, VcpuId,
-};
+use crate::op::{Action, Gone, Op, Size};
+use crate::plan::Guest;
 
 /// A number of bytes in the largest unit that keeps it whole: `1028K`, `16T`.
 #[derive(Clone, Copy, Debug)]

@@ -35,9 +35,11 @@ mod tally;
 #[cfg(test)]
 mod tests;
 mod uncertain;
+mod unjudgeable;
 mod verify;
 
 pub use expect::Mismatch;
+pub use unjudgeable::Unjudgeable;
 
 use tdxlab_plan::addr::{GpaRange, PageLevel, Side};
 use tdxlab_plan::{Action, Design, Expect, Expectation, Guest, OnVe, Op, RegionState};
@@ -61,16 +63,6 @@ enum Rules {
     Td(Box<State>),
     /// The ordinary memory of a plain VM.
     Plain(Plain),
-}
-
-/// A step whose outcome nobody could judge.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{why}")]
-pub struct Unjudgeable {
-    /// Why not.
-    pub why: String,
-    /// What to write instead.
-    pub advice: String,
 }
 
 /// What is mapped and populated before the first step, without the page of the positive control.

@@ -19,9 +19,9 @@ use tdxlab_plan::{
     PageDelta, ReadPlan, RegionState, Side, SplitLeaf,
 };
 
-use super::Unjudgeable;
 use super::pages::{count, pages_of, range_of};
 use super::runs::{Pages, Runs};
+use crate::unjudgeable::Unjudgeable;
 
 /// 4K pages of a transparent huge page.
 const FOLIO: u64 = PageLevel::Size2M.pages_4k();

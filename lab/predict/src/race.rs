@@ -8,12 +8,12 @@ use std::collections::BTreeMap;
 use tdxlab_plan::addr::Side;
 use tdxlab_plan::{Branch, Interval, Op};
 
-use super::Unjudgeable;
 use super::pages::{REGION, gfns_of, pages_of, regions_touching};
 use super::runs::Pages;
 use super::state::{Region, Sept, SharedPage, State};
 use super::tally::Tally;
 use super::uncertain::Bounds;
+use crate::unjudgeable::Unjudgeable;
 
 /// Most regions that may be uncertain; a race over more is refused.
 const MOST_FOG: u64 = 1 << 16;

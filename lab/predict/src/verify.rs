@@ -3,12 +3,12 @@
 use tdxlab_plan::addr::{GpaRange, Side};
 use tdxlab_plan::{Content, Gone, ReadPlan};
 
-use super::Unjudgeable;
 use super::access::Access;
 use super::pages::{pages_of, range_of};
 use super::runs::Pages;
 use super::state::{Acceptance, Sept, State};
 use super::tally::Tally;
+use crate::unjudgeable::Unjudgeable;
 
 impl State {
     /// Plans the reads of a `verify` and does what reading does: touching what is gone maps it.

@@ -5,7 +5,7 @@
 //! |---|---|
 //! | [`command`] | a typed description and the command line it stands for |
 //! | [`Ram`] | the guest's memory |
-//! | [`version`] | finding QEMU and asking it for its version |
+//! | [`installed`] | finding QEMU and asking it for its version |
 //! | [`process`] | starting it, noticing its end at once, ending it |
 //! | [`qmp`] | the one QMP client of the lab |
 //! | [`fds`] | taking its memory files from outside |
@@ -17,6 +17,7 @@ pub mod environment;
 pub mod error;
 pub mod fds;
 pub mod head_tail;
+pub mod installed;
 pub mod interrupt;
 pub mod process;
 pub mod qmp;
@@ -26,7 +27,8 @@ pub mod version;
 
 pub use self::command::{Accelerator, CommandLine, Cpu, Image, Line, QemuCommand};
 pub use self::error::QemuError;
+pub use self::installed::Installed;
 pub use self::process::Process;
 pub use self::qmp::Qmp;
 pub use self::ram::{RAM_ID, Ram, RamBacking, TestPages};
-pub use self::version::{Installed, Version};
+pub use self::version::Version;

@@ -20,6 +20,7 @@ use tdxlab_plan::{Action, Expectation, Guest, MemoryMap, Plan};
 use tdxlab_qemu::interrupt::Interrupt;
 
 use super::hooks::{Hooks, StepContext};
+use super::outcome::Outcome;
 use super::perform;
 use super::sink::EventSink;
 
@@ -102,17 +103,6 @@ impl Progress for NoProgress {
     fn plan_started(&self, _: usize, _: &str, _: usize) {}
     fn step_started(&self, _: usize, _: usize) {}
     fn plan_ended(&self, _: usize, _: &str, _: &Outcome) {}
-}
-
-/// How a plan ended.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Outcome {
-    /// What is said of it.
-    pub verdict: Verdict,
-    /// Why it was skipped or not judged to the end.
-    pub reason: Option<String>,
-    /// How long it took.
-    pub took: Duration,
 }
 
 /// Why a plan could not be judged to the end.

@@ -16,11 +16,11 @@ use tdxlab_plan::needs::HostAndDesign;
 use tdxlab_qemu::interrupt::Interrupt;
 use tempfile::TempDir;
 
-use super::executor::{KeepEvidence, NoProgress, Outcome, RunContext, TestCase};
+use super::executor::{KeepEvidence, NoProgress, RunContext, TestCase};
 use super::hooks::NoHooks;
 use super::sink::{MemorySink, PlanResult};
 use super::workers::PANICKED;
-use crate::PATIENCE;
+use crate::outcome::{Outcome, PATIENCE};
 
 /// A host, a design, and room for the files that a guest needs while it lives.
 pub struct InMemoryRunner<'a> {

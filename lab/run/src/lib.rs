@@ -9,27 +9,24 @@
 //! | `workers` | takes plan after plan with a few workers |
 //! | `hooks` | somebody who looks on between steps |
 //! | `confirm` | runs a plan that failed again |
-//! | `trial` | runs a plan and says what is said of it, without any files |
+//! | `in_memory` | runs a plan and keeps its judgements in memory |
 //! | `resume` | the rest of a run that was ended early |
-//! | `scribe` | whoever takes events down |
+//! | `sink` | receives the events of a run |
 
 mod confirm;
 pub mod executor;
 pub mod hooks;
 mod in_memory;
+mod outcome;
 pub mod perform;
 mod resume;
 mod sink;
 mod workers;
 
-use std::time::Duration;
-
-pub use executor::{KeepEvidence, MakeOracle, NoProgress, Outcome, Progress, RunContext, TestCase};
+pub use executor::{KeepEvidence, MakeOracle, NoProgress, Progress, RunContext, TestCase};
 pub use hooks::{Hooks, NoHooks, StepContext};
 pub use in_memory::InMemoryRunner;
+pub use outcome::{Outcome, PATIENCE};
 pub use resume::{Resumable, ResumeError};
 pub use sink::{EventSink, PlanResult};
 pub use workers::{PANICKED, PoolOptions, run, run_some};
-
-/// Longest a single operation may take, unless said otherwise.
-pub const PATIENCE: Duration = Duration::from_secs(60);

@@ -4,7 +4,7 @@ use parking_lot::Mutex;
 use tdxlab_journal::journal::{Event, Journal, JournalError};
 use tdxlab_journal::verdict::{Judgement, MissingWitness};
 
-use super::executor::Outcome;
+use crate::outcome::Outcome;
 
 /// Takes down events as they happen. Called from several threads.
 pub trait EventSink: Sync {

@@ -13,7 +13,8 @@ use tdxlab_journal::journal::{Event, JournalError, PlanId};
 use tdxlab_journal::verdict::Verdict;
 
 use super::confirm::confirm;
-use super::executor::{Outcome, RunContext, TestCase};
+use super::executor::{RunContext, TestCase};
+use crate::outcome::Outcome;
 
 /// What is said of a plan at which the lab itself panicked.
 pub const PANICKED: &str = "tdxlab panicked, which is a defect of it";

@@ -11,10 +11,11 @@ use super::error::Problem;
 use super::model::{self, File, Step};
 use super::operation::Operations;
 use super::read::{self, Reader};
+use super::source::Scenario;
 use super::variant::{self, Variant};
 use super::vars::is_name;
 use super::yaml::Node;
-use super::{Scenario, check, guest};
+use super::{check, guest};
 
 /// Most operations of all plans of a scenario.
 const MAX_TOTAL: usize = 200_000;

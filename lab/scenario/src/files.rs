@@ -3,34 +3,12 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use super::error::{Problem, ScenarioError};
-use super::yaml::{self, MAX_BYTES};
-use super::{Scenario, parse};
+use super::error::ScenarioError;
+use super::read_file::parse;
+use super::source::Scenario;
+use super::{text, yaml};
 
 include!(concat!(env!("OUT_DIR"), "/default_set.rs"));
-
-/// The text of a scenario file.
-pub(super) fn text(path: &Path) -> Result<String, ScenarioError> {
-    let unreadable = |source| ScenarioError::Unreadable {
-        path: path.to_owned(),
-        source,
-    };
-    let wrong = |problem| ScenarioError::wrong(path, "", vec![problem]);
-    let length = fs::metadata(path).map_err(unreadable)?.len();
-    if length > MAX_BYTES as u64 {
-        let message = format!("the file has {length} bytes");
-        return Err(wrong(Problem::new(0..0, message, "").help("at most 1 MiB")));
-    }
-    let bytes = fs::read(path).map_err(unreadable)?;
-    String::from_utf8(bytes).map_err(|error| {
-        let line = error.as_bytes()[..error.utf8_error().valid_up_to()]
-            .iter()
-            .filter(|byte| **byte == b'\n')
-            .count();
-        let message = format!("line {} is not UTF-8", line + 1);
-        wrong(Problem::new(0..0, message, "").help("save the file as UTF-8"))
-    })
-}
 
 /// The scenario files behind `paths`: a file stands for itself, a folder for all `*.yaml` below
 /// it. Sorted; two files with one name are an error.
@@ -90,7 +68,7 @@ fn collect(path: &Path, files: &mut Vec<PathBuf>) -> Result<(), ScenarioError> {
 
 /// The name a file gives itself. A file in which it cannot be found is told of when it is loaded.
 fn name_in(path: &Path) -> Result<Option<String>, ScenarioError> {
-    let Ok(text) = text(path) else {
+    let Ok(text) = text::of(path) else {
         return Ok(None);
     };
     let tree = yaml::tree(&text, &mut Vec::new()).ok();

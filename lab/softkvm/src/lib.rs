@@ -18,6 +18,7 @@ pub mod policy;
 
 mod api;
 mod entry;
+mod error;
 mod frame_allocator;
 mod gmem;
 mod kvm;
@@ -30,10 +31,9 @@ mod vcpu;
 #[cfg(test)]
 mod tests;
 
-pub use self::api::{
-    Advance, Config, Death, Exits, HostCall, Killer, MemSlot, PortWrite, Request, SoftKvmError,
-};
+pub use self::api::{Advance, Config, Death, Exits, HostCall, Killer, MemSlot, PortWrite, Request};
 pub use self::entry::{Level, SeptEntry, State};
+pub use self::error::SoftKvmError;
 pub use self::kvm::design::{Conversion, KvmDesign, RangeSplit, Rules};
 pub use self::kvm::stats::PageGauges;
 pub use self::module::{SHARED_BIT, Seamcall, Status};

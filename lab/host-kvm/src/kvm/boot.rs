@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::path::Path;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use tdxlab_host::attach::Attachment;
 use tdxlab_host::vm::{Vm, Wake};
@@ -13,6 +13,7 @@ use tdxlab_protocol::message::{Hello, Reply, Request, VERSION, Windows};
 use tdxlab_qemu::{Accelerator, Cpu, Line, QemuCommand, Ram, RamBacking, TestPages};
 
 use super::memory::{self, TestMemory};
+use super::registers::registers;
 use super::session::{KvmSession, Watch};
 use super::{KvmHost, hugetlb};
 
@@ -116,19 +117,6 @@ fn leave_evidence(vm: &mut Vm, folder: &Path) {
     if let Some((name, content)) = registers(vm) {
         let _ = fs::write(folder.join(name), content);
     }
-}
-
-/// Where the vCPUs are.
-pub(super) fn registers(vm: &mut Vm) -> Option<(String, Vec<u8>)> {
-    let mut text = String::new();
-    for line in ["info registers -a", "info lapic", "info pic"] {
-        let command = qapi::qmp::human_monitor_command {
-            cpu_index: None,
-            command_line: line.to_owned(),
-        };
-        text += &vm.qmp().execute(&command, Duration::from_secs(2)).ok()?;
-    }
-    Some(("registers.txt".to_owned(), text.into_bytes()))
 }
 
 fn start(

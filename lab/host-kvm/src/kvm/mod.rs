@@ -18,6 +18,7 @@ mod boot;
 mod dirty_log;
 mod hugetlb;
 mod memory;
+mod registers;
 mod session;
 mod start_probe;
 
@@ -30,7 +31,7 @@ use tdxlab_kernel::{debugfs, kmsg, tracefs};
 use tdxlab_plan::{Design, Guest, HostKind};
 use tdxlab_protocol::message::VERSION;
 use tdxlab_qemu::interrupt::Interrupt;
-use tdxlab_qemu::{Installed, version};
+use tdxlab_qemu::{Installed, installed, version};
 
 use self::hugetlb::Pools;
 
@@ -91,7 +92,7 @@ impl KvmHost {
             });
         }
         let qemu = Installed::find(version::OLDEST).map_err(|error| error.on(HostKind::Kvm))?;
-        start_probe::start(&qemu.program, "kvm", "host", version::patience())?;
+        start_probe::start(&qemu.program, "kvm", "host", installed::patience())?;
         let release = release();
         Ok(KvmHost {
             qemu,

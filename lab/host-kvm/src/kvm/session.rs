@@ -23,7 +23,7 @@ use tdxlab_qemu::agent::request;
 use super::dirty_log::DirtyLog;
 use super::hugetlb::Held;
 use super::memory::TestMemory;
-use super::{Places, boot};
+use super::{Places, registers};
 
 /// Longest a monitor may take for an answer at rest.
 const MONITOR_PATIENCE: Duration = Duration::from_secs(10);
@@ -318,7 +318,7 @@ impl Session for KvmSession {
 
     fn evidence(&mut self) -> Vec<(String, Vec<u8>)> {
         let mut evidence = self.vm.evidence();
-        evidence.extend(boot::registers(&mut self.vm));
+        evidence.extend(registers::registers(&mut self.vm));
         if let Ok(splits) = &self.watch.splits
             && let Some(text) = splits.reader.others()
         {

@@ -95,7 +95,7 @@ fn refused(error: QemuError, line: &CommandLine) -> HostError {
             advice: format!(
                 "this QEMU and this KVM do not go together: name another QEMU in {}, or boot a \
                  kernel that has a KVM of its own with `tdxlab l1`; it was started with {}",
-                tdxlab_qemu::version::PROGRAM_VARIABLE,
+                tdxlab_qemu::installed::PROGRAM_VARIABLE,
                 line.args
                     .iter()
                     .map(|arg| arg.to_string_lossy())

@@ -16,11 +16,12 @@ use tdxlab_qemu::{Accelerator, Cpu, Line, QemuCommand, QemuError, RAM_ID, Ram, R
 
 use super::console::Console;
 use super::gmem::{self, Gmems};
+use super::host::TdxHost;
 use super::layout::RamLayout;
 use super::preflight::{self, Preflight};
 use super::session::{TdxSession, Watch};
 use super::tdvf::{self, Section};
-use super::{TdxHost, mtree, refusal};
+use super::{mtree, refusal};
 
 /// Longest QEMU may take until its monitor answers: it has made the TD by then.
 const MAKING_PATIENCE: Duration = Duration::from_secs(120);

@@ -17,6 +17,7 @@ mod console;
 pub mod death;
 pub mod detect;
 pub mod gmem;
+mod host;
 pub mod layout;
 pub mod mtree;
 pub mod preflight;
@@ -26,71 +27,19 @@ mod session;
 mod start;
 pub mod tdvf;
 
-use std::path::{Path, PathBuf};
-use std::sync::OnceLock;
+use std::path::Path;
 use std::time::Duration;
 
 pub use boot::Stages;
+pub use host::{TdxHost, is_rehearsal};
 use tdxlab_host::{BootOptions, Host, HostError, Session};
 use tdxlab_journal::{REHEARSAL, REHEARSAL_FACT};
-use tdxlab_kernel::{debugfs, kmsg, tracefs};
 use tdxlab_plan::{Design, Guest, HostKind, HostProfile};
-use tdxlab_qemu::interrupt::Interrupt;
-use tdxlab_qemu::{Installed, environment};
 
 use detect::Detected;
 
 /// Longest an operation of a probe may take.
 const PROBE_PATIENCE: Duration = Duration::from_secs(60);
-
-/// A TDX host.
-#[derive(Debug)]
-pub struct TdxHost {
-    pub(crate) qemu: Installed,
-    pub(crate) interrupt: &'static Interrupt,
-    pub(crate) places: Places,
-    pub(crate) rehearsal: bool,
-    probed: OnceLock<Result<Detected, String>>,
-    /// What of SEAMCALLs the first TD could be watched by, or why by nothing.
-    seamcalls: OnceLock<Result<String, String>>,
-    attachable: bool,
-}
-
-/// Where the kernel shows itself.
-#[derive(Clone, Debug)]
-pub(crate) struct Places {
-    pub(crate) debugfs: PathBuf,
-    pub(crate) tracefs: PathBuf,
-    pub(crate) kmsg: PathBuf,
-}
-
-impl TdxHost {
-    /// The host that runs TDs with this QEMU.
-    pub fn new(qemu: Installed, interrupt: &'static Interrupt) -> TdxHost {
-        TdxHost {
-            qemu,
-            interrupt,
-            places: Places {
-                debugfs: debugfs::ROOT.into(),
-                tracefs: tracefs::ROOT.into(),
-                kmsg: kmsg::DEVICE.into(),
-            },
-            rehearsal: is_rehearsal(),
-            probed: OnceLock::new(),
-            seamcalls: OnceLock::new(),
-            attachable: false,
-        }
-    }
-
-    /// The same host with QEMUs that people can attach to: see [`Session::attach`].
-    #[must_use]
-    pub fn attachable(self) -> TdxHost {
-        TdxHost {
-            attachable: true,
-            ..self
-        }
-    }
-}
 
 impl TdxHost {
     /// Boots the TD of a probe. What there is to show of one that does not boot is left in `folder`.
@@ -130,18 +79,6 @@ impl TdxHost {
             probe().map_err(|error: HostError| error.to_string())
         })
     }
-}
-
-impl TdxHost {
-    /// Notes what SEAMCALLs can be watched by, for the report.
-    fn heard_of_seamcalls(&self, watched: Result<String, String>) {
-        let _ = self.seamcalls.set(watched);
-    }
-}
-
-/// Whether `tdxlab rehearse` has started this.
-pub fn is_rehearsal() -> bool {
-    std::env::var_os(environment::QEMU_PRELOAD).is_some_and(|library| !library.is_empty())
 }
 
 impl Host for TdxHost {
@@ -213,8 +150,11 @@ impl Host for TdxHost {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::OnceLock;
+
     use rstest::rstest;
-    use tdxlab_qemu::Version;
+    use tdxlab_qemu::interrupt::Interrupt;
+    use tdxlab_qemu::{Installed, Version};
 
     use super::*;
 

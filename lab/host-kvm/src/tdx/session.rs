@@ -24,10 +24,10 @@ use tdxlab_qemu::agent::request;
 use tdxlab_qemu::qmp::Event;
 use tdxlab_qemu::qmp::commands::QueryStatus;
 
-use super::TdxHost;
 use super::console::Console;
 use super::death::{self, Signs};
 use super::gmem::{self, Change, Gmems};
+use super::host::TdxHost;
 use super::layout::{Piece, RamLayout};
 use super::preflight::Preflight;
 use super::seamcalls::Seamcalls;

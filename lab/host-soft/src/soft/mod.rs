@@ -21,6 +21,7 @@ mod machine;
 mod mailbox;
 mod race;
 mod ram;
+mod schedule;
 mod session;
 
 use std::fmt;

@@ -20,9 +20,9 @@ use tdxlab_journal::interleaving::{Interleaving, Round as Recorded, Turn as Take
 use tdxlab_plan::{Op, VcpuId};
 use tdxlab_protocol::message::Task;
 use tdxlab_qemu::agent::collect::Collector;
-use tdxlab_qemu::head_tail::HeadTail;
 use tdxlab_softkvm::HostCall;
 
+use super::schedule::Turn;
 use super::session::SoftSession;
 use crate::calls::{self, Work};
 
@@ -36,53 +36,6 @@ const GRACE: Duration = Duration::from_millis(1);
 /// Longest pause between two turns while a vCPU is at work by itself, so that the stages of a host
 /// call fall into all of a long fill and not into its beginning. The pause is drawn.
 const LONGEST_PAUSE_MICROS: u64 = 200;
-
-/// Turns kept from the beginning and from the end.
-const TURNS_KEPT: (usize, usize) = (1024, 7168);
-
-/// Who was let advance.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Turn {
-    /// A round began with so many branches.
-    Round(usize),
-    Vcpu(VcpuId),
-    HostCall,
-}
-
-impl Turn {
-    fn write(self, text: &mut String) {
-        match self {
-            Turn::Round(branches) => text.push_str(&format!("\nround of {branches}:")),
-            Turn::Vcpu(vcpu) => text.push_str(&format!(" vcpu{}", vcpu.0)),
-            Turn::HostCall => text.push_str(" host"),
-        }
-    }
-}
-
-/// The order that came out.
-#[derive(Debug)]
-pub(super) struct Schedule(HeadTail<Turn>);
-
-impl Schedule {
-    pub(super) fn new() -> Schedule {
-        Schedule(HeadTail::new(TURNS_KEPT.0, TURNS_KEPT.1))
-    }
-
-    /// One round a line; `None` where nothing has raced.
-    pub(super) fn to_text(&self) -> Option<String> {
-        let mut text = String::new();
-        for turn in self.0.head() {
-            turn.write(&mut text);
-        }
-        if self.0.left_out() > 0 {
-            text.push_str(&format!("\n[{} turns left out]\n", self.0.left_out()));
-        }
-        for turn in self.0.tail() {
-            turn.write(&mut text);
-        }
-        (!text.is_empty()).then(|| text.trim_start().to_owned() + "\n")
-    }
-}
 
 /// Draws who comes next, or follows an order that was recorded as long as that is possible.
 struct Scheduler {

@@ -16,7 +16,7 @@ use tdxlab_qemu::agent::request;
 use tdxlab_softkvm::HostCall;
 
 use super::core::Core;
-use super::race::Schedule;
+use super::schedule::Schedule;
 use crate::calls::{self, Work};
 use crate::software;
 

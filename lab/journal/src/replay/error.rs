@@ -6,7 +6,7 @@ use miette::Diagnostic;
 use tdxlab_plan::WrongPlan;
 use thiserror::Error;
 
-use super::file::{MAX_BYTES, VERSION};
+use super::model::{MAX_BYTES, VERSION};
 use crate::JournalError;
 
 /// Why something cannot be replayed.

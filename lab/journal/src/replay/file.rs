@@ -10,18 +10,12 @@ use tdxlab_plan as plan;
 use tdxlab_plan::{Plan, text as words};
 
 use super::error::ReplayError;
-use super::{Replay, ReplayOrigin, orders};
+use super::model::{MAX_BYTES, Replay, ReplayOrigin, VERSION};
+use super::orders;
 use crate::interleaving::Interleaving;
-
-/// Version of the format. Version 1 is a plan and nothing else; what version 2 could say, version 3
-/// says in the same way.
-pub const VERSION: u32 = 3;
 
 /// Name of a replay file in the folder of a scenario.
 pub const FILE: &str = "replay.json";
-
-/// Largest file. The largest that is written holds 10,000 operations and a few long races.
-pub(super) const MAX_BYTES: u64 = 64 << 20;
 
 /// What a file must be asked first.
 #[derive(Deserialize)]

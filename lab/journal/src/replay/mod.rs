@@ -8,61 +8,22 @@
 //! | file | what it does |
 //! |---|---|
 //! | `file` | reads and writes replay files |
+//! | `model` | what a replay file holds |
 //! | `orders` | refuses orders of steps that do not race |
-//! | `recorded` | takes replays out of a journal |
+//! | `origin` | takes replays out of a journal |
 //! | `signature` | how a plan failed, in few words |
 
 mod error;
 mod file;
+mod model;
 mod orders;
 mod origin;
 mod signature;
 #[cfg(test)]
 mod tests;
 
-use std::collections::BTreeMap;
-
-use serde::{Deserialize, Serialize};
-
 pub use error::ReplayError;
-pub use file::{FILE, VERSION, read};
+pub use file::{FILE, read};
+pub use model::{Replay, ReplayOrigin, VERSION};
 pub use origin::{all, from_journal};
 pub use signature::Signature;
-
-use tdxlab_plan::{HostKind, Plan};
-
-use crate::interleaving::Interleaving;
-
-/// A plan, and how it was run.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Replay {
-    /// Where it was run; `None` for a bare plan.
-    pub recorded: Option<ReplayOrigin>,
-    /// The plan.
-    pub plan: Plan,
-    /// The order of racing operations, by step from 0.
-    pub orders: BTreeMap<u32, Interleaving>,
-}
-
-/// Where and how a plan was run.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct ReplayOrigin {
-    /// Version of tdxlab.
-    pub tdxlab: String,
-    /// Name of the run.
-    pub run: String,
-    /// Where the guest ran.
-    pub host: HostKind,
-    /// The design played or expected.
-    pub design: String,
-    /// The fault that was seeded into the host.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub fault: Option<String>,
-    /// Texts of kernel log lines that might appear.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub allowed_log: Vec<String>,
-    /// How it ended; `None` where it did not.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub ended: Option<Signature>,
-}

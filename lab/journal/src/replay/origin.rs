@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use super::error::ReplayError;
-use super::{Replay, ReplayOrigin, Signature};
+use super::model::{Replay, ReplayOrigin};
+use super::signature::Signature;
 use crate::journal::{Event, RunStarted};
 use crate::reader::JournalReader;
 use crate::{PlanId, Verdict};

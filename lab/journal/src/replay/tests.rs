@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use std::path::Path;
 use std::time::Duration;
 
-use tdxlab_plan::{Action, Backing, Design};
+use tdxlab_plan::{Action, Backing, Design, HostKind};
 
 use super::*;
 use crate::Verdict;

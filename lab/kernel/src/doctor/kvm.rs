@@ -12,7 +12,9 @@ use kvm_bindings::{KVM_API_VERSION, kvm_userspace_memory_region};
 use kvm_ioctls::{Kvm, VcpuExit};
 use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction};
 
-use super::{Fact, Status, ThisMachine, stats};
+use super::stats;
+use crate::doctor::fact::{Fact, Status};
+use crate::doctor::machine::ThisMachine;
 
 pub(super) const NAME: &str = "kvm";
 
@@ -44,6 +46,31 @@ const NEEDED: [(&str, &str); 3] = [
     ("kvm_amd/parameters/npt", "nested page tables (NPT)"),
     ("kvm/parameters/tdp_mmu", "the TDP MMU"),
 ];
+
+/// Whether a guest runs on the machine's KVM; `None` where that was not recorded, since a KVM that is
+/// elsewhere cannot be tried.
+pub(super) fn of(machine: &ThisMachine) -> Option<Fact> {
+    const PATH: &str = "/answers/kvm-probe";
+    if let Some(answer) = machine.recorded_answer(PATH) {
+        let text = answer.ok()?;
+        let mut lines = text.lines();
+        let standing = Status::named(lines.next()?)?;
+        return Some(Fact {
+            advice: lines.clone().nth(1).map(str::to_owned),
+            ..Fact::new(NAME, standing, lines.next()?)
+        });
+    }
+    let fact = probe(machine);
+    let _ = machine.answer(PATH, || {
+        let lines = [
+            Some(fact.standing.name()),
+            Some(&fact.found),
+            fact.advice.as_deref(),
+        ];
+        Ok(lines.into_iter().flatten().collect::<Vec<_>>().join("\n"))
+    });
+    Some(fact)
+}
 
 /// What KVM's parameters rule out; `None` where they rule out nothing.
 pub(super) fn ruled_out(machine: &ThisMachine) -> Option<Fact> {

@@ -9,11 +9,11 @@ use std::sync::Arc;
 use kvm_ioctls::Kvm;
 use nix::sys::resource::{Resource, getrlimit};
 use parking_lot::Mutex;
-use tdxlab_qemu::version::CANDIDATES;
+use tdxlab_qemu::installed::CANDIDATES;
 use tdxlab_qemu::{Installed, QemuError, Version};
 
 use super::recording::MachineRecording;
-use super::{Fact, Status, kvm};
+use crate::doctor::fact::Fact;
 use crate::kmsg::{self, Record};
 
 /// A machine to be examined: this one, or one whose answers were recorded.
@@ -72,8 +72,20 @@ impl ThisMachine {
         recording
     }
 
+    /// What a recorded machine answered to a question that has a path; `None` for this machine.
+    pub(super) fn recorded_answer(&self, path: &str) -> Option<io::Result<String>> {
+        match &self.answers {
+            Answers::Recorded(recording) => Some(recording.answer(path)),
+            Answers::This(_) => None,
+        }
+    }
+
     /// The answer to a question that has a path: looked for, and noted, or as it was recorded.
-    fn answer(&self, path: &str, look: impl FnOnce() -> io::Result<String>) -> io::Result<String> {
+    pub(super) fn answer(
+        &self,
+        path: &str,
+        look: impl FnOnce() -> io::Result<String>,
+    ) -> io::Result<String> {
         match &self.answers {
             Answers::Recorded(recording) => recording.answer(path),
             Answers::This(tape) => {
@@ -119,31 +131,6 @@ impl ThisMachine {
             }
         }
         answer
-    }
-
-    /// Whether a guest runs on its KVM; `None` where that was not recorded, since a KVM that is
-    /// elsewhere cannot be tried.
-    pub(super) fn kvm_probe(&self) -> Option<Fact> {
-        const PATH: &str = "/answers/kvm-probe";
-        if let Answers::Recorded(recording) = &self.answers {
-            let text = recording.answer(PATH).ok()?;
-            let mut lines = text.lines();
-            let standing = Status::named(lines.next()?)?;
-            return Some(Fact {
-                advice: lines.clone().nth(1).map(str::to_owned),
-                ..Fact::new(kvm::NAME, standing, lines.next()?)
-            });
-        }
-        let fact = kvm::probe(self);
-        let _ = self.answer(PATH, || {
-            let lines = [
-                Some(fact.standing.name()),
-                Some(&fact.found),
-                fact.advice.as_deref(),
-            ];
-            Ok(lines.into_iter().flatten().collect::<Vec<_>>().join("\n"))
-        });
-        Some(fact)
     }
 
     /// Messages of its kernel that satisfy `wanted`, oldest first.

@@ -3,7 +3,8 @@
 use tdxlab_qemu::Version;
 use tdxlab_qemu::version::OLDEST_FOR_TDX as TDX;
 
-use super::{Fact, ThisMachine};
+use crate::doctor::fact::Fact;
+use crate::doctor::machine::ThisMachine;
 
 /// First QEMU that can run a TD.
 

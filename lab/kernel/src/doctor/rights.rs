@@ -1,7 +1,8 @@
 //! What this user may read and do: the witnesses that need rights.
 
 use super::machine::{Access, field_kib};
-use super::{Fact, ThisMachine};
+use crate::doctor::fact::Fact;
+use crate::doctor::machine::ThisMachine;
 
 pub(super) fn facts(machine: &ThisMachine) -> Vec<Fact> {
     vec![

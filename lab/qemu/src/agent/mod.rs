@@ -11,6 +11,7 @@
 //! cannot be is an error with the bytes in it, never a verdict.
 
 pub mod collect;
+pub(crate) mod hex;
 pub mod plausible;
 pub mod request;
 mod transcript;
@@ -23,6 +24,7 @@ use std::os::unix::net::UnixStream;
 use tdxlab_protocol::frame::{self, Decoder, FrameError};
 use tdxlab_protocol::message::{Refusal, Reply, Request, VERSION};
 
+use self::hex::hex;
 use self::transcript::Transcript;
 
 /// Bytes that may come before the guest's first word: what firmware or a broken UART may say.
@@ -247,19 +249,6 @@ fn describe(reason: Refusal) -> String {
         Refusal::Garbled => "what we sent came damaged".to_owned(),
         other => format!("{other:?}"),
     }
-}
-
-/// Bytes for a message: the first of them in hexadecimal.
-pub(crate) fn hex(bytes: &[u8]) -> String {
-    const ROOM: usize = 64;
-    let mut text = String::new();
-    for byte in bytes.iter().take(ROOM) {
-        text.push_str(&format!("{byte:02x} "));
-    }
-    if bytes.len() > ROOM {
-        text.push_str(&format!("... ({} bytes)", bytes.len()));
-    }
-    text.trim_end().to_owned()
 }
 
 #[cfg(test)]

@@ -6,7 +6,7 @@ use std::time::Instant;
 use tdxlab_protocol::frame::{Decoder, Message};
 use tdxlab_protocol::message::{Reply, Request};
 
-use super::hex;
+use super::hex::hex;
 use crate::head_tail::HeadTail;
 
 /// Frames kept from the beginning and from the end.

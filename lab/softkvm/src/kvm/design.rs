@@ -5,7 +5,7 @@ use std::str::FromStr;
 
 use tdxlab_protocol::addr::PageLevel;
 
-use crate::api::SoftKvmError;
+use crate::error::SoftKvmError;
 
 /// How the played KVM handles huge private pages.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

@@ -43,7 +43,8 @@ use super::module::{Platform, Td};
 use super::physical_memory::{Pfn, PhysicalMemory};
 use super::policy::{Counted, Failure, FileId, Policy};
 use super::ranges::RangeSet;
-use crate::api::{Config, Death, Exits, Killer, SoftKvmError};
+use crate::api::{Config, Death, Exits, Killer};
+use crate::error::SoftKvmError;
 
 /// One VM.
 pub(crate) struct Kvm<M> {

@@ -8,7 +8,7 @@ use clap::Args;
 use tdxlab_l1::rehearse::{self, Parts, RehearsalError};
 use tdxlab_l1::{AcceleratorChoice, KernelChoice, Memory, Options};
 use tdxlab_qemu::environment::QEMU_PRELOAD;
-use tdxlab_qemu::version::PROGRAM_VARIABLE;
+use tdxlab_qemu::installed::PROGRAM_VARIABLE;
 
 use super::error::CliError;
 use super::output;

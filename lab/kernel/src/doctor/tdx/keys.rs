@@ -2,7 +2,8 @@
 //!
 //! Source: the resource "tdx" of the misc controller, Documentation/admin-guide/cgroup-v2.rst.
 
-use crate::doctor::{Fact, ThisMachine};
+use crate::doctor::fact::Fact;
+use crate::doctor::machine::ThisMachine;
 
 const NAME: &str = "tdx.key_ids";
 const CGROUPS: &str = "/sys/fs/cgroup";

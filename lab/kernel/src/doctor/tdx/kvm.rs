@@ -2,7 +2,8 @@
 
 use std::io;
 
-use crate::doctor::{Fact, ThisMachine};
+use crate::doctor::fact::Fact;
+use crate::doctor::machine::ThisMachine;
 
 /// KVM_CAP_MEMORY_ATTRIBUTES: the attributes there are.
 const CAP_MEMORY_ATTRIBUTES: u32 = 233;

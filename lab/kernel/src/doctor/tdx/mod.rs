@@ -5,7 +5,9 @@ mod kvm;
 mod module;
 mod processor;
 
-use super::{Fact, ThisMachine, qemu};
+use super::qemu;
+use crate::doctor::fact::Fact;
+use crate::doctor::machine::ThisMachine;
 
 /// First kernel whose KVM runs TDs, and first one without races that bug the VM.
 const FIRST_KERNEL: (u32, u32) = (6, 16);

@@ -1,6 +1,7 @@
 //! What the kernel has said about the TDX module: the only place where it says why TDX stays off.
 
-use crate::doctor::{Fact, Status, ThisMachine};
+use crate::doctor::fact::{Fact, Status};
+use crate::doctor::machine::ThisMachine;
 
 const NAME: &str = "tdx.module";
 

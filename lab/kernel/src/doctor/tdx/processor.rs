@@ -1,6 +1,7 @@
 //! Whether the processor has TDX, and whether the firmware lets the kernel see it.
 
-use crate::doctor::{Fact, ThisMachine};
+use crate::doctor::fact::Fact;
+use crate::doctor::machine::ThisMachine;
 
 const NAME: &str = "tdx.processor";
 

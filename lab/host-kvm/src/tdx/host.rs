@@ -1,0 +1,71 @@
+//! A TDX host: its QEMU, and where its kernel shows itself.
+
+use std::path::PathBuf;
+use std::sync::OnceLock;
+
+use tdxlab_kernel::{debugfs, kmsg, tracefs};
+use tdxlab_qemu::interrupt::Interrupt;
+use tdxlab_qemu::{Installed, environment};
+
+use super::detect::Detected;
+
+/// A TDX host.
+#[derive(Debug)]
+pub struct TdxHost {
+    pub(crate) qemu: Installed,
+    pub(crate) interrupt: &'static Interrupt,
+    pub(crate) places: Places,
+    pub(crate) rehearsal: bool,
+    pub(super) probed: OnceLock<Result<Detected, String>>,
+    /// What of SEAMCALLs the first TD could be watched by, or why by nothing.
+    pub(super) seamcalls: OnceLock<Result<String, String>>,
+    pub(super) attachable: bool,
+}
+
+/// Where the kernel shows itself.
+#[derive(Clone, Debug)]
+pub(crate) struct Places {
+    pub(crate) debugfs: PathBuf,
+    pub(crate) tracefs: PathBuf,
+    pub(crate) kmsg: PathBuf,
+}
+
+impl TdxHost {
+    /// The host that runs TDs with this QEMU.
+    pub fn new(qemu: Installed, interrupt: &'static Interrupt) -> TdxHost {
+        TdxHost {
+            qemu,
+            interrupt,
+            places: Places {
+                debugfs: debugfs::ROOT.into(),
+                tracefs: tracefs::ROOT.into(),
+                kmsg: kmsg::DEVICE.into(),
+            },
+            rehearsal: is_rehearsal(),
+            probed: OnceLock::new(),
+            seamcalls: OnceLock::new(),
+            attachable: false,
+        }
+    }
+
+    /// The same host with QEMUs that people can attach to: see [`Session::attach`].
+    #[must_use]
+    pub fn attachable(self) -> TdxHost {
+        TdxHost {
+            attachable: true,
+            ..self
+        }
+    }
+}
+
+impl TdxHost {
+    /// Notes what SEAMCALLs can be watched by, for the report.
+    pub(super) fn heard_of_seamcalls(&self, watched: Result<String, String>) {
+        let _ = self.seamcalls.set(watched);
+    }
+}
+
+/// Whether `tdxlab rehearse` has started this.
+pub fn is_rehearsal() -> bool {
+    std::env::var_os(environment::QEMU_PRELOAD).is_some_and(|library| !library.is_empty())
+}

@@ -1,0 +1,81 @@
+//! What the author of a scenario expects of a step.
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+/// What a scenario's author expects of a step. Absent means: whatever the predictor says. A value
+/// must agree with the predictor, else the scenario is rejected.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Expect {
+    /// Split events.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub splits: Option<u64>,
+    /// Change of `pages_4k`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub pages_4k: Option<i64>,
+    /// Change of `pages_2m`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub pages_2m: Option<i64>,
+    /// Change of `pages_1g`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub pages_1g: Option<i64>,
+    /// VM exits of type ACCEPT.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub accept_exits: Option<u64>,
+    /// The one status every ACCEPT of the step returns.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub status: Option<ExpectStatus>,
+    /// How the host call ends.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub errno: Option<ExpectErrno>,
+    /// Whether the TD survives.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub td: Option<ExpectTd>,
+    /// Most S-EPT entries looked at to decide the splits.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub entries_at_most: Option<u64>,
+}
+
+impl Expect {
+    /// Whether the author wrote nothing.
+    pub fn is_empty(&self) -> bool {
+        *self == Expect::default()
+    }
+}
+
+/// A status by name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum ExpectStatus {
+    /// TDX_SUCCESS.
+    Success,
+    /// TDX_PAGE_ALREADY_ACCEPTED.
+    AlreadyAccepted,
+    /// TDX_PAGE_SIZE_MISMATCH.
+    SizeMismatch,
+    /// TDX_OPERAND_INVALID.
+    OperandInvalid,
+}
+
+/// How a host call ends, by name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum ExpectErrno {
+    /// It succeeds.
+    #[serde(rename = "ok")]
+    Ok,
+    /// EINVAL.
+    EINVAL,
+    /// ENOMEM.
+    ENOMEM,
+}
+
+/// What becomes of the TD.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum ExpectTd {
+    /// It lives.
+    Alive,
+    /// The host or the module ends it.
+    Killed,
+}
