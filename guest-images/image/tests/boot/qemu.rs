@@ -1,6 +1,6 @@
 //! A QEMU with the image in it, and the two lines to it.
 
-use std::io::{ErrorKind, Read, Write};
+use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
@@ -22,6 +22,7 @@ pub(crate) struct Qemu {
     process: Child,
     pub(crate) serial: UnixStream,
     pub(crate) doorbell: UnixStream,
+    monitor: BufReader<UnixStream>,
     _image: TemporaryImage,
 }
 
@@ -39,11 +40,12 @@ impl Qemu {
     pub(crate) fn start(image: &[u8], topology: &str) -> Qemu {
         let (serial, guest_serial) = UnixStream::pair().expect("a socket pair");
         let (doorbell, guest_doorbell) = UnixStream::pair().expect("a socket pair");
+        let (monitor, qemu_monitor) = UnixStream::pair().expect("a socket pair");
         let path = temporary_path();
         fs::write(&path, image).expect("the temporary folder is writable");
         let image = TemporaryImage(path);
 
-        let inherited = [guest_serial.as_raw_fd(), guest_doorbell.as_raw_fd()];
+        let inherited = [&guest_serial, &guest_doorbell, &qemu_monitor].map(AsRawFd::as_raw_fd);
         let mut command = Command::new("qemu-system-x86_64");
         command
             .args(["-machine", "q35,memory-backend=m0"])
@@ -69,6 +71,11 @@ impl Qemu {
                 "-chardev",
                 &format!("socket,id=doorbell,fd={}", inherited[1]),
             ])
+            .args([
+                "-chardev",
+                &format!("socket,id=monitor,fd={}", inherited[2]),
+            ])
+            .args(["-mon", "chardev=monitor,mode=control"])
             .args(["-device", "isa-debugcon,iobase=0xe9,chardev=doorbell"])
             .args(["-device", "isa-debug-exit,iobase=0xf4,iosize=4"])
             .stdin(Stdio::null());
@@ -89,6 +96,7 @@ impl Qemu {
             process,
             serial,
             doorbell,
+            monitor: BufReader::new(monitor),
             _image: image,
         }
     }
@@ -132,22 +140,32 @@ impl Qemu {
         }
     }
 
-    /// Processor time that QEMU has used.
-    pub(crate) fn cpu_time(&self) -> Duration {
-        let path = format!("/proc/{}/stat", self.process.id());
-        let text = fs::read_to_string(path).expect("QEMU lives");
-        // User and system time are fields 14 and 15; the name, field 2, may hold anything but ends
-        // at the last parenthesis.
-        let (_, fields) = text.rsplit_once(')').expect("a name in parentheses");
-        let ticks: u64 = fields
-            .split_whitespace()
-            .skip(11)
-            .take(2)
-            .map(|field| field.parse::<u64>().expect("a number"))
-            .sum();
-        // SAFETY: asks for a number.
-        let per_second = unsafe { libc::sysconf(libc::_SC_CLK_TCK) };
-        Duration::from_secs_f64(ticks as f64 / per_second as f64)
+    /// How many vCPUs are halted now: (halted, awake).
+    pub(crate) fn halted(&mut self) -> (usize, usize) {
+        let ask = r#"{"execute":"human-monitor-command","arguments":{"command-line":"info registers -a"}}"#;
+        // QEMU takes the first of these once.
+        let text = [r#"{"execute":"qmp_capabilities"}"#, ask].map(|line| self.monitor_answer(line));
+        (
+            text[1].matches("HLT=1").count(),
+            text[1].matches("HLT=0").count(),
+        )
+    }
+
+    /// The line with which the monitor answers a command.
+    fn monitor_answer(&mut self, command: &str) -> String {
+        let mut to = self.monitor.get_ref();
+        writeln!(to, "{command}").expect("QEMU takes commands");
+        loop {
+            let mut line = String::new();
+            let length = self
+                .monitor
+                .read_line(&mut line)
+                .expect("the monitor can be read");
+            assert_ne!(length, 0, "QEMU has gone away");
+            if line.starts_with(r#"{"return""#) || line.starts_with(r#"{"error""#) {
+                return line;
+            }
+        }
     }
 
     /// Takes a duplicate of the memory behind the guest's RAM.

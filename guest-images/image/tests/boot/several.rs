@@ -3,7 +3,7 @@
 use std::cell::RefCell;
 use std::collections::HashSet;
 use std::rc::Rc;
-use std::time::Duration;
+use std::time::Instant;
 
 use tdxlab_protocol::addr::PageLevel;
 use tdxlab_protocol::mailbox::ANSWER_RETRY;
@@ -12,6 +12,7 @@ use tdxlab_protocol::pattern::word;
 use tdxlab_protocol::tdcall::reg;
 
 use crate::host::{Answer, Ask, Lab, maps_on_fault};
+use crate::qemu::PATIENCE;
 use crate::{generation, on, page, pages};
 
 const SIDE: Side = Side::Private;
@@ -279,10 +280,16 @@ fn vcpus_without_work_sleep() {
     };
     let tasks: Vec<Task> = (0..8).map(|vcpu| on(vcpu, verify)).collect();
     lab.run(&tasks);
-    let before = lab.qemu.cpu_time();
-    let slept = Duration::from_millis(400);
-    std::thread::sleep(slept);
-    // Processor time, not wall time: even one vCPU that waits awake would use most of it.
-    let used = lab.qemu.cpu_time() - before;
-    assert!(used < slept / 4, "idle vCPUs used {used:?} in {slept:?}");
+    // A vCPU that waits awake is never halted. Once all of them are, nothing is left to wake one.
+    let began = Instant::now();
+    while lab.qemu.halted() != (8, 0) {
+        assert!(
+            began.elapsed() < PATIENCE,
+            "{:?} halted, awake",
+            lab.qemu.halted()
+        );
+    }
+    for _ in 0..20 {
+        assert_eq!(lab.qemu.halted(), (8, 0), "halted, awake");
+    }
 }
