@@ -130,8 +130,8 @@ faults! {
         }
     }
 
-    "fault-during-hole": "a fault maps a page in a hole between zap and truncate"
-    ("mmu_invalidate_retry_gfn() not asked", rows 28, under "headtail", seen by Populated)
+    "fault-during-hole": "a fault maps a page in a hole between zap and truncate: the TD keeps a page that is free"
+    ("mmu_invalidate_retry_gfn() not asked", rows 28, under "headtail", seen by Td KernelLog)
     FaultDuringHole {} {
         fn fault_retries(&mut self, _: bool) -> bool {
             false

@@ -9,7 +9,7 @@
 //! bit 1        writable
 //! bits 5, 6    accessed, dirty
 //! bit 7        leaf (in present entries only above 4K, where x86 calls it PS)
-//! bits 10:8    state code, not present entries only
+//! bits 10:8    state, not present entries only
 //! bits 51:12   frame
 //! bits 61:52   4K pages of a 2M leaf already zeroed by an interrupted ACCEPT
 //! ```
@@ -38,8 +38,10 @@ pub enum Level {
     Pmd,
     /// 1G, TDX level 2.
     Pud,
-    /// 512G, TDX level 3: the entries of the root.
+    /// 512G, TDX level 3: the entries of the root of a tree of four levels.
     Pgd,
+    /// 256T, TDX level 4: the entries of the root of a tree of five levels.
+    Pml5,
 }
 
 impl Level {
@@ -60,6 +62,19 @@ impl Level {
             Level::Pmd => Some(Level::Pte),
             Level::Pud => Some(Level::Pmd),
             Level::Pgd => Some(Level::Pud),
+            Level::Pml5 => Some(Level::Pgd),
+        }
+    }
+
+    /// The level with this number in TDX's numbering; `None` where no tree has it.
+    pub const fn from_tdx(level: u64) -> Option<Level> {
+        match level {
+            0 => Some(Level::Pte),
+            1 => Some(Level::Pmd),
+            2 => Some(Level::Pud),
+            3 => Some(Level::Pgd),
+            4 => Some(Level::Pml5),
+            _ => None,
         }
     }
 
@@ -102,6 +117,10 @@ pub enum State {
     PendingBlocked,
     /// An accepted leaf.
     Mapped,
+    /// A leaf that was removed while the TD was being imported: free, but known to have been there.
+    Removed,
+    /// A table, blocked for a change: the walk ends here.
+    NonLeafBlocked,
     /// A table.
     NonLeaf,
 }
@@ -115,10 +134,43 @@ impl State {
             State::Pending => 2,
             State::PendingBlocked => 3,
             State::Mapped => 4,
+            State::Removed => 5,
+            State::NonLeafBlocked => 129,
             State::NonLeaf => 132,
         }
     }
+
+    /// Whether it is one of a leaf.
+    pub const fn is_leaf(self) -> bool {
+        matches!(
+            self,
+            State::Blocked | State::Pending | State::PendingBlocked | State::Mapped
+        )
+    }
+
+    /// Whether RANGE.BLOCK made it.
+    pub const fn is_blocked(self) -> bool {
+        matches!(
+            self,
+            State::Blocked | State::PendingBlocked | State::NonLeafBlocked
+        )
+    }
+
+    /// The state once it is blocked no more: what BLOCK found.
+    #[must_use]
+    pub const fn unblocked(self) -> State {
+        match self {
+            State::Blocked => State::Mapped,
+            State::PendingBlocked => State::Pending,
+            State::NonLeafBlocked => State::NonLeaf,
+            other => other,
+        }
+    }
 }
+
+/// Bits 10:8 of an entry that is not present: a leaf's code, and two of our own.
+const STATE_REMOVED: u64 = 5;
+const STATE_TABLE_BLOCKED: u64 = 6;
 
 /// An S-EPT entry.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -127,6 +179,9 @@ pub struct SeptEntry(u64);
 impl SeptEntry {
     /// Nothing there.
     pub const FREE: SeptEntry = SeptEntry(0);
+
+    /// Removed while the TD was being imported.
+    pub const REMOVED: SeptEntry = SeptEntry(STATE_REMOVED << STATE_SHIFT);
 
     /// The entry with these bits.
     pub const fn from_bits(bits: u64) -> SeptEntry {
@@ -143,12 +198,19 @@ impl SeptEntry {
         SeptEntry(PRESENT | WRITABLE | ACCESSED | (table.address() & FRAME_MASK))
     }
 
-    /// A leaf of `level` in `state` over the frames from `frame`. For `Free` and `NonLeaf`, which
-    /// no leaf has, the free entry.
+    /// Such a table, blocked.
+    pub const fn blocked_table(table: Pfn) -> SeptEntry {
+        SeptEntry((STATE_TABLE_BLOCKED << STATE_SHIFT) | (table.address() & FRAME_MASK))
+    }
+
+    /// A leaf of `level` in `state` over the frames from `frame`. For the states that no leaf has,
+    /// the free entry.
     pub const fn leaf(state: State, level: PageLevel, frame: Pfn) -> SeptEntry {
         let address = frame.address() & FRAME_MASK;
         match state {
-            State::Free | State::NonLeaf => SeptEntry::FREE,
+            State::Free | State::Removed | State::NonLeafBlocked | State::NonLeaf => {
+                SeptEntry::FREE
+            }
             State::Mapped => {
                 let size = match level {
                     PageLevel::Size4K => 0,
@@ -175,13 +237,15 @@ impl SeptEntry {
             1 => State::Blocked,
             2 => State::Pending,
             3 => State::PendingBlocked,
+            STATE_REMOVED => State::Removed,
+            STATE_TABLE_BLOCKED => State::NonLeafBlocked,
             _ => State::Free,
         }
     }
 
     /// Whether it is a leaf in any state but free.
     pub const fn is_leaf(self, level: Level) -> bool {
-        !matches!(self.state(level), State::Free | State::NonLeaf)
+        self.state(level).is_leaf()
     }
 
     /// The first frame it points to.
@@ -242,5 +306,15 @@ mod tests {
         let entry = SeptEntry::table(Pfn(0x55));
         assert_eq!(entry.state(Level::Pmd), State::NonLeaf);
         assert!(!entry.is_leaf(Level::Pud));
+    }
+
+    #[test]
+    fn a_blocked_table_ends_a_walk_and_keeps_its_frame() {
+        let entry = SeptEntry::blocked_table(Pfn(0x55));
+        assert_eq!(entry.state(Level::Pmd), State::NonLeafBlocked);
+        assert_eq!(entry.state(Level::Pmd).unblocked(), State::NonLeaf);
+        assert_eq!(entry.frame(), Pfn(0x55));
+        assert_eq!(entry.bits() & PRESENT, 0);
+        assert_eq!(SeptEntry::REMOVED.state(Level::Pte), State::Removed);
     }
 }

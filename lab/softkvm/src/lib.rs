@@ -22,7 +22,7 @@ mod error;
 mod frame_allocator;
 mod gmem;
 mod kvm;
-mod module;
+pub mod module;
 mod physical_memory;
 mod ranges;
 mod sparse_page;
@@ -36,7 +36,7 @@ pub use self::entry::{Level, SeptEntry, State};
 pub use self::error::SoftKvmError;
 pub use self::kvm::design::{Conversion, KvmDesign, RangeSplit, Rules};
 pub use self::kvm::stats::PageGauges;
-pub use self::module::{SHARED_BIT, Seamcall, Status};
+pub use self::module::{ModuleVersion, SHARED_BIT, Seamcall, Status};
 pub use self::physical_memory::{Pfn, PhysicalMemory};
 pub use self::policy::{Faithful, Policy};
 

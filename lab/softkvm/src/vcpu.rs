@@ -164,7 +164,7 @@ impl Vcpu {
                 self.exited(id, gpa, kvm);
                 (State::Entry(request), Advance::Working)
             }
-            Exit::EptViolation { gpa, side, eeq } => {
+            Exit::EptViolation { gpa, side, eeq, .. } => {
                 let accept = eeq.accept_level();
                 if kvm.hardware.policy.counts_exit() {
                     match accept {

@@ -38,9 +38,6 @@ const FIELD_MASK: u64 = 0x7f00_0000_ffff_ffff;
 /// TDX_METADATA_FIELD_ID_INCORRECT.
 const FIELD_ID_INCORRECT: u64 = 0xc000_0c00_0000_0000;
 
-/// Attributes that ATTR.RD reports for a page of the TD: readable, writable, executable, valid.
-const L1_ATTRIBUTES: u64 = 0x800f;
-
 /// What KVM says of a TD that touches memory before it accepts it, level warning.
 const ACCESS_BEFORE_ACCEPT: &str = "<4>kvm_intel: Guest access before accepting";
 
@@ -280,7 +277,8 @@ fn attr_rd(vm: &mut Vm, vcpu: usize, slot: Slot, converted: bool) -> Result<u64,
     }
     let pending = vm.sept.state(gpa) == Some(State::Pending);
     slot.set_gpr(reg::RCX, gpa | if pending { ATTR_RD_PENDING } else { 0 });
-    slot.set_gpr(reg::RDX, L1_ATTRIBUTES);
+    // Attributes in L2 VMs; the TD's own are reported as 0.
+    slot.set_gpr(reg::RDX, 0);
     Ok(status::SUCCESS)
 }
 

@@ -39,7 +39,7 @@ use self::mirror::Mirror;
 use self::slots::Slots;
 use self::stats::{PageGauges, Trace};
 use super::gmem::GuestMemfd;
-use super::module::{Platform, Td};
+use super::module::{ModuleVersion, Platform, TdParams};
 use super::physical_memory::{Pfn, PhysicalMemory};
 use super::policy::{Counted, Failure, FileId, Policy};
 use super::ranges::RangeSet;
@@ -101,9 +101,13 @@ impl<M: PhysicalMemory> Kvm<M> {
             file(FileId::Test, rules.folio),
             file(FileId::Control, PageLevel::Size4K),
         ];
-        let td = Td::new(config.vcpus, config.sept_ve_disable);
+        let params = TdParams {
+            vcpus: config.vcpus,
+            sept_ve_disable: config.sept_ve_disable,
+            wide: false,
+        };
         let mut kvm = Kvm {
-            hardware: Platform::new(machine, policy, td),
+            hardware: Platform::new(machine, policy, ModuleVersion::default(), params),
             rules,
             slots,
             files,

@@ -103,6 +103,14 @@ impl<M: PhysicalMemory> Kvm<M> {
             Seamcall::Track => "tdx_track",
             Seamcall::PageDemote => "tdx_sept_split_private_spte",
             Seamcall::RangeBlock | Seamcall::PageRemove => "tdx_sept_remove_private_spte",
+            Seamcall::PamtAdd => "tdx_pamt_get",
+            Seamcall::PamtRemove => "tdx_pamt_put",
+            // KVM makes none of these.
+            Seamcall::SeptRemove
+            | Seamcall::SeptRead
+            | Seamcall::RangeUnblock
+            | Seamcall::PagePromote
+            | Seamcall::PageRelocate => "tdx_mem",
         };
         let line = format!(
             "kvm_intel: SEAMCALL {} failed: 0x{:x}",

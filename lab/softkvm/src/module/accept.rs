@@ -9,16 +9,26 @@
 //! | 2M pending | exit: the host must split | success |
 //! | 2M mapped | ALREADY_ACCEPTED, 1 | ALREADY_ACCEPTED, 1 |
 //! | blocked leaf | exit | exit for 2M, SIZE_MISMATCH for 4K |
+//! | blocked table | exit | SIZE_MISMATCH |
+//! | removed | SIZE_MISMATCH, or exit | SIZE_MISMATCH, or exit |
+//!
+//! An entry of the level that someone else has locked is BUSY.
 //!
 //! Source: `src/td_dispatcher/vm_exits/tdg_mem_page_accept.c`.
 
-use tdxlab_protocol::addr::{Gpa, PageLevel, Side};
+use tdxlab_protocol::addr::{PageLevel, Side};
 
 use super::super::entry::{Level, SeptEntry, State};
 use super::super::physical_memory::PhysicalMemory;
+use super::Platform;
+use super::lock::GuestLock;
+use super::page::page_level;
+use super::sept::Found;
 use super::status::Status;
 use super::tdcall::{Exit, Outcome};
-use super::{Platform, SHARED_BIT};
+
+/// Exit qualification of a write.
+const WRITE: u64 = 0b10;
 
 /// Extended exit qualification of an EPT violation.
 ///
@@ -30,7 +40,7 @@ use super::{Platform, SHARED_BIT};
 /// bit 46       leaf
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Eeq(pub(crate) u64);
+pub struct Eeq(pub u64);
 
 impl Eeq {
     const TYPE_ACCEPT: u64 = 1;
@@ -65,67 +75,86 @@ impl Eeq {
     }
 }
 
-/// RCX of ACCEPT and ATTR.RD taken apart; `None` where it is not valid.
-///
-/// ```text
-/// bits 2:0     level
-/// bits 11:3    zero
-/// bits 51:12   address, aligned to the level
-/// bits 63:52   zero
-/// ```
-fn operand(rcx: u64) -> Option<(Gpa, PageLevel)> {
-    let level = match PageLevel::from_tdx((rcx & 0b111) as u8)? {
-        PageLevel::Size1G => return None,
-        level => level,
-    };
-    let gpa = Gpa::new(rcx & !0b111);
-    (gpa.as_u64() < SHARED_BIT && gpa.is_aligned(level)).then_some((gpa, level))
-}
-
 impl<M: PhysicalMemory> Platform<M> {
     /// TDG.MEM.PAGE.ACCEPT with this RCX.
     pub(super) fn page_accept(&mut self, rcx: u64) -> Outcome {
-        let Some((gpa, level)) = operand(rcx) else {
+        let Ok(info) = self.page_info(rcx, Level::Pte..=Level::Pmd) else {
             return Outcome::Complete(Status::OPERAND_INVALID.rcx());
         };
+        let (gpa, level) = (info.gpa, page_level(info.level));
         if let Some(status) = self.policy.accept_refused(gpa, level) {
             return Outcome::Complete(status);
         }
-        let found = self.walk(gpa, level.into());
-        let same_level = found.level == Level::from(level);
+        let found = self.walk(gpa, info.level);
+        let violation = Outcome::Exit(Exit::EptViolation {
+            gpa,
+            side: Side::Private,
+            qualification: WRITE,
+            eeq: Eeq::accept(level, found.level, found.entry),
+        });
+        // An entry above is not locked: all that it can do is to stand in the way.
+        let same_level = found.level == info.level;
+        if same_level && let Err(status) = self.lock_entry_for_guest(&found) {
+            return Outcome::Complete(status);
+        }
         let status = match found.state() {
             State::Mapped => Status::PAGE_ALREADY_ACCEPTED.level(found.level),
-            State::NonLeaf => Status::PAGE_SIZE_MISMATCH.level(found.level),
-            State::Pending if same_level => {
-                let done = found.entry.progress();
-                let goal = self
-                    .policy
-                    .accept_burst()
-                    .saturating_add(done)
-                    .min(level.pages_4k());
-                let zeroed = self.policy.accept_zeroes(level, done..goal);
-                if zeroed.start < zeroed.end {
-                    self.machine.zero_frames(
-                        found.entry.frame().add(zeroed.start),
-                        zeroed.end - zeroed.start,
-                    );
-                }
-                if goal < level.pages_4k() {
-                    self.replace(&found, found.entry.with_progress(goal));
-                    return Outcome::Restart;
-                }
-                let entry = self.policy.accepted_entry(level, found.entry.frame());
-                self.replace(&found, entry);
-                Status::SUCCESS
+            State::Removed if self.version.accept_exits_on_removed() => return violation,
+            State::NonLeaf | State::NonLeafBlocked | State::Removed if same_level => {
+                Status::PAGE_SIZE_MISMATCH.level(found.level)
             }
-            State::Free | State::Pending | State::Blocked | State::PendingBlocked => {
-                return Outcome::Exit(Exit::EptViolation {
-                    gpa,
-                    side: Side::Private,
-                    eeq: Eeq::accept(level, found.level, found.entry),
-                });
-            }
+            State::Pending if same_level => match self.accept_pages(&found, level) {
+                Some(status) => status,
+                None => return Outcome::Restart,
+            },
+            State::Free
+            | State::Removed
+            | State::Pending
+            | State::Blocked
+            | State::PendingBlocked
+            | State::NonLeafBlocked
+            | State::NonLeaf => return violation,
         };
         Outcome::Complete(self.policy.accept_status(level, status))
+    }
+    /// Zeroes the pages of a pending leaf and makes it the guest's; `None` where an interrupt comes in
+    /// between, and the TDCALL runs again.
+    fn accept_pages(&mut self, found: &Found, level: PageLevel) -> Option<Status> {
+        let done = found.entry.progress();
+        let left = level.pages_4k() - done;
+        // An interrupt is looked for after each page but the last.
+        let interrupted = self.interrupt_after.map_or(u64::MAX, |after| after + 1);
+        let now = self.policy.accept_burst().max(1).min(interrupted).min(left);
+        if let Some(after) = &mut self.interrupt_after {
+            *after = after.saturating_sub(now.min(left - 1));
+        }
+        let zeroed = self.policy.accept_zeroes(level, done..done + now);
+        if zeroed.start < zeroed.end {
+            self.machine.zero_frames(
+                found.entry.frame().add(zeroed.start),
+                zeroed.end - zeroed.start,
+            );
+        }
+        if now < left {
+            self.replace(found, found.entry.with_progress(done + now));
+            return None;
+        }
+        let entry = self.policy.accepted_entry(level, found.entry.frame());
+        self.replace(found, entry);
+        Some(Status::SUCCESS)
+    }
+
+    /// Locks an entry for the guest.
+    pub(super) fn lock_entry_for_guest(&mut self, found: &Found) -> Result<(), Status> {
+        match self
+            .td
+            .locks
+            .entries
+            .guest_gets(found.place(), found.index())
+        {
+            GuestLock::Taken => Ok(()),
+            GuestLock::Busy => Err(Status::OPERAND_BUSY.rcx()),
+            GuestLock::HostPriority => Err(Status::OPERAND_BUSY_HOST_PRIORITY.rcx()),
+        }
     }
 }

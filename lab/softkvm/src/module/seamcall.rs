@@ -1,33 +1,57 @@
-//! The host's side of the module: SEAMCALLs on the TD's memory.
+//! The host's side of the module: what all SEAMCALLs on a TD's memory check, and in which order.
 //!
-//! A leaf goes away in a fixed order: RANGE.BLOCK, TRACK, every vCPU out of the old epoch, then
-//! PAGE.REMOVE or PAGE.DEMOTE. The module checks each step and refuses what comes too early.
+//! The TDR's lock, the TD's state, the form of RCX, the address, the lock of the S-EPT tree, the walk,
+//! the entry's lock, its state, whether it is blocked, TLB tracking; only then the page in R8. A leaf
+//! goes away in a fixed order: RANGE.BLOCK, TRACK, every vCPU out of the old epoch, then PAGE.REMOVE
+//! or PAGE.DEMOTE. The module checks each step and refuses what comes too early.
+//!
+//! Source: `check_state_map_tdcs_and_lock()`, `lock_sept_check_and_walk_private_gpa()`,
+//! `set_arch_septe_details_in_vmm_regs()`, `is_tlb_tracked()`.
+
+use std::ops::RangeInclusive;
 
 use tdxlab_protocol::addr::{Gpa, PageLevel};
 
-use super::super::entry::{Level, SeptEntry, State};
-use super::super::physical_memory::{Pfn, PhysicalMemory};
+use super::super::entry::{Level, State};
+use super::super::physical_memory::PhysicalMemory;
+use super::Platform;
+use super::lock::Hold;
+use super::pamt::Unit;
 use super::sept::Found;
+use super::state::Lifecycle;
 use super::status::Status;
-use super::{Platform, SHARED_BIT};
 
 /// A SEAMCALL, for those who count or disturb them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Seamcall {
     /// TDH.MEM.SEPT.ADD.
     SeptAdd,
+    /// TDH.MEM.SEPT.REMOVE.
+    SeptRemove,
+    /// TDH.MEM.SEPT.RD.
+    SeptRead,
     /// TDH.MEM.PAGE.ADD.
     PageAdd,
     /// TDH.MEM.PAGE.AUG.
     PageAug,
     /// TDH.MEM.RANGE.BLOCK.
     RangeBlock,
+    /// TDH.MEM.RANGE.UNBLOCK.
+    RangeUnblock,
     /// TDH.MEM.TRACK.
     Track,
     /// TDH.MEM.PAGE.DEMOTE.
     PageDemote,
+    /// TDH.MEM.PAGE.PROMOTE.
+    PagePromote,
     /// TDH.MEM.PAGE.REMOVE.
     PageRemove,
+    /// TDH.MEM.PAGE.RELOCATE.
+    PageRelocate,
+    /// TDH.PHYMEM.PAMT.ADD.
+    PamtAdd,
+    /// TDH.PHYMEM.PAMT.REMOVE.
+    PamtRemove,
 }
 
 impl Seamcall {
@@ -35,202 +59,293 @@ impl Seamcall {
     pub const fn name(self) -> &'static str {
         match self {
             Seamcall::SeptAdd => "TDH_MEM_SEPT_ADD",
+            Seamcall::SeptRemove => "TDH_MEM_SEPT_REMOVE",
+            Seamcall::SeptRead => "TDH_MEM_SEPT_RD",
             Seamcall::PageAdd => "TDH_MEM_PAGE_ADD",
             Seamcall::PageAug => "TDH_MEM_PAGE_AUG",
             Seamcall::RangeBlock => "TDH_MEM_RANGE_BLOCK",
+            Seamcall::RangeUnblock => "TDH_MEM_RANGE_UNBLOCK",
             Seamcall::Track => "TDH_MEM_TRACK",
             Seamcall::PageDemote => "TDH_MEM_PAGE_DEMOTE",
+            Seamcall::PagePromote => "TDH_MEM_PAGE_PROMOTE",
             Seamcall::PageRemove => "TDH_MEM_PAGE_REMOVE",
+            Seamcall::PageRelocate => "TDH_MEM_PAGE_RELOCATE",
+            Seamcall::PamtAdd => "TDH_PHYMEM_PAMT_ADD",
+            Seamcall::PamtRemove => "TDH_PHYMEM_PAMT_REMOVE",
         }
     }
 }
 
-/// Whether a SEAMCALL may name this page.
-fn operand_is_valid(gpa: Gpa, level: Level) -> bool {
-    gpa.as_u64() < SHARED_BIT && level.base(gpa) == gpa
+/// Registers of a SEAMCALL, as far as these calls read or write them. RDX names the TD, and there is
+/// one.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct SeamcallRegs {
+    /// Address and level, or what came of them.
+    pub rcx: u64,
+    /// The TDR's page, or what came of it; for PAMT.ADD the first page.
+    pub rdx: u64,
+    /// Page that the call is given; for PAMT.ADD the second page.
+    pub r8: u64,
+    /// First page for PAMT.
+    pub r12: u64,
+    /// Second page for PAMT.
+    pub r13: u64,
+}
+
+/// RCX taken apart.
+///
+/// ```text
+/// bits 2:0     level
+/// bits 11:3    zero
+/// bits 51:12   address, aligned to the level
+/// bits 63:52   zero
+/// ```
+#[derive(Clone, Copy, Debug)]
+pub(super) struct PageInfo {
+    pub(super) gpa: Gpa,
+    pub(super) level: Level,
+}
+
+impl PageInfo {
+    /// `None` where it is not valid, or of another level.
+    pub(super) fn parse(rcx: u64, levels: RangeInclusive<Level>) -> Option<PageInfo> {
+        let level = Level::from_tdx(rcx & 0b111).filter(|level| levels.contains(level))?;
+        let gpa = Gpa::new(rcx & !0b111);
+        let reserved = rcx & 0xff8 != 0 || rcx >> 52 != 0;
+        (!reserved && level.base(gpa) == gpa).then_some(PageInfo { gpa, level })
+    }
+}
+
+/// What RCX and RDX say of an entry: its architectural image, then level and state.
+fn details(found: &Found) -> (u64, u64) {
+    const SUPPRESS_VE: u64 = 1 << 63;
+    const LEAF: u64 = 0xf0;
+    const PERMISSIONS: u64 = 0x407;
+    let state = found.state();
+    // The count of an interrupted ACCEPT shows in the address.
+    let address = found.entry.frame().address() | (found.entry.progress() << 12);
+    let image = match state {
+        State::Free => SUPPRESS_VE,
+        State::Removed | State::NonLeafBlocked => 0,
+        State::NonLeaf => PERMISSIONS,
+        State::Mapped => SUPPRESS_VE | address | LEAF | PERMISSIONS,
+        State::Blocked | State::Pending | State::PendingBlocked => SUPPRESS_VE | address | LEAF,
+    };
+    (image, (state.code() << 8) | found.level.tdx())
 }
 
 impl<M: PhysicalMemory> Platform<M> {
-    /// TDH.MEM.SEPT.ADD: makes `table` the table for the span of the free entry of `level`.
-    pub(crate) fn sept_add(&mut self, gpa: Gpa, level: Level, table: Pfn) -> Status {
-        if level == Level::Pte || !operand_is_valid(gpa, level) {
-            return Status::OPERAND_INVALID.rcx();
-        }
-        let found = match self.find(Seamcall::SeptAdd, gpa, level) {
-            Ok(found) => found,
-            Err(status) => return status,
+    /// Makes a SEAMCALL. Returns RAX; results, and the entry that stood in the way, are in `regs`.
+    pub fn seamcall(&mut self, call: Seamcall, regs: &mut SeamcallRegs) -> Status {
+        self.pamt.begin();
+        let result = match call {
+            Seamcall::PamtAdd => self.pamt_add(regs),
+            Seamcall::PamtRemove => self.pamt_remove(regs),
+            _ => self.seamcall_on_td(call, regs),
         };
-        if found.state() != State::Free {
-            return Status::EPT_ENTRY_STATE_INCORRECT.rcx();
+        match result {
+            Ok(()) => Status::SUCCESS,
+            Err(status) => status,
         }
-        self.machine.zero_frames(table, 1);
-        self.replace(&found, SeptEntry::table(table));
-        Status::SUCCESS
     }
 
-    /// TDH.MEM.PAGE.ADD: a 4K page of the initial image. Only before the TD runs.
-    pub(crate) fn page_add(&mut self, gpa: Gpa, frame: Pfn) -> Status {
-        if self.td.runnable {
-            return Status::OP_STATE_INCORRECT;
+    fn seamcall_on_td(&mut self, call: Seamcall, regs: &mut SeamcallRegs) -> Result<(), Status> {
+        let given = *regs;
+        if call != Seamcall::Track {
+            (regs.rcx, regs.rdx) = (0, 0);
         }
-        self.put_leaf(
-            Seamcall::PageAdd,
-            gpa,
-            PageLevel::Size4K,
-            State::Mapped,
-            frame,
-        )
-    }
-
-    /// TDH.MEM.PAGE.AUG: a pending page of 4K or 2M. Only while the TD runs.
-    pub(crate) fn page_aug(&mut self, gpa: Gpa, level: PageLevel, frame: Pfn) -> Status {
-        if !self.td.runnable {
-            return Status::OP_STATE_INCORRECT;
-        }
-        if level == PageLevel::Size1G {
-            return Status::OPERAND_INVALID.rcx();
-        }
-        self.put_leaf(Seamcall::PageAug, gpa, level, State::Pending, frame)
-    }
-
-    /// TDH.MEM.RANGE.BLOCK: no new translation through this leaf from here on.
-    pub(crate) fn range_block(&mut self, gpa: Gpa, level: PageLevel) -> Status {
-        let found = match self.find_leaf(Seamcall::RangeBlock, gpa, level) {
-            Ok(found) => found,
-            Err(status) => return status,
-        };
-        let blocked = match found.state() {
-            State::Mapped => State::Blocked,
-            State::Pending => State::PendingBlocked,
-            State::Blocked | State::PendingBlocked => {
-                return Status::GPA_RANGE_ALREADY_BLOCKED.rcx();
-            }
-            State::Free | State::NonLeaf => return Status::EPT_ENTRY_STATE_INCORRECT.rcx(),
-        };
-        let entry = SeptEntry::leaf(blocked, level, found.entry.frame())
-            .with_progress(found.entry.progress());
-        self.replace(&found, entry);
-        self.td.block(gpa, level);
-        Status::SUCCESS
-    }
-
-    /// TDH.MEM.TRACK: raises the epoch. All vCPUs must have left the one before.
-    pub(crate) fn track(&mut self) -> Status {
-        if let Some(status) = self.policy.seamcall(Seamcall::Track) {
-            return status;
-        }
-        if self.td.in_use_since(self.td.epoch - 1) {
-            return Status::PREVIOUS_TLB_EPOCH_BUSY;
-        }
-        self.td.epoch += 1;
-        Status::SUCCESS
-    }
-
-    /// TDH.MEM.PAGE.DEMOTE: replaces a blocked 2M leaf by `table`, filled with 512 leaves of the
-    /// same state over the same frames.
-    pub(crate) fn page_demote(&mut self, gpa: Gpa, level: PageLevel, table: Pfn) -> Status {
-        if level == PageLevel::Size4K {
-            return Status::OPERAND_INVALID.rcx();
-        }
-        let found = match self.find_blocked(Seamcall::PageDemote, gpa, level) {
-            Ok(found) => found,
-            Err(status) => return status,
-        };
-        let parent = match found.state() {
-            State::PendingBlocked => State::Pending,
-            _ => State::Mapped,
-        };
-        let frame = found.entry.frame();
-        let mut children = Box::new([0; 512]);
-        for (index, child) in (0..).zip(children.iter_mut()) {
-            *child = self.policy.demoted_child(parent, frame, index).bits();
-            if !self.policy.demote_keeps_content(index) {
-                self.machine.zero_frames(frame.add(index), 1);
+        self.check_td(call)?;
+        match call {
+            Seamcall::SeptAdd => self.do_sept_add(&given, regs),
+            Seamcall::SeptRemove => self.do_sept_remove(&given, regs),
+            Seamcall::SeptRead => self.do_sept_read(&given, regs),
+            Seamcall::PageAdd => self.do_page_add(&given, regs),
+            Seamcall::PageAug => self.do_page_aug(&given, regs),
+            Seamcall::RangeBlock => self.do_range_block(&given, regs),
+            Seamcall::RangeUnblock => self.do_range_unblock(&given, regs),
+            Seamcall::Track => self.do_track(),
+            Seamcall::PageDemote => self.do_page_demote(&given, regs),
+            Seamcall::PagePromote => self.do_page_promote(&given, regs),
+            Seamcall::PageRemove => self.do_page_remove(&given, regs),
+            Seamcall::PageRelocate => self.do_page_relocate(&given, regs),
+            Seamcall::PamtAdd | Seamcall::PamtRemove => {
+                unreachable!("they are no calls on a TD")
             }
         }
-        self.machine.write_table(table, children);
-        self.td.unblock(gpa, level);
-        self.replace(&found, SeptEntry::table(table));
-        Status::SUCCESS
     }
 
-    /// TDH.MEM.PAGE.REMOVE: frees the entry of a blocked leaf.
-    pub(crate) fn page_remove(&mut self, gpa: Gpa, level: PageLevel) -> Status {
-        let found = match self.find_blocked(Seamcall::PageRemove, gpa, level) {
-            Ok(found) => found,
-            Err(status) => return status,
-        };
-        self.td.unblock(gpa, level);
-        self.replace(&found, SeptEntry::FREE);
-        Status::SUCCESS
-    }
-
-    fn put_leaf(
-        &mut self,
-        call: Seamcall,
-        gpa: Gpa,
-        level: PageLevel,
-        state: State,
-        frame: Pfn,
-    ) -> Status {
-        if !operand_is_valid(gpa, level.into()) {
-            return Status::OPERAND_INVALID.rcx();
-        }
-        let found = match self.find(call, gpa, level.into()) {
-            Ok(found) => found,
-            Err(status) => return status,
-        };
-        if found.state() != State::Free {
-            return Status::EPT_ENTRY_STATE_INCORRECT.rcx();
-        }
-        self.replace(&found, SeptEntry::leaf(state, level, frame));
-        Status::SUCCESS
-    }
-
-    /// The entry of exactly this level.
-    fn find(&mut self, call: Seamcall, gpa: Gpa, level: Level) -> Result<Found, Status> {
-        if let Some(status) = self.policy.seamcall(call) {
-            return Err(status);
-        }
-        let found = self.walk(gpa, level);
-        if found.level == level {
-            Ok(found)
+    /// Locks the TDR, checks the TD's state, locks its operation state.
+    fn check_td(&mut self, call: Seamcall) -> Result<(), Status> {
+        let hold = if call == Seamcall::PageAdd {
+            Hold::Exclusive
         } else {
-            Err(Status::EPT_WALK_FAILED.rcx())
+            Hold::Shared
+        };
+        let locks = &mut self.td.locks;
+        if !locks.tdr.host_gets(hold) {
+            let operand = if call == Seamcall::Track {
+                Status::RCX
+            } else {
+                Status::RDX
+            };
+            return Err(Status::OPERAND_BUSY.detail(operand));
         }
+        if let Some(tdr) = self.td.tdr {
+            self.pamt.keep(tdr, hold);
+        }
+        if self.td.fatal {
+            return Err(Status::TD_FATAL);
+        }
+        if self.td.lifecycle != Lifecycle::KeysConfigured {
+            return Err(Status::TD_KEYS_NOT_CONFIGURED);
+        }
+        // PAGE.ADD has the whole TD to itself.
+        if call != Seamcall::PageAdd && !locks.op_state.host_gets(Hold::Shared) {
+            return Err(Status::OPERAND_BUSY.detail(Status::OP_STATE));
+        }
+        if !self.td.op_state.allows(call) {
+            let detail = if self.version.tells_op_state() {
+                self.td.op_state.number()
+            } else {
+                0
+            };
+            return Err(Status::OP_STATE_INCORRECT.detail(detail));
+        }
+        self.policy.seamcall(call).map_or(Ok(()), Err)
     }
 
-    /// The leaf of exactly this level.
-    fn find_leaf(&mut self, call: Seamcall, gpa: Gpa, level: PageLevel) -> Result<Found, Status> {
-        if !operand_is_valid(gpa, level.into()) {
-            return Err(Status::OPERAND_INVALID.rcx());
-        }
-        let found = self.find(call, gpa, level.into())?;
-        if found.entry.is_leaf(found.level) {
-            Ok(found)
-        } else {
-            Err(Status::EPT_ENTRY_STATE_INCORRECT.rcx())
-        }
+    /// Checks RCX.
+    pub(super) fn page_info(
+        &self,
+        rcx: u64,
+        levels: RangeInclusive<Level>,
+    ) -> Result<PageInfo, Status> {
+        PageInfo::parse(rcx, levels)
+            .filter(|info| self.is_private(info.gpa))
+            .ok_or(Status::OPERAND_INVALID.rcx())
     }
 
-    /// The blocked leaf of exactly this level that no vCPU can use any more.
-    fn find_blocked(
+    /// All levels of this TD's tree from `lowest`.
+    pub(super) fn levels_from(&self, lowest: Level) -> RangeInclusive<Level> {
+        lowest..=self.td.root_level()
+    }
+
+    /// Whether it is an address of the TD's private half.
+    pub(super) fn is_private(&self, gpa: Gpa) -> bool {
+        gpa.as_u64() < self.td.shared_bit()
+    }
+
+    /// Locks the tree, walks to the entry, and locks it.
+    pub(super) fn find(
         &mut self,
-        call: Seamcall,
-        gpa: Gpa,
-        level: PageLevel,
+        info: PageInfo,
+        tree: Hold,
+        regs: &mut SeamcallRegs,
     ) -> Result<Found, Status> {
-        let found = self.find_leaf(call, gpa, level)?;
-        if !matches!(found.state(), State::Blocked | State::PendingBlocked) {
-            return Err(Status::GPA_RANGE_NOT_BLOCKED.rcx());
+        self.lock_tree(tree)?;
+        let found = self.find_unlocked(info, regs)?;
+        let (place, index) = (found.place(), found.index());
+        if !self.td.locks.entries.host_gets(place, index) {
+            return Err(told(&found, Status::OPERAND_BUSY, regs));
         }
-        let blocked = self.td.blocked_since(gpa, level);
-        let tracked =
-            blocked.is_none_or(|epoch| epoch < self.td.epoch && !self.td.in_use_since(epoch));
-        if tracked || !self.policy.module_checks_tracking() {
+        Ok(found)
+    }
+
+    /// Walks to the entry; the caller has the TD to itself.
+    pub(super) fn find_unlocked(
+        &mut self,
+        info: PageInfo,
+        regs: &mut SeamcallRegs,
+    ) -> Result<Found, Status> {
+        let found = self.walk(info.gpa, info.level);
+        if found.level == info.level {
             Ok(found)
         } else {
-            Err(Status::TLB_TRACKING_NOT_DONE.rcx())
+            Err(told(&found, Status::EPT_WALK_FAILED, regs))
         }
     }
+
+    /// Locks the S-EPT tree.
+    pub(super) fn lock_tree(&mut self, hold: Hold) -> Result<(), Status> {
+        let tree = &mut self.td.locks.tree;
+        let gets = if hold == Hold::Exclusive && self.version.tree_lock_heeds_host_priority() {
+            tree.host_gets_unflagged()
+        } else {
+            tree.host_gets(hold)
+        };
+        if gets {
+            Ok(())
+        } else {
+            Err(Status::OPERAND_BUSY.detail(Status::SEPT_TREE))
+        }
+    }
+
+    /// Gives way to a pending interrupt, or to a host that wants the S-EPT tree. Nothing has changed
+    /// yet: RCX and RDX are as they were given, and the call is to be made again.
+    pub(super) fn give_way(
+        &mut self,
+        given: &SeamcallRegs,
+        regs: &mut SeamcallRegs,
+    ) -> Result<(), Status> {
+        let flagged = self.td.locks.tree.has_host_priority();
+        let status = if self.is_interrupted() {
+            Status::INTERRUPTED_RESTARTABLE
+        } else if flagged && self.version.yields_to_host_priority() {
+            Status::INTERRUPTED_BUSY
+        } else {
+            return Ok(());
+        };
+        (regs.rcx, regs.rdx) = (given.rcx, given.rdx);
+        Err(status)
+    }
+
+    /// PAMT's entry of what an S-EPT entry points to.
+    pub(super) fn unit_of(found: &Found) -> Unit {
+        let level = if found.state().is_leaf() {
+            found.level.page().unwrap_or(PageLevel::Size4K)
+        } else {
+            PageLevel::Size4K
+        };
+        Unit::new(level, found.entry.frame())
+    }
+
+    /// Whether the range must be, and is, blocked, and no vCPU can use it any more.
+    pub(super) fn check_blocked(
+        &mut self,
+        found: &Found,
+        regs: &mut SeamcallRegs,
+    ) -> Result<(), Status> {
+        if !self.td.op_state.needs_tracking() {
+            return Ok(());
+        }
+        if !found.state().is_blocked() {
+            return Err(told(found, Status::GPA_RANGE_NOT_BLOCKED, regs));
+        }
+        self.check_tracked(found, Status::RCX)
+    }
+
+    /// Whether no vCPU can use the blocked range any more.
+    pub(super) fn check_tracked(&mut self, found: &Found, operand: u64) -> Result<(), Status> {
+        if !self.td.op_state.needs_tracking() {
+            return Ok(());
+        }
+        let blocked = self.pamt.epoch(Self::unit_of(found));
+        let tracked = blocked < self.td.epoch && !self.td.in_use_since(blocked);
+        if tracked || !self.policy.module_checks_tracking() {
+            Ok(())
+        } else {
+            Err(Status::TLB_TRACKING_NOT_DONE.detail(operand))
+        }
+    }
+}
+
+/// A refusal that shows the entry which stands in the way.
+pub(super) fn told(found: &Found, status: Status, regs: &mut SeamcallRegs) -> Status {
+    (regs.rcx, regs.rdx) = details(found);
+    status.rcx()
+}
+
+/// Puts an entry's details into the registers.
+pub(super) fn tell(found: &Found, regs: &mut SeamcallRegs) {
+    (regs.rcx, regs.rdx) = details(found);
 }

@@ -26,13 +26,13 @@ impl Root {
 
 /// Where an entry is kept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Place {
+pub(super) enum Place {
     Root,
     Table(Pfn),
 }
 
-/// A table of 4K entries with the number of the region it is for. Nothing takes a table away while
-/// the TD lives, so the next walk to that region need not begin at the root.
+/// A table of 4K entries with the number of the region it is for: the next walk to that region need
+/// not begin at the root, as long as no entry above it changes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct LastTable {
     region: u64,
@@ -56,6 +56,16 @@ impl Found {
     pub(super) fn state(&self) -> State {
         self.entry.state(self.level)
     }
+
+    /// Where it is kept.
+    pub(super) const fn place(&self) -> Place {
+        self.place
+    }
+
+    /// Its number in its table.
+    pub(super) const fn index(&self) -> usize {
+        self.level.index(self.base)
+    }
 }
 
 impl<M: PhysicalMemory> Platform<M> {
@@ -68,11 +78,12 @@ impl<M: PhysicalMemory> Platform<M> {
         {
             return self.entry_of(last.table, Level::Pte, gpa);
         }
+        let root = self.td.root_level();
         let mut found = Found {
             place: Place::Root,
-            level: Level::Pgd,
-            base: Level::Pgd.base(gpa),
-            entry: self.td.root.get(Level::Pgd.index(gpa)),
+            level: root,
+            base: root.base(gpa),
+            entry: self.td.root.get(root.index(gpa)),
         };
         while found.level > target
             && found.state() == State::NonLeaf
@@ -103,14 +114,26 @@ impl<M: PhysicalMemory> Platform<M> {
         self.walk(gpa, Level::Pte).state()
     }
 
+    /// Level, state and frame of the entry where the walk to `level` ends.
+    pub fn entry_at(&self, gpa: Gpa, level: Level) -> (Level, State, Pfn) {
+        let found = self.walk(gpa, level);
+        (found.level, found.state(), found.entry.frame())
+    }
+
     /// Replaces the entry that a walk has found.
     pub(super) fn replace(&mut self, found: &Found, entry: SeptEntry) {
-        let index = found.level.index(found.base);
+        let index = found.index();
+        if found.level > Level::Pte {
+            self.td.last.set(None);
+        }
         match found.place {
             Place::Root => {
                 self.td.root.set(index, entry);
-                self.machine
-                    .set_root_entry(Side::Private, index, entry.bits());
+                // No machine here runs a TD of five levels.
+                if found.level == Level::Pgd {
+                    self.machine
+                        .set_root_entry(Side::Private, index, entry.bits());
+                }
             }
             Place::Table(table) => self.machine.write_entry(table, index, entry.bits()),
         }

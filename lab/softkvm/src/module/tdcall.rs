@@ -9,10 +9,10 @@ use super::super::physical_memory::PhysicalMemory;
 use super::super::policy::PendingAccess;
 use super::accept::Eeq;
 use super::status::Status;
-use super::{ATTRIBUTE_SEPT_VE_DISABLE, GPA_WIDTH, Platform, SHARED_BIT, VeInfo};
+use super::{ATTRIBUTE_SEPT_VE_DISABLE, GPA_WIDTH, Platform, VeInfo};
 
 /// General registers in the order of [`reg`].
-pub(crate) type Gprs = [u64; 16];
+pub type Gprs = [u64; 16];
 
 /// TDG.VM.WR, which the guest may try on TD_CTLS.
 const LEAF_VM_WR: u64 = 8;
@@ -23,12 +23,9 @@ const FIELD_CONFIG_FLAGS: u64 = 0x1110_0003_0000_0016;
 /// Metadata field TD_CTLS; PENDING_VE_DISABLE is bit 0.
 const FIELD_TD_CTLS: u64 = 0x1110_0003_0000_0017;
 
-/// Attributes of a page of the TD itself: readable, writable, executable in both modes, valid.
-const PAGE_ATTRIBUTES: u64 = 0x800f;
-
 /// How a TDCALL or an access went.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Outcome {
+pub enum Outcome {
     /// Over; this is RAX (of no meaning for an access).
     Complete(Status),
     /// Interrupted with progress kept: it runs again.
@@ -43,13 +40,15 @@ pub(crate) enum Outcome {
 
 /// Why a vCPU left the TD.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Exit {
+pub enum Exit {
     /// EPT violation.
     EptViolation {
-        /// Where.
+        /// Where: the page, without the offset in it.
         gpa: Gpa,
         /// In which half.
         side: Side,
+        /// Exit qualification: bit 0 read, bit 1 write.
+        qualification: u64,
         /// Extended exit qualification.
         eeq: Eeq,
     },
@@ -59,18 +58,18 @@ pub(crate) enum Exit {
 
 /// A hypercall with its arguments.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Vmcall {
+pub struct Vmcall {
     /// R10: 0 for the calls of the GHCI.
-    pub(crate) kind: u64,
+    pub kind: u64,
     /// R11: which one.
-    pub(crate) function: u64,
+    pub function: u64,
     /// R12..R15.
-    pub(crate) args: [u64; 4],
+    pub args: [u64; 4],
 }
 
 impl<M: PhysicalMemory> Platform<M> {
     /// Runs the TDCALL that the registers describe. On completion RAX and results are in `gprs`.
-    pub(crate) fn tdcall(&mut self, vcpu: usize, gprs: &mut Gprs) -> Outcome {
+    pub fn tdcall(&mut self, vcpu: usize, gprs: &mut Gprs) -> Outcome {
         // The version in bits 23:16 makes no difference for these leaves.
         let outcome = match gprs[reg::RAX] & 0xffff {
             leaf::VP_VMCALL => vmcall(gprs),
@@ -89,20 +88,22 @@ impl<M: PhysicalMemory> Platform<M> {
     }
 
     /// A load or store of private memory for which no translation was found.
-    pub(crate) fn access(&mut self, vcpu: usize, gpa: Gpa, write: bool) -> Outcome {
+    pub fn access(&mut self, vcpu: usize, gpa: Gpa, write: bool) -> Outcome {
         let found = self.walk(gpa, Level::Pte);
-        let violation = |eeq| {
+        let violation = |hardware: &mut Self, eeq| {
+            hardware.count_violation(vcpu, gpa);
             Outcome::Exit(Exit::EptViolation {
-                gpa,
+                gpa: gpa.align_down(PageLevel::Size4K),
                 side: Side::Private,
+                qualification: if write { 0b10 } else { 0b01 },
                 eeq,
             })
         };
         match found.state() {
             State::Mapped => Outcome::Complete(Status::SUCCESS),
-            State::Pending => match self.policy.pending_access(self.td.sept_ve_disable) {
+            State::Pending => match self.policy.pending_access(self.td.params.sept_ve_disable) {
                 PendingAccess::Ve => self.inject_ve(vcpu, gpa, write),
-                PendingAccess::Exit => violation(Eeq::PENDING),
+                PendingAccess::Exit => violation(self, Eeq::PENDING),
                 PendingAccess::Allow => {
                     let level = found.level.page().unwrap_or(PageLevel::Size4K);
                     let entry = self.policy.accepted_entry(level, found.entry.frame());
@@ -110,9 +111,12 @@ impl<M: PhysicalMemory> Platform<M> {
                     Outcome::Complete(Status::SUCCESS)
                 }
             },
-            State::Free | State::NonLeaf | State::Blocked | State::PendingBlocked => {
-                violation(Eeq::NONE)
-            }
+            State::Free
+            | State::Removed
+            | State::NonLeaf
+            | State::NonLeafBlocked
+            | State::Blocked
+            | State::PendingBlocked => violation(self, Eeq::NONE),
         }
     }
 
@@ -137,7 +141,7 @@ impl<M: PhysicalMemory> Platform<M> {
     fn vp_info(&self, vcpu: usize, gprs: &mut Gprs) -> Outcome {
         let vcpus = self.td.vcpus.len() as u64;
         gprs[reg::RCX] = u64::from(GPA_WIDTH);
-        gprs[reg::RDX] = if self.td.sept_ve_disable {
+        gprs[reg::RDX] = if self.td.params.sept_ve_disable {
             ATTRIBUTE_SEPT_VE_DISABLE
         } else {
             0
@@ -163,7 +167,7 @@ impl<M: PhysicalMemory> Platform<M> {
 
     fn vm_rd(&self, gprs: &mut Gprs) -> Outcome {
         gprs[reg::R8] = match gprs[reg::RDX] {
-            FIELD_TD_CTLS => u64::from(self.td.sept_ve_disable),
+            FIELD_TD_CTLS => u64::from(self.td.params.sept_ve_disable),
             FIELD_CONFIG_FLAGS => 0,
             _ => {
                 gprs[reg::R8] = 0;
@@ -174,20 +178,32 @@ impl<M: PhysicalMemory> Platform<M> {
     }
 
     /// TDG.MEM.PAGE.ATTR.RD: says what is there without touching it. Where nothing is, it causes a
-    /// plain EPT violation, so the host maps a page.
+    /// plain EPT violation, so the host maps a page. RDX would hold the attributes of the page in L2
+    /// VMs; those of the TD itself are told as 0.
     fn page_attr_rd(&mut self, gprs: &mut Gprs) -> Outcome {
-        let gpa = Gpa::new(gprs[reg::RCX]);
-        if gpa.as_u64() >= SHARED_BIT || !gpa.is_aligned(PageLevel::Size4K) {
+        let gpa = Gpa::new(gprs[reg::RCX]).align_down(PageLevel::Size4K);
+        if !self.is_private(gpa) {
+            (gprs[reg::RCX], gprs[reg::RDX]) = (0, 0);
             return Outcome::Complete(Status::OPERAND_INVALID.rcx());
         }
         let found = self.walk(gpa, Level::Pte);
+        if let Err(status) = self.lock_entry_for_guest(&found) {
+            (gprs[reg::RCX], gprs[reg::RDX]) = (0, 0);
+            return Outcome::Complete(status);
+        }
         let pending = match found.state() {
             State::Mapped => false,
             State::Pending => true,
-            State::Free | State::NonLeaf | State::Blocked | State::PendingBlocked => {
+            State::Free
+            | State::Removed
+            | State::NonLeaf
+            | State::NonLeafBlocked
+            | State::Blocked
+            | State::PendingBlocked => {
                 return Outcome::Exit(Exit::EptViolation {
                     gpa,
                     side: Side::Private,
+                    qualification: 0,
                     eeq: Eeq::NONE,
                 });
             }
@@ -195,7 +211,7 @@ impl<M: PhysicalMemory> Platform<M> {
         let (level, pending) = self.policy.attributes_read(found.level, pending);
         gprs[reg::RCX] =
             found.base.as_u64() | level.tdx() | if pending { ATTR_RD_PENDING } else { 0 };
-        gprs[reg::RDX] = PAGE_ATTRIBUTES;
+        gprs[reg::RDX] = 0;
         Outcome::Complete(Status::SUCCESS)
     }
 }

@@ -1,197 +1,16 @@
-//! The module's rules, call by call.
+//! The guest's side: ACCEPT, ATTR.RD, accesses, and what it may ask.
 
 use rstest::rstest;
-use tdxlab_protocol::addr::{Gpa, PageLevel};
+use tdxlab_protocol::addr::Gpa;
+use tdxlab_protocol::addr::PageLevel::{Size1G, Size2M, Size4K};
 use tdxlab_protocol::tdcall::{leaf, reg};
 
-use super::super::entry::{Level, State};
-use super::super::physical_memory::Pfn;
-use super::super::policy::Faithful;
-use super::accept::Eeq;
-use super::{Exit, Outcome, Platform, Status, Td};
-use crate::memory::SimMachine;
-
-const REGION: Gpa = Gpa::new(0x4000_0000);
-const PAGE: Gpa = Gpa::new(0x4000_3000);
-const FOLIO: Pfn = Pfn(0x1000);
-
-/// One SEAMCALL, or what a vCPU does in between.
-#[derive(Clone, Copy, Debug)]
-enum Do {
-    Finalize,
-    SeptAdd(Gpa, Level),
-    Add(Gpa),
-    Aug(Gpa, PageLevel),
-    Block(Gpa, PageLevel),
-    Track,
-    Demote(Gpa, PageLevel),
-    Remove(Gpa, PageLevel),
-    Kick,
-    Accept(Gpa, PageLevel),
-}
-
-use Do::*;
-use PageLevel::{Size1G, Size2M, Size4K};
-
-struct Bench {
-    hardware: Platform<SimMachine>,
-    tables: u64,
-}
-
-impl Bench {
-    fn new() -> Bench {
-        let td = Td::new(2, false);
-        Bench {
-            hardware: Platform::new(SimMachine::new(256 << 20), Box::new(Faithful), td),
-            tables: 0,
-        }
-    }
-
-    /// With tables down to the entries of 2M, running.
-    fn running() -> Bench {
-        Bench::new().after(&[
-            SeptAdd(Level::Pgd.base(REGION), Level::Pgd),
-            SeptAdd(REGION, Level::Pud),
-            Finalize,
-        ])
-    }
-
-    fn after(mut self, steps: &[Do]) -> Bench {
-        for &step in steps {
-            let status = self.call(step);
-            assert!(status.is_success(), "{step:?}: {status}");
-        }
-        self
-    }
-
-    fn call(&mut self, step: Do) -> Status {
-        let hardware = &mut self.hardware;
-        self.tables += 1;
-        let table = Pfn(0x300 + self.tables);
-        match step {
-            Finalize => hardware.td.finalize(),
-            Kick => hardware.td.reenter_all(),
-            SeptAdd(gpa, level) => return hardware.sept_add(gpa, level, table),
-            Add(gpa) => return hardware.page_add(gpa, FOLIO.add(gpa.gfn() % 512)),
-            Aug(gpa, level) => {
-                return hardware.page_aug(gpa, level, FOLIO.add(gpa.gfn() % 512));
-            }
-            Block(gpa, level) => return hardware.range_block(gpa, level),
-            Track => return hardware.track(),
-            Demote(gpa, level) => return hardware.page_demote(gpa, level, table),
-            Remove(gpa, level) => return hardware.page_remove(gpa, level),
-            Accept(gpa, level) => match accept(hardware, gpa, level) {
-                Outcome::Complete(status) => return status,
-                other => panic!("{other:?}"),
-            },
-        }
-        Status::SUCCESS
-    }
-}
-
-fn accept(hardware: &mut Platform<SimMachine>, gpa: Gpa, level: PageLevel) -> Outcome {
-    let mut gprs = [0; 16];
-    gprs[reg::RAX] = leaf::MEM_PAGE_ACCEPT;
-    gprs[reg::RCX] = gpa.as_u64() | u64::from(level.tdx());
-    let outcome = hardware.tdcall(0, &mut gprs);
-    if let Outcome::Complete(status) = outcome {
-        assert_eq!(gprs[reg::RAX], status.0);
-    }
-    outcome
-}
-
-const OPERAND_INVALID_RCX: u64 = 0xc000_0100_0000_0001;
-const WALK_FAILED: u64 = 0xc000_0b00_0000_0001;
-const STATE_INCORRECT: u64 = 0xc000_0b0d_0000_0001;
-const NOT_BLOCKED: u64 = 0xc000_0b06_0000_0001;
-const ALREADY_BLOCKED: u64 = 0x0000_0b07_0000_0001;
-const TRACKING_NOT_DONE: u64 = 0xc000_0b08_0000_0001;
-const EPOCH_BUSY: u64 = 0x8000_0201_0000_0000;
-const OP_STATE_INCORRECT: u64 = 0xc000_0608_0000_0000;
-
-const UNALIGNED: Gpa = Gpa::new(0x4000_1000);
-const SHARED: Gpa = Gpa::new(super::SHARED_BIT);
-const FAR: Gpa = Gpa::new(0x8000_0000);
-
-#[rstest]
-#[case::sept_add_twice(&[], SeptAdd(REGION, Level::Pud), STATE_INCORRECT)]
-#[case::sept_add_over_a_leaf(&[Aug(REGION, Size2M)], SeptAdd(REGION, Level::Pmd), STATE_INCORRECT)]
-#[case::sept_add_at_4k(&[], SeptAdd(REGION, Level::Pte), OPERAND_INVALID_RCX)]
-#[case::sept_add_unaligned(&[], SeptAdd(UNALIGNED, Level::Pmd), OPERAND_INVALID_RCX)]
-#[case::sept_add_without_the_table_above(&[], SeptAdd(FAR, Level::Pmd), WALK_FAILED)]
-#[case::add_while_running(&[SeptAdd(REGION, Level::Pmd)], Add(PAGE), OP_STATE_INCORRECT)]
-#[case::aug_2m(&[], Aug(REGION, Size2M), 0)]
-#[case::aug_4k(&[SeptAdd(REGION, Level::Pmd)], Aug(PAGE, Size4K), 0)]
-#[case::aug_1g(&[], Aug(REGION, Size1G), OPERAND_INVALID_RCX)]
-#[case::aug_unaligned(&[], Aug(UNALIGNED, Size2M), OPERAND_INVALID_RCX)]
-#[case::aug_shared(&[], Aug(SHARED, Size4K), OPERAND_INVALID_RCX)]
-#[case::aug_without_a_table(&[], Aug(PAGE, Size4K), WALK_FAILED)]
-#[case::aug_4k_under_a_2m_leaf(&[Aug(REGION, Size2M)], Aug(PAGE, Size4K), WALK_FAILED)]
-#[case::aug_2m_over_a_table(&[SeptAdd(REGION, Level::Pmd)], Aug(REGION, Size2M), STATE_INCORRECT)]
-#[case::aug_twice(&[Aug(REGION, Size2M)], Aug(REGION, Size2M), STATE_INCORRECT)]
-#[case::block_free(&[], Block(REGION, Size2M), STATE_INCORRECT)]
-#[case::block_4k_of_a_2m_leaf(&[Aug(REGION, Size2M)], Block(PAGE, Size4K), WALK_FAILED)]
-#[case::block_a_table(&[SeptAdd(REGION, Level::Pmd)], Block(REGION, Size2M), STATE_INCORRECT)]
-#[case::block_twice(&[Aug(REGION, Size2M), Block(REGION, Size2M)], Block(REGION, Size2M), ALREADY_BLOCKED)]
-#[case::remove_unblocked(&[Aug(REGION, Size2M)], Remove(REGION, Size2M), NOT_BLOCKED)]
-#[case::remove_unblocked_accepted(
-    &[Aug(REGION, Size2M), Accept(REGION, Size2M)], Remove(REGION, Size2M), NOT_BLOCKED)]
-#[case::remove_free(&[], Remove(REGION, Size2M), STATE_INCORRECT)]
-#[case::remove_untracked(
-    &[Aug(REGION, Size2M), Block(REGION, Size2M)], Remove(REGION, Size2M), TRACKING_NOT_DONE)]
-#[case::remove_unkicked(
-    &[Aug(REGION, Size2M), Block(REGION, Size2M), Track], Remove(REGION, Size2M), TRACKING_NOT_DONE)]
-#[case::remove_kicked_before_track(
-    &[Aug(REGION, Size2M), Block(REGION, Size2M), Kick, Track], Remove(REGION, Size2M), TRACKING_NOT_DONE)]
-#[case::remove_tracked_before_block(
-    &[Aug(REGION, Size2M), Track, Kick, Block(REGION, Size2M)], Remove(REGION, Size2M), TRACKING_NOT_DONE)]
-#[case::remove(
-    &[Aug(REGION, Size2M), Block(REGION, Size2M), Track, Kick], Remove(REGION, Size2M), 0)]
-#[case::remove_untracked_what_was_blocked_before(
-    &[Aug(REGION, Size2M), Block(REGION, Size2M), Track, Kick, Remove(REGION, Size2M),
-      Aug(REGION, Size2M), Block(REGION, Size2M)],
-    Remove(REGION, Size2M), TRACKING_NOT_DONE)]
-#[case::remove_4k(
-    &[SeptAdd(REGION, Level::Pmd), Aug(PAGE, Size4K), Block(PAGE, Size4K), Track, Kick],
-    Remove(PAGE, Size4K), 0)]
-#[case::remove_a_leaf_that_was_split(
-    &[Aug(REGION, Size2M), Block(REGION, Size2M), Track, Kick, Demote(REGION, Size2M)],
-    Remove(REGION, Size2M), STATE_INCORRECT)]
-#[case::remove_a_page_of_a_blocked_leaf(
-    &[Aug(REGION, Size2M), Block(REGION, Size2M), Track, Kick], Remove(PAGE, Size4K), WALK_FAILED)]
-#[case::demote_unblocked(&[Aug(REGION, Size2M)], Demote(REGION, Size2M), NOT_BLOCKED)]
-#[case::demote_untracked(
-    &[Aug(REGION, Size2M), Block(REGION, Size2M)], Demote(REGION, Size2M), TRACKING_NOT_DONE)]
-#[case::demote(
-    &[Aug(REGION, Size2M), Block(REGION, Size2M), Track, Kick], Demote(REGION, Size2M), 0)]
-#[case::demote_4k(
-    &[SeptAdd(REGION, Level::Pmd), Aug(PAGE, Size4K), Block(PAGE, Size4K), Track, Kick],
-    Demote(PAGE, Size4K), OPERAND_INVALID_RCX)]
-#[case::demote_a_table(&[SeptAdd(REGION, Level::Pmd)], Demote(REGION, Size2M), STATE_INCORRECT)]
-#[case::children_need_no_unblocking(
-    &[Aug(REGION, Size2M), Block(REGION, Size2M), Track, Kick, Demote(REGION, Size2M)],
-    Block(PAGE, Size4K), 0)]
-#[case::track_twice_without_a_kick(&[Track], Track, EPOCH_BUSY)]
-#[case::track_twice_with_a_kick(&[Track, Kick], Track, 0)]
-fn order_rules(#[case] given: &[Do], #[case] step: Do, #[case] status: u64) {
-    let mut bench = Bench::running().after(given);
-    assert_eq!(bench.call(step), Status(status));
-}
-
-#[test]
-fn pages_are_added_before_the_td_runs_and_augmented_after() {
-    let mut bench = Bench::new().after(&[
-        SeptAdd(Level::Pgd.base(REGION), Level::Pgd),
-        SeptAdd(REGION, Level::Pud),
-        SeptAdd(REGION, Level::Pmd),
-        Add(PAGE),
-    ]);
-    assert_eq!(
-        bench.call(Aug(UNALIGNED, Size4K)),
-        Status(OP_STATE_INCORRECT)
-    );
-    assert_eq!(bench.hardware.state(PAGE), State::Mapped);
-}
+use super::super::super::entry::{Level, State};
+use super::super::super::policy::Policy;
+use super::super::accept::Eeq;
+use super::super::{Exit, Outcome, SHARED_BIT, Status};
+use super::bench::Do::{self, *};
+use super::bench::*;
 
 /// What an ACCEPT must do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -252,7 +71,7 @@ fn accept_matrix(#[case] given: &[Do], #[case] small: Answer, #[case] large: Ans
 #[case::unaligned(0x4000_1001)]
 #[case::reserved_low_bit(0x4000_0008)]
 #[case::reserved_high_bit(1 << 52)]
-#[case::shared(SHARED.as_u64())]
+#[case::shared(SHARED_BIT)]
 #[case::level_7(0x4000_0007)]
 fn accept_refuses_a_bad_operand(#[case] rcx: u64) {
     let mut bench = Bench::running();
@@ -312,7 +131,7 @@ fn an_accept_zeroes_what_the_frames_held() {
 #[test]
 fn an_interrupted_accept_goes_on_where_it_was() {
     struct Interrupted;
-    impl super::Policy for Interrupted {
+    impl Policy for Interrupted {
         fn accept_burst(&mut self) -> u64 {
             200
         }
@@ -349,9 +168,7 @@ fn only_accepted_pages_are_present_to_the_mmu() {
 
 #[test]
 fn the_exit_qualification_of_a_pending_access_is_type_6() {
-    let mut bench = Bench::new();
-    bench.hardware.td = Td::new(1, true);
-    let mut bench = bench.after(&[
+    let mut bench = Bench::with(true).after(&[
         SeptAdd(Level::Pgd.base(REGION), Level::Pgd),
         SeptAdd(REGION, Level::Pud),
         Finalize,
@@ -421,11 +238,7 @@ fn attributes_say_what_is_there(#[case] given: &[Do], #[case] expected: Option<(
 
 #[test]
 fn information_and_controls_can_be_read() {
-    let mut hardware = Platform::new(
-        SimMachine::new(64 << 20),
-        Box::new(Faithful),
-        Td::new(3, true),
-    );
+    let mut hardware = platform(3, true);
     let mut call = |leaf, rdx| {
         let mut gprs = [0; 16];
         gprs[reg::RAX] = leaf;

@@ -1,0 +1,6 @@
+//! The module's rules, call by call.
+
+mod bench;
+mod guest;
+mod host;
+mod tree;
