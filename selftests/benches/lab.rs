@@ -129,6 +129,7 @@ fn sim(rows: &mut Vec<Row>) {
     let guest = guest(LOW_BASE, G);
     let options = BootOptions {
         design: "headtail".to_owned(),
+        module: None,
         seed: 0,
         folder: std::path::PathBuf::new(),
         patience: Duration::from_secs(60),

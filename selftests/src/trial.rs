@@ -35,6 +35,7 @@ impl InMemoryRunner {
         let rules = Design::named(design).ok_or_else(|| format!("no design {design}"))?;
         let options = BootOptions {
             design: design.to_owned(),
+            module: None,
             seed,
             folder,
             patience: Duration::from_secs(10),

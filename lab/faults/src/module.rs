@@ -1,6 +1,6 @@
 //! SEAMCALLs that fail, or are made without what must come first.
 
-use tdxlab_softkvm::policy::{Failure, Kick, SplitStage, Why};
+use tdxlab_softkvm::policy::{Failure, Kick, OnInterrupt, SplitStage, Why};
 use tdxlab_softkvm::{Seamcall, Status};
 
 use super::faults;
@@ -152,6 +152,52 @@ faults! {
             (call == Seamcall::PageDemote && self.made == 1)
                 .then_some(Status::INTERRUPTED_RESTARTABLE)
         }
+        fn on_interrupted_demote(&mut self) -> OnInterrupt {
+            OnInterrupt::Fail
+        }
+    }
+
+    "demote-interrupted-for-ever": "DEMOTE gives way to an interrupt and is made again at once, with interrupts off"
+    ("retry loop around TDX_INTERRUPTED_RESTARTABLE under mmu_lock, v3 patch 2", rows 32,
+     under "headtail", seen by Td KernelLog)
+    DemoteInterruptedForEver { served: bool } {
+        fn seamcall(&mut self, call: Seamcall) -> Option<Status> {
+            (call == Seamcall::PageDemote && !self.served)
+                .then_some(Status::INTERRUPTED_RESTARTABLE)
+        }
+        fn on_interrupted_demote(&mut self) -> OnInterrupt {
+            // A right KVM lets the interrupt in here; with `Again` the next call would go through.
+            let answer = OnInterrupt::AgainAtOnce;
+            self.served |= answer == OnInterrupt::Again;
+            answer
+        }
+    }
+
+    "demote-interrupted-given-up": "DEMOTE gives way to an interrupt, KVM tries again later, and the leaf stays blocked"
+    ("no UNBLOCK after an aborted split, v3 thread", rows 46, under "headtail", seen by Td KernelLog)
+    DemoteInterruptedGivenUp { made: u64 } {
+        fn seamcall(&mut self, call: Seamcall) -> Option<Status> {
+            self.made += u64::from(call == Seamcall::PageDemote);
+            (call == Seamcall::PageDemote && self.made == 1)
+                .then_some(Status::INTERRUPTED_RESTARTABLE)
+        }
+        fn on_interrupted_demote(&mut self) -> OnInterrupt {
+            OnInterrupt::Abandon
+        }
+    }
+
+    "busy-is-final": "KVM takes TDX_OPERAND_BUSY of DEMOTE for a failure, though the S-EPT tree is free a moment later"
+    ("zero-step mitigation takes the S-EPT lock, RFC v5 thread", rows 30, under "headtail",
+     seen by Td KernelLog)
+    BusyIsFinal { made: u64 } {
+        fn seamcall(&mut self, call: Seamcall) -> Option<Status> {
+            self.made += u64::from(call == Seamcall::PageDemote);
+            (call == Seamcall::PageDemote && self.made == 1)
+                .then_some(Status::OPERAND_BUSY.detail(Status::SEPT_TREE))
+        }
+        fn retries_busy(&mut self, _: Seamcall) -> bool {
+            false
+        }
     }
 
     "split-called-twice": "the S-EPT is split twice for one leaf"
@@ -191,6 +237,9 @@ faults! {
         fn seamcall(&mut self, call: Seamcall) -> Option<Status> {
             self.given_up |= call == Seamcall::PageDemote;
             (call == Seamcall::PageDemote).then_some(Status::INTERRUPTED_RESTARTABLE)
+        }
+        fn on_interrupted_demote(&mut self) -> OnInterrupt {
+            OnInterrupt::Fail
         }
         fn notices(&mut self, call: Seamcall, status: Status) -> bool {
             call != Seamcall::PageDemote && !status.is_success()

@@ -133,6 +133,7 @@ impl Harness {
     ) -> Result<Harness, HostError> {
         let options = BootOptions {
             design: design.name.to_owned(),
+            module: None,
             seed,
             folder: folder.to_owned(),
             patience: match host.profile().races {

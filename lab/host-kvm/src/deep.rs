@@ -365,6 +365,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let options = BootOptions {
             design: design.to_owned(),
+            module: None,
             seed: 1,
             folder: folder.path().to_owned(),
             patience: std::time::Duration::from_secs(60),

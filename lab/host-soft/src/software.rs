@@ -2,15 +2,16 @@
 
 use tdxlab_host::{BootOptions, HostError};
 use tdxlab_journal::{Death, ExitCounters, Killer};
-use tdxlab_plan::{CONTROL_PAGE, Guest, HostKind};
+use tdxlab_plan::{CONTROL_PAGE, Guest, HostKind, TdxModule};
 use tdxlab_protocol::addr::GpaRange;
-use tdxlab_softkvm::{Config, Exits, KvmDesign, MemSlot, SoftKvmError};
+use tdxlab_softkvm::{Config, Exits, KvmDesign, MemSlot, ModuleVersion, SoftKvmError};
 
 /// The software KVM for `guest`. The design's name is the only thing that can be wrong here.
 pub(crate) fn config(
     host: HostKind,
     guest: &Guest,
     options: &BootOptions,
+    module: ModuleVersion,
 ) -> Result<Config, HostError> {
     let design: KvmDesign = options
         .design
@@ -28,8 +29,19 @@ pub(crate) fn config(
         image: guest.image.clone(),
         control: CONTROL_PAGE,
         design,
+        module: options.module.map_or(module, module_version),
         seed: options.seed,
     })
+}
+
+/// The version to play for one that a plan or a user names.
+pub(crate) const fn module_version(module: TdxModule) -> ModuleVersion {
+    match module {
+        TdxModule::V1_5_01 => ModuleVersion::V1_5_01,
+        TdxModule::V1_5_25 => ModuleVersion::V1_5_25,
+        TdxModule::V1_5_34 => ModuleVersion::V1_5_34,
+        TdxModule::V2_0_18 => ModuleVersion::V2_0_18,
+    }
 }
 
 /// Room for the control page, the upper tables, and folios that are in pieces.

@@ -20,7 +20,7 @@ use tdxlab_journal::interleaving::Interleaving;
 use tdxlab_journal::journal::SeededFault;
 use tdxlab_journal::{Observed, Sample};
 use tdxlab_plan::addr::GpaRange;
-use tdxlab_plan::{Design, Guest, HostKind, HostProfile, Op};
+use tdxlab_plan::{Design, Guest, HostKind, HostProfile, Op, TdxModule};
 
 pub use error::{HostError, OnHost};
 
@@ -68,6 +68,8 @@ pub trait Host: Send + Sync {
 pub struct BootOptions {
     /// Design whose KVM is played (soft, sim) or expected (tdx).
     pub design: String,
+    /// TDX module that the scenario needs; `None` for the host's own.
+    pub module: Option<TdxModule>,
     /// Seed for everything the host may choose, such as the order of racing exits.
     pub seed: u64,
     /// Folder for logs and witness files of this scenario; exists.

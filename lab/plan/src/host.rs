@@ -20,6 +20,11 @@ pub enum HostKind {
 }
 
 impl HostKind {
+    /// Whether KVM and TDX module are software of the lab.
+    pub const fn is_software(self) -> bool {
+        matches!(self, HostKind::Soft | HostKind::Sim)
+    }
+
     /// The name used on the command line and in reports.
     pub const fn name(self) -> &'static str {
         match self {

@@ -32,6 +32,7 @@ pub mod needs;
 pub mod one_root;
 mod op;
 mod plan;
+mod tdx_module;
 pub mod text;
 
 pub use check::{WrongPlan, check};
@@ -47,6 +48,7 @@ pub use op::{Action, Branch, Gone, GuestOp, HostOp, Kind, Op, Size, VmOp};
 pub use plan::{
     Backing, CONTROL_PAGE, Guest, HIGH_BASE, LOW_BASE, Needs, Plan, Slot, Step, VERSION,
 };
+pub use tdx_module::TdxModule;
 pub use tdxlab_protocol::addr;
 pub use tdxlab_protocol::message::{AccessKind, OnVe, Side, VcpuId};
 pub use tdxlab_protocol::pattern::Generation;

@@ -35,6 +35,14 @@ fn unmet_needs(needs: &Needs, offer: &HostAndDesign) -> Option<String> {
             host.name()
         ));
     }
+    if let Some(module) = needs.module
+        && !host.is_software()
+    {
+        return Some(format!(
+            "needs TDX module {module}, which soft and sim can play; this is {}",
+            host.name()
+        ));
+    }
     match offer.design.meets(needs) {
         Ok(()) => None,
         Err(unmet) => Some(format!("needs {}; {}", unmet.need, unmet.offers)),

@@ -7,6 +7,7 @@ use tdxlab_protocol::addr::{Gpa, GpaRange, PageLevel};
 use crate::expect::Expect;
 use crate::host::HostKind;
 use crate::op::Action;
+use crate::tdx_module::TdxModule;
 
 /// Version of the plan format.
 pub const VERSION: u32 = 1;
@@ -58,6 +59,9 @@ pub struct Needs {
     /// Holes of finer alignment than this must be refused with EINVAL.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub hole_alignment_at_least: Option<PageLevel>,
+    /// The TDX module must be this version.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub module: Option<TdxModule>,
     /// The only hosts on which it makes sense; empty means any.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub hosts: Vec<HostKind>,

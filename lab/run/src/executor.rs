@@ -241,6 +241,7 @@ impl PlanRun<'_> {
             &self.plan.guest,
             &BootOptions {
                 design: self.lab.offer.design.name.to_owned(),
+                module: self.plan.needs.module,
                 seed: self.plan.seed,
                 folder,
                 patience: self.lab.patience,

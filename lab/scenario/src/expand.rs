@@ -166,11 +166,15 @@ impl<'r, 'a> Expander<'r, 'a> {
         let hole_alignment = level(&needs.hole_alignment, "hole_alignment");
         let hole_alignment_at_least =
             level(&needs.hole_alignment_at_least, "hole_alignment_at_least");
+        let module = self
+            .reader
+            .get_if(needs.module.as_ref(), node.key("module"));
         let needs = Needs {
             private_leaf: private_leaf?,
             private_leaf_at_most: private_leaf_at_most?,
             hole_alignment: hole_alignment?,
             hole_alignment_at_least: hole_alignment_at_least?,
+            module: module?,
             hosts: hosts.into_iter().collect::<Option<_>>()?,
         };
         if let Some(why) = check::impossible(&needs) {

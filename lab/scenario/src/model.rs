@@ -9,6 +9,7 @@ use serde::Deserialize;
 use tdxlab_plan::addr::PageLevel;
 use tdxlab_plan::{
     AccessKind, Backing, ExpectErrno, ExpectStatus, ExpectTd, Gone, HostKind, OnVe, Side, Size,
+    TdxModule,
 };
 
 use super::scalar::{Bytes, Change, Count, Extent, Literal, OnOff, Scalar, StopCont};
@@ -62,6 +63,8 @@ pub(super) struct Needs {
     pub(super) hole_alignment: Option<Scalar<PageLevel>>,
     /// Holes that are aligned to less than this are refused with EINVAL.
     pub(super) hole_alignment_at_least: Option<Scalar<PageLevel>>,
+    /// Version of the TDX module. Hosts of software play it.
+    pub(super) module: Option<Scalar<TdxModule>>,
     /// The hosts on which it makes sense; any where absent.
     pub(super) hosts: Option<List<Scalar<HostKind>>>,
 }

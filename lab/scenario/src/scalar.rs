@@ -11,6 +11,7 @@ use serde::de::{Deserialize, Deserializer, Visitor};
 use tdxlab_plan::addr::PageLevel;
 use tdxlab_plan::{
     AccessKind, Backing, ExpectErrno, ExpectStatus, ExpectTd, Gone, HostKind, OnVe, Side, Size,
+    TdxModule,
 };
 
 use super::expr;
@@ -320,6 +321,9 @@ words! {
     StopCont, "an order to the vCPUs": "stop" = StopCont::Stop, "cont" = StopCont::Cont;
     HostKind, "a host":
         "tdx" = HostKind::Tdx, "kvm" = HostKind::Kvm, "soft" = HostKind::Soft, "sim" = HostKind::Sim;
+    TdxModule, "a version of the TDX module":
+        "1.5.01" = TdxModule::V1_5_01, "1.5.25" = TdxModule::V1_5_25,
+        "1.5.34" = TdxModule::V1_5_34, "2.0.18" = TdxModule::V2_0_18;
     ExpectStatus, "a status of ACCEPT":
         "success" = ExpectStatus::Success,
         "already_accepted" = ExpectStatus::AlreadyAccepted,

@@ -4,6 +4,7 @@ use tdxlab_protocol::addr::{Gpa, GpaRange, Side};
 use tdxlab_protocol::message::VcpuId;
 
 use crate::kvm::design::KvmDesign;
+use crate::module::ModuleVersion;
 
 /// A memory slot over test memory, bound to the guest_memfd.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -31,6 +32,8 @@ pub struct Config {
     pub control: Gpa,
     /// The KVM to play.
     pub design: KvmDesign,
+    /// The TDX module to play.
+    pub module: ModuleVersion,
     /// Seed of what happens by chance: interrupts in the middle of a MapGPA.
     pub seed: u64,
 }

@@ -219,6 +219,16 @@ pub trait Policy: Send {
         Kick::Flush
     }
 
+    /// What KVM does about a PAGE.DEMOTE that gave way to an interrupt.
+    fn on_interrupted_demote(&mut self) -> OnInterrupt {
+        OnInterrupt::Again
+    }
+
+    /// Whether KVM makes a busy SEAMCALL once more, with all vCPUs kept out.
+    fn retries_busy(&mut self, call: Seamcall) -> bool {
+        true
+    }
+
     /// Whether KVM takes this status of a SEAMCALL for a failure.
     fn notices(&mut self, call: Seamcall, status: Status) -> bool {
         !status.is_success()
@@ -458,6 +468,19 @@ pub enum Kick {
     Pretend,
     /// Nothing happens. Never right.
     Skip,
+}
+
+/// What KVM does about a SEAMCALL that gave way to an interrupt.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OnInterrupt {
+    /// Makes it again once the interrupt was served, with the same operands.
+    Again,
+    /// Makes it again with interrupts off, so that the interrupt stays pending. Never right.
+    AgainAtOnce,
+    /// Takes it for a failure. Never right.
+    Fail,
+    /// Lets its caller try again later, and leaves the leaf blocked. Never right.
+    Abandon,
 }
 
 /// An allocation that can fail.

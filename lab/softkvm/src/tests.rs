@@ -32,6 +32,7 @@ fn config(design: KvmDesign) -> Config {
         image: Vec::new(),
         control: CONTROL_PAGE,
         design,
+        module: ModuleVersion::default(),
         seed: 0,
     }
 }

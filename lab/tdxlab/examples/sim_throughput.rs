@@ -20,6 +20,7 @@ fn guest() -> Guest {
 fn boot() -> Box<dyn Session> {
     let options = BootOptions {
         design: "headtail".to_owned(),
+        module: None,
         seed: 0,
         folder: std::path::PathBuf::new(),
         patience: Duration::from_secs(60),

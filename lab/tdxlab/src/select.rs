@@ -8,7 +8,7 @@ use tdxlab_host_soft::sim::SimHost;
 use tdxlab_host_soft::soft::SoftHost;
 use tdxlab_journal::{REHEARSAL, REHEARSAL_FACT};
 use tdxlab_kernel::doctor::{self, Fact, Status, ThisMachine};
-use tdxlab_plan::HostKind;
+use tdxlab_plan::{HostKind, TdxModule};
 use tdxlab_qemu::Installed;
 use tdxlab_qemu::interrupt::Interrupt;
 use tdxlab_qemu::version::OLDEST_FOR_TDX;
@@ -20,6 +20,50 @@ pub enum Choice {
     Auto,
     /// This one.
     Only(HostKind),
+}
+
+/// What a host of software is to play.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Played {
+    /// A fault, seeded into it.
+    pub fault: Option<&'static Fault>,
+    /// The TDX module, where the scenario needs none in particular.
+    pub module: Option<TdxModule>,
+}
+
+impl From<Option<&'static Fault>> for Played {
+    fn from(fault: Option<&'static Fault>) -> Played {
+        Played {
+            fault,
+            module: None,
+        }
+    }
+}
+
+impl Played {
+    /// `sim` that plays it.
+    pub fn on_sim(self, host: SimHost) -> SimHost {
+        let host = match self.module {
+            Some(module) => host.with_module(module),
+            None => host,
+        };
+        match self.fault {
+            Some(fault) => host.with_fault(fault.seeded()),
+            None => host,
+        }
+    }
+
+    /// `soft` that plays it.
+    pub fn on_soft(self, host: SoftHost) -> SoftHost {
+        let host = match self.module {
+            Some(module) => host.with_module(module),
+            None => host,
+        };
+        match self.fault {
+            Some(fault) => host.with_fault(fault.seeded()),
+            None => host,
+        }
+    }
 }
 
 /// A host and why it was taken.
@@ -36,12 +80,13 @@ const AUTO: [HostKind; 3] = [HostKind::Tdx, HostKind::Soft, HostKind::Sim];
 
 /// Finds the host, and makes sure that it is usable.
 pub fn select(choice: Choice) -> Result<Selected, HostError> {
-    select_with(choice, None)
+    select_with(choice, Played::default())
 }
 
-/// The same with a fault seeded into the host, which must be one of software.
-pub fn select_with(choice: Choice, fault: Option<&'static Fault>) -> Result<Selected, HostError> {
-    select_for(choice, fault, false)
+/// The same with a fault seeded into the host, or with a TDX module that it plays; it must be one of
+/// software.
+pub fn select_with(choice: Choice, played: impl Into<Played>) -> Result<Selected, HostError> {
+    select_for(choice, played.into(), false)
 }
 
 /// The same, with guests that a person can attach to while they are held.
@@ -49,17 +94,13 @@ pub fn select_to_hold(
     choice: Choice,
     fault: Option<&'static Fault>,
 ) -> Result<Selected, HostError> {
-    select_for(choice, fault, true)
+    select_for(choice, fault.into(), true)
 }
 
-fn select_for(
-    choice: Choice,
-    fault: Option<&'static Fault>,
-    hold: bool,
-) -> Result<Selected, HostError> {
+fn select_for(choice: Choice, played: Played, hold: bool) -> Result<Selected, HostError> {
     match choice {
         Choice::Only(kind) => Ok(Selected {
-            host: opened(kind, fault, hold)?,
+            host: opened(kind, played, hold)?,
             why: match kind {
                 HostKind::Tdx if tdx::is_rehearsal() => format!("{REHEARSAL_FACT}: {REHEARSAL}"),
                 _ => "asked for".to_owned(),
@@ -68,7 +109,7 @@ fn select_for(
         Choice::Auto => {
             let mut passed_over = Vec::new();
             for kind in AUTO {
-                match opened(kind, fault, hold) {
+                match opened(kind, played, hold) {
                     Ok(host) => {
                         return Ok(Selected {
                             host,
@@ -98,44 +139,45 @@ fn why(passed_over: &[String]) -> String {
     }
 }
 
-/// A host, if it is usable here, with a fault seeded into it if one is given, and with guests to
-/// attach to if they are to be held.
-fn opened(
-    kind: HostKind,
-    fault: Option<&'static Fault>,
-    hold: bool,
-) -> Result<Box<dyn Host>, HostError> {
-    match (kind, fault) {
-        (HostKind::Kvm, None) if hold => Ok(Box::new(KvmHost::find()?.attachable())),
-        (HostKind::Tdx, None) if hold => Ok(Box::new(tdx()?.attachable())),
-        (HostKind::Soft, _) => {
-            let host = SoftHost::find()?;
-            let host = match hold {
-                true => host.attachable(),
-                false => host,
-            };
-            Ok(match fault {
-                Some(fault) => Box::new(host.with_fault(fault.seeded())),
-                None => Box::new(host),
-            })
-        }
-        (_, None) => open(kind),
-        (HostKind::Sim, Some(fault)) => Ok(Box::new(SimHost::new().with_fault(fault.seeded()))),
-        (HostKind::Kvm | HostKind::Tdx, Some(fault)) => Err(HostError::NotUsable {
+/// A host, if it is usable here, that plays what it is to play, with guests to attach to if they are
+/// to be held.
+fn opened(kind: HostKind, played: Played, hold: bool) -> Result<Box<dyn Host>, HostError> {
+    let real = |what: String, advice: &str| {
+        Err(HostError::NotUsable {
             host: kind,
-            reason: format!("{} cannot be seeded into a real kernel", fault.name),
-            advice: "faults are seeded into hosts of software: --host soft or sim".to_owned(),
-        }),
-    }
-}
-
-/// A host, if it is usable here.
-fn open(kind: HostKind) -> Result<Box<dyn Host>, HostError> {
-    match kind {
-        HostKind::Sim => Ok(Box::new(SimHost::new())),
-        HostKind::Soft => Ok(Box::new(SoftHost::find()?)),
-        HostKind::Kvm => Ok(Box::new(KvmHost::find()?)),
-        HostKind::Tdx => Ok(Box::new(tdx()?)),
+            reason: what,
+            advice: advice.to_owned(),
+        })
+    };
+    match (kind, played) {
+        (HostKind::Soft, _) => {
+            let host = played.on_soft(SoftHost::find()?);
+            Ok(Box::new(if hold { host.attachable() } else { host }))
+        }
+        (HostKind::Sim, _) => Ok(Box::new(played.on_sim(SimHost::new()))),
+        (
+            _,
+            Played {
+                fault: Some(fault), ..
+            },
+        ) => real(
+            format!("{} cannot be seeded into a real kernel", fault.name),
+            "faults are seeded into hosts of software: --host soft or sim",
+        ),
+        (
+            _,
+            Played {
+                module: Some(module),
+                ..
+            },
+        ) => real(
+            format!("TDX module {module} cannot be played on a real machine: it has its own"),
+            "modules are played by hosts of software: --host soft or sim",
+        ),
+        (HostKind::Kvm, _) if hold => Ok(Box::new(KvmHost::find()?.attachable())),
+        (HostKind::Tdx, _) if hold => Ok(Box::new(tdx()?.attachable())),
+        (HostKind::Kvm, _) => Ok(Box::new(KvmHost::find()?)),
+        (HostKind::Tdx, _) => Ok(Box::new(tdx()?)),
     }
 }
 
@@ -172,7 +214,7 @@ pub fn hosts() -> Vec<Fact> {
         .into_iter()
         .map(|kind| {
             let name = format!("host {}", kind.name());
-            match open(kind) {
+            match opened(kind, Played::default(), false) {
                 Ok(host) => {
                     let facts: Vec<String> = host
                         .facts()

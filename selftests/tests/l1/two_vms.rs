@@ -68,6 +68,7 @@ fn life(
     guest.backing = Some(Backing::Hugetlb2M);
     let options = BootOptions {
         design: "plain".to_owned(),
+        module: None,
         seed: 1,
         folder: folder.to_owned(),
         patience: PATIENCE,

@@ -40,6 +40,7 @@ fn guest(bytes: u64, vcpus: u16) -> Guest {
 fn options(folder: &TempDir, design: &str) -> BootOptions {
     BootOptions {
         design: design.into(),
+        module: None,
         seed: 1,
         folder: folder.path().to_owned(),
         patience: PATIENCE,

@@ -54,6 +54,7 @@ impl TdxHost {
     ) -> Result<Box<dyn Session>, HostError> {
         let options = BootOptions {
             design: "stock".to_owned(),
+            module: None,
             seed: 1,
             folder: folder.to_owned(),
             patience: PROBE_PATIENCE,

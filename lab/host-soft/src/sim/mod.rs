@@ -23,9 +23,9 @@ use std::sync::Arc;
 
 use tdxlab_host::{BootOptions, Host, HostError, Session};
 use tdxlab_journal::journal::SeededFault;
-use tdxlab_plan::{Guest, HostKind};
+use tdxlab_plan::{Guest, HostKind, TdxModule};
 use tdxlab_softkvm::memory::SimMachine;
-use tdxlab_softkvm::{Faithful, Policy, SoftKvm};
+use tdxlab_softkvm::{Faithful, ModuleVersion, Policy, SoftKvm};
 
 use self::session::SimSession;
 use self::witness::Witnesses;
@@ -45,6 +45,7 @@ pub struct SimHost {
     machine_bytes: Option<u64>,
     policy: MakePolicy,
     fault: Option<SeededFault>,
+    module: ModuleVersion,
 }
 
 impl Default for SimHost {
@@ -70,6 +71,7 @@ impl SimHost {
             machine_bytes: None,
             policy: Arc::new(|| Box::new(Faithful)),
             fault: None,
+            module: ModuleVersion::default(),
         }
     }
 
@@ -86,6 +88,15 @@ impl SimHost {
     pub fn with_machine_bytes(self, machine_bytes: u64) -> SimHost {
         SimHost {
             machine_bytes: Some(machine_bytes),
+            ..self
+        }
+    }
+
+    /// The same host with this TDX module, for scenarios that need none in particular.
+    #[must_use]
+    pub fn with_module(self, module: TdxModule) -> SimHost {
+        SimHost {
+            module: software::module_version(module),
             ..self
         }
     }
@@ -121,7 +132,7 @@ impl Host for SimHost {
         let fact = |name: &str, value: &str| (name.to_owned(), value.to_owned());
         vec![
             fact("kernel", "software KVM"),
-            fact("TDX module", "software, rules of 1.5.01"),
+            fact("TDX module", &format!("software, rules of {}", self.module)),
             fact("QEMU", "none, the guest runs in process"),
         ]
     }
@@ -131,7 +142,7 @@ impl Host for SimHost {
     }
 
     fn boot(&self, guest: &Guest, options: &BootOptions) -> Result<Box<dyn Session>, HostError> {
-        let config = software::config(HostKind::Sim, guest, options)?;
+        let config = software::config(HostKind::Sim, guest, options, self.module)?;
         let needed = || software::machine_bytes(guest.memory).min(LARGEST_MACHINE);
         let machine = SimMachine::new(self.machine_bytes.unwrap_or_else(needed));
         let core = SoftKvm::new(machine, config, (self.policy)())

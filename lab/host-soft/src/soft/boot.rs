@@ -33,7 +33,7 @@ pub(super) fn boot(
     options: &BootOptions,
 ) -> Result<SoftSession, HostError> {
     // What is wrong with the plan is said before anything starts.
-    let config = software::config(HostKind::Soft, guest, options)?;
+    let config = software::config(HostKind::Soft, guest, options, host.module)?;
     let until = Instant::now() + options.patience;
     let layout = RamLayout::for_memory(guest.memory);
     let hatch = Attachment::if_wanted(host.attachable)?;

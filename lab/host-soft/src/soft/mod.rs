@@ -30,11 +30,13 @@ use std::sync::Arc;
 
 use tdxlab_host::{BootOptions, Host, HostError, OnHost, Session};
 use tdxlab_journal::journal::SeededFault;
-use tdxlab_plan::{Guest, HostKind};
+use tdxlab_plan::{Guest, HostKind, TdxModule};
 use tdxlab_protocol::message::VERSION;
 use tdxlab_qemu::interrupt::Interrupt;
 use tdxlab_qemu::{Installed, version};
-use tdxlab_softkvm::{Faithful, Policy};
+use tdxlab_softkvm::{Faithful, ModuleVersion, Policy};
+
+use crate::software;
 
 /// Makes the policy of each session.
 type MakePolicy = Arc<dyn Fn() -> Box<dyn Policy> + Send + Sync>;
@@ -46,6 +48,7 @@ pub struct SoftHost {
     interrupt: &'static Interrupt,
     policy: MakePolicy,
     fault: Option<SeededFault>,
+    module: ModuleVersion,
     attachable: bool,
     nice: Option<i32>,
 }
@@ -87,8 +90,18 @@ impl SoftHost {
             interrupt: Interrupt::of_process(),
             policy: Arc::new(|| Box::new(Faithful)),
             fault: None,
+            module: ModuleVersion::default(),
             attachable: false,
             nice: None,
+        }
+    }
+
+    /// The same host with this TDX module, for scenarios that need none in particular.
+    #[must_use]
+    pub fn with_module(self, module: TdxModule) -> SoftHost {
+        SoftHost {
+            module: software::module_version(module),
+            ..self
         }
     }
 
@@ -152,7 +165,7 @@ impl Host for SoftHost {
         let fact = |name: &str, value: String| (name.to_owned(), value);
         vec![
             fact("kernel", "software KVM".into()),
-            fact("TDX module", "software, rules of 1.5.01".into()),
+            fact("TDX module", format!("software, rules of {}", self.module)),
             fact("QEMU", self.qemu.described()),
             fact("accelerator", "TCG".into()),
             fact("guest", format!("micro guest, protocol version {VERSION}")),

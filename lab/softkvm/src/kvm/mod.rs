@@ -39,7 +39,7 @@ use self::mirror::Mirror;
 use self::slots::Slots;
 use self::stats::{PageGauges, Trace};
 use super::gmem::GuestMemfd;
-use super::module::{ModuleVersion, Platform, TdParams};
+use super::module::{Platform, TdParams};
 use super::physical_memory::{Pfn, PhysicalMemory};
 use super::policy::{Counted, Failure, FileId, Policy};
 use super::ranges::RangeSet;
@@ -107,7 +107,7 @@ impl<M: PhysicalMemory> Kvm<M> {
             wide: false,
         };
         let mut kvm = Kvm {
-            hardware: Platform::new(machine, policy, ModuleVersion::default(), params),
+            hardware: Platform::new(machine, policy, config.module, params),
             rules,
             slots,
             files,

@@ -4,12 +4,21 @@
 
 use tdxlab_protocol::addr::{Gpa, PageLevel};
 
+use rand::Rng;
+
 use super::super::module::{Platform, Seamcall, Status};
 use super::super::physical_memory::{Pfn, PhysicalMemory};
-use super::super::policy::{Allocation, Counted, Failure, Kick, MapStage, Why};
+use super::super::policy::{Allocation, Counted, Failure, Kick, MapStage, OnInterrupt, Why};
 use super::mirror::Leaf;
 use super::{Kvm, death};
 use crate::api::Killer;
+
+/// One DEMOTE in so many finds an interrupt pending, where the module looks for one.
+const DEMOTES_PER_INTERRUPT: u32 = 3;
+
+/// DEMOTEs in a row that give way, after which the CPU is said to be stuck. A host that serves the
+/// interrupt in between needs one more.
+const INTERRUPTED_FOR_EVER: u32 = 1000;
 
 impl<M: PhysicalMemory> Kvm<M> {
     /// Maps a private page: tables first, then PAGE.AUG (PAGE.ADD before the TD runs), then the
@@ -51,7 +60,8 @@ impl<M: PhysicalMemory> Kvm<M> {
         }
     }
 
-    /// Splits a 2M leaf in the S-EPT: BLOCK, TRACK, kick, DEMOTE.
+    /// Splits a 2M leaf in the S-EPT: BLOCK, TRACK, kick, DEMOTE. A module that gives way to an
+    /// interrupt is called again with the same table page, once the interrupt was served.
     pub(super) fn split_in_sept(
         &mut self,
         leaf: &Leaf,
@@ -60,9 +70,39 @@ impl<M: PhysicalMemory> Kvm<M> {
     ) -> Result<(), Failure> {
         let (gpa, level) = (leaf.gpa, leaf.level);
         self.block_and_track(gpa, level, why)?;
-        self.seamcall(Seamcall::PageDemote, |hardware| {
-            hardware.page_demote(gpa, level, table)
-        })
+        if self.hardware.version().demote_is_interruptible()
+            && self.interrupts.random_ratio(1, DEMOTES_PER_INTERRUPT)
+        {
+            self.hardware.set_interrupt(Some(0));
+        }
+        let result = self.demote(gpa, level, table);
+        // Whatever was pending is served when KVM leaves the kernel, if not before.
+        self.hardware.set_interrupt(None);
+        result
+    }
+
+    fn demote(&mut self, gpa: Gpa, level: PageLevel, table: Pfn) -> Result<(), Failure> {
+        const CALL: Seamcall = Seamcall::PageDemote;
+        for _ in 0..INTERRUPTED_FOR_EVER {
+            let status =
+                self.made_again_when_busy(CALL, |hardware| hardware.page_demote(gpa, level, table));
+            if status.class() != Status::INTERRUPTED_RESTARTABLE {
+                return self.judged(CALL, status);
+            }
+            match self.hardware.policy.on_interrupted_demote() {
+                OnInterrupt::Again => self.hardware.set_interrupt(None),
+                OnInterrupt::AgainAtOnce => {}
+                OnInterrupt::Fail => return self.judged(CALL, status),
+                OnInterrupt::Abandon => return Err(Failure::Again),
+            }
+        }
+        let thread = self.trace.thread();
+        let line = format!(
+            "watchdog: BUG: soft lockup - CPU#0 stuck for 26s! [tdx_sept_split_private_spte:{thread}]"
+        );
+        self.log(line.clone());
+        self.die(death(Killer::KvmBug, line));
+        Err(Failure::Bugged)
     }
 
     /// Removes a leaf from the S-EPT: BLOCK, TRACK, kick, REMOVE.
@@ -144,13 +184,26 @@ impl<M: PhysicalMemory> Kvm<M> {
     fn seamcall(
         &mut self,
         call: Seamcall,
-        mut make: impl FnMut(&mut Platform<M>) -> Status,
+        make: impl FnMut(&mut Platform<M>) -> Status,
     ) -> Result<(), Failure> {
-        let mut status = make(&mut self.hardware);
-        if status.is_busy() {
-            self.kick(Why::Busy);
-            status = make(&mut self.hardware);
+        let status = self.made_again_when_busy(call, make);
+        self.judged(call, status)
+    }
+
+    fn made_again_when_busy(
+        &mut self,
+        call: Seamcall,
+        mut make: impl FnMut(&mut Platform<M>) -> Status,
+    ) -> Status {
+        let status = make(&mut self.hardware);
+        if !status.is_busy() || !self.hardware.policy.retries_busy(call) {
+            return status;
         }
+        self.kick(Why::Busy);
+        make(&mut self.hardware)
+    }
+
+    fn judged(&mut self, call: Seamcall, status: Status) -> Result<(), Failure> {
         if self.hardware.policy.notices(call, status) {
             Err(self.bug(call, status))
         } else {

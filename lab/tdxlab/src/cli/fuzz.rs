@@ -13,7 +13,7 @@ use tdxlab_host::Host;
 use tdxlab_host_soft::sim::SimHost;
 use tdxlab_journal::folder::write_whole;
 use tdxlab_journal::replay::{Replay, ReplayOrigin, Signature};
-use tdxlab_plan::{HostKind, HostProfile, Races};
+use tdxlab_plan::{HostKind, HostProfile, Races, TdxModule};
 use tdxlab_report::table;
 use tdxlab_report::terminal::count;
 use tdxlab_scenario as scenario;
@@ -21,7 +21,7 @@ use tdxlab_scenario as scenario;
 use super::error::CliError;
 use super::options::{self, HostName};
 use super::{exit, output, signals};
-use crate::select;
+use crate::select::{self, Played};
 
 /// Runs random scenarios that are chosen for what was exercised least, confirms and shrinks the
 /// first that fails, and leaves it as a scenario file.
@@ -34,6 +34,10 @@ pub(super) struct FuzzCommand {
     /// host is found to follow
     #[arg(long, value_name = "D")]
     design: Option<String>,
+    /// TDX module that a host of software plays: 1.5.01, 1.5.25, 1.5.34 or 2.0.18; a scenario may need
+    /// another
+    #[arg(long, value_name = "V")]
+    module: Option<TdxModule>,
     /// Seed of everything drawn; by default another one each time
     #[arg(long, value_name = "S")]
     seed: Option<u64>,
@@ -163,19 +167,19 @@ impl FuzzCommand {
 
     /// Where guests run, and why there.
     fn host(&self, fault: Option<&'static Fault>) -> Result<(Box<dyn Host>, String), CliError> {
+        let played = Played {
+            fault,
+            module: self.module,
+        };
         let why = match self.host {
             HostName::Auto => "`auto` of random scenarios: it does most steps in a second",
             _ => "asked for",
         };
         if self.kind() == HostKind::Sim {
-            let host = SimHost::in_memory();
-            let host: Box<dyn Host> = match fault {
-                Some(fault) => Box::new(host.with_fault(fault.seeded())),
-                None => Box::new(host),
-            };
-            return Ok((host, why.to_owned()));
+            let host = played.on_sim(SimHost::in_memory());
+            return Ok((Box::new(host), why.to_owned()));
         }
-        let selected = select::select_with(self.host.into(), fault)?;
+        let selected = select::select_with(self.host.into(), played)?;
         Ok((selected.host, selected.why))
     }
 

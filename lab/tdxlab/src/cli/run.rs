@@ -9,7 +9,7 @@ use clap::Args;
 use tdxlab_faults::Fault;
 use tdxlab_journal::journal::Part;
 use tdxlab_journal::{PlanId, Shard};
-use tdxlab_plan::{Design, HostProfile};
+use tdxlab_plan::{Design, HostProfile, TdxModule};
 use tdxlab_report as report;
 use tdxlab_report::{github, lava, terminal};
 use tdxlab_run::{PATIENCE, PoolOptions, Resumable, TestCase};
@@ -18,7 +18,7 @@ use super::error::CliError;
 use super::options::{self, HostName, Scenarios};
 use super::report::exit_code;
 use super::{load, output, progress, signals};
-use crate::select::{self, Selected};
+use crate::select::{self, Played, Selected};
 use crate::spec::{FinishedRun, RunError, RunSpec};
 
 /// Runs scenarios and judges every step.
@@ -33,6 +33,10 @@ pub(super) struct Run {
     /// its KVM is found to follow)
     #[arg(long, value_name = "D")]
     design: Option<String>,
+    /// TDX module that a host of software plays: 1.5.01, 1.5.25, 1.5.34 or 2.0.18; a scenario may need
+    /// another
+    #[arg(long, value_name = "V")]
+    module: Option<TdxModule>,
     /// Scenarios run at the same time; by default as many as there are processors, on tdx one: a line
     /// of the kernel log does not say whose TD it is about
     #[arg(long, short, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
@@ -245,14 +249,18 @@ impl Run {
     }
 
     fn select(&self, host: HostName, fault: Option<&'static Fault>) -> Result<Selected, CliError> {
+        let played = Played {
+            fault,
+            module: self.module,
+        };
         let selected = match self.require {
-            None => select::select_with(host.into(), fault)?,
+            None => select::select_with(host.into(), played)?,
             Some(required) => {
                 let choice = match host {
                     HostName::Auto => required,
                     chosen => chosen,
                 };
-                let selected = select::select_with(choice.into(), fault)?;
+                let selected = select::select_with(choice.into(), played)?;
                 if required != HostName::Auto && choice != required {
                     return Err(CliError::usage(
                         format!("--require {required:?} and --host {choice:?} cannot both be met")

@@ -8,12 +8,12 @@ use tdxlab_host::Host;
 use tdxlab_host_soft::sim::SimHost;
 use tdxlab_host_soft::soft::SoftHost;
 use tdxlab_journal::Verdict;
-use tdxlab_plan::text as words;
+use tdxlab_plan::{TdxModule, text as words};
 
 use super::error::CliError;
 use super::options::{self, HostName, Scenarios};
 use super::{exit, load, output, signals};
-use crate::select;
+use crate::select::{self, Played};
 use crate::soak::{self, Bad, SoakError, Soaked, Told};
 
 /// Time between two lines that say how far it is.
@@ -36,6 +36,10 @@ pub(super) struct Soak {
         default_value = "headtail"
     )]
     design: Vec<String>,
+    /// TDX module that a host of software plays: 1.5.01, 1.5.25, 1.5.34 or 2.0.18; a scenario may need
+    /// another
+    #[arg(long, value_name = "V")]
+    module: Option<TdxModule>,
     /// How often all scenarios are run
     #[arg(long, value_name = "N", default_value_t = 100, value_parser = clap::value_parser!(u64).range(1..))]
     times: u64,
@@ -124,10 +128,16 @@ impl Soak {
     }
 
     fn host(&self) -> Result<Box<dyn Host>, CliError> {
+        let played = Played {
+            fault: None,
+            module: self.module,
+        };
         Ok(match self.host {
-            HostName::Sim => Box::new(SimHost::in_memory()),
-            HostName::Soft if self.load => Box::new(SoftHost::find()?.with_nice(self.nice)),
-            other => select::select(other.into())?.host,
+            HostName::Sim => Box::new(played.on_sim(SimHost::in_memory())),
+            HostName::Soft if self.load => {
+                Box::new(played.on_soft(SoftHost::find()?.with_nice(self.nice)))
+            }
+            other => select::select_with(other.into(), played)?.host,
         })
     }
 
@@ -154,9 +164,11 @@ impl Soak {
         )];
         lines.extend(bad.said.iter().take(8).map(|said| format!("  {said}")));
         lines.push(format!(
-            "  again: tdxlab run {file} --host {} --design {} --seed {}",
+            "  again: tdxlab run {file} --host {} --design {}{} --seed {}",
             format!("{:?}", self.host).to_lowercase(),
             bad.design.name,
+            self.module
+                .map_or(String::new(), |module| format!(" --module {module}")),
             bad.seed
         ));
         lines.join("\n")

@@ -52,6 +52,7 @@ fn guest(bytes: u64) -> Guest {
 fn options(design: &str) -> BootOptions {
     BootOptions {
         design: design.to_owned(),
+        module: None,
         seed: 1,
         folder: PathBuf::new(),
         patience: Duration::from_secs(10),
