@@ -1,9 +1,11 @@
-//! Builds the micro guest and makes the finished image of it.
+//! Builds what runs in guests: the micro guest, of which it makes the finished image, and the agent
+//! of Linux guests.
 //!
 //! 1. A cargo of its own builds `guest-images/micro`, with flags that suit a guest and a target
-//!    folder below `OUT_DIR`.
-//! 2. The loadable segment of the ELF file becomes the image; the TDVF metadata is written into it.
-//! 3. `src/lib.rs` includes the image; the ELF file stays beside it for the debugger.
+//!    folder below `OUT_DIR`; another one `guest-images/linux`, as a static program.
+//! 2. The loadable segment of the micro guest's ELF file becomes the image; the TDVF metadata is
+//!    written into it.
+//! 3. `src/lib.rs` includes image and agent; the ELF file stays beside it for the debugger.
 
 mod tdvf;
 
@@ -28,6 +30,10 @@ fn main() {
         "micro/Cargo.toml",
         "micro/Cargo.lock",
         "micro/link.ld",
+        "linux/src",
+        "linux/Cargo.toml",
+        "linux/Cargo.lock",
+        "linux/module",
     ] {
         watch(&guest_images.join(source));
     }
@@ -43,6 +49,9 @@ fn main() {
     tdvf::write(&mut image);
     fs::write(out.join("micro.bin"), &image).expect("OUT_DIR is writable");
     fs::copy(&elf, out.join("micro.elf")).expect("OUT_DIR is writable");
+
+    let agent = build_agent(&guest_images.join("linux"), &out.join("linux"));
+    fs::copy(&agent, out.join("agent")).expect("OUT_DIR is writable");
 }
 
 /// Rebuilds when anything in `path` changes.
@@ -54,7 +63,7 @@ fn variable(name: &str) -> OsString {
     env::var_os(name).unwrap_or_else(|| panic!("cargo sets {name}"))
 }
 
-/// Builds the guest and returns its ELF file.
+/// Builds the micro guest and returns its ELF file.
 fn build_micro(source: &Path, target: &Path) -> PathBuf {
     let link = |argument: String| format!("-Clink-arg={argument}");
     let mut flags = vec![
@@ -74,15 +83,34 @@ fn build_micro(source: &Path, target: &Path) -> PathBuf {
             layout::RUNTIME_END
         )),
     ];
-    // Panics name source files; those of dependencies would name this machine's folders.
+    flags.extend(no_folders(source));
+    build(source, target, &flags, "micro")
+}
+
+/// Builds the agent, which runs without any library beside it, and returns the program.
+fn build_agent(source: &Path, target: &Path) -> PathBuf {
+    let mut flags = vec![
+        "-Ctarget-feature=+crt-static".to_owned(),
+        "-Crelocation-model=static".to_owned(),
+        "-Clink-arg=-Wl,--build-id=none".to_owned(),
+    ];
+    flags.extend(no_folders(source));
+    build(source, target, &flags, "agent")
+}
+
+/// Panics name source files; those of dependencies would name this machine's folders.
+fn no_folders(source: &Path) -> Vec<String> {
     let repository = source.ancestors().nth(2);
     let registry = env::var_os("CARGO_HOME").map(|home| PathBuf::from(home).join("registry/src"));
-    for (prefix, name) in [(repository, ""), (registry.as_deref(), "registry")] {
-        if let Some(prefix) = prefix {
-            flags.push(format!("--remap-path-prefix={}={name}", prefix.display()));
-        }
-    }
+    [(repository, ""), (registry.as_deref(), "registry")]
+        .into_iter()
+        .filter_map(|(prefix, name)| Some((prefix?, name)))
+        .map(|(prefix, name)| format!("--remap-path-prefix={}={name}", prefix.display()))
+        .collect()
+}
 
+/// Builds the program `name` with these flags and no others.
+fn build(source: &Path, target: &Path, flags: &[String], name: &str) -> PathBuf {
     let mut cargo = Command::new(variable("CARGO"));
     cargo
         .args([
@@ -104,9 +132,11 @@ fn build_micro(source: &Path, target: &Path) -> PathBuf {
     let status = cargo.status().expect("the cargo that runs this can be run");
     assert!(
         status.success(),
-        "the micro guest did not build ({status}); its messages are above"
+        "{} did not build ({status}); its messages are above. A static program needs the static C \
+         library (libc6-dev, glibc-static)",
+        source.display()
     );
-    target.join("x86_64-unknown-linux-gnu/release/micro")
+    target.join("x86_64-unknown-linux-gnu/release").join(name)
 }
 
 /// Variables that would change how the guest is built: wrappers such as clippy's, profiles, flags.

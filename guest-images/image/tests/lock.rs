@@ -1,5 +1,5 @@
-//! The guest's own Cargo.lock names no crate that the workspace's does not name as well: what
-//! `cargo fetch` brings for the workspace is enough to build the guest offline.
+//! The guests' own Cargo.lock files name no crate that the workspace's does not name as well: what
+//! `cargo fetch` brings for the workspace is enough to build the guests offline.
 
 use std::collections::HashSet;
 use std::fs;
@@ -20,14 +20,18 @@ fn crates(lock: &Path) -> HashSet<String> {
 }
 
 #[test]
-fn the_guest_needs_no_crate_that_the_workspace_has_not() {
+fn the_guests_need_no_crate_that_the_workspace_has_not() {
     let image = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let guest = crates(&image.join("../micro/Cargo.lock"));
     let workspace = crates(&image.join("../../Cargo.lock"));
-    assert!(!guest.is_empty());
-    let missing: Vec<_> = guest.difference(&workspace).collect();
-    assert!(
-        missing.is_empty(),
-        "bring guest-images/micro/Cargo.lock in line with Cargo.lock: {missing:#?}"
-    );
+    for guest in ["micro", "linux"] {
+        let lock = image.join("..").join(guest).join("Cargo.lock");
+        let needed = crates(&lock);
+        assert!(!needed.is_empty());
+        let missing: Vec<_> = needed.difference(&workspace).collect();
+        assert!(
+            missing.is_empty(),
+            "bring {} in line with Cargo.lock: {missing:#?}",
+            lock.display()
+        );
+    }
 }

@@ -18,6 +18,7 @@ use crc::{CRC_32_ISO_HDLC, Crc};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+use crate::linux::{LinuxReply, LinuxRequest};
 use crate::message::{Reply, Request};
 
 /// Most bytes of a message in postcard's encoding. The largest message of each kind fits.
@@ -40,16 +41,21 @@ pub type FrameBuffer = [u8; MAX_FRAME];
 /// A frame buffer to pass to [`encode`].
 pub const EMPTY_FRAME: FrameBuffer = [0; MAX_FRAME];
 
-/// What can be sent: [`Request`] by the lab, [`Reply`] by the guest.
+/// What can be sent: [`Request`] by the lab, [`Reply`] by the micro guest; [`LinuxRequest`] and
+/// [`LinuxReply`] where a Linux guest is spoken to.
 pub trait Message: Serialize + DeserializeOwned + sealed::Sealed {}
 
 impl Message for Request {}
 impl Message for Reply {}
+impl Message for LinuxRequest {}
+impl Message for LinuxReply {}
 
 mod sealed {
     pub trait Sealed {}
     impl Sealed for crate::message::Request {}
     impl Sealed for crate::message::Reply {}
+    impl Sealed for crate::linux::LinuxRequest {}
+    impl Sealed for crate::linux::LinuxReply {}
 }
 
 /// Why a message or a frame cannot be used.

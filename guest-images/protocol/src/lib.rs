@@ -1,11 +1,12 @@
-//! What the micro guest and the lab agree on.
+//! What the guests and the lab agree on.
 //!
 //! `no_std`, without allocation, so that the very same code runs in the guest and on the host.
 //!
 //! | module | what is agreed |
 //! |---|---|
 //! | [`addr`] | guest-physical addresses, ranges and page levels |
-//! | [`message`] | what the lab asks on the serial port and what the guest answers |
+//! | [`message`] | what the lab asks on the serial port and what the micro guest answers |
+//! | [`linux`] | what the lab asks of the agent in a Linux guest and what it answers |
 //! | [`frame`] | how those messages travel, and how a receiver survives garbage |
 //! | [`generation`] | which fill wrote a page |
 //! | [`pattern`] | the words with which a guest fills memory, so that a bad word says whose it is |
@@ -22,6 +23,7 @@ pub mod addr;
 pub mod frame;
 pub mod generation;
 pub mod layout;
+pub mod linux;
 pub mod mailbox;
 pub mod message;
 pub mod pattern;

@@ -1,0 +1,87 @@
+//! What a first process does before anything else: mounts, modules; and reaping while it lives.
+
+use std::fs;
+use std::io;
+use std::path::PathBuf;
+
+use nix::errno::Errno;
+use nix::kmod::{ModuleInitFlags, finit_module};
+use nix::mount::{MsFlags, mount};
+use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
+use tdxlab_protocol::linux::MODULES;
+
+use crate::fatal::say;
+
+/// File systems of the kernel's, and where they go. The kernel may lack the last ones.
+const FILE_SYSTEMS: [(&str, &str); 4] = [
+    ("proc", "/proc"),
+    ("sysfs", "/sys"),
+    ("devtmpfs", "/dev"),
+    ("configfs", "/sys/kernel/config"),
+];
+
+/// Mounts what the agent reads. What cannot be mounted is named on the console, and whoever needs
+/// it fails.
+pub(crate) fn mount_all() {
+    for (kind, place) in FILE_SYSTEMS {
+        let none = None::<&str>;
+        match mount(Some(kind), place, Some(kind), MsFlags::empty(), none) {
+            // The kernel may have mounted /dev itself (CONFIG_DEVTMPFS_MOUNT).
+            Ok(()) | Err(Errno::EBUSY) => {}
+            // There is a place only where the kernel has configfs.
+            Err(Errno::ENOENT | Errno::ENODEV) if kind == "configfs" => {}
+            Err(error) => say(&format!("mounting {kind} on {place}: {}", error.desc())),
+        }
+    }
+    // The agent's own death would be the guest's, so the kernel looks for memory elsewhere.
+    if let Err(error) = fs::write("/proc/self/oom_score_adj", "-1000") {
+        say(&format!("/proc/self/oom_score_adj: {error}"));
+    }
+}
+
+/// Loads the modules, and says which could not be, to be put behind a message about what is
+/// missing.
+pub(crate) fn load_modules() -> String {
+    let mut files: Vec<PathBuf> = match fs::read_dir(MODULES) {
+        Ok(folder) => folder.flatten().map(|entry| entry.path()).collect(),
+        Err(_) => Vec::new(),
+    };
+    files.sort();
+    let mut failed = String::new();
+    for path in files {
+        let loaded = fs::File::open(&path)
+            .and_then(|file| Ok(finit_module(&file, c"", ModuleInitFlags::empty())?));
+        match loaded {
+            Ok(()) => {}
+            Err(error) if error.raw_os_error() == Some(libc::EEXIST) => {}
+            Err(error) => {
+                let what = format!("{}: {error}", path.display());
+                say(&format!("loading {what}"));
+                failed = format!("{failed}; {what}");
+            }
+        }
+    }
+    failed
+}
+
+/// Buries the dead: orphans of a load become children of the first process.
+pub(crate) fn reap() {
+    while let Ok(status) = waitpid(None, Some(WaitPidFlag::WNOHANG)) {
+        if status == WaitStatus::StillAlive {
+            break;
+        }
+    }
+}
+
+/// CPUs online.
+pub(crate) fn cpus() -> u16 {
+    let known = std::thread::available_parallelism().map_or(0, usize::from);
+    u16::try_from(known).unwrap_or(u16::MAX)
+}
+
+/// The kernel's release.
+pub(crate) fn release() -> io::Result<String> {
+    Ok(fs::read_to_string("/proc/sys/kernel/osrelease")?
+        .trim()
+        .to_owned())
+}

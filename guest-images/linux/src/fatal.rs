@@ -1,0 +1,59 @@
+//! Ends the guest where the agent cannot go on, and says why: to the lab, and on the console.
+
+use std::io::Write;
+use std::panic::PanicHookInfo;
+
+use nix::sys::reboot::{RebootMode, reboot};
+use tdxlab_protocol::linux::{CONSOLE_MARK, LinuxReply};
+use tdxlab_protocol::message::Text;
+
+use crate::line;
+
+/// Lets a panic be told before it ends the guest.
+pub(crate) fn arm() {
+    std::panic::set_hook(Box::new(tell));
+}
+
+/// A line on the console.
+pub(crate) fn say(what: &str) {
+    // Without a console there is no way to say so either.
+    let _ = writeln!(std::io::stderr(), "{CONSOLE_MARK}{what}");
+}
+
+/// Says why, and powers the guest off.
+pub(crate) fn die(why: &str) -> ! {
+    panic!("{why}")
+}
+
+fn tell(panic: &PanicHookInfo<'_>) {
+    let (file, line) = panic
+        .location()
+        .map_or(("", 0), |place| (place.file(), place.line()));
+    let message = panic.payload_as_str().unwrap_or("a panic without words");
+    say(&format!("panicked at {file}:{line}: {message}"));
+    line::last_words(&LinuxReply::Panic {
+        file: text(file),
+        line,
+        message: text(message),
+    });
+    power_off();
+}
+
+/// Ends the guest. Where the machine cannot be switched off, the kernel panics for want of a first
+/// process.
+pub(crate) fn power_off() -> ! {
+    nix::unistd::sync();
+    let _ = reboot(RebootMode::RB_POWER_OFF);
+    std::process::exit(1)
+}
+
+/// As much of `what` as a message has room for.
+pub(crate) fn text(what: &str) -> Text {
+    let mut text = Text::new();
+    for character in what.chars() {
+        if text.push(character).is_err() {
+            break;
+        }
+    }
+    text
+}

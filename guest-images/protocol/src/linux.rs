@@ -1,0 +1,433 @@
+//! What the lab asks of the agent in a Linux guest, and what the agent answers.
+//!
+//! The agent says [`LinuxReply::Hello`] once the line is open, and again whenever it is asked to.
+//! Each [`LinuxRequest`] has a number. The agent works on one at a time and answers it with any
+//! number of parts (extents, findings, bytes, progress) and one end: [`LinuxReply::Done`] or
+//! [`LinuxReply::Failed`].
+//!
+//! A *buffer* is memory that the agent owns. The words in it are those of [`crate::pattern`]: each
+//! names the generation of the fill and the GPA that lay under its page when it was filled. Linux
+//! may move a page later; the agent remembers where it was filled, so a page that was moved is
+//! still intact, and a page that is wrong names the GPA whose data it holds.
+
+use heapless::Vec;
+use serde::{Deserialize, Serialize};
+
+use crate::addr::Gpa;
+pub use crate::addr::Side;
+use crate::message::{Content, Text};
+use crate::pattern::Generation;
+
+/// Version of these messages. Both sides must have the same.
+pub const VERSION: u16 = 1;
+
+/// Name of the virtio-serial port on which the agent speaks.
+pub const PORT: &str = "tdxlab.agent";
+
+/// What the agent writes on the console before anything it says there.
+pub const CONSOLE_MARK: &str = "tdxlab-agent: ";
+
+/// Folder of the initramfs with the kernel modules to load, in the order of their names.
+pub const MODULES: &str = "/modules";
+/// The kernel that the agent starts by kexec.
+pub const KEXEC_KERNEL: &str = "/kexec/vmlinuz";
+/// The initramfs that goes with it.
+pub const KEXEC_INITRD: &str = "/kexec/initrd";
+
+/// Most buffers at a time; they are numbered from 0.
+pub const MAX_BUFFERS: u8 = 16;
+/// Most extents in one [`LinuxReply::Extents`].
+pub const MAX_EXTENTS: usize = 32;
+/// Most findings in one [`LinuxReply::Findings`].
+pub const MAX_FINDINGS: usize = 12;
+/// Most bytes in one [`LinuxReply::Bytes`].
+pub const MAX_BYTES: usize = 1024;
+/// Most bytes of a kernel command line for kexec.
+pub const MAX_APPEND: usize = 512;
+/// Bytes of REPORTDATA in a TDREPORT.
+pub const REPORT_DATA: usize = 64;
+/// Bytes of a TDREPORT. Source: `struct tdx_report_req` in include/uapi/linux/tdx-guest.h.
+pub const REPORT_BYTES: usize = 1024;
+/// Most findings the agent reports for one buffer; the rest is only counted.
+pub const MOST_FINDINGS: u32 = 4096;
+
+/// Number of a buffer, below [`MAX_BUFFERS`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "u8", into = "u8")]
+pub struct BufferId(u8);
+
+impl BufferId {
+    /// Buffer `number`; `None` from [`MAX_BUFFERS`] on.
+    pub const fn new(number: u8) -> Option<BufferId> {
+        if number < MAX_BUFFERS {
+            Some(BufferId(number))
+        } else {
+            None
+        }
+    }
+
+    /// The number.
+    pub const fn get(self) -> u8 {
+        self.0
+    }
+}
+
+impl From<BufferId> for u8 {
+    fn from(id: BufferId) -> u8 {
+        id.0
+    }
+}
+
+impl TryFrom<u8> for BufferId {
+    type Error = NoSuchBuffer;
+
+    fn try_from(number: u8) -> Result<BufferId, NoSuchBuffer> {
+        BufferId::new(number).ok_or(NoSuchBuffer(number))
+    }
+}
+
+/// A number that is no buffer's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0} is no buffer: they go from 0 to {last}", last = MAX_BUFFERS - 1)]
+pub struct NoSuchBuffer(pub u8);
+
+/// What a buffer is made of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum Pages {
+    /// Anonymous memory that Linux maps with 4K pages (`MADV_NOHUGEPAGE`).
+    #[serde(rename = "4K")]
+    Small,
+    /// Anonymous memory that Linux may map with 2M pages (`MADV_HUGEPAGE`).
+    #[serde(rename = "thp")]
+    Transparent,
+    /// Pages of 2M from the guest's hugetlb pool.
+    #[serde(rename = "hugetlb-2M")]
+    Hugetlb2M,
+    /// One physically contiguous block of the guest kernel, from the lab's own kernel module: the
+    /// only kind whose pages can be converted.
+    #[serde(rename = "kernel")]
+    Kernel,
+}
+
+/// The lab to the agent.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LinuxRequest {
+    /// Number that every answer to this request repeats.
+    pub id: u32,
+    /// What to do.
+    pub ask: Ask,
+}
+
+/// What the agent is asked to do.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[allow(clippy::large_enum_variant, reason = "no allocation in the protocol")]
+pub enum Ask {
+    /// Say hello again.
+    Hello,
+    /// Make a buffer and fill every word of it. Answers [`LinuxReply::Extents`]: what lies under
+    /// it.
+    Fill {
+        /// Which; one that is there already is filled anew, and keeps its pages.
+        buffer: BufferId,
+        /// Its size: whole 4K pages; whole 2M pages for hugetlb; a power of two for the kernel's.
+        bytes: u64,
+        /// What it is made of.
+        pages: Pages,
+        /// The generation to write.
+        generation: Generation,
+    },
+    /// Say which GPAs lie under a buffer now. Answers [`LinuxReply::Extents`].
+    Where {
+        /// Which.
+        buffer: BufferId,
+    },
+    /// Read every word of a buffer. Answers [`LinuxReply::Findings`] for pages that are not intact,
+    /// and [`Outcome::Verified`].
+    Verify {
+        /// Which.
+        buffer: BufferId,
+    },
+    /// Give a buffer's memory back to Linux.
+    Free {
+        /// Which.
+        buffer: BufferId,
+    },
+    /// Convert pages of a buffer of the kernel's, by set_memory_decrypted() or
+    /// set_memory_encrypted().
+    Convert {
+        /// Which.
+        buffer: BufferId,
+        /// First page, counted in the buffer.
+        first: u32,
+        /// How many pages.
+        count: u32,
+        /// To which side.
+        to: Side,
+    },
+    /// Put a load on the guest's memory.
+    Load(Load),
+    /// Read a file of the kernel's. Answers [`LinuxReply::Bytes`].
+    Read(Witness),
+    /// Take a TDREPORT. Answers [`LinuxReply::Bytes`], [`REPORT_BYTES`] of them.
+    Report {
+        /// REPORTDATA, to be found in it again.
+        data: [[u8; 32]; 2],
+    },
+    /// Ask for a quote through configfs-tsm. Answers [`LinuxReply::Bytes`].
+    Quote {
+        /// What the quote is over.
+        data: [[u8; 32]; 2],
+    },
+    /// Start the same kernel anew by kexec. [`Outcome::Done`] means that it is loaded and that the
+    /// jump comes next; the agent's next word is the new kernel's Hello.
+    Kexec {
+        /// The new kernel's command line.
+        append: heapless::String<MAX_APPEND>,
+    },
+    /// Power off.
+    PowerOff,
+}
+
+/// Loads on the guest's memory. All of them give back what they took, except `Fragment`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum Load {
+    /// `processes` processes map `bytes` together and write to every 4K page once.
+    Touch {
+        /// Memory of all of them.
+        bytes: u64,
+        /// How many.
+        processes: u16,
+    },
+    /// A process writes `bytes` and forks `processes` times; each child writes to every page, which
+    /// Linux copies.
+    Fork {
+        /// Memory that each child copies.
+        bytes: u64,
+        /// How many, one after the other.
+        processes: u16,
+    },
+    /// Takes `bytes` in 4K pages, and gives back all but one page of every 2M of them. Holds these
+    /// until [`Load::Release`].
+    Fragment {
+        /// Memory to take.
+        bytes: u64,
+    },
+    /// Gives back what `Fragment` holds.
+    Release,
+}
+
+/// What of the guest kernel's own account the agent can read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum Witness {
+    /// /proc/meminfo.
+    MemInfo,
+    /// /proc/vmstat.
+    VmStat,
+    /// /proc/buddyinfo.
+    BuddyInfo,
+    /// /proc/iomem.
+    IoMem,
+    /// The kernel log, oldest message first.
+    KernelLog,
+    /// /proc/cmdline.
+    CommandLine,
+    /// /proc/modules.
+    Modules,
+}
+
+impl Witness {
+    /// All of them.
+    pub const ALL: [Witness; 7] = [
+        Witness::MemInfo,
+        Witness::VmStat,
+        Witness::BuddyInfo,
+        Witness::IoMem,
+        Witness::KernelLog,
+        Witness::CommandLine,
+        Witness::Modules,
+    ];
+
+    /// Its name: that of the file in /proc, or `dmesg`.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Witness::MemInfo => "meminfo",
+            Witness::VmStat => "vmstat",
+            Witness::BuddyInfo => "buddyinfo",
+            Witness::IoMem => "iomem",
+            Witness::KernelLog => "dmesg",
+            Witness::CommandLine => "cmdline",
+            Witness::Modules => "modules",
+        }
+    }
+
+    /// Most bytes that the agent sends of it.
+    pub const fn most_bytes(self) -> usize {
+        match self {
+            Witness::KernelLog => 1 << 20,
+            _ => 128 << 10,
+        }
+    }
+}
+
+/// The agent to the lab.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[allow(clippy::large_enum_variant, reason = "no allocation in the protocol")]
+pub enum LinuxReply {
+    /// The agent is ready.
+    Hello(LinuxHello),
+    /// Sign of life in a long task.
+    Progress {
+        /// The request.
+        id: u32,
+        /// Bytes done so far.
+        bytes: u64,
+    },
+    /// What lies under a buffer, in the order of its pages.
+    Extents {
+        /// The request.
+        id: u32,
+        /// Consecutive pieces.
+        extents: Vec<Extent, MAX_EXTENTS>,
+    },
+    /// Pages of a buffer that are not intact, in the order of its pages.
+    Findings {
+        /// The request.
+        id: u32,
+        /// Consecutive findings.
+        findings: Vec<Finding, MAX_FINDINGS>,
+    },
+    /// The next bytes of what was read.
+    Bytes {
+        /// The request.
+        id: u32,
+        /// The bytes.
+        bytes: Vec<u8, MAX_BYTES>,
+    },
+    /// The request is over, and went well.
+    Done {
+        /// The request.
+        id: u32,
+        /// What came of it.
+        outcome: Outcome,
+    },
+    /// The request is over, and could not be done.
+    Failed {
+        /// The request; 0 where it could not be read.
+        id: u32,
+        /// Why.
+        failure: Failure,
+    },
+    /// The agent has panicked and powers the guest off.
+    Panic {
+        /// Source file.
+        file: Text,
+        /// Source line.
+        line: u32,
+        /// Message.
+        message: Text,
+    },
+}
+
+impl LinuxReply {
+    /// The request that this answers; `None` for what answers none.
+    pub const fn id(&self) -> Option<u32> {
+        match self {
+            LinuxReply::Progress { id, .. }
+            | LinuxReply::Extents { id, .. }
+            | LinuxReply::Findings { id, .. }
+            | LinuxReply::Bytes { id, .. }
+            | LinuxReply::Done { id, .. }
+            | LinuxReply::Failed { id, .. } => Some(*id),
+            LinuxReply::Hello(_) | LinuxReply::Panic { .. } => None,
+        }
+    }
+}
+
+/// What the agent says of itself and of the guest.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LinuxHello {
+    /// The agent's [`VERSION`].
+    pub version: u16,
+    /// Whether the guest is a TD: CPUID leaf 0x21 says "IntelTDX    ".
+    pub td: bool,
+    /// CPUs online.
+    pub vcpus: u16,
+    /// The kernel's release.
+    pub release: Text,
+    /// CLOCK_BOOTTIME in milliseconds: how long ago the kernel started its clock.
+    pub uptime_ms: u32,
+    /// Whether the kernel came by kexec.
+    pub kexec: bool,
+    /// Whether the lab's kernel module is loaded, so that pages can be converted.
+    pub converts: bool,
+}
+
+/// Consecutive pages of a buffer over consecutive GPAs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Extent {
+    /// Where it lies.
+    pub start: Gpa,
+    /// 4K pages.
+    pub pages: u32,
+}
+
+/// Consecutive pages of a buffer that hold the same, and not what was written to them.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Finding {
+    /// First page, counted in the buffer.
+    pub page: u32,
+    /// How many pages; they lie at consecutive GPAs.
+    pub count: u32,
+    /// Where the first lies now.
+    pub at: Gpa,
+    /// Where it lay when it was filled; its words should name this.
+    pub filled_at: Gpa,
+    /// What the pages hold, seen from `filled_at`.
+    pub content: Content,
+}
+
+/// What came of a request that went well.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum Outcome {
+    /// It is done.
+    Done,
+    /// A buffer was filled.
+    Filled {
+        /// Its size.
+        bytes: u64,
+        /// How much of it Linux maps with 2M pages.
+        huge: u64,
+    },
+    /// A buffer was read.
+    Verified {
+        /// Its size.
+        bytes: u64,
+        /// Pages that are not intact, reported or not.
+        wrong: u32,
+        /// Pages that Linux has moved since they were filled.
+        moved: u32,
+    },
+    /// A file was read.
+    Read {
+        /// Bytes sent.
+        bytes: u64,
+        /// Whether there was more than may be sent.
+        cut: bool,
+    },
+    /// A load has run.
+    Loaded {
+        /// Bytes written to.
+        bytes: u64,
+        /// Processes that did not end well.
+        failed: u16,
+    },
+}
+
+/// Why a request could not be done.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Failure {
+    /// What was tried.
+    pub doing: Text,
+    /// The system's answer; 0 where the agent itself refused.
+    pub errno: i32,
+}
