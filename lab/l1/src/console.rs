@@ -10,7 +10,7 @@ const LONGEST: usize = 4096;
 
 /// What a console line says about the L1 as a whole.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Notice {
+pub enum Notice {
     /// The kernel has panicked.
     Panic(String),
     /// The kernel has killed a process for lack of memory.
@@ -19,14 +19,14 @@ pub(crate) enum Notice {
 
 /// The console so far.
 #[derive(Debug)]
-pub(crate) struct Console {
+pub struct Console {
     lines: HeadTail<String>,
     partial: Vec<u8>,
 }
 
 impl Console {
     /// A silent console.
-    pub(crate) fn new() -> Console {
+    pub fn new() -> Console {
         Console {
             lines: HeadTail::new(KEPT.0, KEPT.1),
             partial: Vec::new(),
@@ -34,7 +34,7 @@ impl Console {
     }
 
     /// Takes in what the console printed; the result is what it says about the L1.
-    pub(crate) fn push(&mut self, bytes: &[u8]) -> Vec<Notice> {
+    pub fn push(&mut self, bytes: &[u8]) -> Vec<Notice> {
         let mut notices = Vec::new();
         for &byte in bytes {
             if byte != b'\n' {
@@ -51,7 +51,7 @@ impl Console {
     }
 
     /// All lines that are kept.
-    pub(crate) fn text(&self) -> String {
+    pub fn text(&self) -> String {
         let mut text = String::new();
         let mut add = |line: &str| {
             text.push_str(line);
@@ -69,7 +69,7 @@ impl Console {
     }
 
     /// The last lines, for a message.
-    pub(crate) fn last(&self, count: usize) -> Vec<String> {
+    pub fn last(&self, count: usize) -> Vec<String> {
         let text = self.text();
         let lines: Vec<_> = text.lines().filter(|line| !line.is_empty()).collect();
         lines[lines.len().saturating_sub(count)..]

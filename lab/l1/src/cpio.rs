@@ -10,29 +10,29 @@ const CHARACTER: u32 = 0o020_000;
 
 /// Writes an archive, entry by entry. Paths have no leading slash; a folder stands before what is
 /// in it.
-pub(crate) struct Archive<W> {
+pub struct Archive<W> {
     out: W,
     inode: u32,
 }
 
 impl<W: Write> Archive<W> {
     /// An archive that is written to `out`.
-    pub(crate) fn new(out: W) -> Archive<W> {
+    pub fn new(out: W) -> Archive<W> {
         Archive { out, inode: 0 }
     }
 
     /// A folder with mode 0755.
-    pub(crate) fn folder(&mut self, path: &str) -> io::Result<()> {
+    pub fn folder(&mut self, path: &str) -> io::Result<()> {
         self.entry(path, DIRECTORY | 0o755, (0, 0), &[])
     }
 
     /// A regular file with these permission bits.
-    pub(crate) fn file(&mut self, path: &str, permissions: u32, content: &[u8]) -> io::Result<()> {
+    pub fn file(&mut self, path: &str, permissions: u32, content: &[u8]) -> io::Result<()> {
         self.entry(path, REGULAR | permissions, (0, 0), content)
     }
 
     /// A character device node with mode 0600.
-    pub(crate) fn character_device(
+    pub fn character_device(
         &mut self,
         path: &str,
         major: u32,
@@ -42,7 +42,7 @@ impl<W: Write> Archive<W> {
     }
 
     /// Writes the end mark and hands back the writer.
-    pub(crate) fn finish(mut self) -> io::Result<W> {
+    pub fn finish(mut self) -> io::Result<W> {
         self.entry("TRAILER!!!", 0, (0, 0), &[])?;
         Ok(self.out)
     }

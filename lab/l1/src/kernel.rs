@@ -15,7 +15,7 @@ const NEWEST_SUITE: &str = "trixie-backports";
 /// The package that stands for the distribution's kernel.
 const DISTRIBUTION: &str = "linux-image-amd64";
 
-/// What a user asks for with `--kernel`.
+/// What a user asks for with `--kernel` or `--guest-kernel`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum KernelChoice {
     /// The distribution's own.
@@ -88,7 +88,7 @@ impl fmt::Display for KernelChoice {
 
 /// What QEMU is given to boot.
 #[derive(Debug)]
-pub(crate) enum Boot {
+pub enum Boot {
     /// A file.
     File(PathBuf),
     /// A kernel that was unpacked from its image.
@@ -97,21 +97,23 @@ pub(crate) enum Boot {
 
 /// A kernel ready to boot.
 #[derive(Debug)]
-pub(crate) struct Kernel {
+pub struct Kernel {
     /// What to call it in messages: package or path.
-    pub(crate) name: String,
+    pub name: String,
     /// Release, where the image says.
-    pub(crate) release: Option<String>,
+    pub release: Option<String>,
     /// What to boot.
-    pub(crate) boot: Boot,
+    pub boot: Boot,
     /// Its modules; `None` where none were found.
-    pub(crate) modules: Option<ModuleFolder>,
+    pub modules: Option<ModuleFolder>,
+    /// The image as it was packaged or built: a bzImage, or an ELF kernel.
+    pub image: PathBuf,
 }
 
 impl Kernel {
     /// Finds what was asked for. `modules` is the folder a user named; `fresh` asks for a new
     /// download.
-    pub(crate) fn find(
+    pub fn find(
         choice: &KernelChoice,
         modules: Option<&Path>,
         fresh: bool,
@@ -144,6 +146,7 @@ impl Kernel {
         let own = unpacked.modules();
         Ok(Kernel {
             boot: Boot::File(unpacked.folder.join(&unpacked.boot)),
+            image: unpacked.folder.join("vmlinuz"),
             modules: Some(ModuleFolder::open(modules.unwrap_or(&own))?),
             name: unpacked.package,
             release: Some(unpacked.release),
@@ -177,6 +180,7 @@ impl Kernel {
             modules: folder
                 .map(|folder| ModuleFolder::open(&folder))
                 .transpose()?,
+            image: path,
         })
     }
 

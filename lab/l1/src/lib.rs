@@ -18,8 +18,8 @@
 //! so has not answered, and that is an error, whatever its console shows.
 
 mod apt;
-mod console;
-mod cpio;
+pub mod console;
+pub mod cpio;
 mod deb;
 mod elf;
 mod error;
@@ -29,11 +29,11 @@ mod incoming;
 pub mod init;
 mod initramfs;
 mod job;
-mod kernel;
+pub mod kernel;
 mod machine;
 mod message;
-mod modules;
-mod package;
+pub mod modules;
+pub mod package;
 pub mod rehearse;
 mod session;
 mod unpack;

@@ -15,20 +15,23 @@ use super::unpack;
 /// Largest module the lab takes, unpacked. The largest with debug information have some 100 MiB.
 const LARGEST: u64 = 512 << 20;
 
+/// What a Linux guest under test may need beside what an L1 needs.
+const GUEST_MODULES: [&str; 2] = ["tdx_guest", "virtio_mem"];
+
 /// A module ready to be loaded.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Module {
+pub struct Module {
     /// Name, normal form.
-    pub(crate) name: String,
+    pub name: String,
     /// The unpacked file.
-    pub(crate) bytes: Vec<u8>,
+    pub bytes: Vec<u8>,
     /// Where it was found.
-    pub(crate) path: PathBuf,
+    pub path: PathBuf,
 }
 
 /// A folder of modules: `lib/modules/RELEASE`, or a kernel's build tree.
 #[derive(Clone, Debug)]
-pub(crate) struct ModuleFolder {
+pub struct ModuleFolder {
     files: BTreeMap<String, PathBuf>,
     /// `None` where the folder does not say what is built in.
     built_in: Option<BTreeSet<String>>,
@@ -37,7 +40,7 @@ pub(crate) struct ModuleFolder {
 impl ModuleFolder {
     /// Lists the folder. `modules.order` is used where there is one, since a build tree has a
     /// hundred thousand other files.
-    pub(crate) fn open(path: &Path) -> Result<ModuleFolder, L1Error> {
+    pub fn open(path: &Path) -> Result<ModuleFolder, L1Error> {
         let failed = |source| L1Error::Read {
             path: path.to_owned(),
             source,
@@ -65,7 +68,7 @@ impl ModuleFolder {
     }
 
     /// Whether the folder says that the kernel has no such module, neither as a file nor built in.
-    fn lacks(&self, name: &str) -> bool {
+    pub fn lacks(&self, name: &str) -> bool {
         let built_in = |built_in: &BTreeSet<String>| built_in.contains(name);
         !self.files.contains_key(name) && !self.built_in.as_ref().is_none_or(built_in)
     }
@@ -80,7 +83,8 @@ impl ModuleFolder {
         release: Option<&str>,
         vendor: Vendor,
     ) -> Result<Vec<Module>, L1Error> {
-        let modules = self.collect(&[vendor])?;
+        let features = FEATURES.into_iter().chain([vendor.feature()]);
+        let modules = self.collect(features.map(|feature| feature.module))?;
         for (module, info) in &modules {
             let built_for = info.vermagic.split_whitespace().next().unwrap_or_default();
             if let Some(release) = release.filter(|&release| release != built_for) {
@@ -102,26 +106,35 @@ impl ModuleFolder {
         Ok(modules.into_iter().map(|(module, _)| module).collect())
     }
 
-    /// All modules that an L1 on one of these CPUs can need, as far as they are there.
+    /// All modules that an L1 on one of these CPUs, or a Linux guest, can need, as far as they are
+    /// there.
     pub(crate) fn wanted(&self, vendors: &[Vendor]) -> Result<Vec<Module>, L1Error> {
-        Ok(self
-            .collect(vendors)?
-            .into_iter()
-            .map(|(module, _)| module)
-            .collect())
+        let features = FEATURES.iter().map(|feature| feature.module);
+        let vendors = vendors.iter().map(|vendor| vendor.feature().module);
+        self.in_order(features.chain(vendors).chain(GUEST_MODULES))
     }
 
-    fn collect(&self, vendors: &[Vendor]) -> Result<Vec<(Module, ModuleInfo)>, L1Error> {
+    /// These modules and all they depend on, as far as they are there, each after what it depends
+    /// on.
+    pub fn in_order<'a>(
+        &self,
+        names: impl IntoIterator<Item = &'a str>,
+    ) -> Result<Vec<Module>, L1Error> {
+        let modules = self.collect(names)?;
+        Ok(modules.into_iter().map(|(module, _)| module).collect())
+    }
+
+    fn collect<'a>(
+        &self,
+        names: impl IntoIterator<Item = &'a str>,
+    ) -> Result<Vec<(Module, ModuleInfo)>, L1Error> {
         let mut order = Order {
             folder: self,
             done: BTreeSet::new(),
             modules: Vec::new(),
         };
-        for feature in FEATURES
-            .into_iter()
-            .chain(vendors.iter().map(|vendor| vendor.feature()))
-        {
-            order.add(feature.module, &mut Vec::new())?;
+        for name in names {
+            order.add(name, &mut Vec::new())?;
         }
         Ok(order.modules)
     }

@@ -58,7 +58,7 @@ impl Unpacked {
 }
 
 /// Folder of the lab in the user's cache.
-pub(crate) fn cache_folder() -> Result<PathBuf, L1Error> {
+pub fn cache_folder() -> Result<PathBuf, L1Error> {
     let absolute = |name| {
         std::env::var_os(name)
             .map(PathBuf::from)
@@ -210,7 +210,7 @@ fn extract(tar: &mut dyn io::Read, folder: &Path) -> io::Result<bool> {
     Ok(has_image)
 }
 
-/// Moves the modules an L1 can need, for either CPU, and the list of what is built in.
+/// Moves the modules an L1 can need, for either CPU, or a Linux guest, and the list of what is built in.
 fn keep_modules(from: &Path, to: &Path) -> Result<(), L1Error> {
     let failed = |source| L1Error::Cache {
         folder: to.to_owned(),

@@ -1,0 +1,232 @@
+//! What the guest kernel says of its memory and of its health. Guest text is bounded where it is
+//! read, and no line of it is believed to have a form.
+
+use std::collections::BTreeMap;
+
+use tdxlab_protocol::addr::{Gpa, GpaRange};
+
+/// `/proc/meminfo`, in KiB by name.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct MemInfo(BTreeMap<String, u64>);
+
+impl MemInfo {
+    /// Reads it. Lines of another form are left out.
+    pub fn parse(text: &[u8]) -> MemInfo {
+        let text = String::from_utf8_lossy(text);
+        let field = |line: &str| {
+            let (name, value) = line.split_once(':')?;
+            let kibibytes = value.trim().trim_end_matches(" kB").parse().ok()?;
+            Some((name.trim().to_owned(), kibibytes))
+        };
+        MemInfo(text.lines().filter_map(field).collect())
+    }
+
+    /// Bytes of a field; `None` where the kernel has no such field.
+    pub fn bytes(&self, name: &str) -> Option<u64> {
+        self.0
+            .get(name)
+            .map(|kibibytes| kibibytes.saturating_mul(1024))
+    }
+
+    /// Memory that Linux has and has not accepted yet; `None` in a kernel that knows no such.
+    pub fn unaccepted(&self) -> Option<u64> {
+        self.bytes("Unaccepted")
+    }
+}
+
+/// A line of `/proc/iomem`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Resource {
+    /// Where.
+    pub range: GpaRange,
+    /// How many others it lies in.
+    pub depth: usize,
+    /// What Linux has there.
+    pub name: String,
+}
+
+/// `/proc/iomem`, in its order.
+pub fn iomem(text: &[u8]) -> Vec<Resource> {
+    let text = String::from_utf8_lossy(text);
+    let resource = |line: &str| {
+        let (range, name) = line.trim_start().split_once(" : ")?;
+        let (start, last) = range.split_once('-')?;
+        let number = |text| u64::from_str_radix(text, 16).ok();
+        let end = number(last)?.checked_add(1)?;
+        Some(Resource {
+            range: GpaRange::new(Gpa::new(number(start)?), Gpa::new(end))?,
+            depth: (line.len() - line.trim_start().len()) / 2,
+            name: name.to_owned(),
+        })
+    };
+    text.lines().filter_map(resource).collect()
+}
+
+/// The innermost resource at an address.
+pub fn at(resources: &[Resource], gpa: Gpa) -> Option<&Resource> {
+    let inside = resources
+        .iter()
+        .filter(|resource| resource.range.contains(gpa));
+    inside.max_by_key(|resource| resource.depth)
+}
+
+/// RAM as Linux sees it.
+pub fn system_ram(resources: &[Resource]) -> u64 {
+    let ram = resources
+        .iter()
+        .filter(|resource| resource.name == "System RAM");
+    ram.map(|resource| resource.range.bytes()).sum()
+}
+
+/// A message of the guest's kernel log.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Message {
+    /// Microseconds since the kernel started its clock.
+    pub micros: u64,
+    /// Severity: 0 emergency to 7 debug.
+    pub severity: u8,
+    /// The text.
+    pub text: String,
+}
+
+/// What `/dev/kmsg` gave: `PRIORITY,SEQUENCE,MICROSECONDS,FLAGS;TEXT` lines.
+pub fn kernel_log(bytes: &[u8]) -> Vec<Message> {
+    let text = String::from_utf8_lossy(bytes);
+    let message = |line: &str| {
+        let (head, text) = line.split_once(';')?;
+        let mut fields = head.split(',');
+        let priority: u32 = fields.next()?.parse().ok()?;
+        Some(Message {
+            severity: (priority & 7) as u8,
+            micros: fields.nth(1)?.parse().ok()?,
+            text: text.to_owned(),
+        })
+    };
+    // Continuation lines begin with a space and name the device.
+    text.lines()
+        .filter(|line| !line.starts_with(' '))
+        .filter_map(message)
+        .collect()
+}
+
+/// How a kernel begins what it prints when something is wrong with it.
+/// Sources: `__warn()`, `report_bug()`, `oops_begin()`, lockdep, the hung task and lock-up
+/// detectors, `print_bad_pte()`, `bad_page()`, `oom_kill_process()` and RCU's stall detector.
+const SPLATS: [&str; 22] = [
+    "WARNING: ",
+    "BUG: ",
+    "kernel BUG at ",
+    "Oops: ",
+    "Oops[",
+    "general protection fault",
+    "stack segment:",
+    "invalid opcode:",
+    "divide error:",
+    "Kernel panic - not syncing",
+    "INFO: task ",
+    "INFO: rcu",
+    "rcu: INFO: rcu",
+    "watchdog: BUG",
+    "INFO: possible ",
+    "Out of memory: ",
+    "unchecked MSR access error",
+    "EXT4-fs error",
+    "possible circular locking",
+    "mce: [Hardware Error]",
+    "page allocation failure",
+    "virtio_console: probe",
+];
+
+/// Messages that a healthy kernel does not print.
+pub fn splats(log: &[Message]) -> impl Iterator<Item = &Message> {
+    log.iter().filter(|message| is_splat(&message.text))
+}
+
+/// Whether a text is how a kernel begins a complaint.
+pub fn is_splat(text: &str) -> bool {
+    SPLATS.iter().any(|splat| text.starts_with(splat))
+        || (text.contains(": page allocation failure: "))
+}
+
+/// The line of a console that says why the kernel came to its end: where there is an oops before
+/// the panic, the oops.
+pub fn cause(console: &str) -> Option<String> {
+    let lines = console.lines().map(without_time);
+    let complaints = lines.filter(|line| is_splat(line) && !line.starts_with("WARNING: "));
+    complaints.map(str::to_owned).next()
+}
+
+/// The line without the time stamp of the kernel.
+fn without_time(line: &str) -> &str {
+    let stamped = line
+        .strip_prefix('[')
+        .and_then(|rest| rest.split_once("] "));
+    match stamped {
+        Some((time, text)) if time.trim().parse::<f64>().is_ok() => text,
+        _ => line,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn meminfo_gives_bytes_and_what_is_missing_is_not_zero() {
+        let info =
+            MemInfo::parse(b"MemTotal:  489172 kB\nUnaccepted:  2048 kB\nHugePages_Total: 7\n");
+        assert_eq!(info.bytes("MemTotal"), Some(489_172 << 10));
+        assert_eq!(info.unaccepted(), Some(2 << 20));
+        assert_eq!(MemInfo::parse(b"MemTotal: 1 kB\n").unaccepted(), None);
+    }
+
+    #[test]
+    fn iomem_says_what_lies_where() {
+        let text = b"00000000-00000fff : Reserved\n00001000-1fffffff : System RAM\n\
+            \x20 01000000-01e02a2f : Kernel code\n";
+        let resources = iomem(text);
+        assert_eq!(
+            at(&resources, Gpa::new(0x100_0000)).unwrap().name,
+            "Kernel code"
+        );
+        assert_eq!(at(&resources, Gpa::new(0x1000)).unwrap().name, "System RAM");
+        assert_eq!(at(&resources, Gpa::new(1 << 40)), None);
+        assert_eq!(system_ram(&resources), 0x1fff_f000);
+    }
+
+    #[test]
+    fn a_splat_is_told_from_a_message() {
+        let log = kernel_log(
+            b"6,1,0,-;Linux version 6.1\n SUBSYSTEM=x\n4,2,1500,-;WARNING: CPU: 0 PID: 1 at mm/x.c:3\n",
+        );
+        assert_eq!(log.len(), 2);
+        let splats: Vec<_> = splats(&log).collect();
+        assert_eq!((splats[0].micros, splats[0].severity), (1500, 4));
+    }
+
+    #[test]
+    fn the_cause_stands_before_the_panic() {
+        let console = "[    1.0] WARNING: x\n[    1.1] BUG: unable to handle page fault for address: 8\n\
+            [    1.2] Kernel panic - not syncing: Fatal exception\n";
+        assert!(cause(console).unwrap().starts_with("BUG: unable"));
+        assert_eq!(cause("nothing"), None);
+    }
+
+    proptest! {
+        #[test]
+        fn no_text_is_beyond_reading(bytes in proptest::collection::vec(any::<u8>(), 0..400)) {
+            let _ = MemInfo::parse(&bytes);
+            let _ = iomem(&bytes);
+            let _ = splats(&kernel_log(&bytes)).count();
+        }
+
+        #[test]
+        fn numbers_of_any_size_are_no_panic(a in "[0-9a-f]{1,20}", b in "[0-9a-f]{1,20}", n in "[0-9]{1,25}") {
+            let _ = iomem(format!("{a}-{b} : x\n").as_bytes());
+            let _ = MemInfo::parse(format!("Unaccepted: {n} kB\n").as_bytes()).unaccepted();
+            let _ = kernel_log(format!("{n},{n},{n},-;x\n").as_bytes());
+        }
+    }
+}

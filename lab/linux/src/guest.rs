@@ -1,0 +1,604 @@
+//! A running Linux guest as seen from outside: boots, answers, powers off. It cannot outlive the
+//! lab, and every wait has an end.
+
+use std::collections::BTreeMap;
+use std::io::{self, Read};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::unix::net::UnixStream;
+use std::time::{Duration, Instant};
+
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use tdxlab_qemu::interrupt::Interrupt;
+use tdxlab_l1::console::{Console, Notice};
+use tdxlab_qemu::{Process, Qmp};
+use tdxlab_protocol::linux::{
+    Ask, BufferId, CONSOLE_MARK, LinuxHello, LinuxReply, LinuxRequest, VERSION,
+};
+use tdxlab_protocol::pattern::Generation;
+
+use crate::account;
+use crate::answer::{Answer, Collector, Known, describe};
+use crate::conversation::{Conversation, LineError};
+use crate::error::{LinuxError, system};
+use crate::machine::{Ends, Machine};
+use crate::memory::GuestMemory;
+
+/// How often an interrupt is looked for while nothing happens.
+const TICK: Duration = Duration::from_millis(200);
+
+/// How long a kernel that has panicked may go on printing why.
+const LAST_WORDS: Duration = Duration::from_millis(300);
+
+/// Longest that QEMU may take to end when the guest has switched itself off.
+const SWITCH_OFF: Duration = Duration::from_secs(20);
+
+/// Console lines that stand in an error.
+const SHOWN: usize = 12;
+
+/// A guest and the QEMU under it. Dropping it ends both.
+pub struct LinuxGuest {
+    process: Process,
+    talk: Conversation<LinuxRequest, LinuxReply>,
+    console_line: UnixStream,
+    console: Console,
+    qmp: Qmp,
+    memory: Option<GuestMemory>,
+    machine: Machine,
+    name: String,
+    interrupt: &'static Interrupt,
+    patience: Duration,
+    started: Instant,
+    next_id: u32,
+    buffers: BTreeMap<BufferId, Held>,
+    hello: Option<LinuxHello>,
+}
+
+/// What the lab knows of a buffer.
+#[derive(Clone, Copy, Debug)]
+struct Held {
+    pages: u32,
+    generation: Generation,
+}
+
+/// A guest that is ready.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Ready {
+    /// What the agent says of itself.
+    pub hello: LinuxHello,
+    /// From the start of QEMU, or of the jump by kexec, by the host's clock.
+    pub after: Duration,
+}
+
+impl LinuxGuest {
+    /// Starts QEMU. `name` is what to call the kernel in messages; `machine.ends` is filled in
+    /// here.
+    ///
+    /// # Errors
+    ///
+    /// QEMU cannot be started, or the machine is out of something.
+    pub fn start(
+        machine: Machine,
+        name: &str,
+        interrupt: &'static Interrupt,
+        patience: Duration,
+    ) -> Result<LinuxGuest, LinuxError> {
+        let pair = || UnixStream::pair().map_err(system("making the guest's lines"));
+        let ((console_line, console), (agent, agent_end), (qmp, qmp_end)) =
+            (pair()?, pair()?, pair()?);
+        console_line
+            .set_nonblocking(true)
+            .map_err(system("making the guest's lines"))?;
+        let mut inherited: Vec<OwnedFd> = Vec::new();
+        let mut inherit = |end: OwnedFd| {
+            let fd = end.as_raw_fd();
+            inherited.push(end);
+            fd
+        };
+        let plain = machine.td.is_none();
+        let memory = plain
+            .then(|| GuestMemory::new(machine.mebibytes))
+            .transpose();
+        let memory = memory.map_err(system("making the guest's memory"))?;
+        let duplicate = memory.as_ref().map(GuestMemory::duplicate).transpose();
+        let duplicate = duplicate.map_err(system("making the guest's memory"))?;
+        let machine = Machine {
+            ends: Ends {
+                console: inherit(console.into()),
+                agent: inherit(agent_end.into()),
+                qmp: inherit(qmp_end.into()),
+                memory: duplicate.map(|file| inherit(file.into())),
+            },
+            ..machine
+        };
+        let process = Process::start(&machine.command_line(), inherited)?;
+        Ok(LinuxGuest {
+            process,
+            talk: Conversation::new(agent).map_err(line_failed)?,
+            console_line,
+            console: Console::new(),
+            qmp: Qmp::new(qmp).map_err(|error| LinuxError::System {
+                doing: "speaking with QEMU's monitor".to_owned(),
+                source: io::Error::other(error),
+            })?,
+            memory,
+            machine,
+            name: name.to_owned(),
+            interrupt,
+            patience,
+            started: Instant::now(),
+            next_id: 1,
+            buffers: BTreeMap::new(),
+            hello: None,
+        })
+    }
+
+    /// Waits until the agent is ready.
+    ///
+    /// # Errors
+    ///
+    /// The guest died, hangs, or says what cannot be.
+    pub fn wait_ready(&mut self) -> Result<Ready, LinuxError> {
+        self.ready_since(self.started, "while it booted", false)
+    }
+
+    fn ready_since(
+        &mut self,
+        began: Instant,
+        doing: &str,
+        kexec: bool,
+    ) -> Result<Ready, LinuxError> {
+        let mut sign = Instant::now();
+        loop {
+            if self.wait(doing)? {
+                sign = Instant::now();
+            }
+            let lies = |what: String| LinuxError::Lies {
+                doing: doing.to_owned(),
+                what,
+            };
+            match self.talk.next_reply() {
+                Some(LinuxReply::Hello(hello)) => {
+                    if hello.version != VERSION {
+                        return Err(LinuxError::Version {
+                            guest: hello.version,
+                            lab: VERSION,
+                        });
+                    }
+                    if hello.vcpus == 0 || hello.vcpus > self.machine.vcpus {
+                        return Err(lies(format!(
+                            "{} CPUs in a guest of {}",
+                            hello.vcpus, self.machine.vcpus
+                        )));
+                    }
+                    if hello.td != self.machine.td.is_some() || hello.kexec != kexec {
+                        return Err(lies(format!("a greeting of another guest: {hello:?}")));
+                    }
+                    self.hello = Some(hello.clone());
+                    return Ok(Ready {
+                        hello,
+                        after: began.elapsed(),
+                    });
+                }
+                Some(LinuxReply::Panic {
+                    file,
+                    line,
+                    message,
+                }) => {
+                    return Err(self.agent_panic(doing, &file, line, &message));
+                }
+                Some(reply) => return Err(lies(format!("{reply:?} in place of a greeting"))),
+                None if sign.elapsed() > self.patience => return Err(self.hung(doing, sign)),
+                None => {}
+            }
+        }
+    }
+
+    /// Has the agent do something, and waits for the end of it.
+    ///
+    /// # Errors
+    ///
+    /// The guest died, hangs, or says what cannot be. That the agent could not do it is part of
+    /// the answer.
+    pub fn ask(&mut self, ask: Ask) -> Result<Answer, LinuxError> {
+        let doing = format!("while {}", describe(&ask));
+        let id = self.next_id;
+        self.next_id = self.next_id.wrapping_add(1).max(1);
+        let mut collector = Collector::new(id, ask.clone(), self.known(&ask));
+        let request = LinuxRequest {
+            id,
+            ask: ask.clone(),
+        };
+        if let Err(error) = self.talk.send(&request) {
+            return Err(self.line_error(error, &doing));
+        }
+        let mut sign = Instant::now();
+        while !collector.is_over() {
+            while let Some(reply) = self.talk.next_reply() {
+                sign = Instant::now();
+                if let LinuxReply::Panic {
+                    file,
+                    line,
+                    message,
+                } = &reply
+                {
+                    return Err(self.agent_panic(&doing, file, *line, message));
+                }
+                collector.take(reply).map_err(|what| LinuxError::Lies {
+                    doing: doing.clone(),
+                    what,
+                })?;
+                if collector.is_over() {
+                    break;
+                }
+            }
+            if collector.is_over() {
+                break;
+            }
+            self.wait(&doing)?;
+            if sign.elapsed() > self.patience {
+                return Err(self.hung(&doing, sign));
+            }
+        }
+        let answer = collector
+            .into_answer()
+            .expect("the loop ends when it is over");
+        self.remember(&ask, &answer);
+        Ok(answer)
+    }
+
+    /// What an answer to `ask` is held against.
+    fn known(&self, ask: &Ask) -> Known {
+        let held = |buffer: &BufferId| self.buffers.get(buffer).copied();
+        let (pages, generation) = match ask {
+            Ask::Fill {
+                bytes, generation, ..
+            } => (u32::try_from(bytes / 4096).ok(), Some(*generation)),
+            Ask::Where { buffer } | Ask::Verify { buffer } => {
+                let held = held(buffer);
+                (
+                    held.map(|held| held.pages),
+                    held.map(|held| held.generation),
+                )
+            }
+            _ => (None, None),
+        };
+        Known {
+            limit: self.machine.limit(),
+            pages,
+            generation,
+        }
+    }
+
+    fn remember(&mut self, ask: &Ask, answer: &Answer) {
+        match *ask {
+            Ask::Fill {
+                buffer,
+                bytes,
+                generation,
+                ..
+            } if answer.outcome.is_ok() => {
+                let pages = u32::try_from(bytes / 4096).unwrap_or(u32::MAX);
+                self.buffers.insert(buffer, Held { pages, generation });
+            }
+            Ask::Free { buffer } if answer.outcome.is_ok() => {
+                self.buffers.remove(&buffer);
+            }
+            _ => {}
+        }
+    }
+
+    /// Has the agent start its kernel anew, and waits until the new one is ready. Buffers are gone
+    /// then. What was refused is in the answer of the request.
+    ///
+    /// # Errors
+    ///
+    /// As for [`LinuxGuest::ask`].
+    pub fn kexec(&mut self) -> Result<Result<Ready, Answer>, LinuxError> {
+        let append = self.machine.append();
+        let append = append.as_str().try_into().map_err(|_| LinuxError::Lies {
+            doing: "while starting a kernel by kexec".to_owned(),
+            what: "the command line is too long".to_owned(),
+        })?;
+        let answer = self.ask(Ask::Kexec { append })?;
+        if answer.outcome.is_err() {
+            return Ok(Err(answer));
+        }
+        self.buffers.clear();
+        self.hello = None;
+        self.ready_since(Instant::now(), "while it booted by kexec", true)
+            .map(Ok)
+    }
+
+    /// Has the agent switch the guest off, and waits until QEMU has ended. Gives the time it took.
+    ///
+    /// # Errors
+    ///
+    /// The agent did not do it, or QEMU did not end by itself or not well.
+    pub fn power_off(&mut self) -> Result<Duration, LinuxError> {
+        let began = Instant::now();
+        let doing = "while it switched itself off";
+        let answer = self.ask(Ask::PowerOff)?;
+        if let Err(failure) = answer.outcome {
+            let what = format!("{} (errno {})", failure.doing, failure.errno);
+            return Err(LinuxError::Lies {
+                doing: doing.to_owned(),
+                what,
+            });
+        }
+        while self.process.ended().is_none() {
+            self.poll().map_err(system("waiting for the guest"))?;
+            self.listen_to_console(doing)?;
+            // What it says now is of no interest, but must not fill the line.
+            let _ = self.talk.receive();
+            while self.talk.next_reply().is_some() {}
+            if self.interrupt.is_raised() {
+                return Err(LinuxError::Interrupted);
+            }
+            if began.elapsed() > SWITCH_OFF {
+                return Err(self.hung(doing, began));
+            }
+        }
+        match self.process.ended() {
+            Some(status) if status.success() => Ok(began.elapsed()),
+            _ => Err(self.died(doing)),
+        }
+    }
+
+    /// Waits for something to happen, and takes in what did. Gives whether the guest gave a sign
+    /// of life.
+    fn wait(&mut self, doing: &str) -> Result<bool, LinuxError> {
+        let ended = self.process.ended().is_some();
+        if !ended {
+            self.poll().map_err(system("waiting for the guest"))?;
+        }
+        if self.interrupt.is_raised() {
+            return Err(LinuxError::Interrupted);
+        }
+        let mut heard = self.listen_to_console(doing)?;
+        match self.talk.receive() {
+            Ok(()) => {}
+            Err(LineError::Closed) => {
+                // The process's end says more than that of its line.
+                if self
+                    .process
+                    .wait_for_exit(Instant::now() + LAST_WORDS)
+                    .is_ok()
+                {
+                    self.listen_to_console(doing)?;
+                    return match self.has_words() {
+                        true => Ok(true),
+                        false => Err(self.died(doing)),
+                    };
+                }
+            }
+            Err(error) => return Err(self.line_error(error, doing)),
+        }
+        heard |= self.has_words();
+        if ended && !heard {
+            return Err(self.died(doing));
+        }
+        Ok(heard)
+    }
+
+    /// Whether there are replies to take. Looks without taking.
+    fn has_words(&self) -> bool {
+        self.talk.is_waiting()
+    }
+
+    fn poll(&mut self) -> io::Result<()> {
+        let mut fds = vec![
+            PollFd::new(self.console_line.as_fd(), PollFlags::POLLIN),
+            PollFd::new(self.talk.socket(), PollFlags::POLLIN),
+            PollFd::new(self.process.pidfd(), PollFlags::POLLIN),
+        ];
+        fds.extend(
+            self.interrupt
+                .as_fd()
+                .map(|fd| PollFd::new(fd, PollFlags::POLLIN)),
+        );
+        let timeout = PollTimeout::try_from(TICK).unwrap_or(PollTimeout::MAX);
+        match poll(&mut fds, timeout) {
+            Ok(_) | Err(nix::Error::EINTR) => {}
+            Err(error) => return Err(error.into()),
+        }
+        self.process.listen();
+        Ok(())
+    }
+
+    fn listen_to_console(&mut self, doing: &str) -> Result<bool, LinuxError> {
+        let mut buffer = [0; 16 << 10];
+        let length = match self.console_line.read(&mut buffer) {
+            Ok(length) => length,
+            // The end of a process that died with something unread; its end is seen elsewhere.
+            Err(_) => 0,
+        };
+        for notice in self.console.push(&buffer[..length]) {
+            if let Notice::Panic(line) = notice {
+                return Err(self.panicked(doing, line));
+            }
+        }
+        Ok(length > 0)
+    }
+
+    /// The kernel has panicked. A moment later all of its words are there.
+    fn panicked(&mut self, doing: &str, line: String) -> LinuxError {
+        let until = Instant::now() + LAST_WORDS;
+        while self.process.ended().is_none() && Instant::now() < until {
+            if self.poll().is_err() {
+                break;
+            }
+            let mut buffer = [0; 16 << 10];
+            if let Ok(length) = self.console_line.read(&mut buffer) {
+                self.console.push(&buffer[..length]);
+            }
+        }
+        let line = account::cause(&self.console.text()).unwrap_or(line);
+        LinuxError::Panic {
+            kernel: self.name.clone(),
+            doing: doing.to_owned(),
+            advice: advice_on_panic(&line, self.machine.mebibytes),
+            line,
+            console: self.console.last(SHOWN),
+        }
+    }
+
+    fn agent_panic(&self, doing: &str, file: &str, line: u32, message: &str) -> LinuxError {
+        match message.contains("there is no virtio-serial port") {
+            true => LinuxError::AgentDied {
+                doing: doing.to_owned(),
+                said: message.to_owned(),
+                advice: NO_LINE.to_owned(),
+            },
+            false => LinuxError::AgentPanic {
+                doing: doing.to_owned(),
+                file: file.to_owned(),
+                line,
+                message: message.to_owned(),
+            },
+        }
+    }
+
+    /// QEMU has ended and nothing more will come.
+    fn died(&mut self, doing: &str) -> LinuxError {
+        let console = self.console.text();
+        // An agent that has no line to the lab says on the console why it gives up.
+        let said = console
+            .lines()
+            .rev()
+            .find_map(|line| line.split_once(CONSOLE_MARK));
+        if let Some((_, said)) = said {
+            let said = said.trim();
+            let no_line = said.contains("there is no virtio-serial port");
+            return LinuxError::AgentDied {
+                doing: doing.to_owned(),
+                said: said.to_owned(),
+                advice: if no_line {
+                    NO_LINE
+                } else {
+                    "the console shows what came before"
+                }
+                .to_owned(),
+            };
+        }
+        let status = self.process.ended().map(|status| status.to_string());
+        let said = self.process.and_its_last_line();
+        LinuxError::Ended {
+            doing: doing.to_owned(),
+            status: status.unwrap_or_else(|| "its lines are closed".to_owned()),
+            advice: advice_on_qemu(&said, self.machine.mebibytes),
+            said,
+            console: self.console.last(SHOWN),
+        }
+    }
+
+    fn hung(&self, doing: &str, sign: Instant) -> LinuxError {
+        let silent_from_the_start = self.console.text().is_empty() && self.hello.is_none();
+        let advice = match silent_from_the_start {
+            true => {
+                "not even the kernel has said anything: it may not start on this board or CPU; \
+                 add earlyprintk=ttyS0 to the guest's `append`"
+            }
+            false => "the console's last lines show how far it came",
+        };
+        LinuxError::Hung {
+            doing: doing.to_owned(),
+            silent: Duration::from_millis(
+                u64::try_from(sign.elapsed().as_millis()).unwrap_or(u64::MAX),
+            ),
+            advice: advice.to_owned(),
+            console: self.console.last(SHOWN),
+        }
+    }
+
+    fn line_error(&mut self, error: LineError, doing: &str) -> LinuxError {
+        match error {
+            LineError::Lies(what) => LinuxError::Lies {
+                doing: doing.to_owned(),
+                what,
+            },
+            LineError::Closed => {
+                let _ = self.process.wait_for_exit(Instant::now() + LAST_WORDS);
+                match self.listen_to_console(doing) {
+                    Err(panic) => panic,
+                    Ok(_) => self.died(doing),
+                }
+            }
+            LineError::Full => self.hung(doing, Instant::now()),
+            LineError::Io(source) => LinuxError::System {
+                doing: doing.to_owned(),
+                source,
+            },
+        }
+    }
+
+    /// What the agent said last of itself and the guest.
+    pub fn hello(&self) -> Option<&LinuxHello> {
+        self.hello.as_ref()
+    }
+
+    /// The memory, where the lab holds it.
+    pub fn memory(&self) -> Option<&GuestMemory> {
+        self.memory.as_ref()
+    }
+
+    /// QEMU's monitor.
+    pub fn qmp(&mut self) -> &mut Qmp {
+        &mut self.qmp
+    }
+
+    /// QEMU's process id.
+    pub fn pid(&self) -> u32 {
+        self.process.pid()
+    }
+
+    /// What there is to see of it: file name and content.
+    pub fn evidence(&mut self) -> Vec<(String, Vec<u8>)> {
+        let text = |name: &str, text: String| (name.to_owned(), text.into_bytes());
+        vec![
+            text("console.log", self.console.text()),
+            text("transcript.txt", self.talk.transcript()),
+            text("command.txt", format!("{}\n", self.machine.command_line())),
+            ("qemu-stderr.log".to_owned(), self.process.said()),
+        ]
+    }
+}
+
+const NO_LINE: &str = "the guest kernel needs CONFIG_VIRTIO_PCI and CONFIG_VIRTIO_CONSOLE, as modules that \
+     --guest-modules names or built in; or CONFIG_SERIAL_8250 with two lines";
+
+fn line_failed(error: LineError) -> LinuxError {
+    LinuxError::System {
+        doing: "listening to the guest".to_owned(),
+        source: io::Error::other(error),
+    }
+}
+
+/// What to do about a panic, where its line tells.
+fn advice_on_panic(line: &str, mebibytes: u64) -> String {
+    let has = |text: &str| line.contains(text);
+    if has("Unable to mount root fs") {
+        "the kernel did not take the initramfs: build it with CONFIG_BLK_DEV_INITRD=y".to_owned()
+    } else if has("Requested init") || has("No working init") {
+        "the kernel cannot run 64-bit ELF programs: build it with CONFIG_BINFMT_ELF=y".to_owned()
+    } else if has("memory") || has("Memory") {
+        format!("give the guest more than {mebibytes} MiB with `memory`")
+    } else if has("Attempted to kill init") {
+        "the agent ended; the console says why".to_owned()
+    } else {
+        "the console output is the evidence".to_owned()
+    }
+}
+
+/// What to do about a QEMU that ended.
+fn advice_on_qemu(said: &str, mebibytes: u64) -> String {
+    let has = |text: &str| said.contains(text);
+    if has("Cannot allocate memory") || has("cannot set up guest memory") {
+        format!("this machine cannot give {mebibytes} MiB; ask for less with `memory`")
+    } else if has("virtserialport") || has("virtio-serial") {
+        "this QEMU has no virtio devices; name another with TDXLAB_QEMU".to_owned()
+    } else if has("unsupported machine type") || has("pcie") {
+        "this QEMU has no microvm with PCI; use `board: q35`".to_owned()
+    } else {
+        "console and command line are in the scenario's folder".to_owned()
+    }
+}

@@ -1,0 +1,399 @@
+//! What a Linux guest boots: a kernel, and an initramfs with the agent as its only program. Made
+//! once, and kept in the user's cache by what it was made of.
+//!
+//! ```text
+//! ~/.cache/tdxlab/guests/3f7a09c2e51b88d4/
+//!   kernel        what QEMU boots, where it had to be unpacked
+//!   initrd        agent, modules; for kexec also the kernel, and an initramfs without that
+//!   image.json    what it was made of
+//! ```
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+
+use tdxlab_l1::KernelChoice;
+use tdxlab_l1::cpio::Archive;
+use tdxlab_l1::kernel::{Boot, Kernel};
+use tdxlab_l1::modules::Module;
+use tdxlab_l1::package::cache_folder;
+use tdxlab_protocol::linux::{KEXEC_INITRD, KEXEC_KERNEL, MODULES};
+
+use crate::error::LinuxError;
+use crate::machine::AgentLine;
+use crate::pages_module;
+
+/// The package with the kernel that guests boot unless told otherwise.
+pub const PACKAGE: &str = "linux-image-cloud-amd64";
+
+/// What stands in the kernel of every TD: the name by which it knows the TDX module
+/// (`TDX_IDENT` in arch/x86/include/asm/shared/tdx.h).
+const TDX_IDENT: &[u8] = b"IntelTDX    ";
+
+/// Modules without which the agent cannot be reached, and their options.
+const NEEDED: [(&str, &str); 2] = [
+    ("virtio_pci", "CONFIG_VIRTIO_PCI"),
+    ("virtio_console", "CONFIG_VIRTIO_CONSOLE"),
+];
+
+/// What is asked of an image.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ImageOptions {
+    /// The kernel.
+    pub kernel: KernelChoice,
+    /// Folder of its modules, where it is not found beside it.
+    pub modules: Option<PathBuf>,
+    /// Folder of its headers, for the lab's own module; where `None`, the usual places.
+    pub headers: Option<PathBuf>,
+    /// Further modules to load, where the kernel has them.
+    pub extra: Vec<String>,
+    /// Whether it can start itself anew by kexec.
+    pub kexec: bool,
+    /// Whether it must run as a TD.
+    pub td: bool,
+}
+
+impl Default for ImageOptions {
+    fn default() -> ImageOptions {
+        ImageOptions {
+            kernel: KernelChoice::Package {
+                name: PACKAGE.to_owned(),
+                suite: None,
+            },
+            modules: None,
+            headers: None,
+            extra: Vec::new(),
+            kexec: false,
+            td: false,
+        }
+    }
+}
+
+/// An image in the cache.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LinuxImage {
+    /// What QEMU boots.
+    pub kernel: PathBuf,
+    /// The initramfs.
+    pub initramfs: PathBuf,
+    /// Start of the hash of all it was made of.
+    pub id: String,
+    /// What to call the kernel in messages: package or path.
+    pub name: String,
+    /// The kernel's release, where its image says.
+    pub release: Option<String>,
+    /// What the agent speaks on.
+    pub line: AgentLine,
+    /// Why pages cannot be converted in it; `None` where they can.
+    pub no_convert: Option<String>,
+    /// Why it cannot start itself anew; `None` where it can.
+    pub no_kexec: Option<String>,
+}
+
+/// `image.json`: what it was made of, for people.
+#[derive(Debug, Serialize, Deserialize)]
+struct Made {
+    kernel: String,
+    release: Option<String>,
+    /// SHA-256 of each part.
+    parts: BTreeMap<String, String>,
+}
+
+/// The files of an initramfs, by path.
+#[derive(Debug, Default)]
+struct Files(Vec<(String, u32, Vec<u8>)>);
+
+impl Files {
+    fn add(&mut self, path: &str, permissions: u32, content: Vec<u8>) {
+        let path = path.trim_start_matches('/').to_owned();
+        self.0.push((path, permissions, content));
+    }
+
+    fn archive(&self) -> io::Result<Vec<u8>> {
+        let mut archive = Archive::new(Vec::new());
+        for folder in ["dev", "proc", "sys", "modules", "kexec"] {
+            archive.folder(folder)?;
+        }
+        // The kernel opens it for its first process before anything is mounted.
+        archive.character_device("dev/console", 5, 1)?;
+        for (path, permissions, content) in &self.0 {
+            archive.file(path, *permissions, content)?;
+        }
+        archive.finish()
+    }
+}
+
+impl LinuxImage {
+    /// Finds or makes what was asked for.
+    ///
+    /// # Errors
+    ///
+    /// The kernel cannot be had or cannot serve, or the cache cannot be written.
+    pub fn prepare(options: &ImageOptions) -> Result<LinuxImage, LinuxError> {
+        let kernel = Kernel::find(&options.kernel, options.modules.as_deref(), false)?;
+        LinuxImage::of(&kernel, options, &cache_folder()?)
+    }
+
+    /// The image of a kernel that was found.
+    fn of(kernel: &Kernel, options: &ImageOptions, cache: &Path) -> Result<LinuxImage, LinuxError> {
+        let (line, mut modules) = modules_of(kernel, options)?;
+        let own = pages_module::of(kernel, options.headers.as_deref(), cache);
+        let no_convert = own.as_ref().err().map(ToString::to_string);
+        modules.extend(own.ok());
+
+        let mut files = Files::default();
+        files.add("init", 0o755, tdxlab_guest_image::AGENT.to_vec());
+        for (number, module) in modules.into_iter().enumerate() {
+            let path = format!("{MODULES}/{number:02}-{}.ko", module.name);
+            files.add(&path, 0o644, module.bytes);
+        }
+        let no_kexec = match options.kexec {
+            true => add_kexec(&mut files, kernel)?,
+            false => Some("the image was made without what kexec needs".to_owned()),
+        };
+        if options.td && !mentions_td(kernel)? {
+            return Err(LinuxError::NoTdKernel {
+                kernel: kernel.name.clone(),
+            });
+        }
+
+        let made = Made {
+            kernel: kernel.name.clone(),
+            release: kernel.release.clone(),
+            parts: parts(&files, kernel)?,
+        };
+        let id = made.id();
+        let folder = cache.join("guests").join(&id);
+        let booted = match &kernel.boot {
+            Boot::File(path) => path.clone(),
+            Boot::Bytes(_) => folder.join("kernel"),
+        };
+        let image = LinuxImage {
+            kernel: booted,
+            initramfs: folder.join("initrd"),
+            id,
+            name: kernel.name.clone(),
+            release: kernel.release.clone(),
+            line,
+            no_convert,
+            no_kexec,
+        };
+        if !folder.join("image.json").is_file() {
+            image
+                .keep(&folder, &files, kernel, &made)
+                .map_err(|source| LinuxError::File {
+                    path: folder.clone(),
+                    source,
+                })?;
+        }
+        Ok(image)
+    }
+
+    /// Writes it to the cache. The folder appears when it is whole.
+    fn keep(&self, folder: &Path, files: &Files, kernel: &Kernel, made: &Made) -> io::Result<()> {
+        let above = folder.parent().expect("a folder of the cache");
+        fs::create_dir_all(above)?;
+        let whole = tempfile::tempdir_in(above)?;
+        fs::write(whole.path().join("initrd"), files.archive()?)?;
+        if let Boot::Bytes(bytes) = &kernel.boot {
+            fs::write(whole.path().join("kernel"), bytes)?;
+        }
+        fs::write(
+            whole.path().join("image.json"),
+            serde_json::to_vec_pretty(made)?,
+        )?;
+        match fs::rename(whole.path(), folder) {
+            Ok(()) => {
+                let _moved = whole.keep();
+                Ok(())
+            }
+            // Another run was faster.
+            Err(_) if folder.join("image.json").is_file() => Ok(()),
+            Err(error) => Err(error),
+        }
+    }
+}
+
+impl Made {
+    /// Start of the hash over all parts.
+    fn id(&self) -> String {
+        let text = serde_json::to_vec(&self.parts).expect("text can be written");
+        hash(&text)[..16].to_owned()
+    }
+}
+
+/// The modules to load in order, and what the agent can speak on then.
+fn modules_of(
+    kernel: &Kernel,
+    options: &ImageOptions,
+) -> Result<(AgentLine, Vec<Module>), LinuxError> {
+    let Some(folder) = &kernel.modules else {
+        // A kernel without modules has built in whatever it has.
+        return Ok((AgentLine::VirtioSerial, Vec::new()));
+    };
+    let missing = NEEDED.into_iter().find(|(module, _)| folder.lacks(module));
+    if let Some((module, option)) = missing {
+        if options.td {
+            // A TD sees what comes in on a serial line too slowly to be of use.
+            return Err(LinuxError::Lacks {
+                kernel: kernel.name.clone(),
+                module,
+                option,
+            });
+        }
+        return Ok((AgentLine::Serial, Vec::new()));
+    }
+    let td = options.td.then_some("tdx_guest");
+    let extra = options.extra.iter().map(String::as_str);
+    let names = NEEDED.into_iter().map(|(module, _)| module);
+    let modules = folder.in_order(names.chain(td).chain(extra))?;
+    Ok((AgentLine::VirtioSerial, modules))
+}
+
+/// Adds what kexec needs; or says why it cannot be had.
+fn add_kexec(files: &mut Files, kernel: &Kernel) -> Result<Option<String>, LinuxError> {
+    let bytes = read(&kernel.image)?;
+    if bytes.get(0x202..0x206) != Some(b"HdrS") {
+        return Ok(Some(format!(
+            "{} is no bzImage, which kexec needs",
+            kernel.name
+        )));
+    }
+    let inner = files.archive().map_err(|source| LinuxError::File {
+        path: PathBuf::from(KEXEC_INITRD),
+        source,
+    })?;
+    files.add(KEXEC_KERNEL, 0o644, bytes);
+    files.add(KEXEC_INITRD, 0o644, inner);
+    Ok(None)
+}
+
+/// Whether the kernel knows TDs.
+fn mentions_td(kernel: &Kernel) -> Result<bool, LinuxError> {
+    let bytes = match &kernel.boot {
+        Boot::File(path) => read(path)?,
+        Boot::Bytes(bytes) => bytes.clone(),
+    };
+    Ok(bytes
+        .windows(TDX_IDENT.len())
+        .any(|window| window == TDX_IDENT))
+}
+
+/// The hash of each part.
+fn parts(files: &Files, kernel: &Kernel) -> Result<BTreeMap<String, String>, LinuxError> {
+    let mut parts: BTreeMap<String, String> = files
+        .0
+        .iter()
+        .map(|(path, _, content)| (path.clone(), hash(content)))
+        .collect();
+    parts.insert("kernel".to_owned(), hash(&read(&kernel.image)?));
+    Ok(parts)
+}
+
+fn read(path: &Path) -> Result<Vec<u8>, LinuxError> {
+    fs::read(path).map_err(|source| LinuxError::File {
+        path: path.to_owned(),
+        source,
+    })
+}
+
+/// SHA-256 in hexadecimal.
+pub(crate) fn hash(bytes: &[u8]) -> String {
+    let mut text = String::new();
+    for byte in Sha256::digest(bytes) {
+        let _ = write!(text, "{byte:02x}");
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A kernel image as its packer leaves it, with nothing behind its header.
+    fn bz_image() -> Vec<u8> {
+        let mut image = vec![0; 0x600];
+        image[0x1fe..0x200].copy_from_slice(&[0x55, 0xaa]);
+        image[0x202..0x206].copy_from_slice(b"HdrS");
+        image
+    }
+
+    fn kernel(folder: &Path) -> Kernel {
+        let path = folder.join("bzImage");
+        fs::write(&path, bz_image()).unwrap();
+        Kernel::find(&KernelChoice::Image(path), None, false).unwrap()
+    }
+
+    #[test]
+    fn the_same_parts_make_the_same_image_and_others_another() {
+        let folder = tempfile::tempdir().unwrap();
+        let kernel = kernel(folder.path());
+        let make =
+            |options: &ImageOptions| LinuxImage::of(&kernel, options, folder.path()).unwrap();
+        let plain = make(&ImageOptions::default());
+        let written = fs::metadata(&plain.initramfs).unwrap().modified().unwrap();
+        assert_eq!(make(&ImageOptions::default()), plain);
+        assert_eq!(
+            fs::metadata(&plain.initramfs).unwrap().modified().unwrap(),
+            written
+        );
+        let kexec = make(&ImageOptions {
+            kexec: true,
+            ..ImageOptions::default()
+        });
+        assert_ne!(kexec.id, plain.id);
+        assert_eq!(kexec.no_kexec, None);
+        assert!(plain.no_kexec.is_some());
+    }
+
+    #[test]
+    fn a_kernel_that_knows_no_tds_is_refused_as_one() {
+        let folder = tempfile::tempdir().unwrap();
+        let kernel = kernel(folder.path());
+        let options = ImageOptions {
+            td: true,
+            ..ImageOptions::default()
+        };
+        let error = LinuxImage::of(&kernel, &options, folder.path()).unwrap_err();
+        assert!(matches!(error, LinuxError::NoTdKernel { .. }), "{error}");
+    }
+
+    #[test]
+    fn a_kernel_without_virtio_speaks_on_a_serial_line() {
+        let folder = tempfile::tempdir().unwrap();
+        let modules = folder.path().join("modules");
+        fs::create_dir(&modules).unwrap();
+        fs::write(
+            modules.join("modules.builtin"),
+            "kernel/drivers/virtio/virtio_pci.ko\n",
+        )
+        .unwrap();
+        let kernel = kernel(folder.path());
+        let (line, loaded) = modules_of(&kernel, &ImageOptions::default()).unwrap();
+        assert_eq!((line, loaded.len()), (AgentLine::Serial, 0));
+        let td = ImageOptions {
+            td: true,
+            ..ImageOptions::default()
+        };
+        let error = modules_of(&kernel, &td).unwrap_err();
+        assert!(
+            error.to_string().contains("CONFIG_VIRTIO_CONSOLE"),
+            "{error}"
+        );
+    }
+
+    #[test]
+    fn a_cache_that_cannot_be_written_is_named() {
+        let folder = tempfile::tempdir().unwrap();
+        let kernel = kernel(folder.path());
+        let cache = folder.path().join("file");
+        fs::write(&cache, "").unwrap();
+        let error = LinuxImage::of(&kernel, &ImageOptions::default(), &cache).unwrap_err();
+        assert!(matches!(error, LinuxError::File { .. }), "{error}");
+    }
+}

@@ -1,0 +1,299 @@
+//! The machine of a Linux guest: a QEMU command line, and the kernel's own.
+
+use std::arch::x86_64::_rdtsc;
+use std::os::fd::RawFd;
+use std::path::PathBuf;
+use std::sync::OnceLock;
+use std::time::{Duration, Instant};
+
+use tdxlab_qemu::{Accelerator, CommandLine, Cpu, Version};
+use tdxlab_protocol::addr::Gpa;
+use tdxlab_protocol::linux::PORT;
+
+/// Which board the guest is built on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Board {
+    /// The smallest there is: no firmware of its own to speak of, and the fastest boot.
+    Microvm,
+    /// A PC, as a TD has.
+    Q35,
+}
+
+impl Board {
+    /// QEMU's name for it.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Board::Microvm => "microvm",
+            Board::Q35 => "q35",
+        }
+    }
+}
+
+/// What the agent speaks on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum AgentLine {
+    /// A virtio-serial port.
+    VirtioSerial,
+    /// The second serial line; only q35 has one.
+    Serial,
+}
+
+/// What makes the guest a TD.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Td {
+    /// Firmware that starts as a TD.
+    pub firmware: PathBuf,
+}
+
+/// What QEMU is told.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Machine {
+    /// The program.
+    pub qemu: PathBuf,
+    /// Its version.
+    pub version: Version,
+    /// What runs the guest's instructions.
+    pub accelerator: Accelerator,
+    /// The CPU model.
+    pub cpu: Cpu,
+    /// The board.
+    pub board: Board,
+    /// Runs the guest as a TD.
+    pub td: Option<Td>,
+    /// vCPUs.
+    pub vcpus: u16,
+    /// Memory in MiB.
+    pub mebibytes: u64,
+    /// The kernel, for `-kernel`.
+    pub kernel: PathBuf,
+    /// The initramfs, for `-initrd`.
+    pub initramfs: PathBuf,
+    /// Words for the end of the kernel's command line.
+    pub append: String,
+    /// What the agent speaks on.
+    pub line: AgentLine,
+    /// Descriptors that QEMU inherits.
+    pub ends: Ends,
+}
+
+/// The ends of the lines that QEMU inherits, and the guest's memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ends {
+    /// COM1.
+    pub console: RawFd,
+    /// The agent's line.
+    pub agent: RawFd,
+    /// QMP.
+    pub qmp: RawFd,
+    /// A memfd of the size of the guest's memory; `None` for a TD, whose private memory is KVM's.
+    pub memory: Option<RawFd>,
+}
+
+/// First QEMU in which monitors are objects.
+const MONITOR_OBJECTS: Version = Version::new(11, 1);
+
+/// Memory that is one piece from 0 on every board: q35 cuts at 2 GiB what has more than 2.75.
+pub const ONE_PIECE: u64 = 2 << 30;
+
+impl Machine {
+    /// Where the guest's memory can end: nothing it names lies beyond.
+    pub fn limit(&self) -> Gpa {
+        let bytes = self.mebibytes << 20;
+        match bytes <= ONE_PIECE {
+            true => Gpa::new(bytes),
+            false => Gpa::new((4 << 30) + bytes),
+        }
+    }
+
+    /// The command line.
+    pub fn command_line(&self) -> CommandLine {
+        let mut args: Vec<String> = ["-nodefaults", "-no-user-config", "-no-reboot"]
+            .map(str::to_owned)
+            .to_vec();
+        let mut option = |name: &str, value: String| args.extend([name.to_owned(), value]);
+        option("-name", "tdxlab-linux,debug-threads=on".to_owned());
+        option("-display", "none".to_owned());
+        option("-machine", self.machine());
+        let (accelerator, cpu) = match (self.accelerator, self.cpu) {
+            // Five-level paging only makes every walk of the emulated MMU longer.
+            (Accelerator::Tcg, _) => ("tcg,thread=multi", "max,la57=off"),
+            (Accelerator::Kvm, Cpu::Max) => ("kvm", "max"),
+            (Accelerator::Kvm, Cpu::Host) => ("kvm", "host"),
+        };
+        option("-accel", accelerator.to_owned());
+        option("-cpu", cpu.to_owned());
+        option("-smp", self.vcpus.to_string());
+        option("-m", format!("{}M", self.mebibytes));
+        if let Some(memory) = self.ends.memory {
+            option(
+                "-object",
+                format!(
+                    "memory-backend-file,id=ram,size={}M,mem-path=/proc/self/fd/{memory},share=on",
+                    self.mebibytes
+                ),
+            );
+        }
+        if let Some(td) = &self.td {
+            option(
+                "-object",
+                r#"{"qom-type":"tdx-guest","id":"tdx0"}"#.to_owned(),
+            );
+            option("-bios", td.firmware.display().to_string());
+        }
+        let socket = |id: &str, fd: RawFd| format!("socket,id={id},fd={fd}");
+        option("-chardev", socket("console", self.ends.console));
+        option("-serial", "chardev:console".to_owned());
+        option("-chardev", socket("agent", self.ends.agent));
+        match self.line {
+            AgentLine::VirtioSerial => {
+                option("-device", "virtio-serial-pci".to_owned());
+                option(
+                    "-device",
+                    format!("virtserialport,chardev=agent,name={PORT}"),
+                );
+            }
+            AgentLine::Serial => option("-serial", "chardev:agent".to_owned()),
+        }
+        option("-chardev", socket("qmp", self.ends.qmp));
+        if self.version < MONITOR_OBJECTS {
+            option("-mon", "chardev=qmp,mode=control".to_owned());
+        } else {
+            option("-object", "monitor-qmp,id=monitor,chardev=qmp".to_owned());
+        }
+        option("-kernel", self.kernel.display().to_string());
+        option("-initrd", self.initramfs.display().to_string());
+        option("-append", self.append());
+        CommandLine {
+            program: self.qemu.clone(),
+            args: args.into_iter().map(Into::into).collect(),
+            only_small_pages: false,
+        }
+    }
+
+    fn machine(&self) -> String {
+        let mut machine = match self.board {
+            // Without PCI a kernel needs virtio_mmio, which is rarely built in.
+            Board::Microvm => "microvm,pcie=on".to_owned(),
+            Board::Q35 => "q35,hpet=off,vmport=off,graphics=off".to_owned(),
+        };
+        if self.td.is_some() {
+            machine += ",kernel-irqchip=split,confidential-guest-support=tdx0";
+        }
+        if self.ends.memory.is_some() {
+            machine += ",memory-backend=ram";
+        }
+        machine
+    }
+
+    /// The kernel's command line.
+    pub fn append(&self) -> String {
+        // Warnings and worse are evidence; a chatty console costs an emulated CPU seconds. The end
+        // of the kernel is the end of QEMU.
+        let mut line = "console=ttyS0 loglevel=4 panic=-1 oops=panic".to_owned();
+        if self.accelerator == Accelerator::Tcg {
+            // On a busy host Linux fails to measure the TSC, and on microvm it has no other clock to
+            // wait with: it would wait for ever. QEMU's translator gives the guest the host's TSC.
+            line += &format!(" tsc_early_khz={} tsc=reliable", host_tsc_khz());
+        }
+        format!("{line} {}", self.append).trim_end().to_owned()
+    }
+}
+
+/// Frequency of this machine's TSC.
+fn host_tsc_khz() -> u64 {
+    static KHZ: OnceLock<u64> = OnceLock::new();
+    *KHZ.get_or_init(|| {
+        // SAFETY: reads a counter that every x86-64 CPU has.
+        let now = || (Instant::now(), unsafe { _rdtsc() });
+        let (began, first) = now();
+        std::thread::sleep(Duration::from_millis(10));
+        let (ended, last) = now();
+        let micros = ended.duration_since(began).as_micros().max(1);
+        let khz = u128::from(last.wrapping_sub(first)) * 1000 / micros;
+        u64::try_from(khz).unwrap_or(u64::MAX)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn machine() -> Machine {
+        Machine {
+            qemu: "qemu".into(),
+            version: Version::new(7, 2),
+            accelerator: Accelerator::Tcg,
+            cpu: Cpu::Max,
+            board: Board::Microvm,
+            td: None,
+            vcpus: 1,
+            mebibytes: 512,
+            kernel: "vmlinux".into(),
+            initramfs: "initrd".into(),
+            append: String::new(),
+            line: AgentLine::VirtioSerial,
+            ends: Ends {
+                console: 3,
+                agent: 4,
+                qmp: 5,
+                memory: Some(6),
+            },
+        }
+    }
+
+    #[test]
+    fn a_plain_guest_has_memory_that_the_lab_holds() {
+        let line = machine().command_line().to_string();
+        for part in [
+            "microvm,pcie=on,memory-backend=ram",
+            "/proc/self/fd/6,share=on",
+            "name=tdxlab.agent",
+        ] {
+            assert!(line.contains(part), "{line}");
+        }
+        assert_eq!(machine().limit(), Gpa::new(512 << 20));
+    }
+
+    #[test]
+    fn a_td_has_firmware_and_memory_of_kvm() {
+        let line = Machine {
+            board: Board::Q35,
+            td: Some(Td {
+                firmware: "/fw/OVMF.fd".into(),
+            }),
+            accelerator: Accelerator::Kvm,
+            cpu: Cpu::Host,
+            version: Version::new(11, 1),
+            ends: Ends {
+                memory: None,
+                ..machine().ends
+            },
+            ..machine()
+        }
+        .command_line()
+        .to_string();
+        for part in [
+            "confidential-guest-support=tdx0",
+            "-bios /fw/OVMF.fd",
+            "monitor-qmp",
+        ] {
+            assert!(line.contains(part), "{line}");
+        }
+        assert!(!line.contains("memory-backend"), "{line}");
+    }
+
+    #[test]
+    fn a_kernel_without_virtio_gets_the_second_serial_line() {
+        let line = Machine {
+            board: Board::Q35,
+            line: AgentLine::Serial,
+            ..machine()
+        }
+        .command_line()
+        .to_string();
+        assert!(
+            line.contains("-serial chardev:agent") && !line.contains("virtio"),
+            "{line}"
+        );
+    }
+}
