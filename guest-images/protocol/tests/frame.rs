@@ -2,10 +2,11 @@
 
 mod common;
 
-use common::{largest_reply, largest_request, reply, request};
+use common::{largest_reply, largest_request, linux, reply, request};
 use proptest::collection::vec;
 use proptest::prelude::*;
 use tdxlab_protocol::frame::{self, Decoder, FrameError, MAX_FRAME, Message};
+use tdxlab_protocol::linux::{LinuxReply, LinuxRequest};
 use tdxlab_protocol::message::{Reply, Request};
 
 fn frame_of(message: &impl Message) -> Vec<u8> {
@@ -35,6 +36,14 @@ proptest! {
     #[test]
     fn replies_come_back_as_they_were_sent(reply in reply()) {
         prop_assert_eq!(decode_all::<Reply>(&frame_of(&reply)), [Ok(reply)]);
+    }
+
+    #[test]
+    fn messages_of_linux_guests_come_back_as_they_were_sent(
+        request in linux::request(), reply in linux::reply(),
+    ) {
+        prop_assert_eq!(decode_all::<LinuxRequest>(&frame_of(&request)), [Ok(request)]);
+        prop_assert_eq!(decode_all::<LinuxReply>(&frame_of(&reply)), [Ok(reply)]);
     }
 
     #[test]
@@ -106,8 +115,12 @@ fn the_largest_messages_fit() {
     for length in [
         frame_of(&largest_request()).len(),
         frame_of(&largest_reply()).len(),
+        frame_of(&linux::largest_request()).len(),
     ] {
         assert!(length <= MAX_FRAME, "{length} > {MAX_FRAME}");
+    }
+    for reply in linux::largest_replies() {
+        assert_eq!(messages::<LinuxReply>(&frame_of(&reply)), [reply]);
     }
     assert_eq!(
         messages::<Reply>(&frame_of(&largest_reply())),

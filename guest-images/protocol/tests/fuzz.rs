@@ -18,6 +18,7 @@ use proptest::test_runner::TestRunner;
 use rand::rngs::SmallRng;
 use rand::{Rng, RngCore, SeedableRng};
 use tdxlab_protocol::frame::{self, Decoder, Message};
+use tdxlab_protocol::linux::{LinuxReply, LinuxRequest};
 use tdxlab_protocol::message::{Reply, Request};
 
 /// Counts the allocations of each thread.
@@ -65,22 +66,32 @@ fn fuzz(inputs: u64) {
     };
     println!("TDXLAB_FUZZ_SEED={seed}");
     let mut rng = SmallRng::seed_from_u64(seed);
-    let requests = corpus(common::request(), common::largest_request());
-    let replies = corpus(common::reply(), common::largest_reply());
+    let requests = corpus(common::request(), [common::largest_request()]);
+    let replies = corpus(common::reply(), [common::largest_reply()]);
+    let linux_requests = corpus(common::linux::request(), [common::linux::largest_request()]);
+    let linux_replies = corpus(common::linux::reply(), common::linux::largest_replies());
     let mut lab_side = Decoder::<Reply>::new();
     let mut guest_side = Decoder::<Request>::new();
+    let mut lab_side_of_linux = Decoder::<LinuxReply>::new();
+    let mut linux_side = Decoder::<LinuxRequest>::new();
     let mut input = Vec::with_capacity(MAX_INPUT);
     let mut found = 0;
 
     let before = ALLOCATIONS.get();
     for number in 0..inputs {
-        if number % 2 == 0 {
-            prepare(&mut rng, &replies, &mut input);
-            found += drain(&mut lab_side, &input);
-        } else {
-            prepare(&mut rng, &requests, &mut input);
-            found += drain(&mut guest_side, &input);
-        }
+        let corpus = match number % 4 {
+            0 => &replies,
+            1 => &requests,
+            2 => &linux_replies,
+            _ => &linux_requests,
+        };
+        prepare(&mut rng, corpus, &mut input);
+        found += match number % 4 {
+            0 => drain(&mut lab_side, &input),
+            1 => drain(&mut guest_side, &input),
+            2 => drain(&mut lab_side_of_linux, &input),
+            _ => drain(&mut linux_side, &input),
+        };
     }
     assert_eq!(ALLOCATIONS.get(), before, "decoding allocated");
     // Some mutations leave a frame whole; none at all would mean that the corpus is not used.
@@ -88,14 +99,19 @@ fn fuzz(inputs: u64) {
 }
 
 /// Frames of messages, to be mutated.
-fn corpus<M: Message>(any: impl Strategy<Value = M>, largest: M) -> Vec<Vec<u8>> {
+fn corpus<M: Message>(
+    any: impl Strategy<Value = M>,
+    largest: impl IntoIterator<Item = M>,
+) -> Vec<Vec<u8>> {
     let mut runner = TestRunner::deterministic();
     let mut buffer = frame::EMPTY_FRAME;
     let mut frames: Vec<Vec<u8>> = (0..256)
         .map(|_| any.new_tree(&mut runner).unwrap().current())
         .map(|message| frame::encode(&message, &mut buffer).unwrap().to_vec())
         .collect();
-    frames.push(frame::encode(&largest, &mut buffer).unwrap().to_vec());
+    for message in largest {
+        frames.push(frame::encode(&message, &mut buffer).unwrap().to_vec());
+    }
     frames
 }
 

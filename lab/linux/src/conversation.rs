@@ -10,8 +10,8 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
 use std::time::Instant;
 
-use tdxlab_qemu::excerpt::Excerpt;
 use tdxlab_protocol::frame::{self, Decoder, Message};
+use tdxlab_qemu::excerpt::Excerpt;
 
 /// Bytes that may come before the guest's first word: what firmware or a UART may say.
 const MAX_NOISE: usize = 64 << 10;

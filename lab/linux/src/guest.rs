@@ -8,13 +8,13 @@ use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use tdxlab_qemu::interrupt::Interrupt;
 use tdxlab_l1::console::{Console, Notice};
-use tdxlab_qemu::{Process, Qmp};
 use tdxlab_protocol::linux::{
     Ask, BufferId, CONSOLE_MARK, LinuxHello, LinuxReply, LinuxRequest, VERSION,
 };
 use tdxlab_protocol::pattern::Generation;
+use tdxlab_qemu::interrupt::Interrupt;
+use tdxlab_qemu::{Process, Qmp};
 
 use crate::account;
 use crate::answer::{Answer, Collector, Known, describe};

@@ -6,9 +6,9 @@ use std::path::PathBuf;
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
-use tdxlab_qemu::{Accelerator, CommandLine, Cpu, Version};
 use tdxlab_protocol::addr::Gpa;
 use tdxlab_protocol::linux::PORT;
+use tdxlab_qemu::{Accelerator, CommandLine, Cpu, Version};
 
 /// Which board the guest is built on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

@@ -5,9 +5,9 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
+use tdxlab_guest_image::PAGES_MODULE;
 use tdxlab_l1::kernel::Kernel;
 use tdxlab_l1::modules::Module;
-use tdxlab_guest_image::PAGES_MODULE;
 
 use crate::image::hash;
 

@@ -5,14 +5,14 @@
 
 use std::time::Duration;
 
-use tdxlab_qemu::interrupt::Interrupt;
-use tdxlab_qemu::{Accelerator, Cpu, Installed, Version};
 use tdxlab_linux::machine::{AgentLine, Ends};
 use tdxlab_linux::{Board, ImageOptions, LinuxError, LinuxGuest, LinuxImage, Machine, account};
 use tdxlab_protocol::addr::{Gpa, GpaRange};
 use tdxlab_protocol::linux::{Ask, BufferId, Load, Outcome, Pages, Witness};
 use tdxlab_protocol::message::Content;
 use tdxlab_protocol::pattern::Generation;
+use tdxlab_qemu::interrupt::Interrupt;
+use tdxlab_qemu::{Accelerator, Cpu, Installed, Version};
 
 const PATIENCE: Duration = Duration::from_secs(120);
 

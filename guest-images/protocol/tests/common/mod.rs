@@ -1,5 +1,7 @@
 //! Any message, for proptest, and the largest ones.
 
+pub(crate) mod linux;
+
 use proptest::collection::vec;
 use proptest::prelude::*;
 use tdxlab_protocol::addr::{Gpa, GpaRange, PageLevel};
