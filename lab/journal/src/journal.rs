@@ -13,6 +13,7 @@ use miette::Diagnostic;
 use parking_lot::{Mutex, MutexGuard};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use tdxlab_plan::linux::LinuxPlan;
 use tdxlab_plan::{Expectation, HostKind, HostProfile, MemoryMap, Plan};
 use thiserror::Error;
 
@@ -68,6 +69,30 @@ pub enum Event {
         scenario: Option<PathBuf>,
         /// The plan itself.
         body: Plan,
+    },
+    /// A plan for a Linux guest starts.
+    LinuxStarted {
+        /// Which plan.
+        plan: PlanId,
+        /// The file it came from.
+        scenario: Option<PathBuf>,
+        /// The plan itself.
+        body: LinuxPlan,
+    },
+    /// A step of a plan for a Linux guest was done and judged.
+    LinuxStep {
+        /// Which plan.
+        plan: PlanId,
+        /// Which step, from 0.
+        step: u32,
+        /// What it had to show, in words.
+        expected: Vec<String>,
+        /// What it showed, in words.
+        seen: Vec<String>,
+        /// What is said of it.
+        judgement: Judgement,
+        /// How long it took, in microseconds.
+        micros: u64,
     },
     /// Its guest takes commands.
     Booted {

@@ -90,6 +90,10 @@ pub enum Witness {
     Content,
     /// The kernel log.
     KernelLog,
+    /// The agent in a Linux guest.
+    Agent,
+    /// The kernel log of a Linux guest.
+    GuestLog,
 }
 
 impl Witness {
@@ -110,6 +114,8 @@ impl Witness {
             Witness::Errno => "errno",
             Witness::Content => "content",
             Witness::KernelLog => "kernel log",
+            Witness::Agent => "agent",
+            Witness::GuestLog => "guest's kernel log",
         }
     }
 }

@@ -164,6 +164,12 @@ impl Bench<'_> {
                     },
                 )
             }
+            Event::LinuxStarted { plan, body, .. } => {
+                self.cases.remove(&plan);
+                let need = "needs its Linux guest: what that showed is kept in words".to_owned();
+                let about = body.about;
+                self.write(at, &Event::PlanSkipped { plan, about, need })
+            }
             Event::PlanSkipped { plan, .. } => {
                 self.cases.remove(&plan);
                 self.write(at, &event)
@@ -179,6 +185,7 @@ impl Bench<'_> {
                 )
             }
             Event::Booted { plan, .. }
+            | Event::LinuxStep { plan, .. }
             | Event::Controlled { plan, .. }
             | Event::StepStarted { plan, .. }
             | Event::StepObserved { plan, .. }

@@ -79,6 +79,12 @@ impl Console {
     }
 }
 
+impl Default for Console {
+    fn default() -> Console {
+        Console::new()
+    }
+}
+
 /// What one line says.
 fn notice(line: &str) -> Option<Notice> {
     let text = without_time(line);

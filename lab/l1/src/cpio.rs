@@ -32,12 +32,7 @@ impl<W: Write> Archive<W> {
     }
 
     /// A character device node with mode 0600.
-    pub fn character_device(
-        &mut self,
-        path: &str,
-        major: u32,
-        minor: u32,
-    ) -> io::Result<()> {
+    pub fn character_device(&mut self, path: &str, major: u32, minor: u32) -> io::Result<()> {
         self.entry(path, CHARACTER | 0o600, (major, minor), &[])
     }
 

@@ -11,7 +11,7 @@ use std::os::unix::net::UnixStream;
 use std::time::Instant;
 
 use tdxlab_protocol::frame::{self, Decoder, Message};
-use tdxlab_qemu::excerpt::Excerpt;
+use tdxlab_qemu::head_tail::HeadTail;
 
 /// Bytes that may come before the guest's first word: what firmware or a UART may say.
 const MAX_NOISE: usize = 64 << 10;
@@ -28,7 +28,7 @@ pub struct Conversation<Q, R> {
     decoder: Box<Decoder<R>>,
     inbox: VecDeque<R>,
     began: Instant,
-    frames: Excerpt<Frame>,
+    frames: HeadTail<Frame>,
     /// Bytes that came before the first word; `None` once it was said.
     noise: Option<usize>,
     requests: std::marker::PhantomData<fn(Q)>,
@@ -71,7 +71,7 @@ impl<Q: Message + Debug, R: Message + Debug> Conversation<Q, R> {
             decoder: Box::new(Decoder::new()),
             inbox: VecDeque::new(),
             began: Instant::now(),
-            frames: Excerpt::new(FRAMES_KEPT.0, FRAMES_KEPT.1),
+            frames: HeadTail::new(FRAMES_KEPT.0, FRAMES_KEPT.1),
             noise: Some(0),
             requests: std::marker::PhantomData,
         })

@@ -10,12 +10,14 @@
 //! | [`answer`] | the agent's answer to a request, held against what can be |
 //! | [`memory`] | the guest's memory as the host has it |
 //! | [`account`] | what the guest kernel says of its memory and of its health |
+//! | [`firmware`] | finds what starts a TD |
 //! | [`error`] | what can go wrong, and what to do about it |
 
 pub mod account;
 pub mod answer;
 pub mod conversation;
 pub mod error;
+pub mod firmware;
 pub mod guest;
 pub mod image;
 pub mod machine;

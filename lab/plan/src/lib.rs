@@ -15,6 +15,7 @@
 //! | `needs` | whether host and design offer what a plan needs |
 //! | `expect` | what the author of a scenario expects of a step |
 //! | `expectation` | what a step must show |
+//! | `linux` | plans for a Linux guest |
 //! | `map` | what is mapped where |
 //! | `names`, `text` | statuses, operations and expectations in words |
 
@@ -26,6 +27,7 @@ mod expect;
 mod expectation;
 mod host;
 pub mod limits;
+pub mod linux;
 mod map;
 pub mod names;
 pub mod needs;

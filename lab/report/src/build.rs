@@ -8,6 +8,7 @@ use tdxlab_journal::journal::{Event, JournalError, PlanId, RunStarted};
 use tdxlab_journal::reader::JournalReader;
 use tdxlab_journal::verdict::{Finding, Judgement, MissingWitness, Verdict};
 use tdxlab_journal::{ContentSpan, Observed, PageCounters, Reading, Sample};
+use tdxlab_plan::linux::LinuxPlan;
 use tdxlab_plan::{Expectation, Plan, text as words};
 
 use super::model::{
@@ -45,6 +46,8 @@ struct Builder {
 struct Draft {
     report: ScenarioReport,
     plan: Option<Plan>,
+    /// The plan, where it is one for a Linux guest.
+    linux: Option<LinuxPlan>,
     /// Witnesses before the step that comes next, without those that are not believed.
     before: Option<Sample>,
     distrusted: Vec<MissingWitness>,
@@ -91,6 +94,17 @@ impl Builder {
                 draft.plan = Some(body);
                 self.open(plan, draft);
             }
+            Event::LinuxStarted {
+                plan,
+                scenario,
+                body,
+            } => {
+                let mut draft = Draft::new(body.about.clone());
+                draft.report.file = scenario.map(|path| path.display().to_string());
+                draft.report.steps_planned = body.steps.len();
+                draft.linux = Some(body);
+                self.open(plan, draft);
+            }
             Event::PlanEnded {
                 plan,
                 verdict,
@@ -120,6 +134,7 @@ impl Builder {
                 interrupted,
             } => self.end = Some((verdict, interrupted)),
             Event::Booted { plan, .. }
+            | Event::LinuxStep { plan, .. }
             | Event::Controlled { plan, .. }
             | Event::StepStarted { plan, .. }
             | Event::StepObserved { plan, .. }
@@ -208,6 +223,7 @@ impl Draft {
                 confirmed: None,
             },
             plan: None,
+            linux: None,
             before: None,
             distrusted: Vec::new(),
             ended: false,
@@ -232,6 +248,25 @@ impl Draft {
                 });
             }
             Event::StepStarted { step, expected, .. } => self.step_started(step, &expected),
+            Event::LinuxStep {
+                step,
+                expected,
+                seen,
+                judgement,
+                micros,
+                ..
+            } => {
+                let planned = self.linux.as_ref();
+                let planned = planned.and_then(|plan| plan.steps.get(step as usize));
+                if let (Some(planned), Some(number)) = (planned, step.checked_add(1)) {
+                    let action = planned.op.text();
+                    let mut report = step_report(number, planned.line, action, expected);
+                    report.seen = seen;
+                    report.micros = micros;
+                    judged(&mut report, judgement);
+                    self.report.steps.push(report);
+                }
+            }
             Event::StepObserved {
                 step,
                 observed,
@@ -265,22 +300,9 @@ impl Draft {
         let Some(planned) = plan.steps.get(step as usize) else {
             return;
         };
-        self.report.steps.push(StepReport {
-            number,
-            line: planned.line,
-            action: words::action(&planned.action, &plan.guest),
-            verdict: None,
-            expected: words::expectation(expected),
-            seen: Vec::new(),
-            numbers: Numbers::default(),
-            findings: Vec::new(),
-            findings_omitted: 0,
-            heard: Vec::new(),
-            missing: Vec::new(),
-            content: Vec::new(),
-            content_omitted: 0,
-            micros: 0,
-        });
+        let action = words::action(&planned.action, &plan.guest);
+        let report = step_report(number, planned.line, action, words::expectation(expected));
+        self.report.steps.push(report);
     }
 
     fn step(&mut self, step: u32) -> Option<&mut StepReport> {
@@ -307,6 +329,26 @@ impl Draft {
             ));
         }
         self.report
+    }
+}
+
+/// A step that was begun.
+fn step_report(number: u32, line: u32, action: String, expected: Vec<String>) -> StepReport {
+    StepReport {
+        number,
+        line,
+        action,
+        verdict: None,
+        expected,
+        seen: Vec::new(),
+        numbers: Numbers::default(),
+        findings: Vec::new(),
+        findings_omitted: 0,
+        heard: Vec::new(),
+        missing: Vec::new(),
+        content: Vec::new(),
+        content_omitted: 0,
+        micros: 0,
     }
 }
 

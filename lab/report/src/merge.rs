@@ -373,6 +373,8 @@ fn plan_of(event: &mut Event) -> Option<&mut PlanId> {
     match event {
         Event::PlanSkipped { plan, .. }
         | Event::PlanStarted { plan, .. }
+        | Event::LinuxStarted { plan, .. }
+        | Event::LinuxStep { plan, .. }
         | Event::Booted { plan, .. }
         | Event::Controlled { plan, .. }
         | Event::StepStarted { plan, .. }

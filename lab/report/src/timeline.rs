@@ -154,6 +154,8 @@ impl Pictures {
             Event::RunStarted(_)
             | Event::PlanSkipped { .. }
             | Event::Booted { .. }
+            | Event::LinuxStarted { .. }
+            | Event::LinuxStep { .. }
             | Event::Confirmed { .. }
             | Event::RunEnded { .. } => {}
         }

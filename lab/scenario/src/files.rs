@@ -3,7 +3,10 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use tdxlab_plan::linux::LinuxPlan;
+
 use super::error::ScenarioError;
+use super::linux::{is_linux, parse_linux};
 use super::read_file::parse;
 use super::source::Scenario;
 use super::{text, yaml};
@@ -11,12 +14,30 @@ use super::{text, yaml};
 include!(concat!(env!("OUT_DIR"), "/default_set.rs"));
 
 /// The scenario files behind `paths`: a file stands for itself, a folder for all `*.yaml` below
-/// it. Sorted; two files with one name are an error.
+/// it but those of Linux guests. Sorted; two files with one name are an error.
 pub fn find(paths: &[PathBuf]) -> Result<Vec<PathBuf>, ScenarioError> {
+    find_of(paths, false)
+}
+
+/// The same for scenarios of Linux guests.
+pub fn find_linux(paths: &[PathBuf]) -> Result<Vec<PathBuf>, ScenarioError> {
+    find_of(paths, true)
+}
+
+/// Reads a scenario of a Linux guest.
+pub fn load_linux(path: &Path) -> Result<LinuxPlan, ScenarioError> {
+    parse_linux(path, &text::of(path)?)
+}
+
+fn find_of(paths: &[PathBuf], linux: bool) -> Result<Vec<PathBuf>, ScenarioError> {
     let mut files = Vec::new();
     for path in paths {
         let before = files.len();
         collect(path, &mut files)?;
+        if path.is_dir() {
+            let below = files.split_off(before);
+            files.extend(below.into_iter().filter(|file| is_of_linux(file) == linux));
+        }
         if files.len() == before {
             return Err(ScenarioError::Nothing { path: path.clone() });
         }
@@ -64,6 +85,15 @@ fn collect(path: &Path, files: &mut Vec<PathBuf>) -> Result<(), ScenarioError> {
         }
     }
     Ok(())
+}
+
+/// Whether a file is a scenario of a Linux guest. One that cannot be read is of any kind: it is
+/// told of when it is loaded.
+fn is_of_linux(path: &Path) -> bool {
+    let tree = text::of(path)
+        .ok()
+        .and_then(|text| yaml::tree(&text, &mut Vec::new()).ok());
+    tree.is_some_and(|root| is_linux(&root))
 }
 
 /// The name a file gives itself. A file in which it cannot be found is told of when it is loaded.

@@ -15,6 +15,7 @@ mod expand;
 mod expr;
 mod files;
 mod guest;
+mod linux;
 mod model;
 mod operation;
 mod read;
@@ -31,7 +32,8 @@ mod vars;
 mod yaml;
 
 pub use error::{Problem, ScenarioError, Wrong};
-pub use files::{embedded, find};
+pub use files::{embedded, find, find_linux, load_linux};
+pub use linux::parse_linux;
 pub use read_file::{check, expand, load, parse};
 pub use schema::schema;
 pub use source::Scenario;

@@ -8,7 +8,7 @@ use tdxlab_plan::Plan;
 use crate::error::{Problem, ScenarioError};
 use crate::schema::schema;
 use crate::source::Scenario;
-use crate::{shape, text, yaml};
+use crate::{linux, shape, text, yaml};
 
 /// Made once: every file is held against it.
 static SCHEMA: LazyLock<serde_json::Value> = LazyLock::new(schema);
@@ -27,6 +27,13 @@ pub fn parse(path: &Path, text: &str) -> Result<Scenario, ScenarioError> {
             return Err(Problem::new(0..0, message, "").help("at most 1 MiB"));
         }
         let root = yaml::tree(text, problems)?;
+        if linux::is_linux(&root) {
+            let guest = root.entry("guest");
+            let guest = guest.map_or(0..0, |entry| entry.key_span.clone());
+            let message = "this is a scenario of a Linux guest";
+            let problem = Problem::new(guest, message, "a Linux guest");
+            return Err(problem.help("run it with `tdxlab linux`"));
+        }
         shape::check(&root, &SCHEMA, problems);
         match problems.is_empty() {
             true => Ok(Some((root, yaml::typed(text)?))),

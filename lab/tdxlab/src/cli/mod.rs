@@ -10,6 +10,7 @@ mod faults;
 mod fuzz;
 mod judge;
 mod l1;
+mod linux;
 mod list;
 mod load;
 mod man;
@@ -75,6 +76,8 @@ enum Command {
     Report(report::ReportCommand),
     /// Boot a real kernel with a real KVM in QEMU, and run a command in it
     L1(l1::L1),
+    /// Run scenarios of Linux guests
+    Linux(linux::Linux),
     /// What an L1 starts with
     #[command(name = tdxlab_l1::INIT_COMMAND, hide = true)]
     L1Init,
@@ -127,6 +130,7 @@ fn execute(command: Command) -> Result<u8, CliError> {
         Command::Report(report) => report.execute(),
         Command::Rehearse(rehearse) => rehearse.execute(),
         Command::L1(l1) => l1.execute(),
+        Command::Linux(linux) => linux.execute(),
         Command::L1Init => tdxlab_l1::init::main(),
         Command::Doctor(doctor) => doctor.execute(),
         Command::Schema(schema) => schema.execute(),

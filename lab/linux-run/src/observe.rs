@@ -1,0 +1,361 @@
+//! Does a step, and takes down what guest and host show of it.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use tdxlab_linux::account::{self, MemInfo};
+use tdxlab_linux::answer::Answer;
+use tdxlab_linux::guest::Ready;
+use tdxlab_linux::{LinuxError, LinuxGuest};
+use tdxlab_plan::linux::{BufferId, LinuxOp};
+use tdxlab_protocol::addr::{Gpa, GpaRange, PageLevel};
+use tdxlab_protocol::linux::{Ask, Extent, Failure, Finding, Outcome, Witness};
+
+/// What a step showed.
+#[derive(Debug)]
+pub(crate) enum Seen {
+    /// The guest, as it accounts for itself.
+    Guest(Box<GuestAccount>),
+    /// A buffer was filled.
+    Filled {
+        /// How the agent says it ended.
+        outcome: Outcome,
+        /// Pages that lie under the buffer.
+        pages: u64,
+        /// Pieces of guest memory under it.
+        pieces: usize,
+        /// The first piece that the host does not hold; `None` where it holds all of them.
+        not_held: Option<GpaRange>,
+        /// Whether the lab can see what the host holds.
+        held_seen: bool,
+    },
+    /// A buffer was read.
+    Verified {
+        /// Pages that are not intact.
+        findings: Vec<Finding>,
+        /// Pages that are not intact, reported or not.
+        wrong: u32,
+        /// Pages that Linux has moved.
+        moved: u32,
+    },
+    /// A hole was punched at these places.
+    Hole {
+        /// Where.
+        ranges: Vec<GpaRange>,
+        /// What of it the host holds nevertheless.
+        held: Vec<GpaRange>,
+    },
+    /// It ended like this.
+    Done(Outcome),
+    /// The agent could not do it.
+    Failed(Failure),
+    /// The guest is off.
+    Off {
+        /// How long it took.
+        after: Duration,
+        /// Complaints in its kernel log since the last look.
+        splats: Vec<String>,
+    },
+}
+
+/// How a guest accounts for itself, and what the host sees of it.
+#[derive(Debug)]
+pub(crate) struct GuestAccount {
+    /// Of a boot or a kexec.
+    pub(crate) ready: Option<Ready>,
+    /// CPUs online.
+    pub(crate) vcpus: u16,
+    /// RAM in /proc/iomem.
+    pub(crate) ram: u64,
+    /// /proc/meminfo.
+    pub(crate) memory: MemInfo,
+    /// Complaints in the kernel log since the last look.
+    pub(crate) splats: Vec<String>,
+    /// What the host holds; `None` where the lab cannot see it.
+    pub(crate) touched: Option<Vec<GpaRange>>,
+}
+
+/// Does steps on a guest.
+pub(crate) struct Observer {
+    guest: LinuxGuest,
+    /// What lay under each buffer when it was filled.
+    places: BTreeMap<BufferId, Vec<Extent>>,
+    /// Time of the last kernel message that was looked at, in microseconds of the guest's clock.
+    looked: Option<u64>,
+}
+
+impl Observer {
+    /// On a guest that was started.
+    pub(crate) fn new(guest: LinuxGuest) -> Observer {
+        Observer {
+            guest,
+            places: BTreeMap::new(),
+            looked: None,
+        }
+    }
+
+    /// The guest.
+    pub(crate) fn guest(&mut self) -> &mut LinuxGuest {
+        &mut self.guest
+    }
+
+    /// Which buffer, and which page of it, lay at an address when it was filled.
+    pub(crate) fn owner(&self, gpa: Gpa) -> Option<(BufferId, u64)> {
+        self.places.iter().find_map(|(id, extents)| {
+            let mut page = 0;
+            for extent in extents {
+                let offset = gpa.gfn().checked_sub(extent.start.gfn());
+                if let Some(offset) = offset.filter(|offset| *offset < u64::from(extent.pages)) {
+                    return Some((*id, page + offset));
+                }
+                page += u64::from(extent.pages);
+            }
+            None
+        })
+    }
+
+    /// Does a step.
+    pub(crate) fn perform(&mut self, op: &LinuxOp) -> Result<Seen, LinuxError> {
+        match *op {
+            LinuxOp::Boot => {
+                let ready = self.guest.wait_ready()?;
+                self.account(Some(ready))
+            }
+            LinuxOp::Settle => self.account(None),
+            LinuxOp::Kexec => {
+                self.places.clear();
+                self.looked = None;
+                match self.guest.kexec()? {
+                    Ok(ready) => self.account(Some(ready)),
+                    Err(answer) => Ok(ended(answer)),
+                }
+            }
+            LinuxOp::Fill {
+                buffer,
+                bytes,
+                pages,
+                generation,
+            } => {
+                let answer = self.guest.ask(Ask::Fill {
+                    buffer,
+                    bytes,
+                    pages,
+                    generation,
+                })?;
+                self.filled(buffer, answer)
+            }
+            LinuxOp::Verify { buffer } => {
+                let answer = self.guest.ask(Ask::Verify { buffer })?;
+                Ok(match answer.outcome {
+                    Ok(Outcome::Verified { wrong, moved, .. }) => Seen::Verified {
+                        findings: answer.findings,
+                        wrong,
+                        moved,
+                    },
+                    _ => ended(answer),
+                })
+            }
+            LinuxOp::Free { buffer } => {
+                self.places.remove(&buffer);
+                Ok(ended(self.guest.ask(Ask::Free { buffer })?))
+            }
+            LinuxOp::Punch {
+                buffer,
+                first,
+                count,
+            } => self.punch(buffer, first, count),
+            LinuxOp::Convert {
+                buffer,
+                first,
+                count,
+                to,
+            } => {
+                let answer = self.guest.ask(Ask::Convert {
+                    buffer,
+                    first,
+                    count,
+                    to,
+                })?;
+                Ok(ended(answer))
+            }
+            LinuxOp::Load(load) => Ok(ended(self.guest.ask(Ask::Load(load))?)),
+            LinuxOp::PowerOff => {
+                let splats = self.splats()?;
+                let after = self.guest.power_off()?;
+                Ok(Seen::Off { after, splats })
+            }
+        }
+    }
+
+    fn account(&mut self, ready: Option<Ready>) -> Result<Seen, LinuxError> {
+        let vcpus = self.guest.hello().map_or(0, |hello| hello.vcpus);
+        let resources = account::iomem(&self.read(Witness::IoMem)?);
+        let memory = MemInfo::parse(&self.read(Witness::MemInfo)?);
+        let splats = self.splats()?;
+        Ok(Seen::Guest(Box::new(GuestAccount {
+            ready,
+            vcpus,
+            ram: account::system_ram(&resources),
+            memory,
+            splats,
+            touched: self.touched()?,
+        })))
+    }
+
+    fn read(&mut self, which: Witness) -> Result<Vec<u8>, LinuxError> {
+        let answer = self.guest.ask(Ask::Read(which))?;
+        match answer.outcome {
+            Ok(_) => Ok(answer.bytes),
+            Err(failure) => Err(LinuxError::Lies {
+                doing: format!("while reading {}", which.name()),
+                what: words(&failure),
+            }),
+        }
+    }
+
+    /// Complaints of the guest's kernel since the last look.
+    fn splats(&mut self) -> Result<Vec<String>, LinuxError> {
+        let log = account::kernel_log(&self.read(Witness::KernelLog)?);
+        let looked = self.looked;
+        let new = account::splats(&log).filter(|message| Some(message.micros) > looked);
+        let splats = new.map(|message| message.text.clone()).collect();
+        self.looked = log.last().map(|message| message.micros).max(looked);
+        Ok(splats)
+    }
+
+    fn touched(&self) -> Result<Option<Vec<GpaRange>>, LinuxError> {
+        let touched = self
+            .guest
+            .memory()
+            .map(|memory| memory.touched())
+            .transpose();
+        touched.map_err(|source| LinuxError::System {
+            doing: "looking at what the host holds of the guest's memory".to_owned(),
+            source,
+        })
+    }
+
+    fn filled(&mut self, buffer: BufferId, answer: Answer) -> Result<Seen, LinuxError> {
+        let Ok(outcome) = answer.outcome else {
+            return Ok(ended(answer));
+        };
+        let touched = self.touched()?;
+        let not_held = touched.as_ref().and_then(|touched| {
+            let mut ranges = answer.extents.iter().filter_map(range);
+            ranges.find(|range| !touched.iter().any(|held| held.contains_range(*range)))
+        });
+        let pages = answer
+            .extents
+            .iter()
+            .map(|extent| u64::from(extent.pages))
+            .sum();
+        let pieces = answer.extents.len();
+        self.places.insert(buffer, answer.extents);
+        Ok(Seen::Filled {
+            outcome,
+            pages,
+            pieces,
+            not_held,
+            held_seen: touched.is_some(),
+        })
+    }
+
+    /// Punches under where the pages are now: Linux may have moved them.
+    fn punch(&mut self, buffer: BufferId, first: u32, count: u32) -> Result<Seen, LinuxError> {
+        let answer = self.guest.ask(Ask::Where { buffer })?;
+        if answer.outcome.is_err() {
+            return Ok(ended(answer));
+        }
+        let ranges = part(&answer.extents, first, count);
+        let memory = self.guest.memory().ok_or_else(|| LinuxError::System {
+            doing: "punching a hole".to_owned(),
+            source: std::io::Error::other("the lab does not hold this guest's memory"),
+        })?;
+        for range in &ranges {
+            memory.punch(*range).map_err(|error| LinuxError::System {
+                doing: "punching a hole".to_owned(),
+                source: std::io::Error::other(error),
+            })?;
+        }
+        let touched = self.touched()?.unwrap_or_default();
+        let held = ranges
+            .iter()
+            .flat_map(|hole| touched.iter().filter_map(|held| held.intersect(*hole)))
+            .filter(|held| !held.is_empty())
+            .collect();
+        Ok(Seen::Hole { ranges, held })
+    }
+}
+
+fn ended(answer: Answer) -> Seen {
+    match answer.outcome {
+        Ok(outcome) => Seen::Done(outcome),
+        Err(failure) => Seen::Failed(failure),
+    }
+}
+
+/// A failure in words.
+pub(crate) fn words(failure: &Failure) -> String {
+    match failure.errno {
+        0 => failure.doing.to_string(),
+        errno => format!(
+            "{}: {}",
+            failure.doing,
+            std::io::Error::from_raw_os_error(errno)
+        ),
+    }
+}
+
+fn range(extent: &Extent) -> Option<GpaRange> {
+    GpaRange::with_len(
+        extent.start,
+        u64::from(extent.pages) * PageLevel::Size4K.bytes(),
+    )
+}
+
+/// Where some pages of a buffer lie.
+fn part(extents: &[Extent], first: u32, count: u32) -> Vec<GpaRange> {
+    let (wanted, mut at) = (u64::from(first)..u64::from(first) + u64::from(count), 0);
+    let mut ranges = Vec::new();
+    for extent in extents {
+        let (begin, end) = (at, at + u64::from(extent.pages));
+        let (from, to) = (wanted.start.max(begin), wanted.end.min(end));
+        if from < to {
+            let start = Gpa::from_gfn(extent.start.gfn() + from - begin);
+            ranges.extend(GpaRange::with_len(
+                start,
+                (to - from) * PageLevel::Size4K.bytes(),
+            ));
+        }
+        at = end;
+    }
+    ranges
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_part_of_a_buffer_may_lie_in_several_places() {
+        let extent = |start, pages| Extent {
+            start: Gpa::new(start),
+            pages,
+        };
+        let extents = [
+            extent(0x10_0000, 4),
+            extent(0x50_0000, 4),
+            extent(0x20_0000, 4),
+        ];
+        let range = |start, bytes| GpaRange::with_len(Gpa::new(start), bytes).unwrap();
+        assert_eq!(
+            part(&extents, 3, 6),
+            [
+                range(0x10_3000, 0x1000),
+                range(0x50_0000, 0x4000),
+                range(0x20_0000, 0x1000)
+            ]
+        );
+        assert_eq!(part(&extents, 4, 1), [range(0x50_0000, 0x1000)]);
+    }
+}

@@ -1,0 +1,282 @@
+//! Boots a Linux guest for a plan, goes through its steps, writes the journal, leaves evidence.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use miette::Diagnostic;
+use tdxlab_journal::folder::{RunFolder, write_whole};
+use tdxlab_journal::journal::{Event, Journal, JournalError, PlanId};
+use tdxlab_journal::verdict::Verdict;
+use tdxlab_linux::machine::{Ends, Td};
+use tdxlab_linux::{Board, ImageOptions, LinuxError, LinuxGuest, LinuxImage, Machine};
+use tdxlab_plan::linux::{LinuxOp, LinuxPlan};
+use tdxlab_qemu::interrupt::Interrupt;
+use tdxlab_qemu::{Accelerator, Cpu, Installed};
+use tdxlab_run::{Outcome, Progress};
+
+use crate::judge::judge;
+use crate::model::Model;
+use crate::observe::Observer;
+
+/// A plan and where it came from.
+#[derive(Clone, Debug)]
+pub struct LinuxCase {
+    /// The plan.
+    pub plan: LinuxPlan,
+    /// Its scenario file.
+    pub scenario: PathBuf,
+}
+
+/// Where Linux guests run.
+#[derive(Clone, Debug)]
+pub struct Place {
+    /// QEMU.
+    pub qemu: Installed,
+    /// What runs the guest's instructions.
+    pub accelerator: Accelerator,
+    /// The board of plain guests.
+    pub board: Board,
+    /// Makes every guest a TD.
+    pub td: Option<Td>,
+}
+
+/// Runs plans for Linux guests, one after the other.
+pub struct LinuxRunner<'a> {
+    /// Where.
+    pub place: Place,
+    /// The image, but for what a plan needs of it.
+    pub image: ImageOptions,
+    /// Where everything is written down.
+    pub journal: &'a Journal,
+    /// Where files go.
+    pub folder: &'a RunFolder,
+    /// Ends the run.
+    pub interrupt: &'static Interrupt,
+    /// Longest a guest may give no sign of life.
+    pub patience: Duration,
+    /// Keep the evidence of plans that passed, too.
+    pub keep: bool,
+    /// Who is told how far it is.
+    pub watcher: &'a dyn Progress,
+}
+
+/// A plan under way.
+struct Course {
+    verdict: Verdict,
+    reason: Option<String>,
+    /// Where its evidence goes, in the run's folder.
+    folder: PathBuf,
+}
+
+impl LinuxRunner<'_> {
+    /// Runs a plan, or skips it where a need is not met. Whatever happens to it is an outcome; an
+    /// error means that it could not be written down.
+    ///
+    /// # Errors
+    ///
+    /// The journal cannot be written.
+    pub fn execute(&self, id: PlanId, case: &LinuxCase) -> Result<Outcome, JournalError> {
+        let started = Instant::now();
+        let plan = &case.plan;
+        let image = match self.image_for(plan) {
+            Ok(image) => image,
+            Err(need) => {
+                self.journal.write(&Event::PlanSkipped {
+                    plan: id,
+                    about: plan.about.clone(),
+                    need: need.clone(),
+                })?;
+                return Ok(Outcome {
+                    verdict: Verdict::Skip,
+                    reason: Some(need),
+                    took: started.elapsed(),
+                });
+            }
+        };
+        self.watcher.plan_started(0, &plan.name, plan.steps.len());
+        self.journal.write(&Event::LinuxStarted {
+            plan: id,
+            scenario: Some(case.scenario.clone()),
+            body: plan.clone(),
+        })?;
+        let mut course = Course {
+            verdict: Verdict::Pass,
+            reason: None,
+            folder: RunFolder::of_plan(id, &plan.name),
+        };
+        self.run(id, plan, &image, &mut course)?;
+        let kept = self.folder.path().join(&course.folder).is_dir();
+        let outcome = Outcome {
+            verdict: course.verdict,
+            reason: course.reason,
+            took: started.elapsed(),
+        };
+        self.journal.write(&Event::PlanEnded {
+            plan: id,
+            verdict: outcome.verdict,
+            reason: outcome.reason.clone(),
+            micros: micros(outcome.took),
+            evidence: kept.then_some(course.folder),
+        })?;
+        Ok(outcome)
+    }
+
+    /// The image for a plan; or the need that is not met.
+    fn image_for(&self, plan: &LinuxPlan) -> Result<LinuxImage, String> {
+        let td = self.place.td.is_some();
+        match plan.td {
+            Some(true) if !td => return Err("needs a TD; these guests are plain".to_owned()),
+            Some(false) if td => return Err("needs a plain guest; these are TDs".to_owned()),
+            _ => {}
+        }
+        let has = |is: fn(&LinuxOp) -> bool| plan.steps.iter().any(|step| is(&step.op));
+        let kexec = has(|op| *op == LinuxOp::Kexec);
+        let options = ImageOptions {
+            kexec,
+            td,
+            ..self.image.clone()
+        };
+        let image = LinuxImage::prepare(&options)
+            .map_err(|error| format!("needs an image of a Linux guest: {}", with_help(&error)))?;
+        if let Some(why) = image.no_kexec.as_ref().filter(|_| kexec) {
+            return Err(format!("needs kexec: {why}"));
+        }
+        let kernel_pages = has(|op| {
+            matches!(op, LinuxOp::Convert { .. })
+                || matches!(
+                    op,
+                    LinuxOp::Fill {
+                        pages: tdxlab_plan::linux::Pages::Kernel,
+                        ..
+                    }
+                )
+        });
+        if let Some(why) = image.no_convert.as_ref().filter(|_| kernel_pages) {
+            return Err(format!("needs pages of the kernel: {why}"));
+        }
+        Ok(image)
+    }
+
+    fn machine(&self, plan: &LinuxPlan, image: &LinuxImage) -> Machine {
+        let kvm = self.place.accelerator == Accelerator::Kvm;
+        let serial = image.line == tdxlab_linux::machine::AgentLine::Serial;
+        let board = match self.place.td.is_some() || serial {
+            true => Board::Q35,
+            false => self.place.board,
+        };
+        Machine {
+            qemu: self.place.qemu.program.clone(),
+            version: self.place.qemu.version,
+            accelerator: self.place.accelerator,
+            cpu: if kvm { Cpu::Host } else { Cpu::Max },
+            board,
+            td: self.place.td.clone(),
+            vcpus: plan.guest.vcpus,
+            mebibytes: plan.guest.mebibytes,
+            kernel: image.kernel.clone(),
+            initramfs: image.initramfs.clone(),
+            append: plan.guest.append.clone(),
+            line: image.line,
+            ends: Ends {
+                console: -1,
+                agent: -1,
+                qmp: -1,
+                memory: None,
+            },
+        }
+    }
+
+    fn run(
+        &self,
+        id: PlanId,
+        plan: &LinuxPlan,
+        image: &LinuxImage,
+        course: &mut Course,
+    ) -> Result<(), JournalError> {
+        let machine = self.machine(plan, image);
+        let guest = LinuxGuest::start(machine, &image.name, self.interrupt, self.patience);
+        let mut observer = match guest {
+            Ok(guest) => Observer::new(guest),
+            Err(error) => {
+                course.stop(with_help(&error));
+                return Ok(());
+            }
+        };
+        let mut model = Model::new(plan, self.place.td.is_some());
+        for (number, step) in plan.steps.iter().enumerate() {
+            self.watcher.step_started(0, number);
+            let expected = match model.step(&step.op) {
+                Ok(expected) => expected,
+                Err(why) => {
+                    course.stop(format!("step {}: {why}", number + 1));
+                    break;
+                }
+            };
+            let began = Instant::now();
+            let seen = match observer.perform(&step.op) {
+                Ok(seen) => seen,
+                Err(error) => {
+                    course.stop(format!("step {}: {}", number + 1, with_help(&error)));
+                    break;
+                }
+            };
+            let took = micros(began.elapsed());
+            if step.op == LinuxOp::Boot {
+                self.journal.write(&Event::Booted {
+                    plan: id,
+                    micros: took,
+                })?;
+            }
+            let owner = |gpa| observer.owner(gpa);
+            let (judgement, seen) = judge(&expected, &seen, &owner);
+            course.verdict = course.verdict.and(judgement.verdict);
+            let cannot_go_on = judgement.verdict == Verdict::Error;
+            self.journal.write(&Event::LinuxStep {
+                plan: id,
+                step: u32::try_from(number).unwrap_or(u32::MAX),
+                expected: expected.text(),
+                seen,
+                judgement,
+                micros: took,
+            })?;
+            if cannot_go_on {
+                course.stop(format!("step {} could not be judged", number + 1));
+                break;
+            }
+        }
+        if self.keep || course.verdict != Verdict::Pass {
+            self.leave_evidence(&mut observer, &course.folder);
+        }
+        Ok(())
+    }
+
+    /// Leaves what can be shown. A file that cannot be written is no reason to lose the verdict.
+    fn leave_evidence(&self, observer: &mut Observer, folder: &Path) {
+        let folder = self.folder.path().join(folder);
+        if fs::create_dir_all(&folder).is_err() {
+            return;
+        }
+        for (name, content) in observer.guest().evidence() {
+            let _ = write_whole(&folder.join(name), &content);
+        }
+    }
+}
+
+impl Course {
+    fn stop(&mut self, reason: String) {
+        self.verdict = self.verdict.and(Verdict::Error);
+        self.reason = Some(reason);
+    }
+}
+
+fn with_help(error: &LinuxError) -> String {
+    match error.help() {
+        Some(help) => format!("{error}; {help}"),
+        None => error.to_string(),
+    }
+}
+
+fn micros(duration: Duration) -> u64 {
+    u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
+}

@@ -1,0 +1,97 @@
+//! Firmware that starts as a TD: the one that QEMU's firmware descriptors name for TDX.
+//!
+//! Source: docs/interop/firmware.json of QEMU; `intel-tdx` among the features of a descriptor.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use serde_json::Value;
+
+/// Where descriptors lie, the ones that hide others last.
+const FOLDERS: [&str; 3] = [
+    "/usr/share/qemu/firmware",
+    "/usr/local/share/qemu/firmware",
+    "/etc/qemu/firmware",
+];
+
+/// No firmware was found.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "no firmware for TDs: no descriptor in {} has the feature intel-tdx (Debian: install ovmf-inteltdx)",
+    FOLDERS.join(", ")
+)]
+pub struct NoFirmware;
+
+/// The firmware to start TDs with.
+///
+/// # Errors
+///
+/// No descriptor names one.
+pub fn find() -> Result<PathBuf, NoFirmware> {
+    find_in(&FOLDERS.map(Path::new)).ok_or(NoFirmware)
+}
+
+/// The first by name, as QEMU's documentation has it. A descriptor of the same name in a later
+/// folder hides an earlier one.
+fn find_in(folders: &[&Path]) -> Option<PathBuf> {
+    let mut descriptors = BTreeMap::new();
+    for folder in folders {
+        for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
+            let path = entry.path();
+            if path
+                .extension()
+                .is_some_and(|extension| extension == "json")
+            {
+                descriptors.insert(entry.file_name(), path);
+            }
+        }
+    }
+    descriptors
+        .values()
+        .find_map(|path| of_td(&fs::read(path).ok()?))
+}
+
+/// The file that a descriptor names, where it is for TDs.
+fn of_td(descriptor: &[u8]) -> Option<PathBuf> {
+    let descriptor: Value = serde_json::from_slice(descriptor).ok()?;
+    let features = descriptor.get("features")?.as_array()?;
+    if !features.iter().any(|feature| feature == "intel-tdx") {
+        return None;
+    }
+    let mapping = descriptor.get("mapping")?;
+    // A TD has no flash: its firmware is one image in memory.
+    let file = mapping.get("filename")?.as_str()?;
+    Some(PathBuf::from(file))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn descriptor(feature: &str, file: &str) -> String {
+        format!(
+            r#"{{"mapping": {{"device": "memory", "filename": "{file}"}}, "features": ["{feature}"]}}"#
+        )
+    }
+
+    #[test]
+    fn the_first_descriptor_for_tds_is_taken_and_a_later_folder_hides_an_earlier_one() {
+        let folder = tempfile::tempdir().unwrap();
+        let (usr, etc) = (folder.path().join("usr"), folder.path().join("etc"));
+        for (folder, name, feature, file) in [
+            (&usr, "50-sev.json", "amd-sev", "/sev.fd"),
+            (&usr, "60-tdx.json", "intel-tdx", "/tdx.fd"),
+            (&usr, "70-tdx.json", "intel-tdx", "/other.fd"),
+            (&etc, "60-tdx.json", "intel-tdx", "/own.fd"),
+        ] {
+            fs::create_dir_all(folder).unwrap();
+            fs::write(folder.join(name), descriptor(feature, file)).unwrap();
+        }
+        assert_eq!(find_in(&[&usr]), Some("/tdx.fd".into()));
+        assert_eq!(find_in(&[&usr, &etc]), Some("/own.fd".into()));
+        fs::write(etc.join("60-tdx.json"), "{").unwrap();
+        assert_eq!(find_in(&[&usr, &etc]), Some("/other.fd".into()));
+        assert_eq!(find_in(&[Path::new("/none/such")]), None);
+    }
+}

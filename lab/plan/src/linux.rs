@@ -1,0 +1,181 @@
+//! Plans for a Linux guest: a guest that decides for itself, so that its steps say what is asked of
+//! the agent in it, and not what happens to each page.
+
+use serde::{Deserialize, Serialize};
+pub use tdxlab_protocol::linux::{BufferId, Load, Pages};
+
+use crate::{Generation, Side};
+
+/// A concrete scenario of a Linux guest.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LinuxPlan {
+    /// [`crate::VERSION`].
+    pub version: u32,
+    /// Scenario name.
+    pub name: String,
+    /// What the scenario shows.
+    pub about: String,
+    /// What the guest must be; `None` where either will do.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub td: Option<bool>,
+    /// The guest to boot.
+    pub guest: LinuxGuest,
+    /// What to do, in order. The first boots; a `power_off` is the last.
+    pub steps: Vec<LinuxStep>,
+}
+
+/// The guest of a plan.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LinuxGuest {
+    /// Memory in MiB.
+    pub mebibytes: u64,
+    /// Number of vCPUs.
+    pub vcpus: u16,
+    /// Words for the kernel's command line.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub append: String,
+}
+
+/// One operation.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LinuxStep {
+    /// Line of the scenario file, counted from 1.
+    pub line: u32,
+    /// What is done.
+    pub op: LinuxOp,
+}
+
+/// What a step does. Offsets and sizes are of whole 4K pages of a buffer.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
+pub enum LinuxOp {
+    /// Start the guest and wait for its agent.
+    Boot,
+    /// Agent: make a buffer, or take one that is there, and fill it.
+    Fill {
+        /// Which.
+        buffer: BufferId,
+        /// Its size.
+        bytes: u64,
+        /// What it is made of.
+        pages: Pages,
+        /// The generation of the words.
+        generation: Generation,
+    },
+    /// Agent: read every word of a buffer.
+    Verify {
+        /// Which.
+        buffer: BufferId,
+    },
+    /// Agent: give a buffer back to Linux.
+    Free {
+        /// Which.
+        buffer: BufferId,
+    },
+    /// Host: punch a hole in guest memory, under pages of a buffer.
+    Punch {
+        /// Which.
+        buffer: BufferId,
+        /// First page.
+        first: u32,
+        /// How many.
+        count: u32,
+    },
+    /// Agent: have Linux convert pages of a buffer of the kernel's.
+    Convert {
+        /// Which.
+        buffer: BufferId,
+        /// First page.
+        first: u32,
+        /// How many.
+        count: u32,
+        /// To which side.
+        to: Side,
+    },
+    /// Agent: put a load on memory.
+    Load(Load),
+    /// Agent: start the kernel anew by kexec. All buffers are gone.
+    Kexec,
+    /// Read what guest and host say of memory, without changing anything.
+    Settle,
+    /// Agent: switch the guest off.
+    PowerOff,
+}
+
+impl LinuxOp {
+    /// What it does, in words.
+    pub fn text(&self) -> String {
+        let pages = |first: &u32, count: &u32| match count {
+            1 => format!("page {first}"),
+            _ => format!(
+                "pages {first} to {}",
+                u64::from(*first) + u64::from(*count) - 1
+            ),
+        };
+        match self {
+            LinuxOp::Boot => "boot".to_owned(),
+            LinuxOp::Fill {
+                buffer,
+                bytes,
+                pages,
+                ..
+            } => {
+                let kind = match pages {
+                    Pages::Small => "4K pages",
+                    Pages::Transparent => "transparent huge pages",
+                    Pages::Hugetlb2M => "hugetlb pages of 2M",
+                    Pages::Kernel => "pages of the kernel",
+                };
+                format!("fill buffer {} of {} in {kind}", buffer.get(), size(*bytes))
+            }
+            LinuxOp::Verify { buffer } => format!("verify buffer {}", buffer.get()),
+            LinuxOp::Free { buffer } => format!("free buffer {}", buffer.get()),
+            LinuxOp::Punch {
+                buffer,
+                first,
+                count,
+            } => {
+                format!(
+                    "punch a hole under {} of buffer {}",
+                    pages(first, count),
+                    buffer.get()
+                )
+            }
+            LinuxOp::Convert {
+                buffer,
+                first,
+                count,
+                to,
+            } => format!(
+                "convert {} of buffer {} to {}",
+                pages(first, count),
+                buffer.get(),
+                match to {
+                    Side::Private => "private",
+                    Side::Shared => "shared",
+                }
+            ),
+            LinuxOp::Load(Load::Touch { bytes, processes }) => {
+                format!("touch {} with {processes} processes", size(*bytes))
+            }
+            LinuxOp::Load(Load::Fork { bytes, processes }) => {
+                format!("fork {processes} times over {}", size(*bytes))
+            }
+            LinuxOp::Load(Load::Fragment { bytes }) => format!("fragment {}", size(*bytes)),
+            LinuxOp::Load(Load::Release) => "release what was fragmented".to_owned(),
+            LinuxOp::Kexec => "start the kernel anew by kexec".to_owned(),
+            LinuxOp::Settle => "settle".to_owned(),
+            LinuxOp::PowerOff => "power off".to_owned(),
+        }
+    }
+}
+
+fn size(bytes: u64) -> String {
+    match bytes {
+        _ if bytes.is_multiple_of(1 << 20) => format!("{} MiB", bytes >> 20),
+        _ => format!("{} KiB", bytes >> 10),
+    }
+}

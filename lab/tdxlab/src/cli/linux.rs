@@ -1,0 +1,263 @@
+//! `tdxlab linux`: runs scenarios of Linux guests.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Args, ValueEnum};
+use tdxlab_host::OnHost;
+use tdxlab_journal::folder::RunFolder;
+use tdxlab_journal::journal::{self, Event, PlanId, RunStarted};
+use tdxlab_journal::verdict::Verdict;
+use tdxlab_l1::KernelChoice;
+use tdxlab_linux::image::PACKAGE;
+use tdxlab_linux::machine::Td;
+use tdxlab_linux::{Board, ImageOptions, firmware};
+use tdxlab_linux_run::{LinuxCase, LinuxRunner, Place};
+use tdxlab_plan::{HostKind, HostProfile};
+use tdxlab_qemu::{Accelerator, Installed, Version};
+use tdxlab_report::terminal;
+use tdxlab_scenario as scenario;
+
+use super::error::CliError;
+use super::report::exit_code;
+use super::{output, progress, signals};
+use crate::spec::FinishedRun;
+
+/// The oldest QEMU that a plain guest boots in.
+const NEEDED: Version = Version::new(7, 2);
+
+/// Run scenarios of Linux guests.
+///
+/// The guest is an unmodified kernel of a distribution, or one's own, with an agent as its only
+/// program. It is plain under QEMU's translator or KVM, or a TD.
+#[derive(Args, Debug)]
+pub(super) struct Linux {
+    /// Scenario files, or folders of them
+    #[arg(value_name = "PATH", default_value = "scenarios/linux")]
+    paths: Vec<PathBuf>,
+    /// What the guests are
+    #[arg(long, value_enum, default_value = "auto", env = "TDXLAB_LINUX_HOST")]
+    host: GuestKind,
+    /// Kernel of the guests: a bzImage or vmlinux, PACKAGE or PACKAGE@SUITE
+    #[arg(long, value_name = "KERNEL", default_value = PACKAGE)]
+    guest_kernel: KernelChoice,
+    /// Folder of the kernel's modules, where it is not found beside the image
+    #[arg(long, value_name = "DIR")]
+    guest_modules: Option<PathBuf>,
+    /// Folder of the kernel's headers, to build the module that converts pages
+    #[arg(long, value_name = "DIR")]
+    guest_headers: Option<PathBuf>,
+    /// Firmware of a TD; without it the one that QEMU's descriptors name for TDX
+    #[arg(long, value_name = "FILE")]
+    firmware: Option<PathBuf>,
+    /// Board of plain guests
+    #[arg(long, value_enum, default_value = "microvm")]
+    board: BoardName,
+    /// Folder below which the report goes
+    #[arg(long, value_name = "DIR", default_value = "reports")]
+    out: PathBuf,
+    /// Keep the evidence of scenarios that passed too
+    #[arg(long)]
+    keep: bool,
+    /// Longest time without a sign of life, in seconds
+    #[arg(long, value_name = "SECONDS", default_value_t = 120,
+          value_parser = clap::value_parser!(u64).range(1..=86400))]
+    patience: u64,
+    /// Say only what failed
+    #[arg(long, short)]
+    quiet: bool,
+}
+
+/// What Linux guests are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum GuestKind {
+    /// Plain guests: on KVM where it is usable, else under QEMU's translator
+    Auto,
+    /// Plain guests under QEMU's translator
+    Tcg,
+    /// Plain guests on KVM
+    Kvm,
+    /// TDs
+    Tdx,
+}
+
+/// The board of a plain guest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum BoardName {
+    /// The smallest and fastest
+    Microvm,
+    /// A PC
+    Q35,
+}
+
+impl Linux {
+    pub(super) fn execute(self) -> Result<u8, CliError> {
+        let interrupt = signals::install()?;
+        let cases = load(&self.paths)?;
+        let (kind, why) = self.kind();
+        let place = self.place(kind)?;
+        let folder = RunFolder::create(&self.out)?;
+        let journal = folder.journal()?;
+        journal.write(&self.head(&folder, &cases, kind, &why, &place))?;
+        if !self.quiet {
+            output::note(format!("Linux guests: {why}"));
+        }
+        let watcher = progress::watcher(cases.len(), 1, self.quiet);
+        let runner = LinuxRunner {
+            place,
+            image: ImageOptions {
+                kernel: self.guest_kernel.clone(),
+                modules: self.guest_modules.clone(),
+                headers: self.guest_headers.clone(),
+                ..ImageOptions::default()
+            },
+            journal: &journal,
+            folder: &folder,
+            interrupt,
+            patience: Duration::from_secs(self.patience),
+            keep: self.keep,
+            watcher: watcher.as_ref(),
+        };
+        let mut verdict = None;
+        for (id, case) in (0..).map(PlanId).zip(&cases) {
+            if interrupt.is_raised() {
+                break;
+            }
+            let outcome = runner.execute(id, case)?;
+            watcher.plan_ended(0, &case.plan.name, &outcome);
+            verdict = Some(verdict.map_or(outcome.verdict, |so_far: Verdict| {
+                so_far.and(outcome.verdict)
+            }));
+        }
+        journal.write(&Event::RunEnded {
+            verdict: verdict.unwrap_or(Verdict::Skip),
+            interrupted: interrupt.is_raised(),
+        })?;
+        drop(watcher);
+        let finished = FinishedRun::of(&folder)?;
+        output::print(match self.quiet {
+            true => terminal::failures(&finished.report, &finished.folder),
+            false => terminal::summary(&finished.report, &finished.folder),
+        });
+        Ok(exit_code(&finished.report, false))
+    }
+
+    /// What the guests are, and why.
+    fn kind(&self) -> (GuestKind, String) {
+        let said = |text: &str| text.to_owned();
+        match self.host {
+            GuestKind::Auto => {
+                let kvm = tdxlab_kernel::doctor::kvm();
+                match kvm.standing == tdxlab_kernel::doctor::Status::Usable {
+                    true => (GuestKind::Kvm, said("plain, on KVM")),
+                    false => (
+                        GuestKind::Tcg,
+                        format!("plain, under QEMU's translator: {}", kvm.found),
+                    ),
+                }
+            }
+            GuestKind::Tcg => (
+                GuestKind::Tcg,
+                said("plain, under QEMU's translator, as asked"),
+            ),
+            GuestKind::Kvm => (GuestKind::Kvm, said("plain, on KVM, as asked")),
+            GuestKind::Tdx => (GuestKind::Tdx, said("TDs, as asked")),
+        }
+    }
+
+    fn place(&self, kind: GuestKind) -> Result<Place, CliError> {
+        let host = host_kind(kind);
+        let qemu = Installed::find(NEEDED).map_err(|error| error.on(host))?;
+        let td = match kind {
+            GuestKind::Tdx => {
+                let named = self.firmware.clone().map_or_else(firmware::find, Ok);
+                let firmware = named.map_err(|error| {
+                    CliError::usage(error.to_string(), "name one with --firmware")
+                })?;
+                Some(Td { firmware })
+            }
+            _ => None,
+        };
+        Ok(Place {
+            qemu,
+            accelerator: match kind {
+                GuestKind::Tcg | GuestKind::Auto => Accelerator::Tcg,
+                GuestKind::Kvm | GuestKind::Tdx => Accelerator::Kvm,
+            },
+            board: match self.board {
+                BoardName::Microvm => Board::Microvm,
+                BoardName::Q35 => Board::Q35,
+            },
+            td,
+        })
+    }
+
+    fn head(
+        &self,
+        folder: &RunFolder,
+        cases: &[LinuxCase],
+        kind: GuestKind,
+        why: &str,
+        place: &Place,
+    ) -> Event {
+        let host = host_kind(kind);
+        let fact = |name: &str, value: String| (name.to_owned(), value);
+        let mut facts = vec![
+            fact("Linux guests", why.to_owned()),
+            fact("guest kernel", self.guest_kernel.to_string()),
+            fact("QEMU", place.qemu.banner.clone()),
+        ];
+        if let Some(td) = &place.td {
+            facts.push(fact("firmware", td.firmware.display().to_string()));
+        }
+        Event::RunStarted(RunStarted {
+            version: journal::VERSION,
+            tdxlab: env!("CARGO_PKG_VERSION").to_owned(),
+            run: folder.name().to_owned(),
+            started: folder.started().to_string(),
+            command: std::env::args().collect(),
+            host,
+            profile: Some(HostProfile::of(host)),
+            host_reason: why.to_owned(),
+            facts,
+            fault: None,
+            design: "none".to_owned(),
+            seed: None,
+            jobs: 1,
+            plans: cases.iter().map(|case| case.plan.name.clone()).collect(),
+            paths: self.paths.clone(),
+            allowed_log: Vec::new(),
+            part: None,
+            merged: Vec::new(),
+        })
+    }
+}
+
+/// The kind of host that a report calls it.
+fn host_kind(kind: GuestKind) -> HostKind {
+    match kind {
+        GuestKind::Auto | GuestKind::Tcg => HostKind::Soft,
+        GuestKind::Kvm => HostKind::Kvm,
+        GuestKind::Tdx => HostKind::Tdx,
+    }
+}
+
+/// All scenarios, or all that is wrong with any of them.
+fn load(paths: &[PathBuf]) -> Result<Vec<LinuxCase>, CliError> {
+    let files = scenario::find_linux(paths).map_err(|error| CliError::Scenarios(vec![error]))?;
+    let mut cases = Vec::new();
+    let mut wrong = Vec::new();
+    for path in files {
+        match scenario::load_linux(&path) {
+            Ok(plan) => cases.push(LinuxCase {
+                plan,
+                scenario: path,
+            }),
+            Err(error) => wrong.push(error),
+        }
+    }
+    match wrong.is_empty() {
+        true => Ok(cases),
+        false => Err(CliError::Scenarios(wrong)),
+    }
+}
