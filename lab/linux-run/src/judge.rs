@@ -184,6 +184,7 @@ impl Court {
         if let Some(touched) = &account.touched {
             self.hear(Witness::Populated);
             self.show(held(touched));
+            self.show(picture(touched, bytes));
             let beyond = touched.iter().find(|range| range.end().as_u64() > bytes);
             if let Some(range) = beyond {
                 self.find(
@@ -325,6 +326,23 @@ fn held(touched: &[GpaRange]) -> String {
     )
 }
 
+/// Memory from 0 up as a row of signs, one for every 16 MiB: `#` held by the host, `+` in part, `.`
+/// not at all.
+fn picture(touched: &[GpaRange], bytes: u64) -> String {
+    const EACH: u64 = 16 << 20;
+    let sign = |number: u64| {
+        let part = GpaRange::with_len(Gpa::new(number * EACH), EACH);
+        let held = touched.iter().filter_map(|range| range.intersect(part?));
+        match held.map(|range| range.bytes()).sum::<u64>() {
+            0 => '.',
+            EACH => '#',
+            _ => '+',
+        }
+    };
+    let row: String = (0..bytes.div_ceil(EACH).min(1024)).map(sign).collect();
+    format!("by 16 MiB: {row}")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -398,6 +416,19 @@ mod tests {
             &[Intact, Zero],
             vec![finding(1, 1, stale)],
             "stale (fill 2)",
+        );
+    }
+
+    #[test]
+    fn the_picture_has_a_sign_for_every_16_mib() {
+        let range = |start: u64, end: u64| {
+            GpaRange::new(Gpa::new(start << 20), Gpa::new(end << 20)).unwrap()
+        };
+        let touched = [range(0, 17), range(18, 20), range(48, 64)];
+        assert_eq!(picture(&touched, 72 << 20), "by 16 MiB: #+.#.");
+        assert_eq!(
+            held(&touched),
+            "the host holds 35 MiB of it, in 18 blocks of 2M"
         );
     }
 

@@ -18,5 +18,7 @@ mod judge;
 mod model;
 mod observe;
 mod runner;
+#[cfg(test)]
+mod tests;
 
 pub use runner::{LinuxCase, LinuxRunner, Place};

@@ -114,6 +114,12 @@ impl Observer {
         })
     }
 
+    /// Where pages of a buffer lay when it was filled.
+    #[cfg(test)]
+    pub(crate) fn places(&self, buffer: BufferId, first: u32, count: u32) -> Vec<GpaRange> {
+        part(&self.places[&buffer], first, count)
+    }
+
     /// Does a step.
     pub(crate) fn perform(&mut self, op: &LinuxOp) -> Result<Seen, LinuxError> {
         match *op {
