@@ -1,0 +1,100 @@
+//! Small edits of a kernel's files, each at a place that it names.
+
+use crate::error::{AnchorError, BuildError};
+use crate::items::{Kind, Unfinished, items};
+
+/// One edit: what stands in a function, once, is replaced.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Edit {
+    /// The file, below the kernel's source.
+    pub file: &'static str,
+    /// The function; `None`: anywhere in the file.
+    pub function: Option<&'static str>,
+    /// What is looked for.
+    pub find: &'static str,
+    /// What takes its place.
+    pub replace: &'static str,
+    /// Not where the file has this already: a tree with code of its own keeps it.
+    pub unless: Option<&'static str>,
+}
+
+/// `source` with `edit`.
+///
+/// # Errors
+///
+/// The function, or what is looked for in it, is not there, or more than once.
+pub fn apply(source: &str, edit: &Edit) -> Result<String, BuildError> {
+    if edit.unless.is_some_and(|own| source.contains(own)) {
+        return Ok(source.to_owned());
+    }
+    let error = |found| AnchorError {
+        file: edit.file.to_owned(),
+        function: edit.function.map(str::to_owned),
+        anchor: edit.find.to_owned(),
+        found,
+    };
+    let place = match edit.function {
+        None => 0..source.len(),
+        Some(function) => {
+            let all = items(source).map_err(|Unfinished(line)| BuildError::Unfinished {
+                file: edit.file.to_owned(),
+                line,
+            })?;
+            let is_it = |kind: Kind, name: &str| {
+                matches!(kind, Kind::Function | Kind::Type) && name == function
+            };
+            let item = all.into_iter().find(|item| is_it(item.kind, &item.name));
+            item.ok_or_else(|| error(None))?.bytes
+        }
+    };
+    let within = &source[place.clone()];
+    let times = within.matches(edit.find).count();
+    if times != 1 {
+        return Err(error(Some(times)).into());
+    }
+    let edited = within.replacen(edit.find, edit.replace, 1);
+    Ok([&source[..place.start], &edited, &source[place.end..]].concat())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SOURCE: &str = "int a(void)\n{\n\treturn 1;\n}\n\nint b(void)\n{\n\treturn 1;\n}\n";
+
+    fn edit(function: Option<&'static str>, find: &'static str) -> Edit {
+        Edit {
+            file: "x.c",
+            function,
+            find,
+            replace: "return 2;",
+            unless: None,
+        }
+    }
+
+    #[test]
+    fn only_the_named_function_changes() {
+        let edited = apply(SOURCE, &edit(Some("b"), "return 1;")).unwrap();
+        assert_eq!(
+            edited,
+            "int a(void)\n{\n\treturn 1;\n}\n\nint b(void)\n{\n\treturn 2;\n}\n"
+        );
+    }
+
+    #[test]
+    fn a_tree_with_its_own_code_keeps_it() {
+        let edit = Edit {
+            unless: Some("int b("),
+            ..edit(Some("c"), "nothing")
+        };
+        assert_eq!(apply(SOURCE, &edit).unwrap(), SOURCE);
+    }
+
+    #[test]
+    fn what_does_not_fit_is_named() {
+        let said = |edit| apply(SOURCE, &edit).unwrap_err().to_string();
+        assert!(said(edit(Some("c"), "x")).contains("x.c: there is no function c()"));
+        assert!(said(edit(Some("a"), "return 3;")).contains("a() does not have"));
+        assert!(said(edit(None, "return 1;")).contains("the file has 2 times"));
+    }
+}

@@ -1,0 +1,91 @@
+//! Takes functions, macros and types by name out of a kernel's C file.
+
+use std::collections::BTreeSet;
+
+use crate::error::{BuildError, NotFound};
+use crate::items::{Kind, Unfinished, items};
+
+/// The items of `source` that are called like this, as they stand there and in that order, each
+/// under its line's number, so that a compiler's complaint names `file`.
+///
+/// A macro that is used like a function is named with its first argument: `DEFINE_CLASS:name`.
+/// A function's prototypes are taken with it.
+///
+/// # Errors
+///
+/// Names that are not there, all of them; a file that ends within an item.
+pub fn take(source: &str, file: &str, names: &[&str]) -> Result<String, BuildError> {
+    let all = items(source).map_err(|Unfinished(line)| BuildError::Unfinished {
+        file: file.to_owned(),
+        line,
+    })?;
+    let wanted: BTreeSet<&str> = names.iter().copied().collect();
+    let mut defined = BTreeSet::new();
+    let mut text = String::new();
+    for item in &all {
+        let Some(&name) = wanted.get(item.name.as_str()) else {
+            continue;
+        };
+        let is_prototype = item.kind == Kind::Call && !name.contains(':');
+        if !is_prototype {
+            defined.insert(name);
+        }
+        let taken = &source[item.bytes.clone()];
+        text.push_str(&format!("#line {} \"{file}\"\n{taken}\n\n", item.line));
+    }
+    let missing: Vec<String> = wanted
+        .difference(&defined)
+        .map(|&name| name.to_owned())
+        .collect();
+    if missing.is_empty() {
+        return Ok(text);
+    }
+    Err(NotFound {
+        file: file.to_owned(),
+        names: missing,
+    }
+    .into())
+}
+
+/// Whether `source` defines a function called like this.
+pub fn has_function(source: &str, name: &str) -> bool {
+    let found = items(source).unwrap_or_default();
+    found
+        .iter()
+        .any(|item| item.kind == Kind::Function && item.name == name)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SOURCE: &str = "#define A 1\n\nstatic int late(void);\n\n/* b */\nint b(void)\n{\n\treturn late();\n}\n\n\
+                          static int late(void)\n{\n\treturn A;\n}\n";
+
+    #[test]
+    fn items_come_in_the_files_order_under_their_lines() {
+        let text = take(SOURCE, "x.c", &["late", "A"]).unwrap();
+        assert_eq!(
+            text,
+            "#line 1 \"x.c\"\n#define A 1\n\n#line 3 \"x.c\"\nstatic int late(void);\n\n\
+             #line 11 \"x.c\"\nstatic int late(void)\n{\n\treturn A;\n}\n\n"
+        );
+    }
+
+    #[test]
+    fn all_missing_names_are_told_and_a_prototype_is_not_enough() {
+        let source = "int gone(void);\n";
+        let error = take(source, "x.c", &["gone", "M"]).unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "x.c has no M, no gone: its KVM differs from what this program knows (Linux 7.3)"
+        );
+    }
+
+    #[test]
+    fn functions_are_found_by_name() {
+        assert!(has_function(SOURCE, "b"));
+        assert!(!has_function(SOURCE, "A"));
+        assert!(!has_function("int b(", "b"));
+    }
+}
