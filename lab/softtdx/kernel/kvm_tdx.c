@@ -168,7 +168,7 @@ int softtdx_set_msr(struct kvm_vcpu *vcpu, struct msr_data *msr)
 int softtdx_vm_init(struct kvm *kvm)
 {
 	kvm->arch.has_private_mem = true;
-	kvm->max_vcpus = min_t(int, kvm->max_vcpus, num_present_cpus());
+	/* KVM allows as many vCPUs as the host has CPUs; an emulated host has few. */
 	to_kvm_tdx(kvm)->state = TD_STATE_UNINITIALIZED;
 	softtdx_lies_restart();
 	return 0;

@@ -92,6 +92,12 @@ pub(crate) const EDITS: &[Edit] = &[
     ),
     in_function(
         SVM,
+        "svm_vm_init",
+        "\tsev_vm_init(kvm);\n",
+        "\tif (!softtdx_is_td(kvm))\n\t\tsev_vm_init(kvm);\n",
+    ),
+    in_function(
+        SVM,
         "svm_init",
         "kvm_init(sizeof(struct vcpu_svm), __alignof__(struct vcpu_svm),",
         "kvm_init(softtdx_vcpu_size, __alignof__(struct vcpu_svm),",
