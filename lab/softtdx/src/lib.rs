@@ -23,6 +23,7 @@ pub mod lay_out;
 pub mod make;
 mod names;
 mod sources;
+pub mod vectors;
 
 pub use bugs::{Bug, bugs, designs};
 pub use error::BuildError;
