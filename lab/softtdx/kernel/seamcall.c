@@ -52,6 +52,7 @@ void soft_unlock(struct soft_lock *lock, bool exclusive)
 #define WHILE_BUILT		(BIT(1) | BIT(2) | BIT(3) | BIT(6) | BIT(7) | BIT(9))
 #define WHILE_RUN		(BIT(1) | BIT(2) | BIT(3) | BIT(9))
 #define WHILE_CHANGED		(WHILE_RUN | BIT(8))
+#define WHILE_DEMOTED		(WHILE_CHANGED | BIT(4) | BIT(5))
 
 /* What a SEAMCALL takes. */
 struct soft_form {
@@ -348,7 +349,7 @@ u64 soft_page_remove(struct soft_td *td, struct tdx_module_args *a)
 u64 soft_page_demote(struct soft_td *td, struct tdx_module_args *a, u64 *page)
 {
 	static const struct soft_form form = {
-		SOFT_PAGE_DEMOTE, WHILE_CHANGED, SOFT_LEVEL_2M, SOFT_LEVEL_2M + 1,
+		SOFT_PAGE_DEMOTE, WHILE_DEMOTED, SOFT_LEVEL_2M, SOFT_LEVEL_2M + 1,
 	};
 	u64 rcx = a->rcx, rdx = a->rdx, status;
 	enum soft_state parts;

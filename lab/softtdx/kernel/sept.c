@@ -67,7 +67,10 @@ u8 soft_arch_state(u64 e)
 	return codes[soft_state(e)];
 }
 
-/* The entry as an EPT entry, of a table without its address. */
+/*
+ * The entry as an EPT entry: of a table without its address, and of a pending 2M
+ * with the 4K that are accepted already where the address has zeros.
+ */
 u64 soft_entry_rcx(u64 e, int level)
 {
 	switch (soft_state(e)) {
@@ -76,9 +79,11 @@ u64 soft_entry_rcx(u64 e, int level)
 	case SOFT_TABLE:
 		return 0x407;
 	case SOFT_TABLE_BLOCKED:
-		return BIT_ULL(63) | 0x400;
+		return 0;
 	case SOFT_MAPPED:
 		return BIT_ULL(63) | (e & SE_ADDRESS) | 0x4f7;
+	case SOFT_PENDING:
+		return BIT_ULL(63) | (e & SE_ADDRESS) | soft_number(e) << PAGE_SHIFT | 0xf0;
 	default:
 		return BIT_ULL(63) | (e & SE_ADDRESS) | 0xf0;
 	}

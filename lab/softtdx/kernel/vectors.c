@@ -212,6 +212,9 @@ static int op_vcpus(struct context *c, const char *op, const char *which)
 	for (i = 0; i < c->vcpu_count; i++) {
 		if (which && i != only)
 			continue;
+		/* A kick finds only who is inside. */
+		if (!strcmp(op, "kick") && !c->vcpus[i]->inside)
+			continue;
 		if (!strcmp(op, "kick") || !strcmp(op, "leave"))
 			soft_vp_exit(c->vcpus[i]);
 		if (strcmp(op, "leave"))

@@ -178,6 +178,13 @@ fn not_played(row: &Row) -> Option<String> {
     if let Some((_, why)) = group {
         return Some((*why).to_owned());
     }
+    // The module remembers what is removed while a TD is exported: state REMOVED.
+    let exported = ["opstate 8", "opstate 9"]
+        .iter()
+        .any(|state| row.get("setup").contains(state));
+    if exported && row.get("op") == "remove" {
+        return Some("REMOVE of a TD that is migrated".to_owned());
+    }
     if option(row, "gpaw5").is_some() {
         return Some("GPA width 52".to_owned());
     }
