@@ -58,7 +58,7 @@ extern "sysv64" fn start(index: u32, hob: u32, gpa_width: u32) -> ! {
     if gpa_width != 0 {
         td::set_is_td();
     }
-    // First, since in a rehearsal even the serial line is reached through the mailbox.
+    // First: where TDCALL raises #UD, even a TD's serial line is reached through the mailbox.
     mailbox::open();
     serial::set_up();
     console::set_up();

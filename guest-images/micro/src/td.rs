@@ -7,7 +7,7 @@ use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use tdxlab_protocol::addr::{Gpa, GpaRange, PageLevel};
 use tdxlab_protocol::message::Side;
-use tdxlab_protocol::tdcall::{ATTR_RD_PENDING, ATTRIBUTES_REHEARSAL, leaf, reg, status, vmcall};
+use tdxlab_protocol::tdcall::{ATTR_RD_PENDING, leaf, reg, status, vmcall};
 
 use crate::vcpu::this;
 
@@ -33,18 +33,10 @@ static IS_TD: AtomicBool = AtomicBool::new(false);
 /// Bit of a GPA that says it is shared.
 static SHARED_BIT: AtomicU64 = AtomicU64::new(0);
 
-/// Whether a fixture plays the TDX module under a guest that was started as a TD.
-static IS_REHEARSAL: AtomicBool = AtomicBool::new(false);
-
 /// Whether the guest was started as a TD is: in protected mode, with the GPA width in RBX. CPUID
 /// says the same, but the way it was started is what the reset code has relied on already.
 pub(crate) fn is_td() -> bool {
     IS_TD.load(Ordering::Relaxed)
-}
-
-/// Whether this only rehearses a TD; see [`tdxlab_protocol::mailbox`].
-pub(crate) fn is_rehearsal() -> bool {
-    IS_REHEARSAL.load(Ordering::Relaxed)
 }
 
 /// Notes that the guest was started as a TD.
@@ -93,11 +85,9 @@ pub(crate) fn info() -> Info {
         "TDG.VP.INFO: GPA width {gpa_width} is neither 48 nor 52"
     );
     SHARED_BIT.store(1 << (gpa_width - 1), Ordering::Relaxed);
-    let attributes = registers[reg::RDX];
-    IS_REHEARSAL.store(attributes & ATTRIBUTES_REHEARSAL != 0, Ordering::Relaxed);
     Info {
         gpa_width,
-        attributes,
+        attributes: registers[reg::RDX],
         vcpus: registers[reg::R8] as u32,
     }
 }

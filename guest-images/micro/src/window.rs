@@ -3,7 +3,6 @@
 //! | windows | tables below the PML4 entries | a missing page |
 //! |---|---|---|
 //! | host owned | the soft host's, its S-EPT | #PF, which the soft host answers |
-//! | direct, in a rehearsal | those of whoever plays the TDX module | likewise |
 //! | direct | 1G pages onto the same machine address | EPT violation; in a TD perhaps #VE |
 
 use core::arch::global_asm;
@@ -60,10 +59,6 @@ pub(crate) fn map(windows: Windows) {
     };
     LIMIT.store(limit.as_u64(), Ordering::Relaxed);
     match windows {
-        Windows::Direct { .. } if td::is_rehearsal() => {
-            STATE.store(HOST_OWNED, Ordering::Relaxed);
-            cpu::flush_tlb();
-        }
         Windows::HostOwned => {
             STATE.store(HOST_OWNED, Ordering::Relaxed);
             cpu::flush_tlb();

@@ -13,17 +13,6 @@
 //! [`STATE_REQUEST`]), or has caught up (`tlb_seen` = epoch). A guest flushes its TLB and copies the
 //! epoch whenever they differ: before each page it touches, after raising `running`, and after each
 //! answered request. `running` is raised (sequentially consistent) before the epoch is compared.
-//!
-//! # Rehearsal
-//!
-//! In a rehearsal of the `tdx` host (a real KVM, but no TDX module) the guest starts in a TD's
-//! initial state and CPUID 0x21 says that it is one, yet TDCALL raises #UD. Every TDCALL,
-//! TDG.VP.VMCALL included, then goes through this mailbox, and the doorbell is rung by a plain
-//! OUT, also when the guest believes to be a TD. TDG.VP.INFO reports
-//! [`crate::tdcall::ATTRIBUTES_REHEARSAL`]; such a guest treats
-//! [`crate::message::Windows::Direct`] as [`crate::message::Windows::HostOwned`]: whoever answers
-//! the doorbell fills the PML4 entries of both windows and owns the tables under them, and window
-//! faults are passed on as on the `soft` host. The answer is in the slot when the OUT is over.
 
 /// Value of [`HEADER_MAGIC`]: "TDXLABMB".
 pub const MAGIC: u64 = u64::from_le_bytes(*b"TDXLABMB");

@@ -95,6 +95,6 @@ pub const ATTR_RD_PENDING: u64 = 1 << 62;
 /// raising #VE.
 pub const ATTRIBUTES_SEPT_VE_DISABLE: u64 = 1 << 28;
 
-/// TDG.VP.INFO attributes, bit 62, which no TDX module sets: a fixture plays the module, see
-/// [`crate::mailbox`]. A report must say so.
+/// TDG.VP.INFO attributes, bit 62, which no TDX module sets: the module is played, by the kernel of a
+/// rehearsal. A report must say so.
 pub const ATTRIBUTES_REHEARSAL: u64 = 1 << 62;

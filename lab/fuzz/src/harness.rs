@@ -10,7 +10,6 @@ use tdxlab_host::{BootOptions, Host, HostError, Session};
 use tdxlab_journal::interleaving::Interleaving;
 use tdxlab_journal::{Judgement, Verdict, Witness};
 use tdxlab_judge::{AllowList, HostOracle, PlanJudge};
-use tdxlab_plan::one_root::OneRoot;
 use tdxlab_plan::{Action, Design, Guest, HostKind, HostProfile, Plan, Races};
 use tdxlab_predict::Predictor;
 use tdxlab_run::{PANICKED, perform};
@@ -25,8 +24,6 @@ pub type Orders = BTreeMap<u32, Interleaving>;
 pub struct Harness {
     session: Box<dyn Session>,
     judge: PlanJudge<HostOracle>,
-    /// Of a rehearsal, where holes take what is shared.
-    rehearsed: Option<OneRoot>,
     seed: u64,
     steps: u32,
     orders: Orders,
@@ -156,10 +153,7 @@ impl Harness {
                 advice: "see `tdxlab doctor`".to_owned(),
             });
         }
-        Ok(Harness {
-            rehearsed: profile.one_root.then(OneRoot::default),
-            ..Harness::new(session, judge, seed)
-        })
+        Ok(Harness::new(session, judge, seed))
     }
 
     /// Goes on from here with a guest that was booted for `design`, by a host of software.
@@ -179,7 +173,6 @@ impl Harness {
         Harness {
             session,
             judge,
-            rehearsed: None,
             seed,
             steps: 0,
             orders: Orders::new(),

@@ -214,7 +214,7 @@ impl ThisMachine<'_> {
     pub(crate) fn command_line(&self) -> CommandLine {
         let (accelerator, cpu) = match self.accelerator {
             // Five-level paging only makes every walk of the emulated MMU longer.
-            Accelerator::Tcg => ("tcg", "max,la57=off"),
+            Accelerator::Tcg => ("tcg", "max,la57=off,phys-bits=48"),
             Accelerator::Kvm(_) => ("kvm", "host"),
         };
         let memory = format!("{}M", self.memory.mebibytes());

@@ -54,9 +54,6 @@ pub struct HostProfile {
     pub maps_conversions: bool,
     /// The VMM lays out memory slots and takes no KVM_PRE_FAULT_MEMORY from outside.
     pub fixed_slots: bool,
-    /// Private and shared memory have one root, of which holes take both: a rehearsal.
-    #[serde(default)]
-    pub one_root: bool,
     /// Every guest is a process of its own, or a real kernel takes part: a boot costs.
     pub boots_cost: bool,
 }
@@ -86,7 +83,6 @@ impl HostProfile {
             guests_at_a_time: None,
             maps_conversions: false,
             fixed_slots: false,
-            one_root: false,
             boots_cost: false,
         };
         match kind {

@@ -31,7 +31,6 @@ pub mod linux;
 mod map;
 pub mod names;
 pub mod needs;
-pub mod one_root;
 mod op;
 mod plan;
 mod tdx_module;

@@ -4,7 +4,6 @@ use tdxlab_protocol::addr::PageLevel;
 
 use crate::design::Design;
 use crate::host::HostProfile;
-use crate::one_root;
 use crate::op::{Action, Op};
 use crate::plan::{Guest, Needs, Plan, Slot};
 
@@ -67,10 +66,7 @@ fn unmet_guest(guest: &Guest, host: &HostProfile) -> Option<String> {
 /// On `tdx`, memory slots are QEMU's affair, and KVM takes KVM_PRE_FAULT_MEMORY from no other
 /// process than QEMU, which has no command for it.
 fn out_of_reach(plan: &Plan, host: &HostProfile) -> Option<String> {
-    let one_root = || one_root::beyond(plan).filter(|_| host.one_root);
-    fixed_slots(plan)
-        .filter(|_| host.fixed_slots)
-        .or_else(one_root)
+    fixed_slots(plan).filter(|_| host.fixed_slots)
 }
 
 fn fixed_slots(plan: &Plan) -> Option<String> {

@@ -2,6 +2,3 @@
 
 /// Set inside an L1, which boots no further L1.
 pub const INSIDE_L1: &str = "TDXLAB_L1";
-
-/// A library for QEMU to preload: set in a rehearsal of the `tdx` host.
-pub const QEMU_PRELOAD: &str = "TDXLAB_QEMU_PRELOAD";

@@ -205,7 +205,7 @@ static int vmcall(struct kvm_vcpu *vcpu)
 static u64 vp_info(struct kvm_vcpu *vcpu, struct soft_td *td)
 {
 	kvm_rcx_write_raw(vcpu, SOFT_GPAW);
-	kvm_rdx_write_raw(vcpu, td->attributes);
+	kvm_rdx_write_raw(vcpu, td->attributes | SOFT_ATTRIBUTE_REHEARSAL);
 	kvm_r8_write_raw(vcpu, td->vcpu_count | (u64)td->vcpu_count << 32);
 	kvm_r9_write_raw(vcpu, soft_vp_of(&softtdx_vcpu(vcpu)->vp)->index);
 	kvm_r10_write_raw(vcpu, 0);

@@ -313,12 +313,17 @@ static bool is_tracked(struct soft_td *td, u64 e)
 /* Blocked and tracked, which a TD that has not run yet need not be. */
 static u64 check_blocked(struct soft_td *td, struct tdx_module_args *a, struct soft_walk *walk)
 {
+	u64 status;
+
 	switch (soft_state(walk->value)) {
 	case SOFT_MAPPED:
 	case SOFT_PENDING:
 		if (td->op_state == SOFT_INITIALIZED)
 			return 0;
-		return at_entry(a, walk, SOFT_NOT_BLOCKED);
+		status = at_entry(a, walk, SOFT_NOT_BLOCKED);
+		/* Without what is accepted of a pending 2M. */
+		a->rcx &= ~(soft_level_bytes(walk->level) - 1) | ~SE_ADDRESS;
+		return status;
 	case SOFT_BLOCKED:
 	case SOFT_PENDING_BLOCKED:
 		if (td->op_state == SOFT_INITIALIZED || is_tracked(td, walk->value))

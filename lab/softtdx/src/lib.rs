@@ -28,3 +28,19 @@ pub mod vectors;
 pub use bugs::{Bug, bugs, designs};
 pub use error::BuildError;
 pub use make::{BuildRequest, Modules, Shell, build};
+
+/// What tells modules of one version of this crate from those of another.
+pub fn fingerprint() -> String {
+    use std::hash::{DefaultHasher, Hash, Hasher};
+
+    // Another release of the standard library at worst builds the modules again.
+    let mut hasher = DefaultHasher::new();
+    sources::FILES.hash(&mut hasher);
+    names::TAKEN.hash(&mut hasher);
+    edits::TAILS.hash(&mut hasher);
+    make::OPTIONS.hash(&mut hasher);
+    for edit in edits::EDITS {
+        (edit.file, edit.function, edit.find, edit.replace).hash(&mut hasher);
+    }
+    format!("{:016x}", hasher.finish())
+}

@@ -215,65 +215,6 @@ fn all_vcpus_of_a_td_come_through_the_reset_vector() {
 }
 
 #[test]
-fn in_a_rehearsal_the_windows_belong_to_whoever_plays_the_module() {
-    // One page is pending: its first access is a #VE, which the guest answers with ACCEPT.
-    let gpa = Gpa::new(64 << 20);
-    let pending = Rc::new(RefCell::new(true));
-    let policy = td_ctls(
-        None,
-        Box::new(move |memory, _, ask| match ask {
-            Ask::Fault { gpa: fault, .. } if *pending.borrow() => {
-                assert_eq!(fault, gpa);
-                Answer::Fault(ANSWER_VE)
-            }
-            Ask::Fault { gpa, side, .. } => {
-                let frame = memory.new_frame();
-                memory.map(gpa, side, frame);
-                Answer::Fault(ANSWER_RETRY)
-            }
-            Ask::Tdcall(mut registers) => {
-                match registers[reg::RAX] {
-                    leaf::VP_VEINFO_GET => {
-                        registers[reg::RCX] = 48;
-                        registers[reg::R9] = gpa.as_u64();
-                    }
-                    leaf::MEM_PAGE_ACCEPT => *pending.borrow_mut() = false,
-                    other => panic!("leaf {other}"),
-                }
-                registers[reg::RAX] = status::SUCCESS;
-                Answer::Registers(registers)
-            }
-        }),
-    );
-    let mut lab = start(1, module(48, ATTRIBUTES_REHEARSAL, 1), policy);
-    assert_eq!(lab.hello().attributes, ATTRIBUTES_REHEARSAL);
-    let limit = Gpa::new(MEMORY_BYTES as u64);
-    lab.configure(Windows::Direct { limit });
-    assert_eq!(lab.reply(), Reply::Ready { vcpus: 1 });
-    let outcome = lab.one(Command::Touch {
-        range: GpaRange::with_len(gpa, 4096).unwrap(),
-        stride: PageLevel::Size4K,
-        access: AccessKind::Write,
-        side: Side::Private,
-        on_ve: OnVe::Accept,
-    });
-    let accepted = Run::Access {
-        start: gpa,
-        count: 1,
-        outcome: Access::Accepted,
-    };
-    assert_eq!(outcome.runs, [accepted]);
-    assert_eq!(
-        outcome.counts,
-        Counts {
-            tdcalls: 2,
-            ve: 1,
-            faults: 2
-        }
-    );
-}
-
-#[test]
 fn the_second_serial_line_tells_in_words_how_far_a_td_came() {
     let module = module(48, ATTRIBUTES_SEPT_VE_DISABLE, 1);
     let mut lab = start(1, module, td_ctls(None, nothing_else()));

@@ -288,8 +288,8 @@ fn check_hello(hello: &Hello, guest: &Guest, rehearsal: bool) -> Result<(), Host
     match (hello.attributes & ATTRIBUTES_REHEARSAL != 0, rehearsal) {
         (true, false) => Err(HostError::NotUsable {
             host: HostKind::Tdx,
-            reason: "the TDX module of this host is a fixture: this is a rehearsal".into(),
-            advice: "use `tdxlab rehearse`, which says so in its report".into(),
+            reason: "the guest says that its TDX module is played, and KVM does not".into(),
+            advice: "use `tdxlab rehearse`, whose modules say so".into(),
         }),
         (false, true) => lies("it runs on a real TDX module in what should be a rehearsal".into()),
         _ => Ok(()),

@@ -1,11 +1,11 @@
 //! A TDX host: its QEMU, and where its kernel shows itself.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
 use tdxlab_kernel::{debugfs, kmsg, tracefs};
 use tdxlab_qemu::interrupt::Interrupt;
-use tdxlab_qemu::{Installed, environment};
+use tdxlab_qemu::Installed;
 
 use super::detect::Detected;
 
@@ -65,7 +65,10 @@ impl TdxHost {
     }
 }
 
-/// Whether `tdxlab rehearse` has started this.
+/// A parameter that KVM has where the TDX module under it is played.
+const PLAYED: &str = "/sys/module/kvm/parameters/softtdx_design";
+
+/// Whether the TDX module of this host is played, as KVM says.
 pub fn is_rehearsal() -> bool {
-    std::env::var_os(environment::QEMU_PRELOAD).is_some_and(|library| !library.is_empty())
+    Path::new(PLAYED).exists()
 }

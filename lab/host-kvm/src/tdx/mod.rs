@@ -9,8 +9,8 @@
 //!   death     what a dead TD looks like, and who killed it
 //! ```
 //!
-//! Under `tdxlab rehearse` all of this runs unchanged, with a fixture in place of the TDX module.
-//! The guest says so of itself, and so does the report.
+//! Under `tdxlab rehearse` all of this runs unchanged, on KVM's own TDX code over a TDX module that
+//! is played. The guest says so of itself, the kernel does, and so does the report.
 
 mod boot;
 mod console;
@@ -88,10 +88,7 @@ impl Host for TdxHost {
     }
 
     fn profile(&self) -> HostProfile {
-        HostProfile {
-            one_root: self.rehearsal,
-            ..HostProfile::of(HostKind::Tdx)
-        }
+        HostProfile::of(HostKind::Tdx)
     }
 
     fn facts(&self) -> Vec<(String, String)> {

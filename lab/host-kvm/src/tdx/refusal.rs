@@ -28,7 +28,7 @@ const INIT_VM: &str = "TDX ioctl KVM_TDX_INIT_VM failed";
 const INIT_MEM_REGION: &str = "TDX ioctl KVM_TDX_INIT_MEM_REGION failed";
 
 /// The first that fits counts: causes before what follows from them.
-const REFUSALS: [Refusal; 40] = [
+const REFUSALS: [Refusal; 38] = [
     refusal(
         "vm-type TDX not supported by KVM",
         "KVM runs no TDs here: boot with kvm_intel.tdx=1 nohibernate, then see `tdxlab doctor`",
@@ -158,14 +158,6 @@ const REFUSALS: [Refusal; 40] = [
         "/dev/kvm is missing or may not be opened by this user: load kvm_intel, join group kvm",
     ),
     refusal(
-        "is no lie",
-        "mend TDXLAB_REHEARSAL_LIES; selftests/preload/src/lie.rs lists the lies",
-    ),
-    refusal(
-        "this kernel has no software-protected VMs",
-        "run `tdxlab rehearse --prepare`, which builds KVM's modules with them",
-    ),
-    refusal(
         "is not a multiple of 25MHz",
         "leave the TSC frequency of a TD to KVM",
     ),
@@ -195,7 +187,7 @@ mod tests {
     use super::*;
 
     /// QEMU's stderr, and a word of the advice.
-    const TEXTS: [(&str, &str); 40] = [
+    const TEXTS: [(&str, &str); 38] = [
         (
             "qemu-system-x86_64: -accel kvm: vm-type TDX not supported by KVM\n",
             "kvm_intel.tdx=1",
@@ -323,15 +315,6 @@ mod tests {
         (
             "Could not access KVM kernel module: No such file or directory\n",
             "/dev/kvm",
-        ),
-        (
-            "tdxlab-preload: TDXLAB_REHEARSAL_LIES: \"nap=1\" is no lie; see lie.rs\n\
-             qemu-system-x86_64: -accel kvm: failed to initialize kvm: Invalid argument\n",
-            "mend",
-        ),
-        (
-            "tdxlab-preload: this kernel has no software-protected VMs (CONFIG)\n",
-            "--prepare",
         ),
         (
             "requested TSC frequency is not a multiple of 25MHz\n",

@@ -27,13 +27,13 @@ pub enum RehearsalError {
         /// Where they were looked for.
         folder: PathBuf,
     },
-    /// The preload library is not there.
-    #[error("the preload library is neither {}", tried.iter().map(|path| path.display().to_string()).collect::<Vec<_>>().join(" nor "))]
-    #[diagnostic(help("`cargo build -p tdxlab-preload`, or set TDXLAB_PRELOAD to its path"))]
-    NoPreload {
-        /// Where it was looked for.
-        tried: Vec<PathBuf>,
-    },
+    /// The modules do not build.
+    #[error(transparent)]
+    #[diagnostic(help(
+        "with --source, this is about that tree; without, `tdxlab rehearse --prepare` fetches \
+         kernel and source anew"
+    ))]
+    Modules(#[from] tdxlab_softtdx::BuildError),
     /// A program of the preparation failed.
     #[error("{doing} failed: {said}")]
     #[diagnostic(help("{advice}"))]

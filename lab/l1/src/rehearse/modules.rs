@@ -1,62 +1,116 @@
-//! The KVM modules of a distribution kernel, built once more with software-protected VMs.
-//!
-//! `CONFIG_KVM_SW_PROTECTED_VM` and the `CONFIG_KVM_GENERIC_MEMORY_ATTRIBUTES` that it selects are
-//! looked at in `arch/x86/kvm`, `virt/kvm` and KVM's own headers, nowhere else. So the two
-//! modules, built with them, fit the distribution's kernel as it is.
+//! KVM's two modules for a rehearsal: built from a kernel's own KVM, with its TDX code over a TDX
+//! module that is played; see [`tdxlab_softtdx`].
 
-use std::fs;
-use std::path::Path;
+use std::fs::{self, File};
+use std::num::NonZero;
+use std::path::{Path, PathBuf};
+use std::thread::available_parallelism;
+
+use tdxlab_softtdx::{BuildRequest, build, fingerprint};
 
 use super::error::{RehearsalError, system};
 use super::root::Root;
 
-/// The options that are off in the distribution's kernel and on in its modules built here.
-pub(crate) const OPTIONS: [&str; 2] = [
-    "CONFIG_KVM_SW_PROTECTED_VM",
-    "CONFIG_KVM_GENERIC_MEMORY_ATTRIBUTES",
-];
-
 /// The modules, as their files are called.
-pub(crate) const MODULES: [&str; 2] = ["kvm.ko", "kvm-amd.ko"];
+const MODULES: [&str; 2] = ["kvm.ko", "kvm-amd.ko"];
 
-/// Builds them in `root`, which holds compiler, headers and the packed source, and copies them to
-/// `target`.
-pub(crate) fn build(root: &Root, target: &Path) -> Result<(), RehearsalError> {
-    let missing = |what: &str| RehearsalError::Unexpected {
-        package: "the set of kernel packages".to_owned(),
-        what: what.to_owned(),
-    };
-    let common = root.entry("usr/src", "linux-headers-", "-common");
-    let common = common.ok_or_else(|| missing("common headers"))?;
-    let flavour = root.entry("usr/src", "linux-headers-", "-amd64");
-    let flavour = flavour.ok_or_else(|| missing("headers for amd64"))?;
+/// Where the parts of the distribution's kernel source that KVM lies in are in the root.
+const SOURCE: &str = "usr/src/kvm-source";
+
+/// Says of which sources the modules beside it are.
+const STAMP: &str = "softtdx.stamp";
+
+/// What modules are built from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Tree<'a> {
+    /// The distribution's kernel source.
+    Distribution,
+    /// A kernel developer's.
+    Own(&'a Path),
+}
+
+/// Unpacks the parts of the kernel's source that KVM lies in; the packed source goes.
+pub(crate) fn unpack_source(root: &Root) -> Result<(), RehearsalError> {
     let source = root.entry("usr/src", "linux-source-", ".tar.xz");
     let source = source.ok_or_else(|| missing("source"))?;
+    let tree = source.trim_end_matches(".tar.xz");
     // Where a package's script chooses between several of a kind.
     root.link("mawk", "usr/bin/awk")?;
-    root.run(
-        "building KVM's modules",
-        &script(&common, &flavour, &source),
-    )?;
-    fs::create_dir_all(target).map_err(system("keeping KVM's modules"))?;
-    for module in MODULES {
-        let built = root.inside(&format!("usr/src/{common}/arch/x86/kvm/{module}"));
-        fs::copy(built, target.join(module)).map_err(system(format!("keeping {module}")))?;
+    let script = format!(
+        "mkdir -p /{SOURCE}\n\
+         tar -xJf /usr/src/{source} -C /{SOURCE} --strip-components=1 \\\n  \
+         {tree}/arch/x86/kvm {tree}/virt/kvm\n\
+         rm /usr/src/{source}\n"
+    );
+    root.run("unpacking KVM's source", &script).map(drop)
+}
+
+fn missing(what: &str) -> RehearsalError {
+    RehearsalError::Unexpected {
+        package: "the set of kernel packages".to_owned(),
+        what: what.to_owned(),
+    }
+}
+
+/// Whether `modules` holds what this program builds of the distribution's source.
+pub(crate) fn are_current(modules: &Path) -> bool {
+    fs::read_to_string(modules.join(STAMP)).is_ok_and(|stamp| stamp == fingerprint())
+}
+
+/// Builds them in `root`, which holds compiler, headers and source, and puts them into `modules`.
+/// One build at a time; what another process has built meanwhile is not built again.
+pub(crate) fn build_in(root: &Root, tree: Tree<'_>, modules: &Path) -> Result<(), RehearsalError> {
+    let flavour = root.entry("usr/src", "linux-headers-", "-amd64");
+    let flavour = flavour.ok_or_else(|| missing("headers for amd64"))?;
+    let lock = File::create(root.inside("softtdx.lock")).map_err(system("locking the build"))?;
+    lock.lock().map_err(system("locking the build"))?;
+    if tree == Tree::Distribution && are_current(modules) {
+        return Ok(());
+    }
+    let (source, work) = match tree {
+        Tree::Distribution => (root.inside(SOURCE), "softtdx"),
+        Tree::Own(source) => (source.to_owned(), "softtdx-own"),
+    };
+    let request = BuildRequest {
+        source,
+        headers: PathBuf::from("/usr/src").join(flavour),
+        work: root.inside(work),
+        work_inside: PathBuf::from("/").join(work),
+        jobs: available_parallelism().unwrap_or(NonZero::<usize>::MIN),
+    };
+    let built = build(&request, root)?;
+    fs::create_dir_all(modules).map_err(system("keeping KVM's modules"))?;
+    for (built, name) in [built.kvm, built.kvm_amd].iter().zip(MODULES) {
+        replace(built, &modules.join(name)).map_err(system(format!("keeping {name}")))?;
+    }
+    if tree == Tree::Distribution {
+        fs::write(modules.join(STAMP), fingerprint()).map_err(system("keeping KVM's modules"))?;
     }
     Ok(())
 }
 
-fn script(common: &str, flavour: &str, source: &str) -> String {
-    let tree = source.trim_end_matches(".tar.xz");
-    let settings = OPTIONS.map(|option| format!("{option}=y")).join(" ");
-    let defines = OPTIONS.map(|option| format!("-D{option}=1")).join(" ");
-    format!(
-        "cd /usr/src/{common}\n\
-         tar -xJf ../{source} --strip-components=1 {tree}/arch/x86/kvm {tree}/virt\n\
-         exec make -C /usr/src/{flavour} M=/usr/src/{common}/arch/x86/kvm -j$(nproc) \\\n  \
-         {settings} CONFIG_KVM_INTEL= CONFIG_MODULE_SIG_ALL= CONFIG_DEBUG_INFO_BTF_MODULES= \\\n  \
-         KCFLAGS='{defines} -g0' modules\n"
-    )
+/// A rehearsal that reads the old file goes on reading it.
+fn replace(from: &Path, to: &Path) -> std::io::Result<()> {
+    let new = to.with_extension("new");
+    fs::copy(from, &new)?;
+    fs::rename(new, to)
+}
+
+/// A folder with the modules of `all`, where those built of a developer's tree take the place of
+/// KVM's.
+pub(crate) fn beside(all: &Path, own: &Path) -> Result<(), RehearsalError> {
+    let failed = || system("laying modules out");
+    fs::create_dir_all(own).map_err(failed())?;
+    for entry in fs::read_dir(all).map_err(failed())? {
+        let entry = entry.map_err(failed())?;
+        let name = entry.file_name();
+        let is_own = MODULES.iter().any(|module| *module == name) || name == STAMP;
+        let target = own.join(&name);
+        if !is_own && !target.exists() {
+            fs::hard_link(entry.path(), target).map_err(failed())?;
+        }
+    }
+    Ok(())
 }
 
 #[cfg(test)]
@@ -64,27 +118,27 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_script_says_both_to_make_and_to_the_compiler() {
-        let script = script(
-            "linux-headers-7.3-common",
-            "linux-headers-7.3-amd64",
-            "linux-source-7.3.tar.xz",
-        );
-        assert!(
-            script.contains(" linux-source-7.3/arch/x86/kvm "),
-            "{script}"
-        );
-        for option in OPTIONS {
-            assert!(script.contains(&format!("{option}=y")), "{script}");
-            assert!(script.contains(&format!("-D{option}=1")), "{script}");
-        }
-    }
-
-    #[test]
     fn a_root_without_headers_is_an_error() {
         let folder = tempfile::tempdir().unwrap();
         let root = Root::unpack(folder.path().join("root"), []).unwrap();
-        let error = build(&root, folder.path()).unwrap_err();
-        assert!(error.to_string().contains("common headers"), "{error}");
+        let error = build_in(&root, Tree::Distribution, folder.path()).unwrap_err();
+        assert!(error.to_string().contains("headers for amd64"), "{error}");
+    }
+
+    #[test]
+    fn modules_of_a_tree_of_ones_own_stand_beside_the_others() {
+        let folder = tempfile::tempdir().unwrap();
+        let (all, own) = (folder.path().join("all"), folder.path().join("own"));
+        fs::create_dir(&all).unwrap();
+        for name in ["kvm.ko", "kvm-amd.ko", "loop.ko", STAMP] {
+            fs::write(all.join(name), name).unwrap();
+        }
+        beside(&all, &own).unwrap();
+        let there: Vec<_> = fs::read_dir(&own)
+            .unwrap()
+            .map(|entry| entry.unwrap().file_name())
+            .collect();
+        assert_eq!(there, ["loop.ko"]);
+        assert!(!are_current(&all));
     }
 }

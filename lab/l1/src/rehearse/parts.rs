@@ -7,6 +7,8 @@
 //!     parts.json       versions and sizes; written last
 //!     kernel/vmlinuz   the distribution's kernel
 //!     kernel/modules/  its modules, KVM's built anew
+//!     kernel/own/      the same, KVM's built of a developer's tree
+//!     build/           a root with compiler, headers and KVM's source
 //!     qemu/            a root with QEMU and its libraries
 //!     qemu-system-x86_64   starts it through that root's own dynamic linker
 //! ```
@@ -18,15 +20,14 @@ use std::time::Instant;
 use std::{fmt, fs, io};
 
 use serde::{Deserialize, Serialize};
-use tdxlab_qemu::environment::QEMU_PRELOAD;
 
 use super::apt::{Apt, Package};
 use super::error::{RehearsalError, system};
-use super::modules;
+use super::modules::{self, Tree};
 use super::root::Root;
 
 /// Raised when the same packages give other parts.
-const RECIPE: u32 = 1;
+const RECIPE: u32 = 2;
 
 /// The QEMU.
 const QEMU: &str = "qemu-system-x86";
@@ -100,8 +101,42 @@ impl Parts {
         self.folder.join("kernel/modules")
     }
 
-    /// The QEMU: the outer one, which emulates the L1, and the one in it, which makes the TD. With
-    /// the variable [`QEMU_PRELOAD`] it loads a library first.
+    /// The modules with KVM's as this program builds them now; built where they are not.
+    ///
+    /// # Errors
+    ///
+    /// They do not build.
+    pub fn current_modules(&self, progress: &mut Progress<'_>) -> Result<PathBuf, RehearsalError> {
+        let modules = self.modules();
+        if !modules::are_current(&modules) {
+            progress("building KVM's modules");
+            modules::build_in(&self.build_root(), Tree::Distribution, &modules)?;
+        }
+        Ok(modules)
+    }
+
+    /// The modules with KVM's built of a kernel developer's tree.
+    ///
+    /// # Errors
+    ///
+    /// The tree is none, differs from what is known, or does not build.
+    pub fn modules_of(
+        &self,
+        source: &Path,
+        progress: &mut Progress<'_>,
+    ) -> Result<PathBuf, RehearsalError> {
+        let own = self.folder.join("kernel/own");
+        progress(&format!("building KVM's modules of {}", source.display()));
+        modules::beside(&self.modules(), &own)?;
+        modules::build_in(&self.build_root(), Tree::Own(source), &own)?;
+        Ok(own)
+    }
+
+    fn build_root(&self) -> Root {
+        Root::at(self.folder.join("build"))
+    }
+
+    /// The QEMU: the outer one, which emulates the L1, and the one in it, which makes the TD.
     pub fn qemu(&self) -> PathBuf {
         self.folder.join("qemu-system-x86_64")
     }
@@ -109,6 +144,8 @@ impl Parts {
     /// The parts in `folder`, where they are whole.
     fn open(folder: &Path) -> Option<Parts> {
         let folder = folder.canonicalize().ok()?;
+        // Those of an older tdxlab cannot build what this one needs.
+        folder.join("build").is_dir().then_some(())?;
         let text = fs::read(folder.join(MANIFEST)).ok()?;
         let parts: Parts = serde_json::from_slice(&text).ok()?;
         Some(Parts { folder, ..parts })
@@ -205,13 +242,15 @@ pub fn prepare(
     let kernel_root = Root::unpack(work.path().join("kernel"), kernel_files)?;
     keep_kernel(&kernel_root, &release, &whole.join("kernel"))?;
 
-    progress("building KVM's modules with software-protected VMs");
+    progress("building KVM's modules, with its TDX code");
     let build_files = all.iter().filter(|package| !is_kernel(package));
     let build_root = Root::unpack(
-        work.path().join("build"),
+        whole.join("build"),
         build_files.map(|package| apt.file(package)),
     )?;
-    modules::build(&build_root, &whole.join("kernel/modules"))?;
+    modules::unpack_source(&build_root)?;
+    let kept = whole.join("kernel/modules");
+    modules::build_in(&build_root, Tree::Distribution, &kept)?;
 
     let parts = Parts {
         kernel_release: release,
@@ -252,7 +291,6 @@ fn fingerprint(packages: &std::collections::BTreeSet<Package>) -> u32 {
     // library; another release at worst builds the parts again.
     let mut hasher = std::hash::DefaultHasher::new();
     RECIPE.hash(&mut hasher);
-    modules::OPTIONS.hash(&mut hasher);
     for package in packages {
         package.file.hash(&mut hasher);
     }
@@ -318,7 +356,6 @@ fn write_launcher(folder: &Path) -> Result<(), RehearsalError> {
          libraries=$here/usr/lib/x86_64-linux-gnu\n\
          export QEMU_MODULE_DIR=\"$libraries/qemu\"\n\
          exec \"$here/usr/lib64/ld-linux-x86-64.so.2\" --library-path \"$libraries\" \\\n\
-         \x20 ${{{QEMU_PRELOAD}:+--preload \"${QEMU_PRELOAD}\"}} \\\n\
          \x20 \"$here/usr/bin/qemu-system-x86_64\" -L \"$here/usr/share/qemu\" -L \"$here/usr/share/seabios\" \"$@\"\n"
     );
     let written = fs::write(&path, text)
@@ -377,27 +414,20 @@ mod tests {
         write_launcher(&folder.path().join("real")).unwrap();
         symlink("real", folder.path().join("current")).unwrap();
         let launcher = folder.path().join("current/qemu-system-x86_64");
-        let said = |preload: Option<&str>| {
-            let mut command = std::process::Command::new(&launcher);
-            command.arg("--version").env_remove(QEMU_PRELOAD);
-            command.envs(preload.map(|library| (QEMU_PRELOAD, library)));
-            String::from_utf8(command.output().unwrap().stdout).unwrap()
-        };
+        let output = std::process::Command::new(&launcher)
+            .arg("--version")
+            .output();
+        let said = String::from_utf8(output.unwrap().stdout).unwrap();
         let root = folder.path().canonicalize().unwrap().join("real/qemu");
         let root = root.display();
-        let plain = said(None);
         assert!(
-            plain.starts_with(&format!("--library-path {root}/usr/lib")),
-            "{plain}"
+            said.starts_with(&format!("--library-path {root}/usr/lib")),
+            "{said}"
         );
         assert!(
-            plain.contains(&format!("{root}/usr/bin/qemu-system-x86_64 -L ")),
-            "{plain}"
+            said.contains(&format!("{root}/usr/bin/qemu-system-x86_64 -L ")),
+            "{said}"
         );
-        assert!(
-            plain.ends_with("--version\n") && !plain.contains("--preload"),
-            "{plain}"
-        );
-        assert!(said(Some("/a b.so")).contains("--preload /a b.so "));
+        assert!(said.ends_with("--version\n"), "{said}");
     }
 }

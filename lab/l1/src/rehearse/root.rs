@@ -5,12 +5,14 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::symlink;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Command, Output, Stdio};
 use std::{fs, io};
 
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
 use nix::sys::stat::{Mode, SFlag, makedev, mknod};
+
+use tdxlab_softtdx::Shell;
 
 use super::error::{RehearsalError, system};
 
@@ -51,6 +53,11 @@ impl Root {
         Ok(Root { path })
     }
 
+    /// The root that is in `path` already.
+    pub(crate) fn at(path: PathBuf) -> Root {
+        Root { path }
+    }
+
     /// A path inside, as seen from outside.
     pub(crate) fn inside(&self, path: &str) -> PathBuf {
         self.path.join(path.trim_start_matches('/'))
@@ -74,24 +81,24 @@ impl Root {
         }
     }
 
-    /// Runs a shell script inside, at low priority, and returns what it has said.
+    /// Runs a shell script inside, at low priority.
     ///
     /// The script sees this root, `/proc` and the null device. It needs no privileges: without
     /// them, it gets a user namespace. In a container whose root may not mount, it does without
     /// `/proc` and gets a null device of its own.
-    pub(crate) fn run(&self, doing: &str, script: &str) -> Result<String, RehearsalError> {
+    fn output(&self, script: &str) -> io::Result<Output> {
         for (outside, inside) in [("/proc", "proc"), ("/dev", "dev"), ("/tmp", "tmp")] {
-            let made = fs::create_dir_all(self.inside(inside));
-            made.map_err(system(format!("making {outside} in a root")))?;
+            fs::create_dir_all(self.inside(inside))
+                .map_err(|error| named(error, &format!("making {outside} in a root")))?;
         }
         // All that the build asks `/proc` for, where that cannot be mounted: objtool wants to know
         // its stack, to tell an overflow from other faults.
         let maps = self.inside("proc/self/maps");
         let copied = fs::create_dir_all(self.inside("proc/self"))
             .and_then(|()| fs::write(&maps, fs::read("/proc/self/maps")?));
-        copied.map_err(system("making /proc in a root"))?;
+        copied.map_err(|error| named(error, "making /proc in a root"))?;
         let null = self.inside("dev/null");
-        fs::write(&null, "").map_err(system("making a null device in a root"))?;
+        fs::write(&null, "").map_err(|error| named(error, "making a null device in a root"))?;
         let path = |path: &Path| {
             CString::new(path.as_os_str().as_bytes()).expect("a path has no zero byte")
         };
@@ -133,9 +140,15 @@ impl Root {
                 Ok(())
             });
         }
-        let output = command.output().map_err(system(format!(
-            "{doing} (in a root of its own, which takes root or unprivileged user namespaces)"
-        )))?;
+        command.output().map_err(|error| {
+            let needs = "a root of its own takes root or unprivileged user namespaces";
+            io::Error::new(error.kind(), format!("{error} ({needs})"))
+        })
+    }
+
+    /// Runs a shell script inside, at low priority, and returns what it has said.
+    pub(crate) fn run(&self, doing: &str, script: &str) -> Result<String, RehearsalError> {
+        let output = self.output(script).map_err(system(doing))?;
         let text = String::from_utf8_lossy(&output.stdout).into_owned();
         if output.status.success() {
             return Ok(text);
@@ -150,6 +163,23 @@ impl Root {
             said: said.unwrap_or("nothing was said").to_owned(),
             advice: "run it again with --keep and look into the folder named there",
         })
+    }
+}
+
+/// An error with what was being done.
+fn named(error: io::Error, doing: &str) -> io::Error {
+    io::Error::new(error.kind(), format!("{doing}: {error}"))
+}
+
+/// Modules are built in a root.
+impl Shell for Root {
+    fn run(&self, script: &str) -> io::Result<Result<(), String>> {
+        let output = self.output(script)?;
+        if output.status.success() {
+            return Ok(Ok(()));
+        }
+        let said = [output.stdout, output.stderr].concat();
+        Ok(Err(String::from_utf8_lossy(&said).into_owned()))
     }
 }
 

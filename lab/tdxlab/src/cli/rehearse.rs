@@ -7,7 +7,6 @@ use std::time::Duration;
 use clap::Args;
 use tdxlab_l1::rehearse::{self, Parts, RehearsalError};
 use tdxlab_l1::{AcceleratorChoice, KernelChoice, Memory, Options};
-use tdxlab_qemu::environment::QEMU_PRELOAD;
 use tdxlab_qemu::installed::PROGRAM_VARIABLE;
 
 use super::error::CliError;
@@ -16,12 +15,44 @@ use super::output;
 /// Scenarios that TDX hosts of today can run.
 const STOCK: &str = "scenarios/stock";
 
-/// Rehearse the `tdx` host: unmodified QEMU goes through all of its TDX code, on a real KVM in an
-/// emulated machine, and a fixture plays the TDX module.
+/// Sets KVM's parameters in the emulated machine, and becomes the command.
+const SET_PARAMETERS: &str = "parameters=/sys/module/kvm/parameters
+    echo \"$1\" >$parameters/softtdx_design
+    echo \"$2\" >$parameters/softtdx_bug
+    shift 2
+    exec \"$@\"";
+
+/// In place of a bug's name.
+const LIST: &str = "list";
+
+fn known_design(name: &str) -> Result<String, String> {
+    let designs = tdxlab_softtdx::designs();
+    if designs.iter().any(|design| design.name == name) {
+        return Ok(name.to_owned());
+    }
+    let names: Vec<&str> = designs.iter().map(|design| design.name).collect();
+    Err(format!("there is {}", names.join(", ")))
+}
+
+fn known_bug(name: &str) -> Result<String, String> {
+    let bugs = tdxlab_softtdx::bugs();
+    if name == LIST || bugs.iter().any(|bug| bug.name == name) {
+        return Ok(name.to_owned());
+    }
+    Err("--bug list names those there are".to_owned())
+}
+
+/// Says what is being done.
+fn progress(doing: &str) {
+    output::note(format!("rehearse: {doing}"));
+}
+
+/// Rehearse the `tdx` host: unmodified QEMU makes TDs on KVM's own TDX code in an emulated machine; the
+/// TDX module under it is played.
 ///
-/// What is seen is real (guest_memfd, counters, kernel log, QMP), but nothing of it is TDX, and the
-/// report says so. The parts (QEMU, a kernel) are downloaded once, 411 MB, and kept in the user's
-/// cache folder; nothing is installed.
+/// KVM's TDX code, its page tables, guest_memfd and QEMU are real; the module is not, and the report
+/// says so. The parts (QEMU, a kernel, a compiler) are downloaded once, 411 MB, and kept in the
+/// user's cache folder; nothing is installed.
 #[derive(Args, Debug)]
 pub(super) struct Rehearse {
     /// Scenario files, or folders of them; without any, scenarios/stock
@@ -39,6 +70,18 @@ pub(super) struct Rehearse {
     /// Fail rather than download anything; with --prepare, only say whether the parts are there
     #[arg(long)]
     offline: bool,
+
+    /// How KVM handles huge pages of TDs: stock, v3, v5, headtail or walk
+    #[arg(long, value_name = "DESIGN", default_value = "stock", value_parser = known_design)]
+    design: String,
+
+    /// Build KVM's modules of this kernel source, in place of the distribution's
+    #[arg(long, value_name = "TREE", conflicts_with = "prepare")]
+    source: Option<PathBuf>,
+
+    /// Seed a bug into KVM: `list` names them
+    #[arg(long, value_name = "NAME", value_parser = known_bug)]
+    bug: Option<String>,
 
     /// In place of scenarios, run this program inside, with the words after `--`: a shell,
     /// `tdxlab doctor --deep`
@@ -61,6 +104,12 @@ pub(super) struct Rehearse {
 impl Rehearse {
     /// The exit code is that of the `tdxlab run` inside.
     pub(super) fn execute(self) -> Result<u8, CliError> {
+        if self.bug.as_deref() == Some(LIST) {
+            for bug in tdxlab_softtdx::bugs() {
+                output::print(format_args!("{:24} {}", bug.name, bug.what));
+            }
+            return Ok(super::exit::PASSED);
+        }
         let cache = rehearse::cache_folder()?;
         let parts = match rehearse::ready(&cache) {
             Some(parts) if !self.prepare || self.offline => parts,
@@ -75,9 +124,7 @@ impl Rehearse {
     }
 
     fn fetch(&self, cache: &Path) -> Result<Parts, CliError> {
-        Ok(rehearse::prepare(cache, self.keep, &mut |doing| {
-            output::note(format!("rehearse: {doing}"));
-        })?)
+        Ok(rehearse::prepare(cache, self.keep, &mut progress)?)
     }
 
     fn run(self, parts: &Parts) -> Result<u8, CliError> {
@@ -85,30 +132,33 @@ impl Rehearse {
             doing: "finding the working folder".to_owned(),
             source,
         })?;
-        let preload = rehearse::preload_library()?;
+        let modules = match &self.source {
+            Some(source) => parts.modules_of(source, &mut progress)?,
+            None => parts.current_modules(&mut progress)?,
+        };
         let options = Options {
             kernel: KernelChoice::Image(parts.kernel()),
-            modules: Some(parts.modules()),
+            modules: Some(modules),
             fresh: false,
             accelerator: AcceleratorChoice::Tcg,
             memory: self.memory,
             qemu: parts.qemu(),
             patience: Duration::from_secs(120),
-            command: self.command(parts, &preload)?,
+            command: self.command(parts)?,
             report: Some(folder.join(&self.out)),
             folder,
         };
-        output::note("REHEARSAL: the TDX module is played by a fixture; this is not TDX");
+        output::note("REHEARSAL: the TDX module is played; this is not TDX");
         let outcome = super::l1::run(&options)?;
         output::note(format!(
-            "REHEARSAL on Linux {}: the TDX module was played by a fixture; this was not TDX",
+            "REHEARSAL on Linux {}: the TDX module was played; this was not TDX",
             outcome.release
         ));
         Ok(super::l1::exit_code(&outcome))
     }
 
-    /// `tdxlab run --host tdx`, or the program, with the QEMU and the library that make it a rehearsal.
-    fn command(&self, parts: &Parts, preload: &Path) -> Result<Vec<String>, CliError> {
+    /// `tdxlab run --host tdx`, or the program, with the QEMU of the parts, and KVM as it was asked for.
+    fn command(&self, parts: &Parts) -> Result<Vec<String>, CliError> {
         let own = std::env::current_exe().map_err(|source| CliError::System {
             doing: "finding this program".to_owned(),
             source,
@@ -118,11 +168,12 @@ impl Rehearse {
             setting.push(path);
             setting
         };
-        let mut command = vec![
-            OsString::from("/usr/bin/env"),
-            setting(PROGRAM_VARIABLE, &parts.qemu()),
-            setting(QEMU_PRELOAD, preload),
-        ];
+        let mut command: Vec<OsString> = ["/bin/sh", "-ec", SET_PARAMETERS, "tdxlab", &self.design]
+            .map(OsString::from)
+            .into();
+        command.push(self.bug.as_deref().unwrap_or("none").into());
+        command.push("/usr/bin/env".into());
+        command.push(setting(PROGRAM_VARIABLE, &parts.qemu()));
         match &self.command {
             Some(program) => {
                 command.push(program.into());
