@@ -57,7 +57,8 @@ pub(crate) const EDITS: &[Edit] = &[
     in_file(
         MAKEFILE,
         "ccflags-y += -I $(srctree)/arch/x86/kvm\n",
-        "ccflags-y += -I $(src)\n",
+        // Trace headers are looked for from where the kernel's own lie.
+        "ccflags-y += -I $(src) -I $(src)/../../../include/trace\n",
     ),
     in_file(
         MAKEFILE,

@@ -52,7 +52,9 @@ pub fn lay_out(tree: &Path, work: &Path) -> Result<(), BuildError> {
         text.push_str(tail);
     }
     let softtdx = work.join("arch/x86/kvm/softtdx");
-    fs::create_dir_all(&softtdx).map_err(system("making the build folder"))?;
+    for folder in [&softtdx, &work.join("include/trace")] {
+        fs::create_dir_all(folder).map_err(system("making the build folder"))?;
+    }
     let taken = extract::take(&texts[TDX], TDX, TAKEN)?;
     write(&softtdx.join("taken.inc"), &taken)?;
     for (name, text) in sources::FILES {

@@ -106,7 +106,7 @@ impl Rehearse {
     pub(super) fn execute(self) -> Result<u8, CliError> {
         if self.bug.as_deref() == Some(LIST) {
             for bug in tdxlab_softtdx::bugs() {
-                output::print(format_args!("{:24} {}", bug.name, bug.what));
+                output::say(format_args!("{:24} {}", bug.name, bug.what));
             }
             return Ok(super::exit::PASSED);
         }
