@@ -96,7 +96,8 @@ static int tdx_calls_show(struct seq_file *m, void *unused)
 			   atomic64_read(&td->calls[i]), atomic64_read(&td->refused[i]));
 	if (td) {
 		seq_printf(m, "exit_accept_4k %lld\nexit_accept_2m %lld\n",
-			   atomic64_read(&td->exits_accept[0]), atomic64_read(&td->exits_accept[1]));
+			   atomic64_read(&td->exits_accept[0]),
+			   atomic64_read(&td->exits_accept[1]));
 		seq_printf(m, "exit_access %lld\nve %lld\nepoch %llu\n",
 			   atomic64_read(&td->exits_access), atomic64_read(&td->ve), td->epoch);
 	}

@@ -116,10 +116,10 @@ static void softtdx_invalidate_start(struct gmem_file *f, pgoff_t start, pgoff_t
 	kvm_mmu_invalidate_start(f->kvm);
 	xa_for_each_range(&f->bindings, index, slot, start, end - 1) {
 		pgoff_t pgoff = slot->gmem.pgoff;
+		gfn_t first = slot->base_gfn + max(pgoff, start) - pgoff;
+		gfn_t past = slot->base_gfn + min(pgoff + slot->npages, end) - pgoff;
 
-		kvm_mmu_invalidate_range_add(f->kvm,
-					     slot->base_gfn + max(pgoff, start) - pgoff,
-					     slot->base_gfn + min(pgoff + slot->npages, end) - pgoff);
+		kvm_mmu_invalidate_range_add(f->kvm, first, past);
 	}
 	KVM_MMU_UNLOCK(f->kvm);
 }

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-only
-/* What a guest executes that SVM gives up on, or that a TD does otherwise: TDCALL, CPUID, CRs, I/O. */
+/* What a guest executes that a TD does otherwise: TDCALL, CPUID, control registers, port I/O. */
 #define pr_fmt(fmt) "softtdx: " fmt
 
 #include "softtdx/kvm_tdx.h"
@@ -111,16 +111,18 @@ static bool ends_at_accept(struct kvm_vcpu *vcpu, int *r)
 static bool take_guests_time(struct kvm_vcpu *vcpu)
 {
 	local_irq_disable();
+	/* Pairs with who sets wait_for_sept_zap and then looks at the mode to kick. */
 	smp_store_mb(vcpu->mode, IN_GUEST_MODE);
 	if (likely(!READ_ONCE(softtdx_vm(vcpu->kvm)->wait_for_sept_zap)))
 		return true;
-	smp_store_release(&vcpu->mode, OUTSIDE_GUEST_MODE);
+	WRITE_ONCE(vcpu->mode, OUTSIDE_GUEST_MODE);
 	local_irq_enable();
 	return false;
 }
 
 static void give_guests_time(struct kvm_vcpu *vcpu)
 {
+	/* What the TDCALL has written is seen by who finds the vCPU outside. */
 	smp_store_release(&vcpu->mode, OUTSIDE_GUEST_MODE);
 	local_irq_enable();
 }

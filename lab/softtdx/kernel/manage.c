@@ -13,6 +13,7 @@
 #define KEY_IDS		63
 
 LIST_HEAD(soft_tds);
+/* Of the list of TDs. */
 DEFINE_MUTEX(soft_tds_lock);
 
 static DEFINE_IDA(key_ids);

@@ -114,7 +114,7 @@ struct soft_td {
 	u64 td_ctls;
 	int hkid;
 	int tdcs_pages;
-	spinlock_t vcpus_lock;
+	spinlock_t vcpus_lock;		/* of the list below */
 	struct list_head vcpus;
 	u32 vcpu_count;
 	s32 interrupt_in;		/* vectors: checks until one is pending, or -1 */

@@ -76,13 +76,13 @@ static u64 td_begin(struct soft_td *td, u32 op_states, u64 tdr_operand)
 
 	if (!soft_trylock(&td->tdr, false))
 		return SOFT_OPERAND_BUSY | tdr_operand;
-	if (td->fatal)
+	if (td->fatal) {
 		status = SOFT_TD_FATAL;
-	else if (td->lifecycle != SOFT_KEYS_CONFIGURED)
+	} else if (td->lifecycle != SOFT_KEYS_CONFIGURED) {
 		status = SOFT_KEYS_NOT_CONFIGURED;
-	else if (!soft_trylock(&td->op, false))
+	} else if (!soft_trylock(&td->op, false)) {
 		status = SOFT_OPERAND_BUSY | SOFT_OPERAND_OP_STATE;
-	else if (!(op_states & BIT(td->op_state))) {
+	} else if (!(op_states & BIT(td->op_state))) {
 		soft_unlock(&td->op, false);
 		status = SOFT_OP_STATE | td->op_state;
 	}
@@ -268,6 +268,7 @@ static bool inside_since(struct soft_td *td, u64 before)
 
 	spin_lock(&td->vcpus_lock);
 	list_for_each_entry(vp, &td->vcpus, node) {
+		/* Pairs with the release of soft_vp_enter() and soft_vp_exit(). */
 		if (smp_load_acquire(&vp->inside) && vp->epoch < before)
 			found = true;
 	}

@@ -48,6 +48,7 @@ bool soft_entry_lock(struct soft_walk *walk)
 /* Gives the entry its new value, and with it its lock back. */
 void soft_entry_set(struct soft_walk *walk, u64 value)
 {
+	/* What a table or page holds is there before the entry that leads to it. */
 	smp_store_release(walk->entry, value & ~SE_LOCKED);
 }
 

@@ -156,6 +156,7 @@ int softtdx_split_range(struct kvm *kvm, struct kvm_gfn_range *range)
 static void inhibit(struct kvm_memory_slot *slot, gfn_t base)
 {
 	int level = PG_LEVEL_2M;
+	gfn_t index;
 
 	if (softtdx_bug(INHIBIT_MISSING))
 		return;
@@ -164,8 +165,8 @@ static void inhibit(struct kvm_memory_slot *slot, gfn_t base)
 	if (softtdx_bug(INHIBIT_WRONG_RANGE) &&
 	    base + 2 * NR_2M <= slot->base_gfn + slot->npages)
 		base += NR_2M;
-	slot->arch.lpage_info[level - 2][gfn_to_index(base, slot->base_gfn, level)].disallow_lpage |=
-		GUEST_INHIBIT;
+	index = gfn_to_index(base, slot->base_gfn, level);
+	slot->arch.lpage_info[level - 2][index].disallow_lpage |= GUEST_INHIBIT;
 }
 
 static bool inhibited(struct kvm_memory_slot *slot, gfn_t base)

@@ -166,6 +166,7 @@ u64 soft_vp_enter(struct soft_vp *vp, bool *flush)
 		return SOFT_OPERAND_BUSY | SOFT_EPOCH;
 	*flush = vp->epoch != td->epoch;
 	vp->epoch = td->epoch;
+	/* The epoch is there before TRACK counts the vCPU as inside. */
 	smp_store_release(&vp->inside, true);
 	soft_unlock(&td->epoch_lock, false);
 	return 0;
@@ -173,5 +174,6 @@ u64 soft_vp_enter(struct soft_vp *vp, bool *flush)
 
 void soft_vp_exit(struct soft_vp *vp)
 {
+	/* What the guest has done is done before TRACK stops counting it. */
 	smp_store_release(&vp->inside, false);
 }

@@ -33,7 +33,7 @@
 #define WORDS_MAX	6
 
 struct context {
-	struct mutex lock;
+	struct mutex lock;		/* one line at a time */
 	struct soft_td *td;
 	struct soft_vp *vcpus[VCPUS_MAX];
 	int vcpu_count;

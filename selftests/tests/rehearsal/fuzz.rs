@@ -98,7 +98,7 @@ fn races_start_again_when_they_started() {
 #[ignore = "takes an emulated machine: make test-rehearsal"]
 fn a_failed_td_is_held_and_has_no_stub() {
     const SCRIPT: &str = r#"
-        export TDXLAB_REHEARSAL_LIES=drop-conversion=1
+        echo drop-conversion=1 >/sys/module/kvm/parameters/softtdx_lies
         "$0" run scenarios/stock/convert-is-a-hole.yaml --host tdx --out "$1/run"
         echo | "$0" replay "$1/run/latest" --scenario 'stock/convert-is-a-hole[one-page]' --hold --out "$1/again"
         echo "code: $?"
