@@ -225,11 +225,6 @@ impl Harness {
     ///
     /// The host could not do it.
     pub fn judge(&mut self, action: &Action) -> Result<Option<(Judgement, bool)>, HostError> {
-        if let Some(root) = &mut self.rehearsed
-            && !root.can(action)
-        {
-            return Ok(None);
-        }
         let Ok(expected) = self.judge.expect(action) else {
             return Ok(None);
         };
