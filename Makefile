@@ -43,7 +43,6 @@ test-rehearsal: rehearsal-parts ## Fetch the parts of a rehearsal, and test the 
 	@$(MAKE) --no-print-directory rehearsal-tests
 
 rehearsal-tests:
-	@cargo build --locked --package tdxlab-preload
 	@cargo test --locked --workspace --test rehearsal -- --ignored
 
 test-l1-new: setup ## Run the tests of real kernels on the newest packaged one, booted in QEMU
