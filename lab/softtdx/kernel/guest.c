@@ -82,7 +82,7 @@ static bool ends_at_accept(struct kvm_vcpu *vcpu, int *r)
 
 	switch (softtdx_end_at_accept(&code)) {
 	case SOFTTDX_KILLED:
-		pr_warn("WARNING: KVM_BUG_ON (a lie of the rehearsal)\n");
+		WARN(1, "KVM_BUG_ON (a lie of the rehearsal)\n");
 		kvm_vm_bugged(vcpu->kvm);
 		*r = -EIO;
 		return true;
@@ -142,8 +142,6 @@ static int mem_tdcall(struct kvm_vcpu *vcpu, bool accept)
 	struct soft_result result;
 	int r;
 
-	if (accept && ends_at_accept(vcpu, &r))
-		return r;
 	if (!take_guests_time(vcpu))
 		return 1;
 	result = accept ? soft_accept(td, rcx) : soft_attr_rd(td, rcx);
@@ -151,6 +149,9 @@ static int mem_tdcall(struct kvm_vcpu *vcpu, bool accept)
 
 	if (result.outcome == SOFT_EXIT)
 		return softtdx_ept_exit(vcpu, &result);
+	/* Counted when done, not when KVM must map the page first. */
+	if (accept && result.outcome == SOFT_DONE && ends_at_accept(vcpu, &r))
+		return r;
 	if (result.outcome == SOFT_DONE) {
 		if (!accept) {
 			kvm_rcx_write_raw(vcpu, result.rcx);
