@@ -138,8 +138,17 @@ pub(crate) fn ve_info() -> VeInfo {
 
 /// TDG.MEM.PAGE.ACCEPT: its status.
 pub(crate) fn accept(gpa: Gpa, level: PageLevel) -> u64 {
+    page_call(leaf::MEM_PAGE_ACCEPT, gpa, level)
+}
+
+/// TDG.MEM.PAGE.RELEASE: its status.
+pub(crate) fn release(gpa: Gpa, level: PageLevel) -> u64 {
+    page_call(leaf::MEM_PAGE_RELEASE, gpa, level)
+}
+
+fn page_call(leaf: u64, gpa: Gpa, level: PageLevel) -> u64 {
     let mut registers = [0; 16];
-    registers[reg::RAX] = leaf::MEM_PAGE_ACCEPT;
+    registers[reg::RAX] = leaf;
     registers[reg::RCX] = gpa.as_u64() | u64::from(level.tdx());
     counted_tdcall(&mut registers);
     registers[reg::RAX]

@@ -163,6 +163,13 @@ pub enum Command {
         /// Distance between probes.
         stride: PageLevel,
     },
+    /// TDG.MEM.PAGE.RELEASE over the range. Answers [`Run::Accept`], with its statuses.
+    Release {
+        /// What to give back.
+        range: GpaRange,
+        /// At which size.
+        level: PageLevel,
+    },
 }
 
 /// The guest to the lab.

@@ -38,6 +38,8 @@ pub mod leaf {
     pub const VM_RD: u64 = 7;
     /// TDG.MEM.PAGE.ATTR.RD.
     pub const MEM_PAGE_ATTR_RD: u64 = 23;
+    /// TDG.MEM.PAGE.RELEASE.
+    pub const MEM_PAGE_RELEASE: u64 = 30;
 }
 
 /// Sub-functions of TDG.VP.VMCALL (R11, with R10 = 0).

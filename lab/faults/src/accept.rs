@@ -2,7 +2,8 @@
 
 use std::collections::BTreeSet;
 
-use tdxlab_protocol::addr::{Gpa, PageLevel, Side};
+use tdxlab_protocol::addr::{Gpa, GpaRange, PageLevel, Side};
+use tdxlab_softkvm::Status;
 use tdxlab_softkvm::policy::{Allocation, Failure, LevelLimits, Why};
 
 use super::faults;
@@ -100,6 +101,33 @@ faults! {
     AcceptMaps4K {} {
         fn fault_level(&mut self, _: &LevelLimits) -> PageLevel {
             PageLevel::Size4K
+        }
+    }
+
+    "accepted-for-ever": "KVM takes a leaf that it mapped for an ACCEPT for accepted, and splits it for none"
+    ("the guest gives a leaf back and accepts it at 4K without the VMM knowing, 2025", under "headtail",
+     seen by Td Exits)
+    AcceptedForEver { at: Option<Gpa>, accepted: BTreeSet<Gpa> } {
+        fn accept_refused(&mut self, gpa: Gpa, _: PageLevel) -> Option<Status> {
+            self.at = Some(gpa.align_down(PageLevel::Size2M));
+            None
+        }
+        fn fault_level(&mut self, limits: &LevelLimits) -> PageLevel {
+            let level = limits.level();
+            if level == PageLevel::Size2M && limits.requested == Some(level) {
+                self.accepted.extend(self.at);
+            }
+            level
+        }
+        fn accept_level(&mut self, requested: PageLevel) -> PageLevel {
+            match self.at.is_some_and(|region| self.accepted.contains(&region)) {
+                true => PageLevel::Size2M,
+                false => requested,
+            }
+        }
+        fn zaps(&mut self, leaf: GpaRange, range: GpaRange) -> bool {
+            self.accepted.remove(&leaf.start());
+            leaf.overlaps(range)
         }
     }
 }

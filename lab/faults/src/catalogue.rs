@@ -268,22 +268,23 @@ pub const ROWS: &[Known] = &[
         S,
         "TDX_OPERAND_BUSY, and a second one after the kick",
         &["race/punch-against-accept", "race/prefault-against-accept"],
-        "BUSY from the entry of a vCPU: the software module takes no locks, so BUSY comes only \
-         where a fault says so",
+        "BUSY from the entry of a vCPU: calls of the software host do not overlap, so BUSY comes \
+         only where a fault says so",
     ),
     partly(
         31,
         S,
         "zero-step mitigation takes the S-EPT lock at TD entry",
         &[],
-        "the software module does not count EPT violations at one instruction",
+        "the software module counts them, but software guests have no instruction pointer to count \
+         by",
     ),
     partly(
         32,
         S,
         "interrupts keep an old module from ever finishing DEMOTE",
-        &[],
-        "a DEMOTE that never ends: the fault gives it up once, since no run may last for ever",
+        &["module/interrupted-demote"],
+        "a DEMOTE that never ends: the faults give it up, since no run may last for ever",
     ),
     partly(
         33,

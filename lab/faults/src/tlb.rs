@@ -33,4 +33,12 @@ faults! {
             if why == Why::SharedZap { Kick::Pretend } else { Kick::Flush }
         }
     }
+
+    "release-without-flush": "a page that the guest gave back can still be reached through TLBs"
+    ("TDG.MEM.PAGE.RELEASE makes the page pending", under "headtail", seen by Access)
+    ReleaseWithoutFlush {} {
+        fn release_flushes(&mut self) -> bool {
+            false
+        }
+    }
 }

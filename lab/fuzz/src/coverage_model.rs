@@ -133,6 +133,8 @@ impl CoverageModel {
 
 fn row(op: &Op) -> usize {
     match op {
+        // It is not drawn.
+        Op::Release { .. } => 0,
         Op::Accept { size, .. } => match size {
             Size::Size4K => 0,
             Size::Size2M => ACCEPT_2M,
@@ -189,6 +191,7 @@ fn plain_row(op: &Op) -> usize {
         // What a plain VM has none of is never drawn.
         Op::Allocate { .. }
         | Op::Accept { .. }
+        | Op::Release { .. }
         | Op::Convert { .. }
         | Op::Probe { .. }
         | Op::Prefault { .. } => 5,

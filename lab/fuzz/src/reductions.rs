@@ -61,6 +61,7 @@ fn weight(op: &Op) -> u32 {
     let side = |side: &Side| u32::from(*side == Side::Shared);
     let vcpu = op.vcpu().map_or(0, |vcpu| u32::from(vcpu.0 > 0));
     vcpu + match op {
+        Op::Release { .. } => 4,
         Op::Accept { size, .. } => match size {
             Size::Size4K => 0,
             Size::Size2M => 1,
@@ -350,7 +351,7 @@ fn plainer(op: &Op) -> Vec<Op> {
 fn accepts(op: &Op) -> Vec<Op> {
     if matches!(
         op,
-        Op::Accept { .. } | Op::Punch { .. } | Op::Convert { .. }
+        Op::Accept { .. } | Op::Release { .. } | Op::Punch { .. } | Op::Convert { .. }
     ) {
         return Vec::new();
     }

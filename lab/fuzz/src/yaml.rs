@@ -108,6 +108,10 @@ fn operation(op: &Op, guest: &Guest) -> String {
     let every =
         |stride: &PageLevel| (*stride != PageLevel::Size4K).then(|| format!("stride: {stride}"));
     let name = match op {
+        Op::Release { level, .. } => {
+            parts.push(format!("level: {level}"));
+            "release"
+        }
         Op::Accept { size, .. } => {
             let level = match size {
                 Size::Size4K => "4K",

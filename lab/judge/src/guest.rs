@@ -63,6 +63,23 @@ fn lie(op: &Op, run: &Run) -> Option<String> {
             }
             (range, *level, start, count)
         }
+        (
+            Op::Release { range, level, .. },
+            Run::Accept {
+                start,
+                level: found,
+                count,
+                status,
+            },
+        ) => {
+            if !Status(*status).is_known() {
+                return Some("a status of the TDX module".to_owned());
+            }
+            if found != level {
+                return Some(format!("RELEASEs of the size asked for ({level})"));
+            }
+            (range, *level, start, count)
+        }
         (Op::Touch { range, stride, .. }, Run::Access { start, count, .. }) => {
             (range, *stride, start, count)
         }

@@ -61,11 +61,21 @@ fn unmet_guest(guest: &Guest, host: &HostProfile) -> Option<String> {
     }
 }
 
+/// A guest can give pages back only where KVM sets the TD's configuration flag for it, which none
+/// does yet.
+const NO_RELEASE: &str =
+    "needs TDG.MEM.PAGE.RELEASE, which no KVM lets a TD use yet; soft and sim do";
+
 /// What a plan asks of a host that cannot do it, whatever its design.
 ///
 /// On `tdx`, memory slots are QEMU's affair, and KVM takes KVM_PRE_FAULT_MEMORY from no other
 /// process than QEMU, which has no command for it.
 fn out_of_reach(plan: &Plan, host: &HostProfile) -> Option<String> {
+    let releases = |op: &Op| matches!(op, Op::Release { .. });
+    let mut ops = plan.steps.iter().flat_map(|step| step.action.ops());
+    if !host.kind.is_software() && ops.any(releases) {
+        return Some(NO_RELEASE.to_owned());
+    }
     fixed_slots(plan).filter(|_| host.fixed_slots)
 }
 

@@ -84,6 +84,14 @@ pub enum Op {
         stride: PageLevel,
         vcpu: VcpuId,
     },
+    /// Guest: TDG.MEM.PAGE.RELEASE over the range: accepted pages become pending again, and the host
+    /// is not told.
+    Release {
+        range: GpaRange,
+        /// Size of the pages.
+        level: PageLevel,
+        vcpu: VcpuId,
+    },
     /// Host: fallocate(PUNCH_HOLE | KEEP_SIZE) on the guest_memfd, from outside the VMM.
     Punch {
         /// Where. May end past test memory, to show that nothing happens there.
@@ -171,6 +179,8 @@ pub enum GuestOp {
     Convert { range: GpaRange, to: Side },
     /// [`Op::Probe`]
     Probe { range: GpaRange, stride: PageLevel },
+    /// [`Op::Release`]
+    Release { range: GpaRange, level: PageLevel },
 }
 
 /// An operation of the host on a range.
@@ -242,6 +252,9 @@ impl Op {
                 stride,
                 vcpu,
             } => Kind::Guest(vcpu, GuestOp::Probe { range, stride }),
+            Op::Release { range, level, vcpu } => {
+                Kind::Guest(vcpu, GuestOp::Release { range, level })
+            }
             Op::Punch { range } => Kind::Host(HostOp::Punch(range)),
             Op::Prefault { range } => Kind::Host(HostOp::Prefault(range)),
             Op::Allocate { range } => Kind::Host(HostOp::Allocate(range)),
@@ -289,7 +302,8 @@ impl Op {
             | Op::Fill { range, vcpu, .. }
             | Op::Verify { range, vcpu, .. }
             | Op::Convert { range, vcpu, .. }
-            | Op::Probe { range, vcpu, .. } => (Some(range), Some(vcpu)),
+            | Op::Probe { range, vcpu, .. }
+            | Op::Release { range, vcpu, .. } => (Some(range), Some(vcpu)),
             Op::Punch { range } | Op::Prefault { range } | Op::Allocate { range } => {
                 (Some(range), None)
             }
@@ -317,13 +331,15 @@ impl GuestOp {
             | GuestOp::Fill { range, .. }
             | GuestOp::Verify { range, .. }
             | GuestOp::Convert { range, .. }
-            | GuestOp::Probe { range, .. } => range,
+            | GuestOp::Probe { range, .. }
+            | GuestOp::Release { range, .. } => range,
         }
     }
 
     const fn unit(&self) -> Option<PageLevel> {
         match *self {
             GuestOp::Accept { size, .. } => Some(size.smallest()),
+            GuestOp::Release { level, .. } => Some(level),
             GuestOp::Touch { stride, .. } | GuestOp::Probe { stride, .. } => Some(stride),
             GuestOp::Fill { .. }
             | GuestOp::Verify {

@@ -105,6 +105,9 @@ fn operation(op: &Op, guest: &Guest) -> String {
             };
             format!("accept {} {size}{}", place(range), on(*vcpu))
         }
+        Op::Release { range, level, vcpu } => {
+            format!("release {} at {level}{}", place(range), on(*vcpu))
+        }
         Op::Touch {
             range,
             stride,
@@ -183,6 +186,7 @@ fn operation(op: &Op, guest: &Guest) -> String {
 pub const fn name(op: &Op) -> &'static str {
     match op {
         Op::Accept { .. } => "accept",
+        Op::Release { .. } => "release",
         Op::Touch { .. } => "touch",
         Op::Fill { .. } => "fill",
         Op::Verify { .. } => "verify",

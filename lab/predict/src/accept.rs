@@ -3,6 +3,7 @@
 use tdxlab_plan::Size;
 use tdxlab_plan::addr::{GpaRange, PageLevel};
 
+use super::Unjudgeable;
 use super::pages::{REGION, gfns_of, pages_of};
 use super::runs::Pages;
 use super::state::{Acceptance, Sept, State};
@@ -25,6 +26,38 @@ impl State {
             }
             Size::Linux => self.accept_like_linux(tally, pages),
         }
+    }
+
+    /// The guest gives accepted pages back, each at the size at which it is mapped: they are pending
+    /// again, nothing exits, and the host knows nothing of it (TDG.MEM.PAGE.RELEASE).
+    pub(super) fn release(
+        &mut self,
+        tally: &mut Tally,
+        range: GpaRange,
+        level: PageLevel,
+    ) -> Result<(), Unjudgeable> {
+        let pages = pages_of(range);
+        let whole = self
+            .sept
+            .stretches(pages.clone())
+            .all(|(_, sept)| match level {
+                PageLevel::Size4K => sept == Sept::Page(Acceptance::Accepted),
+                PageLevel::Size2M => sept == Sept::Leaf(Acceptance::Accepted),
+                PageLevel::Size1G => false,
+            });
+        if !whole || !self.uncertain_regions(&pages).is_empty() {
+            return Err(Unjudgeable {
+                why: format!("not all of {range} is accepted and mapped at {level}"),
+                advice: "release accepted memory at the size at which it is mapped; what the TDX \
+                         module says of other memory is not public"
+                    .to_owned(),
+            });
+        }
+        tally.makes_accepts();
+        let number = (pages.end - pages.start) / level.pages_4k();
+        tally.accepted(pages.start, level, number, SUCCESS);
+        self.give_back(pages);
+        Ok(())
     }
 
     fn accept_pages(&mut self, tally: &mut Tally, pages: Pages) {

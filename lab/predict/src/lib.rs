@@ -167,6 +167,7 @@ impl State {
         }
         match *op {
             Op::Accept { range, size, .. } => self.accept(tally, range, size),
+            Op::Release { range, level, .. } => self.release(tally, range, level)?,
             Op::Touch {
                 range,
                 stride,

@@ -154,7 +154,11 @@ impl Plain {
                 }
                 expected.errnos.push(0);
             }
-            Op::Accept { .. } | Op::Convert { .. } | Op::Probe { .. } | Op::Prefault { .. } => {
+            Op::Accept { .. }
+            | Op::Release { .. }
+            | Op::Convert { .. }
+            | Op::Probe { .. }
+            | Op::Prefault { .. } => {
                 return Err(Unjudgeable {
                     why: "a plain VM has no private memory".to_owned(),
                     advice: "leave `backing` away, or touch memory in place of this".to_owned(),

@@ -185,6 +185,7 @@ impl State {
                 *side == Side::Private
             }
             Op::Accept { .. }
+            | Op::Release { .. }
             | Op::Convert { .. }
             | Op::Probe { .. }
             | Op::Punch { .. }

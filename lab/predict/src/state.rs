@@ -200,6 +200,16 @@ impl State {
         });
     }
 
+    /// The guest gives them back: what is mapped is pending again.
+    pub(super) fn give_back(&mut self, pages: Pages) {
+        self.filled.set(pages.clone(), None);
+        self.sept.update(pages, |sept| match sept {
+            Sept::Absent => Sept::Absent,
+            Sept::Leaf(_) => Sept::Leaf(Acceptance::Pending),
+            Sept::Page(_) => Sept::Page(Acceptance::Pending),
+        });
+    }
+
     /// Splits every leaf of these whole regions. State and content stay (TDH.MEM.PAGE.DEMOTE).
     pub(super) fn split(&mut self, tally: &mut Tally, pages: Pages) {
         let leaves: Vec<Pages> = self

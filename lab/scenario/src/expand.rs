@@ -360,7 +360,7 @@ impl<'r, 'a> Expander<'r, 'a> {
             Action::One(op) => wanted(op),
             Action::Parallel(branches) => branches.iter().flat_map(|branch| &branch.0).any(wanted),
         };
-        let accepts = any(|op| matches!(op, Op::Accept { .. }));
+        let accepts = any(|op| matches!(op, Op::Accept { .. } | Op::Release { .. }));
         let calls = any(|op| matches!(op.kind(), plan::Kind::Host(_)));
         let mut misfit = |key: &str, what: &str| {
             if let Some(entry) = node.key("expect").entry(key) {

@@ -193,6 +193,8 @@ macro_rules! operations {
 operations! {
     /// Guest: TDG.MEM.PAGE.ACCEPT over the range, at one level.
     accept / Accept: Accept,
+    /// Guest: TDG.MEM.PAGE.RELEASE over the range: accepted pages become pending again.
+    release / Release: Release,
     /// Guest: access one word per stride.
     touch / Touch: OrRange<Touch>,
     /// Guest: write every word with its address and a fresh generation.
@@ -280,6 +282,18 @@ pub(super) struct Accept {
     pub(super) range: Scalar<Extent>,
     /// `4K`, `2M`, `1G`, or `linux`: 1G, then 2M, then 4K, as Linux tries them.
     pub(super) level: Scalar<Size>,
+    /// On which vCPU. 0 where absent.
+    pub(super) vcpu: Option<Scalar<Count>>,
+}
+
+/// TDG.MEM.PAGE.RELEASE over a range.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Release {
+    /// What to give back; aligned to the level.
+    pub(super) range: Scalar<Extent>,
+    /// `4K` or `2M`: the size at which it is mapped.
+    pub(super) level: Scalar<PageLevel>,
     /// On which vCPU. 0 where absent.
     pub(super) vcpu: Option<Scalar<Count>>,
 }

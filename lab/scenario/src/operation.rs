@@ -61,6 +61,15 @@ impl Operations {
                     vcpu: vcpu?,
                 })
             }
+            OneOf::Release(release) => {
+                let vcpu = vcpu(reader, &release.vcpu);
+                let level = reader.get(&release.level, node.key("level"))?;
+                Some(Op::Release {
+                    range: self.bounded(reader, &release.range, range_node, level)?,
+                    level,
+                    vcpu: vcpu?,
+                })
+            }
             OneOf::Touch(touch) => {
                 let touch = touch.full();
                 let vcpu = vcpu(reader, &touch.vcpu);

@@ -71,6 +71,11 @@ pub trait Policy: Send {
         status
     }
 
+    /// Whether RELEASE makes vCPUs forget the translation of the page.
+    fn release_flushes(&mut self) -> bool {
+        true
+    }
+
     /// What an access to a pending page does.
     fn pending_access(&mut self, sept_ve_disable: bool) -> PendingAccess {
         if sept_ve_disable {

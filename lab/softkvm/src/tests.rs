@@ -106,6 +106,30 @@ fn pages(core: &SoftKvm<SimMachine>) -> (i64, i64) {
 const DONE: (Advance, u64) = (Advance::Done, 0);
 
 #[test]
+fn a_leaf_that_the_guest_gave_back_is_split_by_a_smaller_accept() {
+    let mut core = core(KvmDesign::V5, Faithful);
+    assert_eq!(accept(&mut core, 0, PageLevel::Size2M), DONE);
+    let mut release = |offset, level| {
+        let mut gprs = accept_gprs(offset, level);
+        gprs[reg::RAX] = leaf::MEM_PAGE_RELEASE;
+        core.submit(CPU, Request::Tdcall, gprs);
+        run(&mut core, CPU)
+    };
+    assert_eq!(
+        release(0, PageLevel::Size4K).1,
+        Status::PAGE_SIZE_MISMATCH.level(Level::Pmd).0
+    );
+    assert_eq!(release(0, PageLevel::Size2M), DONE);
+    assert_eq!(
+        release(0, PageLevel::Size2M).1,
+        Status::EPT_ENTRY_STATE_INCORRECT.rcx().0
+    );
+    assert_eq!(pages(&core), (0, 1));
+    assert_eq!(accept(&mut core, 0, PageLevel::Size4K), DONE);
+    assert_eq!(pages(&core), (512, 0));
+}
+
+#[test]
 fn a_fault_between_zap_and_truncate_waits_for_the_end_of_the_hole() {
     let mut core = core(KvmDesign::HeadTail, Faithful);
     assert_eq!(accept(&mut core, 0, PageLevel::Size2M), DONE);

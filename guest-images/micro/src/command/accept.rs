@@ -1,4 +1,4 @@
-//! TDG.MEM.PAGE.ACCEPT over a range.
+//! TDG.MEM.PAGE.ACCEPT over a range, and TDG.MEM.PAGE.RELEASE.
 
 use tdxlab_protocol::addr::{Gpa, GpaRange, PageLevel};
 use tdxlab_protocol::message::{AcceptSize, Run};
@@ -35,8 +35,23 @@ fn accept_largest(start: Gpa, left: u64, results: &mut Results) -> Option<PageLe
         .find(|level| accept(start, *level, results) == status::SUCCESS)
 }
 
+/// TDG.MEM.PAGE.RELEASE over a range.
+pub(super) fn release(range: GpaRange, level: PageLevel, results: &mut Results) {
+    let mut position = range.start().as_u64();
+    while position < range.end().as_u64() {
+        let start = Gpa::new(position);
+        push(start, level, td::release(start, level), results);
+        position += level.bytes();
+    }
+}
+
 fn accept(start: Gpa, level: PageLevel, results: &mut Results) -> u64 {
     let status = td::accept(start, level);
+    push(start, level, status, results);
+    status
+}
+
+fn push(start: Gpa, level: PageLevel, status: u64, results: &mut Results) {
     let run = Run::Accept {
         start,
         level,
@@ -44,5 +59,4 @@ fn accept(start: Gpa, level: PageLevel, results: &mut Results) -> u64 {
         status,
     };
     results.push(run, level);
-    status
 }

@@ -35,6 +35,7 @@ pub(crate) fn run(id: u32, task: &Task) {
         Command::Verify { range, side } => verify::run(range, side, &mut results),
         Command::Convert { range, to } => convert::run(range, to, &mut results),
         Command::Probe { range, stride } => probe::run(range, stride, &mut results),
+        Command::Release { range, level } => accept::release(range, level, &mut results),
     }
     results.send();
     serial::send(&Reply::Finished {
@@ -58,6 +59,7 @@ pub(crate) fn check(task: &Task) -> Result<(), Refusal> {
         }
         Command::Convert { range, .. } => (range, PageLevel::Size4K, true),
         Command::Probe { range, stride } => (range, stride, true),
+        Command::Release { range, level } => (range, level, true),
     };
     if needs_tdcall && !window::answer_tdcall() {
         return Err(Refusal::NoTdcall(task.vcpu));

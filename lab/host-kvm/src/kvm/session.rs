@@ -260,7 +260,10 @@ impl Session for KvmSession {
             Kind::Vm(op) => observed.errno = Some(self.vm_call(op)?),
             Kind::Guest(
                 _,
-                GuestOp::Accept { .. } | GuestOp::Convert { .. } | GuestOp::Probe { .. },
+                GuestOp::Accept { .. }
+                | GuestOp::Release { .. }
+                | GuestOp::Convert { .. }
+                | GuestOp::Probe { .. },
             ) => {
                 return Err(no_private_memory());
             }

@@ -79,6 +79,7 @@ pub(crate) fn refusal(command: &Command) -> Option<String> {
             }
         }
         Command::Touch { range, stride, .. } | Command::Probe { range, stride } => (range, stride),
+        Command::Release { range, level } => (range, level),
         Command::Fill { range, .. }
         | Command::Verify { range, .. }
         | Command::Convert { range, .. } => (range, PageLevel::Size4K),

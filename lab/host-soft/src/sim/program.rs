@@ -73,7 +73,15 @@ impl Program {
             })
         };
         match *command {
+            Command::Release { range, level } => Program::Accept(Accept {
+                leaf: leaf::MEM_PAGE_RELEASE,
+                next: range.start(),
+                end: range.end(),
+                size: AcceptSize::Exactly(level),
+                trying: level,
+            }),
             Command::Accept { range, size } => Program::Accept(Accept {
+                leaf: leaf::MEM_PAGE_ACCEPT,
                 next: range.start(),
                 end: range.end(),
                 size,
@@ -166,16 +174,24 @@ fn push(runs: &mut Vec<Run>, run: Run, stride: PageLevel) {
     runs.extend(rest);
 }
 
+/// ACCEPT of one page.
 fn accept_call(gpa: Gpa, level: PageLevel) -> Next {
+    page_call(leaf::MEM_PAGE_ACCEPT, gpa, level)
+}
+
+/// A TDCALL on one page.
+fn page_call(leaf: u64, gpa: Gpa, level: PageLevel) -> Next {
     let mut gprs = [0; 16];
-    gprs[reg::RAX] = leaf::MEM_PAGE_ACCEPT;
+    gprs[reg::RAX] = leaf;
     gprs[reg::RCX] = gpa.as_u64() | u64::from(level.tdx());
     Next::Tdcall(gprs)
 }
 
-/// TDG.MEM.PAGE.ACCEPT over a range.
+/// TDG.MEM.PAGE.ACCEPT or RELEASE over a range.
 #[derive(Clone, Debug)]
 pub(super) struct Accept {
+    /// Which of the two.
+    leaf: u64,
     next: Gpa,
     end: Gpa,
     size: AcceptSize,
@@ -220,7 +236,7 @@ impl Accept {
 
     fn call(&mut self, level: PageLevel) -> Next {
         self.trying = level;
-        accept_call(self.next, level)
+        page_call(self.leaf, self.next, level)
     }
 
     fn largest_below(&self, level: PageLevel) -> Option<PageLevel> {

@@ -190,3 +190,22 @@ fn nothing_known_cannot_be_verified() {
     let error = predictor.step(&Action::One(op)).unwrap_err();
     assert!(error.why.contains("known to hold"), "{error}");
 }
+
+/// Nothing exits and nothing is unmapped: it is the next ACCEPT that tells.
+#[test]
+fn what_the_guest_gave_back_is_pending_and_will_be_zero() {
+    let mut predictor = after(
+        "headtail",
+        &guest(8 * M),
+        &[accept_2m(0, 2 * LEAF), fill(0, 2 * LEAF, 1, Side::Private)],
+    );
+    let released = one(&mut predictor, release(0, LEAF, PageLevel::Size2M));
+    assert_eq!(released.accept_exits.single(), Some(0));
+    assert_eq!(released.pages.pages_2m.single(), Some(0));
+    let accepted = one(&mut predictor, accept_4k(PAGE, 2 * PAGE));
+    assert_eq!(accepted.accept_exits.single(), Some(1));
+    assert_eq!(accepted.pages.pages_2m.single(), Some(-1));
+    assert_eq!(accepted.pages.pages_4k.single(), Some(512));
+    let mut again = || one(&mut predictor, release(PAGE, 2 * PAGE, PageLevel::Size4K));
+    assert_eq!(again().accept_exits.single(), Some(0));
+}

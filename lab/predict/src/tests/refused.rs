@@ -23,6 +23,8 @@ fn guest_that_may_die() -> Predictor {
     &[verify(4 * M, 4 * M + PAGE, Gone::Every)],
 ]))]
 #[case::nothing_to_read(Action::One(verify(6 * M, 8 * M, Gone::Skip)))]
+#[case::release_of_pending_memory(Action::One(release(4 * M, 6 * M, PageLevel::Size2M)))]
+#[case::release_at_another_size(Action::One(release(LEAF / 2, LEAF, PageLevel::Size2M)))]
 #[case::what_only_plain_vms_have(Action::One(Op::Stop))]
 fn a_refused_step_changes_nothing(#[case] action: Action) {
     let mut predictor = guest_that_may_die();

@@ -56,6 +56,14 @@ pub(super) fn accept_2m(start: u64, end: u64) -> Op {
     accept(start, end, Size::Size2M)
 }
 
+pub(super) fn release(start: u64, end: u64, level: PageLevel) -> Op {
+    Op::Release {
+        range: range(start, end),
+        level,
+        vcpu: VcpuId(0),
+    }
+}
+
 pub(super) fn touch(start: u64, end: u64) -> Op {
     Op::Touch {
         range: range(start, end),

@@ -67,6 +67,23 @@ impl AnswerCheck {
                 }
             }
             (
+                Command::Release { level: asked, .. },
+                &Run::Accept {
+                    start,
+                    level,
+                    count,
+                    status,
+                },
+            ) => {
+                check_status(status)?;
+                self.calls += u64::from(count);
+                if asked == level {
+                    self.advance(start, level, count)
+                } else {
+                    Err(format!("a RELEASE of {level} where {asked} was asked for"))
+                }
+            }
+            (
                 Command::Touch {
                     stride,
                     side,
@@ -227,7 +244,8 @@ fn range(command: &Command) -> GpaRange {
         | Command::Fill { range, .. }
         | Command::Verify { range, .. }
         | Command::Convert { range, .. }
-        | Command::Probe { range, .. } => range,
+        | Command::Probe { range, .. }
+        | Command::Release { range, .. } => range,
     }
 }
 

@@ -45,6 +45,7 @@ pub fn tasks(vcpu: VcpuId, op: GuestOp, reads: &[GpaRange]) -> Vec<Task> {
             .collect(),
         GuestOp::Convert { range, to } => task(Command::Convert { range, to }),
         GuestOp::Probe { range, stride } => task(Command::Probe { range, stride }),
+        GuestOp::Release { range, level } => task(Command::Release { range, level }),
     }
 }
 
@@ -71,5 +72,6 @@ pub fn describe(command: &Command) -> String {
             format!("converting {range} to {to:?}").to_lowercase()
         }
         Command::Probe { range, .. } => format!("probing {range}"),
+        Command::Release { range, level } => format!("releasing {range} at {level}"),
     }
 }

@@ -1,4 +1,4 @@
-//! TDG.MEM.PAGE.ACCEPT.
+//! TDG.MEM.PAGE.ACCEPT and RELEASE.
 //!
 //! | S-EPT at the address | ACCEPT 4K | ACCEPT 2M |
 //! |---|---|---|
@@ -117,6 +117,32 @@ impl<M: PhysicalMemory> Platform<M> {
         };
         Outcome::Complete(self.policy.accept_status(level, status))
     }
+    /// TDG.MEM.PAGE.RELEASE with this RCX: an accepted page is pending again, and the host is not
+    /// told. Linux's user of it (unaccept_memory(), RFC of June 2026) says so much; what the module
+    /// answers for other pages is not public, and a plan that asks is refused.
+    pub(super) fn page_release(&mut self, rcx: u64) -> Outcome {
+        let Ok(info) = self.page_info(rcx, Level::Pte..=Level::Pmd) else {
+            return Outcome::Complete(Status::OPERAND_INVALID.rcx());
+        };
+        let found = self.walk(info.gpa, info.level);
+        if found.level != info.level || !found.state().is_leaf() {
+            return Outcome::Complete(Status::PAGE_SIZE_MISMATCH.level(found.level));
+        }
+        if let Err(status) = self.lock_entry_for_guest(&found) {
+            return Outcome::Complete(status);
+        }
+        if found.state() != State::Mapped {
+            return Outcome::Complete(Status::EPT_ENTRY_STATE_INCORRECT.rcx());
+        }
+        let level = page_level(info.level);
+        let entry = SeptEntry::leaf(State::Pending, level, found.entry.frame());
+        self.replace(&found, entry);
+        if self.policy.release_flushes() {
+            self.machine.kick();
+        }
+        Outcome::Complete(Status::SUCCESS)
+    }
+
     /// Zeroes the pages of a pending leaf and makes it the guest's; `None` where an interrupt comes in
     /// between, and the TDCALL runs again.
     fn accept_pages(&mut self, found: &Found, level: PageLevel) -> Option<Status> {

@@ -76,6 +76,7 @@ impl<M: PhysicalMemory> Platform<M> {
             leaf::VP_INFO => self.vp_info(vcpu, gprs),
             leaf::VP_VEINFO_GET => self.veinfo_get(vcpu, gprs),
             leaf::MEM_PAGE_ACCEPT => self.page_accept(gprs[reg::RCX]),
+            leaf::MEM_PAGE_RELEASE => self.page_release(gprs[reg::RCX]),
             leaf::VM_RD => self.vm_rd(gprs),
             LEAF_VM_WR => vm_wr(gprs),
             leaf::MEM_PAGE_ATTR_RD => self.page_attr_rd(gprs),
