@@ -196,6 +196,10 @@ fn evidence(step: &StepReport, frame: Option<&StepPicture>) -> Markup {
                         @if frame.kernel_log.len() > LOG_LINES { "... " (frame.kernel_log.len() - LOG_LINES) " more lines in the journal\n" } }
                 }
             }
+        } @else {
+            // A step of a Linux guest has no pages to draw, and says all in words.
+            @if !step.expected.is_empty() { p.w { "had to show: " (step.expected.join("; ")) } }
+            @if !step.seen.is_empty() { p.w { "showed: " (step.seen.join("; ")) } }
         }
     }
 }
