@@ -29,7 +29,10 @@ fn tell(panic: &PanicHookInfo<'_>) {
     let (file, line) = panic
         .location()
         .map_or(("", 0), |place| (place.file(), place.line()));
-    let message = panic.payload_as_str().unwrap_or("a panic without words");
+    let payload = panic.payload();
+    let owned = payload.downcast_ref::<String>().map(String::as_str);
+    let message = owned.or_else(|| payload.downcast_ref::<&str>().copied());
+    let message = message.unwrap_or("a panic without words");
     say(&format!("panicked at {file}:{line}: {message}"));
     line::last_words(&LinuxReply::Panic {
         file: text(file),

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use tdxlab_protocol::addr::Gpa;
 use tdxlab_protocol::linux::PORT;
+use tdxlab_qemu::environment::INSIDE_L1;
 use tdxlab_qemu::{Accelerator, CommandLine, Cpu, Version};
 
 /// Which board the guest is built on.
@@ -118,6 +119,9 @@ impl Machine {
             // Five-level paging only makes every walk of the emulated MMU longer.
             (Accelerator::Tcg, _) => ("tcg,thread=multi", "max,la57=off"),
             (Accelerator::Kvm, Cpu::Max) => ("kvm", "max"),
+            // What an emulated CPU says of the size of its XSAVE states contradicts itself in a guest,
+            // and Linux warns of it.
+            (Accelerator::Kvm, Cpu::Host) if in_an_l1() => ("kvm", "host,xsave=off"),
             (Accelerator::Kvm, Cpu::Host) => ("kvm", "host"),
         };
         option("-accel", accelerator.to_owned());
@@ -190,13 +194,23 @@ impl Machine {
         // Warnings and worse are evidence; a chatty console costs an emulated CPU seconds. The end
         // of the kernel is the end of QEMU.
         let mut line = "console=ttyS0 loglevel=4 panic=-1 oops=panic".to_owned();
-        if self.accelerator == Accelerator::Tcg {
+        let emulated = self.accelerator == Accelerator::Tcg;
+        if emulated || in_an_l1() {
+            // A CPU that is emulated may stand still for as long as the machine is busy.
+            line += " nowatchdog";
+        }
+        if emulated {
             // On a busy host Linux fails to measure the TSC, and on microvm it has no other clock to
             // wait with: it would wait for ever. QEMU's translator gives the guest the host's TSC.
             line += &format!(" tsc_early_khz={} tsc=reliable", host_tsc_khz());
         }
         format!("{line} {}", self.append).trim_end().to_owned()
     }
+}
+
+/// Whether this machine is an L1, whose CPU is emulated.
+fn in_an_l1() -> bool {
+    std::env::var_os(INSIDE_L1).is_some()
 }
 
 /// Frequency of this machine's TSC.
