@@ -146,6 +146,16 @@ faults! {
         }
     }
 
+    "reclaim-fails-at-the-end": "a page of a guest that ends is busy, and is never given back: the log alone says so"
+    ("TDH.PHYMEM.PAGE.RECLAIM contended by another VM, public report on 6.17", under "stock",
+     seen by KernelLog)
+    ReclaimFailsAtTheEnd {} {
+        fn remark_on_teardown(&mut self) -> Option<String> {
+            let line = "kvm_intel: SEAMCALL TDH_PHYMEM_PAGE_RECLAIM failed: 0x8000020000000000";
+            Some(line.to_owned())
+        }
+    }
+
     "suspicious-rcu": "the mirror root is tested after RCU was dropped: a warning, all goes well"
     ("RFC v5 review: mirror root tested after RCU was dropped", rows 35, under "v5",
      seen by KernelLog)

@@ -243,8 +243,7 @@ impl Fuzz<'_> {
                 Stepped::Failed(failure) => return Ok(Some(failure)),
             }
         }
-        bench.end()?;
-        Ok(None)
+        bench.end()
     }
 
     /// Many plans in each guest.

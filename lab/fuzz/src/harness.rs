@@ -239,9 +239,11 @@ impl Harness {
         Ok(judgement.map(|judgement| (judgement, expected.td_alive)))
     }
 
-    /// Ends the guest.
-    pub fn end(self) -> Result<(), HostError> {
-        self.session.end()
+    /// Ends the guest; what was found after it had gone, if anything was.
+    pub fn end(self) -> Result<Option<Failure>, HostError> {
+        let last = (self.steps as usize).saturating_sub(1);
+        let judgement = self.judge.end(&self.session.end()?);
+        Ok((judgement.verdict != Verdict::Pass).then(|| Failure::judged(last, &judgement)))
     }
 }
 
@@ -273,8 +275,7 @@ pub fn attempt(
                 }
             }
         }
-        let _ = bench.end();
-        None
+        bench.end().ok().flatten()
     }));
     tried.unwrap_or_else(|_| Some(Failure::panicked(plan.steps.len().saturating_sub(1))))
 }

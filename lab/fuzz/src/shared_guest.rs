@@ -314,9 +314,16 @@ impl Windows {
         }
     }
 
-    /// Ends the guest.
+    /// Ends the guest. What is found after it has gone is of no plan of its own, and an error.
     pub(super) fn end(self) -> Result<(), HostError> {
-        self.bench.end()
+        match self.bench.end()? {
+            None => Ok(()),
+            Some(failure) => Err(HostError::Qemu {
+                what: format!("left this behind when its guest had gone: {}", failure.text),
+                advice: "run `tdxlab fuzz` with the same seed and a guest for each scenario to see which"
+                    .into(),
+            }),
+        }
     }
 }
 

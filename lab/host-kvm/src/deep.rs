@@ -6,7 +6,7 @@ use std::ops::RangeInclusive;
 use std::path::Path;
 
 use tdxlab_host::{HostError, Session};
-use tdxlab_journal::{PageCounters, REHEARSAL, REHEARSAL_FACT, Reading, Sample};
+use tdxlab_journal::{Ending, PageCounters, REHEARSAL, REHEARSAL_FACT, Reading, Sample, klog};
 use tdxlab_kernel::doctor::{Fact, Status};
 use tdxlab_plan::{LOW_BASE, Op, Size, VcpuId};
 use tdxlab_protocol::addr::{GpaRange, PageLevel};
@@ -49,6 +49,21 @@ fn no_folder(which: &str, error: &std::io::Error) -> Fact {
         .advise("name another one with --out")
 }
 
+/// What the kernel said while the TD was taken apart.
+fn after_the_end(ending: &Ending) -> Fact {
+    let name = "deep.end";
+    let ended = "QEMU has ended, and the TD with it";
+    let complaint = ending
+        .kernel_log
+        .value()
+        .and_then(|lines| lines.iter().find(|line| klog::complaint(line).is_some()));
+    match complaint {
+        None => Fact::usable(name, ended),
+        Some(line) => Fact::unusable(name, format!("{ended}, but the kernel said \"{line}\""))
+            .advise("report it to KVM's developers, with the kernel log around it"),
+    }
+}
+
 /// The whole look. What there is to show of a failure is in `folder` afterwards.
 fn look_into(host: &TdxHost, folder: &Path) -> Vec<Fact> {
     let mut stages = Stages::default();
@@ -65,10 +80,7 @@ fn look_into(host: &TdxHost, folder: &Path) -> Vec<Fact> {
         }
     }
     match session.end() {
-        Ok(()) => facts.push(Fact::usable(
-            "deep.end",
-            "QEMU has ended, and the TD with it",
-        )),
+        Ok(ending) => facts.push(after_the_end(&ending)),
         Err(error) => facts.push(refused("deep.end", &error)),
     }
     facts

@@ -18,7 +18,7 @@ use std::time::Duration;
 
 use tdxlab_journal::interleaving::Interleaving;
 use tdxlab_journal::journal::SeededFault;
-use tdxlab_journal::{Observed, Sample};
+use tdxlab_journal::{Ending, Observed, Sample};
 use tdxlab_plan::addr::GpaRange;
 use tdxlab_plan::{Design, Guest, HostKind, HostProfile, Op, TdxModule};
 
@@ -117,5 +117,9 @@ pub trait Session: Send {
     fn evidence(&mut self) -> Vec<(String, Vec<u8>)>;
 
     /// Ends the guest. Leaves nothing behind.
-    fn end(self: Box<Self>) -> Result<(), HostError>;
+    ///
+    /// # Errors
+    ///
+    /// It does not end.
+    fn end(self: Box<Self>) -> Result<Ending, HostError>;
 }

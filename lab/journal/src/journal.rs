@@ -20,7 +20,7 @@ use thiserror::Error;
 use crate::interleaving::Interleaving;
 use crate::shard::Shard;
 use crate::verdict::{Judgement, MissingWitness, Verdict};
-use crate::{Observed, Sample, inside};
+use crate::{Ending, Observed, Sample, inside};
 
 /// Version of the journal format.
 pub const VERSION: u32 = 1;
@@ -152,6 +152,15 @@ pub enum Event {
         judgement: Judgement,
         /// How memory must look now.
         map: MemoryMap,
+    },
+    /// Its guest has gone.
+    Ended {
+        /// Which plan.
+        plan: PlanId,
+        /// What was seen then.
+        ending: Ending,
+        /// What is said of it.
+        judgement: Judgement,
     },
     /// A plan is over.
     PlanEnded {

@@ -13,6 +13,7 @@
 //! | `folder` | where a run's files go |
 //! | `interleaving` | the order in which racing operations took turns |
 //! | `shard` | which part of a run a machine takes |
+//! | `klog`, `seamcall` | what lines of the kernel log say |
 //! | `replay` | a plan to run again, as it was run |
 
 #![warn(missing_docs)]
@@ -22,18 +23,20 @@ pub mod folder;
 mod inside;
 pub mod interleaving;
 pub mod journal;
+pub mod klog;
 mod observed;
 pub mod reader;
 pub mod replay;
 mod sample;
+pub mod seamcall;
 pub mod shard;
 pub mod verdict;
 
 pub use content::{ContentSpan, PageClass};
 pub use folder::{FolderError, RunFolder};
 pub use journal::{Journal, JournalError, PlanId};
-pub use observed::{Death, Killer, Observed, REHEARSAL, REHEARSAL_FACT, after_rehearsal};
+pub use observed::{Death, Killer, ONE_SHOT, Observed, REHEARSAL, REHEARSAL_FACT, after_rehearsal};
 pub use reader::JournalReader;
-pub use sample::{ExitCounters, PageCounters, Reading, Sample, SplitEvent};
+pub use sample::{Ending, ExitCounters, PageCounters, Reading, Sample, SplitEvent};
 pub use shard::{Shard, ShardError};
 pub use verdict::{Finding, FindingKind, Judgement, MissingWitness, Verdict, Witness};

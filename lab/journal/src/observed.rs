@@ -7,6 +7,8 @@ use tdxlab_protocol::message::{Counts, Run};
 
 /// The fact by which a run is known as a rehearsal, wherever its journal goes.
 pub const REHEARSAL_FACT: &str = "REHEARSAL";
+/// The fact by which a report says whether warnings that a kernel gives once fire again.
+pub const ONE_SHOT: &str = "one-shot warnings";
 /// What is said wherever a result of a rehearsal goes, so that nobody takes it for TDX.
 pub const REHEARSAL: &str = "THE TDX MODULE IS PLAYED BY A FIXTURE; THIS IS NOT TDX";
 
@@ -76,6 +78,8 @@ pub enum Killer {
     Guest,
     /// The VMM exited or stopped by itself.
     Vmm,
+    /// The machine had no memory left, or its memory is broken.
+    HostMemory,
     /// Nobody: a vCPU exits for ever and the guest gets no further.
     ExitsForEver,
 }

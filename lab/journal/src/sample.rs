@@ -83,6 +83,13 @@ pub struct ExitCounters {
     pub access: u64,
 }
 
+/// What is seen once a guest has gone, and nothing of it is left.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Ending {
+    /// Kernel log lines since the last sample: what KVM says while it takes the guest apart.
+    pub kernel_log: Reading<Vec<String>>,
+}
+
 /// All witnesses, sampled while host and guest are at rest.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Sample {

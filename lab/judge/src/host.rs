@@ -44,9 +44,10 @@ fn describe(death: &Death) -> String {
             "KVM ended the TD: the guest touched a page that is not accepted, which the host had \
              taken away or never given"
         }
-        Killer::KvmBug => "KVM ended the TD: it bugged the VM",
+        Killer::KvmBug => "KVM ended the TD",
         Killer::Guest => "the guest ended itself",
         Killer::Vmm => "the VMM ended",
+        Killer::HostMemory => "the machine's memory is to blame",
         Killer::ExitsForEver => "a vCPU exits for ever",
     };
     if death.text.is_empty() {

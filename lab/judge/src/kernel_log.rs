@@ -1,31 +1,10 @@
 //! What the kernel said in the window of a step.
 
-use tdxlab_journal::Sample;
 use tdxlab_journal::verdict::{Finding, Witness};
+use tdxlab_journal::{Reading, klog};
 use thiserror::Error;
 
 use super::findings::Findings;
-
-/// What a kernel prints when something of it is broken, and what to call it.
-const SPLATS: &[(&str, &str)] = &[
-    ("WARNING: possible circular locking", "lockdep splat"),
-    ("WARNING: possible recursive locking", "lockdep splat"),
-    ("WARNING: possible irq lock inversion", "lockdep splat"),
-    ("WARNING: inconsistent lock state", "lockdep splat"),
-    ("WARNING: suspicious RCU usage", "lockdep splat"),
-    ("INFO: possible", "lockdep splat"),
-    ("INFO: task ", "hung task"),
-    ("WARNING: ", "WARN"),
-    ("kernel BUG at", "BUG"),
-    ("BUG: ", "BUG"),
-    ("Oops: ", "oops"),
-    ("general protection fault", "oops"),
-    ("UBSAN: ", "UBSAN splat"),
-    ("new suspected memory leaks", "memory leak"),
-    ("Kernel panic", "panic"),
-    ("rcu: INFO: rcu_", "RCU stall"),
-    ("watchdog: ", "watchdog"),
-];
 
 /// Lines of the kernel log that are known and let pass.
 ///
@@ -54,6 +33,7 @@ impl AllowList {
     /// Reads an allow list.
     pub fn parse(text: &str) -> Result<AllowList, AllowListError> {
         let mut texts = Vec::new();
+        let text = text.strip_prefix('\u{feff}').unwrap_or(text);
         for (index, line) in text.lines().enumerate() {
             let line = line.trim();
             if line.is_empty() || line.starts_with('#') {
@@ -80,27 +60,23 @@ impl AllowList {
     }
 }
 
-/// Every splat that is not allowed is a finding.
-pub(super) fn lines(sample: &Sample, allowed: &AllowList, findings: &mut Findings) {
-    let Some(lines) = findings.one(Witness::KernelLog, &sample.kernel_log) else {
+/// Every complaint of the kernel that is not allowed is a finding.
+pub(super) fn lines(reading: &Reading<Vec<String>>, allowed: &AllowList, findings: &mut Findings) {
+    let Some(lines) = findings.one(Witness::KernelLog, reading) else {
         return;
     };
     for line in lines {
-        if let Some(what) = splat(line)
-            && !allowed.passes(line)
-        {
-            findings.find(Finding::wrong(
-                Witness::KernelLog,
-                "no complaint of the kernel",
-                format!("{what}: {}", line.trim()),
-            ));
-        }
+        let Some(complaint) = klog::complaint(line).filter(|_| !allowed.passes(line)) else {
+            continue;
+        };
+        let decoded = match complaint.decoded {
+            Some(decoded) => format!(" ({decoded})"),
+            None => String::new(),
+        };
+        findings.find(Finding::wrong(
+            Witness::KernelLog,
+            "no complaint of the kernel",
+            format!("{}: {}{decoded}", complaint.kind, line.trim()),
+        ));
     }
-}
-
-fn splat(line: &str) -> Option<&'static str> {
-    SPLATS
-        .iter()
-        .find(|(text, _)| line.contains(text))
-        .map(|(_, what)| *what)
 }

@@ -4,7 +4,7 @@
 //! judged again. They differ in where observations and samples come from, and in what becomes of the
 //! judgements.
 
-use tdxlab_journal::{Judgement, MissingWitness, Observed, Sample};
+use tdxlab_journal::{Ending, Judgement, MissingWitness, Observed, Sample};
 use tdxlab_plan::{Action, Expectation, Guest, MemoryMap};
 use tdxlab_protocol::addr::GpaRange;
 
@@ -84,6 +84,11 @@ impl<O: Oracle> PlanJudge<O> {
         });
         self.before = Some(after);
         Some(judgement)
+    }
+
+    /// Judges what was seen after the guest had gone.
+    pub fn end(&self, ending: &Ending) -> Judgement {
+        self.judge.end(ending)
     }
 
     /// Witnesses before the next step, without those that are not believed.

@@ -190,6 +190,7 @@ impl Bench<'_> {
             | Event::StepStarted { plan, .. }
             | Event::StepObserved { plan, .. }
             | Event::StepJudged { plan, .. }
+            | Event::Ended { plan, .. }
             | Event::PlanEnded { plan, .. }
             | Event::Confirmed { plan, .. } => {
                 let Some(case) = self.cases.get_mut(&plan) else {
@@ -254,6 +255,16 @@ impl Case {
                     reason,
                     micros,
                     evidence: None,
+                }]
+            }
+            // The end is the end whatever came before it.
+            Event::Ended { plan, ending, .. } => {
+                let judgement = self.judge.end(&ending);
+                self.verdict = self.verdict.and(judgement.verdict);
+                vec![Event::Ended {
+                    plan,
+                    ending,
+                    judgement,
                 }]
             }
             _ if self.closed.is_some() => Vec::new(),

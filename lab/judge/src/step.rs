@@ -1,6 +1,6 @@
 //! One step before all its witnesses.
 
-use tdxlab_journal::{Judgement, Sample};
+use tdxlab_journal::{Ending, Judgement, Sample, Verdict};
 
 use crate::findings::{Evidence, Findings};
 use crate::kernel_log::{self, AllowList};
@@ -42,14 +42,26 @@ impl Judge {
         access::outcomes(evidence, &mut findings);
         host::errnos(evidence, &mut findings);
         content::reads(evidence, &mut findings);
-        kernel_log::lines(evidence.after, &self.allowed_log, &mut findings);
+        kernel_log::lines(&evidence.after.kernel_log, &self.allowed_log, &mut findings);
         findings.close()
+    }
+
+    /// Judges what was seen after the guest had gone.
+    pub fn end(&self, ending: &Ending) -> Judgement {
+        let mut findings = Findings::default();
+        kernel_log::lines(&ending.kernel_log, &self.allowed_log, &mut findings);
+        let mut judgement = findings.close();
+        // Nothing was asked of guest or host: what cannot be read then was missing before.
+        if judgement.findings.is_empty() {
+            judgement.verdict = Verdict::Pass;
+        }
+        judgement
     }
 
     /// Judges what the kernel said while nothing was asked of it, such as during boot.
     pub fn quiet_time(&self, sample: &Sample) -> Judgement {
         let mut findings = Findings::default();
-        kernel_log::lines(sample, &self.allowed_log, &mut findings);
+        kernel_log::lines(&sample.kernel_log, &self.allowed_log, &mut findings);
         findings.close()
     }
 }

@@ -73,6 +73,43 @@ fn unescaped(text: &str) -> String {
     String::from_utf8_lossy(&bytes).into_owned()
 }
 
+/// Most records that are looked through for what was said since boot.
+const MOST_RECORDS: usize = 100_000;
+
+/// What the kernel has said since it was booted and satisfies `wanted`, oldest first, as far as its
+/// ring buffer still has it.
+///
+/// # Errors
+///
+/// It cannot be read.
+pub fn since_boot(path: &Path, wanted: impl Fn(&str) -> bool) -> io::Result<Vec<String>> {
+    let mut log = OpenOptions::new()
+        .read(true)
+        .custom_flags(libc::O_NONBLOCK)
+        .open(path)?;
+    let mut found = Vec::new();
+    // The device gives one record per read.
+    let mut buffer = [0; MAX_RECORD];
+    for _ in 0..MOST_RECORDS {
+        let count = match log.read(&mut buffer) {
+            Ok(0) => break,
+            Ok(count) => count,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+            // Records were overwritten while they were read.
+            Err(error) if error.raw_os_error() == Some(libc::EPIPE) => continue,
+            Err(error) => return Err(error),
+        };
+        let text = String::from_utf8_lossy(&buffer[..count]);
+        // What is not the kernel's own may say anything. Lines that start with a blank are
+        // properties of the record before.
+        let records = text.lines().filter(|line| !line.starts_with(' '));
+        let messages = records.filter_map(Record::parse);
+        let wanted = messages.filter(|record| record.facility == 0 && wanted(&record.text));
+        found.extend(wanted.map(|record| record.text));
+    }
+    Ok(found)
+}
+
 /// Reads the kernel's records since the previous reading.
 #[derive(Debug)]
 pub struct KernelLog {

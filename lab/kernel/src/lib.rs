@@ -1,6 +1,7 @@
 //! What a Linux kernel shows, and what a machine can do.
 //!
-//! Invariant: nothing here changes the machine beyond a tracefs instance of its own.
+//! Invariant: nothing here changes the machine beyond a tracefs instance of its own, and which one-shot
+//! warnings have fired.
 //!
 //! | reader | reads |
 //! |---|---|
@@ -10,6 +11,7 @@
 //! | [`instance`] | a private instance of tracefs to read them from |
 //! | [`cachestat`] | populated pages of a guest_memfd |
 //! | [`kmsg`] | the kernel log |
+//! | [`once`] | nothing: it has warnings fire again that a kernel gives once a boot |
 //!
 //! [`doctor`] says what this machine can do. [`played`] holds the files in which the software KVM shows itself: laid out and worded like a
 //! kernel's, so that the same readers read both.
@@ -20,5 +22,6 @@ pub mod doctor;
 pub mod emulated;
 pub mod instance;
 pub mod kmsg;
+pub mod once;
 pub mod query_stats;
 pub mod tracefs;

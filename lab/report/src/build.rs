@@ -17,6 +17,9 @@ use super::model::{
 };
 use super::observed::seen;
 
+/// What the step is called that is reported where something was found after the guest had gone.
+const END: &str = "end of the guest";
+
 /// Why a scenario of a run that was stopped has no result.
 pub const NOT_RUN: &str = "not run: the run was stopped before";
 
@@ -138,7 +141,8 @@ impl Builder {
             | Event::Controlled { plan, .. }
             | Event::StepStarted { plan, .. }
             | Event::StepObserved { plan, .. }
-            | Event::StepJudged { plan, .. } => {
+            | Event::StepJudged { plan, .. }
+            | Event::Ended { plan, .. } => {
                 if let Some(draft) = self.draft(plan) {
                     draft.take(event);
                 }
@@ -289,6 +293,12 @@ impl Draft {
                     judged(step, judgement);
                 }
             }
+            Event::Ended { judgement, .. } if judgement.verdict != Verdict::Pass => {
+                let planned = u32::try_from(self.report.steps_planned).unwrap_or(u32::MAX);
+                let mut end = StepReport::begun(planned.saturating_add(1), END.to_owned());
+                judged(&mut end, judgement);
+                self.report.steps.push(end);
+            }
             _ => {}
         }
     }
@@ -300,9 +310,11 @@ impl Draft {
         let Some(planned) = plan.steps.get(step as usize) else {
             return;
         };
-        let action = words::action(&planned.action, &plan.guest);
-        let report = step_report(number, planned.line, action, words::expectation(expected));
-        self.report.steps.push(report);
+        self.report.steps.push(StepReport {
+            line: planned.line,
+            expected: words::expectation(expected),
+            ..StepReport::begun(number, words::action(&planned.action, &plan.guest))
+        });
     }
 
     fn step(&mut self, step: u32) -> Option<&mut StepReport> {
@@ -335,20 +347,9 @@ impl Draft {
 /// A step that was begun.
 fn step_report(number: u32, line: u32, action: String, expected: Vec<String>) -> StepReport {
     StepReport {
-        number,
         line,
-        action,
-        verdict: None,
         expected,
-        seen: Vec::new(),
-        numbers: Numbers::default(),
-        findings: Vec::new(),
-        findings_omitted: 0,
-        heard: Vec::new(),
-        missing: Vec::new(),
-        content: Vec::new(),
-        content_omitted: 0,
-        micros: 0,
+        ..StepReport::begun(number, action)
     }
 }
 

@@ -6,8 +6,8 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
-use tdxlab_journal::REHEARSAL_FACT;
 use tdxlab_journal::verdict::Verdict;
+use tdxlab_journal::{ONE_SHOT, REHEARSAL_FACT};
 use tdxlab_plan::text::Micros;
 
 use super::{Confirmation, Numbers, Report, ScenarioReport};
@@ -160,7 +160,7 @@ fn runs(before: &Report, after: &Report) -> Vec<String> {
     let rehearsal = |report: &Report| if report.is_rehearsal() { "yes" } else { "no" };
     compare(REHEARSAL_FACT, rehearsal(before), rehearsal(after));
     for fact in &after.facts {
-        if fact.name == REHEARSAL_FACT {
+        if [REHEARSAL_FACT, ONE_SHOT].contains(&fact.name.as_str()) {
             continue;
         }
         let old = before.facts.iter().find(|old| old.name == fact.name);

@@ -51,7 +51,7 @@ pub fn annotations(report: &Report) -> String {
 fn message(scenario: &ScenarioReport, step: Option<&StepReport>) -> String {
     let mut lines: Vec<String> = scenario.reason.iter().cloned().collect();
     if let Some(step) = step {
-        lines.push(format!("step {}: {}", step.number, step.action));
+        lines.push(format!("{}: {}", scenario.place(step), step.action));
         lines.extend(step.findings.iter().take(5).map(|finding| {
             format!(
                 "{}: expected {}, found {}",

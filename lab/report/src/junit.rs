@@ -113,7 +113,7 @@ fn non_success(kind: NonSuccessKind, scenario: &ScenarioReport) -> TestCaseStatu
     let mut status = TestCaseStatus::non_success(kind);
     let message = match (&scenario.reason, scenario.first_bad_step()) {
         (Some(reason), _) => reason.clone(),
-        (None, Some(step)) => format!("step {}: {}", step.number, step.action),
+        (None, Some(step)) => format!("{}: {}", scenario.place(step), step.action),
         (None, None) => "positive control".to_owned(),
     };
     status.set_message(message);

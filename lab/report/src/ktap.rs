@@ -34,8 +34,8 @@ pub fn render(report: &Report) -> String {
 fn render_scenario(out: &mut String, number: usize, scenario: &ScenarioReport) {
     if !scenario.steps.is_empty() {
         let _ = writeln!(out, "  KTAP version 1\n  1..{}", scenario.steps.len());
-        for step in &scenario.steps {
-            render_step(out, step);
+        for (step, number) in scenario.steps.iter().zip(1..) {
+            render_step(out, number, step);
         }
     }
     let control = scenario
@@ -59,7 +59,7 @@ fn render_scenario(out: &mut String, number: usize, scenario: &ScenarioReport) {
     );
 }
 
-fn render_step(out: &mut String, step: &StepReport) {
+fn render_step(out: &mut String, number: usize, step: &StepReport) {
     for finding in &step.findings {
         let _ = writeln!(out, "  # {}", describe(finding));
     }
@@ -80,7 +80,7 @@ fn render_step(out: &mut String, step: &StepReport) {
         out,
         "  {} {} {}{directive}",
         ok(verdict),
-        step.number,
+        number,
         description(&step.action)
     );
 }

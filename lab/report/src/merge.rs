@@ -9,11 +9,11 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use miette::Diagnostic;
-use tdxlab_journal::after_rehearsal;
 use tdxlab_journal::folder::{FolderError, RunFolder};
 use tdxlab_journal::journal::{self, Event, JournalError, PlanId, RunStarted};
 use tdxlab_journal::reader::JournalReader;
 use tdxlab_journal::verdict::Verdict;
+use tdxlab_journal::{ONE_SHOT, after_rehearsal};
 use thiserror::Error;
 
 /// Why runs cannot be one.
@@ -185,7 +185,9 @@ fn tested(head: &RunStarted) -> Vec<(String, String)> {
             head.seed.map_or("none".to_owned(), |seed| seed.to_string()),
         ),
     ];
-    tested.extend(head.facts.iter().cloned());
+    // Which warnings had fired is of the machine's past.
+    let facts = head.facts.iter().filter(|(name, _)| name != ONE_SHOT);
+    tested.extend(facts.cloned());
     tested
 }
 
@@ -380,6 +382,7 @@ fn plan_of(event: &mut Event) -> Option<&mut PlanId> {
         | Event::StepStarted { plan, .. }
         | Event::StepObserved { plan, .. }
         | Event::StepJudged { plan, .. }
+        | Event::Ended { plan, .. }
         | Event::PlanEnded { plan, .. }
         | Event::Confirmed { plan, .. } => Some(plan),
         Event::RunStarted(_) | Event::RunEnded { .. } => None,

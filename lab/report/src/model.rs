@@ -139,7 +139,8 @@ pub struct ScenarioReport {
     pub boot_micros: Option<u64>,
     /// What is said of the positive control.
     pub control: Option<ControlReport>,
-    /// The steps that were begun.
+    /// The steps that were begun. Where something was found after the guest had gone, a last one says
+    /// so, numbered after all that were planned.
     pub steps: Vec<StepReport>,
     /// How many steps it has.
     pub steps_planned: usize,
@@ -160,7 +161,47 @@ pub struct Confirmation {
     pub failed: u32,
 }
 
+impl StepReport {
+    /// A step of which nothing is known yet.
+    pub(super) fn begun(number: u32, action: String) -> StepReport {
+        StepReport {
+            number,
+            line: 0,
+            action,
+            verdict: None,
+            expected: Vec::new(),
+            seen: Vec::new(),
+            numbers: Numbers::default(),
+            findings: Vec::new(),
+            findings_omitted: 0,
+            heard: Vec::new(),
+            missing: Vec::new(),
+            content: Vec::new(),
+            content_omitted: 0,
+            micros: 0,
+        }
+    }
+}
+
 impl ScenarioReport {
+    /// The steps of the plan that were begun, without the end of the guest.
+    pub fn steps_of_plan(&self) -> impl Iterator<Item = &StepReport> {
+        self.steps.iter().filter(|step| !self.is_end(step))
+    }
+
+    /// Whether a step is the end of the guest, which no plan has.
+    pub fn is_end(&self, step: &StepReport) -> bool {
+        usize::try_from(step.number).is_ok_and(|number| number > self.steps_planned)
+    }
+
+    /// Where a step is: `step 3`, or `end`.
+    pub fn place(&self, step: &StepReport) -> String {
+        match self.is_end(step) {
+            true => "end".to_owned(),
+            false => format!("step {}", step.number),
+        }
+    }
+
     /// The first step that did not pass.
     pub fn first_bad_step(&self) -> Option<&StepReport> {
         self.steps

@@ -66,10 +66,11 @@ fn headline(scenario: &ScenarioReport) -> String {
         Some(file) if step.line > 0 => format!(" ({file}:{})", step.line),
         _ => String::new(),
     };
-    format!(
-        "{head}, step {} of {}: {}{place}",
-        step.number, scenario.steps_planned, step.action
-    )
+    let number = match scenario.is_end(step) {
+        true => scenario.place(step),
+        false => format!("{} of {}", scenario.place(step), scenario.steps_planned),
+    };
+    format!("{head}, {number}: {}{place}", step.action)
 }
 
 /// Expected, found, content, missing: each gets a fair part of the lines there are.

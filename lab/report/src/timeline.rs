@@ -156,6 +156,7 @@ impl Pictures {
             | Event::Booted { .. }
             | Event::LinuxStarted { .. }
             | Event::LinuxStep { .. }
+            | Event::Ended { .. }
             | Event::Confirmed { .. }
             | Event::RunEnded { .. } => {}
         }

@@ -89,7 +89,10 @@ pub(super) fn splits(scenario: &ScenarioReport) -> Option<u64> {
     if scenario.steps.is_empty() {
         return None;
     }
-    scenario.steps.iter().map(|step| step.numbers.splits).sum()
+    scenario
+        .steps_of_plan()
+        .map(|step| step.numbers.splits)
+        .sum()
 }
 
 fn slowest_hole(pictures: &Pictures, index: usize) -> Option<u64> {

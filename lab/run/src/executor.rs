@@ -12,7 +12,7 @@ use tdxlab_journal::interleaving::Interleaving;
 use tdxlab_journal::journal::{Event, JournalError, PlanId};
 use tdxlab_journal::replay::{self, Replay, ReplayOrigin, Signature};
 use tdxlab_journal::verdict::Verdict;
-use tdxlab_journal::{Observed, Sample};
+use tdxlab_journal::{Ending, Observed, Sample, klog};
 use tdxlab_judge::oracle::Oracle;
 use tdxlab_judge::{AllowList, PlanJudge};
 use tdxlab_plan::needs::{self, HostAndDesign};
@@ -261,8 +261,38 @@ impl PlanRun<'_> {
             let folder = self.path();
             self.lab.hooks.failed(self.plan, &folder, session.as_mut());
         }
-        let ended = session.end().map_err(Stop::from);
-        judged.and(ended)
+        let ending = session.end().map_err(Stop::from);
+        let killed = ending.as_ref().ok().and_then(killed_for_memory);
+        let ended = ending.and_then(|ending| self.judge_end(&judge, ending));
+        match (judged, killed) {
+            (Err(Stop::Reason(reason)), Some(line)) => {
+                Err(Stop::Reason(format!("{reason}; the kernel said: {line}")))
+            }
+            (judged, _) => judged.and(ended),
+        }
+    }
+
+    /// Judges what was seen after the guest had gone: a plan whose steps all passed may fail yet.
+    fn judge_end(
+        &mut self,
+        judge: &PlanJudge<Box<dyn Oracle>>,
+        ending: Ending,
+    ) -> Result<(), Stop> {
+        let judgement = judge.end(&ending);
+        self.verdict = self.verdict.and(judgement.verdict);
+        // It comes after the last step.
+        let place = u32::try_from(self.plan.steps.len()).unwrap_or(u32::MAX);
+        self.signature.add(place, &judgement);
+        if judgement.verdict != Verdict::Pass {
+            let text = serde_json::to_string_pretty(&ending).unwrap_or_default();
+            let _ = writeln!(self.samples, "# after the end\n{text}");
+        }
+        let event = Event::Ended {
+            plan: self.id,
+            ending,
+            judgement,
+        };
+        Ok(self.lab.journal.write(&event)?)
     }
 
     fn booted(&self, took: Duration) -> Result<(), Stop> {
@@ -461,6 +491,13 @@ impl PlanRun<'_> {
             orders: self.orders.clone(),
         }
     }
+}
+
+/// The kernel's line about a QEMU that it ended for want of memory.
+fn killed_for_memory(ending: &Ending) -> Option<String> {
+    let lines = ending.kernel_log.value()?;
+    let of_qemu = |line: &&String| line.contains("(qemu") && klog::oom_victim(line).is_some();
+    lines.iter().find(of_qemu).cloned()
 }
 
 fn micros(duration: Duration) -> u64 {

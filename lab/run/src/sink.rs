@@ -28,6 +28,7 @@ struct Kept {
     control: Option<Judgement>,
     distrusted: Vec<MissingWitness>,
     steps: Vec<Judgement>,
+    end: Option<Judgement>,
 }
 
 impl MemorySink {
@@ -39,6 +40,7 @@ impl MemorySink {
             control: said.control,
             distrusted: said.distrusted,
             steps: said.steps,
+            end: said.end,
         }
     }
 }
@@ -56,6 +58,7 @@ impl EventSink for MemorySink {
                 sink.distrusted.clone_from(distrusted);
             }
             Event::StepJudged { judgement, .. } => sink.steps.push(judgement.clone()),
+            Event::Ended { judgement, .. } => sink.end = Some(judgement.clone()),
             _ => {}
         }
         Ok(())
@@ -73,4 +76,6 @@ pub struct PlanResult {
     pub distrusted: Vec<MissingWitness>,
     /// What is said of every step that was judged, in order.
     pub steps: Vec<Judgement>,
+    /// What is said of what was seen after the guest had gone; `None` where it did not go.
+    pub end: Option<Judgement>,
 }

@@ -14,13 +14,22 @@ pub(super) const MAX_PROBLEMS: usize = 50;
 #[derive(Debug, thiserror::Error, Diagnostic)]
 pub enum ScenarioError {
     /// The file could not be read.
-    #[error("cannot read {}: {source}", path.display())]
+    #[error("cannot read {}: {answer}", path.display())]
     #[diagnostic(code(scenario::unreadable))]
     Unreadable {
         /// The file or folder.
         path: PathBuf,
         /// The system's answer.
-        source: std::io::Error,
+        answer: std::io::Error,
+    },
+    /// There is no such file, and no scenario of that name either.
+    #[error("there is no file or folder {}, and no scenario of that name", path.display())]
+    #[diagnostic(code(scenario::unknown), help("{help}"))]
+    NoSuch {
+        /// What was asked for.
+        path: PathBuf,
+        /// What may have been meant.
+        help: String,
     },
     /// There is nothing to run.
     #[error("no scenario in {}", path.display())]

@@ -1,6 +1,7 @@
 //! Where scenarios are: files, folders, and the default set that is compiled in.
 
 use std::fs;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use tdxlab_plan::linux::LinuxPlan;
@@ -9,6 +10,7 @@ use super::error::ScenarioError;
 use super::linux::{is_linux, parse_linux};
 use super::read_file::parse;
 use super::source::Scenario;
+use super::vars::nearest;
 use super::{text, yaml};
 
 include!(concat!(env!("OUT_DIR"), "/default_set.rs"));
@@ -61,13 +63,48 @@ fn find_of(paths: &[PathBuf], linux: bool) -> Result<Vec<PathBuf>, ScenarioError
     }
 }
 
+/// A path at which there is nothing. It may be meant as the name of a scenario.
+fn no_such(path: &Path) -> ScenarioError {
+    let wanted = path.to_string_lossy();
+    let names = embedded().unwrap_or_default();
+    let near = nearest(&wanted, names.iter().map(Scenario::name));
+    ScenarioError::NoSuch {
+        path: path.to_owned(),
+        help: match near {
+            Some(name) => format!("did you mean `{name}`?"),
+            None => "see `tdxlab list` for the names of the default set".to_owned(),
+        },
+    }
+}
+
+/// The scenarios of the default set that have this name, or a name below it: `punch/whole` is one,
+/// `punch` all of a folder; what follows in brackets is a point of its matrix, and is not looked at.
+/// None where it is no name.
+///
+/// # Errors
+///
+/// The default set is damaged.
+pub fn named(name: &str) -> Result<Vec<Scenario>, ScenarioError> {
+    let name = name.split('[').next().unwrap_or(name).trim_end_matches('/');
+    let all = embedded()?.into_iter();
+    let fits = |scenario: &Scenario| {
+        let rest = scenario.name().strip_prefix(name);
+        !name.is_empty() && rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+    };
+    Ok(all.filter(fits).collect())
+}
+
 /// Links to folders below the first are not followed: they may lead back.
 fn collect(path: &Path, files: &mut Vec<PathBuf>) -> Result<(), ScenarioError> {
-    let unreadable = |source| ScenarioError::Unreadable {
+    let unreadable = |answer| ScenarioError::Unreadable {
         path: path.to_owned(),
-        source,
+        answer,
     };
-    if !fs::metadata(path).map_err(unreadable)?.is_dir() {
+    let about = fs::metadata(path).map_err(|error| match error.kind() {
+        ErrorKind::NotFound => no_such(path),
+        _ => unreadable(error),
+    })?;
+    if !about.is_dir() {
         files.push(path.to_owned());
         return Ok(());
     }

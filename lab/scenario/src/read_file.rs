@@ -20,6 +20,7 @@ pub fn load(path: &Path) -> Result<Scenario, ScenarioError> {
 
 /// Like [`load`], for text that is already in memory; `path` is what diagnostics show.
 pub fn parse(path: &Path, text: &str) -> Result<Scenario, ScenarioError> {
+    let text = text.strip_prefix('\u{feff}').unwrap_or(text);
     let mut problems = Vec::new();
     let read = (|problems: &mut Vec<Problem>| {
         if text.len() > yaml::MAX_BYTES {

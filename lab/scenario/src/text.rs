@@ -6,11 +6,14 @@ use std::path::Path;
 use super::error::{Problem, ScenarioError};
 use super::yaml::MAX_BYTES;
 
-/// The text of a scenario file.
+/// What some editors put before a text, in UTF-8. It is no part of it (YAML 1.2, section 5.2).
+const BYTE_ORDER_MARK: &[u8] = "\u{feff}".as_bytes();
+
+/// The text of a scenario file, without a byte order mark.
 pub(super) fn of(path: &Path) -> Result<String, ScenarioError> {
-    let unreadable = |source| ScenarioError::Unreadable {
+    let unreadable = |answer| ScenarioError::Unreadable {
         path: path.to_owned(),
-        source,
+        answer,
     };
     let wrong = |problem| ScenarioError::wrong(path, "", vec![problem]);
     let length = fs::metadata(path).map_err(unreadable)?.len();
@@ -18,7 +21,10 @@ pub(super) fn of(path: &Path) -> Result<String, ScenarioError> {
         let message = format!("the file has {length} bytes");
         return Err(wrong(Problem::new(0..0, message, "").help("at most 1 MiB")));
     }
-    let bytes = fs::read(path).map_err(unreadable)?;
+    let mut bytes = fs::read(path).map_err(unreadable)?;
+    if bytes.starts_with(BYTE_ORDER_MARK) {
+        bytes.drain(..BYTE_ORDER_MARK.len());
+    }
     String::from_utf8(bytes).map_err(|error| {
         let line = error.as_bytes()[..error.utf8_error().valid_up_to()]
             .iter()

@@ -4,6 +4,7 @@
 //! beside it as a tree of [`Node`]s: what stands where. The tree comes first and refuses whatever
 //! could make the typed pass expensive (anchors, deep nesting, sheer size).
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 use std::ops::Range;
 
@@ -105,10 +106,77 @@ impl Node {
     }
 }
 
+/// The text with blanks in place of the tabs between keys and their values, which YAML allows (1.2.2,
+/// section 6.2) and `saphyr-parser` refuses. Every byte stays where it is.
+pub(super) fn without_tabs(text: &str) -> Cow<'_, str> {
+    if !text.contains(":\t") && !text.contains(": \t") {
+        return Cow::Borrowed(text);
+    }
+    let mut plain = String::with_capacity(text.len());
+    // Column of the key whose block scalar is being gone through: what it holds stays as it is.
+    let mut block = None;
+    for line in text.split_inclusive('\n') {
+        let indent = line.len() - line.trim_start_matches(' ').len();
+        if block.is_some_and(|column| indent > column || line.trim().is_empty()) {
+            plain.push_str(line);
+            continue;
+        }
+        block = block_scalar(line);
+        push_without_tabs(&mut plain, line);
+    }
+    Cow::Owned(plain)
+}
+
+/// Adds a line, outside of a block scalar, with its tabs after colons as blanks. What stands in quotes
+/// or in a comment stays as it is.
+fn push_without_tabs(plain: &mut String, line: &str) {
+    let mut quote = None;
+    let mut before = ' ';
+    let mut rest = line.chars();
+    while let Some(letter) = rest.next() {
+        plain.push(letter);
+        match (quote, letter) {
+            (Some('"'), '\\') => plain.extend(rest.next()),
+            (Some(open), letter) if letter == open => quote = None,
+            (Some(_), _) => {}
+            (None, '#') if before.is_whitespace() => {
+                plain.push_str(rest.as_str());
+                return;
+            }
+            (None, '"' | '\'') if before.is_whitespace() || "[{,:-".contains(before) => {
+                quote = Some(letter);
+            }
+            (None, ':') => {
+                let value = rest.as_str().trim_start_matches([' ', '\t']);
+                let blanks = rest.as_str().len() - value.len();
+                plain.extend(std::iter::repeat_n(' ', blanks));
+                rest = value.chars();
+            }
+            _ => {}
+        }
+        before = letter;
+    }
+}
+
+/// The column of the key of a line whose value is a block scalar, which goes on as far as lines are
+/// indented deeper.
+fn block_scalar(line: &str) -> Option<usize> {
+    let mut key = line.trim_start_matches(' ');
+    while let Some(item) = key.strip_prefix("- ") {
+        key = item.trim_start_matches(' ');
+    }
+    let (_, value) = key.split_once(':')?;
+    let value = value.trim_start_matches([' ', '\t']);
+    value
+        .starts_with(['|', '>'])
+        .then_some(line.len() - key.len())
+}
+
 /// Reads the places of `text`. Doubled keys are put into `problems`, and the first of each stands.
 pub(super) fn tree(text: &str, problems: &mut Vec<Problem>) -> Result<Node, Problem> {
-    let mut builder = Builder::new(text, problems);
-    for event in Parser::new_from_str(text) {
+    let text = without_tabs(text);
+    let mut builder = Builder::new(&text, problems);
+    for event in Parser::new_from_str(&text) {
         let (event, span) = event.map_err(|error| builder.syntax(&error))?;
         builder.take(event, span)?;
     }
@@ -120,7 +188,7 @@ pub(super) fn tree(text: &str, problems: &mut Vec<Problem>) -> Result<Node, Prob
 
 /// Reads `text` as a `T`.
 pub(super) fn typed<T: DeserializeOwned>(text: &str) -> Result<T, Problem> {
-    serde_yaml::from_str(text).map_err(|error| {
+    serde_yaml::from_str(&without_tabs(text)).map_err(|error| {
         let at = error
             .location()
             .map_or(0, |location| location.index().min(text.len()));

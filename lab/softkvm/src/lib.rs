@@ -151,6 +151,11 @@ impl<M: PhysicalMemory> SoftKvm<M> {
         self.kvm.trace.take()
     }
 
+    /// Takes the guest apart, as KVM does when the last file of a VM is closed.
+    pub fn tear_down(&mut self) {
+        self.kvm.tear_down();
+    }
+
     /// New kernel log lines.
     pub fn take_log(&mut self) -> Vec<String> {
         self.kvm.take_log()

@@ -362,6 +362,11 @@ pub trait Policy: Send {
         None
     }
 
+    /// What the kernel says when a VM is taken apart.
+    fn remark_on_teardown(&mut self) -> Option<String> {
+        None
+    }
+
     /// The line that the kernel log gets; `None` loses it.
     fn logged(&mut self, line: String) -> Option<String> {
         Some(line)

@@ -48,6 +48,97 @@ fn a_failure_shows_expected_found_and_ranges_in_that_order() {
     insta::assert_snapshot!(text.replace(&folder, "reports/RUN").replace(&root, ""));
 }
 
+/// A disk that is full, as `/dev/full` plays it: results that nobody will ever read are an error.
+#[test]
+fn results_that_cannot_be_written_are_an_error_of_one_line() {
+    let out = tempfile::tempdir().unwrap();
+    let run = ["run", GOOD, "--host", "sim", "--out"];
+    tdxlab!().args(run).arg(out.path()).assert().success();
+    let latest = out.path().join("latest").display().to_string();
+    let again = out.path().join("again").display().to_string();
+    let sim = ["--host", "sim", "--out", &again];
+    let commands: &[&[&str]] = &[
+        &["--help"],
+        &["run", "--help"],
+        &["--version"],
+        &["check", GOOD],
+        &["predict", GOOD],
+        &["predict", GOOD, "--json"],
+        &["list"],
+        &["list", "--json"],
+        &["faults"],
+        &["faults", "--json"],
+        &["schema"],
+        &["schema", "report"],
+        &["completions", "bash"],
+        &["man"],
+        &["man", "run"],
+        &["doctor"],
+        &["doctor", "--json"],
+        &["report", "show", &latest],
+        &["report", "files", &latest],
+        &["report", "html", &latest],
+        &["report", "kcidb", "--origin", "lab", &latest],
+        &["report", "lava", &latest],
+        &["report", "github", &latest],
+        &["report", "diff", &latest, &latest],
+        &["report", "trend", &out.path().display().to_string()],
+        &["report", "kernels", &latest],
+        &["compare", GOOD],
+        &["judge", &latest, "--out", &again],
+        &[
+            "replay",
+            &latest,
+            "--scenario",
+            "punch/head-and-tail",
+            "--host",
+            "sim",
+        ],
+        &[&["run", GOOD], sim.as_slice()].concat(),
+    ];
+    for command in commands {
+        for (target, code, lines) in [("/dev/full", 70, 1), ("/dev/null", 0, 0)] {
+            let target = std::fs::OpenOptions::new()
+                .write(true)
+                .open(target)
+                .unwrap();
+            let said = std::process::Command::new(env!("CARGO_BIN_EXE_tdxlab-under-test"))
+                .args(*command)
+                .current_dir(root())
+                .env("NO_COLOR", "1")
+                .stdout(target)
+                .output()
+                .unwrap();
+            let errors = String::from_utf8_lossy(&said.stderr).into_owned();
+            assert_eq!(said.status.code(), Some(code), "{command:?}: {errors}");
+            let about_output = errors.lines().filter(|line| {
+                line.contains("cannot write to standard output: No space left on device")
+            });
+            assert_eq!(about_output.count(), lines, "{command:?}: {errors}");
+        }
+    }
+}
+
+#[test]
+fn a_name_of_the_default_set_stands_for_its_scenario() {
+    let said = tdxlab!("check", "punch/head-and-tail").assert().success();
+    assert!(stdout(&said).contains("1 file with"), "{}", stdout(&said));
+    let said = tdxlab!("check", "punch/edges[head]").assert().success();
+    assert!(
+        stdout(&said).contains("with 1 scenario"),
+        "{}",
+        stdout(&said)
+    );
+    let said = tdxlab!("check", "punch/edges[nowhere]").assert().code(65);
+    assert!(stderr(&said).contains("list --plans"), "{}", stderr(&said));
+    let said = tdxlab!("check", "punch/head-and-tial").assert().code(65);
+    let errors = stderr(&said);
+    assert!(
+        errors.contains("did you mean `punch/head-and-tail`?"),
+        "{errors}"
+    );
+}
+
 #[test]
 fn a_reader_that_goes_away_does_not_end_the_run() {
     let out = tempfile::tempdir().unwrap();

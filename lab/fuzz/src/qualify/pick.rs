@@ -19,10 +19,17 @@ pub(super) fn catch(plan: usize, item: &TestCase, tried: &PlanResult) -> Option<
         .iter()
         .enumerate()
         .map(|(index, judgement)| (Some(index), judgement))
+        .chain(
+            tried
+                .end
+                .iter()
+                .map(|end| (Some(item.plan.steps.len()), end)),
+        )
         .find(|(_, judgement)| judgement.verdict == Verdict::Fail);
     let (step, judgement) = control.or(steps)?;
     let after = step.map_or(0, |index| index + 1);
-    let later = tried.steps[after..].iter();
+    let later = tried.steps.get(after..).unwrap_or_default().iter();
+    let later = later.chain(tried.end.iter().filter(|_| after <= item.plan.steps.len()));
     let (action, line) = said(item, step, &item.plan.guest);
     Some(Catch {
         plan,
@@ -67,8 +74,9 @@ pub(super) fn stuck(plan: usize, item: &TestCase, tried: &PlanResult) -> Option<
 }
 
 fn said(item: &TestCase, step: Option<usize>, guest: &Guest) -> (String, u32) {
-    match step.and_then(|index| item.plan.steps.get(index)) {
-        Some(step) => (words::action(&step.action, guest), step.line),
+    match step.map(|index| item.plan.steps.get(index)) {
+        Some(Some(step)) => (words::action(&step.action, guest), step.line),
+        Some(None) => ("the end of the guest".to_owned(), 0),
         None => ("the positive control".to_owned(), 0),
     }
 }

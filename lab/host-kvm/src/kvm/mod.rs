@@ -26,8 +26,9 @@ use std::path::PathBuf;
 
 use kvm_bindings::{KVM_CAP_DIRTY_LOG_RING, KVM_CAP_DIRTY_LOG_RING_ACQ_REL};
 use tdxlab_host::{BootOptions, Host, HostError, OnHost, Session};
+use tdxlab_journal::ONE_SHOT;
 use tdxlab_kernel::doctor::{self, Status};
-use tdxlab_kernel::{debugfs, kmsg, tracefs};
+use tdxlab_kernel::{debugfs, kmsg, once, tracefs};
 use tdxlab_plan::{Design, Guest, HostKind};
 use tdxlab_protocol::message::VERSION;
 use tdxlab_qemu::interrupt::Interrupt;
@@ -177,6 +178,10 @@ impl Host for KvmHost {
             fact("QEMU", self.qemu.described()),
             fact("accelerator", "KVM".into()),
             fact("guest", format!("micro guest, protocol version {VERSION}")),
+            fact(
+                ONE_SHOT,
+                once::described(&self.places.debugfs, &self.places.kmsg),
+            ),
         ]
     }
 

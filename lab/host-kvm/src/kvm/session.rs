@@ -7,12 +7,12 @@ use std::time::{Duration, Instant};
 use tdxlab_host::attach::{Attachment, GdbStub};
 use tdxlab_host::vm::{Vm, Wake};
 use tdxlab_host::{HostError, OnHost, Session};
-use tdxlab_journal::{Observed, Reading, Sample, SplitEvent};
+use tdxlab_journal::{Ending, Observed, Reading, Sample, SplitEvent};
 use tdxlab_kernel::debugfs::VmFolder;
 use tdxlab_kernel::instance::Instance;
 use tdxlab_kernel::kmsg::KernelLog;
-use tdxlab_kernel::query_stats;
 use tdxlab_kernel::tracefs::{SPLIT_EVENT, TraceReader};
+use tdxlab_kernel::{once, query_stats};
 use tdxlab_plan::{GuestOp, HostKind, HostOp, Kind, Op, VmOp};
 use tdxlab_protocol::addr::GpaRange;
 use tdxlab_protocol::message::Task;
@@ -48,6 +48,8 @@ impl Watch {
     /// Those of the VM that process `pid` has. Split events are those of its threads, also of
     /// threads to come, and of this thread, which punches the holes.
     pub(super) fn new(places: &Places, pid: u32) -> Watch {
+        // What another guest has set off must show again. The report says so where it cannot.
+        let _ = once::rearm(&places.debugfs);
         let splits = Instance::new(&places.tracefs)
             .and_then(|instance| {
                 let lab = nix::unistd::gettid().as_raw().cast_unsigned();
@@ -334,8 +336,11 @@ impl Session for KvmSession {
         evidence
     }
 
-    fn end(mut self: Box<Self>) -> Result<(), HostError> {
-        self.vm.end()
+    fn end(mut self: Box<Self>) -> Result<Ending, HostError> {
+        self.vm.end()?;
+        Ok(Ending {
+            kernel_log: self.watch.log.lines(),
+        })
     }
 }
 

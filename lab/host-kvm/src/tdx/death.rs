@@ -6,15 +6,22 @@
 //! | seen | killed by |
 //! |---|---|
 //! | `Guest access before accepting` in the kernel log, then STOP and internal-error | access before ACCEPT, with SEPT_VE_DISABLE |
+//! | the OOM killer's line about QEMU, a machine check, SIGBUS | the host's memory |
 //! | GUEST_PANICKED, `type: tdx` | the guest: ReportFatalError |
 //! | `REPORT_FATAL_ERROR: invalid error code` in stderr | the guest: ReportFatalError with a code that QEMU does not take |
 //! | SHUTDOWN or RESET, `guest-reset` | the guest: a triple fault |
-//! | `ram_block_discard_guest_memfd_range` in stderr | QEMU: it punches where it should convert in place |
-//! | a WARN of KVM in the kernel log, or KVM_RUN failed with EIO, and internal-error | KVM: a bug |
+//! | a SEAMCALL that failed or a complaint of KVM in the kernel log | KVM |
+//! | the words of QEMU in `last_words` | as they say |
 //! | any other STOP or end | QEMU |
 
+use std::os::unix::process::ExitStatusExt;
+use std::process::ExitStatus;
+
+use tdxlab_journal::klog::{self, Kind};
 use tdxlab_journal::{Death, Killer};
 use tdxlab_qemu::qmp::Event;
+
+use super::last_words::last_words;
 
 /// What is known of a TD that no longer runs.
 #[derive(Clone, Debug, Default)]
@@ -27,8 +34,10 @@ pub struct Signs {
     pub stderr: String,
     /// Kernel log lines since the last step; `None` where the log cannot be read.
     pub kernel_log: Option<Vec<String>>,
-    /// Whether QEMU has ended.
-    pub ended: bool,
+    /// QEMU's process.
+    pub pid: u32,
+    /// How QEMU has ended, if it has.
+    pub ended: Option<ExitStatus>,
 }
 
 /// KVM's words about an access before ACCEPT, `tdx_handle_ept_violation()`.
@@ -37,10 +46,6 @@ const ACCESS_BEFORE_ACCEPT: &str = "Guest access before accepting";
 /// QEMU's words about a guest that gives up with a code it cannot pass on,
 /// `tdx_handle_report_fatal_error()`.
 const ODD_FATAL_ERROR: &str = "REPORT_FATAL_ERROR: invalid error code";
-
-/// QEMU's words about a hole of a conversion that the kernel refuses,
-/// `ram_block_discard_guest_memfd_range()`.
-const REFUSED_HOLE: &str = "ram_block_discard_guest_memfd_range: Failed to fallocate";
 
 /// Whether an event may be the first sign of a death: worth looking at the rest.
 pub fn is_sign(event: &Event) -> bool {
@@ -63,7 +68,8 @@ pub fn recognise(signs: &Signs) -> Option<Death> {
             "internal-error" | "guest-panicked" | "shutdown" | "io-error"
         )
     });
-    if !stopped && !signs.ended && !signs.events.iter().any(is_sign) {
+    let ended = signs.ended.is_some();
+    if !stopped && !ended && !signs.events.iter().any(is_sign) {
         return None;
     }
     // The kernel's own words come first: everything else follows from what they say.
@@ -72,6 +78,18 @@ pub fn recognise(signs: &Signs) -> Option<Death> {
     }
     if let Some(line) = said(ACCESS_BEFORE_ACCEPT) {
         return death(Killer::AccessBeforeAccept, line.to_owned());
+    }
+    if let Some(line) = log
+        .iter()
+        .find(|line| klog::oom_victim(line) == Some(signs.pid))
+    {
+        return death(
+            Killer::HostMemory,
+            format!("the kernel's OOM killer ended QEMU: {line}"),
+        );
+    }
+    if let Some(line) = log.iter().find(|line| is_of(line, &[Kind::BrokenMemory])) {
+        return death(Killer::HostMemory, format!("broken memory: {line}"));
     }
     if let Some(text) = signs.events.iter().find_map(panicked) {
         return death(Killer::Guest, text);
@@ -82,18 +100,8 @@ pub fn recognise(signs: &Signs) -> Option<Death> {
             format!("the guest gave up with a code that QEMU does not take: {line}"),
         );
     }
-    if let Some(line) = said(REFUSED_HOLE) {
-        return death(
-            Killer::Vmm,
-            format!(
-                "QEMU punches a hole for each conversion, and this kernel refuses it: take a QEMU \
-                 that converts in place, as designs with huge pages need ({})",
-                line.trim()
-            ),
-        );
-    }
-    if let Some(line) = log.iter().find(|line| is_warning_of_kvm(line)) {
-        return death(Killer::KvmBug, line.clone());
+    if let Some(text) = complaint_of_kvm(log) {
+        return death(Killer::KvmBug, text);
     }
     if let Some(event) = signs.events.iter().find(|event| was_reset(event)) {
         return death(
@@ -101,29 +109,97 @@ pub fn recognise(signs: &Signs) -> Option<Death> {
             format!("{} by the guest, as after a triple fault", event.name),
         );
     }
-    if let Some(line) = said("kvm run failed") {
-        let unknown = match signs.kernel_log {
-            Some(_) => "the kernel log says nothing about it",
-            None => "the kernel log, which would say why, cannot be read",
-        };
-        return death(Killer::KvmBug, format!("{line} ({unknown})"));
+    if let Some((by, text)) = last_words(&signs.stderr, signs.kernel_log.as_deref()) {
+        return death(by, text);
     }
-    if !stopped && !signs.ended {
+    if let Some(text) = signs.events.iter().find_map(asked_to_end) {
+        return death(text.0, text.1);
+    }
+    if !stopped && !ended {
         return None;
     }
-    let what = match (&signs.run_state, signs.ended) {
-        (_, true) => "QEMU has ended".to_owned(),
-        (Some(state), false) => format!("QEMU has stopped ({state})"),
-        (None, false) => "QEMU has stopped".to_owned(),
+    let (by, what) = match (signs.ended, &signs.run_state) {
+        (Some(status), _) => by_signal(status, signs.kernel_log.is_some()),
+        (None, Some(state)) if state == "guest-panicked" => {
+            (Killer::Guest, "the guest panicked".to_owned())
+        }
+        (None, Some(state)) => (Killer::Vmm, format!("QEMU has stopped ({state})")),
+        (None, None) => (Killer::Vmm, "QEMU has stopped".to_owned()),
     };
     let last = signs.stderr.lines().rfind(|line| !line.trim().is_empty());
     death(
-        Killer::Vmm,
+        by,
         match last {
             Some(last) => format!("{what}; its last line: {last}"),
             None => what,
         },
     )
+}
+
+fn is_of(line: &str, kinds: &[Kind]) -> bool {
+    klog::complaint(line).is_some_and(|complaint| kinds.contains(&complaint.kind))
+}
+
+/// What KVM complains of: a call of the TDX module that failed says most, then the warning beside it,
+/// then whatever ends a thread in the kernel.
+fn complaint_of_kvm(log: &[String]) -> Option<String> {
+    let seamcall = log.iter().find_map(|line| {
+        let decoded = klog::failed_seamcall(line)?.decoded()?;
+        Some(format!("{line} ({decoded})"))
+    });
+    let of_kvm = |line: &&String| {
+        let named = ["kvm", "KVM", "tdx"].iter().any(|name| line.contains(name));
+        match klog::complaint(line).map(|complaint| complaint.kind) {
+            Some(Kind::Bug | Kind::Oops | Kind::Panic | Kind::Corruption | Kind::Vmx) => true,
+            Some(Kind::Warn | Kind::Ubsan) => named,
+            _ => false,
+        }
+    };
+    let warning = log.iter().find(of_kvm).cloned();
+    match (seamcall, warning) {
+        (Some(seamcall), Some(warning)) => Some(format!("{seamcall}; {warning}")),
+        (seamcall, warning) => seamcall.or(warning),
+    }
+}
+
+/// Who had QEMU end in good order.
+fn asked_to_end(event: &Event) -> Option<(Killer, String)> {
+    let reason = event.data["reason"].as_str()?;
+    match (event.name.as_str(), reason) {
+        ("SHUTDOWN", "guest-shutdown") => {
+            Some((Killer::Guest, "the guest powered itself off".to_owned()))
+        }
+        ("SHUTDOWN", "guest-panic") => Some((Killer::Guest, "the guest panicked".to_owned())),
+        ("SHUTDOWN", "host-signal") => Some((
+            Killer::Vmm,
+            "a signal from outside the lab told QEMU to end".to_owned(),
+        )),
+        _ => None,
+    }
+}
+
+/// What the way in which QEMU has ended says by itself.
+fn by_signal(status: ExitStatus, log_is_read: bool) -> (Killer, String) {
+    match status.signal() {
+        Some(libc::SIGBUS) => (
+            Killer::HostMemory,
+            "QEMU was killed by SIGBUS: no page could be had for its memory (an empty hugetlb pool, a \
+             full tmpfs), or a page is broken"
+                .to_owned(),
+        ),
+        Some(libc::SIGKILL) => {
+            let by = match log_is_read {
+                true => "not by the kernel's OOM killer, whose line is not in the kernel log",
+                false => "and the kernel log, which would name the OOM killer, cannot be read",
+            };
+            (Killer::Vmm, format!("QEMU was killed by SIGKILL, {by}"))
+        }
+        Some(libc::SIGSEGV | libc::SIGABRT | libc::SIGILL | libc::SIGFPE) => {
+            (Killer::Vmm, format!("QEMU crashed ({status})"))
+        }
+        _ if status.success() => (Killer::Vmm, "QEMU has ended".to_owned()),
+        _ => (Killer::Vmm, format!("QEMU has ended ({status})")),
+    }
 }
 
 /// The guest's last words in a GUEST_PANICKED of type tdx, which generated schemas do not know.
@@ -146,12 +222,6 @@ fn panicked(event: &Event) -> Option<String> {
 
 fn was_reset(event: &Event) -> bool {
     matches!(event.name.as_str(), "SHUTDOWN" | "RESET") && event.data["reason"] == "guest-reset"
-}
-
-/// A WARN that points into KVM: KVM_BUG_ON is one.
-fn is_warning_of_kvm(line: &str) -> bool {
-    (line.contains("WARNING: ") || line.contains("kernel BUG at"))
-        && (line.contains("kvm") || line.contains("KVM") || line.contains("tdx"))
 }
 
 #[cfg(test)]
@@ -177,6 +247,8 @@ mod tests {
             .collect()
     }
 
+    const PID: u32 = 812;
+
     const STOP: &str =
         r#"{"event":"STOP","timestamp":{"microseconds":831204,"seconds":1795699923}}"#;
     const TRIPLE_FAULT: &str = r#"{"data":{"guest":true,"reason":"guest-reset"},"event":"SHUTDOWN",
@@ -198,11 +270,24 @@ mod tests {
     const WARN: &str =
         "WARNING: CPU: 3 PID: 9 at arch/x86/kvm/vmx/tdx.c:1721 tdx_sept_drop+0x1 [kvm_intel]";
 
+    const SEAMCALL: &str = "kvm_intel: SEAMCALL TDH_PHYMEM_PAGE_RECLAIM failed: 0x8000020000000000";
+    const ENTRY: &str = "kvm [812]: TD vp_enter_ret 0x6000000500000000";
+    const POWER_OFF: &str =
+        r#"{"event":"SHUTDOWN","data":{"guest":true,"reason":"guest-shutdown"}}"#;
+    const TOLD: &str = r#"{"event":"SHUTDOWN","data":{"guest":false,"reason":"host-signal"}}"#;
+
     #[rstest]
     #[case::access(&[STOP], FAILED, Some(&[BEFORE][..]), Killer::AccessBeforeAccept, "0x40000000")]
     #[case::bug(&[STOP], FAILED, Some(&[WARN][..]), Killer::KvmBug, "tdx.c:1721")]
     #[case::bug_without_words(&[STOP], FAILED, Some(&[][..]), Killer::KvmBug, "says nothing")]
     #[case::bug_without_log(&[STOP], FAILED, None, Killer::KvmBug, "cannot be read")]
+    #[case::seamcall(&[STOP], FAILED, Some(&[SEAMCALL][..]), Killer::KvmBug, "PAGE_RECLAIM: OPERAND_BUSY")]
+    #[case::seamcall_and_warning(&[STOP], FAILED, Some(&[WARN, SEAMCALL][..]), Killer::KvmBug, "PAGE_RECLAIM failed")]
+    #[case::entry(&[STOP], "KVM internal error. Suberror: 4\n", Some(&[ENTRY][..]), Killer::KvmBug, "NON_RECOVERABLE_TD_NON_ACCESSIBLE")]
+    #[case::oops_elsewhere(&[STOP], FAILED, Some(&["Oops: 0002 [#1] SMP"][..]), Killer::KvmBug, "Oops")]
+    #[case::warning_of_another(&[STOP], "error: kvm run failed Bad address\n", Some(&["WARNING: net/core/dev.c:1 at f+0x1/0x2, CPU#1: x/1"][..]), Killer::Vmm, "EFAULT")]
+    #[case::powered_off(&[POWER_OFF], "", Some(&[][..]), Killer::Guest, "powered itself off")]
+    #[case::told_to_end(&[TOLD], "", Some(&[][..]), Killer::Vmm, "signal from outside")]
     #[case::panic(
         &[PANIC, STOP, PANICKED], "", Some(&[][..]), Killer::Guest, "0x10000: a lie of a rehearsal"
     )]
@@ -223,7 +308,8 @@ mod tests {
             run_state: Some("internal-error".to_owned()),
             stderr: stderr.to_owned(),
             kernel_log: log.map(|log| log.iter().map(|&line| line.to_owned()).collect()),
-            ended: false,
+            pid: PID,
+            ended: None,
         };
         let death = recognise(&signs).unwrap();
         assert_eq!(death.by, by, "{}", death.text);
@@ -251,7 +337,7 @@ mod tests {
     #[test]
     fn an_end_without_a_word_is_qemus() {
         let death = recognise(&Signs {
-            ended: true,
+            ended: Some(ExitStatus::from_raw(0)),
             ..Signs::default()
         })
         .unwrap();
@@ -259,5 +345,54 @@ mod tests {
             (death.by, death.text.as_str()),
             (Killer::Vmm, "QEMU has ended")
         );
+    }
+
+    /// How QEMU ended (as wait(2) has it), what the kernel said, and who is to blame.
+    #[rstest]
+    #[case::oom(
+        9,
+        Some("Out of memory: Killed process 812 (qemu-system-x86) total-vm:9kB"),
+        Killer::HostMemory,
+        "OOM killer ended QEMU: Out of memory"
+    )]
+    #[case::oom_of_a_cgroup(
+        9,
+        Some("Memory cgroup out of memory: Killed process 812 (qemu-system-x86) total-vm:9kB"),
+        Killer::HostMemory,
+        "Memory cgroup"
+    )]
+    #[case::oom_of_another(
+        9,
+        Some("Out of memory: Killed process 813 (worker) total-vm:9kB"),
+        Killer::Vmm,
+        "not by the kernel's OOM killer"
+    )]
+    #[case::killed_and_no_log(9, None, Killer::Vmm, "cannot be read")]
+    #[case::bus(7, Some(""), Killer::HostMemory, "hugetlb pool")]
+    #[case::crash(6 | 0x80, Some(""), Killer::Vmm, "crashed")]
+    #[case::exit(1 << 8, Some(""), Killer::Vmm, "exit status: 1")]
+    #[case::poison(
+        7,
+        Some(
+            "Memory failure: 0x1234: Sending SIGBUS to qemu-system-x86:812 due to hardware memory corruption"
+        ),
+        Killer::HostMemory,
+        "broken memory: Memory failure"
+    )]
+    fn ends_of_qemu(
+        #[case] status: i32,
+        #[case] log: Option<&str>,
+        #[case] by: Killer,
+        #[case] says: &str,
+    ) {
+        let death = recognise(&Signs {
+            pid: PID,
+            ended: Some(ExitStatus::from_raw(status)),
+            kernel_log: log.map(|line| vec![line.to_owned()]),
+            ..Signs::default()
+        })
+        .unwrap();
+        assert_eq!(death.by, by, "{}", death.text);
+        assert!(death.text.contains(says), "{}", death.text);
     }
 }

@@ -18,8 +18,9 @@ use tdxlab_protocol::tdcall::status;
 pub struct Parameters {
     /// `kvm_intel.tdx_huge_page`.
     pub huge_page: Option<bool>,
-    /// `kvm.vm_memory_attributes`.
-    pub vm_memory_attributes: Option<bool>,
+    /// Whether memory converts in place: `kvm.gmem_in_place_conversion`, or the opposite of
+    /// `kvm.vm_memory_attributes`, as early series called it.
+    pub in_place: Option<bool>,
 }
 
 impl Parameters {
@@ -31,7 +32,10 @@ impl Parameters {
         };
         Parameters {
             huge_page: read("/sys/module/kvm_intel/parameters/tdx_huge_page"),
-            vm_memory_attributes: read("/sys/module/kvm/parameters/vm_memory_attributes"),
+            in_place: read("/sys/module/kvm/parameters/gmem_in_place_conversion").or_else(|| {
+                read("/sys/module/kvm/parameters/vm_memory_attributes")
+                    .map(|attributes| !attributes)
+            }),
         }
     }
 }
@@ -92,9 +96,9 @@ impl fmt::Display for Detected {
 
 /// What the parameters promise.
 pub fn from_parameters(parameters: &Parameters) -> Detected {
-    match (parameters.huge_page, parameters.vm_memory_attributes) {
+    match (parameters.huge_page, parameters.in_place) {
         // Per-VM memory attributes and huge private pages exclude each other.
-        (Some(true), None | Some(false)) => Detected::Huge,
+        (Some(true), None | Some(true)) => Detected::Huge,
         _ => Detected::Stock,
     }
 }
@@ -180,19 +184,19 @@ mod tests {
 
     #[rstest]
     #[case(None, None, Detected::Stock)]
-    #[case(Some(false), Some(false), Detected::Stock)]
-    #[case(Some(true), Some(true), Detected::Stock)]
-    #[case(Some(true), Some(false), Detected::Huge)]
+    #[case(Some(false), Some(true), Detected::Stock)]
+    #[case(Some(true), Some(false), Detected::Stock)]
+    #[case(Some(true), Some(true), Detected::Huge)]
     #[case(Some(true), None, Detected::Huge)]
     fn parameters(
         #[case] huge_page: Option<bool>,
-        #[case] vm_memory_attributes: Option<bool>,
+        #[case] in_place: Option<bool>,
         #[case] detected: Detected,
     ) {
         assert_eq!(
             from_parameters(&Parameters {
                 huge_page,
-                vm_memory_attributes
+                in_place
             }),
             detected
         );

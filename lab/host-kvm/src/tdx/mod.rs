@@ -18,6 +18,7 @@ pub mod death;
 pub mod detect;
 pub mod gmem;
 mod host;
+mod last_words;
 pub mod layout;
 pub mod mtree;
 pub mod preflight;
@@ -33,7 +34,8 @@ use std::time::Duration;
 pub use boot::Stages;
 pub use host::{TdxHost, is_rehearsal};
 use tdxlab_host::{BootOptions, Host, HostError, Session};
-use tdxlab_journal::{REHEARSAL, REHEARSAL_FACT};
+use tdxlab_journal::{ONE_SHOT, REHEARSAL, REHEARSAL_FACT};
+use tdxlab_kernel::once;
 use tdxlab_plan::{Design, Guest, HostKind, HostProfile};
 
 use detect::Detected;
@@ -114,6 +116,10 @@ impl Host for TdxHost {
             Some(Err(reason)) => fact("design by probe", format!("not found out: {reason}")),
             None => {}
         }
+        fact(
+            ONE_SHOT,
+            once::described(&self.places.debugfs, &self.places.kmsg),
+        );
         match self.seamcalls.get() {
             Some(Ok(watched)) => fact("SEAMCALLs", watched.clone()),
             Some(Err(reason)) => fact("SEAMCALLs", format!("not watched: {reason}")),

@@ -23,12 +23,16 @@ const fn of_ioctl(text: &'static str, with: &'static str, advice: &'static str) 
     Refusal { text, with, advice }
 }
 
+const OLD_QEMU: &str =
+    "this QEMU is older than 10.1 or was built without TDX; name another in TDXLAB_QEMU";
+const NO_FEATURE: &str = "the TDX module or KVM does not know what QEMU asks of this TD: QEMU, kernel and module do \
+    not go together; try a newer kernel or an older QEMU";
 const DAMAGED: &str = "the image's TDVF metadata is damaged: rebuild tdxlab";
 const INIT_VM: &str = "TDX ioctl KVM_TDX_INIT_VM failed";
 const INIT_MEM_REGION: &str = "TDX ioctl KVM_TDX_INIT_MEM_REGION failed";
 
 /// The first that fits counts: causes before what follows from them.
-const REFUSALS: [Refusal; 38] = [
+const REFUSALS: [Refusal; 48] = [
     refusal(
         "vm-type TDX not supported by KVM",
         "KVM runs no TDs here: boot with kvm_intel.tdx=1 nohibernate, then see `tdxlab doctor`",
@@ -37,10 +41,8 @@ const REFUSALS: [Refusal; 38] = [
         "cannot set up private guest memory for tdx-guest: KVM required",
         "the QEMU in use runs TCG for a TD; use one with KVM, or name it in TDXLAB_QEMU",
     ),
-    refusal(
-        "invalid object type: tdx-guest",
-        "this QEMU is older than 10.1 or was built without TDX; name another in TDXLAB_QEMU",
-    ),
+    refusal("invalid object type: tdx-guest", OLD_QEMU),
+    refusal("does not accept value 'tdx-guest'", OLD_QEMU),
     refusal(
         "could not load PC BIOS",
         "the image is missing or no multiple of 64 KiB: rebuild tdxlab, and check memory limits",
@@ -78,6 +80,33 @@ const REFUSALS: [Refusal; 38] = [
     refusal(
         "TDX VM doesn't support",
         "report this with the command line in qemu.sh",
+    ),
+    refusal("TDX doesn't support requested feature", NO_FEATURE),
+    refusal("Invalid attributes 0x", NO_FEATURE),
+    refusal("Invalid XFAM 0x", NO_FEATURE),
+    refusal(
+        "TDX requires guest CPU physical bits",
+        "take host-phys-bits=off and phys-bits= out of QEMU's command line: a TD has those of the host",
+    ),
+    refusal(
+        "exceeds the maximum cpus supported by KVM",
+        "a TD has at most as many vCPUs as the host has processors: use fewer in the scenario",
+    ),
+    refusal(
+        "KVM_CREATE_VCPU IOCTL failed",
+        "a vCPU could not be made: see dmesg, and whether the host has memory left",
+    ),
+    refusal(
+        "ioctl(KVM_CREATE_VM) failed",
+        "KVM made no VM: see dmesg for what it said, and whether a processor of every package is online",
+    ),
+    refusal(
+        "KVM_SET_USER_MEMORY_REGION2 failed",
+        "KVM did not take guest memory: see dmesg; QEMU and kernel may not go together",
+    ),
+    refusal(
+        "Insufficient free host memory pages",
+        "the hugetlb pool has no page left: echo 64 > /proc/sys/vm/nr_hugepages, or free some",
     ),
     refusal(
         "discard currently blocked",
@@ -142,8 +171,9 @@ const REFUSALS: [Refusal; 38] = [
     ),
     refusal(
         "KVM does not support guest_memfd",
-        "KVM has no memory attributes (kvm.vm_memory_attributes=N, which huge private pages need): take \
-         a QEMU that converts in place, or load kvm with vm_memory_attributes=Y for design stock",
+        "KVM keeps no attributes of a VM's memory (kvm.gmem_in_place_conversion=Y, or \
+         kvm.vm_memory_attributes=N in early series, which huge private pages need): take a QEMU that \
+         converts in place, or load kvm with the parameter the other way for design stock",
     ),
     refusal(
         "failed to set memory",
@@ -187,7 +217,7 @@ mod tests {
     use super::*;
 
     /// QEMU's stderr, and a word of the advice.
-    const TEXTS: [(&str, &str); 38] = [
+    const TEXTS: [(&str, &str); 48] = [
         (
             "qemu-system-x86_64: -accel kvm: vm-type TDX not supported by KVM\n",
             "kvm_intel.tdx=1",
@@ -198,6 +228,10 @@ mod tests {
         ),
         (
             "qemu-system-x86_64: -object: invalid object type: tdx-guest\n",
+            "10.1",
+        ),
+        (
+            "qemu: -object tdx-guest,id=td: Parameter 'qom-type' does not accept value 'tdx-guest'\n",
             "10.1",
         ),
         ("qemu: could not load PC BIOS '/proc/self/fd/9'\n", "64 KiB"),
@@ -250,6 +284,43 @@ mod tests {
         (
             "qemu-system-x86_64: TDX VM doesn't support SMM\n",
             "qemu.sh",
+        ),
+        (
+            "qemu-system-x86_64: TDX doesn't support requested feature: CPUID.01H:ECX.vmx\n",
+            "do not go together",
+        ),
+        (
+            "qemu-system-x86_64: Invalid attributes 0x10000001 for TDX VM (KVM supported: 0x10000000)\n",
+            "do not go together",
+        ),
+        (
+            "qemu-system-x86_64: Invalid XFAM 0x7 for TDX VM (supported: 0x3))\n",
+            "do not go together",
+        ),
+        (
+            "qemu-system-x86_64: TDX requires guest CPU physical bits (46) to match host CPU physical \
+             bits (52)\n",
+            "phys-bits",
+        ),
+        (
+            "Number of SMP cpus requested (64) exceeds the maximum cpus supported by KVM (8)\n",
+            "fewer",
+        ),
+        (
+            "qemu-system-x86_64: KVM_CREATE_VCPU IOCTL failed for vCPU 3 (Cannot allocate memory)\n",
+            "vCPU could not be made",
+        ),
+        (
+            "ioctl(KVM_CREATE_VM) failed: Input/output error\n",
+            "every package",
+        ),
+        (
+            "kvm_set_user_memory_region: KVM_SET_USER_MEMORY_REGION2 failed, slot=0, start=0x0\n",
+            "did not take guest memory",
+        ),
+        (
+            "qemu-system-x86_64: Insufficient free host memory pages available to allocate guest RAM\n",
+            "hugetlb pool",
         ),
         (
             "cannot set up private guest memory: discard currently blocked\n\

@@ -9,12 +9,12 @@ use tdxlab_host::attach::{Attachment, GdbStub};
 use tdxlab_host::vm::{Vm, Wake};
 use tdxlab_host::{HostError, OnHost, Session};
 use tdxlab_journal::interleaving::Interleaving;
-use tdxlab_journal::{Death, Observed, Reading, Sample};
+use tdxlab_journal::{Death, Ending, Observed, Reading, Sample};
 use tdxlab_kernel::debugfs::VmFolder;
 use tdxlab_kernel::instance::Instance;
 use tdxlab_kernel::kmsg::KernelLog;
-use tdxlab_kernel::query_stats;
 use tdxlab_kernel::tracefs::{SPLIT_EVENT, TraceReader};
+use tdxlab_kernel::{once, query_stats};
 use tdxlab_plan::{HostKind, HostOp, Kind, Op};
 use tdxlab_protocol::addr::GpaRange;
 use tdxlab_protocol::message::Task;
@@ -73,6 +73,8 @@ pub(super) struct Watch {
 impl Watch {
     /// Those that need no TD: they are to be open before there is one.
     pub(super) fn open(host: &TdxHost) -> Watch {
+        // What another guest has set off must show again. The report says so where it cannot.
+        let _ = once::rearm(&host.places.debugfs);
         let splits = Instance::new(&host.places.tracefs).and_then(|instance| {
             instance.enable(&format!("kvmmmu/{SPLIT_EVENT}"))?;
             let reader = TraceReader::open(instance.pipe());
@@ -129,6 +131,11 @@ impl Watch {
             }
         }
         self.unsampled.value().cloned()
+    }
+
+    /// What was read since the last sample.
+    fn take_log(&mut self) -> Reading<Vec<String>> {
+        std::mem::replace(&mut self.unsampled, Reading::Read(Vec::new()))
     }
 }
 
@@ -206,27 +213,20 @@ impl TdxSession {
                 let events = self.vm.take_events();
                 let is_sign = events.iter().any(death::is_sign);
                 self.events.extend(events);
-                Ok(if is_sign {
-                    self.look_for_death(false)
-                } else {
-                    None
-                })
+                Ok(if is_sign { self.look_for_death() } else { None })
             }
-            Ok(Wake::Late) => match self.look_for_death(false) {
+            Ok(Wake::Late) => match self.look_for_death() {
                 Some(death) => Ok(Some(death)),
                 None => Err(self.vm.silent(doing, patience)),
             },
             Ok(_) => Ok(None),
-            Err(error @ HostError::Qemu { .. }) => {
-                let ended = self.vm.process().ended().is_some();
-                self.look_for_death(ended).map(Some).ok_or(error)
-            }
+            Err(error @ HostError::Qemu { .. }) => self.look_for_death().map(Some).ok_or(error),
             Err(error) => Err(error),
         }
     }
 
     /// Whether the TD is dead, and of what.
-    fn look_for_death(&mut self, ended: bool) -> Option<Death> {
+    fn look_for_death(&mut self) -> Option<Death> {
         let run_state = match self.vm.qmp().execute(&QueryStatus {}, MONITOR_PATIENCE) {
             Ok(status) => Some(status.status),
             Err(_) => None,
@@ -235,12 +235,14 @@ impl TdxSession {
         self.events.extend(late);
         let mut events = self.vm.seen_events();
         events.extend(self.events.iter().cloned());
+        let process = self.vm.process();
         let signs = Signs {
             events,
             run_state,
-            stderr: String::from_utf8_lossy(&self.vm.process().said()).into_owned(),
+            stderr: String::from_utf8_lossy(&process.said()).into_owned(),
             kernel_log: self.watch.look_at_log(),
-            ended: ended || self.vm.process().ended().is_some(),
+            pid: process.pid(),
+            ended: process.ended(),
         };
         self.dead = death::recognise(&signs);
         if self.dead.is_some() {
@@ -324,7 +326,7 @@ impl TdxSession {
             let is_sign = events.iter().any(death::is_sign);
             self.events.extend(events);
             if is_sign {
-                self.look_for_death(false);
+                self.look_for_death();
             }
         }
         observed.death = self.dead.clone();
@@ -535,8 +537,7 @@ impl Session for TdxSession {
             Err(reason) => Reading::missing(missing(reason)),
         };
         self.watch.look_at_log();
-        let nothing = Reading::Read(Vec::new());
-        let kernel_log = std::mem::replace(&mut self.watch.unsampled, nothing);
+        let kernel_log = self.watch.take_log();
         Sample {
             debugfs,
             query_stats: query_stats::read(self.vm.qmp(), MONITOR_PATIENCE),
@@ -569,10 +570,14 @@ impl Session for TdxSession {
         evidence
     }
 
-    fn end(mut self: Box<Self>) -> Result<(), HostError> {
+    fn end(mut self: Box<Self>) -> Result<Ending, HostError> {
         // Before QEMU's end is judged, and before the next TD wants a key id.
         self.gmems = None;
-        self.vm.end()
+        self.vm.end()?;
+        self.watch.look_at_log();
+        Ok(Ending {
+            kernel_log: self.watch.take_log(),
+        })
     }
 }
 

@@ -5,7 +5,7 @@ use std::time::Instant;
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use tdxlab_host::{HostError, Session};
-use tdxlab_journal::{Observed, Reading, Sample};
+use tdxlab_journal::{Ending, Observed, Reading, Sample};
 use tdxlab_plan::{Op, VcpuId};
 use tdxlab_protocol::addr::GpaRange;
 use tdxlab_protocol::message::Command;
@@ -258,7 +258,10 @@ impl Session for SimSession {
         self.witness.evidence(&mut self.core)
     }
 
-    fn end(self: Box<Self>) -> Result<(), HostError> {
-        Ok(())
+    fn end(mut self: Box<Self>) -> Result<Ending, HostError> {
+        self.core.tear_down();
+        Ok(Ending {
+            kernel_log: self.witness.kernel_log(&mut self.core),
+        })
     }
 }

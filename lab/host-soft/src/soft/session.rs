@@ -6,7 +6,7 @@ use tdxlab_host::attach::{Attachment, GdbStub};
 use tdxlab_host::vm::{Vm, Wake};
 use tdxlab_host::{HostError, Session};
 use tdxlab_journal::interleaving::Interleaving;
-use tdxlab_journal::{Observed, Reading, Sample};
+use tdxlab_journal::{Ending, Observed, Reading, Sample};
 use tdxlab_kernel::emulated::EmulatedFiles;
 use tdxlab_plan::{Op, VcpuId};
 use tdxlab_protocol::addr::GpaRange;
@@ -250,7 +250,11 @@ impl Session for SoftSession {
         evidence
     }
 
-    fn end(mut self: Box<Self>) -> Result<(), HostError> {
-        self.vm.end()
+    fn end(mut self: Box<Self>) -> Result<Ending, HostError> {
+        self.vm.end()?;
+        self.core.kvm.tear_down();
+        Ok(Ending {
+            kernel_log: self.kernel.kernel_log(&self.core.kvm.take_log()),
+        })
     }
 }

@@ -257,6 +257,7 @@ fn an_allow_list_that_hides_everything_is_refused() {
 #[case::kvm_is_to_blame(Killer::KvmBug, "KVM ended the TD")]
 #[case::the_guest_is_to_blame(Killer::Guest, "the guest ended itself")]
 #[case::the_vmm_is_to_blame(Killer::Vmm, "the VMM ended")]
+#[case::the_machine_is_to_blame(Killer::HostMemory, "the machine's memory")]
 fn an_unexpected_death_blames_the_right_side(#[case] by: Killer, #[case] words: &str) {
     let mut hole = Hole::new();
     hole.observed.death = Some(Death {

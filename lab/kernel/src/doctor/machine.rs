@@ -1,9 +1,9 @@
 //! The machine as it answers, and the plainest facts about it.
 
 use std::fs::OpenOptions;
-use std::io::{self, Read};
+use std::io;
 use std::os::unix::fs::OpenOptionsExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use kvm_ioctls::Kvm;
@@ -14,7 +14,7 @@ use tdxlab_qemu::{Installed, QemuError, Version};
 
 use super::recording::MachineRecording;
 use crate::doctor::fact::Fact;
-use crate::kmsg::{self, Record};
+use crate::kmsg;
 
 /// A machine to be examined: this one, or one whose answers were recorded.
 #[derive(Clone, Debug)]
@@ -29,12 +29,6 @@ enum Answers {
     This(Option<Arc<Mutex<MachineRecording>>>),
     Recorded(MachineRecording),
 }
-
-/// Most messages of a kernel log that are looked through.
-const MOST_MESSAGES: usize = 100_000;
-
-/// Longest message of a kernel log, with what comes before and after it.
-const MESSAGE_BYTES: usize = 16 << 10;
 
 impl ThisMachine {
     /// This machine.
@@ -135,10 +129,9 @@ impl ThisMachine {
 
     /// Messages of its kernel that satisfy `wanted`, oldest first.
     pub(super) fn kernel_messages(&self, wanted: impl Fn(&str) -> bool) -> io::Result<Vec<String>> {
-        let text = self.answer(
-            "/answers/kernel-log",
-            || Ok(kernel_log(&wanted)?.join("\n")),
-        )?;
+        let text = self.answer("/answers/kernel-log", || {
+            Ok(kmsg::since_boot(Path::new(kmsg::DEVICE), &wanted)?.join("\n"))
+        })?;
         let lines = text.lines().filter(|line| wanted(line));
         Ok(lines.map(str::to_owned).collect())
     }
@@ -302,32 +295,6 @@ pub(super) enum Access {
     Read,
     /// Writing.
     Write,
-}
-
-/// Messages of this kernel that satisfy `wanted`, oldest first.
-fn kernel_log(wanted: &impl Fn(&str) -> bool) -> io::Result<Vec<String>> {
-    let mut log = OpenOptions::new()
-        .read(true)
-        .custom_flags(libc::O_NONBLOCK)
-        .open(kmsg::DEVICE)?;
-    let mut found = Vec::new();
-    let mut record = [0; MESSAGE_BYTES];
-    for _ in 0..MOST_MESSAGES {
-        let count = match log.read(&mut record) {
-            Ok(0) => break,
-            Ok(count) => count,
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
-            // Messages were overwritten while they were read.
-            Err(error) if error.raw_os_error() == Some(libc::EPIPE) => continue,
-            Err(error) => return Err(error),
-        };
-        let text = String::from_utf8_lossy(&record[..count]);
-        // What is not the kernel's own may say anything. Further lines are about the origin.
-        let record = text.lines().next().and_then(Record::parse);
-        let message = record.filter(|record| record.facility == 0 && wanted(&record.text));
-        found.extend(message.map(|record| record.text));
-    }
-    Ok(found)
 }
 
 pub(super) fn kernel(machine: &ThisMachine) -> Fact {

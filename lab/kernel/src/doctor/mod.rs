@@ -3,6 +3,8 @@
 //! "The device node exists" is not "usable": where something can be tried without changing the
 //! machine, it is tried.
 
+#[cfg(test)]
+mod cases;
 mod fact;
 mod kvm;
 mod machine;

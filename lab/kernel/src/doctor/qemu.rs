@@ -1,12 +1,10 @@
 //! Which QEMU there is.
 
 use tdxlab_qemu::Version;
-use tdxlab_qemu::version::OLDEST_FOR_TDX as TDX;
+pub(super) use tdxlab_qemu::version::OLDEST_FOR_TDX as TDX;
 
 use crate::doctor::fact::Fact;
 use crate::doctor::machine::ThisMachine;
-
-/// First QEMU that can run a TD.
 
 /// First QEMU that makes a TD anew when it is reset.
 const RESETS: Version = Version::new(11, 0);

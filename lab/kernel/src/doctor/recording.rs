@@ -41,6 +41,7 @@ impl MachineRecording {
     pub fn parse(text: &str) -> MachineRecording {
         let mut recording = MachineRecording::default();
         let mut path: Option<String> = None;
+        let text = text.strip_prefix('\u{feff}').unwrap_or(text);
         for line in text.lines() {
             if let Some(head) = line.strip_prefix(MARK) {
                 let (name, answer) = match errno_of(head) {

@@ -9,6 +9,7 @@ pub(super) fn facts(machine: &ThisMachine) -> Vec<Fact> {
         debugfs(machine),
         tracefs(machine),
         kernel_log(machine),
+        one_shot_warnings(machine),
         yama(machine),
         lockdown(machine),
         memlock(machine),
@@ -50,6 +51,22 @@ fn kernel_log(machine: &ThisMachine) -> Fact {
         Ok(_) => Fact::usable(name, "/dev/kmsg can be read"),
         Err(error) => Fact::limited(name, format!("/dev/kmsg cannot be read: {error}"))
             .advise("run as root, or sysctl kernel.dmesg_restrict=0"),
+    }
+}
+
+/// Whether WARN_ON_ONCE and KVM_BUG_ON can be had to fire again; opening the file changes nothing.
+fn one_shot_warnings(machine: &ThisMachine) -> Fact {
+    let name = "one-shot warnings";
+    match machine.may_open("/sys/kernel/debug/clear_warn_once", Access::Write) {
+        Ok(_) => Fact::usable(name, "fire again for each guest"),
+        Err(error) => Fact::limited(
+            name,
+            format!("each shows once a boot: clear_warn_once cannot be written: {error}"),
+        )
+        .advise(
+            "run as root, with debugfs on /sys/kernel/debug and lockdown=none; else what kills a second \
+             guest may go unseen",
+        ),
     }
 }
 

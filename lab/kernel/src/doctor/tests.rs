@@ -9,8 +9,9 @@ use rstest::rstest;
 use super::*;
 
 /// Machines that nobody had, put together from formats that are known.
-const ADAPTED: [(&str, Option<&str>); 7] = [
+const ADAPTED: [(&str, Option<&str>); 8] = [
     ("all-well", None),
+    ("hibernation-possible", Some("tdx.module")),
     ("huge-pages-and-no-key-left", Some("tdx.key_ids")),
     ("kernel-too-old", Some("tdx.processor")),
     ("no-tdx-processor", Some("tdx.processor")),
@@ -26,7 +27,7 @@ const RECORDED: [&str; 3] = [
     "recorded-l1-of-a-rehearsal",
 ];
 
-fn text(name: &str) -> String {
+pub(super) fn text(name: &str) -> String {
     let file = Path::new(env!("CARGO_MANIFEST_DIR"))
         .join("src/doctor/machines")
         .join(name)
@@ -34,7 +35,7 @@ fn text(name: &str) -> String {
     fs::read_to_string(&file).unwrap_or_else(|error| panic!("{}: {error}", file.display()))
 }
 
-fn machine(text: &str) -> ThisMachine {
+pub(super) fn machine(text: &str) -> ThisMachine {
     ThisMachine::recorded(MachineRecording::parse(text))
 }
 
@@ -120,7 +121,11 @@ fn a_recording_says_what_the_machine_says() {
 
 /// A machine on which all is well, but for one answer.
 fn but(path: &str, answer: &str) -> ThisMachine {
-    let known = text("all-well");
+    machine(&without(&text("all-well"), path, answer))
+}
+
+/// A recording with another answer to one question.
+pub(super) fn without(known: &str, path: &str, answer: &str) -> String {
     let start = format!("--- {path}\n");
     let kept: String = known
         .split_inclusive('\n')
@@ -131,7 +136,7 @@ fn but(path: &str, answer: &str) -> ThisMachine {
             Some(if *inside { "" } else { line })
         })
         .collect();
-    machine(&format!("{kept}{answer}"))
+    format!("{kept}{answer}")
 }
 
 const SPLIT_EVENT: &str = "/sys/kernel/tracing/events/kvmmmu/kvm_mmu_split_huge_page/enable";
@@ -173,6 +178,13 @@ const POOL: &str = "/sys/kernel/mm/hugepages/hugepages-2048kB/free_hugepages";
 #[case::tracefs_closed(SPLIT_EVENT, "!13", "tracefs", Status::Limited, "run as root")]
 #[case::tracefs_not_mounted(SPLIT_EVENT, "!2", "tracefs", Status::Limited, "mount -t tracefs")]
 #[case::log_closed("/dev/kmsg", "!1", "kernel log", Status::Limited, "dmesg_restrict")]
+#[case::no_second_warning(
+    "/sys/kernel/debug/clear_warn_once",
+    "!13",
+    "one-shot warnings",
+    Status::Limited,
+    "once a boot"
+)]
 #[case::no_pool(POOL, "!2", "hugetlb", Status::Limited, "no 2M pool")]
 #[case::an_empty_pool(POOL, "0\n", "hugetlb", Status::Limited, "nr_hugepages")]
 #[case::a_pool(POOL, "7\n", "hugetlb", Status::Usable, "7 free 2M pages")]
@@ -208,36 +220,6 @@ fn what_this_user_may_do_is_looked_at(
     assert_eq!(fact.standing, standing, "{fact:?}");
     let all = format!("{} {}", fact.found, fact.advice.unwrap_or_default());
     assert!(all.contains(says), "{all}");
-}
-
-/// Each reason the kernel gives for leaving TDX off, and what to do about it.
-#[rstest]
-#[case(
-    "virt/tdx: initialization failed: Hibernation support is enabled",
-    "nohibernate"
-)]
-#[case(
-    "virt/tdx: initialization failed: too few private KeyIDs available.",
-    "key ids"
-)]
-#[case("virt/tdx: module not loaded", "SEAM loader")]
-#[case("kvm_intel: EPT is required for TDX", "ept=1")]
-#[case(
-    "kvm_intel: TDP MMU and MMIO caching and EPT A/D bit is required for TDX",
-    "tdp_mmu=1"
-)]
-#[case("kvm_intel: APICv is required for TDX", "enable_apicv=1")]
-#[case("kvm_intel: tdx: OSXSAVE is required for TDX", "noxsave")]
-#[case("kvm_intel: TDX not supported by the host platform", "firmware")]
-fn the_kernels_reasons_are_explained(#[case] line: &str, #[case] advice: &str) {
-    let recorded = format!(
-        "--- /answers/kernel-log\nvirt/tdx: BIOS enabled: private KeyID range [64, 128)\n{line}\n"
-    );
-    let machine = machine(&recorded);
-    let fact = fact(&machine, "tdx.module");
-    assert_eq!(fact.standing, Status::Unusable);
-    assert!(fact.found.contains(line), "{fact:?}");
-    assert!(fact.advice.as_deref().unwrap().contains(advice), "{fact:?}");
 }
 
 #[test]

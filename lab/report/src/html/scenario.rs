@@ -67,7 +67,10 @@ pub(super) fn badge(verdict: Verdict) -> Markup {
 
 /// Splits of all steps; nothing where a step could not be counted.
 fn splits(scenario: &ScenarioReport) -> String {
-    let sum: Option<u64> = scenario.steps.iter().map(|step| step.numbers.splits).sum();
+    let sum: Option<u64> = scenario
+        .steps_of_plan()
+        .map(|step| step.numbers.splits)
+        .sum();
     match sum {
         Some(sum) if !scenario.steps.is_empty() => sum.to_string(),
         _ => "\u{2013}".to_owned(),
@@ -132,7 +135,7 @@ fn steps(scenario: &ScenarioReport, index: usize, album: Option<&Album>) -> Mark
                 @for step in &scenario.steps {
                     @let place = album.and_then(|album| album.frames.iter().position(|frame| frame.number == step.number));
                     li class=(verdict_class(step)) {
-                        (step_head(step))
+                        (step_head(scenario, step))
                         @if let (Some(scenes), Some(place)) = (&scenes, place) {
                             figure tabindex="0" {
                                 (scenes.draw(place))
@@ -143,8 +146,9 @@ fn steps(scenario: &ScenarioReport, index: usize, album: Option<&Album>) -> Mark
                     }
                 }
             }
-            @if scenario.steps.len() < scenario.steps_planned {
-                p.reason { (scenario.steps_planned - scenario.steps.len()) " more steps were not begun." }
+            @let begun = scenario.steps_of_plan().count();
+            @if begun < scenario.steps_planned {
+                p.reason { (scenario.steps_planned - begun) " more steps were not begun." }
             }
         }
     }
@@ -154,10 +158,10 @@ fn verdict_class(step: &StepReport) -> &'static str {
     step.verdict.map_or("error", Verdict::name)
 }
 
-fn step_head(step: &StepReport) -> Markup {
+fn step_head(scenario: &ScenarioReport, step: &StepReport) -> Markup {
     html! {
         h3 {
-            span.no { (step.number) }
+            span.no { @if scenario.is_end(step) { "end" } @else { (step.number) } }
             @match step.verdict {
                 Some(Verdict::Pass) => {},
                 Some(verdict) => { (badge(verdict)) },

@@ -78,7 +78,7 @@ fn nothing_to_run_is_an_error_and_so_is_what_is_not_there() {
     );
     let found = find(&[folder.path().join("missing.yaml")]);
     assert!(
-        matches!(found, Err(ScenarioError::Unreadable { .. })),
+        matches!(found, Err(ScenarioError::NoSuch { .. })),
         "{found:?}"
     );
     let loaded = super::super::load(Path::new("/nowhere/missing.yaml"));
@@ -86,6 +86,80 @@ fn nothing_to_run_is_an_error_and_so_is_what_is_not_there() {
         matches!(loaded, Err(ScenarioError::Unreadable { .. })),
         "{loaded:?}"
     );
+}
+
+/// What people write in place of a path.
+#[rstest]
+#[case::a_scenario("punch/head-and-tail", 1)]
+#[case::a_folder("punch", 2)]
+#[case::a_folder_with_its_slash("punch/", 2)]
+#[case::half_a_name("punch/head", 0)]
+#[case::nothing("", 0)]
+#[case::another("no/such", 0)]
+fn scenarios_of_the_default_set_have_names(#[case] name: &str, #[case] at_least: usize) {
+    let found = crate::named(name).unwrap();
+    assert!(found.len() >= at_least, "{}", found.len());
+    assert_eq!(found.is_empty(), at_least == 0);
+    let below = name.trim_end_matches('/');
+    assert!(
+        found
+            .iter()
+            .all(|scenario| scenario.name().starts_with(below))
+    );
+}
+
+#[rstest]
+#[case::a_typo("punch/head-and-tial", "`punch/head-and-tail`")]
+#[case::a_stranger("somewhere/else/entirely.yaml", "tdxlab list")]
+fn what_is_neither_path_nor_name_is_told_once(#[case] wanted: &str, #[case] help: &str) {
+    let error = find(&[wanted.into()]).unwrap_err();
+    let shown = format!("{:?}", miette::Report::new(error));
+    assert!(shown.contains(help), "{shown}");
+    assert_eq!(shown.matches("No such file").count(), 0, "{shown}");
+}
+
+const PLAIN: &str = "scenario: here/x\nabout: A hole in the middle.\nguest: { memory: 64M }\nsteps:\n  \
+                     - accept: { range: 0..2M, level: 2M }\n  - punch:\n      range: 0..4K\n";
+
+/// One scenario, as different editors write it.
+#[rstest]
+#[case::byte_order_mark("\u{feff}", "", "")]
+#[case::mark_and_document_start("\u{feff}---\n", "", "")]
+#[case::document_start("---\n", "", "")]
+#[case::tabs("", ": ", ":\t")]
+#[case::many_tabs("", ": ", ":\t\t \t")]
+#[case::blank_and_tab("", ": ", ": \t")]
+#[case::tab_before_a_comment("", "\n", "\t# note\n")]
+#[case::line_ends_of_windows("\u{feff}", "\n", "\r\n")]
+#[case::tabs_and_comments("", ": ", ":\t")]
+fn files_are_read_as_yaml_has_them(#[case] before: &str, #[case] from: &str, #[case] to: &str) {
+    let changed = match from {
+        "" => PLAIN.to_owned(),
+        from => PLAIN.replace(from, to),
+    };
+    let text = format!("{before}{changed}");
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("x.yaml");
+    std::fs::write(&path, &text).unwrap();
+    let scenario = crate::load(&path)
+        .unwrap_or_else(|error| panic!("{text:?}: {:?}", miette::Report::new(error)));
+    assert_eq!(scenario.name(), "here/x");
+    let plans = crate::expand(&scenario, None).unwrap();
+    assert_eq!(plans[0].steps.len(), 2);
+    assert_eq!(find(&[path.clone()]).unwrap(), [path]);
+}
+
+/// Tabs that mean something stay: in texts, and where YAML has none.
+#[test]
+fn only_tabs_between_key_and_value_are_taken_for_blanks() {
+    let text = "a:\tb\nb:\t|\n  c:\td\n\n  e:\tf\n\"g:\th\":\ti\n- j:\tk # l:\tm\n{ n:\to }\np:\t'q:\tr'\n";
+    let plain =
+        "a: b\nb: |\n  c:\td\n\n  e:\tf\n\"g:\th\": i\n- j: k # l:\tm\n{ n: o }\np: 'q:\tr'\n";
+    assert_eq!(crate::yaml::without_tabs(text), plain);
+    assert!(matches!(
+        crate::yaml::without_tabs("a: b\n"),
+        std::borrow::Cow::Borrowed(_)
+    ));
 }
 
 #[test]

@@ -173,6 +173,13 @@ impl<M: PhysicalMemory> Kvm<M> {
         }
     }
 
+    /// Takes the VM apart.
+    pub(crate) fn tear_down(&mut self) {
+        if let Some(line) = self.hardware.policy.remark_on_teardown() {
+            self.log(line);
+        }
+    }
+
     /// Log lines since the previous call.
     pub(crate) fn take_log(&mut self) -> Vec<String> {
         std::mem::take(&mut self.log)

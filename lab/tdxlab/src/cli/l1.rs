@@ -106,7 +106,7 @@ impl L1 {
 /// Runs a command in an L1, with its output on ours.
 pub(super) fn run(options: &Options) -> Result<Outcome, CliError> {
     let interrupt = signals::install()?;
-    let (mut out, mut err) = (io::stdout().lock(), io::stderr());
+    let (mut out, mut err) = (output::Stdout, io::stderr());
     let mut sink = Sink {
         out: &mut out,
         err: &mut err,

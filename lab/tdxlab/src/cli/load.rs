@@ -1,6 +1,6 @@
 //! Scenario files to plans, with everything that is wrong in any of them.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use tdxlab_plan::HostKind;
 use tdxlab_run::TestCase;
@@ -23,7 +23,7 @@ pub(super) fn load(which: &Scenarios) -> Result<Vec<Loaded>, CliError> {
     let mut loaded = Vec::new();
     let mut wrong = Vec::new();
     for scenario in read(&which.paths, &mut wrong) {
-        match prepare(scenario, which.seed) {
+        match prepare(scenario, which.seed).and_then(|one| asked_for(one, &which.paths)) {
             Ok(one) => loaded.push(one),
             Err(error) => wrong.push(error),
         }
@@ -42,14 +42,67 @@ fn read(paths: &[PathBuf], wrong: &mut Vec<ScenarioError>) -> Vec<Scenario> {
             Vec::new()
         });
     }
-    let files = scenario::find(paths).unwrap_or_else(|error| {
+    // What is there is a path; the rest may be names of the default set.
+    let (mut files, mut scenarios) = (Vec::new(), Vec::new());
+    for path in paths {
+        let there = path.symlink_metadata().is_ok();
+        match path.to_str().filter(|_| !there).map(scenario::named) {
+            Some(Ok(named)) if !named.is_empty() => scenarios.extend(named),
+            Some(Err(error)) => wrong.push(error),
+            _ => files.push(path.clone()),
+        }
+    }
+    scenarios.sort_by(|one, other| one.name().cmp(other.name()));
+    scenarios.dedup_by(|one, other| one.name() == other.name());
+    let files = scenario::find(&files).unwrap_or_else(|error| {
         wrong.push(error);
         Vec::new()
     });
-    files
+    for path in files {
+        match scenario::load(&path) {
+            Ok(scenario) => match scenarios
+                .iter()
+                .find(|known| known.name() == scenario.name())
+            {
+                Some(known) => wrong.push(ScenarioError::Twice {
+                    name: scenario.name().to_owned(),
+                    first: known.path().to_owned(),
+                    second: path,
+                }),
+                None => scenarios.push(scenario),
+            },
+            Err(error) => wrong.push(error),
+        }
+    }
+    scenarios
+}
+
+/// Only the points of its matrix that are named, as `punch/edges[head]`, where no path or name stands
+/// for all of it.
+fn asked_for(mut one: Loaded, paths: &[PathBuf]) -> Result<Loaded, ScenarioError> {
+    let name = one.scenario.name();
+    let of_this = |path: &&Path| {
+        let rest = path.to_str().and_then(|path| path.strip_prefix(name));
+        rest.is_some_and(|rest| rest.starts_with('[')) && path.symlink_metadata().is_err()
+    };
+    let points: Vec<&Path> = paths.iter().map(PathBuf::as_path).filter(of_this).collect();
+    let whole = |path: &PathBuf| name.starts_with(path.to_string_lossy().trim_end_matches('/'));
+    if points.is_empty() || paths.iter().any(whole) {
+        return Ok(one);
+    }
+    let named = |point: &Path, item: &TestCase| point.to_str() == Some(item.plan.name.as_str());
+    if let Some(point) = points
         .iter()
-        .filter_map(|path| scenario::load(path).map_err(|error| wrong.push(error)).ok())
-        .collect()
+        .find(|point| !one.items.iter().any(|item| named(point, item)))
+    {
+        return Err(ScenarioError::NoSuch {
+            path: (*point).to_owned(),
+            help: format!("`tdxlab list --plans {name}` shows its points"),
+        });
+    }
+    one.items
+        .retain(|item| points.iter().any(|point| named(point, item)));
+    Ok(one)
 }
 
 fn prepare(scenario: Scenario, seed: Option<u64>) -> Result<Loaded, ScenarioError> {

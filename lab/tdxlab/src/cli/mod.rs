@@ -95,22 +95,34 @@ enum Command {
 pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     let cli = match Cli::try_parse_from(args) {
         Ok(cli) => cli,
-        Err(error) => {
+        Err(error) if error.use_stderr() => {
             let _ = error.print();
-            return exit::code(if error.use_stderr() {
-                exit::USAGE
-            } else {
-                exit::PASSED
-            });
+            return exit::code(exit::USAGE);
+        }
+        Err(help) => {
+            output::note_failure(help.print());
+            return exit::code(after_output(exit::PASSED));
         }
     };
     match execute(cli.command) {
-        Ok(code) => exit::code(code),
+        Ok(code) => exit::code(after_output(code)),
         Err(error) => {
             let code = error.exit_code();
             show(error);
             exit::code(code)
         }
+    }
+}
+
+/// The exit code of a command that has come to its end: results that could not be written are lost,
+/// whatever they said.
+fn after_output(code: u8) -> u8 {
+    match output::failure() {
+        Some(error) if code != exit::INTERRUPTED => {
+            output::note(format!("tdxlab: cannot write to standard output: {error}"));
+            exit::LAB
+        }
+        _ => code,
     }
 }
 

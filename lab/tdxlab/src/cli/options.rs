@@ -16,7 +16,7 @@ use crate::select::Choice;
 /// Scenarios to work on.
 #[derive(Args, Clone, Debug)]
 pub(super) struct Scenarios {
-    /// Scenario files, or folders of them; without any, the default set
+    /// Scenario files, folders of them, or names of the default set; without any, all of that set
     #[arg(value_name = "PATH")]
     pub paths: Vec<PathBuf>,
     /// Seed for everything random, in place of those in the scenarios

@@ -1,24 +1,58 @@
-//! Writing to the terminal without caring whether somebody reads it.
+//! Writing to the terminal.
 //!
-//! A reader that goes away (`tdxlab run | head`) must not end a run half-way, so that what cannot
-//! be written to a terminal or pipe is dropped. What matters is in the report.
+//! A reader that goes away (`tdxlab run | head`) must not end a run half-way, and is no error. Any
+//! other failure to write results, such as a full disk, is noted, and the command says so at its end:
+//! see [`failure`].
 
 use std::fmt::Display;
-use std::io::Write;
+use std::io::{self, ErrorKind, Write};
+use std::sync::OnceLock;
+
+/// The first failure to write to stdout.
+static FAILED: OnceLock<io::Error> = OnceLock::new();
 
 /// Prints a line of results to stdout.
 pub(super) fn say(text: impl Display) {
-    let _ = writeln!(std::io::stdout().lock(), "{text}");
+    note_failure(writeln!(io::stdout().lock(), "{text}"));
 }
 
 /// Prints text to stdout as it is.
 pub(super) fn print(text: impl Display) {
-    let mut out = std::io::stdout().lock();
-    let _ = write!(out, "{text}");
-    let _ = out.flush();
+    let mut out = io::stdout().lock();
+    note_failure(write!(out, "{text}").and_then(|()| out.flush()));
 }
 
 /// Prints a line about what goes on to stderr.
 pub(super) fn note(text: impl Display) {
-    let _ = writeln!(std::io::stderr().lock(), "{text}");
+    let _ = writeln!(io::stderr().lock(), "{text}");
+}
+
+/// Notes that stdout could not be written to.
+pub(super) fn note_failure(written: io::Result<()>) {
+    if let Err(error) = written
+        && error.kind() != ErrorKind::BrokenPipe
+    {
+        FAILED.get_or_init(|| error);
+    }
+}
+
+/// Why results did not get to stdout, if they did not.
+pub(super) fn failure() -> Option<&'static io::Error> {
+    note_failure(io::stdout().lock().flush());
+    FAILED.get()
+}
+
+/// stdout for what comes from elsewhere and is passed on: a failure is noted, and ends nothing.
+pub(super) struct Stdout;
+
+impl Write for Stdout {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        note_failure(io::stdout().lock().write_all(bytes));
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        note_failure(io::stdout().lock().flush());
+        Ok(())
+    }
 }

@@ -55,7 +55,7 @@ fn progress(doing: &str) {
 /// user's cache folder; nothing is installed.
 #[derive(Args, Debug)]
 pub(super) struct Rehearse {
-    /// Scenario files, or folders of them; without any, scenarios/stock
+    /// Scenario files, folders of them, or names of the default set; without any, scenarios/stock
     #[arg(value_name = "PATH")]
     paths: Vec<PathBuf>,
 

@@ -16,7 +16,7 @@ fn a_journal_cut_anywhere_gives_every_complete_event() {
             Ok(report) => {
                 assert!(length >= first);
                 let complete = whole[..length].iter().filter(|b| **b == b'\n').count();
-                assert_eq!(report.complete, complete == 12, "{length}");
+                assert_eq!(report.complete, complete == 13, "{length}");
                 let judged = report.scenarios[0]
                     .steps
                     .iter()

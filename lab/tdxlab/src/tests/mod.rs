@@ -14,7 +14,9 @@ use std::time::Duration;
 use tdxlab_host::{BootOptions, Host, HostError, Session};
 use tdxlab_journal::folder::RunFolder;
 use tdxlab_journal::journal::{self, Event, RunStarted};
-use tdxlab_journal::{Death, ExitCounters, Killer, Observed, PageCounters, Reading, Sample};
+use tdxlab_journal::{
+    Death, Ending, ExitCounters, Killer, Observed, PageCounters, Reading, Sample,
+};
 use tdxlab_judge::{AllowList, Oracle};
 use tdxlab_plan::addr::{Gpa, GpaRange, PageLevel};
 use tdxlab_plan::needs::HostAndDesign;
@@ -38,6 +40,9 @@ enum Script {
     Panics,
     DiesInStepOne,
     EndFails,
+    ComplaintAtTheEnd,
+    KilledForMemory,
+    LogOverwritten,
 }
 
 struct Scripted {
@@ -111,10 +116,12 @@ impl Session for Guest0<'static> {
         }
         self.steps += 1;
         match (self.script, self.steps) {
-            (Script::SilentInStepTwo, 2) => Err(HostError::GuestSilent {
-                doing: "punch".to_owned(),
-                waited: Duration::from_secs(5),
-            }),
+            (Script::SilentInStepTwo, 2) | (Script::KilledForMemory, 1) => {
+                Err(HostError::GuestSilent {
+                    doing: "punch".to_owned(),
+                    waited: Duration::from_secs(5),
+                })
+            }
             (Script::Panics, _) => panic!("the lab has a defect"),
             (script, _) => Ok(Observed {
                 errno: Some(if script == Script::PunchFails { 22 } else { 0 }),
@@ -166,13 +173,28 @@ impl Session for Guest0<'static> {
         ]
     }
 
-    fn end(self: Box<Self>) -> Result<(), HostError> {
+    fn end(self: Box<Self>) -> Result<Ending, HostError> {
         match self.script {
             Script::EndFails => Err(HostError::Qemu {
                 what: "did not end".to_owned(),
                 advice: "look at its log".to_owned(),
             }),
-            _ => Ok(()),
+            Script::ComplaintAtTheEnd => Ok(Ending {
+                kernel_log: Reading::Read(vec![
+                    "kvm_intel: SEAMCALL TDH_MNG_VPFLUSHDONE failed: 0x8000082400000000".to_owned(),
+                ]),
+            }),
+            Script::KilledForMemory => Ok(Ending {
+                kernel_log: Reading::Read(vec![
+                    "Out of memory: Killed process 812 (qemu-system-x86) total-vm:9kB".to_owned(),
+                ]),
+            }),
+            Script::LogOverwritten => Ok(Ending {
+                kernel_log: Reading::incomplete("records were overwritten before they were read"),
+            }),
+            _ => Ok(Ending {
+                kernel_log: Reading::missing("no /dev/kmsg"),
+            }),
         }
     }
 }

@@ -1,7 +1,7 @@
 //! How runs and their plans end.
 
-use tdxlab_journal::Verdict;
 use tdxlab_journal::replay::Replay;
+use tdxlab_journal::{JournalReader, Verdict};
 use tdxlab_run::TestCase;
 
 use super::*;
@@ -45,6 +45,10 @@ fn a_failing_step_leaves_evidence_and_the_plan_goes_on() {
 )]
 #[case::silence(Script::SilentInStepTwo, "guest did not answer within 5s while punch")]
 #[case::a_defect_of_the_lab(Script::Panics, "the lab has a defect")]
+#[case::killed_for_memory(
+    Script::KilledForMemory,
+    "the kernel said: Out of memory: Killed process 812"
+)]
 #[case::a_guest_that_does_not_end(Script::EndFails, "QEMU did not end")]
 fn what_cannot_be_judged_is_an_error_with_its_reason(#[case] script: Script, #[case] reason: &str) {
     let finished = Setup::of(script).run(&[plan("punch/a", vec![punch(), punch()])]);
@@ -53,6 +57,64 @@ fn what_cannot_be_judged_is_an_error_with_its_reason(#[case] script: Script, #[c
     assert_eq!(scenario.verdict, Verdict::Error);
     let said = scenario.reason.as_deref().unwrap();
     assert!(said.contains(reason), "{said}");
+}
+
+/// All steps pass, and KVM complains while the guest is taken apart.
+#[test]
+fn what_the_kernel_says_at_the_end_is_a_finding_of_the_scenario() {
+    let plans = [plan("punch/a", vec![punch(), punch()])];
+    let finished = Setup::of(Script::ComplaintAtTheEnd).run(&plans);
+    let scenario = &finished.report.scenarios[0];
+    assert_eq!(scenario.verdict, Verdict::Fail);
+    let verdicts: Vec<_> = scenario.steps.iter().map(|step| step.verdict).collect();
+    let (pass, fail) = (Some(Verdict::Pass), Some(Verdict::Fail));
+    assert_eq!(verdicts, [pass, pass, fail]);
+    let end = scenario.first_bad_step().unwrap();
+    assert_eq!(scenario.place(end), "end");
+    let [finding] = end.findings.as_slice() else {
+        panic!("{:?}", end.findings);
+    };
+    assert_eq!(finding.witness, tdxlab_journal::Witness::KernelLog);
+    assert!(
+        finding
+            .found
+            .contains("TDH_MNG_VPFLUSHDONE: FLUSHVP_NOT_DONE"),
+        "{}",
+        finding.found
+    );
+    let lines = report::terminal::failure(scenario, None).join("\n");
+    assert!(lines.contains("end: end of the guest"), "{lines}");
+    let evidence = scenario.evidence.as_deref().unwrap();
+    let samples = fs::read_to_string(finished.folder.join(evidence).join("samples.txt")).unwrap();
+    assert!(samples.contains("# after the end"), "{samples}");
+    // Judged again it is the same, until the line is known and let pass.
+    let judged_again = |allowed: &str| {
+        let reports = tempfile::tempdir().unwrap();
+        let recording = JournalReader::of_run(&finished.folder).unwrap();
+        let allowed = AllowList::parse(allowed).unwrap();
+        let again = tdxlab_judge::rejudge(recording, None, allowed, reports.path()).unwrap();
+        let journal = again.path().join(journal::FILE);
+        let scenario = report::from_journal(&journal).unwrap().scenarios.remove(0);
+        let places = scenario.steps.iter().map(|step| scenario.place(step));
+        places.collect::<Vec<_>>()
+    };
+    assert_eq!(judged_again("").last().unwrap(), "end");
+    assert_ne!(
+        judged_again("SEAMCALL TDH_MNG_VPFLUSHDONE").last().unwrap(),
+        "end"
+    );
+}
+
+/// A log that lost records proves nothing; one that cannot be read was missed before.
+#[test]
+fn a_kernel_log_that_lost_records_at_the_end_cannot_be_judged() {
+    for (script, verdict) in [
+        (Script::LogOverwritten, Verdict::Error),
+        (Script::Right, Verdict::Pass),
+    ] {
+        let finished = Setup::of(script).run(&[plan("punch/a", vec![punch()])]);
+        assert_eq!(finished.verdict.unwrap(), verdict);
+    }
 }
 
 #[test]

@@ -9,12 +9,26 @@ const NAME: &str = "tdx.key_ids";
 const CGROUPS: &str = "/sys/fs/cgroup";
 const RESOURCE: &str = "tdx";
 
-pub(super) fn fact(machine: &ThisMachine) -> Fact {
-    let capacity = machine.read(&format!("{CGROUPS}/misc.capacity")).ok();
-    let Some(capacity) = capacity.as_deref().and_then(value) else {
+/// `offered` where KVM offers TDX VMs.
+pub(super) fn fact(machine: &ThisMachine, offered: bool) -> Fact {
+    let Ok(capacity) = machine.read(&format!("{CGROUPS}/misc.capacity")) else {
         return Fact::limited(NAME, "the misc controller of cgroups does not count them").advise(
-            "mount cgroup2 on /sys/fs/cgroup; without, a TD that cannot be made may be one too many",
+            "mount cgroup2 on /sys/fs/cgroup (CONFIG_CGROUP_MISC); without, a TD that cannot be made \
+             may be one too many",
         );
+    };
+    let capacity = match value(&capacity) {
+        Some(0) | None if !offered => {
+            return Fact::limited(NAME, "misc.capacity counts none: KVM has TDX turned off");
+        }
+        None => {
+            return Fact::limited(
+                NAME,
+                "this kernel does not count them: misc.capacity has no line tdx",
+            )
+            .advise("a TD that cannot be made may be one too many: count those that run");
+        }
+        Some(capacity) => capacity,
     };
     let Some(used) = used(machine) else {
         return Fact::limited(

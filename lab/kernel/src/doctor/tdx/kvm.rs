@@ -2,6 +2,7 @@
 
 use std::io;
 
+use super::in_place;
 use crate::doctor::fact::Fact;
 use crate::doctor::machine::ThisMachine;
 
@@ -18,6 +19,12 @@ const CAP_GUEST_MEMFD_FLAGS: u32 = 244;
 
 /// Names of the flags of KVM_CREATE_GUEST_MEMFD, by bit.
 const FLAGS: [&str; 2] = ["MMAP", "INIT_SHARED"];
+
+/// Whether KVM offers TDX VMs.
+pub(super) fn offers_tdx(machine: &ThisMachine) -> bool {
+    let types = machine.kvm_extension(CAP_VM_TYPES);
+    types.is_ok_and(|types| types & TDX_VM != 0)
+}
 
 pub(super) fn vm_type(machine: &ThisMachine) -> Fact {
     let name = "tdx.vm_type";
@@ -57,12 +64,32 @@ pub(super) fn private_memory(machine: &ThisMachine) -> Fact {
     }
     let said = format!("guest_memfd with {}", flags_in_words(flags));
     if attributes & ATTRIBUTE_PRIVATE == 0 {
-        // A series that converts in place may have moved attributes into the guest_memfd.
-        return Fact::limited(
-            name,
-            format!("{said}; no VM-wide attribute makes memory private"),
-        )
-        .advise("QEMU needs KVM_SET_MEMORY_ATTRIBUTES unless it knows in-place conversion");
+        // Kernels that convert in place have moved attributes into the guest_memfd.
+        let found = format!("{said}; no VM-wide attribute makes memory private");
+        let (found, cure) = match in_place::switch(machine) {
+            Some(switch) if switch.on => (
+                format!("{found} ({switch})"),
+                format!(
+                    "load kvm with {}, for private memory at 4K and design stock, or name a QEMU that \
+                     converts in place in TDXLAB_QEMU",
+                    switch.other_way()
+                ),
+            ),
+            _ => (
+                found,
+                "QEMU needs KVM_SET_MEMORY_ATTRIBUTES unless it knows in-place conversion"
+                    .to_owned(),
+            ),
+        };
+        // Without that object QEMU refuses to make a TD.
+        return match offers_tdx(machine) && in_place::qemu_cannot(machine) {
+            true => Fact::unusable(
+                name,
+                format!("{found}, and this QEMU does not convert in place"),
+            ),
+            false => Fact::limited(name, found),
+        }
+        .advise(cure);
     }
     Fact::usable(name, format!("{said}; memory can be private"))
 }

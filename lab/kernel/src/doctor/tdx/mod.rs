@@ -1,10 +1,16 @@
 //! What a TD needs, in the order in which it fails: processor, firmware, kernel, KVM, QEMU.
 
+mod in_place;
 mod keys;
 mod kvm;
+mod log;
+mod messages;
 mod module;
 mod processor;
 
+use std::io;
+
+use self::log::{Story, TdxLog};
 use super::qemu;
 use crate::doctor::fact::Fact;
 use crate::doctor::machine::ThisMachine;
@@ -14,24 +20,35 @@ const FIRST_KERNEL: (u32, u32) = (6, 16);
 const SOUND_KERNEL: (u32, u32) = (6, 19);
 
 pub(super) fn facts(machine: &ThisMachine) -> Vec<Fact> {
+    let log = TdxLog::of(machine);
+    let key_ids = log.as_ref().is_ok_and(TdxLog::has_key_ids);
+    let offered = kvm::offers_tdx(machine);
     let mut facts = vec![
-        processor::fact(machine),
-        kernel(machine),
-        parameter(machine),
-        module::fact(machine),
+        processor::fact(machine, key_ids),
+        kernel(machine, offered),
+        module::fact(&log, offered),
+        parameter(machine, &log),
         kvm::vm_type(machine),
         kvm::private_memory(machine),
         huge_pages(machine),
-        keys::fact(machine),
+        keys::fact(machine, offered),
     ];
     facts.extend(qemu::for_tdx(machine));
     facts
 }
 
-fn kernel(machine: &ThisMachine) -> Fact {
+fn kernel(machine: &ThisMachine, offered: bool) -> Fact {
     let name = "tdx.kernel";
     match machine.kernel_version() {
         None => Fact::limited(name, "the kernel's version cannot be read"),
+        Some(version) if version < FIRST_KERNEL && offered => Fact::limited(
+            name,
+            format!(
+                "Linux {}.{}, whose KVM offers TDX VMs: a backport, which the lab was not tried with",
+                version.0, version.1
+            ),
+        )
+        .advise("`tdxlab doctor --deep` tries a TD; what fails may be the backport's"),
         Some(version) if version < FIRST_KERNEL => Fact::unusable(
             name,
             format!(
@@ -52,12 +69,28 @@ fn kernel(machine: &ThisMachine) -> Fact {
     }
 }
 
-fn parameter(machine: &ThisMachine) -> Fact {
+fn parameter(machine: &ThisMachine, log: &io::Result<TdxLog>) -> Fact {
     let name = "tdx.kvm_intel";
     match machine.read("/sys/module/kvm_intel/parameters/tdx") {
         Ok(value) if value == "Y" || value == "1" => Fact::usable(name, "kvm_intel.tdx=Y"),
-        Ok(value) => Fact::unusable(name, format!("kvm_intel.tdx={value}"))
-            .advise("boot with kvm_intel.tdx=1 nohibernate; tdx.module says why it stays off"),
+        Ok(value) => {
+            let found = format!("kvm_intel.tdx={value}");
+            // KVM turns it off by itself where it cannot have TDX.
+            match log.as_ref().map(TdxLog::story) {
+                Ok(Story::Off(failure)) => {
+                    Fact::unusable(name, format!("{found}, for the reason that tdx.module tells"))
+                        .advise(failure.cure)
+                }
+                Ok(_) => Fact::unusable(name, found).advise(
+                    "boot with kvm_intel.tdx=1, or load kvm_intel with tdx=1; if it stays off, the \
+                     kernel log says why when kvm_intel is loaded",
+                ),
+                Err(_) => Fact::unusable(name, found).advise(
+                    "boot with kvm_intel.tdx=1 nohibernate; the kernel log, which cannot be read, says \
+                     why it stays off",
+                ),
+            }
+        }
         Err(_) if machine.exists("/sys/module/kvm_intel") => {
             Fact::unusable(name, "kvm_intel has no parameter tdx").advise(
                 "use a kernel with CONFIG_INTEL_TDX_HOST, which brings CONFIG_KVM_INTEL_TDX",
@@ -73,31 +106,29 @@ fn parameter(machine: &ThisMachine) -> Fact {
 fn huge_pages(machine: &ThisMachine) -> Fact {
     let name = "tdx.huge_pages";
     let huge = machine.read("/sys/module/kvm_intel/parameters/tdx_huge_page");
-    let attributes = machine.read("/sys/module/kvm/parameters/vm_memory_attributes");
-    let attributes_said = match &attributes {
-        Ok(value) => format!("vm_memory_attributes={value}"),
-        Err(_) => "no vm_memory_attributes".to_owned(),
+    let switch = in_place::switch(machine);
+    let in_place = match &switch {
+        Some(switch) => switch.to_string(),
+        None => "no conversion in place".to_owned(),
     };
-    match (huge.as_deref(), attributes.as_deref()) {
-        (Ok("Y" | "1"), Ok("Y" | "1")) => Fact::limited(
+    match (huge.as_deref(), &switch) {
+        (Ok("Y" | "1"), Some(switch)) if !switch.on => Fact::limited(
             name,
-            format!(
-                "tdx_huge_page=Y, {attributes_said}: per-VM attributes keep private memory at 4K"
-            ),
+            format!("tdx_huge_page=Y, {in_place}: per-VM attributes keep private memory at 4K"),
         )
-        .advise("modprobe kvm vm_memory_attributes=N"),
+        .advise(format!("load kvm with {}", switch.other_way())),
         (Ok("Y" | "1"), _) => Fact::usable(
             name,
-            format!("tdx_huge_page=Y, {attributes_said}: private memory at 2M"),
+            format!("tdx_huge_page=Y, {in_place}: private memory at 2M"),
         ),
         (Ok(value), _) => Fact::limited(
             name,
-            format!("tdx_huge_page={value}, {attributes_said}: design stock"),
+            format!("tdx_huge_page={value}, {in_place}: design stock"),
         )
         .advise("boot with kvm_intel.tdx_huge_page=1 to test huge pages"),
         (Err(_), _) => Fact::limited(
             name,
-            format!("no tdx_huge_page, {attributes_said}: private memory at 4K, design stock"),
+            format!("no tdx_huge_page, {in_place}: private memory at 4K, design stock"),
         ),
     }
 }

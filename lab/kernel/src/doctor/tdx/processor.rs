@@ -17,7 +17,9 @@ const MODELS: [(u32, &str); 6] = [
     (0xdd, "Clearwater Forest"),
 ];
 
-pub(super) fn fact(machine: &ThisMachine) -> Fact {
+/// `key_ids` where the kernel log shows that the firmware gave key ids to TDX: whatever is amiss then
+/// is not the firmware's.
+pub(super) fn fact(machine: &ThisMachine, key_ids: bool) -> Fact {
     let Ok(cpuinfo) = machine.read("/proc/cpuinfo") else {
         return Fact::unusable(NAME, "/proc/cpuinfo is not readable");
     };
@@ -28,6 +30,12 @@ pub(super) fn fact(machine: &ThisMachine) -> Fact {
     let model = field(&cpuinfo, "model name").unwrap_or("a processor without a name");
     if has("tdx_host_platform") {
         Fact::usable(NAME, format!("{model}, set up as a TDX host"))
+    } else if key_ids {
+        Fact::limited(
+            NAME,
+            format!("{model}: the firmware gave key ids to TDX, and the kernel has not set it up"),
+        )
+        .advise("tdx.module says why")
     } else if has("hypervisor") {
         Fact::unusable(NAME, "this is a virtual machine, and TDX does not nest")
             .advise("run on the bare machine")

@@ -1,0 +1,385 @@
+//! What a line of the kernel log says: a complaint of the kernel about itself, or something else.
+//!
+//! Sources: `lib/bug.c`, `kernel/panic.c`, `kernel/{hung_task,watchdog,workqueue,smp,cfi}.c`,
+//! `kernel/locking/lockdep.c`, `kernel/rcu/`, `kernel/sched/core.c`, `lib/{ubsan,list_debug}.c`,
+//! `mm/` (SLUB, KASAN, KFENCE, page allocator, memory failure, OOM killer), `arch/x86/kernel/`,
+//! `arch/x86/mm/`, `virt/kvm`, `arch/x86/kvm` and both `tdx.c`, Linux 6.16 to 7.3.
+//!
+//! A line counts by how it begins wherever the kernel begins it so: other lines repeat what user
+//! programs chose (names of processes, paths, audit records).
+
+use std::fmt;
+
+use super::seamcall::{SeamcallStatus, leaf};
+
+/// A complaint of the kernel about itself.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Complaint {
+    /// What kind.
+    pub kind: Kind,
+    /// What its numbers mean, where they are known.
+    pub decoded: Option<String>,
+}
+
+/// Kinds of complaints.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// WARN, WARN_ON and their kin; KVM_BUG_ON is one.
+    Warn,
+    /// BUG_ON, or what the kernel calls a bug.
+    Bug,
+    /// An exception in the kernel.
+    Oops,
+    /// The kernel stopped.
+    Panic,
+    /// Found by lockdep.
+    Lockdep,
+    /// A processor or task that does not get on.
+    Stall,
+    /// Found by UBSAN.
+    Ubsan,
+    /// Memory that is not freed.
+    Leak,
+    /// Memory or page tables with wrong content.
+    Corruption,
+    /// An MSR that the processor does not have.
+    Msr,
+    /// A VMX instruction that failed.
+    Vmx,
+    /// A SEAMCALL that failed where KVM expects it not to.
+    Seamcall,
+    /// A key id of TDX that no TD will get any more.
+    KeyLeak,
+    /// Memory that the hardware found broken, or that was written past TDX.
+    BrokenMemory,
+}
+
+impl Kind {
+    /// What it is called in findings.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Kind::Warn => "WARN",
+            Kind::Bug => "BUG",
+            Kind::Oops => "oops",
+            Kind::Panic => "panic",
+            Kind::Lockdep => "lockdep splat",
+            Kind::Stall => "stall",
+            Kind::Ubsan => "UBSAN splat",
+            Kind::Leak => "memory leak",
+            Kind::Corruption => "corruption",
+            Kind::Msr => "MSR access error",
+            Kind::Vmx => "failed VMX instruction",
+            Kind::Seamcall => "failed SEAMCALL",
+            Kind::KeyLeak => "leaked key id",
+            Kind::BrokenMemory => "broken memory",
+        }
+    }
+}
+
+impl fmt::Display for Kind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// How a line is known.
+enum Mark {
+    /// It begins so.
+    Starts(&'static str),
+    /// It says so, beginning with a word of its own.
+    Says(&'static str),
+    /// It begins with the first, after what a subsystem puts before its messages, and has the second.
+    Both(&'static str, &'static str),
+}
+
+use Mark::{Both, Says, Starts};
+
+/// The first that fits counts.
+const MARKS: &[(Mark, Kind)] = &[
+    // Lockdep has its own WARNINGs and BUGs.
+    (Starts("WARNING: possible circular locking"), Kind::Lockdep),
+    (Starts("WARNING: possible recursive locking"), Kind::Lockdep),
+    (
+        Starts("WARNING: possible irq lock inversion"),
+        Kind::Lockdep,
+    ),
+    (Starts("WARNING: inconsistent lock state"), Kind::Lockdep),
+    (Starts("WARNING: suspicious RCU usage"), Kind::Lockdep),
+    (Starts("WARNING: bad unlock balance"), Kind::Lockdep),
+    (Starts("WARNING: bad contention"), Kind::Lockdep),
+    (Starts("WARNING: held lock freed"), Kind::Lockdep),
+    (Starts("WARNING: lock held when returning"), Kind::Lockdep),
+    (Starts("WARNING: Nested lock was not taken"), Kind::Lockdep),
+    (Starts("WARNING: chain_key collision"), Kind::Lockdep),
+    (
+        Both("WARNING: ", "unsafe lock order detected"),
+        Kind::Lockdep,
+    ),
+    (Both("WARNING: ", "still has locks held!"), Kind::Lockdep),
+    (Says("[ BUG: Invalid wait context ]"), Kind::Lockdep),
+    (Starts("INFO: possible"), Kind::Lockdep),
+    (
+        Starts("INFO: trying to register non-static key"),
+        Kind::Lockdep,
+    ),
+    (Starts("INFO: suspicious RCU usage"), Kind::Lockdep),
+    // Stalls.
+    (Both("INFO: task ", " for more than "), Kind::Stall),
+    (Both("INFO: rcu", "stall"), Kind::Stall),
+    (Says("soft lockup - CPU"), Kind::Stall),
+    (Says("hard LOCKUP"), Kind::Stall),
+    (Says("BUG: workqueue lockup"), Kind::Stall),
+    (Says("non-responsive CSD lock"), Kind::Stall),
+    // Exceptions, and what the kernel gives up over.
+    (Starts("Kernel panic - not syncing"), Kind::Panic),
+    (Says("PANIC: double fault"), Kind::Panic),
+    (Says("Fatal Machine check"), Kind::Panic),
+    (Starts("Oops: "), Kind::Oops),
+    (Starts("general protection fault"), Kind::Oops),
+    (Says("Corrupted page table at address"), Kind::Oops),
+    // Broken memory comes before BUG: it is about the machine, not about a statement of a file.
+    (Says("TDX private memory error"), Kind::BrokenMemory),
+    (Both("Machine Check Exception", "Bank"), Kind::BrokenMemory),
+    (Starts("Memory failure: "), Kind::BrokenMemory),
+    (
+        Says("Uncorrected hardware memory error"),
+        Kind::BrokenMemory,
+    ),
+    (
+        Says("[Hardware Error]: Machine check: "),
+        Kind::BrokenMemory,
+    ),
+    (Says("event severity: fatal"), Kind::BrokenMemory),
+    (Says("event severity: recoverable"), Kind::BrokenMemory),
+    (Both("EDAC MC", " UE "), Kind::BrokenMemory),
+    // Page tables and memory.
+    (Says("Invalid SPTE change"), Kind::Corruption),
+    (Says("Unexpected SPTE change"), Kind::Corruption),
+    (Both("SPTE ", "shadow-present at free"), Kind::Corruption),
+    (
+        Says("reserved bits set on MMU-present spte"),
+        Kind::Corruption,
+    ),
+    (Says("list_add corruption"), Kind::Corruption),
+    (Says("list_del corruption"), Kind::Corruption),
+    (Says("pagealloc: memory corruption"), Kind::Corruption),
+    (Says("pagealloc: single bit error"), Kind::Corruption),
+    (Says("Kernel memory exposure attempt"), Kind::Corruption),
+    (Says("Kernel memory overwrite attempt"), Kind::Corruption),
+    (Starts("CFI failure at"), Kind::Bug),
+    // What is left of the general kinds.
+    (Starts("WARNING: "), Kind::Warn),
+    (Starts("kernel BUG at"), Kind::Bug),
+    (Both("BUG: ", ""), Kind::Bug),
+    (Both("BUG ", "): "), Kind::Corruption),
+    (Starts("UBSAN: "), Kind::Ubsan),
+    (Says("new suspected memory leaks"), Kind::Leak),
+    (Starts("unchecked MSR access error"), Kind::Msr),
+    // vmx_insn_failed(): after the first of a boot there is no WARN beside it.
+    (Says("vmread failed: "), Kind::Vmx),
+    (Says("vmwrite failed: "), Kind::Vmx),
+    (Says("vmclear failed: "), Kind::Vmx),
+    (Says("vmptrld failed: "), Kind::Vmx),
+    (Says("invvpid failed: "), Kind::Vmx),
+    (Says("invept failed: "), Kind::Vmx),
+];
+
+impl Mark {
+    fn fits(&self, line: &str) -> bool {
+        match *self {
+            Starts(text) => line.starts_with(text),
+            Says(text) => says(line, text),
+            // What subsystems put before their messages ends with a colon.
+            Both(first, second) => {
+                let begins = line.starts_with(first) || line.contains(&format!(": {first}"));
+                begins && line.contains(second)
+            }
+        }
+    }
+}
+
+/// Whether `line` has `text`, and no letter just before it: `DEBUG: ` does not say `BUG: `.
+fn says(line: &str, text: &str) -> bool {
+    line.match_indices(text).any(|(at, _)| {
+        let before = line[..at].chars().next_back();
+        !before.is_some_and(char::is_alphanumeric)
+    })
+}
+
+/// Beginnings of lines that quote user programs, or tell of them.
+const OF_PROGRAMS: &[&str] = &["traps: ", "audit: ", "process '"];
+
+/// What the kernel complains of in a line of its log; `None` where it only tells something.
+pub fn complaint(line: &str) -> Option<Complaint> {
+    let line = bare(line);
+    // `traps: PANIC: double fault` is the kernel's own.
+    let quoted = OF_PROGRAMS.iter().any(|start| line.starts_with(start));
+    if quoted && !line.starts_with("traps: PANIC: ") {
+        return None;
+    }
+    if let Some(failed) = failed_seamcall(line) {
+        return Some(Complaint {
+            kind: Kind::Seamcall,
+            decoded: failed.decoded(),
+        });
+    }
+    if line.contains("HKID") && line.contains("is leaked") {
+        return Some(Complaint {
+            kind: Kind::KeyLeak,
+            decoded: None,
+        });
+    }
+    let kind = match MARKS.iter().find(|(mark, _)| mark.fits(line)) {
+        Some((_, kind)) => *kind,
+        None if is_die(line) => Kind::Oops,
+        None => return None,
+    };
+    Some(Complaint {
+        kind,
+        decoded: None,
+    })
+}
+
+/// The line without what a console or `dmesg` has put before it: `<4>`, `[   12.345678] `, `[ T9] `.
+fn bare(line: &str) -> &str {
+    let mut line = line.trim();
+    if let Some((level, rest)) = line.strip_prefix('<').and_then(|rest| rest.split_once('>'))
+        && level.chars().all(|digit| digit.is_ascii_digit())
+    {
+        line = rest.trim_start();
+    }
+    for _ in 0..2 {
+        let Some((stamp, rest)) = line.strip_prefix('[').and_then(|rest| rest.split_once(']'))
+        else {
+            break;
+        };
+        let stamp = stamp.trim();
+        let number = stamp.strip_prefix(['T', 'C']).unwrap_or(stamp);
+        if number.is_empty() || !number.chars().all(|c| c.is_ascii_digit() || c == '.') {
+            break;
+        }
+        line = rest.trim_start();
+    }
+    line
+}
+
+/// The head line of an exception in the kernel before Linux 6.10: `divide error: 0000 [#1] SMP`.
+fn is_die(line: &str) -> bool {
+    line.split_once(" [#").is_some_and(|(head, tail)| {
+        let digits = tail.split_once(']').map_or("", |(digits, _)| digits);
+        let code = head.rsplit(": ").next().unwrap_or_default();
+        !digits.is_empty()
+            && digits.bytes().all(|digit| digit.is_ascii_digit())
+            && code.len() == 4
+            && code.bytes().all(|digit| digit.is_ascii_hexdigit())
+    })
+}
+
+/// A call of the TDX module that failed, as the kernel tells of it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FailedSeamcall {
+    /// Its name or number, as it stands there, and the name of the number.
+    pub name: Option<String>,
+    /// What it returned; `None` where the line does not say.
+    pub status: Option<SeamcallStatus>,
+}
+
+impl FailedSeamcall {
+    /// In words.
+    pub fn decoded(&self) -> Option<String> {
+        let status = self.status.map(|status| status.to_string());
+        match (&self.name, status) {
+            (Some(name), Some(status)) => Some(format!("{name}: {status}")),
+            (name, status) => name.clone().or(status),
+        }
+    }
+}
+
+/// The failed SEAMCALL that a line tells of.
+///
+/// | line | printed by |
+/// |---|---|
+/// | `SEAMCALL TDH_MEM_PAGE_AUG failed: 0x..., entry 0x...` | TDX_BUG_ON(), pr_tdx_error() of KVM |
+/// | `TDH_VP_RD[VMCS.0x681e] failed 0x...`, `TDH_VP_WR[...]...` | tdh_vp_rd_failed(), tdh_vp_wr_failed() |
+/// | `SEAMCALL (0x0000000000000021) failed: 0x...` | seamcall_err() of arch/x86/virt |
+/// | `SEAMCALL failed: leaf 35, error 0x...` | the same, before Linux 6.8 |
+/// | `TDH.SYS.DISABLE failed: 0x...` | tdx_sys_disable() |
+/// | `TD vp_enter_ret 0x...` | __tdx_handle_exit() |
+/// | `tdh_mng_vpflushdone() failed` | tdx_mmu_release_hkid() |
+pub fn failed_seamcall(line: &str) -> Option<FailedSeamcall> {
+    let line = bare(line);
+    if let Some((_, rest)) = line.split_once("TD vp_enter_ret ") {
+        return Some(FailedSeamcall {
+            name: Some("TDH.VP.ENTER".to_owned()),
+            status: number(rest).map(SeamcallStatus),
+        });
+    }
+    let (before, after) = line.split_once(" failed")?;
+    let words = || before.split_whitespace();
+    let of_module = |word: &str| {
+        let upper = word.to_ascii_uppercase();
+        upper.starts_with("TDH_") || upper.starts_with("TDH.")
+    };
+    let name = match words().find(|word| word.eq_ignore_ascii_case("SEAMCALL")) {
+        // "failed: leaf 35, error 0x..."
+        Some(_) if before.trim_end().ends_with("SEAMCALL") => after
+            .split_once("leaf ")
+            .and_then(|(_, rest)| number(rest))
+            .map(named),
+        Some(_) => words().next_back().map(called),
+        None => Some(words().find(|word| of_module(word)).map(called)?),
+    };
+    // Statuses are long; operands that follow them need not be.
+    let status = match after.split_once("error ") {
+        Some((_, rest)) => number(rest),
+        None => number(after.trim_start_matches(':').trim_start()),
+    };
+    // "tdh_mng_vpflushdone() failed. HKID 5 is leaked." follows a line that has the status.
+    if status.is_none() && line.contains("HKID") {
+        return None;
+    }
+    Some(FailedSeamcall {
+        name,
+        status: status.map(SeamcallStatus),
+    })
+}
+
+/// `(0x21)` as number and name, any other word as it stands.
+fn called(word: &str) -> String {
+    let bare = word.trim_matches(|c| matches!(c, '(' | ')' | ':'));
+    match number(bare) {
+        Some(number) => named(number),
+        None => bare.to_owned(),
+    }
+}
+
+fn named(number: u64) -> String {
+    match leaf(number) {
+        Some(name) => name.to_owned(),
+        None => format!("SEAMCALL {number:#x}"),
+    }
+}
+
+/// The number at the beginning of a text, hexadecimal after `0x`.
+fn number(text: &str) -> Option<u64> {
+    let (digits, radix) = match text.strip_prefix("0x") {
+        Some(digits) => (digits, 16),
+        None => (text, 10),
+    };
+    let end = digits
+        .find(|c: char| !c.is_digit(radix))
+        .unwrap_or(digits.len());
+    u64::from_str_radix(&digits[..end], radix).ok()
+}
+
+/// The process that the OOM killer has ended.
+pub fn oom_victim(line: &str) -> Option<u32> {
+    let line = bare(line);
+    let killed = line.contains("ut of memory") || line.starts_with("oom-kill");
+    let (_, rest) = line.split_once("Killed process ")?;
+    let pid = number(rest)?;
+    killed.then(|| u32::try_from(pid).ok())?
+}
+
+#[cfg(test)]
+mod tests;

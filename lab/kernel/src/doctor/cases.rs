@@ -1,0 +1,306 @@
+//! Machines as people have met them: what their kernel said, and what the doctor must make of it.
+//!
+//! One line a case. A machine is the one on which all is well, with TDX off and other answers.
+
+use rstest::rstest;
+
+use super::tests::{machine, text, without};
+use super::*;
+
+const KEYS: &str = "virt/tdx: BIOS enabled: private KeyID range [32, 64)\n";
+const S3: &str = "virt/tdx: Disable ACPI S3. Turn off TDX in the BIOS to use ACPI S3.\n";
+const READY: &str = "virt/tdx: TDX-Module initialized\n";
+
+const LOG: &str = "/answers/kernel-log";
+const KVM: &str = "/answers/kvm";
+const TDX: &str = "/sys/module/kvm_intel/parameters/tdx";
+const RELEASE: &str = "/proc/sys/kernel/osrelease";
+const CAPACITY: &str = "/sys/fs/cgroup/misc.capacity";
+const IN_PLACE: &str = "/sys/module/kvm/parameters/gmem_in_place_conversion";
+const ATTRIBUTES: &str = "/sys/module/kvm/parameters/vm_memory_attributes";
+const HUGE: &str = "/sys/module/kvm_intel/parameters/tdx_huge_page";
+const OBJECTS: &str = "/answers/qemu-objects";
+
+/// Answers of KVM: without TDX, with it, and with it but without the attribute of VMs.
+const NO_TDX: &str = "233 0\n234 0\n235 1\n244 0";
+const OFFERED: &str = "233 8\n234 1\n235 33\n244 3";
+const OFFERED_IN_PLACE: &str = "233 0\n234 1\n235 33\n244 3";
+
+fn with(answers: &[(&str, &str)]) -> ThisMachine {
+    let changed = answers
+        .iter()
+        .fold(text("all-well"), |text, (path, answer)| {
+            without(&text, path, &format!("--- {path}\n{answer}\n"))
+        });
+    machine(&changed)
+}
+
+/// A machine with TDX off, whose kernel has said this.
+fn off(log: &str) -> ThisMachine {
+    with(&[
+        (LOG, log),
+        (KVM, NO_TDX),
+        (TDX, "N"),
+        (CAPACITY, "sev 0\nsev_es 0"),
+    ])
+}
+
+fn fact(machine: &ThisMachine, name: &str) -> Fact {
+    let facts = examine(machine);
+    let fact = facts.iter().find(|fact| fact.name == name);
+    fact.unwrap_or_else(|| panic!("no {name}: {facts:#?}"))
+        .clone()
+}
+
+/// TDX is off: what the log shows as the cause, and the cure. It is the first thing told.
+#[rstest]
+// Each message of arch/x86/virt/vmx/tdx/tdx.c.
+#[case(&[KEYS, "virt/tdx: initialization failed: Hibernation support is enabled"], "Hibernation", "nohibernate")]
+#[case(&[KEYS, "virt/tdx: initialization failed: too few private KeyIDs available."], "too few", "key split")]
+#[case(&[KEYS, "virt/tdx: initialization failed: register_memory_notifier() failed (-12)"], "notifier", "boot again")]
+#[case(&[KEYS, "virt/tdx: initialization failed: TDMRs exhausted.", "virt/tdx: TDX-Module initialization failed (-28)"], "\"virt/tdx: initialization failed: TDMRs", "more pieces")]
+#[case(&[KEYS, "virt/tdx: initialization failed: TDMR [0x0, 0x40000000): reserved areas exhausted.", "virt/tdx: module initialization failed (-28)"], "reserved areas", "more pieces")]
+#[case(&[KEYS, "virt/tdx: frame pointer (RBP) clobber bug present, upgrade TDX module", "virt/tdx: module initialization failed (-22)"], "RBP", "update the TDX module")]
+#[case(&[KEYS, "virt/tdx: module not loaded", "virt/tdx: TDX-Module initialization failed (-19)"], "module not loaded", "SEAM loader")]
+#[case(&["virt/tdx: TDX not supported by the host platform"], "not supported", "key ids")]
+#[case(&[KEYS, "virt/tdx: XSAVE is required for TDX"], "XSAVE", "noxsave")]
+#[case(&[KEYS, "virt/tdx: MOVDIR64B is required for TDX"], "MOVDIR64B", "clearcpuid")]
+#[case(&[KEYS, "virt/tdx: Self-snoop is required for TDX"], "Self-snoop", "clearcpuid")]
+// The step that failed is told by its error number alone.
+#[case(&[KEYS, "virt/tdx: module initialization failed (-19)"], "(-19)", "no TDX module is loaded")]
+#[case(&[KEYS, "virt/tdx: module initialization failed (-12)"], "(-12)", "contiguous memory")]
+#[case(&[KEYS, "virt/tdx: TDX-Module initialization failed (-95)"], "(-95)", "refuses SEAMCALLs")]
+#[case(&[KEYS, "virt/tdx: module initialization failed (-13)"], "(-13)", "VT-x")]
+#[case(&[KEYS, "virt/tdx: module initialization failed (-28)"], "(-28)", "more pieces")]
+#[case(&[KEYS, "virt/tdx: module initialization failed (-22)"], "(-22)", "memory map")]
+#[case(&[KEYS, "virt/tdx: module initialization failed (-5)"], "(-5)", "not have it any more")]
+#[case(&[KEYS, "virt/tdx: module initialization failed (-4095)"], "(-4095)", "update the TDX module")]
+#[case(&[KEYS, "kvm_intel: Failed to initialize TDX module."], "Failed to initialize", "update the TDX module")]
+// A call of the module, by class of its status.
+#[case(&[KEYS, S3, "virt/tdx: SEAMCALL (0x0000000000000021) failed: 0xc000090000000000"], "TDH.SYS.INIT: INCORRECT_CPUID_VALUE", "update the firmware")]
+#[case(&[KEYS, S3, "virt/tdx: SEAMCALL (0x0000000000000023) failed: 0xc000092000000000", "virt/tdx: module initialization failed (-5)"], "TDH.SYS.LP.INIT: INCONSISTENT_MSR", "differs between packages")]
+#[case(&[KEYS, "virt/tdx: SEAMCALL (0x0000000000000022) failed: 0xc000050500000000", "virt/tdx: RCX 0x0000000000000000 RDX 0x9100000100000008 R08 0x0000000000000000", "virt/tdx: R09 0x0000000000000000 R10 0x0000000000000000 R11 0x0000000000000000", "virt/tdx: module initialization failed (-5)", "kvm_intel: Failed to initialize TDX module."], "TDH.SYS.RD: SYS_NOT_READY", "boot the machine anew")]
+#[case(&[KEYS, "virt/tdx: SEAMCALL (0x000000000000002d) failed: 0xc0000a0200000060", "virt/tdx: TDX-Module initialization failed (-5)"], "TDH.SYS.CONFIG: TDMR_OUTSIDE_CMRS, operand TDMR_INFO_PA", "list of memory")]
+#[case(&[KEYS, "virt/tdx: SEAMCALL (0x0000000000000022) failed: 0xc0000c0000000000", "virt/tdx: module initialization failed (-5)"], "METADATA_FIELD_ID_INCORRECT", "older kernel")]
+#[case(&[KEYS, "virt/tdx: SEAMCALL (0x000000000000001f) failed: 0x8000080000000000"], "KEY_GENERATION_FAILED", "random number")]
+#[case(&[KEYS, "tdx: SEAMCALL failed: leaf 33, error 0xc000090000000000."], "TDH.SYS.INIT", "firmware")]
+// Each message of arch/x86/kvm/vmx/tdx.c, also after the module was initialised.
+#[case(&[KEYS, "kvm_intel: EPT is required for TDX"], "EPT", "ept=1")]
+#[case(&[KEYS, "kvm_intel: TDP MMU and MMIO caching and EPT A/D bit is required for TDX"], "TDP MMU", "tdp_mmu=1")]
+#[case(&[KEYS, READY, "kvm_intel: APICv is required for TDX"], "APICv", "enable_apicv=1")]
+#[case(&[KEYS, "kvm_intel: tdx: OSXSAVE is required for TDX"], "OSXSAVE", "noxsave")]
+#[case(&[KEYS, "kvm_intel: tdx: MOVDIR64B is required for TDX"], "MOVDIR64B", "clearcpuid")]
+#[case(&[KEYS, "kvm_intel: Self-snoop is reqiured for TDX"], "Self-snoop", "clearcpuid")]
+#[case(&[KEYS, "kvm_intel: tdx: no TDX private KeyIDs available"], "no TDX private", "nohibernate")]
+#[case(&[KEYS, "virt/tdx: initialization failed: Hibernation support is enabled", "kvm_intel: tdx: no TDX private KeyIDs available"], "Hibernation", "nohibernate")]
+#[case(&[KEYS, "kvm_intel: tdx: tdx requires kvm.enable_virt_at_load=1"], "enable_virt_at_load", "load kvm with enable_virt_at_load=1")]
+#[case(&[KEYS, "virt/tdx: module initialized", "kvm_intel: tdx: tdx requires kvm.enable_virt_at_load=1"], "enable_virt_at_load", "load kvm with enable_virt_at_load=1")]
+#[case(&[KEYS, READY, "kvm_intel: Disable TDX: MAX_VCPU_PER_TD (64) smaller than number of logical CPUs (512)."], "MAX_VCPU_PER_TD", "nr_cpus")]
+#[case(&[KEYS, "kvm_intel: Disable TDX: MAX_VCPU_PER_TD (64) smaller than max logical CPUs (512)."], "MAX_VCPU_PER_TD", "nr_cpus")]
+#[case(&[KEYS, READY, "kvm_intel: MSR c0000103 isn't included by kvm_find_user_return_msr"], "c0000103", "bug of KVM")]
+// What TDX stands on.
+#[case(&["kvm_intel: VMX not enabled (by BIOS) in MSR_IA32_FEAT_CTL on CPU 0"], "VMX", "VT-x")]
+#[case(&["x86/tme: not enabled by BIOS"], "x86/tme", "TME")]
+#[case(&["x86/tme: enabled by BIOS", "x86/mktme: disabled by BIOS"], "mktme", "TME-MT")]
+fn tdx_is_off_and_the_log_says_why(
+    #[case] lines: &[&str],
+    #[case] found: &str,
+    #[case] advice: &str,
+) {
+    let lines: Vec<&str> = lines.iter().map(|line| line.trim_end()).collect();
+    let machine = off(&lines.join("\n"));
+    let module = fact(&machine, "tdx.module");
+    assert_eq!(module.standing, Status::Unusable, "{module:?}");
+    assert!(module.found.contains(found), "{module:?}");
+    // Whatever failed last is shown, too.
+    assert!(module.found.contains(lines.last().unwrap()), "{module:?}");
+    let cure = module.advice.clone().unwrap();
+    assert!(cure.contains(advice), "{cure}");
+    assert_eq!(why_no_tdx(&machine), Some(module));
+    assert_eq!(fact(&machine, "tdx.kvm_intel").advice, Some(cure));
+    let keys = fact(&machine, "tdx.key_ids");
+    assert!(keys.found.contains("turned off"), "{keys:?}");
+}
+
+/// No message says that TDX is off.
+#[rstest]
+#[case::nothing_said(&[], NO_TDX, Status::Limited, "says nothing")]
+#[case::key_ids_alone(&[KEYS, S3], NO_TDX, Status::Limited, "nothing says that the module was initialised")]
+#[case::key_ids_and_offered(&[KEYS, S3], OFFERED, Status::Usable, "KVM offers TDX VMs")]
+#[case::lost_and_offered(&[], OFFERED, Status::Usable, "KVM offers TDX VMs")]
+#[case::a_new_reason(&[KEYS, READY, "kvm_intel: tdx: needs the moon in the third house"], NO_TDX, Status::Limited, "the moon in the third house")]
+#[case::a_new_name(&["Linux version 7.3.4-tdx (builder)", "Kernel command line: root=/dev/x kvm_intel.tdx=1", KEYS], NO_TDX, Status::Limited, "nothing says that the module was initialised")]
+#[case::a_new_note(&[KEYS, READY, "virt/tdx: feeling fine"], OFFERED, Status::Usable, "TDX-Module initialized")]
+#[case::initialised(&[KEYS, READY], OFFERED, Status::Usable, "TDX-Module initialized")]
+#[case::loaded_again(&[KEYS, READY, "kvm_intel: EPT is required for TDX"], OFFERED, Status::Limited, "EPT is required")]
+#[case::failed_later(&[KEYS, READY, "kvm_intel: SEAMCALL TDH_PHYMEM_PAGE_RECLAIM failed: 0x8000020000000000"], OFFERED, Status::Limited, "OPERAND_BUSY")]
+#[case::failed_on_the_way(&[KEYS, "virt/tdx: SEAMCALL (0x22) failed: 0xc0000c0000000000", READY], OFFERED, Status::Limited, "METADATA_FIELD_ID_INCORRECT")]
+#[case::failed_and_initialised_lost(&["kvm_intel: SEAMCALL TDH_MNG_CREATE failed: 0xc000030300000080"], OFFERED, Status::Limited, "PAGE_NOT_FREE")]
+#[case::a_package_offline(&[KEYS, READY, "kvm_intel: All packages need to have online CPU to create TD. Online CPU and retry."], OFFERED, Status::Limited, "online CPU")]
+#[case::a_package_offline_and_the_rest_lost(&["kvm_intel: All packages need to have online CPU to create TD. Online CPU and retry."], OFFERED, Status::Limited, "online CPU")]
+#[case::few_tdmrs_left(&[KEYS, "virt/tdx: consumed TDMRs reaching limit: 62 used out of 64", READY], OFFERED, Status::Usable, "initialized")]
+#[case::tried_twice(&[KEYS, "virt/tdx: module not loaded", "virt/tdx: module initialization failed (-19)", "virt/tdx: module initialized"], OFFERED, Status::Usable, "module initialized")]
+fn what_else_the_log_may_say(
+    #[case] lines: &[&str],
+    #[case] kvm: &str,
+    #[case] standing: Status,
+    #[case] found: &str,
+) {
+    let log: String = lines
+        .iter()
+        .map(|line| format!("{}\n", line.trim_end()))
+        .collect();
+    let on = if kvm == NO_TDX { "N" } else { "Y" };
+    let machine = with(&[(LOG, &log), (KVM, kvm), (TDX, on)]);
+    let module = fact(&machine, "tdx.module");
+    assert_eq!(module.standing, standing, "{module:?}");
+    assert!(module.found.contains(found), "{module:?}");
+    let obstacle = why_no_tdx(&machine).map(|fact| fact.name);
+    let expected = (kvm == NO_TDX).then(|| "tdx.kvm_intel".to_owned());
+    assert_eq!(obstacle, expected);
+}
+
+/// A kernel that does not set TDX up does not set the processor's flag either; with a range of key
+/// ids in its log that is not the firmware's fault.
+#[test]
+fn the_firmware_is_not_blamed_for_what_the_kernel_does() {
+    let cpuinfo =
+        "vendor_id : GenuineIntel\ncpu family : 6\nmodel : 207\nmodel name : X\nflags : vmx tme";
+    let log = format!("{KEYS}virt/tdx: initialization failed: Hibernation support is enabled");
+    for (log, blamed) in [(log.as_str(), "tdx.module"), ("", "tdx.processor")] {
+        let machine = with(&[
+            ("/proc/cpuinfo", cpuinfo),
+            (LOG, log),
+            (KVM, NO_TDX),
+            (TDX, "N"),
+        ]);
+        assert_eq!(why_no_tdx(&machine).unwrap().name, blamed);
+    }
+}
+
+/// What the version alone says of a kernel, and what its KVM says.
+#[rstest]
+#[case::backport("5.14.0-611.tdx.el9.x86_64", OFFERED, "Y", Status::Limited, "backport")]
+#[case::another_backport("6.8.0-1040-tdx", OFFERED, "Y", Status::Limited, "backport")]
+#[case::too_old("5.14.0-611.el9.x86_64", NO_TDX, "N", Status::Unusable, "from 6.16 on")]
+#[case::racy("6.17.0-12-generic", OFFERED, "Y", Status::Limited, "before 6.19")]
+#[case::new("7.4.0-rc3+", OFFERED, "Y", Status::Usable, "7.4")]
+fn kernels_are_taken_by_what_they_can(
+    #[case] release: &str,
+    #[case] kvm: &str,
+    #[case] on: &str,
+    #[case] standing: Status,
+    #[case] found: &str,
+) {
+    let machine = with(&[(RELEASE, release), (KVM, kvm), (TDX, on)]);
+    let kernel = fact(&machine, "tdx.kernel");
+    assert_eq!(kernel.standing, standing, "{kernel:?}");
+    assert!(kernel.found.contains(found), "{kernel:?}");
+    assert_eq!(why_no_tdx(&machine).is_some(), standing == Status::Unusable);
+}
+
+const OLD_QEMU: &str = "List of user creatable objects:\n  memory-backend-memfd\n  tdx-guest";
+const NEW_QEMU: &str = "List of user creatable objects:\n  memory-backend-guest-memfd\n  tdx-guest";
+
+/// Conversion in place, by the parameter's name and value, KVM's answers and QEMU's objects: what is
+/// said of huge pages, and of private memory.
+#[rstest]
+#[case::on(
+    IN_PLACE,
+    "Y",
+    OFFERED_IN_PLACE,
+    OLD_QEMU,
+    "private memory at 2M",
+    "gmem_in_place_conversion=N",
+    Status::Unusable
+)]
+#[case::on_and_qemu_knows(
+    IN_PLACE,
+    "Y",
+    OFFERED_IN_PLACE,
+    NEW_QEMU,
+    "private memory at 2M",
+    "gmem_in_place_conversion=N",
+    Status::Limited
+)]
+#[case::off(
+    IN_PLACE,
+    "N",
+    OFFERED,
+    OLD_QEMU,
+    "gmem_in_place_conversion=Y",
+    "memory can be private",
+    Status::Usable
+)]
+#[case::old_name_on(
+    ATTRIBUTES,
+    "N",
+    OFFERED_IN_PLACE,
+    OLD_QEMU,
+    "private memory at 2M",
+    "vm_memory_attributes=Y",
+    Status::Unusable
+)]
+#[case::old_name_off(
+    ATTRIBUTES,
+    "Y",
+    OFFERED,
+    OLD_QEMU,
+    "vm_memory_attributes=N",
+    "memory can be private",
+    Status::Usable
+)]
+fn conversion_in_place_goes_by_the_kernels_own_name(
+    #[case] parameter: &str,
+    #[case] value: &str,
+    #[case] kvm: &str,
+    #[case] objects: &str,
+    #[case] huge_pages: &str,
+    #[case] private: &str,
+    #[case] standing: Status,
+) {
+    let machine = with(&[
+        (parameter, value),
+        (HUGE, "Y"),
+        (KVM, kvm),
+        (OBJECTS, objects),
+    ]);
+    let said = |name| {
+        let fact = fact(&machine, name);
+        let advice = fact.advice.unwrap_or_default();
+        (format!("{} {advice}", fact.found), fact.standing)
+    };
+    assert!(
+        said("tdx.huge_pages").0.contains(huge_pages),
+        "{:?}",
+        said("tdx.huge_pages")
+    );
+    let (text, found) = said("tdx.guest_memfd");
+    assert!(text.contains(private), "{text}");
+    assert_eq!(found, standing, "{text}");
+    // The other name is of another kernel.
+    let other = if parameter == IN_PLACE {
+        "vm_memory_attributes"
+    } else {
+        "gmem_in_place"
+    };
+    assert!(!(text + &said("tdx.huge_pages").0).contains(other));
+}
+
+#[rstest]
+#[case::off("sev 0\nsev_es 0", NO_TDX, Status::Limited, "turned off")]
+#[case::off_with_a_line("sev 0\ntdx 0", NO_TDX, Status::Limited, "turned off")]
+#[case::not_counted("sev 0", OFFERED, Status::Limited, "no line tdx")]
+#[case::counted("sev 0\ntdx 31", OFFERED, Status::Usable, "of 31")]
+fn key_ids_are_counted_where_the_kernel_counts(
+    #[case] capacity: &str,
+    #[case] kvm: &str,
+    #[case] standing: Status,
+    #[case] found: &str,
+) {
+    let machine = with(&[(CAPACITY, capacity), (KVM, kvm)]);
+    let keys = fact(&machine, "tdx.key_ids");
+    assert_eq!(keys.standing, standing, "{keys:?}");
+    assert!(keys.found.contains(found), "{keys:?}");
+    assert!(!keys.advice.unwrap_or_default().contains("mount"));
+}

@@ -1,0 +1,263 @@
+//! What the kernel says about TDX while it sets it up, message by message, each with its cure.
+//!
+//! Source: `arch/x86/virt/vmx/tdx/tdx.c` and `arch/x86/kvm/vmx/tdx.c`, Linux 6.16 to 7.3, and of
+//! what they stand on `arch/x86/kernel/cpu/{intel,feat_ctl}.c` and `arch/x86/kvm/vmx/vmx.c`.
+
+/// What a message means.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Meaning {
+    /// The module is initialised.
+    Initialised,
+    /// The firmware gave key ids to TDX.
+    KeyIds,
+    /// Nothing that keeps a TD from running.
+    Note,
+    /// TDX stays off, and the text says why.
+    Cause,
+    /// TDX stays off, and why is said before.
+    Consequence,
+    /// One TD could not be made.
+    Trouble,
+}
+
+/// A message of the kernel, what it means, and what to do.
+#[derive(Debug)]
+pub(super) struct Known {
+    pub(super) text: &'static str,
+    pub(super) meaning: Meaning,
+    pub(super) cure: &'static str,
+}
+
+const fn known(text: &'static str, meaning: Meaning) -> Known {
+    Known {
+        text,
+        meaning,
+        cure: "",
+    }
+}
+
+const fn cause(text: &'static str, cure: &'static str) -> Known {
+    Known {
+        text,
+        meaning: Meaning::Cause,
+        cure,
+    }
+}
+
+const fn consequence(text: &'static str, cure: &'static str) -> Known {
+    Known {
+        text,
+        meaning: Meaning::Consequence,
+        cure,
+    }
+}
+
+const FEATURE: &str = "this processor, or the machine that this kernel runs in, hides the feature: take \
+    `clearcpuid=` off the kernel's command line, and look for it in the firmware";
+const NO_XSAVE: &str = "do not boot with noxsave";
+const FRAGMENTS: &str = "the machine's memory lies in more pieces than the TDX module takes: update the \
+    module and the firmware, and turn off in the firmware what cuts memory up (CXL and persistent \
+    memory, mirroring)";
+const MORE_CPUS: &str = "this TDX module knows fewer processors than the machine has: update it, or boot \
+    with nr_cpus= as many as it knows, or nosmt";
+const VT_X: &str = "turn VT-x (VMX) on in the firmware";
+const HOST_PLATFORM: &str = "the kernel did not set TDX up at boot: if its log has no \"BIOS enabled: private \
+    KeyID range\", give key ids to TDX in the firmware; if it has, boot with nohibernate";
+
+/// The first that fits counts, so that causes come before what they end in.
+pub(super) const MESSAGES: &[Known] = &[
+    known("TDX-Module initialized", Meaning::Initialised),
+    known("module initialized", Meaning::Initialised),
+    known("BIOS enabled: private KeyID range", Meaning::KeyIds),
+    known("Disable ACPI S3", Meaning::Note),
+    known("KB allocated for PAMT", Meaning::Note),
+    known("Module version: ", Meaning::Note),
+    known("consumed TDMRs reaching limit", Meaning::Note),
+    known("unable to find local NUMA node for PAMT", Meaning::Note),
+    known(
+        "TDX requires all packages to have an online CPU",
+        Meaning::Note,
+    ),
+    cause(
+        "Hibernation support is enabled",
+        "boot with nohibernate on the kernel's command line",
+    ),
+    cause(
+        "too few private KeyIDs",
+        "in the firmware, give more key ids to TDX (\"TME-MT/TDX key split\"): one is the module's own, \
+         each TD takes another",
+    ),
+    cause(
+        "register_memory_notifier() failed",
+        "the kernel ran out of memory while it booted: boot again, and report it if that does not help",
+    ),
+    cause("TDMRs exhausted", FRAGMENTS),
+    cause("reserved areas exhausted", FRAGMENTS),
+    cause(
+        "frame pointer (RBP) clobber bug",
+        "update the TDX module, to 1.5.06 or newer: with the firmware, or at boot by the boot loader",
+    ),
+    cause(
+        "module not loaded",
+        "turn on the SEAM loader in the firmware, or install the TDX module that goes with it \
+         (TDX-SEAM.so and its .sigstruct in the EFI system partition)",
+    ),
+    cause("OSXSAVE is required for TDX", NO_XSAVE),
+    cause("XSAVE is required for TDX", NO_XSAVE),
+    cause("MOVDIR64B is required for TDX", FEATURE),
+    // Spelt in two ways.
+    cause("Self-snoop is re", FEATURE),
+    cause(
+        "EPT is required for TDX",
+        "load kvm_intel with ept=1, the default",
+    ),
+    cause(
+        "TDP MMU and MMIO caching and EPT A/D bit is required for TDX",
+        "load kvm with tdp_mmu=1 mmio_caching=1 and kvm_intel with eptad=1, the defaults",
+    ),
+    cause(
+        "APICv is required for TDX",
+        "load kvm_intel with enable_apicv=1, the default",
+    ),
+    cause(
+        "requires kvm.enable_virt_at_load=1",
+        "load kvm with enable_virt_at_load=1, the default, then kvm_intel",
+    ),
+    consequence("no TDX private KeyIDs available", HOST_PLATFORM),
+    consequence("TDX not supported by the host platform", HOST_PLATFORM),
+    cause("Disable TDX: MAX_VCPU_PER_TD", MORE_CPUS),
+    cause(
+        "isn't included by kvm_find_user_return_msr",
+        "this is a bug of KVM: report it with this line; another kernel may do",
+    ),
+    Known {
+        text: "All packages need to have online CPU to create TD",
+        meaning: Meaning::Trouble,
+        cure: "bring a processor of every package online: echo 1 > /sys/devices/system/cpu/cpuN/online",
+    },
+    consequence("Failed to initialize TDX module", ""),
+    consequence("initialization failed", ""),
+    cause("VMX not enabled (by BIOS)", VT_X),
+    cause("VMX not supported by CPU", VT_X),
+    cause("VMX (outside TXT) disabled by BIOS", VT_X),
+    cause("kvm: disabled by bios", VT_X),
+    cause(
+        "x86/tme: not enabled by BIOS",
+        "in the firmware, turn on memory encryption (TME), then TME-MT and TDX",
+    ),
+    cause(
+        "x86/mktme: disabled by BIOS",
+        "in the firmware, turn on TME-MT (multi-key memory encryption), then TDX",
+    ),
+];
+
+/// Parts of lines, in lower case, that have to do with TDX, known or not.
+const ABOUT_TDX: &[&str] = &[
+    "tdx",
+    "seamcall",
+    "seamldr",
+    "x86/tme",
+    "mktme",
+    "vmx not ",
+    "vmx (outside",
+    "kvm: disabled by bios",
+    "create td.",
+    "hkid",
+    "kvm_find_user_return_msr",
+];
+
+/// Beginnings of lines, in lower case, that say what this kernel and its command line are called.
+const OF_OTHERS: &[&str] = &[
+    "linux version",
+    "command line:",
+    "kernel command line:",
+    "unknown kernel command line",
+];
+
+/// Beginnings of lines of the code that sets TDX up.
+const SETTING_UP: &[&str] = &["virt/tdx: ", "kvm_intel: ", "tdx: ", "seamldr: "];
+
+/// Whether a message has to do with TDX.
+pub(super) fn is_about_tdx(line: &str) -> bool {
+    let lower = line.to_ascii_lowercase();
+    ABOUT_TDX.iter().any(|part| lower.contains(part))
+        && !OF_OTHERS.iter().any(|start| lower.starts_with(start))
+}
+
+/// Whether a line about TDX is one that no kernel known here says while it sets TDX up.
+pub(super) fn is_unknown(line: &str) -> bool {
+    SETTING_UP.iter().any(|start| line.starts_with(start))
+        && message(line).is_none()
+        && !OF_GUESTS.iter().any(|text| line.contains(text))
+}
+
+/// What these say later, of a TD.
+const OF_GUESTS: &[&str] = &[
+    ": RCX 0x",
+    ": R09 0x",
+    "Guest access before accepting",
+    "is leaked",
+];
+
+/// The message that a line is.
+pub(super) fn message(line: &str) -> Option<&'static Known> {
+    MESSAGES.iter().find(|known| line.contains(known.text))
+}
+
+/// What to do where all that is said is an error number, `initialization failed (-5)`.
+pub(super) fn cure_by_errno(line: &str) -> Option<&'static str> {
+    let (_, rest) = line.rsplit_once("(-")?;
+    let errno: i32 = rest.split(')').next()?.parse().ok()?;
+    Some(match errno {
+        libc::ENODEV => {
+            "no TDX module is loaded: turn on the SEAM loader in the firmware, or install the module \
+             that goes with it"
+        }
+        libc::EOPNOTSUPP => {
+            "the processor refuses SEAMCALLs (#GP): turn TDX and the SEAM loader on in the firmware"
+        }
+        libc::EACCES => "VMX was off when the module was called: turn VT-x on in the firmware",
+        libc::ENOMEM => {
+            "there was no contiguous memory for the module's page tables (PAMT): load kvm_intel right \
+             after boot, or boot again"
+        }
+        libc::ENOSPC => FRAGMENTS,
+        libc::EINVAL => {
+            "the module or its memory map does not go with this kernel: update the TDX module and the \
+             firmware"
+        }
+        libc::EIO => {
+            "a call of the TDX module failed, and the log does not have it any more: boot again, and \
+             read the log before it is overwritten; a firmware update often brings a newer module"
+        }
+        _ => return None,
+    })
+}
+
+/// What to do about a status of the module, by its class.
+pub(super) fn cure_by_class(class: u8) -> &'static str {
+    match class {
+        0x02 | 0x00 => "boot again; if it fails as before, update the TDX module",
+        0x05 => {
+            "the module is in another state than this kernel expects, as after a kexec or an update: \
+             boot the machine anew, power off and on if that does not help; else update the module"
+        }
+        0x08 => "boot again; in the firmware, check the key split and the random number generator",
+        0x09 => {
+            "the firmware sets processors up otherwise than the module needs: update the firmware, load \
+             its defaults, and turn off what limits CPUID or differs between packages"
+        }
+        0x0a => {
+            "the firmware's list of memory does not go with the kernel's: update the firmware, and turn \
+             off what cuts memory up (CXL and persistent memory, mirroring)"
+        }
+        0x01 | 0x0c => {
+            "this module does not know what this kernel asks of it: update the TDX module and the \
+             firmware, or take an older kernel"
+        }
+        0xff => "turn TDX, VT-x and the SEAM loader on in the firmware",
+        _ => {
+            "update the TDX module and the firmware; if that does not help, report it with these lines"
+        }
+    }
+}
