@@ -51,15 +51,19 @@ impl Machine {
     }
 
     fn sweep(&self, arguments: &[&str]) -> String {
-        let output: Output = Command::new("/bin/sh")
+        let output = self.call(arguments);
+        assert!(output.status.success(), "{output:?}");
+        String::from_utf8(output.stderr).unwrap()
+    }
+
+    fn call(&self, arguments: &[&str]) -> Output {
+        Command::new("/bin/sh")
             .arg(root().join("ci/sweep"))
             .args(arguments)
             .env("TDXLAB_SWEEP_PROC", self.proc())
             .env("TDXLAB_SWEEP_TRACING", self.tracing())
             .output()
-            .unwrap();
-        assert!(output.status.success(), "{output:?}");
-        String::from_utf8(output.stderr).unwrap()
+            .unwrap()
     }
 }
 
@@ -94,6 +98,47 @@ fn an_orphan_is_ended() {
     assert!(orphan.lives(), "only said, not done");
     machine.sweep(&[]);
     assert!(!orphan.0.wait().unwrap().success());
+}
+
+/// What is asked for is not understood, or is help: nothing is ended.
+#[test]
+fn help_and_mistyped_options_sweep_nothing() {
+    let machine = Machine::new();
+    let mut orphan = Sleeper::new();
+    machine.process(orphan.0.id(), 1, "qemu-system-x86", QEMU);
+    let stale = machine.instance(&format!("tdxlab_{NOBODY}_0"));
+    let cases: [(&[&str], i32); 6] = [
+        (&["--help"], 0),
+        (&["-h"], 0),
+        (&["--dryrun"], 64),
+        (&["--dry-run", "now"], 64),
+        (&["-n"], 64),
+        (&[""], 64),
+    ];
+    for (arguments, code) in cases {
+        let output = machine.call(arguments);
+        assert_eq!(output.status.code(), Some(code), "{arguments:?}");
+        let said = [output.stdout, output.stderr].concat();
+        let said = String::from_utf8(said).unwrap();
+        assert!(said.contains("usage: ci/sweep [--dry-run]"), "{said}");
+        assert!(!said.contains("has lost"), "{said}");
+        assert!(orphan.lives() && stale.is_dir(), "{arguments:?}");
+    }
+}
+
+/// The other scripts, which take no arguments, do nothing where they are given one.
+#[test]
+fn scripts_that_take_no_arguments_refuse_them() {
+    for script in ["ci/setup", "ci/setup-tests", "ci/lint"] {
+        for (argument, code) in [("--help", 0), ("--dry-run", 64)] {
+            let output = Command::new("/bin/sh")
+                .arg(root().join(script))
+                .arg(argument)
+                .output()
+                .unwrap();
+            assert_eq!(output.status.code(), Some(code), "{script} {argument}");
+        }
+    }
 }
 
 /// Also where a session's manager, not process 1, takes orphans in.

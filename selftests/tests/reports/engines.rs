@@ -1,6 +1,8 @@
 //! The files under ci/, checked by what the engines publish of their own rules.
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
 use std::process::Command;
 
 use rstest::rstest;
@@ -70,23 +72,19 @@ fn lava_takes_the_job() {
 }
 
 /// On machines that run TDs, what a cut-off night has left goes first.
-#[rstest]
-#[case("ci/github/nightly.yaml", "shard", "tdxlab run")]
-#[case(".github/workflows/ci.yml", "nightly-tdx", "make run")]
-fn leftovers_are_swept_before_anything_runs(
-    #[case] file: &str,
-    #[case] job: &str,
-    #[case] run: &str,
-) {
-    let workflow = documents(file).remove(0);
-    let steps = workflow["jobs"][job]["steps"].as_array().unwrap();
+#[test]
+fn leftovers_are_swept_before_anything_runs() {
+    let workflow = documents("ci/github/nightly.yaml").remove(0);
+    let steps = workflow["jobs"]["shard"]["steps"].as_array().unwrap();
     let place = |text: &str| {
         steps
             .iter()
             .position(|step| step["run"].as_str().is_some_and(|run| run.contains(text)))
-            .unwrap_or_else(|| panic!("no {text} in {file}"))
+            .unwrap_or_else(|| panic!("no {text} in the workflow"))
     };
-    assert!(place("ci/sweep") < place(run));
+    assert!(place("ci/kernel check") < place("ci/sweep"));
+    assert!(place("ci/sweep") < place("tdxlab doctor --deep"));
+    assert!(place("tdxlab doctor --deep") < place("tdxlab run"));
     assert_eq!(
         steps
             .iter()
@@ -94,6 +92,76 @@ fn leftovers_are_swept_before_anything_runs(
             .count(),
         1
     );
+}
+
+/// There is one nightly workflow, which the book describes.
+#[test]
+fn the_book_shows_no_other_workflow() {
+    let chapter = fs::read_to_string(root().join("docs/linux-ci.md")).unwrap();
+    assert!(chapter.contains("ci/github/nightly.yaml"));
+    assert!(!chapter.contains("runs-on:"), "a second workflow");
+    let ci = documents(".github/workflows/ci.yml").remove(0);
+    let on_tdx = |job: &serde_json::Value| job["runs-on"].to_string().contains("tdx");
+    assert!(!ci["jobs"].as_object().unwrap().values().any(on_tdx));
+    let nightly = fs::read_to_string(root().join("ci/github/nightly.yaml")).unwrap();
+    for variable in ["TDXLAB_REPOSITORY", "TDXLAB_KERNEL", "TDXLAB_MACHINES"] {
+        assert!(nightly.contains(variable) && chapter.contains(variable));
+    }
+}
+
+/// A night that is as bad as the one before is no news; a worse one fails.
+#[test]
+fn a_night_fails_on_a_regression_only() {
+    let reports = tempfile::tempdir().unwrap();
+    let good = super::run("punch/head-and-tail.yaml", None, reports.path());
+    let fault = Some("tail-split-missing");
+    let bad = super::run("punch/head-and-tail.yaml", fault, reports.path());
+    let compare = |before: &Path, after: &Path| {
+        let output = Command::new(root().join("ci/compare"))
+            .arg(env!("CARGO_BIN_EXE_tdxlab-under-test"))
+            .args([before, after])
+            .output()
+            .unwrap();
+        output.status.code()
+    };
+    assert_eq!(compare(&good.folder, &bad.folder), Some(1));
+    assert_eq!(compare(&bad.folder, &bad.folder), Some(0));
+    assert_eq!(compare(&bad.folder, &good.folder), Some(0));
+    let none = reports.path().join("none");
+    assert_eq!(compare(&none, &bad.folder), Some(1));
+    assert_eq!(compare(&none, &good.folder), Some(0));
+}
+
+/// The site's own program is called where another kernel runs, and only there.
+#[test]
+fn the_kernel_under_test_is_booted_by_a_hook() {
+    let folder = tempfile::tempdir().unwrap();
+    let hook = folder.path().join("hook");
+    fs::write(&hook, "#!/bin/sh\necho \"boots $1\"\n").unwrap();
+    fs::set_permissions(&hook, fs::Permissions::from_mode(0o755)).unwrap();
+    let call = |argument: &str, kernel: &str, hook: &Path| {
+        let output = Command::new(root().join("ci/kernel"))
+            .arg(argument)
+            .env("TDXLAB_KERNEL", kernel)
+            .env("TDXLAB_KERNEL_HOOK", hook)
+            .output()
+            .unwrap();
+        let said = String::from_utf8(output.stdout).unwrap();
+        (output.status.code(), said)
+    };
+    let release = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap();
+    let nowhere = folder.path().join("nowhere");
+    for running in [release.trim(), ""] {
+        assert_eq!(call("boot", running, &nowhere).0, Some(0));
+        assert_eq!(call("check", running, &nowhere).0, Some(0));
+    }
+    assert_eq!(call("check", "9.9.9", &hook), (Some(1), String::new()));
+    assert_eq!(
+        call("boot", "9.9.9", &hook),
+        (Some(0), "boots 9.9.9\n".to_owned())
+    );
+    assert_eq!(call("boot", "9.9.9", &nowhere).0, Some(69));
+    assert_eq!(call("boots", "9.9.9", &hook).0, Some(64));
 }
 
 /// The matrix of the workflow, the count of the Job and what they tell tdxlab agree.
