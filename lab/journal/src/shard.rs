@@ -67,10 +67,17 @@ impl Shard {
     /// | engine | which part | of how many |
     /// |---|---|---|
     /// | GitLab, `parallel:` | `CI_NODE_INDEX`, from 1 | `CI_NODE_TOTAL` |
+    /// | Slurm, job array | `SLURM_ARRAY_TASK_ID`, from `SLURM_ARRAY_TASK_MIN` | `SLURM_ARRAY_TASK_COUNT` |
+    /// | Buildkite, `parallelism:` | `BUILDKITE_PARALLEL_JOB`, from 0 | `BUILDKITE_PARALLEL_JOB_COUNT` |
+    /// | CircleCI, `parallelism:` | `CIRCLE_NODE_INDEX`, from 0 | `CIRCLE_NODE_TOTAL` |
     /// | Kubernetes Indexed Job | `JOB_COMPLETION_INDEX`, from 0 | `TDXLAB_SHARDS` |
     /// | GitHub Actions, matrix | `TDXLAB_JOB_INDEX` (`strategy.job-index`), from 0 | `TDXLAB_SHARDS` (`strategy.job-total`) |
+    ///
+    /// # Errors
+    ///
+    /// No engine says, one says only half of it, or two of them say different things.
     pub fn from_environment(get: impl Fn(&str) -> Option<String>) -> Result<Shard, ShardError> {
-        let number = |name: &str| -> Result<Option<u64>, ShardError> {
+        let number = |name: &'static str| -> Result<Option<u64>, ShardError> {
             match get(name) {
                 None => Ok(None),
                 Some(text) => text.trim().parse().map(Some).map_err(|_| {
@@ -78,24 +85,85 @@ impl Shard {
                 }),
             }
         };
-        for (index, count, first) in [
-            ("CI_NODE_INDEX", "CI_NODE_TOTAL", 1),
-            ("JOB_COMPLETION_INDEX", "TDXLAB_SHARDS", 0),
-            ("TDXLAB_JOB_INDEX", "TDXLAB_SHARDS", 0),
-        ] {
-            let Some(part) = number(index)? else { continue };
-            let Some(parts) = number(count)? else {
-                return Err(ShardError::Environment(format!(
-                    "{index} is set, but {count} does not say how many shards there are"
-                )));
+        let mut found: Option<(&str, Shard)> = None;
+        for engine in ENGINES {
+            let Some(part) = number(engine.index)? else {
+                continue;
             };
-            return Shard::new((part + 1).saturating_sub(first), parts);
+            let needed = |name| {
+                number(name)?.ok_or_else(|| {
+                    ShardError::Environment(format!("{} is set, but {name} is not", engine.index))
+                })
+            };
+            let parts = needed(engine.count)?;
+            let first = match engine.first {
+                First::Is(first) => first,
+                First::Variable(name) => needed(name)?,
+            };
+            if let (First::Variable(_), 2..) = (engine.first, first) {
+                return Err(ShardError::Environment(format!(
+                    "the array starts at {first}, so it may be a few tasks of a larger one; start \
+                     arrays at 0 or 1, and run a task again by `scontrol requeue JOB_TASK`"
+                )));
+            }
+            let shard = Shard::new((part + 1).saturating_sub(first), parts)?;
+            match found {
+                Some((other, said)) if said != shard => {
+                    return Err(ShardError::Environment(format!(
+                        "{other} says {said}, {} says {shard}; unset one of them",
+                        engine.index
+                    )));
+                }
+                _ => found = Some((engine.index, shard)),
+            }
         }
-        Err(ShardError::Environment(
-            "none of CI_NODE_INDEX, JOB_COMPLETION_INDEX and TDXLAB_JOB_INDEX is set".to_owned(),
-        ))
+        found.map(|(_, shard)| shard).ok_or_else(|| {
+            let names = ENGINES.map(|engine| engine.index).join(", ");
+            ShardError::Environment(format!("none of {names} is set"))
+        })
     }
 }
+
+/// The variables by which an engine says which of its processes this is.
+struct Engine {
+    index: &'static str,
+    count: &'static str,
+    first: First,
+}
+
+/// The index of an engine's first process.
+#[derive(Clone, Copy)]
+enum First {
+    Is(u64),
+    Variable(&'static str),
+}
+
+impl Engine {
+    const fn new(index: &'static str, count: &'static str, first: First) -> Engine {
+        Engine {
+            index,
+            count,
+            first,
+        }
+    }
+}
+
+const ENGINES: [Engine; 6] = [
+    Engine::new("CI_NODE_INDEX", "CI_NODE_TOTAL", First::Is(1)),
+    Engine::new(
+        "SLURM_ARRAY_TASK_ID",
+        "SLURM_ARRAY_TASK_COUNT",
+        First::Variable("SLURM_ARRAY_TASK_MIN"),
+    ),
+    Engine::new(
+        "BUILDKITE_PARALLEL_JOB",
+        "BUILDKITE_PARALLEL_JOB_COUNT",
+        First::Is(0),
+    ),
+    Engine::new("CIRCLE_NODE_INDEX", "CIRCLE_NODE_TOTAL", First::Is(0)),
+    Engine::new("JOB_COMPLETION_INDEX", "TDXLAB_SHARDS", First::Is(0)),
+    Engine::new("TDXLAB_JOB_INDEX", "TDXLAB_SHARDS", First::Is(0)),
+];
 
 /// FNV-1a, 64 bits: the same everywhere and for ever.
 fn hash(name: &str) -> u64 {
@@ -176,23 +244,82 @@ mod tests {
         assert_eq!(hash("punch/head-and-tail"), 0xa785_c027_f896_5183);
     }
 
-    #[rstest]
-    #[case::gitlab(&[("CI_NODE_INDEX", "2"), ("CI_NODE_TOTAL", "4")], "2/4")]
-    #[case::kubernetes(&[("JOB_COMPLETION_INDEX", "0"), ("TDXLAB_SHARDS", "8")], "1/8")]
-    #[case::github(&[("TDXLAB_JOB_INDEX", "7"), ("TDXLAB_SHARDS", "8")], "8/8")]
-    fn engines_say_which_part(#[case] set: &[(&str, &str)], #[case] shard: &str) {
-        let get = |name: &str| {
+    fn from(set: &[(&str, &str)]) -> Result<Shard, ShardError> {
+        Shard::from_environment(|name| {
             set.iter()
                 .find(|(known, _)| *known == name)
                 .map(|(_, value)| (*value).to_owned())
-        };
-        assert_eq!(Shard::from_environment(get).unwrap().to_string(), shard);
+        })
+    }
+
+    fn slurm(id: &str, min: &str, count: &str) -> Result<Shard, ShardError> {
+        from(&[
+            ("SLURM_ARRAY_TASK_ID", id),
+            ("SLURM_ARRAY_TASK_MIN", min),
+            ("SLURM_ARRAY_TASK_COUNT", count),
+        ])
+    }
+
+    #[rstest]
+    #[case::gitlab(&[("CI_NODE_INDEX", "2"), ("CI_NODE_TOTAL", "4")], "2/4")]
+    #[case::buildkite(&[("BUILDKITE_PARALLEL_JOB", "0"), ("BUILDKITE_PARALLEL_JOB_COUNT", "5")], "1/5")]
+    #[case::circleci(&[("CIRCLE_NODE_INDEX", "3"), ("CIRCLE_NODE_TOTAL", "4")], "4/4")]
+    #[case::kubernetes(&[("JOB_COMPLETION_INDEX", "0"), ("TDXLAB_SHARDS", "8")], "1/8")]
+    #[case::github(&[("TDXLAB_JOB_INDEX", "7"), ("TDXLAB_SHARDS", "8")], "8/8")]
+    fn engines_say_which_part(#[case] set: &[(&str, &str)], #[case] shard: &str) {
+        assert_eq!(from(set).unwrap().to_string(), shard);
+    }
+
+    #[rstest]
+    #[case("0", "0", "8", "1/8")]
+    #[case("7", "0", "8", "8/8")]
+    #[case("8", "1", "8", "8/8")]
+    fn arrays_start_at_zero_or_one(
+        #[case] id: &str,
+        #[case] min: &str,
+        #[case] count: &str,
+        #[case] shard: &str,
+    ) {
+        assert_eq!(slurm(id, min, count).unwrap().to_string(), shard);
+    }
+
+    /// `--array=3`, or `--array=1,5`: read as a whole, each would leave scenarios out or run all.
+    #[rstest]
+    #[case("3", "3", "1", "scontrol requeue")]
+    #[case("5", "1", "2", "no shard 5 of 2")]
+    #[case("x", "1", "2", "no number")]
+    fn a_piece_of_an_array_is_refused(
+        #[case] id: &str,
+        #[case] min: &str,
+        #[case] count: &str,
+        #[case] why: &str,
+    ) {
+        let said = slurm(id, min, count).unwrap_err().to_string();
+        assert!(said.contains(why), "{said}");
     }
 
     #[test]
     fn half_an_environment_is_an_error_not_a_whole_run() {
-        let index_only = |name: &str| (name == "JOB_COMPLETION_INDEX").then(|| "0".to_owned());
-        assert!(Shard::from_environment(index_only).is_err());
-        assert!(Shard::from_environment(|_| None).is_err());
+        for engine in ENGINES {
+            let said = from(&[(engine.index, "0")]).unwrap_err().to_string();
+            assert!(said.contains(engine.count), "{said}");
+        }
+        let no_start = [
+            ("SLURM_ARRAY_TASK_ID", "1"),
+            ("SLURM_ARRAY_TASK_COUNT", "8"),
+        ];
+        let said = from(&no_start).unwrap_err().to_string();
+        assert!(said.contains("SLURM_ARRAY_TASK_MIN"), "{said}");
+        assert!(from(&[]).is_err());
+    }
+
+    /// A GitLab runner that hands its jobs to Slurm: the variables of both are there.
+    #[test]
+    fn engines_that_disagree_are_an_error() {
+        let gitlab = [("CI_NODE_INDEX", "2"), ("CI_NODE_TOTAL", "8")];
+        let circle = |index| [("CIRCLE_NODE_INDEX", index), ("CIRCLE_NODE_TOTAL", "8")];
+        assert!(from(&[gitlab, circle("1")].concat()).is_ok());
+        let said = from(&[gitlab, circle("2")].concat()).unwrap_err();
+        assert!(said.to_string().contains("unset one"), "{said}");
     }
 }

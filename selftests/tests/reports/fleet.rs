@@ -53,7 +53,7 @@ fn killed_half_way(index: usize, out: &Path) -> PathBuf {
 }
 
 /// What has to be the same whoever ran it: everything but times and names of runs.
-fn timeless(mut report: Report) -> Report {
+pub(super) fn timeless(mut report: Report) -> Report {
     report.run = String::new();
     report.started = String::new();
     report.command = Vec::new();

@@ -5,6 +5,7 @@ mod engines;
 mod fleet;
 mod formats;
 mod page;
+mod slurm;
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -56,13 +57,13 @@ fn report_of(folder: &Path) -> Report {
 }
 
 /// A program of that name, or the reason to skip what needs it. Nobody is told of a test that did
-/// nothing unless it says so.
+/// nothing unless it says so. Daemons are not in the PATH of every user.
 fn program(names: &[&str], what: &str) -> Option<PathBuf> {
-    let found = std::env::var_os("PATH").and_then(|path| {
-        std::env::split_paths(&path)
-            .flat_map(|folder| names.iter().map(move |name| folder.join(name)))
-            .find(|file| file.is_file())
-    });
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let found = std::env::split_paths(&path)
+        .chain([PathBuf::from("/usr/sbin")])
+        .flat_map(|folder| names.iter().map(move |name| folder.join(name)))
+        .find(|file| file.is_file());
     if found.is_none() {
         eprintln!(
             "skipped: {what} needs {}, which is not installed",
