@@ -38,8 +38,9 @@ pub fn from_recording(mut recording: JournalReader) -> Result<Report, JournalErr
     Ok(builder.finish(recording.head().clone()))
 }
 
+/// Takes the events of a journal, in order.
 #[derive(Default)]
-struct Builder {
+pub(super) struct Builder {
     plans: Vec<Option<Draft>>,
     last_at: u64,
     end: Option<(Verdict, bool)>,
@@ -59,9 +60,27 @@ struct Draft {
 
 impl Builder {
     fn new(head: &RunStarted) -> Builder {
+        Builder::for_plans(head.plans.len())
+    }
+
+    /// Knows nothing yet of a run of this many plans.
+    pub(super) fn for_plans(plans: usize) -> Builder {
         Builder {
-            plans: head.plans.iter().map(|_| None).collect(),
+            plans: (0..plans).map(|_| None).collect(),
             ..Builder::default()
+        }
+    }
+
+    /// What is known of a plan, and what was planned; `None` before it has started.
+    pub(super) fn known(&self, plan: PlanId) -> Option<(&ScenarioReport, Option<&Plan>)> {
+        let draft = self.plans.get(plan.0 as usize)?.as_ref()?;
+        Some((&draft.report, draft.plan.as_ref()))
+    }
+
+    /// Forgets a plan, of which all has been said.
+    pub(super) fn forget(&mut self, plan: PlanId) {
+        if let Some(place) = self.plans.get_mut(plan.0 as usize) {
+            *place = None;
         }
     }
 
@@ -76,7 +95,7 @@ impl Builder {
         }
     }
 
-    fn take(&mut self, event: Event) {
+    pub(super) fn take(&mut self, event: Event) {
         match event {
             Event::RunStarted(_) => {}
             Event::PlanSkipped { plan, about, need } => {

@@ -33,11 +33,26 @@ pub fn render(report: &Report) -> String {
 
 fn render_scenario(out: &mut String, number: usize, scenario: &ScenarioReport) {
     if !scenario.steps.is_empty() {
-        let _ = writeln!(out, "  KTAP version 1\n  1..{}", scenario.steps.len());
+        render_steps(out, scenario.steps.len());
         for (step, number) in scenario.steps.iter().zip(1..) {
             render_step(out, number, step);
         }
     }
+    render_result(out, number, &scenario.name, scenario);
+}
+
+/// What comes before the steps of a scenario.
+pub(super) fn render_steps(out: &mut String, count: usize) {
+    let _ = writeln!(out, "  KTAP version 1\n  1..{count}");
+}
+
+/// The result of a scenario, after its steps.
+pub(super) fn render_result(
+    out: &mut String,
+    number: usize,
+    name: &str,
+    scenario: &ScenarioReport,
+) {
     let control = scenario
         .control
         .iter()
@@ -55,11 +70,12 @@ fn render_scenario(out: &mut String, number: usize, scenario: &ScenarioReport) {
         out,
         "{} {number} {}{directive}",
         ok(scenario.verdict),
-        description(&scenario.name)
+        description(name)
     );
 }
 
-fn render_step(out: &mut String, number: usize, step: &StepReport) {
+/// A step with what was found. Steps of a scenario are numbered without gaps, whatever they are.
+pub(super) fn render_step(out: &mut String, number: usize, step: &StepReport) {
     for finding in &step.findings {
         let _ = writeln!(out, "  # {}", describe(finding));
     }
@@ -104,7 +120,7 @@ fn ok(verdict: Verdict) -> &'static str {
 }
 
 /// A description must not hold the sign that starts a directive.
-fn description(text: &str) -> String {
+pub(super) fn description(text: &str) -> String {
     one_line(text).replace('#', " ")
 }
 

@@ -13,6 +13,7 @@ pub mod junit;
 pub mod kcidb;
 pub mod kernels;
 pub mod ktap;
+pub mod ktap_stream;
 pub mod lava;
 pub mod merge;
 mod model;

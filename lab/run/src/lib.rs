@@ -28,5 +28,5 @@ pub use hooks::{Hooks, NoHooks, StepContext};
 pub use in_memory::InMemoryRunner;
 pub use outcome::{Outcome, PATIENCE};
 pub use resume::{Resumable, ResumeError};
-pub use sink::{EventSink, PlanResult};
+pub use sink::{Both, EventSink, PlanResult};
 pub use workers::{PANICKED, PoolOptions, run, run_some};

@@ -19,6 +19,16 @@ impl EventSink for Journal {
     }
 }
 
+/// Hands every event to the first, and once that has it, to the second.
+pub struct Both<'a>(pub &'a dyn EventSink, pub &'a dyn EventSink);
+
+impl EventSink for Both<'_> {
+    fn write(&self, event: &Event) -> Result<(), JournalError> {
+        self.0.write(event)?;
+        self.1.write(event)
+    }
+}
+
 /// What is said of one plan, kept in memory; everything else is forgotten.
 #[derive(Debug, Default)]
 pub(super) struct MemorySink(Mutex<Kept>);

@@ -149,3 +149,10 @@ pub fn embedded() -> Result<Vec<Scenario>, ScenarioError> {
         .map(|(path, text)| parse(Path::new(path), text))
         .collect()
 }
+
+/// The files of the default set: each path from the root of the repository, with its text.
+pub fn embedded_files() -> impl Iterator<Item = (&'static Path, &'static str)> {
+    DEFAULT_SET
+        .iter()
+        .map(|(path, text)| (Path::new(*path), *text))
+}

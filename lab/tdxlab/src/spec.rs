@@ -15,7 +15,7 @@ use tdxlab_report as report;
 use tdxlab_report::Report;
 use tdxlab_run::executor::{KeepEvidence, Progress, RunContext, TestCase};
 use tdxlab_run::hooks::{Hooks, NoHooks};
-use tdxlab_run::{PATIENCE, PoolOptions, Resumable};
+use tdxlab_run::{Both, EventSink, PATIENCE, PoolOptions, Resumable};
 use thiserror::Error;
 
 /// What to run, where and how.
@@ -48,6 +48,8 @@ pub struct RunSpec<'a> {
     pub watcher: &'a dyn Progress,
     /// Who looks on between steps.
     pub hooks: &'a dyn Hooks,
+    /// Gets every event once it is in the journal.
+    pub listener: Option<&'a dyn EventSink>,
 }
 
 /// A run that is over.
@@ -121,6 +123,7 @@ impl<'a> RunSpec<'a> {
             interrupt: Interrupt::of_process(),
             watcher,
             hooks: &NoHooks,
+            listener: None,
         }
     }
 
@@ -157,6 +160,11 @@ impl<'a> RunSpec<'a> {
         items: &[(PlanId, &TestCase)],
     ) -> Result<(), JournalError> {
         let design = self.design;
+        let both = self.listener.map(|listener| Both(journal, listener));
+        let sink: &dyn EventSink = match &both {
+            Some(both) => both,
+            None => journal,
+        };
         let lab = RunContext {
             host: self.host,
             offer: HostAndDesign {
@@ -164,7 +172,7 @@ impl<'a> RunSpec<'a> {
                 design,
             },
             oracle: &HostOracle::maker(self.host.profile(), design),
-            journal,
+            journal: sink,
             folder,
             allowed_log: self.allowed_log.clone(),
             interrupt: self.interrupt,

@@ -31,13 +31,13 @@ fn latest(reports: &tempfile::TempDir, name: &str) -> String {
 
 /// A KTAP test as the kernel's document describes it.
 #[derive(Debug, Default, PartialEq)]
-struct Ktap {
-    tests: Vec<(bool, String, Option<String>, Option<Ktap>)>,
+pub(super) struct Ktap {
+    pub(super) tests: Vec<(bool, String, Option<String>, Option<Ktap>)>,
 }
 
 /// Parses one level, by Documentation/dev-tools/ktap.rst: version line, plan, numbered results,
 /// subtests two spaces further in before their parent's result, diagnostics anywhere.
-fn parse_ktap<'a>(
+pub(super) fn parse_ktap<'a>(
     lines: &mut std::iter::Peekable<impl Iterator<Item = &'a str>>,
     depth: usize,
 ) -> Ktap {

@@ -19,6 +19,23 @@ pub const LAB: u8 = 70;
 /// Interrupted by SIGINT or SIGTERM. (128 + SIGINT)
 pub const INTERRUPTED: u8 = 130;
 
+/// Under `--bisect`: this commit can neither be called good nor bad. (git-bisect's code for skip)
+pub const CANNOT_TELL: u8 = 125;
+/// Under `--bisect`: no commit will do better, so the bisection is to end. (git-bisect ends from 128)
+pub const STOP_BISECTING: u8 = 128;
+
+/// The code in the words of `git bisect run`: 0 is good, 1 is bad, 125 cannot be told, and from 128 on
+/// the bisection ends. A host that is not usable, a step that could not be judged or a tdxlab that
+/// panicked say nothing of a commit; git would take each for bad. A wrong command line is as wrong at
+/// every other commit.
+pub fn bisect(code: u8) -> u8 {
+    match code {
+        PASSED | FAILED | STOP_BISECTING.. => code,
+        USAGE | SCENARIO => STOP_BISECTING,
+        _ => CANNOT_TELL,
+    }
+}
+
 /// Every exit code and what it says, in order.
 pub const ALL: [(u8, &str); 8] = [
     (PASSED, "all passed"),
@@ -43,4 +60,33 @@ pub fn help() -> String {
 /// As the process hands it over.
 pub fn code(code: u8) -> ExitCode {
     ExitCode::from(code)
+}
+
+#[cfg(test)]
+mod tests {
+    use rstest::rstest;
+
+    use super::*;
+
+    #[rstest]
+    #[case(PASSED, 0)]
+    #[case(FAILED, 1)]
+    #[case(SKIPPED, 125)]
+    #[case(HOST, 125)]
+    #[case(LAB, 125)]
+    #[case(101, 125)]
+    #[case(USAGE, 128)]
+    #[case(SCENARIO, 128)]
+    #[case(INTERRUPTED, 130)]
+    fn git_is_told_in_its_own_codes(#[case] ours: u8, #[case] gits: u8) {
+        assert_eq!(bisect(ours), gits);
+        // A rehearsal hands over what the run inside has said already.
+        assert_eq!(bisect(gits), gits);
+    }
+
+    #[test]
+    fn only_a_failure_is_bad() {
+        let bad: Vec<u8> = (0..=255).filter(|code| bisect(*code) == FAILED).collect();
+        assert_eq!(bad, [FAILED]);
+    }
 }

@@ -9,6 +9,8 @@ pub mod exit;
 mod faults;
 mod fuzz;
 mod judge;
+mod kselftest;
+mod ktap;
 mod l1;
 mod linux;
 mod list;
@@ -81,6 +83,8 @@ enum Command {
     /// What an L1 starts with
     #[command(name = tdxlab_l1::INIT_COMMAND, hide = true)]
     L1Init,
+    /// Write a directory for the kernel's tools/testing/selftests
+    Kselftest(kselftest::Kselftest),
     /// Say what this machine can do, and what to do about the rest
     Doctor(doctor::Doctor),
     /// Print a JSON Schema
@@ -93,23 +97,36 @@ enum Command {
 
 /// Runs the command line and returns its exit code.
 pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
+    let args: Vec<OsString> = args.into_iter().collect();
+    // Looked for before parsing: what is wrong with a command line must not be taken for a bad commit.
+    if !args.iter().any(|word| word == BISECT) {
+        return exit::code(run(args));
+    }
+    let code = std::panic::catch_unwind(|| run(args)).unwrap_or(exit::LAB);
+    exit::code(exit::bisect(code))
+}
+
+/// The option whose exit codes are those of `git bisect run`, whichever command has it.
+const BISECT: &str = "--bisect";
+
+fn run(args: Vec<OsString>) -> u8 {
     let cli = match Cli::try_parse_from(args) {
         Ok(cli) => cli,
         Err(error) if error.use_stderr() => {
             let _ = error.print();
-            return exit::code(exit::USAGE);
+            return exit::USAGE;
         }
         Err(help) => {
             output::note_failure(help.print());
-            return exit::code(after_output(exit::PASSED));
+            return after_output(exit::PASSED);
         }
     };
     match execute(cli.command) {
-        Ok(code) => exit::code(after_output(code)),
+        Ok(code) => after_output(code),
         Err(error) => {
             let code = error.exit_code();
             show(error);
-            exit::code(code)
+            code
         }
     }
 }
@@ -144,6 +161,7 @@ fn execute(command: Command) -> Result<u8, CliError> {
         Command::L1(l1) => l1.execute(),
         Command::Linux(linux) => linux.execute(),
         Command::L1Init => tdxlab_l1::init::main(),
+        Command::Kselftest(kselftest) => kselftest.execute(),
         Command::Doctor(doctor) => doctor.execute(),
         Command::Schema(schema) => schema.execute(),
         Command::Completions(completions) => completions.execute(command_line()),

@@ -12,9 +12,10 @@ use tdxlab_journal::{PlanId, Shard};
 use tdxlab_plan::{Design, HostProfile, TdxModule};
 use tdxlab_report as report;
 use tdxlab_report::{github, lava, terminal};
-use tdxlab_run::{PATIENCE, PoolOptions, Resumable, TestCase};
+use tdxlab_run::{EventSink, PATIENCE, PoolOptions, Resumable, TestCase};
 
 use super::error::CliError;
+use super::ktap::KtapOnStdout;
 use super::options::{self, HostName, Scenarios};
 use super::report::exit_code;
 use super::{load, output, progress, signals};
@@ -67,7 +68,7 @@ pub(super) struct Run {
           value_parser = clap::value_parser!(u64).range(1..=86400))]
     patience: u64,
     /// Take only one part of the scenarios, such as 3/8; `auto` reads the variables of GitLab,
-    /// Kubernetes Indexed Jobs and GitHub matrices
+    /// Slurm, Buildkite, CircleCI, Kubernetes Indexed Jobs and GitHub matrices
     #[arg(
         long,
         value_name = "I/N",
@@ -85,8 +86,14 @@ pub(super) struct Run {
     #[arg(long, value_name = "NAME", conflicts_with = "resume")]
     fault: Option<String>,
     /// Print LAVA signals at the end
-    #[arg(long)]
+    #[arg(long, conflicts_with = "ktap")]
     lava: bool,
+    /// Print the results on stdout as KTAP, the kernel's test format, while they come
+    #[arg(long)]
+    ktap: bool,
+    /// Exit as `git bisect run` wants it: 0 good, 1 bad, 125 cannot tell, from 128 on stop
+    #[arg(long)]
+    bisect: bool,
 }
 
 /// What is to be run.
@@ -99,6 +106,17 @@ struct Task {
     part: Option<Part>,
     /// The run that goes on, its folder, and the places of the plans in it.
     resumed: Option<(PathBuf, Resumable, Vec<PlanId>)>,
+}
+
+impl Task {
+    /// What will be run, each plan with its place in the run.
+    fn plans(&self) -> Vec<(PlanId, String)> {
+        let names = self.items.iter().map(|item| item.plan.name.clone());
+        match &self.resumed {
+            Some((_, _, places)) => places.iter().copied().zip(names).collect(),
+            None => (0..).map(PlanId).zip(names).collect(),
+        }
+    }
 }
 
 impl Run {
@@ -120,6 +138,7 @@ impl Run {
             ));
         }
         let jobs = self.jobs(task.items.len(), task.selected.host.profile());
+        let ktap = self.ktap.then(|| KtapOnStdout::new(task.plans()));
         let outcome = {
             let watcher = progress::watcher(task.items.len(), jobs, self.quiet);
             let host = task.selected.host.as_ref();
@@ -137,6 +156,7 @@ impl Run {
                 paths: task.paths.clone(),
                 part: task.part.clone(),
                 interrupt,
+                listener: ktap.as_ref().map(|ktap| ktap as &dyn EventSink),
                 ..RunSpec::new(&task.items, host, task.design, watcher.as_ref())
             };
             match &task.resumed {
@@ -150,8 +170,11 @@ impl Run {
                 if self.lava {
                     output::print(lava::render(&finished.report));
                 }
-                github_job(&finished.report)?;
-                Ok(exit_code(&finished.report, self.require.is_some()))
+                if !self.ktap {
+                    github_job(&finished.report)?;
+                }
+                let must_run = self.require.is_some() && !self.bisect;
+                Ok(exit_code(&finished.report, must_run))
             }
             Err(error) => {
                 if let RunError::CutOff {
@@ -167,11 +190,15 @@ impl Run {
     }
 
     fn show(&self, finished: &FinishedRun) {
-        output::print(if self.quiet {
+        let text = if self.quiet {
             terminal::failures(&finished.report, &finished.folder)
         } else {
             terminal::summary(&finished.report, &finished.folder)
-        });
+        };
+        match self.ktap {
+            true => output::note(text.trim_end()),
+            false => output::print(text),
+        }
     }
 
     /// A new run.

@@ -1,0 +1,165 @@
+//! KTAP while a run goes on, as the kernel's own test scripts want it.
+//!
+//! The subtests of a test stand together, and plans may run side by side. So one plan at a time is
+//! printed while it runs, step by step; the lines of the others are kept until that one is over.
+
+use std::collections::VecDeque;
+use std::fmt::Write;
+
+use tdxlab_journal::journal::{Event, PlanId};
+use tdxlab_journal::verdict::Verdict;
+use tdxlab_plan::{Plan, text as words};
+
+use super::build::{Builder, NOT_RUN};
+use super::ktap::{description, render_result, render_step, render_steps};
+use super::model::{ScenarioReport, VerdictCounts};
+
+/// Events to lines of KTAP.
+#[derive(Default)]
+pub struct KtapStream {
+    builder: Builder,
+    /// Plans that have no result yet, with their names.
+    waiting: Vec<(PlanId, String)>,
+    /// Plans that have started and are not printed whole. The first is the one that is printed.
+    open: VecDeque<Pending>,
+    /// Results printed.
+    printed: usize,
+    counts: VerdictCounts,
+}
+
+/// The lines of a plan that are not printed yet.
+struct Pending {
+    plan: PlanId,
+    text: String,
+    ended: Option<Verdict>,
+}
+
+impl KtapStream {
+    /// The head of a run of these plans.
+    pub fn start(&mut self, plans: Vec<(PlanId, String)>) -> String {
+        let count = plans.len();
+        let places = plans.iter().map(|(plan, _)| plan.0 as usize + 1).max();
+        self.builder = Builder::for_plans(places.unwrap_or(0));
+        self.waiting = plans;
+        match count {
+            0 => "KTAP version 1\n1..0 # SKIP no scenario to run\n".to_owned(),
+            _ => format!("KTAP version 1\n1..{count}\n"),
+        }
+    }
+
+    /// The lines that can be printed after this event; often none.
+    pub fn take(&mut self, event: &Event) -> String {
+        self.builder.take(event.clone());
+        match event {
+            Event::PlanStarted { plan, .. } => {
+                self.open.push_back(Pending::of(*plan));
+                self.add(*plan, |_, planned, out| {
+                    render_steps(out, planned.map_or(0, |plan| plan.steps.len()));
+                });
+            }
+            Event::PlanSkipped { plan, .. } => {
+                self.open.push_back(Pending::of(*plan));
+                self.end(*plan, Verdict::Skip);
+            }
+            Event::StepJudged { plan, step, .. } => self.add(*plan, |known, _, out| {
+                let judged = known.steps.iter().find(|one| one.number == step + 1);
+                if let Some(judged) = judged {
+                    render_step(out, judged.number as usize, judged);
+                }
+            }),
+            Event::PlanEnded { plan, verdict, .. } => {
+                self.add(*plan, unjudged);
+                self.end(*plan, *verdict);
+            }
+            Event::RunEnded { .. } => return self.finish(),
+            _ => {}
+        }
+        self.printable()
+    }
+
+    /// Adds lines to a plan.
+    fn add(
+        &mut self,
+        plan: PlanId,
+        render: impl FnOnce(&ScenarioReport, Option<&Plan>, &mut String),
+    ) {
+        let pending = self.open.iter_mut().find(|pending| pending.plan == plan);
+        if let (Some(pending), Some((known, planned))) = (pending, self.builder.known(plan)) {
+            render(known, planned, &mut pending.text);
+        }
+    }
+
+    fn end(&mut self, plan: PlanId, verdict: Verdict) {
+        if let Some(pending) = self.open.iter_mut().find(|pending| pending.plan == plan) {
+            pending.ended = Some(verdict);
+        }
+    }
+
+    /// The lines of the first open plan, and of the next if that one is over.
+    fn printable(&mut self) -> String {
+        let mut out = String::new();
+        while let Some(first) = self.open.front_mut() {
+            out += &std::mem::take(&mut first.text);
+            let (plan, Some(verdict)) = (first.plan, first.ended) else {
+                break;
+            };
+            self.open.pop_front();
+            self.printed += 1;
+            self.counts.add(verdict);
+            let place = self
+                .waiting
+                .iter()
+                .position(|(waiting, _)| *waiting == plan);
+            let name = place.map(|place| self.waiting.remove(place).1);
+            if let (Some(name), Some((known, _))) = (name, self.builder.known(plan)) {
+                render_result(&mut out, self.printed, &name, known);
+            }
+            self.builder.forget(plan);
+        }
+        out
+    }
+
+    /// What a run that was stopped has not come to, and the totals as kselftest prints them.
+    fn finish(&mut self) -> String {
+        let mut out = self.printable();
+        for (_, name) in std::mem::take(&mut self.waiting) {
+            self.printed += 1;
+            self.counts.add(Verdict::Skip);
+            let name = description(&name);
+            let _ = writeln!(out, "ok {} {name} # SKIP {NOT_RUN}", self.printed);
+        }
+        let VerdictCounts {
+            pass,
+            fail,
+            skip,
+            error,
+        } = self.counts;
+        let _ = writeln!(
+            out,
+            "# Totals: pass:{pass} fail:{fail} xfail:0 xpass:0 skip:{skip} error:{error}"
+        );
+        out
+    }
+}
+
+impl Pending {
+    fn of(plan: PlanId) -> Pending {
+        Pending {
+            plan,
+            text: String::new(),
+            ended: None,
+        }
+    }
+}
+
+/// Steps that were announced and not judged: the one at which the plan ended, and those after it.
+fn unjudged(known: &ScenarioReport, planned: Option<&Plan>, out: &mut String) {
+    let Some(planned) = planned else { return };
+    for step in known.steps.iter().filter(|step| step.verdict.is_none()) {
+        render_step(out, step.number as usize, step);
+    }
+    for (number, step) in (1..).zip(&planned.steps).skip(known.steps.len()) {
+        let action = description(&words::action(&step.action, &planned.guest));
+        let _ = writeln!(out, "  ok {number} {action} # SKIP the scenario had ended");
+    }
+}
