@@ -5,7 +5,7 @@
 SHELL := /bin/sh
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := help
-.PHONY: help setup run test tested test-l1-new kernels test-rehearsal rehearsal-parts rehearsal-tests bench mutants lint clean-reports
+.PHONY: help setup run test tested test-l1-new kernels test-rehearsal rehearsal-parts rehearsal-tests bench mutants lint dist dist-check clean-reports
 
 TDXLAB := target/debug/tdxlab
 # The same program as `cargo test` builds it. Crates have other features beside the tests, so that
@@ -65,6 +65,12 @@ mutants: ## Change software host and predictor in small ways; see who notices: d
 
 lint: ## Check format, clippy and rustdoc, warnings denied
 	@ci/lint
+
+dist: ## Make what people install: a static program as .tar.xz and .deb, in dist/
+	@ci/dist
+
+dist-check: ## Build that twice and compare; try the .deb in a bare Debian root
+	@ci/dist-check
 
 clean-reports: ## Remove all reports
 	@find reports -mindepth 1 ! -name README.md -delete

@@ -4,6 +4,7 @@ mod commands;
 mod diagnostics;
 mod exit_codes;
 mod fuzz;
+mod init;
 mod judge;
 mod output;
 mod readme;

@@ -21,6 +21,7 @@ fn documents(file: &str) -> Vec<serde_json::Value> {
 #[rstest]
 #[case::github("github-workflow.json", "ci/github/nightly.yaml", 1)]
 #[case::github_of_this_repository("github-workflow.json", ".github/workflows/ci.yml", 1)]
+#[case::github_of_init("github-workflow.json", "lab/tdxlab/src/cli/init/github.yaml", 1)]
 #[case::kubernetes_run("kubernetes-1.37.json", "ci/kubernetes/run.yaml", 2)]
 #[case::kubernetes_merge("kubernetes-1.37.json", "ci/kubernetes/merge.yaml", 1)]
 fn the_engine_takes_the_file(#[case] schema: &str, #[case] file: &str, #[case] count: usize) {

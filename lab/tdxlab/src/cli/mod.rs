@@ -8,6 +8,7 @@ mod error;
 pub mod exit;
 mod faults;
 mod fuzz;
+mod init;
 mod judge;
 mod kselftest;
 mod ktap;
@@ -83,6 +84,8 @@ enum Command {
     /// What an L1 starts with
     #[command(name = tdxlab_l1::INIT_COMMAND, hide = true)]
     L1Init,
+    /// Lay out a folder to start from
+    Init(init::Init),
     /// Write a directory for the kernel's tools/testing/selftests
     Kselftest(kselftest::Kselftest),
     /// Say what this machine can do, and what to do about the rest
@@ -161,6 +164,7 @@ fn execute(command: Command) -> Result<u8, CliError> {
         Command::L1(l1) => l1.execute(),
         Command::Linux(linux) => linux.execute(),
         Command::L1Init => tdxlab_l1::init::main(),
+        Command::Init(init) => init.execute(),
         Command::Kselftest(kselftest) => kselftest.execute(),
         Command::Doctor(doctor) => doctor.execute(),
         Command::Schema(schema) => schema.execute(),
