@@ -36,6 +36,9 @@ fn plan_of(event: &Event) -> Option<PlanId> {
     match event {
         Event::PlanSkipped { plan, .. }
         | Event::PlanStarted { plan, .. }
+        | Event::LinuxStarted { plan, .. }
+        | Event::LinuxStep { plan, .. }
+        | Event::Ended { plan, .. }
         | Event::Booted { plan, .. }
         | Event::Controlled { plan, .. }
         | Event::StepStarted { plan, .. }

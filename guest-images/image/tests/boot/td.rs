@@ -2,18 +2,13 @@
 //! tiny host, which plays module and VMM. All of the guest's TD side runs but the instruction.
 
 use std::arch::global_asm;
-use std::cell::RefCell;
-use std::rc::Rc;
 
 use tdxlab_guest_image::IMAGE;
 use tdxlab_protocol::addr::{Gpa, GpaRange, PageLevel};
 use tdxlab_protocol::layout::{PML4, PRIVATE_WINDOW, SHARED_WINDOW, TD_HOB_END, TD_HOB_START};
-use tdxlab_protocol::mailbox::{ANSWER_RETRY, ANSWER_VE};
 use tdxlab_protocol::message::*;
 use tdxlab_protocol::pattern::word;
-use tdxlab_protocol::tdcall::{
-    ATTRIBUTES_REHEARSAL, ATTRIBUTES_SEPT_VE_DISABLE, leaf, reg, status, vmcall,
-};
+use tdxlab_protocol::tdcall::{ATTRIBUTES_SEPT_VE_DISABLE, leaf, reg, vmcall};
 
 use crate::host::{Answer, Ask, Lab, Module, Policy};
 use crate::qemu::MEMORY_BYTES;

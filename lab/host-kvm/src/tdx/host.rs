@@ -4,8 +4,8 @@ use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
 use tdxlab_kernel::{debugfs, kmsg, tracefs};
-use tdxlab_qemu::interrupt::Interrupt;
 use tdxlab_qemu::Installed;
+use tdxlab_qemu::interrupt::Interrupt;
 
 use super::detect::Detected;
 
