@@ -246,6 +246,14 @@ impl LinuxGuest {
         Ok(answer)
     }
 
+    /// Sends a request whose answer is not waited for.
+    fn tell(&mut self, ask: Ask, doing: &str) -> Result<(), LinuxError> {
+        let id = self.next_id;
+        self.next_id = self.next_id.wrapping_add(1).max(1);
+        let sent = self.talk.send(&LinuxRequest { id, ask });
+        sent.map_err(|error| self.line_error(error, doing))
+    }
+
     /// What an answer to `ask` is held against.
     fn known(&self, ask: &Ask) -> Known {
         let held = |buffer: &BufferId| self.buffers.get(buffer).copied();
@@ -303,6 +311,9 @@ impl LinuxGuest {
         if answer.outcome.is_err() {
             return Ok(Err(answer));
         }
+        // The agent jumps when it sees that its answer has arrived.
+        let doing = "while starting a kernel by kexec";
+        self.tell(Ask::Hello, doing)?;
         self.buffers.clear();
         self.hello = None;
         self.ready_since(Instant::now(), "while it booted by kexec", true)
@@ -317,20 +328,29 @@ impl LinuxGuest {
     pub fn power_off(&mut self) -> Result<Duration, LinuxError> {
         let began = Instant::now();
         let doing = "while it switched itself off";
-        let answer = self.ask(Ask::PowerOff)?;
-        if let Err(failure) = answer.outcome {
-            let what = format!("{} (errno {})", failure.doing, failure.errno);
-            return Err(LinuxError::Lies {
-                doing: doing.to_owned(),
-                what,
-            });
-        }
+        // The answer may go with the guest; its end is the answer.
+        self.tell(Ask::PowerOff, doing)?;
         while self.process.ended().is_none() {
             self.poll().map_err(system("waiting for the guest"))?;
             self.listen_to_console(doing)?;
-            // What it says now is of no interest, but must not fill the line.
             let _ = self.talk.receive();
-            while self.talk.next_reply().is_some() {}
+            while let Some(reply) = self.talk.next_reply() {
+                match reply {
+                    LinuxReply::Panic {
+                        file,
+                        line,
+                        message,
+                    } => return Err(self.agent_panic(doing, &file, line, &message)),
+                    LinuxReply::Failed { failure, .. } => {
+                        let what = format!("{} (errno {})", failure.doing, failure.errno);
+                        return Err(LinuxError::Lies {
+                            doing: doing.to_owned(),
+                            what,
+                        });
+                    }
+                    _ => {}
+                }
+            }
             if self.interrupt.is_raised() {
                 return Err(LinuxError::Interrupted);
             }
