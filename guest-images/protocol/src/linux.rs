@@ -178,13 +178,15 @@ pub enum Ask {
         /// What the quote is over.
         data: [[u8; 32]; 2],
     },
-    /// Start the same kernel anew by kexec. [`Outcome::Done`] means that it is loaded and that the
-    /// jump comes next; the agent's next word is the new kernel's Hello.
+    /// Start the same kernel anew by kexec. [`Outcome::Done`] means that it is loaded. What is under
+    /// way on the line is lost with a kernel, so the agent jumps when the lab's next request says
+    /// that this answer has arrived. That request is not answered; the agent's next word is the new
+    /// kernel's Hello.
     Kexec {
         /// The new kernel's command line.
         append: heapless::String<MAX_APPEND>,
     },
-    /// Power off.
+    /// Power off. The answer may be lost with the guest, whose end is the answer.
     PowerOff,
 }
 
