@@ -156,7 +156,7 @@ impl Collector {
     /// Whether pages lie in the guest's memory.
     fn in_memory(&self, start: Gpa, pages: u32) -> Result<(), String> {
         let end = start.checked_add(u64::from(pages) * PAGE);
-        if start.as_u64() % PAGE != 0 || end.is_none_or(|end| end > self.known.limit) {
+        if !start.as_u64().is_multiple_of(PAGE) || end.is_none_or(|end| end > self.known.limit) {
             return Err(format!(
                 "memory that the guest does not have (end {})",
                 self.known.limit
@@ -236,7 +236,10 @@ impl Collector {
                     huge,
                 },
             ) => {
-                if filled != *bytes || huge > filled || huge % PageLevel::Size2M.bytes() != 0 {
+                if filled != *bytes
+                    || huge > filled
+                    || !huge.is_multiple_of(PageLevel::Size2M.bytes())
+                {
                     return Err("a fill that was not asked for".to_owned());
                 }
                 whole()

@@ -44,7 +44,7 @@ pub enum LinuxError {
         kernel: String,
         doing: String,
         line: String,
-        advice: String,
+        advice: Box<str>,
         console: Vec<String>,
     },
 
@@ -65,7 +65,7 @@ pub enum LinuxError {
     AgentDied {
         doing: String,
         said: String,
-        advice: String,
+        advice: Box<str>,
     },
 
     #[error("the agent speaks version {guest} of the protocol, the lab {lab}")]
@@ -87,7 +87,7 @@ pub enum LinuxError {
     Hung {
         doing: String,
         silent: Duration,
-        advice: String,
+        advice: Box<str>,
         console: Vec<String>,
     },
 
@@ -97,7 +97,7 @@ pub enum LinuxError {
         doing: String,
         status: String,
         said: String,
-        advice: String,
+        advice: Box<str>,
         console: Vec<String>,
     },
 

@@ -427,11 +427,8 @@ impl LinuxGuest {
 
     fn listen_to_console(&mut self, doing: &str) -> Result<bool, LinuxError> {
         let mut buffer = [0; 16 << 10];
-        let length = match self.console_line.read(&mut buffer) {
-            Ok(length) => length,
-            // The end of a process that died with something unread; its end is seen elsewhere.
-            Err(_) => 0,
-        };
+        // The end of a process that died with something unread is seen elsewhere.
+        let length = self.console_line.read(&mut buffer).unwrap_or_default();
         for notice in self.console.push(&buffer[..length]) {
             if let Notice::Panic(line) = notice {
                 return Err(self.panicked(doing, line));
@@ -456,7 +453,7 @@ impl LinuxGuest {
         LinuxError::Panic {
             kernel: self.name.clone(),
             doing: doing.to_owned(),
-            advice: advice_on_panic(&line, self.machine.mebibytes),
+            advice: advice_on_panic(&line, self.machine.mebibytes).into(),
             line,
             console: self.console.last(SHOWN),
         }
@@ -467,7 +464,7 @@ impl LinuxGuest {
             true => LinuxError::AgentDied {
                 doing: doing.to_owned(),
                 said: message.to_owned(),
-                advice: NO_LINE.to_owned(),
+                advice: NO_LINE.into(),
             },
             false => LinuxError::AgentPanic {
                 doing: doing.to_owned(),
@@ -497,7 +494,7 @@ impl LinuxGuest {
                 } else {
                     "the console shows what came before"
                 }
-                .to_owned(),
+                .into(),
             };
         }
         let status = self.process.ended().map(|status| status.to_string());
@@ -505,7 +502,7 @@ impl LinuxGuest {
         LinuxError::Ended {
             doing: doing.to_owned(),
             status: status.unwrap_or_else(|| "its lines are closed".to_owned()),
-            advice: advice_on_qemu(&said, self.machine.mebibytes),
+            advice: advice_on_qemu(&said, self.machine.mebibytes).into(),
             said,
             console: self.console.last(SHOWN),
         }
@@ -525,7 +522,7 @@ impl LinuxGuest {
             silent: Duration::from_millis(
                 u64::try_from(sign.elapsed().as_millis()).unwrap_or(u64::MAX),
             ),
-            advice: advice.to_owned(),
+            advice: advice.into(),
             console: self.console.last(SHOWN),
         }
     }
