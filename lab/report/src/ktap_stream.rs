@@ -51,22 +51,24 @@ impl KtapStream {
     pub fn take(&mut self, event: &Event) -> String {
         self.builder.take(event.clone());
         match event {
-            Event::PlanStarted { plan, .. } => {
+            Event::PlanStarted { plan, .. } | Event::LinuxStarted { plan, .. } => {
                 self.open.push_back(Pending::of(*plan));
-                self.add(*plan, |_, planned, out| {
-                    render_steps(out, planned.map_or(0, |plan| plan.steps.len()));
+                self.add(*plan, |known, _, out| {
+                    render_steps(out, known.steps_planned)
                 });
             }
             Event::PlanSkipped { plan, .. } => {
                 self.open.push_back(Pending::of(*plan));
                 self.end(*plan, Verdict::Skip);
             }
-            Event::StepJudged { plan, step, .. } => self.add(*plan, |known, _, out| {
-                let judged = known.steps.iter().find(|one| one.number == step + 1);
-                if let Some(judged) = judged {
-                    render_step(out, judged.number as usize, judged);
-                }
-            }),
+            Event::StepJudged { plan, step, .. } | Event::LinuxStep { plan, step, .. } => {
+                self.add(*plan, |known, _, out| {
+                    let judged = known.steps.iter().find(|one| one.number == step + 1);
+                    if let Some(judged) = judged {
+                        render_step(out, judged.number as usize, judged);
+                    }
+                })
+            }
             Event::PlanEnded { plan, verdict, .. } => {
                 self.add(*plan, unjudged);
                 self.end(*plan, *verdict);
@@ -154,12 +156,15 @@ impl Pending {
 
 /// Steps that were announced and not judged: the one at which the plan ended, and those after it.
 fn unjudged(known: &ScenarioReport, planned: Option<&Plan>, out: &mut String) {
-    let Some(planned) = planned else { return };
     for step in known.steps.iter().filter(|step| step.verdict.is_none()) {
         render_step(out, step.number as usize, step);
     }
-    for (number, step) in (1..).zip(&planned.steps).skip(known.steps.len()) {
-        let action = description(&words::action(&step.action, &planned.guest));
+    for number in known.steps.len() + 1..=known.steps_planned {
+        let planned = planned.and_then(|plan| Some((plan.steps.get(number - 1)?, &plan.guest)));
+        let action = planned.map_or_else(
+            || "step".to_owned(),
+            |(step, guest)| description(&words::action(&step.action, guest)),
+        );
         let _ = writeln!(out, "  ok {number} {action} # SKIP the scenario had ended");
     }
 }

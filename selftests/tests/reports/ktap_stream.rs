@@ -44,6 +44,8 @@ fn plan_of(event: &Event) -> Option<PlanId> {
         | Event::StepStarted { plan, .. }
         | Event::StepObserved { plan, .. }
         | Event::StepJudged { plan, .. }
+        | Event::LinuxStarted { plan, .. }
+        | Event::LinuxStep { plan, .. }
         | Event::PlanEnded { plan, .. }
         | Event::Confirmed { plan, .. } => Some(*plan),
         Event::RunStarted(_) | Event::RunEnded { .. } => None,
