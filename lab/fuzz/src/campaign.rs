@@ -51,6 +51,19 @@ pub struct Fuzz<'a> {
     pub interrupt: &'a Interrupt,
     /// Room for files of guests.
     pub folder: &'a Path,
+    /// Is counted up as the hunt goes on.
+    pub progress: &'a FuzzProgress,
+}
+
+/// How far a hunt is. May be read from other threads.
+#[derive(Debug, Default)]
+pub struct FuzzProgress {
+    /// Plans that were run.
+    pub plans: AtomicU64,
+    /// Steps that were judged.
+    pub steps: AtomicU64,
+    /// Whether something failed, and is being confirmed and shrunk.
+    pub shrinking: AtomicBool,
 }
 
 /// When a hunt ends, unless it finds something.
@@ -103,8 +116,6 @@ pub enum FuzzError {
 struct Shared {
     started: Instant,
     next: AtomicU64,
-    steps: AtomicU64,
-    plans: AtomicU64,
     stop: AtomicBool,
     coverage: Mutex<Coverage>,
     found: Mutex<Option<FailingPlan>>,
@@ -117,8 +128,6 @@ impl Fuzz<'_> {
         let shared = Shared {
             started: Instant::now(),
             next: AtomicU64::new(0),
-            steps: AtomicU64::new(0),
-            plans: AtomicU64::new(0),
             stop: AtomicBool::new(false),
             coverage: Mutex::new(self.no_coverage()),
             found: Mutex::new(None),
@@ -137,6 +146,9 @@ impl Fuzz<'_> {
             return Err(error.into());
         }
         let found = shared.found.lock().take();
+        self.progress
+            .shrinking
+            .store(found.is_some(), Ordering::Relaxed);
         let found = found.map(|suspect| {
             let alone = self.confirm(suspect.failure, suspect.plan);
             match (alone, suspect.history) {
@@ -149,8 +161,8 @@ impl Fuzz<'_> {
             }
         });
         Ok(Outcome {
-            plans: shared.plans.into_inner(),
-            steps: shared.steps.into_inner(),
+            plans: self.progress.plans.load(Ordering::Relaxed),
+            steps: self.progress.steps.load(Ordering::Relaxed),
             took,
             coverage: shared.coverage.into_inner(),
             found,
@@ -159,6 +171,12 @@ impl Fuzz<'_> {
 
     fn no_coverage(&self) -> Coverage {
         Coverage::new(CoverageModel::of(self.host.profile()))
+    }
+
+    /// Counts one more plan, and its steps.
+    fn count(&self, steps: u64) {
+        self.progress.plans.fetch_add(1, Ordering::Relaxed);
+        self.progress.steps.fetch_add(steps, Ordering::Relaxed);
     }
 
     /// The seed of the next plan; `None` when it is time to end.
@@ -186,10 +204,7 @@ impl Fuzz<'_> {
             let run = catch_unwind(AssertUnwindSafe(|| {
                 self.one(seed, &mut draw, &guest, &mut steps, &mut coverage)
             }));
-            shared.plans.fetch_add(1, Ordering::Relaxed);
-            shared
-                .steps
-                .fetch_add(steps.len() as u64, Ordering::Relaxed);
+            self.count(steps.len() as u64);
             let failure = match run {
                 Ok(Ok(None)) => continue,
                 Ok(Ok(Some(failure))) => failure,
@@ -286,8 +301,7 @@ impl Fuzz<'_> {
                 }
             };
             let run = guest.run(seed, &mut coverage);
-            shared.plans.fetch_add(1, Ordering::Relaxed);
-            shared.steps.fetch_add(run.steps, Ordering::Relaxed);
+            self.count(run.steps);
             match run.failed {
                 None => windows = Some(guest),
                 Some(_) if self.interrupt.is_raised() => break,

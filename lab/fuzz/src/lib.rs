@@ -33,12 +33,14 @@ mod table;
 mod tests;
 mod yaml;
 
-pub use campaign::{Budget, CONFIRMATIONS, Found, Fuzz, FuzzError, Outcome, most_tries};
+pub use campaign::{
+    Budget, CONFIRMATIONS, Found, Fuzz, FuzzError, FuzzProgress, Outcome, most_tries,
+};
 pub use coverage::Coverage;
 pub use coverage_model::{ALIGNMENTS, CoverageModel, ENDS, Target};
 pub use draw::{CANDIDATES, Draw};
 pub use harness::{Failure, Harness, Orders, Stepped, attempt};
 pub use plain::left_out;
 pub use shrink::{Shrunk, setup, shrink};
-pub use table::{head, markdown, rows};
+pub use table::{chart, markdown};
 pub use yaml::scenario;

@@ -12,8 +12,45 @@ pub fn markdown(coverage: &Coverage, target: Target) -> String {
     text
 }
 
+/// The table for a terminal of 80 columns: without how often, and with heads on two lines.
+pub fn chart(coverage: &Coverage, target: Target) -> String {
+    let heads: Vec<String> = head(target)
+        .iter()
+        .map(|name| name.replace("pending", "pend.").replace("accepted", "acc."))
+        .collect();
+    let split = |name: &str| match name.split_once(' ') {
+        Some((first, second)) => (first.to_owned(), second.to_owned()),
+        None => (String::new(), name.to_owned()),
+    };
+    let (first, second): (Vec<String>, Vec<String>) = heads.iter().map(|name| split(name)).unzip();
+    let mut lines = vec![first, second];
+    lines.extend(rows(coverage, target).map(|cells| {
+        let reached = |cell: String| match cell.split_once("  ") {
+            Some((reached, _)) => reached.to_owned(),
+            None => cell,
+        };
+        cells.into_iter().map(reached).collect()
+    }));
+    let width = |column: usize| lines.iter().map(|line| line[column].len()).max();
+    let widths: Vec<usize> = (0..heads.len()).filter_map(width).collect();
+    let mut text = String::new();
+    for line in lines {
+        let mut cells = line.iter().zip(&widths);
+        if let Some((name, width)) = cells.next() {
+            text += &format!("{name:<width$}");
+        }
+        for (cell, width) in cells {
+            text += &format!(" {cell:>width$}");
+        }
+        text.truncate(text.trim_end().len());
+        text.push('\n');
+    }
+    text + "n/m: alignments of the two range ends that were tried, of those that are possible\n\
+            (2M boundary, one page beside it, other 4K); - none yet; . impossible\n"
+}
+
 /// The heads of the columns.
-pub fn head(target: Target) -> Vec<String> {
+fn head(target: Target) -> Vec<String> {
     let names = std::iter::once(&"operation").chain(target.chart().states());
     names.map(|name| (*name).to_owned()).collect()
 }
@@ -21,7 +58,7 @@ pub fn head(target: Target) -> Vec<String> {
 /// For each operation and state of a touched region, how many of the classes of alignment came
 /// (2M boundary, one page beside one, other 4K: nine of them for both ends), and how often in all.
 /// A hole is shown as `-`, and what cannot be as `.`.
-pub fn rows(coverage: &Coverage, target: Target) -> impl Iterator<Item = Vec<String>> {
+fn rows(coverage: &Coverage, target: Target) -> impl Iterator<Item = Vec<String>> {
     let names = target.chart().operations().iter().enumerate();
     names.map(move |(row, name)| {
         let mut cells = vec![(*name).to_owned()];

@@ -39,6 +39,7 @@ fn hunt_of(
         candidates,
         interrupt: &interrupt,
         folder: Path::new("/tmp"),
+        progress: &FuzzProgress::default(),
     }
     .run()
     .unwrap()

@@ -108,6 +108,12 @@ pub trait Session: Send {
         Vec::new()
     }
 
+    /// Whether the fault that was seeded into the host has made it do anything otherwise so far;
+    /// `None` where none was seeded.
+    fn fault_reached(&self) -> Option<bool> {
+        None
+    }
+
     /// Reads all witnesses. Called at rest. Split events and log lines are those since the
     /// previous call.
     fn sample(&mut self) -> Sample;

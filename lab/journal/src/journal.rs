@@ -175,6 +175,9 @@ pub enum Event {
         /// Folder with what the host can show for it, relative to the run's folder and inside it.
         #[serde(default, deserialize_with = "inside::inside")]
         evidence: Option<PathBuf>,
+        /// Whether a seeded fault has made the host do anything otherwise.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        fault_reached: Option<bool>,
     },
     /// A plan that had failed was run again, to see how reliably it fails.
     Confirmed {

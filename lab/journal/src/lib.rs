@@ -35,7 +35,9 @@ pub mod verdict;
 pub use content::{ContentSpan, PageClass};
 pub use folder::{FolderError, RunFolder};
 pub use journal::{Journal, JournalError, PlanId};
-pub use observed::{Death, Killer, ONE_SHOT, Observed, REHEARSAL, REHEARSAL_FACT, after_rehearsal};
+pub use observed::{
+    Death, Killer, ONE_SHOT, Observed, REHEARSAL, REHEARSAL_FACT, REJUDGED_FACT, after_rehearsal,
+};
 pub use reader::JournalReader;
 pub use sample::{Ending, ExitCounters, PageCounters, Reading, Sample, SplitEvent};
 pub use shard::{Shard, ShardError};

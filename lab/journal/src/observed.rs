@@ -9,6 +9,9 @@ use tdxlab_protocol::message::{Counts, Run};
 pub const REHEARSAL_FACT: &str = "REHEARSAL";
 /// The fact by which a report says whether warnings that a kernel gives once fire again.
 pub const ONE_SHOT: &str = "one-shot warnings";
+
+/// Name of the fact that says which run a re-judgement is made of.
+pub const REJUDGED_FACT: &str = "re-judged";
 /// What is said wherever a result of a rehearsal goes, so that nobody takes it for TDX.
 pub const REHEARSAL: &str = "THE TDX MODULE IS PLAYED BY A FIXTURE; THIS IS NOT TDX";
 

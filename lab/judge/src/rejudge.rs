@@ -13,7 +13,7 @@ use tdxlab_journal::folder::{FolderError, RunFolder};
 use tdxlab_journal::journal::{self, Event, Journal, JournalError, PlanId, RunStarted};
 use tdxlab_journal::reader::JournalReader;
 use tdxlab_journal::verdict::Verdict;
-use tdxlab_journal::{Observed, Sample, after_rehearsal};
+use tdxlab_journal::{Observed, REJUDGED_FACT, Sample, after_rehearsal};
 use tdxlab_plan::needs::{self, HostAndDesign};
 use tdxlab_plan::{Design, Expectation, Plan, WrongPlan};
 use thiserror::Error;
@@ -97,7 +97,7 @@ pub fn rejudge(
 fn renamed(head: &RunStarted, design: &Design, folder: &RunFolder) -> RunStarted {
     let mut facts = head.facts.clone();
     facts.push((
-        "judged again".to_owned(),
+        REJUDGED_FACT.to_owned(),
         format!("run {}, recorded under design {}", head.run, head.design),
     ));
     RunStarted {
@@ -239,6 +239,7 @@ impl Case {
                 plan,
                 reason,
                 micros,
+                fault_reached,
                 ..
             } => {
                 // A step that was begun and not observed is where the host gave up.
@@ -255,6 +256,7 @@ impl Case {
                     reason,
                     micros,
                     evidence: None,
+                    fault_reached,
                 }]
             }
             // The end is the end whatever came before it.

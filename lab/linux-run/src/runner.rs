@@ -91,6 +91,8 @@ impl LinuxRunner<'_> {
                     verdict: Verdict::Skip,
                     reason: Some(need),
                     took: started.elapsed(),
+                    interrupted: false,
+                    fault_reached: None,
                 });
             }
         };
@@ -111,6 +113,8 @@ impl LinuxRunner<'_> {
             verdict: course.verdict,
             reason: course.reason,
             took: started.elapsed(),
+            interrupted: false,
+            fault_reached: None,
         };
         self.journal.write(&Event::PlanEnded {
             plan: id,
@@ -118,6 +122,7 @@ impl LinuxRunner<'_> {
             reason: outcome.reason.clone(),
             micros: micros(outcome.took),
             evidence: kept.then_some(course.folder),
+            fault_reached: None,
         })?;
         Ok(outcome)
     }

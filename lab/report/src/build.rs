@@ -20,8 +20,9 @@ use super::observed::seen;
 /// What the step is called that is reported where something was found after the guest had gone.
 const END: &str = "end of the guest";
 
-/// Why a scenario of a run that was stopped has no result.
-pub const NOT_RUN: &str = "not run: the run was stopped before";
+/// Why a scenario was not begun.
+pub(super) const INTERRUPTED: &str = "not run: interrupted";
+const FAIL_FAST: &str = "not run: an earlier scenario did not pass (--fail-fast)";
 
 /// Reads a journal.
 pub fn from_journal(path: &Path) -> Result<Report, JournalError> {
@@ -133,6 +134,7 @@ impl Builder {
                 reason,
                 micros,
                 evidence,
+                fault_reached,
             } => {
                 if let Some(draft) = self.draft(plan) {
                     draft.ended = true;
@@ -140,6 +142,7 @@ impl Builder {
                     draft.report.reason = reason;
                     draft.report.micros = micros;
                     draft.report.evidence = evidence.map(|path| path.display().to_string());
+                    draft.report.fault_reached = fault_reached;
                 }
             }
             Event::Confirmed {
@@ -172,14 +175,16 @@ impl Builder {
     fn finish(self, head: RunStarted) -> Report {
         let mut counts = VerdictCounts::default();
         let mut verdict = None;
+        let interrupted = self.end.is_some_and(|(_, interrupted)| interrupted);
+        let stopped = self.end.is_some() && !interrupted;
         let scenarios: Vec<ScenarioReport> = head
             .plans
             .iter()
             .zip(self.plans)
             .map(|(name, draft)| {
                 let scenario = match draft {
-                    Some(draft) => draft.finish(name),
-                    None => not_run(name),
+                    Some(draft) => draft.finish(name, interrupted),
+                    None => not_run(name, if stopped { FAIL_FAST } else { INTERRUPTED }),
                 };
                 counts.add(scenario.verdict);
                 verdict = Some(match verdict {
@@ -212,7 +217,7 @@ impl Builder {
                 None => judged.and(Verdict::Error),
             },
             complete: self.end.is_some(),
-            interrupted: self.end.is_some_and(|(_, interrupted)| interrupted),
+            interrupted,
             micros: self.last_at,
             counts,
             scenarios,
@@ -220,12 +225,13 @@ impl Builder {
     }
 }
 
-fn not_run(name: &str) -> ScenarioReport {
+fn not_run(name: &str, reason: &str) -> ScenarioReport {
     let mut draft = Draft::new(String::new());
     draft.report.verdict = Verdict::Skip;
-    draft.report.reason = Some(NOT_RUN.to_owned());
+    draft.report.reason = Some(reason.to_owned());
+    draft.report.unfinished = true;
     draft.ended = true;
-    draft.finish(name)
+    draft.finish(name, false)
 }
 
 impl Draft {
@@ -237,12 +243,14 @@ impl Draft {
                 file: None,
                 verdict: Verdict::Error,
                 reason: None,
+                unfinished: false,
                 micros: 0,
                 boot_micros: None,
                 control: None,
                 steps: Vec::new(),
                 steps_planned: 0,
                 evidence: None,
+                fault_reached: None,
                 confirmed: None,
             },
             plan: None,
@@ -345,17 +353,21 @@ impl Draft {
             .find(|step| step.number == number)
     }
 
-    fn finish(mut self, name: &str) -> ScenarioReport {
+    /// `interrupted` says that the run ended in good order. A runner that was killed may have been
+    /// killed by what the scenario did, so that is an error.
+    fn finish(mut self, name: &str, interrupted: bool) -> ScenarioReport {
         self.report.name = name.to_owned();
         if !self.ended {
-            self.report.verdict = Verdict::Error;
+            let judged = |step: &&StepReport| step.verdict.is_some();
+            let done = self.report.steps.iter().filter(judged).count();
+            let (verdict, how) = match interrupted {
+                true => (Verdict::Skip, "interrupted"),
+                false => (Verdict::Error, "the run ended in the middle of it,"),
+            };
+            self.report.unfinished = true;
+            self.report.verdict = verdict;
             self.report.reason = Some(format!(
-                "the run ended in the middle of it, after {} of {} steps",
-                self.report
-                    .steps
-                    .iter()
-                    .filter(|step| step.verdict.is_some())
-                    .count(),
+                "{how} after {done} of {} steps",
                 self.report.steps_planned
             ));
         }
@@ -395,6 +407,7 @@ fn finding(finding: &Finding) -> FindingReport {
 fn content(span: &ContentSpan) -> ContentReport {
     ContentReport {
         range: span.range.to_string(),
+        bytes: span.range.bytes(),
         expected: wanted_content(span.expected),
         found: span.found.to_string(),
         right: span.right,

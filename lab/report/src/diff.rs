@@ -7,10 +7,10 @@ use std::collections::BTreeMap;
 use std::fmt;
 
 use tdxlab_journal::verdict::Verdict;
-use tdxlab_journal::{ONE_SHOT, REHEARSAL_FACT};
+use tdxlab_journal::{ONE_SHOT, REHEARSAL_FACT, REJUDGED_FACT};
 use tdxlab_plan::text::Micros;
 
-use super::{Confirmation, Numbers, Report, ScenarioReport};
+use super::{Confirmation, Numbers, Report, ScenarioReport, terminal};
 
 /// A time has changed where it grew or shrank by half and by this many microseconds.
 const NOISE_MICROS: u64 = 50_000;
@@ -20,6 +20,10 @@ const NOISE_MICROS: u64 = 50_000;
 pub struct Diff {
     /// In what the runs themselves differ: host, design, kernel.
     pub runs: Vec<String>,
+    /// The run that the later one judges again, where it is no run of its own.
+    pub rejudged: Option<String>,
+    /// How many scenarios of the later run have no result, because it was interrupted.
+    pub unfinished: usize,
     /// Scenarios whose verdict changed.
     pub verdicts: Vec<VerdictChange>,
     /// Scenarios whose numbers changed.
@@ -41,6 +45,8 @@ pub struct VerdictChange {
     pub after: Verdict,
     /// What came of running it again.
     pub confirmed: Option<Confirmation>,
+    /// What did not pass in the later run, if anything.
+    pub why: Option<String>,
 }
 
 /// Another number than before.
@@ -99,6 +105,7 @@ impl Diff {
     pub fn between(before: &Report, after: &Report) -> Diff {
         let mut diff = Diff {
             runs: runs(before, after),
+            rejudged: after.rejudged().map(str::to_owned),
             ..Diff::default()
         };
         let mut earlier: BTreeMap<&str, &ScenarioReport> = before
@@ -109,12 +116,14 @@ impl Diff {
         let alike = before.host == after.host && before.design == after.design;
         for scenario in &after.scenarios {
             match earlier.remove(scenario.name.as_str()) {
+                _ if scenario.unfinished => diff.unfinished += 1,
                 None => diff.new.push((scenario.name.clone(), scenario.verdict)),
                 Some(old) if old.verdict != scenario.verdict => diff.verdicts.push(VerdictChange {
                     name: scenario.name.clone(),
                     before: old.verdict,
                     after: scenario.verdict,
                     confirmed: scenario.confirmed,
+                    why: why(scenario),
                 }),
                 Some(old) => diff.numbers.extend(numbers(old, scenario, alike)),
             }
@@ -140,10 +149,20 @@ impl Diff {
     /// Whether nothing changed at all.
     pub fn is_empty(&self) -> bool {
         self.runs.is_empty()
+            && self.rejudged.is_none()
+            && self.unfinished == 0
             && self.verdicts.is_empty()
             && self.numbers.is_empty()
             && self.new.is_empty()
             && self.gone.is_empty()
+    }
+}
+
+/// The reason of a scenario, or the first step that did not pass and what it found.
+fn why(scenario: &ScenarioReport) -> Option<String> {
+    match scenario.first_bad_step() {
+        Some(step) => Some(terminal::brief(step)),
+        None => scenario.reason.clone(),
     }
 }
 
@@ -160,7 +179,7 @@ fn runs(before: &Report, after: &Report) -> Vec<String> {
     let rehearsal = |report: &Report| if report.is_rehearsal() { "yes" } else { "no" };
     compare(REHEARSAL_FACT, rehearsal(before), rehearsal(after));
     for fact in &after.facts {
-        if [REHEARSAL_FACT, ONE_SHOT].contains(&fact.name.as_str()) {
+        if [REHEARSAL_FACT, REJUDGED_FACT, ONE_SHOT].contains(&fact.name.as_str()) {
             continue;
         }
         let old = before.facts.iter().find(|old| old.name == fact.name);
@@ -245,6 +264,12 @@ fn pairs(old: &Numbers, new: &Numbers) -> [Pair; 9] {
 
 impl fmt::Display for Diff {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some(rejudged) = &self.rejudged {
+            writeln!(
+                f,
+                "the later run re-judges {rejudged}; nothing was run again"
+            )?;
+        }
         for change in &self.runs {
             writeln!(f, "the runs differ in {change}")?;
         }
@@ -252,6 +277,7 @@ impl fmt::Display for Diff {
             let word = match change.weight() {
                 Weight::Better => "better    ",
                 Weight::Regression => "REGRESSION",
+                Weight::Suspect if self.rejudged.is_some() => "worse     ",
                 Weight::Suspect => "suspect   ",
                 Weight::Flaky => "flaky     ",
             };
@@ -266,11 +292,21 @@ impl fmt::Display for Diff {
                     "; failed {} of {} times it was run again",
                     again.failed, again.times
                 )?,
-                None if change.weight() == Weight::Suspect => {
-                    writeln!(f, "; not confirmed, run with --confirm 3 to know how often")?;
+                None if change.weight() == Weight::Suspect && self.rejudged.is_none() => {
+                    writeln!(f, "; not confirmed (run with --confirm 3)")?;
                 }
                 None => writeln!(f)?,
             }
+            if let Some(why) = &change.why {
+                writeln!(f, "            {why}")?;
+            }
+        }
+        if self.unfinished > 0 {
+            let scenarios = terminal::count(self.unfinished, "scenario");
+            writeln!(
+                f,
+                "not run     {scenarios} of the later run, which was interrupted"
+            )?;
         }
         for (name, verdict) in &self.new {
             writeln!(f, "new         {name}: {verdict}")?;

@@ -9,7 +9,7 @@ use serde_json::{Map, Value, json};
 use tdxlab_journal::verdict::Verdict;
 use tdxlab_plan::text::slug;
 
-use super::{NOT_RUN, Report, ScenarioReport, StepReport, terminal};
+use super::{Report, ScenarioReport, StepReport, terminal};
 
 /// Most characters of a log excerpt (schema: `maxLength`).
 const EXCERPT: usize = 16 << 10;
@@ -150,7 +150,7 @@ fn status(scenario: &ScenarioReport) -> &'static str {
     match scenario.verdict {
         Verdict::Pass => "PASS",
         Verdict::Fail => "FAIL",
-        Verdict::Skip if scenario.reason.as_deref() == Some(NOT_RUN) => "MISS",
+        Verdict::Skip if scenario.unfinished => "MISS",
         Verdict::Skip => "SKIP",
         Verdict::Error if scenario.boot_micros.is_none() => "MISS",
         Verdict::Error => "ERROR",

@@ -10,7 +10,7 @@ use tdxlab_journal::journal::{Event, PlanId};
 use tdxlab_journal::verdict::Verdict;
 use tdxlab_plan::{Plan, text as words};
 
-use super::build::{Builder, NOT_RUN};
+use super::build::{Builder, INTERRUPTED};
 use super::ktap::{description, render_result, render_step, render_steps};
 use super::model::{ScenarioReport, VerdictCounts};
 
@@ -123,12 +123,14 @@ impl KtapStream {
 
     /// What a run that was stopped has not come to, and the totals as kselftest prints them.
     fn finish(&mut self) -> String {
+        // What was interrupted has no end, and must not hold back what ended after it was begun.
+        self.open.retain(|pending| pending.ended.is_some());
         let mut out = self.printable();
         for (_, name) in std::mem::take(&mut self.waiting) {
             self.printed += 1;
             self.counts.add(Verdict::Skip);
             let name = description(&name);
-            let _ = writeln!(out, "ok {} {name} # SKIP {NOT_RUN}", self.printed);
+            let _ = writeln!(out, "ok {} {name} # SKIP {INTERRUPTED}", self.printed);
         }
         let VerdictCounts {
             pass,

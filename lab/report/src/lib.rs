@@ -23,7 +23,7 @@ pub mod terminal;
 pub mod timeline;
 pub mod trend;
 
-pub use build::{NOT_RUN, by_topic, from_journal, from_recording, topic};
+pub use build::{by_topic, from_journal, from_recording, topic};
 pub use files::{REPORT_FILES, write_all};
 pub use model::{
     Confirmation, ContentReport, ControlReport, Fact, FindingReport, Numbers, Report,

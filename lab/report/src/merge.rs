@@ -337,6 +337,8 @@ fn copy(
     end: &mut End,
 ) -> Result<(), MergeError> {
     let mut recording = JournalReader::open(&source.folder.join(journal::FILE))?;
+    // A run that was interrupted and resumed has several ends, of which the last one counts.
+    let mut interrupted_last = false;
     while let Some(line) = recording.next_line()? {
         let mut event = line.event;
         if let Event::RunEnded {
@@ -345,7 +347,7 @@ fn copy(
         } = event
         {
             end.verdict = Some(end.verdict.map_or(verdict, |so_far| so_far.and(verdict)));
-            end.interrupted |= interrupted;
+            interrupted_last = interrupted;
             continue;
         }
         let Some(plan) = plan_of(&mut event) else {
@@ -368,6 +370,7 @@ fn copy(
         }
         journal.write_at(line.at, &event)?;
     }
+    end.interrupted |= interrupted_last;
     Ok(())
 }
 

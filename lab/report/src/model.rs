@@ -4,9 +4,9 @@
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use tdxlab_journal::REHEARSAL_FACT;
 use tdxlab_journal::journal::SeededFault;
 use tdxlab_journal::verdict::{FindingKind, MissingWitness, Verdict, Witness};
+use tdxlab_journal::{REHEARSAL_FACT, REJUDGED_FACT};
 use tdxlab_plan::HostKind;
 
 /// Version of the report format. Raised when a field changes its meaning or goes away.
@@ -62,6 +62,18 @@ impl Report {
         Some(format!("{}: {}", fact.name, fact.value))
     }
 
+    /// Whether a fault was seeded that made no difference in any scenario that ran.
+    pub fn fault_never_reached(&self) -> bool {
+        let reached = || self.scenarios.iter().filter_map(|one| one.fault_reached);
+        reached().next().is_some() && !reached().any(|reached| reached)
+    }
+
+    /// Which run it judges again, and under which design that was recorded, if it is no run itself.
+    pub fn rejudged(&self) -> Option<&str> {
+        let fact = self.facts.iter().find(|fact| fact.name == REJUDGED_FACT)?;
+        Some(&fact.value)
+    }
+
     /// Whether a fixture played the TDX module, in one of its parts at least.
     pub fn is_rehearsal(&self) -> bool {
         self.rehearsal().is_some()
@@ -86,7 +98,7 @@ pub struct VerdictCounts {
     pub pass: usize,
     /// Failed.
     pub fail: usize,
-    /// Skipped, with those that were not run because the run was stopped.
+    /// Skipped, with those that were not run because the run was interrupted.
     pub skip: usize,
     /// Could not be judged.
     pub error: usize,
@@ -133,6 +145,9 @@ pub struct ScenarioReport {
     pub verdict: Verdict,
     /// Why it was skipped or not judged to the end.
     pub reason: Option<String>,
+    /// Whether the run ended before the scenario did: it has no result yet.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub unfinished: bool,
     /// How long it took.
     pub micros: u64,
     /// How long the guest took to boot, of that.
@@ -146,6 +161,10 @@ pub struct ScenarioReport {
     pub steps_planned: usize,
     /// Folder with what the host can show for it, relative to the report.
     pub evidence: Option<String>,
+    /// Whether the seeded fault has made the host do anything otherwise; left out where none was
+    /// seeded.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fault_reached: Option<bool>,
     /// What came of running it again after it had failed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub confirmed: Option<Confirmation>,
@@ -302,6 +321,9 @@ pub struct FindingReport {
 pub struct ContentReport {
     /// Where, as GPAs.
     pub range: String,
+    /// How long that is.
+    #[serde(default)]
+    pub bytes: u64,
     /// What it has to hold.
     pub expected: String,
     /// What it holds.

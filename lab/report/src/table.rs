@@ -11,6 +11,15 @@ pub fn table<T: Into<String>>(header: impl IntoIterator<Item = T>) -> Table {
     table
 }
 
+/// The same, which is at most `width` columns wide where it does not go to a terminal.
+pub fn within<T: Into<String>>(width: u16, header: impl IntoIterator<Item = T>) -> Table {
+    let mut table = table(header);
+    if !table.is_tty() {
+        table.set_width(width);
+    }
+    table
+}
+
 /// An empty table without a header.
 pub fn list() -> Table {
     let mut table = Table::new();

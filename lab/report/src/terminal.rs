@@ -1,12 +1,13 @@
 //! The report on a terminal: what failed and why, then a summary table.
 
+use std::cmp::Reverse;
 use std::collections::BTreeMap;
 use std::path::Path;
 
 use comfy_table::{Cell, Table};
 use console::style;
-use tdxlab_journal::verdict::Verdict;
-use tdxlab_plan::text::Micros;
+use tdxlab_journal::verdict::{Verdict, Witness};
+use tdxlab_plan::text::{Micros, size};
 
 use super::table::{self, number};
 use super::{Report, ScenarioReport, StepReport, by_topic};
@@ -28,8 +29,9 @@ pub fn paint(verdict: Verdict) -> console::StyledObject<&'static str> {
     }
 }
 
-/// What is said of a scenario that did not pass: expected, found by each witness, what memory
-/// holds, in this order; then the files with the rest. At most [`FAILURE_LINES`] lines.
+/// What is said of a scenario that did not pass: of the first such step what was expected, found by
+/// each witness, and what memory holds, in this order; a line for each later one; then the files with
+/// the rest. At most [`FAILURE_LINES`] lines.
 pub fn failure(scenario: &ScenarioReport, run_folder: Option<&Path>) -> Vec<String> {
     let mut lines = vec![headline(scenario)];
     if let Some(reason) = &scenario.reason {
@@ -45,8 +47,10 @@ pub fn failure(scenario: &ScenarioReport, run_folder: Option<&Path>) -> Vec<Stri
     }
     let files = files(scenario, run_folder);
     if let Some(step) = scenario.first_bad_step() {
-        let room = FAILURE_LINES.saturating_sub(lines.len() + files.len());
+        let later = later_lines(scenario, step.number);
+        let room = FAILURE_LINES.saturating_sub(lines.len() + files.len() + later.len());
         lines.extend(step_lines(step, room));
+        lines.extend(later);
     }
     lines.extend(files);
     lines.truncate(FAILURE_LINES);
@@ -73,6 +77,65 @@ fn headline(scenario: &ScenarioReport) -> String {
     format!("{head}, {number}: {}{place}", step.action)
 }
 
+/// Most later steps of a scenario that get a line.
+const LATER: usize = 4;
+
+/// The steps after the first that did not pass which did not pass either, a line each: in order, or,
+/// where there are many, the worst first.
+fn later_lines(scenario: &ScenarioReport, first: u32) -> Vec<String> {
+    let mut later: Vec<&StepReport> = scenario
+        .steps
+        .iter()
+        .filter(|step| step.number > first)
+        .filter(|step| matches!(step.verdict, Some(Verdict::Fail | Verdict::Error)))
+        .collect();
+    let more = later.len().saturating_sub(LATER);
+    if more > 0 {
+        later.sort_by_key(|step| Reverse(harm(step)));
+    }
+    let mut texts: Vec<String> = later.iter().take(LATER).map(|step| brief(step)).collect();
+    if more > 0 {
+        texts.push(format!("... and {}", count(more, "more step")));
+    }
+    part("later", &texts, LATER + 1, 0)
+}
+
+/// How bad it is: a dead TD, then guest data that is gone, then how much else is wrong.
+fn harm(step: &StepReport) -> (bool, u64, usize) {
+    let dead = step.findings.iter().any(|one| one.witness == Witness::Td);
+    (dead, wrong_bytes(step), step.findings.len())
+}
+
+/// Guest memory that was read and does not hold what it must.
+fn wrong_bytes(step: &StepReport) -> u64 {
+    let wrong = step.content.iter().filter(|span| !span.right);
+    wrong.fold(0, |sum, span| sum.saturating_add(span.bytes))
+}
+
+/// A step that did not pass, and the worst that was found of it, in a line.
+pub fn brief(step: &StepReport) -> String {
+    let operation = step.action.split(' ').next().unwrap_or_default();
+    let mut wrong = step.content.iter().filter(|span| !span.right);
+    let dead = step.findings.iter().find(|one| one.witness == Witness::Td);
+    let what = match (dead, wrong.next(), step.findings.first()) {
+        (Some(dead), ..) => format!("TD: found {}, expected {}", dead.found, dead.expected),
+        (None, Some(span), _) => format!(
+            "{} of content wrong; {} {} (expected {})",
+            size(wrong_bytes(step)),
+            span.range,
+            span.found,
+            span.expected
+        ),
+        (None, None, Some(finding)) => format!(
+            "{}: {}",
+            finding.witness,
+            contrast(&finding.found, &finding.expected)
+        ),
+        (None, None, None) => "not judged".to_owned(),
+    };
+    format!("step {} {operation}: {what}", step.number)
+}
+
 /// Expected, found, content, missing: each gets a fair part of the lines there are.
 fn step_lines(step: &StepReport, room: usize) -> Vec<String> {
     let found: Vec<String> = step
@@ -84,10 +147,9 @@ fn step_lines(step: &StepReport, room: usize) -> Vec<String> {
                 None => String::new(),
             };
             format!(
-                "{:<13} {place}{} (expected {})",
+                "{:<13} {place}{}",
                 finding.witness.to_string(),
-                finding.found,
-                finding.expected
+                contrast(&finding.found, &finding.expected)
             )
         })
         .collect();
@@ -125,6 +187,17 @@ fn step_lines(step: &StepReport, room: usize) -> Vec<String> {
         usize::try_from(step.content_omitted).unwrap_or(usize::MAX),
     );
     [expected, found, content, missing].concat()
+}
+
+/// `pages_2m -1 (expected +0)`: the name of a counter, which only the expected text has, comes first.
+pub fn contrast(found: &str, expected: &str) -> String {
+    let is_number = |text: &str| text.starts_with(|c: char| c.is_ascii_digit() || "+-".contains(c));
+    match expected.split_once(' ') {
+        Some((name, number)) if name.contains('_') && is_number(number) && is_number(found) => {
+            format!("{name} {found} (expected {number})")
+        }
+        _ => format!("{found} (expected {expected})"),
+    }
 }
 
 /// Wrong ranges and their neighbours, which show where the damage ends.
@@ -183,10 +256,11 @@ pub fn failures(report: &Report, run_folder: &Path) -> String {
     };
     if let Some(fault) = &report.fault {
         out += &format!(
-            "{} {}: {}\n  the host was made to do this wrong; what fails is no finding about a kernel\n\n",
+            "{} {}: {}\n  injected on purpose; says nothing about a real kernel\n{}\n",
             style("seeded fault").yellow().bold(),
             fault.name,
-            fault.wrong
+            fault.wrong,
+            reach(report)
         );
     }
     let mut alike: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
@@ -219,6 +293,46 @@ pub fn failures(report: &Report, run_folder: &Path) -> String {
     out
 }
 
+/// Whether the seeded fault ever made a difference, and where that went unnoticed. Journals of
+/// versions that did not write it down say nothing.
+fn reach(report: &Report) -> String {
+    let reached = |wanted: bool| {
+        let matches = move |one: &&ScenarioReport| one.fault_reached == Some(wanted);
+        report.scenarios.iter().filter(matches)
+    };
+    let ran = reached(true).count() + reached(false).count();
+    if ran == 0 {
+        return String::new();
+    }
+    if reached(true).next().is_none() {
+        return format!(
+            "  {}: nothing in {} makes the host do it; a pass says nothing about the fault\n",
+            style("never reached").yellow().bold(),
+            count(ran, "scenario")
+        );
+    }
+    let mut text = format!(
+        "  reached in {} of {}\n",
+        reached(true).count(),
+        count(ran, "scenario")
+    );
+    let missed: Vec<&str> = reached(true)
+        .filter(|one| one.verdict == Verdict::Pass)
+        .map(|one| one.name.as_str())
+        .collect();
+    if let Some((first, others)) = missed.split_first() {
+        let others = match others.len() {
+            0 => String::new(),
+            more => format!(" and {more} more"),
+        };
+        text += &format!(
+            "  {} in {first}{others}\n",
+            style("reached, but not noticed").yellow().bold()
+        );
+    }
+    text
+}
+
 /// The whole summary: failures, skips by need, table, last line.
 pub fn summary(report: &Report, run_folder: &Path) -> String {
     let mut out = failures(report, run_folder);
@@ -238,7 +352,7 @@ pub fn summary(report: &Report, run_folder: &Path) -> String {
 fn skips(report: &Report) -> BTreeMap<&str, usize> {
     let mut skips = BTreeMap::new();
     for scenario in &report.scenarios {
-        if scenario.verdict == Verdict::Skip {
+        if scenario.verdict == Verdict::Skip && !scenario.unfinished {
             *skips
                 .entry(scenario.reason.as_deref().unwrap_or("no reason given"))
                 .or_default() += 1;
@@ -260,13 +374,16 @@ fn missing_witnesses(report: &Report) -> String {
             }
         }
     }
+    let stepped = |scenario: &&ScenarioReport| !scenario.steps.is_empty();
+    let all = report.scenarios.iter().filter(stepped).count();
     missing
         .iter()
         .map(|((witness, reason), scenarios)| {
-            format!(
-                "no witness {witness} in {}: {reason}\n",
-                count(*scenarios, "scenario")
-            )
+            let place = match *scenarios == all {
+                true => String::new(),
+                false => format!(" in {}", count(*scenarios, "scenario")),
+            };
+            format!("{witness} unavailable{place}: {reason}\n")
         })
         .collect()
 }
@@ -285,7 +402,11 @@ pub fn table(report: &Report) -> Table {
             };
             cells.push(number(text));
         }
-        cells.push(number(Micros(micros)));
+        // What was skipped took no time.
+        cells.push(match counts.total() == counts.skip {
+            true => number("-"),
+            false => number(Micros(micros)),
+        });
         cells
     };
     for (topic, (counts, micros)) in by_topic(report) {
@@ -296,11 +417,6 @@ pub fn table(report: &Report) -> Table {
 }
 
 fn last_line(report: &Report, run_folder: &Path) -> String {
-    let how = match (report.interrupted, report.complete) {
-        (true, _) => ", interrupted",
-        (false, false) => ", cut off",
-        (false, true) => "",
-    };
     let fault = match &report.fault {
         Some(fault) => format!(", seeded fault {}", fault.name),
         None => String::new(),
@@ -310,14 +426,62 @@ fn last_line(report: &Report, run_folder: &Path) -> String {
     } else {
         ""
     };
+    let (outcome, next) = match unfinished(report) {
+        Some(outcome) => (outcome, next(report, run_folder)),
+        None => {
+            let total = count(report.counts.total(), "scenario");
+            (format!("{}: {total}", paint(report.verdict)), String::new())
+        }
+    };
     format!(
-        "{}: {} on host {}, design {}{fault}{rehearsal}{how}\nreport: {}\n",
-        paint(report.verdict),
-        count(report.counts.total(), "scenario"),
+        "{outcome} on host {}, design {}{fault}{rehearsal}\nreport: {}\n{next}",
         report.host.name(),
         report.design,
         run_folder.display()
     )
+}
+
+/// How far a run came that was interrupted or killed; `None` for a run that came to its end.
+fn unfinished(report: &Report) -> Option<String> {
+    let word = match (report.interrupted, report.complete) {
+        (true, _) => "interrupted",
+        (false, false) => "killed",
+        (false, true) => return None,
+    };
+    let not_run = report.scenarios.iter().filter(|one| one.unfinished);
+    let skipped = |one: &&ScenarioReport| one.verdict == Verdict::Skip && !one.unfinished;
+    let unjudged = |one: &&ScenarioReport| one.verdict == Verdict::Error && !one.unfinished;
+    let all = || report.scenarios.iter();
+    let parts: Vec<String> = [
+        (report.counts.pass, "passed"),
+        (report.counts.fail, "failed"),
+        (all().filter(skipped).count(), "skipped"),
+        (all().filter(unjudged).count(), "not judged"),
+        (not_run.count(), "not run"),
+    ]
+    .into_iter()
+    .filter(|(number, _)| *number > 0)
+    .map(|(number, what)| format!("{number} {what}"))
+    .collect();
+    Some(format!(
+        "{}: {}",
+        style(word).yellow().bold(),
+        parts.join(", ")
+    ))
+}
+
+/// The command that does the rest. Only `tdxlab run` can go on.
+fn next(report: &Report, run_folder: &Path) -> String {
+    let unfinished = report.scenarios.iter().any(|one| one.unfinished);
+    match report.command.get(1).map(String::as_str) {
+        Some("run") if unfinished => {
+            format!(
+                "continue with: tdxlab run --resume {}\n",
+                run_folder.display()
+            )
+        }
+        _ => String::new(),
+    }
 }
 
 /// `1 scenario`, `3 scenarios`.

@@ -7,7 +7,8 @@ use std::path::Path;
 
 use tdxlab_journal::journal::{Event, JournalError};
 use tdxlab_journal::reader::JournalReader;
-use tdxlab_journal::{ContentSpan, FindingKind, Sample, SplitEvent, Witness};
+use tdxlab_journal::verdict::Finding;
+use tdxlab_journal::{ContentSpan, FindingKind, Sample, SplitEvent, Verdict, Witness};
 use tdxlab_plan::{Action, Expectation, MemoryMap, Op, Plan, text};
 use tdxlab_protocol::addr::{Gpa, GpaRange};
 
@@ -46,9 +47,26 @@ pub struct StepPicture {
     /// What memory holds, where it was read.
     pub content: Vec<ContentSpan>,
     /// Where witnesses other than split events and content saw something else than expected.
-    pub wrong: Vec<(GpaRange, Witness)>,
+    pub wrong: Vec<Difference>,
+    /// Witnesses that contradict the step, but name no place.
+    pub unplaced: Vec<Witness>,
+    /// Whether the step failed or could not be judged. From there on memory is only predicted.
+    pub bad: bool,
     /// What the kernel said meanwhile.
     pub kernel_log: Vec<String>,
+}
+
+/// A place at which a witness contradicts what was predicted.
+#[derive(Clone, Debug)]
+pub struct Difference {
+    /// Where.
+    pub range: GpaRange,
+    /// Who says so.
+    pub witness: Witness,
+    /// What had to be.
+    pub expected: String,
+    /// What was found.
+    pub found: String,
 }
 
 /// Where one operation worked.
@@ -137,15 +155,10 @@ impl Pictures {
                 if let Some(frame) = self.frame(plan.0, step) {
                     frame.after = Some(map);
                     frame.content = judgement.content;
-                    frame.wrong = judgement
-                        .findings
-                        .iter()
-                        .filter(|finding| finding.kind != FindingKind::Impossible)
-                        .filter(|finding| {
-                            !matches!(finding.witness, Witness::Splits | Witness::Content)
-                        })
-                        .filter_map(|finding| Some((finding.at?, finding.witness)))
-                        .collect();
+                    frame.bad = judgement.verdict != Verdict::Pass;
+                    for finding in judgement.findings {
+                        frame.contradicted(finding);
+                    }
                 }
             }
             Event::PlanEnded { plan, .. } => {
@@ -184,7 +197,25 @@ impl StepPicture {
             after: None,
             content: Vec::new(),
             wrong: Vec::new(),
+            unplaced: Vec::new(),
+            // Until a verdict says otherwise.
+            bad: true,
             kernel_log: Vec::new(),
+        }
+    }
+
+    fn contradicted(&mut self, finding: Finding) {
+        match finding.at {
+            _ if finding.kind == FindingKind::Impossible => {}
+            Some(_) if matches!(finding.witness, Witness::Splits | Witness::Content) => {}
+            Some(range) => self.wrong.push(Difference {
+                range,
+                witness: finding.witness,
+                expected: finding.expected,
+                found: finding.found,
+            }),
+            None if self.unplaced.contains(&finding.witness) => {}
+            None => self.unplaced.push(finding.witness),
         }
     }
 

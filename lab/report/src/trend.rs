@@ -3,12 +3,83 @@
 use std::collections::BTreeMap;
 
 use tdxlab_journal::verdict::Verdict;
+use tdxlab_plan::HostKind;
 
 use super::timeline::Pictures;
 use super::{Report, ScenarioReport};
 
 /// One value for each run; `None` where the run has none.
 pub type Series = Vec<Option<u64>>;
+
+/// Which runs of a folder belong side by side.
+#[derive(Clone, Debug, Default)]
+pub struct Choice {
+    /// Only runs on this host; by default that of the newest run.
+    pub host: Option<HostKind>,
+    /// Only runs under this design; by default that of the newest run.
+    pub design: Option<String>,
+    /// Take all runs that are not left out by name.
+    pub all: bool,
+}
+
+/// Why a run is not shown beside others.
+fn oddity(report: &Report) -> Option<&'static str> {
+    let replay = report.command.get(1).is_some_and(|word| word == "replay");
+    match () {
+        () if report.fault.is_some() => Some("with a seeded fault"),
+        () if report.rejudged().is_some() => Some("re-judged"),
+        () if replay => Some("replayed"),
+        () if report.interrupted || !report.complete => Some("interrupted"),
+        () => None,
+    }
+}
+
+impl Choice {
+    /// The runs to be shown, and how many were left out for which reason.
+    pub fn of<T>(
+        &self,
+        mut runs: Vec<(Report, T)>,
+    ) -> (Vec<(Report, T)>, BTreeMap<&'static str, usize>) {
+        let mut left_out = BTreeMap::new();
+        let mut keep = |runs: &mut Vec<(Report, T)>,
+                        why: &dyn Fn(&Report) -> Option<&'static str>| {
+            runs.retain(|(report, _)| match why(report) {
+                None => true,
+                Some(why) => {
+                    *left_out.entry(why).or_default() += 1;
+                    false
+                }
+            });
+        };
+        if !self.all {
+            keep(&mut runs, &oddity);
+        }
+        let newest = runs
+            .iter()
+            .max_by(|(one, _), (other, _)| one.started.cmp(&other.started));
+        let mut host = self.host;
+        let mut design = self.design.clone();
+        if let Some((newest, _)) = newest.filter(|_| !self.all) {
+            if self.design.is_none() {
+                host = host.or(Some(newest.host));
+            }
+            if self.host.is_none() {
+                design = design.or(Some(newest.design.clone()));
+            }
+        }
+        keep(&mut runs, &|report| {
+            let other = host.is_some_and(|host| host != report.host);
+            other.then_some("on another host")
+        });
+        keep(&mut runs, &|report| {
+            let other = design
+                .as_ref()
+                .is_some_and(|design| *design != report.design);
+            other.then_some("under another design")
+        });
+        (runs, left_out)
+    }
+}
 
 /// What became of every scenario.
 #[derive(Clone, Debug, Default)]

@@ -160,6 +160,8 @@ impl RunContext<'_> {
                 verdict: Verdict::Skip,
                 reason: Some(need),
                 took: started.elapsed(),
+                interrupted: false,
+                fault_reached: None,
             });
         }
         self.watcher
@@ -178,6 +180,7 @@ impl RunContext<'_> {
             samples: String::new(),
             orders: BTreeMap::new(),
             signature: Signature::passing(),
+            fault_reached: None,
             folder: RunFolder::of_plan(id, &plan.name),
         };
         let reason = match plan_run.run() {
@@ -185,6 +188,20 @@ impl RunContext<'_> {
             Err(Stop::Reason(reason)) => Some(reason),
             Err(Stop::Journal(error)) => return Err(error),
         };
+        // A failure that was seen stays one. Anything else that an interrupt cuts off is left
+        // without an end in the journal, so that `--resume` runs it again.
+        let interrupted =
+            reason.is_some() && self.interrupt.is_raised() && plan_run.verdict != Verdict::Fail;
+        if interrupted {
+            let _ = fs::remove_dir_all(plan_run.path());
+            return Ok(Outcome {
+                verdict: Verdict::Error,
+                reason,
+                took: started.elapsed(),
+                interrupted,
+                fault_reached: plan_run.fault_reached,
+            });
+        }
         if reason.is_some() {
             plan_run.verdict = plan_run.verdict.and(Verdict::Error);
         }
@@ -193,6 +210,8 @@ impl RunContext<'_> {
             verdict: plan_run.verdict,
             reason,
             took: started.elapsed(),
+            interrupted,
+            fault_reached: plan_run.fault_reached,
         };
         self.journal.write(&Event::PlanEnded {
             plan: id,
@@ -200,6 +219,7 @@ impl RunContext<'_> {
             reason: outcome.reason.clone(),
             micros: micros(outcome.took),
             evidence,
+            fault_reached: outcome.fault_reached,
         })?;
         Ok(outcome)
     }
@@ -218,6 +238,8 @@ struct PlanRun<'a> {
     orders: BTreeMap<u32, Interleaving>,
     /// How it failed, if it did.
     signature: Signature,
+    /// Whether a seeded fault has made the host do anything otherwise.
+    fault_reached: Option<bool>,
     /// Relative to the run's folder.
     folder: PathBuf,
 }
@@ -261,6 +283,7 @@ impl PlanRun<'_> {
             let folder = self.path();
             self.lab.hooks.failed(self.plan, &folder, session.as_mut());
         }
+        self.fault_reached = session.fault_reached();
         let ending = session.end().map_err(Stop::from);
         let killed = ending.as_ref().ok().and_then(killed_for_memory);
         let ended = ending.and_then(|ending| self.judge_end(&judge, ending));
@@ -343,6 +366,7 @@ impl PlanRun<'_> {
             }
             self.verdict = self.verdict.and(judgement.verdict);
             self.signature.add(index, &judgement);
+            self.lab.hooks.judged(self.plan, number, &judgement);
             let cannot_go_on = judgement.verdict == Verdict::Error;
             map = judge.map();
             self.lab.journal.write(&Event::StepJudged {

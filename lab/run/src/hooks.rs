@@ -6,6 +6,7 @@ use tdxlab_host::Session;
 use tdxlab_journal::Sample;
 use tdxlab_journal::interleaving::Interleaving;
 use tdxlab_journal::journal::PlanId;
+use tdxlab_journal::verdict::Judgement;
 use tdxlab_plan::{Expectation, MemoryMap, Plan};
 
 /// Goes along with every plan. Called from several threads; whoever wants the run to end raises its
@@ -21,6 +22,11 @@ pub trait Hooks: Sync {
     /// A step is about to be done.
     fn before_step(&self, stand: &StepContext<'_>) {
         let _ = stand;
+    }
+
+    /// A step was done and judged. Steps count from 0.
+    fn judged(&self, plan: &Plan, step: usize, judgement: &Judgement) {
+        let _ = (plan, step, judgement);
     }
 
     /// A plan did not pass, its evidence is in `folder`, and its guest is about to be ended.

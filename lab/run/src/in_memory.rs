@@ -85,6 +85,8 @@ impl<'a> InMemoryRunner<'a> {
             verdict: Verdict::Error,
             reason: Some(reason.to_owned()),
             took: Duration::ZERO,
+            interrupted: false,
+            fault_reached: None,
         };
         let outcome = match catch_unwind(AssertUnwindSafe(|| lab.execute(0, PlanId(0), item))) {
             Ok(Ok(outcome)) => outcome,

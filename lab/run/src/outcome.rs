@@ -16,4 +16,9 @@ pub struct Outcome {
     pub reason: Option<String>,
     /// How long it took.
     pub took: Duration,
+    /// Whether the run was interrupted before the plan was judged: it has no result.
+    pub interrupted: bool,
+    /// Whether a seeded fault has made the host do anything otherwise; `None` where none was seeded,
+    /// or nothing ran.
+    pub fault_reached: Option<bool>,
 }

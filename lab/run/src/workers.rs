@@ -103,6 +103,9 @@ impl Queue<'_> {
             match outcome {
                 Ok(outcome) => {
                     lab.watcher.plan_ended(worker, &item.plan.name, &outcome);
+                    if outcome.interrupted {
+                        return;
+                    }
                     let mut verdict = self.verdict.lock();
                     *verdict = Some(match *verdict {
                         Some(so_far) => so_far.and(outcome.verdict),
@@ -140,10 +143,13 @@ fn lab_panicked(
         reason: Some(reason.clone()),
         micros: 0,
         evidence: None,
+        fault_reached: None,
     })?;
     Ok(Outcome {
         verdict: Verdict::Error,
         reason: Some(reason),
         took: Duration::ZERO,
+        interrupted: false,
+        fault_reached: None,
     })
 }

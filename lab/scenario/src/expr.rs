@@ -132,7 +132,7 @@ impl<'a> Cursor<'a> {
             return Err(Fault::new(
                 self.at..self.text.len(),
                 format!("`{}` is a range", self.text),
-                "one value is wanted here",
+                "expected one value",
             ));
         }
         Err(self.stray("does not belong here"))
@@ -163,7 +163,7 @@ impl<'a> Cursor<'a> {
                 let message = format!("`{}` is not a range", self.text);
                 Fault::new(whole, message, "has no end").help(HOW_TO_WRITE_A_RANGE)
             } else {
-                self.stray("`..` is wanted here")
+                self.stray("expected START..END")
             });
         }
         let by_length = self.eat("+");

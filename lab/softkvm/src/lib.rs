@@ -12,6 +12,7 @@
 //! | `vcpu` | a vCPU between TD entry and exit |
 //! | `gmem`, `physical_memory`, `memory`, `frame_allocator` | guest_memfd, machine memory, frames |
 //! | `policy` | every decision that a fault can take otherwise |
+//! | `watched` | whether a fault has taken one otherwise |
 
 pub mod memory;
 pub mod policy;
@@ -27,6 +28,7 @@ mod physical_memory;
 mod ranges;
 mod sparse_page;
 mod vcpu;
+mod watched;
 
 #[cfg(test)]
 mod tests;
@@ -38,7 +40,7 @@ pub use self::kvm::design::{Conversion, KvmDesign, RangeSplit, Rules};
 pub use self::kvm::stats::PageGauges;
 pub use self::module::{ModuleVersion, SHARED_BIT, Seamcall, Status};
 pub use self::physical_memory::{Pfn, PhysicalMemory};
-pub use self::policy::{Faithful, Policy};
+pub use self::policy::{Faithful, Policy, Watched};
 
 use tdxlab_protocol::addr::{GpaRange, PageLevel};
 use tdxlab_protocol::message::VcpuId;
@@ -190,6 +192,12 @@ impl<M: PhysicalMemory> SoftKvm<M> {
     /// How the TD died, if it did.
     pub fn death(&self) -> Option<Death> {
         self.kvm.death().cloned()
+    }
+
+    /// Whether a policy that is watched has answered anything otherwise than it should; `None` where
+    /// none is: see [`Watched`].
+    pub fn fault_reached(&self) -> Option<bool> {
+        self.kvm.hardware.policy.reached()
     }
 
     /// What is mapped where, in words: private leaves with their states, then shared ranges.

@@ -11,6 +11,7 @@ use tdxlab_protocol::addr::{Gpa, GpaRange, PageLevel, Side};
 use super::entry::{Level, SeptEntry, State};
 use super::module::{Seamcall, Status};
 use super::physical_memory::Pfn;
+use super::watched::watched;
 
 /// Answers everything right.
 #[derive(Clone, Copy, Debug, Default)]
@@ -18,6 +19,7 @@ pub struct Faithful;
 
 impl Policy for Faithful {}
 
+watched! {
 /// The decisions. Every method may keep state, so that a fault can strike at the n-th time only.
 #[allow(unused_variables, reason = "names of parameters document the defaults")]
 pub trait Policy: Send {
@@ -371,6 +373,7 @@ pub trait Policy: Send {
     fn logged(&mut self, line: String) -> Option<String> {
         Some(line)
     }
+}
 }
 
 /// What an access to a pending page does.

@@ -103,7 +103,7 @@ fn select_for(choice: Choice, played: Played, hold: bool) -> Result<Selected, Ho
             host: opened(kind, played, hold)?,
             why: match kind {
                 HostKind::Tdx if tdx::is_rehearsal() => format!("{REHEARSAL_FACT}: {REHEARSAL}"),
-                _ => "asked for".to_owned(),
+                _ => "requested".to_owned(),
             },
         }),
         Choice::Auto => {

@@ -107,7 +107,7 @@ impl<'a> RunSpec<'a> {
         RunSpec {
             items,
             host,
-            host_reason: "asked for".to_owned(),
+            host_reason: "requested".to_owned(),
             design,
             drive: PoolOptions {
                 jobs: 1,

@@ -1,7 +1,7 @@
 //! Every command does what its help says.
 
 use rstest::rstest;
-use tdxlab_selftests::command::root;
+use tdxlab_selftests::command::{root, scenario};
 use tdxlab_selftests::tdxlab;
 
 const GOOD: &str = "scenarios/punch/head-and-tail.yaml";
@@ -36,7 +36,10 @@ fn predict_as_json_is_one_step_a_line() {
 
 #[test]
 fn predict_says_which_need_a_design_does_not_meet() {
-    let said = stdout(tdxlab!("predict", GOOD, "--design", "stock"));
+    let said = tdxlab!("predict", GOOD, "--design", "stock")
+        .assert()
+        .code(4);
+    let said = String::from_utf8_lossy(&said.get_output().stdout).into_owned();
     assert!(said.contains("skipped: needs private_leaf: 2M"), "{said}");
 }
 
@@ -46,7 +49,7 @@ fn compare_shows_what_differs() {
         "compare",
         "scenarios/scale/twelve-terabyte-hole.yaml"
     ));
-    for word in ["v3", "v5", "headtail", "entries", "zaps", "splits"] {
+    for word in ["v3", "v5", "headtail", "entries", "zapped", "splits"] {
         assert!(said.contains(word), "{word} not in:\n{said}");
     }
 }
@@ -109,6 +112,68 @@ fn completions_know_the_commands(#[case] shell: &str) {
 fn the_manual_has_a_page_for_the_lab_and_each_command() {
     assert!(stdout(tdxlab!("man")).contains(".TH tdxlab"));
     assert!(stdout(tdxlab!("man", "run")).contains("fail\\-fast"));
+    for words in [&["report", "diff"][..], &["report-diff"]] {
+        let page = stdout({
+            let mut command = tdxlab!("man");
+            command.args(words);
+            command
+        });
+        assert!(page.contains(".TH tdxlab-report-diff"), "{page}");
+        assert!(page.contains("Examples:"), "{page}");
+    }
+    let folder = tempfile::tempdir().unwrap();
+    stdout(tdxlab!("man", "--out", folder.path()));
+    for page in ["tdxlab.1", "tdxlab-run.1", "tdxlab-report-diff.1"] {
+        assert!(folder.path().join(page).is_file(), "{page}");
+    }
+}
+
+/// A command that another one has is suggested by its full name.
+#[rstest]
+#[case("diff", "report diff")]
+#[case("trend", "report trend")]
+#[case("merge", "report merge")]
+fn a_command_of_another_is_suggested(#[case] typed: &str, #[case] meant: &str) {
+    let said = tdxlab!(typed).assert().code(64);
+    let said = String::from_utf8_lossy(&said.get_output().stderr).into_owned();
+    assert!(said.contains(&format!("'{meant}'")), "{said}");
+}
+
+#[rstest]
+#[case("bash")]
+#[case("zsh")]
+#[case("fish")]
+fn completions_know_faults_designs_and_scenarios(#[case] shell: &str) {
+    let script = stdout(tdxlab!("completions", shell));
+    for name in ["tail-split-missing", "headtail", "punch/head-and-tail"] {
+        assert!(script.contains(name), "{name}");
+    }
+}
+
+#[test]
+fn faults_can_be_searched() {
+    let all = stdout(tdxlab!("faults", "--json")).lines().count();
+    let some = stdout(tdxlab!("faults", "TAIL-split", "--json"));
+    assert!(some.contains("tail-split-missing"), "{some}");
+    assert!(some.lines().count() < all);
+    tdxlab!("faults", "no such fault").assert().code(64);
+}
+
+/// What nothing reads back is said, and what the columns mean.
+#[test]
+fn predict_says_what_nothing_verifies() {
+    let (_folder, path) = scenario(
+        "scenario: mine/two\nabout: Half of it is read back.\nguest: { memory: 16M }\nsteps:\n  \
+         - accept: { range: 0..8M, level: 4K }\n  - fill: 0..8M\n  - verify: 0..4M\n",
+    );
+    let said = stdout(tdxlab!("predict", &path));
+    let line = "  not verified after its last change: 4M..8M (0x40400000..0x40800000)";
+    assert!(said.contains(line), "{said}");
+    assert!(
+        said.contains("exits: those of ACCEPT + those of other accesses"),
+        "{said}"
+    );
+    assert!(!stdout(tdxlab!("predict", GOOD)).contains("not verified"));
 }
 
 #[test]

@@ -86,9 +86,9 @@ fn a_seeded_fault_comes_out_as_a_scenario_that_fails(#[case] host: &str) {
     .assert()
     .code(1);
     let said = stdout(&said);
-    assert!(said.contains("failed like that in 10 of 10 runs"), "{said}");
+    assert!(said.contains("reproduced 10/10; shrunk from"), "{said}");
     assert!(
-        said.contains("the scenario fails in the same way"),
+        said.contains("to see it fail again:\n  tdxlab run"),
         "{said}"
     );
     let folder = left(out.path());
@@ -133,10 +133,7 @@ fn what_auto_means_is_said() {
     .assert()
     .success();
     let said = String::from_utf8_lossy(&said.get_output().stderr).into_owned();
-    assert!(
-        said.contains("host sim (`auto` of random scenarios"),
-        "{said}"
-    );
+    assert!(said.contains("host sim (default of fuzz"), "{said}");
 }
 
 /// Races of a failure found on soft are kept as they went, and a replay takes the same turns.

@@ -37,7 +37,7 @@ fn commands(document: &str) -> Vec<Shown> {
 fn lasting(line: &str) -> String {
     let mut words: Vec<&str> = Vec::new();
     for word in line.split_whitespace() {
-        let unit = word.trim_end_matches(')');
+        let unit = word.trim_end_matches([')', ',']);
         match words.last_mut() {
             Some(last) if ["us", "ms", "s"].contains(&unit) => *last = "some",
             Some(&mut "report:") => words.push("some"),

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command as Process, Stdio};
 
 use rstest::rstest;
-use tdxlab_selftests::command::{root, stderr, stdout};
+use tdxlab_selftests::command::{assert_says, root, stderr, stdout};
 use tdxlab_selftests::tdxlab;
 
 const FAULT: &str = "head-split-missing";
@@ -229,21 +229,74 @@ fn a_scenario_is_picked_by_its_name() {
 fn steps_are_shown_before_they_are_done() {
     let (out, folder) = failing("sim");
     let said = tdxlab!("replay", &folder, "--step", "--out", out.path())
-        .write_stdin("\n\nc\n")
+        .write_stdin("\n\nc\n\n")
         .assert()
         .code(1);
     let said = stdout(&said);
     assert!(said.contains("step 1 of 4: accept 0..16M"), "{said}");
-    assert!(said.contains("memory    empty"), "{said}");
-    assert!(
-        said.contains("counters  pages_4k 1, pages_2m 8, populated 4096"),
-        "{said}"
+    assert_says(
+        &said,
+        &[
+            "  memory (predicted)   empty",
+            "  counters (measured)  pages_4k 1, pages_2m 8, populated 4096",
+            "  must show            splits 2: 0x40000000, 0x40a00000",
+            "pass step 1\n",
+            "pass step 2\n",
+        ],
     );
-    assert!(
-        said.contains("must show splits 2: 0x40000000, 0x40a00000"),
-        "{said}"
+}
+
+/// `c` goes on up to the first step that fails; what follows is told from what was found.
+#[test]
+fn stepping_stops_after_a_failure() {
+    let out = tempfile::tempdir().unwrap();
+    tdxlab!("run", SCENARIO, "--host", "sim", "--out", out.path())
+        .args(["--fault", "tail-split-missing"])
+        .assert()
+        .code(1);
+    let said = tdxlab!(
+        "replay",
+        out.path().join("latest"),
+        "--step",
+        "--out",
+        out.path()
+    )
+    .write_stdin("c\n\n")
+    .assert()
+    .code(1);
+    let text = stdout(&said);
+    assert_says(
+        &text,
+        &[
+            "fail step 3; the steps after it start from what it left",
+            "  debugfs       pages_4k +256 (expected +512)",
+            "step 4 of 4: verify",
+            "step 3 failed: real memory may differ from this",
+            "fail step 4\n",
+        ],
     );
-    assert!(!said.contains("step 4 of 4: verify 0..16M (0x40000000..0x41000000), touching the ends of what is gone\n  memory"), "{said}");
+    assert!(!text.contains("step 2 of 4"), "{text}");
+}
+
+/// A key that means nothing does no step.
+#[test]
+fn stepping_takes_known_answers_only() {
+    let (out, folder) = failing("sim");
+    let said = tdxlab!("replay", &folder, "--step", "--out", out.path())
+        .write_stdin("x\n?\nh\nq\n")
+        .assert()
+        .code(130);
+    let notes = stderr(&said);
+    assert_says(
+        &notes,
+        &[
+            "unknown command `x`",
+            "Enter  run this step",
+            "[Enter: run step, ",
+        ],
+    );
+    assert_eq!(notes.matches("Enter  run this step").count(), 2, "{notes}");
+    assert!(!stdout(&said).contains("step 2 of 4"), "{said}");
 }
 
 #[rstest]

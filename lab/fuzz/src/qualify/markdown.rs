@@ -74,7 +74,7 @@ fn row_of<'a>(matrix: &'a Matrix, fault: &Fault) -> Option<&'a Row> {
 
 fn line(row: &Row) -> String {
     let (caught, witnesses) = match row.best() {
-        None => ("**nothing**".to_owned(), String::new()),
+        None => (format!("**{}**", row.escape()), String::new()),
         Some(best) => (place(best), names(best)),
     };
     format!(

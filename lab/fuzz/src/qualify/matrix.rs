@@ -52,6 +52,8 @@ pub struct Row {
     pub fault: &'static Fault,
     /// Plans that were run under it.
     pub plans: usize,
+    /// Those of them in which it made a difference to what the host does.
+    pub reached: usize,
     /// Those that caught it.
     pub catches: Vec<Catch>,
     /// Those that could not be judged.
@@ -65,9 +67,18 @@ impl Row {
         Row {
             fault,
             plans: 0,
+            reached: 0,
             catches: Vec::new(),
             unjudged: Vec::new(),
             took: Duration::ZERO,
+        }
+    }
+
+    /// What it says in place of a scenario, where nothing caught the fault.
+    pub fn escape(&self) -> &'static str {
+        match self.reached {
+            0 => "not reached",
+            _ => "not caught",
         }
     }
 

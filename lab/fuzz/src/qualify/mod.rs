@@ -177,6 +177,7 @@ impl Qualify<'_> {
                 },
             }
             row.plans += 1;
+            row.reached += usize::from(tried.outcome.fault_reached == Some(true));
             if first_only && row.catches.iter().any(|catch| row.is_expected(catch)) {
                 break;
             }

@@ -25,7 +25,7 @@ use tdxlab_host::{BootOptions, Host, HostError, Session};
 use tdxlab_journal::journal::SeededFault;
 use tdxlab_plan::{Guest, HostKind, TdxModule};
 use tdxlab_softkvm::memory::SimMachine;
-use tdxlab_softkvm::{Faithful, ModuleVersion, Policy, SoftKvm};
+use tdxlab_softkvm::{Faithful, ModuleVersion, Policy, SoftKvm, Watched};
 
 use self::session::SimSession;
 use self::witness::Witnesses;
@@ -106,7 +106,7 @@ impl SimHost {
     pub fn with_fault(self, (fault, make): (SeededFault, fn() -> Box<dyn Policy>)) -> SimHost {
         SimHost {
             fault: Some(fault),
-            ..self.with_policy(make)
+            ..self.with_policy(move || Box::new(Watched::new(make())))
         }
     }
 

@@ -243,10 +243,14 @@ impl Session for SimSession {
         Ok(results)
     }
 
+    fn fault_reached(&self) -> Option<bool> {
+        self.core.fault_reached()
+    }
+
     fn sample(&mut self) -> Sample {
         Sample {
             debugfs: self.witness.counters(&self.core),
-            query_stats: Reading::missing("sim runs no QEMU that could be asked"),
+            query_stats: Reading::missing("no QEMU on sim"),
             splits: self.witness.splits(&mut self.core),
             populated: Reading::Read(self.core.populated(self.memory)),
             exits: Reading::Read(software::exits(self.core.exits())),

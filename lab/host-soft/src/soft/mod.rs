@@ -34,7 +34,7 @@ use tdxlab_plan::{Guest, HostKind, TdxModule};
 use tdxlab_protocol::message::VERSION;
 use tdxlab_qemu::interrupt::Interrupt;
 use tdxlab_qemu::{Installed, version};
-use tdxlab_softkvm::{Faithful, ModuleVersion, Policy};
+use tdxlab_softkvm::{Faithful, ModuleVersion, Policy, Watched};
 
 use crate::software;
 
@@ -110,7 +110,7 @@ impl SoftHost {
     pub fn with_fault(self, (fault, make): (SeededFault, fn() -> Box<dyn Policy>)) -> SoftHost {
         SoftHost {
             fault: Some(fault),
-            ..self.with_policy(make)
+            ..self.with_policy(move || Box::new(Watched::new(make())))
         }
     }
 

@@ -226,13 +226,15 @@ impl Session for SoftSession {
         }
     }
 
+    fn fault_reached(&self) -> Option<bool> {
+        self.core.kvm.fault_reached()
+    }
+
     fn sample(&mut self) -> Sample {
         let kvm = &mut self.core.kvm;
         Sample {
             debugfs: self.kernel.counters(&kvm.debugfs()),
-            query_stats: Reading::missing(
-                "QEMU runs on TCG and has no KVM to ask; the software KVM shows itself in debugfs",
-            ),
+            query_stats: Reading::missing("TCG, no KVM to query"),
             splits: self.kernel.splits(&kvm.take_trace()),
             populated: Reading::Read(kvm.populated(self.memory)),
             exits: Reading::Read(software::exits(kvm.exits())),
@@ -242,7 +244,10 @@ impl Session for SoftSession {
 
     fn evidence(&mut self) -> Vec<(String, Vec<u8>)> {
         let mut evidence = self.vm.evidence();
-        let memory = self.core.kvm.describe_memory();
+        let memory = format!(
+            "# As the software KVM and its TDX module have it at the end (found, not predicted).\n{}",
+            self.core.kvm.describe_memory()
+        );
         evidence.push(("memory.txt".to_owned(), memory.into_bytes()));
         if let Some(schedule) = self.schedule.to_text() {
             evidence.push(("schedule.txt".to_owned(), schedule.into_bytes()));

@@ -73,7 +73,7 @@ fn one_shot_warnings(machine: &ThisMachine) -> Fact {
 fn yama(machine: &ThisMachine) -> Fact {
     let name = "ptrace";
     match machine.read("/proc/sys/kernel/yama/ptrace_scope") {
-        Err(_) => Fact::usable(name, "Yama is not there to restrict it"),
+        Err(_) => Fact::usable(name, "not restricted (no Yama)"),
         Ok(scope) if scope == "0" || scope == "1" => Fact::usable(
             name,
             format!("Yama scope {scope}: QEMU's files can be taken"),

@@ -36,6 +36,12 @@ pub(super) fn section() -> Markup {
                 "gone in this step"
             }
             li {
+                svg viewBox="0 0 23 17" width="23" height="17" aria-hidden="true" {
+                    path.e d="M1 1h21v15h-21z" {} path.x d="M1 1h21v15h-21z" {}
+                }
+                "predicted, and contradicted by a witness"
+            }
+            li {
                 svg viewBox="0 0 23 17" width="23" height="17" aria-hidden="true" { path class="sp ok" d="M2 2h19v13h-19z" {} }
                 "leaf that had to split, and did"
             }

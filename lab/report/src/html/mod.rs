@@ -194,9 +194,9 @@ fn head(report: &Report) -> Markup {
                 @if let Some(seed) = report.seed { (fact("seed", &seed.to_string(), "")) }
             }
             @if let Some(rehearsal) = report.rehearsal() { p.seeded role="note" { strong { (rehearsal) } } }
-            @if let Some(fault) = &report.fault { p.seeded role="note" { strong { "Seeded fault " code { (fault.name) } } ": " (fault.wrong) ". The host was made to do this wrong; what failed here is no finding about a kernel." } }
-            @if report.interrupted { p.reason { "The run was interrupted: scenarios that were not begun are skipped." } }
-            @else if !report.complete { p.reason { "The journal has no end: the runner was ended by force. Everything up to that moment is here." } }
+            @if let Some(fault) = &report.fault { p.seeded role="note" { strong { "Seeded fault " code { (fault.name) } } ": " (fault.wrong) ". Injected on purpose; says nothing about a real kernel." @if report.fault_never_reached() { " Never reached: no scenario here makes the host do it." } } }
+            @if report.interrupted { p.reason { "Interrupted: scenarios that were not run count as skipped." } }
+            @else if !report.complete { p.reason { "The runner was killed. Everything up to that moment is here." } }
             (missing(report))
         }
     }

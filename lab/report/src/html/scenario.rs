@@ -39,7 +39,7 @@ pub(super) fn entry(
                 span.n { b { (scenario.name) } @if !scenario.about.is_empty() { span.about { (scenario.about) } } }
                 span.num data-h="steps" { (scenario.steps_planned) }
                 span.num data-h="splits" { (splits(scenario)) }
-                span.num data-h="time" { (Micros(scenario.micros)) }
+                span.num data-h="time" { @if scenario.verdict == Verdict::Skip { "\u{2013}" } @else { (Micros(scenario.micros)) } }
             }
             div.body {
                 @if let Some(reason) = &scenario.reason { p.reason { (reason) } }
@@ -139,6 +139,7 @@ fn steps(scenario: &ScenarioReport, index: usize, album: Option<&Album>) -> Mark
                         @if let (Some(scenes), Some(place)) = (&scenes, place) {
                             figure tabindex="0" {
                                 (scenes.draw(place))
+                                @if let Some(caption) = scenes.caption(place) { figcaption { (caption) } }
                             }
                         }
                         @let frame = place.and_then(|place| album.and_then(|album| album.frames.get(place)));

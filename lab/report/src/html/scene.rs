@@ -51,7 +51,7 @@ impl<'a> Scenes<'a> {
                     .copied()
                     .filter_map(leaf_range),
             );
-            things.extend(frame.wrong.iter().map(|(range, _)| *range));
+            things.extend(frame.wrong.iter().map(|one| one.range));
             things.extend(
                 frame
                     .content
@@ -138,9 +138,14 @@ impl<'a> Scenes<'a> {
                     (self.again("t", y_before))
                     @if let Some(known) = self.drawn(index) { (self.again(&format!("m{known}-"), y_before)) }
                 }
-                (row(y_before, if changes { "before" } else { "no change" }))
+                (row(y_before, match changes {
+                    _ if !self.is_found(index) => "predicted",
+                    true => "before",
+                    false => "no change",
+                }))
+                @if !changes { (self.doubted(frame, &splits, y_before)) }
                 @if changes {
-                    (row(y_after, "after"))
+                    (row(y_after, if self.is_found(index + 1) { "after" } else { "predicted" }))
                     (self.again("t", y_after))
                     @match &frame.after {
                         Some(map) => (at(y_after, html! {
@@ -149,6 +154,7 @@ impl<'a> Scenes<'a> {
                         })),
                         None => text.r x=(LEFT) y=(y_after + HEIGHT / 2 + 4) { "not judged" },
                     }
+                    (self.doubted(frame, &splits, y_after))
                 }
                 @for split in &splits { (split.draw(y_before, y_after, y_splits)) }
                 @if !splits.is_empty() { text.r y=(y_splits + 11) { "splits" } }
@@ -158,14 +164,83 @@ impl<'a> Scenes<'a> {
                 }
                 @if !frame.wrong.is_empty() {
                     text.r y=(y_wrong + 11) { "differs" }
-                    @for (range, witness) in &frame.wrong {
-                        @if let Some((left, right)) = self.axis.span(*range) {
-                            rect.bad data-at=(range) x=(left) y=(y_wrong + 3) width=(right - left) height="8" {
-                                title { (witness) " at " (self.place(*range)) }
+                    @for one in &frame.wrong {
+                        @if let Some((left, right)) = self.axis.span(one.range) {
+                            rect.bad data-at=(one.range) x=(left) y=(y_wrong + 3) width=(right - left) height="8" {
+                                title { (one.witness) " at " (self.place(one.range)) ": expected " (one.expected) ", found " (one.found) }
                             }
                         }
                     }
                 }
+            }
+        }
+    }
+
+    /// Whether memory before the step at `index` is as it was found: a map is what was predicted, and
+    /// stands for what was found as long as no step contradicts it.
+    fn is_found(&self, index: usize) -> bool {
+        !self.album.frames.iter().take(index).any(|frame| frame.bad)
+    }
+
+    /// What is to be said of the picture of the step at `index`, where it is no more than predicted.
+    pub(super) fn caption(&self, index: usize) -> Option<String> {
+        if self.is_found(index + 1) {
+            return None;
+        }
+        let frame = &self.album.frames[index];
+        let mut text = "Memory is drawn as predicted".to_owned();
+        if !self.is_found(index) {
+            text += "; an earlier step failed, so the real one may differ";
+        }
+        if frame.bad && !self.doubts(frame, &self.splits(frame)).is_empty() {
+            text += "; striped where a witness contradicts it";
+        }
+        if !frame.unplaced.is_empty() {
+            let names: Vec<&str> = frame.unplaced.iter().map(|one| one.name()).collect();
+            text += &format!("; {} contradict it without a place", names.join(", "));
+        }
+        Some(text + ".")
+    }
+
+    /// Places at which a witness contradicts the map after a step, and what it says.
+    fn doubts(&self, frame: &StepPicture, splits: &[Split]) -> Vec<(GpaRange, String)> {
+        let said = |expected: &str, found: &str| format!("expected {expected}, found {found}");
+        let mut doubts: Vec<(GpaRange, String)> = frame
+            .wrong
+            .iter()
+            .map(|one| (one.range, said(&one.expected, &one.found)))
+            .collect();
+        doubts.extend(splits.iter().filter_map(|split| {
+            let text = match split.kind {
+                SplitKind::Missing => said("512 pages of 4K", "no split: one leaf of 2M"),
+                SplitKind::Extra => said("no split", "a split"),
+                SplitKind::Right | SplitKind::Unseen | SplitKind::Raced => return None,
+            };
+            Some((leaf_range(split.gpa)?, text))
+        }));
+        doubts.extend(frame.content.iter().filter(|span| !span.right).map(|span| {
+            let expected = tdxlab_journal::content::wanted(span.expected);
+            (span.range, said(&expected, &span.found.to_string()))
+        }));
+        doubts
+    }
+
+    /// Stripes over what a witness contradicts; nothing at all where none does, since most steps pass.
+    fn doubted(&self, frame: &StepPicture, splits: &[Split], y: u64) -> Markup {
+        let doubts = self.doubts(frame, splits);
+        let outline = |range: GpaRange| {
+            let mut path = String::new();
+            let pages = range.start().gfn()..range.end().gfn();
+            cells::outline(&mut path, &self.axis, pages);
+            path
+        };
+        html! {
+            @if !doubts.is_empty() {
+                (at(y, html! {
+                    @for (range, text) in doubts {
+                        path.x data-at=(range) d=(outline(range)) { title { (self.place(range)) ": " (text) } }
+                    }
+                }))
             }
         }
     }
@@ -390,6 +465,7 @@ impl<'a> Scenes<'a> {
     fn in_words(&self, frame: &StepPicture, changes: bool) -> String {
         let place = Place::new(self.album.memory);
         let mut text = match &frame.after {
+            Some(map) if frame.bad => format!("Memory as predicted: {}. ", in_words(map, &place)),
             Some(_) if !changes => "Memory stays as it was. ".to_owned(),
             Some(map) => format!("Memory afterwards: {}. ", in_words(map, &place)),
             None => "Not judged. ".to_owned(),

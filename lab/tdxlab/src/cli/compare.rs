@@ -6,13 +6,13 @@
 use std::path::Path;
 
 use clap::Args;
-use comfy_table::Cell;
+use console::style;
 use tdxlab_host_soft::sim::SimHost;
-use tdxlab_journal::Verdict;
 use tdxlab_plan::Design;
 use tdxlab_plan::text::Micros;
 use tdxlab_qemu::interrupt::Interrupt;
-use tdxlab_report::{Report, ScenarioReport, StepReport, table};
+use tdxlab_report::terminal::{count, paint};
+use tdxlab_report::{FindingReport, Report, ScenarioReport, StepReport, table};
 use tdxlab_run::{NoProgress, PoolOptions, TestCase};
 
 use super::error::CliError;
@@ -20,6 +20,12 @@ use super::options::{self, Scenarios};
 use super::report::exit_code;
 use super::{exit, load, output, signals};
 use crate::spec::RunSpec;
+
+/// Widest table where the terminal does not say how wide it is.
+const WIDTH: u16 = 80;
+
+/// A design, and what came of the scenario under it.
+type Column<'a> = (&'a str, &'a ScenarioReport);
 
 /// Runs scenarios under several designs, on sim, and shows what differs: splits, S-EPT entries
 /// looked at, leaves zapped, what the guest sees.
@@ -57,81 +63,143 @@ impl Compare {
             .iter()
             .map(|design| run(&items, design, interrupt, folder.path()))
             .collect::<Result<Vec<_>, _>>()?;
-        let mut code = exit::PASSED;
-        for report in &reports {
-            code = match exit_code(report, false) {
-                exit::SKIPPED => code,
-                other => code.max(other),
-            };
-        }
+        let names: Vec<&str> = designs.iter().map(|design| design.name).collect();
+        output::say(format!(
+            "host sim; designs {}; `*` marks what differs\n",
+            names.join(", ")
+        ));
         for index in 0..items.len() {
-            let columns: Vec<&ScenarioReport> = reports
+            let columns: Vec<Column<'_>> = reports
                 .iter()
-                .filter_map(|report| report.scenarios.get(index))
+                .zip(&names)
+                .filter_map(|(report, name)| Some((*name, report.scenarios.get(index)?)))
                 .collect();
-            self.show(&columns, &designs);
+            self.show(&columns);
         }
-        Ok(code)
+        let codes = reports.iter().map(|report| exit_code(report, false));
+        // One design that ran is a result.
+        let ran = codes.clone().filter(|code| *code != exit::SKIPPED).max();
+        Ok(ran.or(codes.max()).unwrap_or(exit::PASSED))
     }
 
-    fn show(&self, columns: &[&ScenarioReport], designs: &[&Design]) {
-        let Some(first) = columns.iter().find(|scenario| !scenario.steps.is_empty()) else {
+    fn show(&self, columns: &[Column<'_>]) {
+        let Some((_, first)) = columns.first() else {
             return;
         };
-        let names = designs.iter().map(|design| design.name);
-        let mut table = table::table(std::iter::once("step").chain(names));
-        for (index, step) in first.steps.iter().enumerate() {
-            let seen: Vec<String> = columns
-                .iter()
-                .map(|scenario| scenario.steps.get(index).map_or_else(String::new, cell))
-                .collect();
-            let alike = seen.windows(2).all(|pair| pair[0] == pair[1]);
-            if alike && !self.all && seen.len() > 1 {
+        output::say(style(&first.name).bold());
+        let about = columns
+            .iter()
+            .find(|(_, scenario)| !scenario.about.is_empty());
+        if let Some((_, scenario)) = about {
+            output::say(format!("  {}", scenario.about));
+        }
+        let ran = |scenario: &ScenarioReport| !scenario.steps.is_empty();
+        for (design, scenario) in columns.iter().filter(|(_, scenario)| !ran(scenario)) {
+            let reason = scenario.reason.as_deref().unwrap_or("no reason given");
+            output::say(format!("  {} {design}: {reason}", paint(scenario.verdict)));
+        }
+        let columns: Vec<Column<'_>> = columns.iter().copied().filter(|one| ran(one.1)).collect();
+        let verdicts: Vec<String> = columns
+            .iter()
+            .map(|(design, scenario)| {
+                let verdict = paint(scenario.verdict);
+                format!("{design} {verdict} in {}", Micros(scenario.micros))
+            })
+            .collect();
+        if !verdicts.is_empty() {
+            output::say(format!("  {}", verdicts.join(", ")));
+        }
+        self.steps(&columns);
+        output::say("");
+    }
+
+    /// A table for each step in which something differs.
+    fn steps(&self, columns: &[Column<'_>]) {
+        let Some((_, longest)) = columns.iter().max_by_key(|(_, one)| one.steps.len()) else {
+            return;
+        };
+        let mut alike = 0;
+        for (index, step) in longest.steps.iter().enumerate() {
+            let rows = rows(columns, index);
+            if columns.len() > 1 && !self.all && rows.iter().all(|row| !row.differs()) {
+                alike += 1;
                 continue;
             }
-            let mut row = vec![Cell::new(format!("{} {}", step.number, step.action))];
-            row.extend(seen.into_iter().map(Cell::new));
-            table.add_row(row);
+            output::say(format!("  step {}: {}", step.number, step.action));
+            let names = columns.iter().map(|(design, _)| *design);
+            let mut table = table::within(WIDTH, std::iter::once("").chain(names));
+            for row in rows {
+                let mark = if row.differs() { "*" } else { " " };
+                let cells = row
+                    .cells
+                    .into_iter()
+                    .map(|cell| cell.unwrap_or("-".to_owned()));
+                table.add_row(std::iter::once(format!("{mark} {}", row.what)).chain(cells));
+            }
+            output::say(table.trim_fmt());
         }
-        let mut last = vec![Cell::new("verdict")];
-        last.extend(columns.iter().map(|scenario| {
-            let text = match (&scenario.reason, scenario.verdict) {
-                (Some(reason), Verdict::Skip | Verdict::Error) => {
-                    format!("{}: {reason}", scenario.verdict)
-                }
-                _ => format!("{} in {}", scenario.verdict, Micros(scenario.micros)),
+        if alike > 0 {
+            let what = if alike == longest.steps.len() {
+                "step"
+            } else {
+                "more step"
             };
-            Cell::new(text)
-        }));
-        table.add_row(last);
-        output::say(format!("{}\n  {}\n{table}\n", first.name, first.about));
+            output::say(format!("  no difference in {}", count(alike, what)));
+        }
     }
 }
 
-/// What was seen of a step.
-fn cell(step: &StepReport) -> String {
-    let numbers = &step.numbers;
-    let mut parts = Vec::new();
-    let mut number = |name: &str, value: Option<u64>| {
-        if let Some(value) = value {
-            parts.push(format!("{name} {value}"));
-        }
-    };
-    number("splits", numbers.splits);
-    number("entries", numbers.entries_looked_at);
-    number("zaps", numbers.leaves_zapped);
-    number("ACCEPT exits", numbers.accept_exits);
-    let pages = (numbers.pages_4k, numbers.pages_2m);
-    if let (Some(small), Some(large)) = pages {
-        parts.push(format!("4K {small:+}, 2M {large:+}"));
+/// What was seen of one thing under each design; `None` where nothing was.
+struct Row {
+    what: &'static str,
+    cells: Vec<Option<String>>,
+}
+
+impl Row {
+    fn differs(&self) -> bool {
+        self.cells.windows(2).any(|pair| pair[0] != pair[1])
     }
-    parts.extend(step.seen.iter().cloned());
-    parts.extend(
-        step.findings
-            .iter()
-            .map(|finding| format!("! {}: {}", finding.witness, finding.found)),
-    );
-    parts.join("\n")
+}
+
+/// What was seen of the step at `index`; what no design shows is left out.
+fn rows(columns: &[Column<'_>], index: usize) -> Vec<Row> {
+    type Of = fn(&StepReport) -> Option<String>;
+    let all: [(&'static str, Of); 8] = [
+        ("splits", |step| step.numbers.splits.map(|n| n.to_string())),
+        ("entries looked at", |step| {
+            step.numbers.entries_looked_at.map(|n| n.to_string())
+        }),
+        ("leaves zapped", |step| {
+            step.numbers.leaves_zapped.map(|n| n.to_string())
+        }),
+        ("ACCEPT exits", |step| {
+            step.numbers.accept_exits.map(|n| n.to_string())
+        }),
+        ("pages_4k", |step| {
+            step.numbers.pages_4k.map(|n| format!("{n:+}"))
+        }),
+        ("pages_2m", |step| {
+            step.numbers.pages_2m.map(|n| format!("{n:+}"))
+        }),
+        ("guest and host see", |step| {
+            (!step.seen.is_empty()).then(|| step.seen.join("\n"))
+        }),
+        ("contradicts", |step| {
+            let said = |one: &FindingReport| format!("{}: {}", one.witness, one.found);
+            let findings: Vec<String> = step.findings.iter().map(said).collect();
+            (!findings.is_empty()).then(|| findings.join("\n"))
+        }),
+    ];
+    all.into_iter()
+        .map(|(what, of)| Row {
+            what,
+            cells: columns
+                .iter()
+                .map(|(_, scenario)| of(scenario.steps.get(index)?))
+                .collect(),
+        })
+        .filter(|row| row.cells.iter().any(Option::is_some))
+        .collect()
 }
 
 fn run(
@@ -142,7 +210,7 @@ fn run(
 ) -> Result<Report, CliError> {
     let jobs = std::thread::available_parallelism().map_or(1, usize::from);
     let finished = RunSpec {
-        host_reason: "designs are compared on sim".to_owned(),
+        host_reason: "compare runs on sim".to_owned(),
         drive: PoolOptions {
             jobs,
             fail_fast: false,

@@ -26,15 +26,15 @@ pub(super) struct Doctor {
     #[arg(long)]
     deep: bool,
 
-    /// Keep what there is to show of a look that failed: command line, QMP, serial line, kernel log
+    /// Keep evidence of a failed check: command line, QMP, serial line, kernel log
     #[arg(long, value_name = "DIR", requires = "deep")]
     out: Option<PathBuf>,
 
-    /// Also write down what this machine was asked and has answered, to be looked at elsewhere
+    /// Also record every question and answer, to be looked at elsewhere
     #[arg(long, value_name = "FILE")]
     record: Option<PathBuf>,
 
-    /// Look at a machine that was recorded, in place of this one
+    /// Look at a recorded machine instead of this one
     #[arg(long, value_name = "FILE", conflicts_with_all = ["deep", "record"])]
     recorded: Option<PathBuf>,
 }

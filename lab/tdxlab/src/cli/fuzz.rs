@@ -2,25 +2,25 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use clap::Args;
 use serde_json::json;
 use tdxlab_faults::Fault;
 use tdxlab_fuzz as fuzz;
-use tdxlab_fuzz::{Budget, ENDS, Found, Fuzz, Outcome, Target};
+use tdxlab_fuzz::{Budget, ENDS, Found, Fuzz, FuzzProgress, Outcome, Target};
 use tdxlab_host::Host;
 use tdxlab_host_soft::sim::SimHost;
 use tdxlab_journal::folder::write_whole;
 use tdxlab_journal::replay::{Replay, ReplayOrigin, Signature};
 use tdxlab_plan::{HostKind, HostProfile, Races, TdxModule};
-use tdxlab_report::table;
 use tdxlab_report::terminal::count;
 use tdxlab_scenario as scenario;
 
 use super::error::CliError;
 use super::options::{self, HostName};
-use super::{exit, output, signals};
+use super::{exit, output, progress, signals};
 use crate::select::{self, Played};
 
 /// Runs random scenarios that are chosen for what was exercised least, confirms and shrinks the
@@ -28,33 +28,31 @@ use crate::select::{self, Played};
 #[derive(Args, Debug)]
 pub(super) struct FuzzCommand {
     /// Where guests run; auto is sim
-    #[arg(long, value_enum, default_value = "sim", env = "TDXLAB_HOST")]
+    #[arg(long, value_enum, default_value = "auto", env = "TDXLAB_HOST")]
     host: HostName,
-    /// Design whose KVM is played or expected; by default headtail, and on tdx and kvm what the
-    /// host is found to follow
+    /// Design to follow or to expect; by default headtail, on tdx and kvm as detected
     #[arg(long, value_name = "D")]
     design: Option<String>,
     /// TDX module that a host of software plays: 1.5.01, 1.5.25, 1.5.34 or 2.0.18; a scenario may need
     /// another
     #[arg(long, value_name = "V")]
     module: Option<TdxModule>,
-    /// Seed of everything drawn; by default another one each time
+    /// RNG seed; random by default
     #[arg(long, value_name = "S")]
     seed: Option<u64>,
-    /// End after so long, such as 90s, 10m or 2h; a minute unless said otherwise
+    /// Stop after this time, such as 90s, 10m or 2h; one minute by default
     #[arg(long = "for", value_name = "TIME", value_parser = duration, conflicts_with = "count")]
     time: Option<Duration>,
-    /// End after so many scenarios
+    /// Stop after N scenarios
     #[arg(long, value_name = "N")]
     count: Option<u64>,
-    /// Scenarios run at the same time; by default as many as there are processors, and on tdx and
-    /// kvm one
+    /// Scenarios run in parallel; by default one per CPU, on tdx and kvm one at a time
     #[arg(long, short, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
     jobs: Option<u16>,
-    /// Seed a fault into the host and see whether it is found; `tdxlab faults` lists them
+    /// Seed a fault into the host; `tdxlab faults` lists them
     #[arg(long, value_name = "F")]
     fault: Option<String>,
-    /// Folder below which the report goes
+    /// Parent directory for reports
     #[arg(long, value_name = "DIR", default_value = "reports")]
     out: PathBuf,
 }
@@ -105,6 +103,7 @@ impl FuzzCommand {
             (_, Some(count)) => Budget::Plans(count),
             (time, None) => Budget::Time(time.unwrap_or(Duration::from_secs(60))),
         };
+        let progress = Arc::new(FuzzProgress::default());
         let campaign = Fuzz {
             host: host.as_ref(),
             design,
@@ -114,6 +113,7 @@ impl FuzzCommand {
             candidates: fuzz::CANDIDATES,
             interrupt,
             folder: room.path(),
+            progress: &progress,
         };
         output::note(format!(
             "host {} ({why}); design {}; seed {seed}; {} at a time",
@@ -124,10 +124,11 @@ impl FuzzCommand {
         for line in remarks(host.as_ref()) {
             output::note(line);
         }
-        let outcome = campaign.run()?;
-        let mut table = table::table(fuzz::head(target));
-        table.add_rows(fuzz::rows(&outcome.coverage, target));
-        output::say(table.trim_fmt());
+        let outcome = {
+            let _ticker = progress::Ticker::start(&progress, budget);
+            campaign.run()?
+        };
+        output::say(fuzz::chart(&outcome.coverage, target));
         let summary = summary(&outcome, campaign.jobs, target);
         output::say(&summary);
         let story = outcome
@@ -172,8 +173,8 @@ impl FuzzCommand {
             module: self.module,
         };
         let why = match self.host {
-            HostName::Auto => "`auto` of random scenarios: it does most steps in a second",
-            _ => "asked for",
+            HostName::Auto => "default of fuzz: most steps a second",
+            _ => "--host sim",
         };
         if self.kind() == HostKind::Sim {
             let host = played.on_sim(SimHost::in_memory());
@@ -221,32 +222,33 @@ fn keep(found: &Found, campaign: &Fuzz<'_>, folder: &Path) -> Result<String, Cli
     )?;
     let same = fails_alike(&path, found, campaign);
     let mut story = format!(
-        "failure: {}\nfailed like that in {} of {} runs; {} of {} steps are left after {} tries\n",
+        "failure: {}\nreproduced {}/{}; shrunk from {} to {} in {}\n",
         failure,
         found.again,
         fuzz::CONFIRMATIONS,
-        found.shrunk.plan.steps.len(),
         found.plan.steps.len(),
-        found.shrunk.tried,
+        count(found.shrunk.plan.steps.len(), "step"),
+        count(found.shrunk.tried, "attempt"),
     );
     story += &format!("\n{text}\n");
     story += match same {
-        true => "the scenario fails in the same way: ",
-        false => "the scenario did not fail when it was run from its file; the replay does: ",
+        true => "to see it fail again:\n  ",
+        false => "scenario.yaml does not fail when run from the file; the replay does:\n",
     };
     let fault = campaign
         .host
         .fault()
         .map_or(String::new(), |fault| format!(" --fault {}", fault.name));
-    story += &match same {
-        true => format!(
-            "tdxlab run {} --host {} --design {}{fault}",
+    if same {
+        story += &format!(
+            "tdxlab run {} --host {} --design {}{fault}\n",
             path.display(),
             campaign.host.kind().name(),
             campaign.design.name
-        ),
-        false => format!("tdxlab replay {}", folder.join("replay.json").display()),
-    };
+        );
+    }
+    // The folder of a hunt is no run, so `reports/latest` stays with the last run.
+    story += &format!("  tdxlab replay {}", folder.join("replay.json").display());
     Ok(story)
 }
 

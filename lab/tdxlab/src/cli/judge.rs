@@ -23,10 +23,10 @@ pub(super) struct JudgeCommand {
     /// Design to judge by; by default the recorded one
     #[arg(long, value_name = "D")]
     design: Option<String>,
-    /// Texts of kernel log lines that may appear, one a line
+    /// File of kernel log texts to allow, one per line
     #[arg(long, value_name = "FILE")]
     allow_log: Option<PathBuf>,
-    /// Folder below which the new report goes
+    /// Parent directory for the new report
     #[arg(long, value_name = "DIR", default_value = "reports")]
     out: PathBuf,
 }

@@ -28,7 +28,7 @@ pub(super) struct L1 {
     #[arg(long, value_name = "DIR")]
     modules: Option<PathBuf>,
 
-    /// Download the package even if the cache has it
+    /// Download the package even if it is cached
     #[arg(long)]
     refresh: bool,
 
@@ -36,7 +36,7 @@ pub(super) struct L1 {
     #[arg(long, value_name = "SIZE", default_value_t = Memory::USUAL)]
     memory: Memory,
 
-    /// What runs the L1's instructions
+    /// What executes the L1's instructions
     #[arg(long, value_enum, default_value_t = AcceleratorName::Auto)]
     accel: AcceleratorName,
 
@@ -49,7 +49,7 @@ pub(super) struct L1 {
     )]
     qemu: PathBuf,
 
-    /// Longest time without a sign of life, in seconds
+    /// Time limit without a sign of life, in seconds
     #[arg(long, value_name = "SECONDS", default_value_t = 60)]
     patience: u64,
 
@@ -58,7 +58,7 @@ pub(super) struct L1 {
     #[arg(long, value_name = "DIR", default_value = "reports")]
     out: PathBuf,
 
-    /// Say when what happened
+    /// Print time-stamped progress
     #[arg(long, short)]
     verbose: bool,
 

@@ -53,17 +53,17 @@ pub(super) struct Linux {
     /// Board of plain guests
     #[arg(long, value_enum, default_value = "microvm")]
     board: BoardName,
-    /// Folder below which the report goes
+    /// Parent directory for reports
     #[arg(long, value_name = "DIR", default_value = "reports")]
     out: PathBuf,
-    /// Keep the evidence of scenarios that passed too
+    /// Keep the evidence of passing scenarios too
     #[arg(long)]
     keep: bool,
-    /// Longest time without a sign of life, in seconds
+    /// Time limit without a sign of life, in seconds
     #[arg(long, value_name = "SECONDS", default_value_t = 120,
           value_parser = clap::value_parser!(u64).range(1..=86400))]
     patience: u64,
-    /// Say only what failed
+    /// Print failures only
     #[arg(long, short)]
     quiet: bool,
 }

@@ -5,6 +5,7 @@ mod compare;
 mod completions;
 mod doctor;
 mod error;
+mod examples;
 pub mod exit;
 mod faults;
 mod fuzz;
@@ -25,6 +26,7 @@ mod prompt;
 mod qualify;
 mod rehearse;
 mod replay;
+mod replayer;
 mod report;
 mod run;
 mod schema;
@@ -34,14 +36,14 @@ mod soak;
 use std::ffi::OsString;
 use std::process::ExitCode;
 
-use clap::{CommandFactory, Parser, Subcommand};
+use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 
 use error::CliError;
 
 /// Tests how Linux KVM handles huge pages of Intel TDX guests.
 ///
 /// Boots a guest in QEMU, accepts memory, punches holes, converts ranges, and judges after every
-/// step whether the right leaves were split and nobody's data was lost.
+/// step whether the right leaves were split and no guest data was lost.
 #[derive(Debug, Parser)]
 #[command(name = "tdxlab", version, max_term_width = 100, after_help = exit::help())]
 struct Cli {
@@ -55,7 +57,7 @@ enum Command {
     Run(run::Run),
     /// Validate scenarios without starting anything
     Check(check::Check),
-    /// Show what every step must show, without a guest
+    /// Print what every step must show; starts no guest
     Predict(predict::Predict),
     /// Run scenarios under several designs, side by side
     Compare(compare::Compare),
@@ -67,7 +69,7 @@ enum Command {
     Faults(faults::Faults),
     /// Seed every fault and show what catches it
     Qualify(qualify::Qualify),
-    /// Run scenarios again and again, to see that none ever fails without a reason
+    /// Run scenarios many times, to find any that fails without a reason
     Soak(soak::Soak),
     /// Run random scenarios, and shrink the first that fails
     Fuzz(fuzz::FuzzCommand),
@@ -88,7 +90,7 @@ enum Command {
     Init(init::Init),
     /// Write a directory for the kernel's tools/testing/selftests
     Kselftest(kselftest::Kselftest),
-    /// Say what this machine can do, and what to do about the rest
+    /// Check what this machine can run, and say what to do about the rest
     Doctor(doctor::Doctor),
     /// Print a JSON Schema
     Schema(schema::Schema),
@@ -113,10 +115,13 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
 const BISECT: &str = "--bisect";
 
 fn run(args: Vec<OsString>) -> u8 {
-    let cli = match Cli::try_parse_from(args) {
+    let parsed = command_line()
+        .try_get_matches_from(args)
+        .and_then(|matches| Cli::from_arg_matches(&matches));
+    let cli = match parsed {
         Ok(cli) => cli,
         Err(error) if error.use_stderr() => {
-            let _ = error.print();
+            let _ = nested(error).print();
             return exit::USAGE;
         }
         Err(help) => {
@@ -175,7 +180,28 @@ fn execute(command: Command) -> Result<u8, CliError> {
 
 /// The command line as clap knows it.
 pub fn command_line() -> clap::Command {
-    Cli::command()
+    examples::with_examples(Cli::command().bin_name("tdxlab"))
+}
+
+/// For `tdxlab diff`, the command of that name that another command has: `report diff`.
+fn nested(mut error: clap::Error) -> clap::Error {
+    use clap::error::{ContextKind, ContextValue};
+    let Some(ContextValue::String(word)) = error.get(ContextKind::InvalidSubcommand) else {
+        return error;
+    };
+    let command = command_line();
+    let found: Vec<String> = command
+        .get_subcommands()
+        .filter(|outer| outer.find_subcommand(word).is_some())
+        .map(|outer| format!("{} {word}", outer.get_name()))
+        .collect();
+    if !found.is_empty() {
+        error.insert(
+            ContextKind::SuggestedSubcommand,
+            ContextValue::Strings(found),
+        );
+    }
+    error
 }
 
 /// Each wrong scenario is a diagnostic of its own, not a detail of one.

@@ -19,7 +19,7 @@ pub(super) struct Scenarios {
     /// Scenario files, folders of them, or names of the default set; without any, all of that set
     #[arg(value_name = "PATH")]
     pub paths: Vec<PathBuf>,
-    /// Seed for everything random, in place of those in the scenarios
+    /// RNG seed, in place of those in the scenarios
     #[arg(long, value_name = "S")]
     pub seed: Option<u64>,
 }
@@ -37,6 +37,16 @@ pub(super) enum HostName {
     Soft,
     /// An in-process guest, over the same software KVM and TDX module
     Sim,
+}
+
+impl HostName {
+    /// The kind of host it names; `None` for `auto`.
+    pub(super) fn kind(self) -> Option<HostKind> {
+        match Choice::from(self) {
+            Choice::Auto => None,
+            Choice::Only(kind) => Some(kind),
+        }
+    }
 }
 
 impl From<HostName> for Choice {

@@ -2,8 +2,9 @@
 
 use clap::Args;
 use comfy_table::{Cell, Table};
+use tdxlab_plan::addr::GpaRange;
 use tdxlab_plan::names::{Errno, Unsigned, VmcallStatus};
-use tdxlab_plan::{Design, Expectation, Guest, Plan, Step, text as words};
+use tdxlab_plan::{Design, Expectation, Guest, Op, Plan, Side, Step, text as words};
 use tdxlab_predict::Predictor;
 use tdxlab_report::table;
 
@@ -27,10 +28,12 @@ pub(super) struct Predict {
 impl Predict {
     pub(super) fn execute(self) -> Result<u8, CliError> {
         let design = options::design(&self.design)?;
-        let loaded = load::load(&self.scenarios)?;
-        for item in load::items(loaded) {
+        let items = load::items(load::load(&self.scenarios)?);
+        let mut skipped = 0;
+        for item in &items {
             let plan = &item.plan;
             if let Err(unmet) = design.meets(&plan.needs) {
+                skipped += 1;
                 if !self.json {
                     output::say(format!(
                         "{}\n  skipped: needs {}; {}\n",
@@ -43,11 +46,74 @@ impl Predict {
                 print_json(plan, design)?;
             } else {
                 output::say(format!("{}\n  {}", plan.name, plan.about));
-                output::say(format!("{}\n", table(plan, design)?));
+                output::say(table(plan, design)?);
+                let unverified = unverified(plan);
+                if !unverified.is_empty() {
+                    output::say(format!(
+                        "  not verified after its last change: {}",
+                        unverified.join(", ")
+                    ));
+                }
+                output::say("");
             }
+        }
+        if skipped == items.len() {
+            return Ok(exit::SKIPPED);
+        }
+        if !self.json {
+            output::say(LEGEND);
         }
         Ok(exit::PASSED)
     }
+}
+
+/// What the columns hold.
+const LEGEND: &str = "\
+pages_4k, pages_2m: change of KVM's counters; populated: 4K pages of the guest_memfd;
+exits: those of ACCEPT + those of other accesses";
+
+/// Memory whose content an operation may have changed, and that no later step reads back: nothing in
+/// the plan would notice if it were lost.
+fn unverified(plan: &Plan) -> Vec<String> {
+    let mut changed: Vec<(GpaRange, Side)> = Vec::new();
+    for op in plan.steps.iter().flat_map(|step| step.action.ops()) {
+        match *op {
+            Op::Fill { range, side, .. } => changed.push((range, side)),
+            Op::Punch { range } => changed.push((range, Side::Private)),
+            Op::Convert { range, to, .. } => changed.push((range, to)),
+            Op::Verify { range, side, .. } => {
+                let rest = |(one, of): (GpaRange, Side)| {
+                    if of != side {
+                        return vec![(one, of)];
+                    }
+                    let before = GpaRange::new(one.start(), range.start().min(one.end()));
+                    let after = GpaRange::new(range.end().max(one.start()), one.end());
+                    let parts = before.into_iter().chain(after);
+                    parts
+                        .filter(|part| !part.is_empty())
+                        .map(|part| (part, of))
+                        .collect()
+                };
+                changed = changed.into_iter().flat_map(rest).collect();
+            }
+            _ => {}
+        }
+    }
+    changed.sort_by_key(|(range, _)| (range.start(), range.end()));
+    let mut merged: Vec<GpaRange> = Vec::new();
+    for (range, _) in changed {
+        match merged.last_mut() {
+            Some(last) if last.end() >= range.start() => {
+                let end = last.end().max(range.end());
+                *last = GpaRange::new(last.start(), end).unwrap_or(*last);
+            }
+            _ => merged.push(range),
+        }
+    }
+    merged
+        .into_iter()
+        .map(|range| words::place(range, &plan.guest))
+        .collect()
 }
 
 /// Every step with what it must show. `check` has refused plans that cannot be foreseen under a

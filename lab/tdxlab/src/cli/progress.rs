@@ -1,9 +1,12 @@
 //! How far a run is: bars on a terminal, plain lines elsewhere, nothing where quiet is wanted.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
 use console::style;
 use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
+use tdxlab_fuzz::{Budget, FuzzProgress};
 use tdxlab_journal::Verdict;
 use tdxlab_plan::text::Micros;
 use tdxlab_report::terminal::paint;
@@ -15,13 +18,59 @@ use super::output;
 pub(super) fn watcher(plans: usize, jobs: usize, quiet: bool) -> Box<dyn Progress> {
     if quiet {
         Box::new(NoProgress)
-    } else if console::Term::stderr().is_term() {
+    } else if can_draw() {
         Box::new(Bars::new(plans, jobs))
     } else {
         Box::new(Lines {
             plans,
             ended: AtomicUsize::new(0),
         })
+    }
+}
+
+/// Whether stderr is a terminal on which a line can be drawn over.
+fn can_draw() -> bool {
+    console::Term::stderr().is_term() && std::env::var_os("TERM").is_none_or(|term| term != "dumb")
+}
+
+/// A line on the terminal that says how far a hunt is, for as long as this lives.
+pub(super) struct Ticker(ProgressBar);
+
+impl Ticker {
+    /// Draws nothing where stderr is no terminal.
+    pub(super) fn start(progress: &Arc<FuzzProgress>, budget: Budget) -> Ticker {
+        let bar = match can_draw() {
+            true => ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr()),
+            false => ProgressBar::hidden(),
+        };
+        let until = match budget {
+            Budget::Time(time) => format!("of {}s", time.as_secs()),
+            Budget::Plans(plans) => format!("to run {plans}"),
+        };
+        let progress = Arc::clone(progress);
+        let style = ProgressStyle::with_template("{spinner} {elapsed} {far}")
+            .unwrap_or_else(|_| ProgressStyle::default_bar())
+            .with_key(
+                "far",
+                move |_: &indicatif::ProgressState, out: &mut dyn std::fmt::Write| {
+                    let plans = progress.plans.load(Ordering::Relaxed);
+                    let steps = progress.steps.load(Ordering::Relaxed);
+                    let phase = match progress.shrinking.load(Ordering::Relaxed) {
+                        true => "; found a failure, shrinking it",
+                        false => "",
+                    };
+                    let _ = write!(out, "{until}; {plans} scenarios, {steps} steps{phase}");
+                },
+            );
+        bar.set_style(style);
+        bar.enable_steady_tick(Duration::from_millis(200));
+        Ticker(bar)
+    }
+}
+
+impl Drop for Ticker {
+    fn drop(&mut self) {
+        self.0.finish_and_clear();
     }
 }
 
@@ -88,6 +137,9 @@ impl Progress for Bars {
     }
 
     fn plan_ended(&self, _: usize, name: &str, outcome: &Outcome) {
+        if outcome.interrupted {
+            return;
+        }
         if matches!(outcome.verdict, Verdict::Fail | Verdict::Error) {
             let _ = self.all.println(ended_line(name, outcome));
         }
@@ -106,6 +158,9 @@ impl Drop for Bars {
 
 fn ended_line(name: &str, outcome: &Outcome) -> String {
     let took = Micros(u64::try_from(outcome.took.as_micros()).unwrap_or(u64::MAX));
+    if outcome.interrupted {
+        return format!("{} {name}", style("interrupted").yellow());
+    }
     let why = match &outcome.reason {
         Some(reason) => format!(": {}", reason.lines().next().unwrap_or_default()),
         None => String::new(),

@@ -16,8 +16,7 @@ use super::{exit, load, output, signals};
 use crate::select::{self, Choice};
 
 /// Runs the scenarios under every seeded fault and shows which scenario catches it, at which step,
-/// by which witnesses. Exits with 1 where one escapes, or is caught only by witnesses that one would
-/// not expect.
+/// by which witnesses. Exits with 1 where one is not caught, or only by unexpected witnesses.
 ///
 /// Each fault is tried under the design it is a fault of. On sim all scenarios run under every
 /// fault; on soft the first that catches it as expected is enough.
@@ -31,10 +30,10 @@ pub(super) struct Qualify {
     /// Only this fault; may be given several times
     #[arg(long, value_name = "NAME")]
     fault: Vec<String>,
-    /// Faults tried at the same time; by default as many as there are processors
+    /// Faults tried in parallel; by default one per CPU
     #[arg(long, short, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
     jobs: Option<u16>,
-    /// Longest a single operation may take before the guest counts as hung
+    /// Time limit of a single operation; a guest that exceeds it counts as hung
     #[arg(long, value_name = "SECONDS", default_value_t = 20,
           value_parser = clap::value_parser!(u64).range(1..=86400))]
     patience: u64,
@@ -85,7 +84,7 @@ impl Qualify {
             interrupt,
             watcher: &|row| {
                 if row.catches.is_empty() {
-                    output::note(format!("{} escapes", row.fault.name));
+                    output::note(format!("{} {}", row.fault.name, row.escape()));
                 }
             },
         }
@@ -129,7 +128,7 @@ impl Qualify {
         self.unjudged(matrix);
         for row in matrix.unexpected() {
             output::note(format!(
-                "{} is caught, but not by the witness one would expect: {}",
+                "{} is caught, but not by the expected witness ({})",
                 row.fault.name,
                 row.fault
                     .witnesses
@@ -142,7 +141,7 @@ impl Qualify {
             untried => format!(", {untried} not tried"),
         };
         output::say(format!(
-            "\n{} of {} faults caught on {} in {:.1} s, {} by the witness one would expect, {} by two \
+            "\n{} of {} faults caught on {} in {:.1} s, {} by the expected witness, {} by two \
              witnesses or more at one step{untried}",
             matrix.rows.len() - matrix.escaped().count(),
             matrix.rows.len(),
@@ -156,7 +155,8 @@ impl Qualify {
     fn cells(&self, row: &Row) -> Vec<Cell> {
         let plans = table::number(format!("{}/{}", row.catches.len(), row.plans));
         let Some(best) = row.best() else {
-            let nothing = [row.fault.name, "NOTHING", "", ""];
+            let escape = row.escape().to_uppercase();
+            let nothing = [row.fault.name, &escape, "", ""];
             return nothing.map(Cell::new).into_iter().chain([plans]).collect();
         };
         let witnesses: Vec<&str> = best.witnesses.iter().map(|one| one.name()).collect();
@@ -200,6 +200,7 @@ fn json(row: &Row, host: HostKind) -> serde_json::Value {
         "best": row.best(),
         "as_expected": row.best().is_some_and(|best| row.is_expected(best)),
         "plans": row.plans,
+        "reached": row.reached,
         "caught_by": row.catches.iter().map(|one| &one.name).collect::<Vec<_>>(),
         "unjudged": row.unjudged,
         "micros": u64::try_from(row.took.as_micros()).unwrap_or(u64::MAX),

@@ -67,7 +67,7 @@ pub(super) struct Rehearse {
     #[arg(long, requires = "prepare")]
     keep: bool,
 
-    /// Fail rather than download anything; with --prepare, only say whether the parts are there
+    /// Never download; with --prepare, only check whether the parts are there
     #[arg(long)]
     offline: bool,
 
@@ -92,7 +92,7 @@ pub(super) struct Rehearse {
     #[arg(long, value_name = "SIZE", default_value_t = Memory::USUAL)]
     memory: Memory,
 
-    /// Folder below which the report goes
+    /// Parent directory for reports
     #[arg(long, value_name = "DIR", default_value = "reports")]
     out: PathBuf,
 

@@ -1,30 +1,24 @@
 //! `tdxlab replay`: runs a recorded plan again, exactly as it was.
 
 use std::path::{Path, PathBuf};
-use std::sync::Mutex;
 use std::time::Duration;
 
 use clap::Args;
-use tdxlab_host::Session;
 use tdxlab_journal::interleaving::Interleaving;
 use tdxlab_journal::replay::{self, Replay, Signature};
-use tdxlab_journal::{PlanId, Reading, Verdict, journal};
+use tdxlab_journal::{Verdict, journal};
 use tdxlab_judge::AllowList;
-use tdxlab_plan::{Action, Design, HostKind, HostProfile, Plan, Races, Step, text as words};
-use tdxlab_qemu::interrupt::Interrupt;
+use tdxlab_plan::{Action, Design, HostKind, HostProfile, Plan, Races, Step};
 use tdxlab_report::terminal;
-use tdxlab_run::{Hooks, PATIENCE, StepContext, TestCase};
+use tdxlab_run::{PATIENCE, TestCase};
 
 use super::error::CliError;
 use super::options::{self, HostName};
-use super::prompt::{self, Answer};
+use super::replayer::Replayer;
 use super::report::exit_code;
 use super::{output, progress, signals};
 use crate::select::{self, Selected};
 use crate::spec::RunSpec;
-
-/// Most extents of memory shown before a step.
-const EXTENTS: usize = 12;
 
 /// Runs a recorded plan again: the same operations in the same order with the same seeds, and
 /// races in the order in which they went.
@@ -36,35 +30,35 @@ pub(super) struct ReplayCommand {
     /// Replay this scenario of the run; by default what did not pass, or all if all did
     #[arg(long, value_name = "NAME")]
     scenario: Option<String>,
-    /// End after this step, counted from 1
+    /// Stop after this step, counted from 1
     #[arg(long, value_name = "STEP", value_parser = clap::value_parser!(u32).range(1..))]
     until: Option<u32>,
-    /// Stop before each step and show what it must show, and the state
+    /// Stop before each step; show memory, counters and what the step must show, then its verdict
     #[arg(long)]
     step: bool,
-    /// Replay so often, and say how reliably it fails
+    /// Replay N times and report how often it fails
     #[arg(long, value_name = "N", default_value_t = 1, conflicts_with_all = ["step", "hold"],
           value_parser = clap::value_parser!(u32).range(1..=100_000))]
     times: u32,
     /// Where guests run; by default where they ran
     #[arg(long, value_enum)]
     host: Option<HostName>,
-    /// Design whose KVM is played or expected; by default the recorded one
+    /// Design to follow or to expect; by default the recorded one
     #[arg(long, value_name = "D")]
     design: Option<String>,
     /// Fault to seed into the host; by default the recorded one, `none` for none
     #[arg(long, value_name = "F")]
     fault: Option<String>,
-    /// Texts of kernel log lines that may appear, one a line; by default the recorded ones
+    /// File of kernel log texts to allow, one per line; by default the recorded ones
     #[arg(long, value_name = "FILE")]
     allow_log: Option<PathBuf>,
     /// Keep the guest after a failure, say how to attach, and wait for Enter or a signal
     #[arg(long)]
     hold: bool,
-    /// Folder below which the report goes
+    /// Parent directory for reports
     #[arg(long, value_name = "DIR", default_value = "reports")]
     out: PathBuf,
-    /// Longest a single operation may take before the guest counts as hung
+    /// Time limit of a single operation; a guest that exceeds it counts as hung
     #[arg(long, value_name = "SECONDS", default_value_t = PATIENCE.as_secs(),
           value_parser = clap::value_parser!(u64).range(1..=86400))]
     patience: u64,
@@ -120,13 +114,13 @@ impl ReplayCommand {
             kind.name(),
             design.name
         ));
-        let hooks = Replayer {
-            replays: &replays,
-            times: self.times as usize,
-            stepping: Mutex::new(self.step),
-            hold: self.hold,
+        let hooks = Replayer::new(
+            &replays,
+            self.times as usize,
+            self.step,
+            self.hold,
             interrupt,
-        };
+        );
         // Bars would be drawn over what is asked and answered.
         let talks = self.step || self.hold;
         let watcher = progress::watcher(items.len(), 1, talks);
@@ -294,122 +288,4 @@ fn load(what: &Path, scenario: Option<&str>) -> Result<Vec<Replay>, CliError> {
         _ => what.to_owned(),
     };
     Ok(vec![replay::read(&file)?])
-}
-
-/// Keeps races in their recorded order, and talks with the person at the terminal.
-struct Replayer<'a> {
-    replays: &'a [Replay],
-    times: usize,
-    stepping: Mutex<bool>,
-    hold: bool,
-    interrupt: &'a Interrupt,
-}
-
-impl Hooks for Replayer<'_> {
-    fn order(&self, plan: PlanId, step: usize) -> Option<&Interleaving> {
-        let replay = self.replays.get(plan.0 as usize / self.times)?;
-        replay.orders.get(&u32::try_from(step).ok()?)
-    }
-
-    fn before_step(&self, context: &StepContext<'_>) {
-        let Ok(mut stepping) = self.stepping.lock() else {
-            return;
-        };
-        if !*stepping {
-            return;
-        }
-        for line in describe(context) {
-            output::say(line);
-        }
-        output::note("[Enter: do it; c: go on without stopping; q: end]");
-        match prompt::line(self.interrupt) {
-            Answer::Line(line) if line == "c" => *stepping = false,
-            Answer::Line(line) if line == "q" => self.interrupt.raise(),
-            Answer::Line(_) | Answer::Interrupted => {}
-            Answer::Closed => {
-                output::note("nobody is there to answer: the replay ends");
-                self.interrupt.raise();
-            }
-        }
-    }
-
-    fn failed(&self, plan: &Plan, folder: &Path, session: &mut dyn Session) {
-        if !self.hold {
-            return;
-        }
-        output::say(format!("{} failed; its guest is held", plan.name));
-        let ways = session.attach();
-        if ways.is_empty() {
-            output::say(
-                "  there is no QEMU to attach to on this host; what can be seen is in the files",
-            );
-        }
-        for (what, how) in ways {
-            output::say(format!("  {what:<8} {how}"));
-        }
-        output::say(format!("  {:<8} {}", "files", folder.display()));
-        output::note("[Enter, or a signal: end the guest]");
-        if prompt::line(self.interrupt) == Answer::Closed {
-            prompt::signal(self.interrupt);
-        }
-    }
-}
-
-/// A step, what it must show, and what is there before it.
-fn describe(context: &StepContext<'_>) -> Vec<String> {
-    let guest = &context.plan.guest;
-    let steps = &context.plan.steps;
-    let action = &steps[context.step].action;
-    let mut lines = vec![format!(
-        "step {} of {}: {}",
-        context.step + 1,
-        steps.len(),
-        words::action(action, guest)
-    )];
-    let mut tell = |title: &str, texts: Vec<String>| {
-        for (index, text) in texts.into_iter().enumerate() {
-            lines.push(format!(
-                "  {:<9} {text}",
-                if index == 0 { title } else { "" }
-            ));
-        }
-    };
-    tell("memory", memory(context));
-    tell("counters", vec![counters(context)]);
-    tell("must show", words::expectation(context.expected));
-    lines
-}
-
-fn memory(context: &StepContext<'_>) -> Vec<String> {
-    let extents = &context.map.extents;
-    let mut texts: Vec<String> = extents
-        .iter()
-        .take(EXTENTS)
-        .map(|(range, state)| {
-            let place = words::place(*range, &context.plan.guest);
-            format!("{place} {}", words::state(*state))
-        })
-        .collect();
-    if extents.len() > EXTENTS || context.map.cut {
-        texts.push("and more".to_owned());
-    }
-    if texts.is_empty() {
-        texts.push("empty".to_owned());
-    }
-    texts
-}
-
-fn counters(context: &StepContext<'_>) -> String {
-    let sample = context.sample;
-    let pages = [&sample.debugfs, &sample.query_stats]
-        .into_iter()
-        .find_map(Reading::value);
-    let pages = match pages {
-        Some(pages) => format!("pages_4k {}, pages_2m {}", pages.pages_4k, pages.pages_2m),
-        None => "page counters could not be read".to_owned(),
-    };
-    match sample.populated.value() {
-        Some(populated) => format!("{pages}, populated {populated}"),
-        None => format!("{pages}, populated unknown"),
-    }
 }

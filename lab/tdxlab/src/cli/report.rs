@@ -9,10 +9,11 @@ use tdxlab_plan::text::Micros;
 use tdxlab_report as report;
 use tdxlab_report::diff::Diff;
 use tdxlab_report::timeline::Pictures;
-use tdxlab_report::trend::Trend;
+use tdxlab_report::trend::{Choice, Trend};
 use tdxlab_report::{Report, github, html, kcidb, kernels, lava, merge, table, terminal};
 
 use super::error::CliError;
+use super::options::{self, HostName};
 use super::{exit, output};
 
 /// Works on the report of a run, also of one that was cut off.
@@ -36,13 +37,13 @@ enum What {
     Lava(Folder),
     /// Print GitHub annotations, and the job summary as Markdown
     Github(Folder),
-    /// Say what is different in a later run; exit 1 where it is worse
+    /// Compare two runs; exit 1 if the later one is worse
     Diff(DiffOf),
-    /// Print the numbers of each scenario over all runs in a folder
+    /// Print the numbers of each scenario over the runs in a folder
     Trend(TrendOf),
     /// Print a table of kernels and scenarios, as Markdown
     Kernels(Kernels),
-    /// Make one run of shards, or of runs on several machines
+    /// Merge shards, or runs on several machines, into one run
     Merge(Merge),
 }
 
@@ -83,6 +84,18 @@ struct TrendOf {
     /// Folder with the folders of runs
     #[arg(value_name = "DIR", default_value = "reports")]
     folder: PathBuf,
+    /// Only scenarios whose names contain TEXT
+    #[arg(long, value_name = "TEXT")]
+    scenario: Option<String>,
+    /// Only runs on this host; by default that of the newest run
+    #[arg(long, value_enum)]
+    host: Option<HostName>,
+    /// Only runs under this design; by default that of the newest run
+    #[arg(long, value_name = "D")]
+    design: Option<String>,
+    /// All runs, also seeded, replayed, re-judged and interrupted ones
+    #[arg(long)]
+    all: bool,
 }
 
 #[derive(Args, Debug)]
@@ -97,7 +110,7 @@ struct Merge {
     /// Folders of the runs
     #[arg(value_name = "DIR", required = true)]
     folders: Vec<PathBuf>,
-    /// Folder below which the merged run goes
+    /// Parent directory for the merged run
     #[arg(long, value_name = "DIR", default_value = "reports")]
     out: PathBuf,
     /// Merge runs that differ in host, design, kernel or version too
@@ -149,17 +162,7 @@ impl ReportCommand {
                     exit::PASSED
                 })
             }
-            What::Trend(TrendOf { folder }) => {
-                let runs = runs_below(&folder)?;
-                if runs.is_empty() {
-                    return Err(CliError::usage(
-                        format!("there is no run in {}", folder.display()),
-                        "name the folder that holds the folders of runs",
-                    ));
-                }
-                output::print(trend_table(&Trend::over(runs)));
-                Ok(exit::PASSED)
-            }
+            What::Trend(trend) => trend.execute(),
             What::Kernels(Kernels { folders }) => {
                 let reports = folders
                     .iter()
@@ -206,6 +209,51 @@ impl Html {
         let file = self.output.unwrap_or_else(|| folder.join("report.html"));
         write_whole(&file, page.as_bytes())?;
         output::say(file.display());
+        Ok(exit::PASSED)
+    }
+}
+
+impl TrendOf {
+    fn execute(self) -> Result<u8, CliError> {
+        let runs = runs_below(&self.folder)?;
+        if runs.is_empty() {
+            return Err(CliError::usage(
+                format!("no run in {}", self.folder.display()),
+                "name the folder that holds the folders of runs",
+            ));
+        }
+        let design = self.design.as_deref().map(options::design).transpose()?;
+        let choice = Choice {
+            host: self.host.and_then(HostName::kind),
+            design: design.map(|design| design.name.to_owned()),
+            all: self.all,
+        };
+        let (runs, left_out) = choice.of(runs);
+        let left_out: Vec<String> = left_out
+            .iter()
+            .map(|(why, number)| format!("{number} {why}"))
+            .collect();
+        let mut shown = Trend::over(runs);
+        if let Some(part) = &self.scenario {
+            shown.scenarios.retain(|line| line.name.contains(part));
+        }
+        if shown.runs.is_empty() || shown.scenarios.is_empty() {
+            let more = match left_out.is_empty() {
+                true => String::new(),
+                false => format!(" (left out: {})", left_out.join(", ")),
+            };
+            return Err(CliError::usage(
+                format!("no run in {} to show{more}", self.folder.display()),
+                "--all shows every run; --scenario, --host and --design choose among them",
+            ));
+        }
+        output::print(trend_table(&shown));
+        if !left_out.is_empty() {
+            output::say(format!(
+                "left out: {} (--all shows them)",
+                left_out.join(", ")
+            ));
+        }
         Ok(exit::PASSED)
     }
 }
@@ -293,8 +341,9 @@ fn trend_table(trend: &Trend) -> String {
         ]);
     }
     format!(
-        "{} runs, {} to {}\n{table}\n",
-        trend.runs.len(),
+        "{}, {} to {}\n{table}\n\
+         verdicts, oldest first: . pass  F fail  E error  s skip  - not in that run\n",
+        terminal::count(trend.runs.len(), "run"),
         trend.runs.first().map_or("", String::as_str),
         trend.runs.last().map_or("", String::as_str)
     )

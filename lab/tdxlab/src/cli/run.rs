@@ -30,45 +30,44 @@ pub(super) struct Run {
     /// Where guests run
     #[arg(long, value_enum, default_value = "auto", env = "TDXLAB_HOST")]
     host: HostName,
-    /// Design whose KVM is played (soft, sim; default headtail) or expected (tdx; default: the one
-    /// its KVM is found to follow)
+    /// Design that the software KVM follows (soft, sim; default headtail), or that is expected (tdx;
+    /// default: as detected)
     #[arg(long, value_name = "D")]
     design: Option<String>,
     /// TDX module that a host of software plays: 1.5.01, 1.5.25, 1.5.34 or 2.0.18; a scenario may need
     /// another
     #[arg(long, value_name = "V")]
     module: Option<TdxModule>,
-    /// Scenarios run at the same time; by default as many as there are processors, on tdx one: a line
-    /// of the kernel log does not say whose TD it is about
+    /// Scenarios run in parallel; by default one per CPU, on tdx one at a time
     #[arg(long, short, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
     jobs: Option<u16>,
-    /// Folder below which the report goes
+    /// Parent directory for reports
     #[arg(long, value_name = "DIR", default_value = "reports")]
     out: PathBuf,
-    /// Go on after a failure (this is the default)
+    /// Continue after a failure (default)
     #[arg(long, overrides_with = "fail_fast")]
     keep_going: bool,
-    /// Start no further scenario after a failure
+    /// Start no further scenario after the first failure
     #[arg(long, overrides_with = "keep_going")]
     fail_fast: bool,
-    /// This machine must be able to run on this host: fail where it is not, or where nothing runs
+    /// Fail if this host is not usable, or if every scenario is skipped
     #[arg(long, value_enum, value_name = "HOST", env = "TDXLAB_REQUIRE")]
     require: Option<HostName>,
-    /// Say only what failed
+    /// Print failures only
     #[arg(long, short)]
     quiet: bool,
-    /// Keep the evidence of scenarios that passed too
+    /// Keep the evidence of passing scenarios too
     #[arg(long)]
     keep: bool,
-    /// Texts of kernel log lines that may appear, one a line
+    /// File of kernel log texts to allow, one per line
     #[arg(long, value_name = "FILE")]
     allow_log: Option<PathBuf>,
-    /// Longest a single operation may take before the guest counts as hung
+    /// Time limit of a single operation; a guest that exceeds it counts as hung
     #[arg(long, value_name = "SECONDS", default_value_t = PATIENCE.as_secs(),
           value_parser = clap::value_parser!(u64).range(1..=86400))]
     patience: u64,
-    /// Take only one part of the scenarios, such as 3/8; `auto` reads the variables of GitLab,
-    /// Slurm, Buildkite, CircleCI, Kubernetes Indexed Jobs and GitHub matrices
+    /// Run one shard, such as 3/8; `auto` reads the variables of GitLab, Slurm, Buildkite, CircleCI,
+    /// Kubernetes Indexed Jobs and GitHub matrices
     #[arg(
         long,
         value_name = "I/N",
@@ -76,13 +75,13 @@ pub(super) struct Run {
         conflicts_with = "resume"
     )]
     shard: Option<String>,
-    /// Go on with the run in this folder: what is finished is not run again
+    /// Continue the run in this directory; finished scenarios are not run again
     #[arg(long, value_name = "DIR", conflicts_with_all = ["paths", "seed"])]
     resume: Option<PathBuf>,
-    /// Run what failed again this often, to see how reliably it fails
+    /// Rerun each failure N times, to see how reliably it fails
     #[arg(long, value_name = "N", default_value_t = 0, value_parser = clap::value_parser!(u32).range(0..=1000))]
     confirm: u32,
-    /// Seed a fault into the host (soft, sim) and see what catches it; `tdxlab faults` lists them
+    /// Seed a fault into the host (soft, sim); `tdxlab faults` lists them
     #[arg(long, value_name = "NAME", conflicts_with = "resume")]
     fault: Option<String>,
     /// Print LAVA signals at the end

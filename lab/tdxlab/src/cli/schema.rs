@@ -8,7 +8,7 @@ use super::{exit, output};
 /// Prints a JSON Schema. Editors use that of scenarios to complete and check as one types.
 #[derive(Args, Debug)]
 pub(super) struct Schema {
-    /// Of what
+    /// Which schema
     #[arg(value_enum, default_value = "scenario")]
     of: Of,
 }

@@ -28,7 +28,7 @@ pub(super) struct Soak {
     /// Where guests run
     #[arg(long, value_enum, default_value = "sim")]
     host: HostName,
-    /// Designs whose KVM is played (soft, sim) or expected (tdx), one round after the other
+    /// Designs to follow (soft, sim) or to expect (tdx), one round after the other
     #[arg(
         long,
         value_name = "D,D",
@@ -40,20 +40,20 @@ pub(super) struct Soak {
     /// another
     #[arg(long, value_name = "V")]
     module: Option<TdxModule>,
-    /// How often all scenarios are run
+    /// Run all scenarios N times
     #[arg(long, value_name = "N", default_value_t = 100, value_parser = clap::value_parser!(u64).range(1..))]
     times: u64,
-    /// Keep all processors busy beside, and make QEMU give way to everybody (soft)
+    /// Load all CPUs meanwhile, and run QEMU at a low priority (soft)
     #[arg(long)]
     load: bool,
-    /// How much QEMU gives way under load: the nice value of its processes (soft)
+    /// Nice value of QEMU's processes under load (soft)
     #[arg(long, value_name = "N", default_value_t = 19, requires = "load",
           value_parser = clap::value_parser!(i32).range(1..=19))]
     nice: i32,
-    /// Scenarios run at the same time; by default as many as there are processors
+    /// Scenarios run in parallel; by default one per CPU
     #[arg(long, short, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
     jobs: Option<u16>,
-    /// Longest a single operation may take before the guest counts as hung
+    /// Time limit of a single operation; a guest that exceeds it counts as hung
     #[arg(long, value_name = "SECONDS", default_value_t = 120,
           value_parser = clap::value_parser!(u64).range(1..=86400))]
     patience: u64,

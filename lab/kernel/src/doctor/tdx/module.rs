@@ -76,6 +76,6 @@ fn told(story: Story, offered: bool) -> Fact {
         .advise(
             "load kvm_intel with tdx=1: older kernels initialise the module then, newer ones at boot",
         ),
-        Story::Silence => Fact::limited(NAME, "the kernel log says nothing about it (any more)"),
+        Story::Silence => Fact::limited(NAME, "no TDX module message in the kernel log"),
     }
 }
