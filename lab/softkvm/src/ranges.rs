@@ -1,81 +1,53 @@
 //! A set of guest-physical addresses, kept as ranges.
 
-use std::collections::BTreeMap;
+use std::ops::Range;
 
 use tdxlab_protocol::addr::{Gpa, GpaRange};
 
-/// Disjoint ranges that do not touch each other, by start.
+/// Disjoint ranges that do not touch each other, in order.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(crate) struct RangeSet(BTreeMap<Gpa, Gpa>);
+pub(crate) struct RangeSet(rangemap::RangeSet<Gpa>);
+
+fn bounds(range: GpaRange) -> Range<Gpa> {
+    range.start()..range.end()
+}
 
 impl RangeSet {
     /// Adds all of `range`.
     pub(crate) fn insert(&mut self, range: GpaRange) {
-        if range.is_empty() {
-            return;
+        if !range.is_empty() {
+            self.0.insert(bounds(range));
         }
-        let (mut start, mut end) = (range.start(), range.end());
-        while let Some((&from, &to)) = self.0.range(..=end).next_back() {
-            if to < start {
-                break;
-            }
-            start = start.min(from);
-            end = end.max(to);
-            self.0.remove(&from);
-        }
-        self.0.insert(start, end);
     }
 
     /// Takes all of `range` out.
     pub(crate) fn remove(&mut self, range: GpaRange) {
-        if range.is_empty() {
-            return;
-        }
-        while let Some((&from, &to)) = self.0.range(..range.end()).next_back() {
-            if to <= range.start() {
-                break;
-            }
-            self.0.remove(&from);
-            if to > range.end() {
-                self.0.insert(range.end(), to);
-            }
-            if from < range.start() {
-                self.0.insert(from, range.start());
-            }
+        if !range.is_empty() {
+            self.0.remove(bounds(range));
         }
     }
 
     /// Whether `gpa` is in the set.
     pub(crate) fn contains(&self, gpa: Gpa) -> bool {
-        self.0
-            .range(..=gpa)
-            .next_back()
-            .is_some_and(|(_, &end)| gpa < end)
+        self.0.contains(&gpa)
     }
 
     /// Whether all of `range` is in the set.
     pub(crate) fn covers(&self, range: GpaRange) -> bool {
-        range.is_empty()
-            || self
-                .0
-                .range(..=range.start())
-                .next_back()
-                .is_some_and(|(_, &end)| range.end() <= end)
+        let around = self.0.get(&range.start());
+        range.is_empty() || around.is_some_and(|around| range.end() <= around.end)
     }
 
     /// Whether any of `range` is in the set.
     pub(crate) fn overlaps(&self, range: GpaRange) -> bool {
-        self.0
-            .range(..range.end())
-            .next_back()
-            .is_some_and(|(_, &end)| range.start() < end && !range.is_empty())
+        !range.is_empty() && self.0.overlaps(&bounds(range))
     }
 
     /// The ranges, in order.
     pub(crate) fn iter(&self) -> impl Iterator<Item = GpaRange> + '_ {
         self.0
             .iter()
-            .filter_map(|(&start, &end)| GpaRange::new(start, end))
+            .filter_map(|range| GpaRange::new(range.start, range.end))
     }
 }
 

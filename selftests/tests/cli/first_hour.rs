@@ -91,14 +91,14 @@ fn a_trend_shows_runs_that_can_be_compared_and_says_what_it_left_out() {
     let run = |more: &[&str]| {
         tdxlab!("run", SPLITS, "--host", "sim", "--out", out.path())
             .args(more)
-            .assert();
+            .assert()
     };
     run(&["--design", "v3"]);
     run(&["--fault", "tail-split-missing"]);
-    tdxlab!("replay", out.path().join("latest"), "--out", out.path()).assert();
+    let _ = tdxlab!("replay", out.path().join("latest"), "--out", out.path()).assert();
     run(&[]);
     run(&[]);
-    tdxlab!("judge", out.path().join("latest"), "--out", out.path()).assert();
+    let _ = tdxlab!("judge", out.path().join("latest"), "--out", out.path()).assert();
     let trend = |more: &[&str]| {
         let said = tdxlab!("report", "trend", out.path()).args(more).assert();
         stdout(&said.success())
@@ -134,9 +134,11 @@ fn a_trend_shows_runs_that_can_be_compared_and_says_what_it_left_out() {
 #[test]
 fn a_diff_with_a_rejudgement_says_that_it_is_one() {
     let out = tempfile::tempdir().unwrap();
-    tdxlab!("run", SPLITS, "--host", "sim", "--out", out.path()).assert();
+    tdxlab!("run", SPLITS, "--host", "sim", "--out", out.path())
+        .assert()
+        .success();
     let run = fs::canonicalize(out.path().join("latest")).unwrap();
-    tdxlab!("judge", &run, "--design", "stock", "--out", out.path()).assert();
+    let _ = tdxlab!("judge", &run, "--design", "stock", "--out", out.path()).assert();
     let judged = fs::canonicalize(out.path().join("latest")).unwrap();
     let said = tdxlab!("report", "diff", &run, &judged).assert();
     let said = stdout(&said);

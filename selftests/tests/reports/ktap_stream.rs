@@ -36,15 +36,13 @@ fn plan_of(event: &Event) -> Option<PlanId> {
     match event {
         Event::PlanSkipped { plan, .. }
         | Event::PlanStarted { plan, .. }
-        | Event::LinuxStarted { plan, .. }
-        | Event::LinuxStep { plan, .. }
-        | Event::Ended { plan, .. }
         | Event::Booted { plan, .. }
         | Event::Controlled { plan, .. }
         | Event::StepStarted { plan, .. }
         | Event::StepObserved { plan, .. }
         | Event::StepJudged { plan, .. }
         | Event::LinuxStarted { plan, .. }
+        | Event::Ended { plan, .. }
         | Event::LinuxStep { plan, .. }
         | Event::PlanEnded { plan, .. }
         | Event::Confirmed { plan, .. } => Some(*plan),

@@ -124,7 +124,7 @@ fn tdx_is_off_and_the_log_says_why(
 
 /// No message says that TDX is off.
 #[rstest]
-#[case::nothing_said(&[], NO_TDX, Status::Limited, "says nothing")]
+#[case::nothing_said(&[], NO_TDX, Status::Limited, "no TDX module message")]
 #[case::key_ids_alone(&[KEYS, S3], NO_TDX, Status::Limited, "nothing says that the module was initialised")]
 #[case::key_ids_and_offered(&[KEYS, S3], OFFERED, Status::Usable, "KVM offers TDX VMs")]
 #[case::lost_and_offered(&[], OFFERED, Status::Usable, "KVM offers TDX VMs")]

@@ -153,7 +153,7 @@ const POOL: &str = "/sys/kernel/mm/hugepages/hugepages-2048kB/free_hugepages";
     "ptrace_scope=1"
 )]
 #[case::yama_3(YAMA, "3\n", "ptrace", Status::Unusable, "stays until then")]
-#[case::no_yama(YAMA, "!2", "ptrace", Status::Usable, "not there")]
+#[case::no_yama(YAMA, "!2", "ptrace", Status::Usable, "no Yama")]
 #[case::lockdown_integrity(
     "/sys/kernel/security/lockdown",
     "none [integrity] confidentiality\n",
