@@ -141,7 +141,7 @@ fn on_soft_too(#[case] faults: &[&str]) {
     let all = faults.len();
     let right = format!("{all} of {all} faults caught on soft");
     assert!(said.contains(&right), "{said}");
-    let expected = format!(", {all} by the witness one would expect");
+    let expected = format!(", {all} by the expected witness");
     assert!(said.contains(&expected), "{said}");
 }
 
@@ -157,7 +157,7 @@ fn a_fault_that_only_others_notice_fails_the_qualification() {
     .code(1);
     let (said, noted) = (stdout(&unexpected), stderr(&unexpected));
     assert!(
-        said.contains("1 of 1 faults caught on sim") && said.contains("0 by the witness"),
+        said.contains("1 of 1 faults caught on sim") && said.contains("0 by the expected witness"),
         "{said}"
     );
     assert!(

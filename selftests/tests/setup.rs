@@ -113,7 +113,7 @@ fn qemu_is_installed_by_its_name_here(#[case] manager: &str, #[case] call: &str)
 /// A bare container has a compiler, perhaps, and no C library to link with.
 #[rstest]
 #[case::debian("apt-get", "apt-get install -y --no-install-recommends gcc libc6-dev")]
-#[case::fedora("dnf", "dnf install -y gcc glibc-devel")]
+#[case::fedora("dnf", "dnf install -y gcc glibc-devel glibc-static")]
 fn what_rust_links_with_is_installed(#[case] manager: &str, #[case] call: &str) {
     let machine = Machine::new();
     machine.program("qemu-system-x86_64", "");

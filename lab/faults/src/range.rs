@@ -216,7 +216,7 @@ faults! {
 
     "second-slot-forgotten": "a hole over several slots of one file zaps only the first"
     ("several slots bound to one file, v3 patch 16", rows 7, under "headtail",
-     seen by Debugfs Content)
+     seen by Debugfs Splits)
     SecondSlotForgotten { last: Option<Range<u64>> } {
         fn hole_in_slot(&mut self, slot: &BoundSlot, hole: Range<u64>) -> Option<GpaRange> {
             let covered = slot.covered_by(hole.clone())?;

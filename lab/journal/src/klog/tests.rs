@@ -1,3 +1,5 @@
+//! Lines of the kernel log, and what they are.
+
 use rstest::rstest;
 
 use super::*;
