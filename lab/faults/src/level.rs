@@ -36,7 +36,7 @@ faults! {
 
     "pieces-mapped-huge": "a region whose folio is in pieces counts as one folio"
     ("mapping level above the order that kvm_gmem_get_pfn() returns", rows 14, under "headtail",
-     seen by Debugfs Status)
+     seen by Debugfs KernelLog)
     PiecesMappedHuge {} {
         fn fault_level(&mut self, limits: &LevelLimits) -> PageLevel {
             LevelLimits { folio_whole: true, ..*limits }.level()

@@ -266,7 +266,7 @@ faults! {
 
     "file-offset-ignores-the-slot": "a slot's offset in the guest_memfd is left out: its pages are those of another slot"
     ("file offsets in place of guest frames, review of v3 patch 16", rows 6, under "headtail",
-     seen by Populated Content)
+     seen by Populated KernelLog)
     FileOffsetIgnoresSlot {} {
         fn file_offset(&mut self, slot: &BoundSlot, gpa: Gpa) -> u64 {
             BoundSlot { offset: 0, ..*slot }.offset_of(gpa)
