@@ -13,7 +13,7 @@
 //! | [`kmsg`] | the kernel log |
 //! | [`once`] | nothing: it has warnings fire again that a kernel gives once a boot |
 //!
-//! [`doctor`] says what this machine can do. [`played`] holds the files in which the software KVM shows itself: laid out and worded like a
+//! [`doctor`] says what this machine can do. [`emulated`] holds the files in which the software KVM shows itself: laid out and worded like a
 //! kernel's, so that the same readers read both.
 
 pub mod cachestat;

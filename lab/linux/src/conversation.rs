@@ -104,7 +104,7 @@ impl<Q: Message + Debug, R: Message + Debug> Conversation<Q, R> {
     /// # Errors
     ///
     /// A damaged frame, or the line was closed; what came whole before that can still be had from
-    /// [`Conversation::next`].
+    /// `next`.
     pub fn receive(&mut self) -> Result<(), LineError> {
         let mut buffer = [0; 4096];
         // Bounded, so that a guest that never stops does not keep the lab from everything else.

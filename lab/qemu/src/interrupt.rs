@@ -1,7 +1,7 @@
 //! Ending a run from outside: a flag that every wait of the lab watches.
 //!
 //! A signal handler raises it; from then on each wait for a guest or for QEMU ends in
-//! [`tdxlab_host::HostError::Interrupted`], sessions are dropped, and with them QEMU.
+//! an error that says so, sessions are dropped, and with them QEMU.
 
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::OnceLock;

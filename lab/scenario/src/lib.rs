@@ -1,4 +1,4 @@
-//! Scenarios: YAML files that become [`Plan`]s, or diagnostics that show the line.
+//! Scenarios: YAML files that become plans, or diagnostics that show the line.
 //!
 //! A file is read in four passes, each of which reports all it finds:
 //!

@@ -7,9 +7,9 @@
 //!
 //! | part | what it is |
 //! |---|---|
-//! | [`trial`] | whether QEMU comes up on this KVM |
+//! | [`start_probe`] | whether QEMU comes up on this KVM |
 //! | [`boot`] | from a plan's guest to a session |
-//! | [`pool`] | whether this machine has the huge pages for it |
+//! | [`hugetlb`] | whether this machine has the huge pages for it |
 //! | [`memory`] | test memory from outside: holes, allocation, what is populated |
 //! | [`dirty_log`] | logging dirty pages, through a migration that goes nowhere |
 //! | [`session`] | one operation after the other, and what the kernel shows of it |

@@ -48,7 +48,7 @@ impl TdxHost {
         }
     }
 
-    /// The same host with QEMUs that people can attach to: see [`Session::attach`].
+    /// The same host with QEMUs that people can attach to: see [`tdxlab_host::Session::attach`].
     #[must_use]
     pub fn attachable(self) -> TdxHost {
         TdxHost {

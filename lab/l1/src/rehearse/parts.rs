@@ -349,15 +349,13 @@ fn each_file(folder: &Path, act: &impl Fn(&Path, &str) -> io::Result<()>) -> io:
 /// The script that starts QEMU. `exec` keeps the process, so that whoever starts it is its parent.
 fn write_launcher(folder: &Path) -> Result<(), RehearsalError> {
     let path = folder.join("qemu-system-x86_64");
-    let text = format!(
-        "#!/bin/sh\n\
+    let text = "#!/bin/sh\n\
          # QEMU with its own libraries, wherever this folder is.\n\
          here=$(dirname \"$(readlink -f \"$0\")\")/qemu\n\
          libraries=$here/usr/lib/x86_64-linux-gnu\n\
          export QEMU_MODULE_DIR=\"$libraries/qemu\"\n\
          exec \"$here/usr/lib64/ld-linux-x86-64.so.2\" --library-path \"$libraries\" \\\n\
-         \x20 \"$here/usr/bin/qemu-system-x86_64\" -L \"$here/usr/share/qemu\" -L \"$here/usr/share/seabios\" \"$@\"\n"
-    );
+         \x20 \"$here/usr/bin/qemu-system-x86_64\" -L \"$here/usr/share/qemu\" -L \"$here/usr/share/seabios\" \"$@\"\n";
     let written = fs::write(&path, text)
         .and_then(|()| fs::set_permissions(&path, fs::Permissions::from_mode(0o755)));
     written.map_err(system("writing the script that starts QEMU"))

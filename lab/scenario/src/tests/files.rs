@@ -146,7 +146,7 @@ fn files_are_read_as_yaml_has_them(#[case] before: &str, #[case] from: &str, #[c
     assert_eq!(scenario.name(), "here/x");
     let plans = crate::expand(&scenario, None).unwrap();
     assert_eq!(plans[0].steps.len(), 2);
-    assert_eq!(find(&[path.clone()]).unwrap(), [path]);
+    assert_eq!(find(std::slice::from_ref(&path)).unwrap(), [path]);
 }
 
 /// Tabs that mean something stay: in texts, and where YAML has none.
