@@ -280,7 +280,7 @@ impl Draw {
                 }
             }
             8..11 => Op::Fill {
-                // What nobody has filled, nobody sees go.
+                // Losing unfilled memory is invisible, so prefer to fill first.
                 range: match self.random.random_ratio(1, 8) {
                     true => self.range(),
                     false => range,

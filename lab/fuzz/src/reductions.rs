@@ -8,8 +8,7 @@ use tdxlab_plan::{Action, Branch, Gone, OnVe, Op, Plan, Side, Size, Slot, VcpuId
 const PAGE: u64 = PageLevel::Size4K.bytes();
 const REGION: u64 = PageLevel::Size2M.bytes();
 
-/// How much there is to a plan. Of two plans that fail, the one with the smaller size is the better
-/// one; fields come in the order in which they matter.
+/// Size of a plan, for shrinking. Compared field by field, most important first; smaller is better.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Cost {
     operations: usize,

@@ -1,4 +1,4 @@
-//! A way in for people: a monitor of their own, and a gdb stub, on sockets in a folder of their own.
+//! Attaching to a held guest: a second QMP monitor and a gdb stub on Unix sockets.
 //!
 //! The lab itself talks to QEMU over inherited sockets that nobody else can reach. Where a guest is
 //! to be kept after a failure, QEMU gets a second monitor on a socket with a name.

@@ -1,4 +1,5 @@
-//! What a guest was asked to read, where another design would have had it read elsewhere.
+//! Re-judging under another design: maps the ranges that were read to those the new prediction asks
+//! for.
 //!
 //! What `verify` reads depends on what must be accepted, and that depends on the design. A recorded
 //! guest has read what the recorded design made it read. Judged by another design, every page it

@@ -85,7 +85,7 @@ impl KeepEvidence {
     }
 }
 
-/// Is told how far a run is. Called from several threads.
+/// Receives how far a run is, from several threads.
 pub trait Progress: Sync {
     /// A worker takes up a plan.
     fn plan_started(&self, worker: usize, name: &str, steps: usize);
@@ -95,7 +95,7 @@ pub trait Progress: Sync {
     fn plan_ended(&self, worker: usize, name: &str, outcome: &Outcome);
 }
 
-/// Is told everything and keeps it to itself.
+/// Ignores all progress.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct NoProgress;
 

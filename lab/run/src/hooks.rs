@@ -1,4 +1,4 @@
-//! Somebody beside the executor who looks on, and has a say where several things are right.
+//! Hooks called around each step; they may also fix the order of a race.
 
 use std::path::Path;
 

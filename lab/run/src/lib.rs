@@ -7,7 +7,7 @@
 //! | `executor` | boots a guest for a plan, does its steps, leaves evidence |
 //! | `perform` | does the positive control and a step |
 //! | `workers` | takes plan after plan with a few workers |
-//! | `hooks` | somebody who looks on between steps |
+//! | `hooks` | called around each step; may fix the order of a race |
 //! | `confirm` | runs a plan that failed again |
 //! | `in_memory` | runs a plan and keeps its judgements in memory |
 //! | `resume` | the rest of a run that was ended early |

@@ -1,4 +1,4 @@
-//! Who writes down what happens to a plan.
+//! Where the events of a run go.
 
 use parking_lot::Mutex;
 use tdxlab_journal::journal::{Event, Journal, JournalError};
@@ -6,10 +6,9 @@ use tdxlab_journal::verdict::{Judgement, MissingWitness};
 
 use crate::outcome::Outcome;
 
-/// Takes down events as they happen. Called from several threads.
+/// Receives the events of a run, from several threads.
 pub trait EventSink: Sync {
-    /// Takes down one event. After an error nothing more may be done that would have to be taken
-    /// down.
+    /// Receives one event. After an error the caller must stop: a later event would hide a gap.
     fn write(&self, event: &Event) -> Result<(), JournalError>;
 }
 

@@ -113,7 +113,7 @@ impl<'r, 'a> Expander<'r, 'a> {
         }
     }
 
-    /// The plan; nothing where that cannot go on, which is then told.
+    /// The plan, or `None` after reporting why not.
     fn plan(mut self, name: &str, seed: Option<u64>) -> Option<Plan> {
         self.reader.variant.clone_from(&self.variant.label);
         for (name, value) in &self.variant.values {

@@ -222,7 +222,7 @@ pub(super) fn draw(
                 })
             }
         };
-        // Where there is none, that is told; a value goes on so that nothing is told twice.
+        // Report a missing value once, then use 0 so that no follow-up errors appear.
         reader
             .vars
             .set(name, value.unwrap_or_else(|| "0".to_owned()));

@@ -477,7 +477,7 @@ pub enum Why {
 pub enum Kick {
     /// All leave the TD and enter it again with clean TLBs.
     Flush,
-    /// The module is told so, but TLBs keep what they have. Never right.
+    /// Reports the flush to the module without flushing TLBs. Always a bug.
     Pretend,
     /// Nothing happens. Never right.
     Skip,
