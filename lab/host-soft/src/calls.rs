@@ -29,9 +29,7 @@ pub(crate) fn work<M: PhysicalMemory>(
     match op.kind() {
         Kind::Guest(vcpu, op) => Ok(Work::Guest(request::tasks(vcpu, op, reads))),
         Kind::Host(op) => Ok(Work::Host(calls(kvm, op))),
-        Kind::Vm(_) => Err(HostError::GuestRefused {
-            reason: "dirty logging, stop and cont are done to plain VMs only".to_owned(),
-        }),
+        Kind::Vm(_) => Err(HostError::for_plain_vms_only()),
     }
 }
 

@@ -85,6 +85,15 @@ pub enum HostError {
     },
 }
 
+impl HostError {
+    /// A TD is asked for what is done to plain VMs only.
+    pub fn for_plain_vms_only() -> HostError {
+        HostError::GuestRefused {
+            reason: "dirty logging, stop and cont are done to plain VMs only".to_owned(),
+        }
+    }
+}
+
 /// An error of QEMU, as the error of a kind of host.
 pub trait OnHost {
     /// The same as the error of `host`, with advice for the person who must act.

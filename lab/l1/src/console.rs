@@ -96,7 +96,7 @@ fn notice(line: &str) -> Option<Notice> {
 }
 
 /// The line without the time stamp of the kernel.
-fn without_time(line: &str) -> &str {
+pub fn without_time(line: &str) -> &str {
     let stamped = line
         .strip_prefix('[')
         .and_then(|rest| rest.split_once("] "));

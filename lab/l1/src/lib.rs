@@ -51,6 +51,7 @@ use tdxlab_qemu::interrupt::Interrupt;
 use tdxlab_qemu::{Process, QemuError, environment};
 
 use console::Console;
+pub use console::without_time;
 pub use error::L1Error;
 pub use feature::Vendor;
 use incoming::Incoming;

@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 
+use tdxlab_l1::without_time;
 use tdxlab_protocol::addr::{Gpa, GpaRange};
 
 /// `/proc/meminfo`, in KiB by name.
@@ -154,17 +155,6 @@ pub fn cause(console: &str) -> Option<String> {
     let lines = console.lines().map(without_time);
     let complaints = lines.filter(|line| is_splat(line) && !line.starts_with("WARNING: "));
     complaints.map(str::to_owned).next()
-}
-
-/// The line without the time stamp of the kernel.
-fn without_time(line: &str) -> &str {
-    let stamped = line
-        .strip_prefix('[')
-        .and_then(|rest| rest.split_once("] "));
-    match stamped {
-        Some((time, text)) if time.trim().parse::<f64>().is_ok() => text,
-        _ => line,
-    }
 }
 
 #[cfg(test)]

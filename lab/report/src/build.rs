@@ -1,7 +1,7 @@
 //! Journal to [`Report`]. A journal that was cut off gives all that is in it.
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use tdxlab_journal::content::wanted as wanted_content;
 use tdxlab_journal::journal::{Event, JournalError, PlanId, RunStarted};
@@ -111,9 +111,7 @@ impl Builder {
                 scenario,
                 body,
             } => {
-                let mut draft = Draft::new(body.about.clone());
-                draft.report.file = scenario.map(|path| path.display().to_string());
-                draft.report.steps_planned = body.steps.len();
+                let mut draft = Draft::started(&body.about, scenario, body.steps.len());
                 draft.plan = Some(body);
                 self.open(plan, draft);
             }
@@ -122,9 +120,7 @@ impl Builder {
                 scenario,
                 body,
             } => {
-                let mut draft = Draft::new(body.about.clone());
-                draft.report.file = scenario.map(|path| path.display().to_string());
-                draft.report.steps_planned = body.steps.len();
+                let mut draft = Draft::started(&body.about, scenario, body.steps.len());
                 draft.linux = Some(body);
                 self.open(plan, draft);
             }
@@ -235,6 +231,14 @@ fn not_run(name: &str, reason: &str) -> ScenarioReport {
 }
 
 impl Draft {
+    /// Of a plan that runs.
+    fn started(about: &str, scenario: Option<PathBuf>, steps: usize) -> Draft {
+        let mut draft = Draft::new(about.to_owned());
+        draft.report.file = scenario.map(|path| path.display().to_string());
+        draft.report.steps_planned = steps;
+        draft
+    }
+
     fn new(about: String) -> Draft {
         Draft {
             report: ScenarioReport {

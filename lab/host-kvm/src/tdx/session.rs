@@ -361,12 +361,6 @@ impl TdxSession {
     }
 }
 
-fn not_for_tds() -> HostError {
-    HostError::GuestRefused {
-        reason: "dirty logging, stop and cont are done to plain VMs only".to_owned(),
-    }
-}
-
 impl Session for TdxSession {
     fn perform(&mut self, op: &Op, reads: &[GpaRange]) -> Result<Observed, HostError> {
         self.check_alive()?;
@@ -374,7 +368,7 @@ impl Session for TdxSession {
         let mut observed = Observed::default();
         match op.kind() {
             Kind::Host(op) => observed.errno = Some(self.host_call(op)?),
-            Kind::Vm(_) => return Err(not_for_tds()),
+            Kind::Vm(_) => return Err(HostError::for_plain_vms_only()),
             Kind::Guest(vcpu, op) => {
                 for task in request::tasks(vcpu, op, reads) {
                     let answers = self.run(&[task])?;
@@ -413,7 +407,7 @@ impl Session for TdxSession {
                         calls.push((change, pieces));
                     }
                     Kind::Guest(..) => {}
-                    Kind::Vm(_) => return Err(not_for_tds()),
+                    Kind::Vm(_) => return Err(HostError::for_plain_vms_only()),
                 }
             }
             match calls.is_empty() {
