@@ -43,10 +43,10 @@ test-rehearsal: rehearsal-parts ## Fetch the parts of a rehearsal, and test the 
 	@$(MAKE) --no-print-directory rehearsal-tests
 
 rehearsal-tests:
-	@cargo test --locked --workspace --test rehearsal -- --ignored
+	@cargo test --locked --workspace --test kernels -- --ignored rehearsal::
 
 test-l1-new: setup ## Run the tests of real kernels on the newest packaged one, booted in QEMU
-	@TDXLAB_L1_KERNEL=newest cargo test --locked --package tdxlab-selftests --test l1 -- \
+	@TDXLAB_L1_KERNEL=newest cargo test --locked --package tdxlab-selftests --test kernels -- l1:: \
 		--nocapture --test-threads=1
 
 # The reports are those that the tests have kept; a kernel that was not tested is left out.

@@ -6,7 +6,7 @@ use std::process::{Command, Output};
 
 use tdxlab_selftests::command::root;
 
-use super::{output_of, program};
+use super::runs::{output_of, program};
 
 /// A repository whose files stand for a kernel: `host` is where it runs, `fault` what is wrong with it.
 struct Repository {

@@ -12,7 +12,7 @@ use tdxlab_selftests::command::{root, stdout};
 use tdxlab_selftests::failing::plans;
 use tdxlab_selftests::tdxlab;
 
-use super::{report_of, run};
+use super::runs::{report_of, run};
 
 const GOOD: &str = "punch/head-and-tail.yaml";
 

@@ -9,7 +9,7 @@ use rstest::rstest;
 use serde::Deserialize;
 use tdxlab_selftests::command::root;
 
-use super::{output_of, program};
+use super::runs::{output_of, program};
 
 fn documents(file: &str) -> Vec<serde_json::Value> {
     let text = fs::read_to_string(root().join(file)).unwrap();
@@ -114,9 +114,9 @@ fn the_book_shows_no_other_workflow() {
 #[test]
 fn a_night_fails_on_a_regression_only() {
     let reports = tempfile::tempdir().unwrap();
-    let good = super::run("punch/head-and-tail.yaml", None, reports.path());
+    let good = super::runs::run("punch/head-and-tail.yaml", None, reports.path());
     let fault = Some("tail-split-missing");
-    let bad = super::run("punch/head-and-tail.yaml", fault, reports.path());
+    let bad = super::runs::run("punch/head-and-tail.yaml", fault, reports.path());
     let compare = |before: &Path, after: &Path| {
         let output = Command::new(root().join("ci/compare"))
             .arg(env!("CARGO_BIN_EXE_tdxlab-under-test"))

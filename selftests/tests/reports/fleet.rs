@@ -9,7 +9,7 @@ use tdxlab::report::Report;
 use tdxlab_selftests::command::root;
 use tdxlab_selftests::tdxlab;
 
-use super::report_of;
+use super::runs::report_of;
 
 const SHARDS: usize = 8;
 

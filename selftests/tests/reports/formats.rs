@@ -12,7 +12,7 @@ use tdxlab::report::trend::Trend;
 use tdxlab::report::{Fact, Report, github, html, junit, kcidb, kernels, ktap, lava, terminal};
 use tdxlab_selftests::command::root;
 
-use super::{output_of, program, report_of, run};
+use super::runs::{output_of, program, report_of, run};
 
 /// A run in which some pass, some fail, some are skipped.
 fn mixed() -> (tempfile::TempDir, Report) {

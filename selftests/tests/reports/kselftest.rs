@@ -8,7 +8,7 @@ use std::process::Command;
 use tdxlab_selftests::command::assert_says;
 use tdxlab_selftests::tdxlab;
 
-use super::{output_of, program};
+use super::runs::{output_of, program};
 
 /// What is needed of a kernel tree.
 const PARTS: [&str; 7] = [

@@ -9,7 +9,7 @@ use tdxlab::report::ktap_stream::KtapStream;
 use tdxlab_selftests::tdxlab;
 
 use super::formats::{Ktap, parse_ktap};
-use super::run;
+use super::runs::run;
 
 fn parsed(text: &str) -> Ktap {
     let mut lines = text.lines().peekable();

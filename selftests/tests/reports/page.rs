@@ -6,7 +6,7 @@ use std::process::Command;
 
 use tempfile::TempDir;
 
-use super::{output_of, program, run};
+use super::runs::{output_of, program, run};
 
 const GOOD: &str = "punch/head-and-tail.yaml";
 
@@ -255,7 +255,7 @@ fn the_page_of_the_default_set_takes_eight_kibibytes_a_scenario_with_every_pictu
     let reports = tempfile::tempdir().unwrap();
     let folder = run("", None, reports.path()).folder;
     let text = fs::read_to_string(folder.join("report.html")).unwrap();
-    let scenarios = super::report_of(&folder).scenarios;
+    let scenarios = super::runs::report_of(&folder).scenarios;
     let (size, most) = (text.len(), scenarios.len() * (8 << 10));
     assert!(
         size < most,

@@ -13,7 +13,7 @@ use tdxlab_selftests::command::root;
 use tdxlab_selftests::tdxlab;
 
 use super::fleet::timeless;
-use super::{output_of, program, report_of};
+use super::runs::{output_of, program, report_of};
 
 const SHARDS: usize = 8;
 

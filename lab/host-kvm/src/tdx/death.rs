@@ -232,7 +232,7 @@ mod tests {
 
     use super::*;
 
-    /// As QEMU 11.1.3 has sent them; see `selftests/tests/rehearsal/lies.rs`, which makes it send them.
+    /// As QEMU 11.1.3 has sent them; see `selftests/tests/kernels/rehearsal/lies.rs`, which makes it send them.
     fn events(lines: &[&str]) -> Vec<Event> {
         lines
             .iter()

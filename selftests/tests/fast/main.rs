@@ -1,0 +1,7 @@
+//! What needs neither a guest nor a kernel: the command line, the book, the rules of the source tree.
+
+mod book;
+mod cli;
+mod house;
+mod setup;
+mod sweep;

@@ -1,0 +1,10 @@
+//! The `tdx` host, rehearsed: KVM's own TDX code and an unmodified QEMU in an emulated machine.
+//!
+//! `make test-rehearsal` runs these. They take parts of 411 MB to download once, and minutes, so
+//! `cargo test` alone passes them over.
+
+mod command;
+mod fuzz;
+mod lies;
+mod qemu;
+mod stock;

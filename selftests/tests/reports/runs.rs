@@ -1,0 +1,80 @@
+//! Runs to make something of, and the programs that read it.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use tdxlab::host_soft::sim::SimHost;
+use tdxlab::plan::Design;
+use tdxlab::report::Report;
+use tdxlab::run::{NoProgress, TestCase};
+use tdxlab::spec::{FinishedRun, RunSpec};
+use tdxlab::{faults, scenario};
+use tdxlab_selftests::command::root;
+use tdxlab_selftests::failing::plans;
+
+/// Runs a scenario, or a folder of them, on `sim` with a seeded fault, or without one.
+pub(super) fn run(below: &str, fault: Option<&str>, reports: &Path) -> FinishedRun {
+    let host = match fault {
+        None => SimHost::new(),
+        Some(name) => {
+            let fault = faults::named(name).expect("a known fault");
+            SimHost::new().with_policy(move || (fault.make)())
+        }
+    };
+    let design = Design::named("headtail").expect("a known design");
+    let files = scenario::find(&[root().join("scenarios").join(below)]).expect("scenarios");
+    let items: Vec<_> = files
+        .iter()
+        .flat_map(|file| plans(file))
+        .map(relative)
+        .collect();
+    RunSpec::new(&items, &host, design, &NoProgress)
+        .run(reports)
+        .expect("reports can be written")
+}
+
+/// With its file as it is called from the root of the repository.
+fn relative(item: TestCase) -> TestCase {
+    let scenario = item.scenario.map(|file| {
+        file.strip_prefix(root())
+            .map(Path::to_owned)
+            .unwrap_or(file)
+    });
+    TestCase { scenario, ..item }
+}
+
+/// The report of a run's folder.
+pub(super) fn report_of(folder: &Path) -> Report {
+    let text = std::fs::read(folder.join("report.json")).expect("a report");
+    serde_json::from_slice(&text).expect("that can be read")
+}
+
+/// A program of that name, or the reason to skip what needs it. Nobody is told of a test that did
+/// nothing unless it says so. Daemons are not in the PATH of every user.
+pub(super) fn program(names: &[&str], what: &str) -> Option<PathBuf> {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let found = std::env::split_paths(&path)
+        .chain([PathBuf::from("/usr/sbin")])
+        .flat_map(|folder| names.iter().map(move |name| folder.join(name)))
+        .find(|file| file.is_file());
+    if found.is_none() {
+        eprintln!(
+            "skipped: {what} needs {}, which is not installed",
+            names.join(" or ")
+        );
+    }
+    found
+}
+
+/// What a command prints; it must succeed.
+pub(super) fn output_of(command: &mut Command) -> String {
+    let output = command.output().expect("it can be started");
+    assert!(
+        output.status.success(),
+        "{command:?}: {}\n{}{}",
+        output.status,
+        String::from_utf8_lossy(&output.stdout),
+        String::from_utf8_lossy(&output.stderr)
+    );
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
