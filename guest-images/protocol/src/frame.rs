@@ -4,20 +4,18 @@
 //! 0x00 | COBS( u16 length | payload | u32 CRC-32 ) | 0x00
 //! ```
 //!
-//! The payload is the message in postcard's encoding and `length` its size; the checksum
-//! (CRC-32/ISO-HDLC) covers length and payload; both numbers are little-endian. COBS removes every
-//! zero byte from what it encodes, so a zero on the line always is an end of frame, whatever came
-//! before it. The leading zero ends what garbage may stand in front of the frame; empty frames mean
-//! nothing and are skipped.
+//! The payload is the message in postcard's encoding and `length` its size, little-endian; the rest
+//! is [`codec`]'s. The leading zero ends what garbage may stand in front of the frame; empty frames
+//! mean nothing and are skipped.
 //!
 //! Neither side allocates: a sender needs a [`FrameBuffer`], a receiver is a [`Decoder`].
 
 use core::marker::PhantomData;
 
-use crc::{CRC_32_ISO_HDLC, Crc};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+use crate::codec::{self, CodecError, DELIMITER, max_encoded};
 use crate::linux::{LinuxReply, LinuxRequest};
 use crate::message::{Reply, Request};
 
@@ -25,15 +23,11 @@ use crate::message::{Reply, Request};
 pub const MAX_PAYLOAD: usize = 1280;
 
 const LENGTH_BYTES: usize = 2;
-const CHECKSUM_BYTES: usize = 4;
-const MAX_PLAIN: usize = LENGTH_BYTES + MAX_PAYLOAD + CHECKSUM_BYTES;
-const MAX_ENCODED: usize = cobs::max_encoding_length(MAX_PLAIN);
+const MAX_BODY: usize = LENGTH_BYTES + MAX_PAYLOAD;
+const MAX_ENCODED: usize = max_encoded(MAX_BODY);
 
 /// Most bytes of a frame on the line, both delimiters included.
 pub const MAX_FRAME: usize = MAX_ENCODED + 2;
-
-const DELIMITER: u8 = 0;
-const CHECKSUM: Crc<u32> = Crc::<u32>::new(&CRC_32_ISO_HDLC);
 
 /// Room for one frame of any message.
 pub type FrameBuffer = [u8; MAX_FRAME];
@@ -97,18 +91,16 @@ pub fn encode<'b, M: Message>(
     message: &M,
     buffer: &'b mut FrameBuffer,
 ) -> Result<&'b [u8], FrameError> {
-    let mut plain = [0; MAX_PLAIN];
-    let length = postcard::to_slice(message, &mut plain[LENGTH_BYTES..][..MAX_PAYLOAD])
+    let mut body = [0; MAX_BODY];
+    let (length, payload) = body.split_at_mut(LENGTH_BYTES);
+    let bytes = postcard::to_slice(message, payload)
         .map_err(|_| FrameError::TooLong)?
         .len();
-    plain[..LENGTH_BYTES].copy_from_slice(&(length as u16).to_le_bytes());
-    let (covered, rest) = plain.split_at_mut(LENGTH_BYTES + length);
-    rest[..CHECKSUM_BYTES].copy_from_slice(&CHECKSUM.checksum(covered).to_le_bytes());
-    let plain = &plain[..LENGTH_BYTES + length + CHECKSUM_BYTES];
+    length.copy_from_slice(&(bytes as u16).to_le_bytes());
 
     buffer[0] = DELIMITER;
-    let encoded =
-        cobs::try_encode(plain, &mut buffer[1..=MAX_ENCODED]).map_err(|_| FrameError::TooLong)?;
+    let encoded = codec::encode(&body[..LENGTH_BYTES + bytes], &mut buffer[1..=MAX_ENCODED])
+        .ok_or(FrameError::TooLong)?;
     buffer[1 + encoded] = DELIMITER;
     Ok(&buffer[..encoded + 2])
 }
@@ -188,28 +180,20 @@ impl<M: Message> Default for Decoder<M> {
 /// Checks one frame, given without its delimiters, and reads the message in it.
 fn decode<M: Message>(encoded: &[u8]) -> Result<M, FrameError> {
     let mut plain = [0; MAX_ENCODED];
-    let length = cobs::decode(encoded, &mut plain)
-        .map_err(|_| FrameError::Cobs)?
-        .frame_size();
-    let plain = &plain[..length];
-
-    let length = |said, plain: &[u8]| FrameError::Length {
-        said,
-        found: plain.len().saturating_sub(LENGTH_BYTES + CHECKSUM_BYTES),
-    };
-    let (covered, checksum) = plain
-        .split_last_chunk::<CHECKSUM_BYTES>()
-        .ok_or_else(|| length(0, plain))?;
-    let (said, payload) = covered
+    let decoded = codec::decode(encoded, &mut plain).map_err(|error| match error {
+        CodecError::Cobs => FrameError::Cobs,
+        CodecError::Short { .. } => FrameError::Length { said: 0, found: 0 },
+    })?;
+    let (length, payload) = decoded
+        .body
         .split_first_chunk::<LENGTH_BYTES>()
-        .ok_or_else(|| length(0, plain))?;
-    let said = usize::from(u16::from_le_bytes(*said));
-    if said != payload.len() {
-        return Err(length(said, plain));
+        .ok_or(FrameError::Length { said: 0, found: 0 })?;
+    let (said, found) = (usize::from(u16::from_le_bytes(*length)), payload.len());
+    if said != found {
+        return Err(FrameError::Length { said, found });
     }
 
-    let said = u32::from_le_bytes(*checksum);
-    let found = CHECKSUM.checksum(covered);
+    let codec::Decoded { said, found, .. } = decoded;
     if said != found {
         return Err(FrameError::Checksum { said, found });
     }

@@ -1,21 +1,20 @@
 //! What an L1 says to the lab: typed messages in frames, over any line that carries bytes.
 //!
-//! A frame is COBS of `run id (u64) | number (u32) | postcard message | CRC-32`, ended by a zero
-//! byte; numbers are little endian. The run id is drawn anew for every L1, so that nothing an older
+//! A frame ([`codec`]) holds `run id (u64) | number (u32) | postcard message`; numbers are little
+//! endian. The run id is drawn anew for every L1, so that nothing an older
 //! one left behind is taken for an answer, and frames are numbered from 0, so that a lost one is
 //! seen. The last message is [`Message::Done`]; an L1 that ends without it has not answered.
 
 use std::io::{self, Write};
 
 use serde::{Deserialize, Serialize};
+use tdxlab_protocol::codec::{self, DELIMITER};
 
 /// Most payload bytes in one message.
 pub(crate) const CHUNK: usize = 32 << 10;
 
 /// Longest frame a reader waits for.
 const LONGEST: usize = 2 * CHUNK;
-
-const CRC: crc::Crc<u32> = crc::Crc::<u32>::new(&crc::CRC_32_ISO_HDLC);
 
 /// One thing an L1 says.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -176,13 +175,14 @@ impl<W: Write> Sender<W> {
 
     /// Sends one message.
     pub(crate) fn send(&mut self, message: &Message) -> io::Result<()> {
-        let mut frame = self.id.to_le_bytes().to_vec();
-        frame.extend(self.number.to_le_bytes());
-        let mut frame = postcard::to_extend(message, frame).map_err(io::Error::other)?;
-        frame.extend(CRC.checksum(&frame).to_le_bytes());
+        let mut body = self.id.to_le_bytes().to_vec();
+        body.extend(self.number.to_le_bytes());
+        let body = postcard::to_extend(message, body).map_err(io::Error::other)?;
         self.number += 1;
-        let mut encoded = cobs::encode_vec(&frame);
-        encoded.push(0);
+        let mut encoded = vec![DELIMITER; codec::max_encoded(body.len()) + 1];
+        let length = codec::encode(&body, &mut encoded).expect("there is room for it");
+        encoded.truncate(length + 1);
+        encoded[length] = DELIMITER;
         self.line.write_all(&encoded)
     }
 }
@@ -225,7 +225,7 @@ impl Receiver {
         mut each: impl FnMut(Message),
     ) -> Result<(), LineError> {
         let mut rest = bytes;
-        while let Some(end) = rest.iter().position(|&byte| byte == 0) {
+        while let Some(end) = rest.iter().position(|&byte| byte == DELIMITER) {
             self.partial.extend(&rest[..end]);
             rest = &rest[end + 1..];
             let frame = std::mem::take(&mut self.partial);
@@ -240,11 +240,12 @@ impl Receiver {
 
     fn message(&mut self, encoded: &[u8]) -> Result<Message, LineError> {
         let broken = || LineError::Broken(encoded.len());
-        let frame = cobs::decode_vec(encoded).map_err(|_| broken())?;
-        let (rest, crc) = frame.split_last_chunk::<4>().ok_or_else(broken)?;
-        if CRC.checksum(rest) != u32::from_le_bytes(*crc) {
+        let mut plain = vec![0; encoded.len()];
+        let frame = codec::decode(encoded, &mut plain).map_err(|_| broken())?;
+        if frame.said != frame.found {
             return Err(broken());
         }
+        let rest = frame.body;
         let (id, rest) = rest.split_first_chunk::<8>().ok_or_else(broken)?;
         let (number, content) = rest.split_first_chunk::<4>().ok_or_else(broken)?;
         if u64::from_le_bytes(*id) != self.id {

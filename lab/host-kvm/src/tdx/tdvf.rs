@@ -1,23 +1,11 @@
 //! The TDVF metadata of an image: read to know what QEMU adds before the TD runs, and extended by
-//! ranges of a plan that belong to the initial image.
-//!
-//! Source: "Intel TDX Virtual Firmware Design Guide", section 11, and QEMU's reading of it in
-//! `hw/i386/tdvf.c` and `hw/i386/pc_sysfw_ovmf.c`.
+//! ranges of a plan that belong to the initial image. Whatever QEMU refuses is refused here.
 
 use tdxlab_protocol::addr::{Gpa, GpaRange, PageLevel};
-
-/// What a section is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum SectionKind {
-    /// Code, copied from the image.
-    Bfv,
-    /// Variables, copied from the image.
-    Cfv,
-    /// Where QEMU writes the hand-off block.
-    TdHob,
-    /// Zero pages.
-    TempMem,
-}
+pub use tdxlab_protocol::tdvf::SectionKind;
+use tdxlab_protocol::tdvf::{
+    self, DESCRIPTOR_BYTES, FOOTER, FOOTER_FROM_END, METADATA, SECTION_BYTES, SIGNATURE,
+};
 
 /// Memory that is added before the TD runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -31,19 +19,6 @@ pub struct Section {
     /// Bytes of content.
     pub data_bytes: u32,
 }
-
-/// Footer of the GUID table, 96b582de-1fb2-45f7-baea-a366c55a082d.
-const FOOTER: [u8; 16] = [
-    0xde, 0x82, 0xb5, 0x96, 0xb2, 0x1f, 0xf7, 0x45, 0xba, 0xea, 0xa3, 0x66, 0xc5, 0x5a, 0x08, 0x2d,
-];
-/// Entry that leads to the descriptor, e47a6535-984a-4798-865e-4685a7bf8ec2.
-const METADATA: [u8; 16] = [
-    0x35, 0x65, 0x7a, 0xe4, 0x4a, 0x98, 0x98, 0x47, 0x86, 0x5e, 0x46, 0x85, 0xa7, 0xbf, 0x8e, 0xc2,
-];
-/// Distance of the footer from the end of the image.
-const FOOTER_FROM_END: usize = 0x30;
-const DESCRIPTOR_BYTES: usize = 16;
-const SECTION_BYTES: usize = 32;
 
 /// The sections of an image.
 ///
@@ -89,10 +64,15 @@ pub fn with_ranges(image: &[u8], ranges: &[GpaRange]) -> Result<Vec<u8>, String>
         if !range.is_aligned(PageLevel::Size4K) || range.is_empty() {
             return Err(format!("{range} is not made of 4K pages"));
         }
-        const TEMP_MEM: u32 = 3;
-        section[8..16].copy_from_slice(&range.start().as_u64().to_le_bytes());
-        section[16..24].copy_from_slice(&range.bytes().to_le_bytes());
-        section[24..28].copy_from_slice(&TEMP_MEM.to_le_bytes());
+        let zeroed = tdvf::Section {
+            data_offset: 0,
+            data_bytes: 0,
+            start: range.start().as_u64(),
+            bytes: range.bytes(),
+            kind: SectionKind::TempMem,
+            attributes: 0,
+        };
+        section.copy_from_slice(&zeroed.to_bytes());
     }
     let new = old + ranges.len();
     let length = (DESCRIPTOR_BYTES + new * SECTION_BYTES) as u32;
@@ -108,10 +88,6 @@ fn u16_at(image: &[u8], at: usize) -> Option<usize> {
 
 fn u32_at(image: &[u8], at: usize) -> Option<u32> {
     Some(u32::from_le_bytes(image.get(at..at + 4)?.try_into().ok()?))
-}
-
-fn u64_at(image: &[u8], at: usize) -> Option<u64> {
-    Some(u64::from_le_bytes(image.get(at..at + 8)?.try_into().ok()?))
 }
 
 /// Offset of the descriptor, found through the GUID table, which is read downwards.
@@ -140,8 +116,8 @@ fn descriptor(image: &[u8]) -> Result<usize, String> {
                 .checked_sub(from_end)
                 .filter(|&at| at < image.len());
             let at = at.ok_or("the TDVF descriptor lies outside the image")?;
-            return match image.get(at..at + 4) {
-                Some(b"TDVF") => Ok(at),
+            return match image.get(at..at + SIGNATURE.len()) {
+                Some(signature) if signature == SIGNATURE => Ok(at),
                 _ => Err("Invalid TDVF signature in metadata".to_owned()),
             };
         }
@@ -154,7 +130,7 @@ fn count(image: &[u8], descriptor: usize) -> Result<usize, String> {
     let field = |at| u32_at(image, descriptor + at).ok_or("the TDVF descriptor is cut");
     let (length, version, count) = (field(4)?, field(8)?, field(12)?);
     let expected = u64::from(count) * SECTION_BYTES as u64 + DESCRIPTOR_BYTES as u64;
-    if version != 1 {
+    if version != tdvf::VERSION {
         return Err(format!("TDVF version {version}"));
     }
     if count < 2 || u64::from(length) != expected {
@@ -167,18 +143,17 @@ fn count(image: &[u8], descriptor: usize) -> Result<usize, String> {
 }
 
 fn section(image: &[u8], at: usize) -> Result<Section, String> {
-    let cut = || "a TDVF section is cut".to_owned();
-    let data_offset = u32_at(image, at).ok_or_else(cut)?;
-    let data_bytes = u32_at(image, at + 4).ok_or_else(cut)?;
-    let start = u64_at(image, at + 8).ok_or_else(cut)?;
-    let bytes = u64_at(image, at + 16).ok_or_else(cut)?;
-    let kind = match u32_at(image, at + 24).ok_or_else(cut)? {
-        0 => SectionKind::Bfv,
-        1 => SectionKind::Cfv,
-        2 => SectionKind::TdHob,
-        3 => SectionKind::TempMem,
-        other => return Err(format!("unsupported TDVF section type {other}")),
-    };
+    let entry = image.get(at..).and_then(<[u8]>::first_chunk);
+    let entry = entry.ok_or("a TDVF section is cut")?;
+    let tdvf::Section {
+        data_offset,
+        data_bytes,
+        start,
+        bytes,
+        kind,
+        ..
+    } = tdvf::Section::from_bytes(entry)
+        .map_err(|kind| format!("unsupported TDVF section type {kind}"))?;
     let range = GpaRange::with_len(Gpa::new(start), bytes);
     let range = range.filter(|range| range.is_aligned(PageLevel::Size4K));
     let range = range.ok_or_else(|| format!("TDVF section at {start:#x} is not made of pages"))?;
