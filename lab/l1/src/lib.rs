@@ -6,7 +6,7 @@
 //!
 //! ```text
 //! tdxlab l1 -- run scenarios/kvm --host kvm
-//!   kernel     finds the kernel: image, package, cache     kernel, package, apt, deb, image
+//!   kernel     finds the kernel: image, package, cache     kernel, package, debian, image
 //!   initramfs  this program, the modules, the job          initramfs, cpio, modules, elf, job
 //!   machine    QEMU's command line and the kernel's
 //!   session    the L1 as seen from outside                 session, console, incoming
@@ -17,10 +17,9 @@
 //! The exit code and the report come back as messages. An L1 that ends without saying
 //! so has not answered, and that is an error, whatever its console shows.
 
-mod apt;
 pub mod console;
 pub mod cpio;
-mod deb;
+mod debian;
 mod elf;
 mod error;
 mod feature;

@@ -16,9 +16,10 @@ use std::{fs, io};
 
 use serde::{Deserialize, Serialize};
 
+use super::debian::{deb, kernel as packages};
 use super::error::L1Error;
+use super::image;
 use super::modules::ModuleFolder;
-use super::{apt, deb, image};
 use crate::feature::Vendor;
 
 /// A kernel in the cache.
@@ -91,7 +92,7 @@ pub(crate) fn kernel(
     };
     fs::create_dir_all(&kernels).map_err(failed)?;
     let download = tempfile::tempdir_in(&kernels).map_err(failed)?;
-    let files = apt::download(package, suite, &cache.join("apt"), download.path())?;
+    let files = packages::download(package, suite, &cache.join("apt"), download.path())?;
     let unpacked = unpack(&files, &kernels)?;
     // The link is put in place whole, so that a reader finds the old kernel or the new.
     let link = download.path().join("asked");

@@ -3,6 +3,8 @@
 use std::io;
 use std::path::PathBuf;
 
+use crate::debian::closure::ArchiveError;
+
 /// A rehearsal cannot be prepared or started.
 #[derive(Debug, thiserror::Error, miette::Diagnostic)]
 pub enum RehearsalError {
@@ -68,4 +70,20 @@ pub enum RehearsalError {
 pub(crate) fn system(doing: impl Into<String>) -> impl FnOnce(io::Error) -> RehearsalError {
     let doing = doing.into();
     move |source| RehearsalError::System { doing, source }
+}
+
+/// For `map_err`: what apt did not do, and what it was for.
+pub(crate) fn apt_said(doing: &str) -> impl FnOnce(ArchiveError) -> RehearsalError {
+    let doing = doing.to_owned();
+    move |error| match error {
+        ArchiveError::System(source) if source.kind() == io::ErrorKind::NotFound => {
+            RehearsalError::NoProgram { program: "apt-get" }
+        }
+        ArchiveError::System(source) => RehearsalError::System { doing, source },
+        ArchiveError::Refused(complaint) => RehearsalError::Failed {
+            doing,
+            said: complaint.said().to_owned(),
+            advice: "check that this machine reaches deb.debian.org, directly or through apt's proxy",
+        },
+    }
 }

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! tdxlab rehearse
-//!   parts     QEMU with TDX code, a kernel, and what its modules are built with    parts, apt, root
+//!   parts     QEMU with TDX code, a kernel, and what its modules are built with    parts, root
 //!   modules   KVM of that kernel, or of a tree of one's own, over a TDX module that is played
 //!   L1        boots that kernel in an emulator                                     crate
 //!     tdxlab run --host tdx     unmodified
@@ -14,7 +14,6 @@
 //! folder. No kernel is built either: only KVM's two modules are, against the headers of the
 //! distribution's own kernel, by the compiler it was built with.
 
-mod apt;
 mod error;
 mod modules;
 mod parts;

@@ -21,10 +21,10 @@ use std::{fmt, fs, io};
 
 use serde::{Deserialize, Serialize};
 
-use super::apt::{Apt, Package};
-use super::error::{RehearsalError, system};
+use super::error::{RehearsalError, apt_said, system};
 use super::modules::{self, Tree};
 use super::root::Root;
+use crate::debian::closure::{Archive, Package};
 
 /// Raised when the same packages give other parts.
 const RECIPE: u32 = 2;
@@ -171,12 +171,19 @@ pub fn prepare(
     let began = Instant::now();
     let rehearsal = folder_in(cache);
     fs::create_dir_all(&rehearsal).map_err(system(format!("making {}", rehearsal.display())))?;
-    let apt = Apt::new(&rehearsal.join("apt"))?;
+    let folder = rehearsal.join("apt");
+    let apt = Archive::open(&folder);
+    let apt = apt.map_err(system(format!("setting up apt in {}", folder.display())))?;
     progress("fetching Debian's package lists");
-    apt.update()?;
+    apt.update()
+        .map_err(apt_said("fetching Debian's package lists"))?;
     let wanted: Vec<&str> = [&[QEMU], &KERNEL[..], &TOOLS[..]].concat();
-    let all = apt.closure(&wanted)?;
-    let for_qemu = apt.closure(&[QEMU, "seabios"])?;
+    let closure = |packages: &[&str]| {
+        let found = apt.closure(packages);
+        found.map_err(apt_said("working out which packages are needed"))
+    };
+    let all = closure(&wanted)?;
+    let for_qemu = closure(&[QEMU, "seabios"])?;
     let find = |start: &str, end: &str| {
         let named =
             |package: &&Package| package.name().starts_with(start) && package.name().ends_with(end);
@@ -210,7 +217,8 @@ pub fn prepare(
         all.len(),
         bytes / 1_000_000
     ));
-    apt.download(&wanted)?;
+    apt.download(&wanted)
+        .map_err(apt_said("downloading packages"))?;
 
     let work = tempfile::Builder::new()
         .prefix("work-")

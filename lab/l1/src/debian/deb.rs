@@ -5,7 +5,7 @@ use std::io::{self, Read};
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-use super::unpack::{self, Packing};
+use crate::unpack::{self, Packing};
 
 /// Calls `each` with a reader of the tar archive of the package's files.
 ///

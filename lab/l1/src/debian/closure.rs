@@ -1,0 +1,151 @@
+//! Packages with all they depend on, as a machine sees them on which nothing is installed: the set
+//! is the same on every machine.
+
+use std::collections::BTreeSet;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use super::apt::Apt;
+use super::complaint::Complaint;
+
+/// The release, and the suite with newer packages, which go first.
+pub(crate) const RELEASE: &str = "trixie";
+/// See [`RELEASE`].
+pub(crate) const BACKPORTS: &str = "trixie-backports";
+
+const INSTALL: &[&str] = &[
+    "--yes",
+    "--no-install-recommends",
+    "--target-release",
+    BACKPORTS,
+];
+
+/// Debian's archive.
+#[derive(Debug)]
+pub(crate) struct Archive {
+    apt: Apt,
+    folder: PathBuf,
+    /// A folder in which nothing was downloaded.
+    none: PathBuf,
+}
+
+/// Why apt did not do what it was asked.
+#[derive(Debug)]
+pub(crate) enum ArchiveError {
+    /// It could not be run.
+    System(io::Error),
+    /// It said so.
+    Refused(Complaint),
+}
+
+impl Archive {
+    /// The archive, with its lists and downloads in `folder`.
+    pub(crate) fn open(folder: &Path) -> io::Result<Archive> {
+        let mut apt = Apt::of_folder(folder, &[RELEASE, BACKPORTS])?;
+        let none = folder.join("cache/none");
+        std::fs::create_dir_all(none.join("partial"))?;
+        std::fs::write(folder.join("status"), "")?;
+        apt.set("Dir::State::status", &folder.join("status"));
+        apt.set("APT::Architecture", Path::new("amd64"));
+        apt.set("APT::Architectures", Path::new("amd64"));
+        apt.set("APT::Sandbox::User", Path::new(""));
+        Ok(Archive {
+            apt,
+            folder: folder.to_owned(),
+            none,
+        })
+    }
+
+    /// Fetches the package lists.
+    pub(crate) fn update(&self) -> Result<(), ArchiveError> {
+        self.get(&["update"]).map(drop)
+    }
+
+    /// `packages` and all they depend on.
+    pub(crate) fn closure(&self, packages: &[&str]) -> Result<BTreeSet<Package>, ArchiveError> {
+        // What is downloaded already has no URI any more: nothing is, in another folder.
+        let nothing = format!("-oDir::Cache::archives={}/", self.none.display());
+        let arguments = [&["install", "--print-uris", &nothing], INSTALL, packages].concat();
+        Ok(parse_uris(&self.get(&arguments)?))
+    }
+
+    /// Downloads them; apt checks sizes and hashes.
+    pub(crate) fn download(&self, packages: &[&str]) -> Result<(), ArchiveError> {
+        let arguments = [&["install", "--download-only"], INSTALL, packages].concat();
+        self.get(&arguments).map(drop)
+    }
+
+    /// Where a downloaded package lies.
+    pub(crate) fn file(&self, package: &Package) -> PathBuf {
+        self.folder.join("cache/archives").join(&package.file)
+    }
+
+    /// Removes what was downloaded.
+    pub(crate) fn clean(&self) {
+        // What stays is found again and not downloaded twice.
+        let _ = self.get(&["clean"]);
+    }
+
+    fn get(&self, arguments: &[&str]) -> Result<String, ArchiveError> {
+        let output = self.apt.get(arguments, Path::new("/"));
+        let output = output.map_err(ArchiveError::System)?;
+        let output = output.map_err(ArchiveError::Refused)?;
+        Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+    }
+}
+
+/// A package file in the archive.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Package {
+    /// Name, version and architecture, as apt calls the file.
+    pub(crate) file: String,
+    /// Bytes to download.
+    pub(crate) bytes: u64,
+}
+
+impl Package {
+    /// Its name.
+    pub(crate) fn name(&self) -> &str {
+        self.file.split('_').next().unwrap_or_default()
+    }
+
+    /// Its version.
+    pub(crate) fn version(&self) -> String {
+        self.file
+            .split('_')
+            .nth(1)
+            .unwrap_or_default()
+            .replace("%3a", ":")
+    }
+}
+
+/// Lines of the form `'URI' FILE BYTES HASH`.
+fn parse_uris(text: &str) -> BTreeSet<Package> {
+    text.lines()
+        .filter(|line| line.starts_with('\''))
+        .filter_map(|line| {
+            let mut words = line.split_whitespace().skip(1);
+            Some(Package {
+                file: words.next()?.to_owned(),
+                bytes: words.next()?.parse().ok()?,
+            })
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn packages_are_read_from_what_apt_prints() {
+        let text = "Reading package lists...\n\
+            'http://deb.debian.org/debian/pool/q.deb' qemu-system-x86_1%3a11.1.3+ds-1_amd64.deb \
+            10377056 SHA256:aa\nbroken 'line'\n";
+        let packages: Vec<_> = parse_uris(text).into_iter().collect();
+        assert_eq!(packages.len(), 1);
+        assert_eq!(packages[0].name(), "qemu-system-x86");
+        assert_eq!(packages[0].version(), "1:11.1.3+ds-1");
+        assert_eq!(packages[0].bytes, 10_377_056);
+    }
+}
