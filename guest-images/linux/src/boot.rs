@@ -1,4 +1,4 @@
-//! What a first process does before anything else: mounts, modules; and reaping while it lives.
+//! What a first process does before anything else: mounts and modules.
 
 use std::fs;
 use std::io;
@@ -7,7 +7,6 @@ use std::path::PathBuf;
 use nix::errno::Errno;
 use nix::kmod::{ModuleInitFlags, finit_module};
 use nix::mount::{MsFlags, mount};
-use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use tdxlab_protocol::linux::MODULES;
 
 use crate::fatal::say;
@@ -62,15 +61,6 @@ pub(crate) fn load_modules() -> String {
         }
     }
     failed
-}
-
-/// Buries the dead: orphans of a load become children of the first process.
-pub(crate) fn reap() {
-    while let Ok(status) = waitpid(None, Some(WaitPidFlag::WNOHANG)) {
-        if status == WaitStatus::StillAlive {
-            break;
-        }
-    }
 }
 
 /// CPUs online.

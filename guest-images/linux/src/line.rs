@@ -13,7 +13,7 @@ use nix::sys::termios::{SetArg, cfmakeraw, tcgetattr, tcsetattr};
 use tdxlab_protocol::frame::{self, Decoder, FrameError};
 use tdxlab_protocol::linux::{LinuxReply, LinuxRequest, PORT};
 
-use crate::boot::reap;
+use crate::reap::reap;
 
 /// Where virtio-serial ports say their names.
 const PORTS: &str = "/sys/class/virtio-ports";

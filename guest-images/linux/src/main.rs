@@ -25,6 +25,7 @@ mod line;
 mod load;
 mod memory;
 mod pages;
+mod reap;
 mod serve;
 mod td;
 mod witness;

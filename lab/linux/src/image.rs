@@ -9,13 +9,11 @@
 //! ```
 
 use std::collections::BTreeMap;
-use std::fmt::Write as _;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
-use sha2::{Digest, Sha256};
 
 use tdxlab_l1::KernelChoice;
 use tdxlab_l1::cpio::Archive;
@@ -25,6 +23,7 @@ use tdxlab_l1::package::cache_folder;
 use tdxlab_protocol::linux::{KEXEC_INITRD, KEXEC_KERNEL, MODULES};
 
 use crate::error::LinuxError;
+use crate::hash::hash;
 use crate::machine::AgentLine;
 use crate::pages_module;
 
@@ -300,15 +299,6 @@ fn read(path: &Path) -> Result<Vec<u8>, LinuxError> {
         path: path.to_owned(),
         source,
     })
-}
-
-/// SHA-256 in hexadecimal.
-pub(crate) fn hash(bytes: &[u8]) -> String {
-    let mut text = String::new();
-    for byte in Sha256::digest(bytes) {
-        let _ = write!(text, "{byte:02x}");
-    }
-    text
 }
 
 #[cfg(test)]

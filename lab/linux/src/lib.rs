@@ -19,6 +19,7 @@ pub mod conversation;
 pub mod error;
 pub mod firmware;
 pub mod guest;
+mod hash;
 pub mod image;
 pub mod machine;
 pub mod memory;

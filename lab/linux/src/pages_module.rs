@@ -9,7 +9,7 @@ use tdxlab_guest_image::PAGES_MODULE;
 use tdxlab_l1::kernel::Kernel;
 use tdxlab_l1::modules::Module;
 
-use crate::image::hash;
+use crate::hash::hash;
 
 /// Its name.
 const NAME: &str = "tdxlab_pages";

@@ -92,6 +92,11 @@ impl Level {
     pub const fn page(self) -> Option<PageLevel> {
         PageLevel::from_tdx(self as u8)
     }
+
+    /// Size of the page that a leaf of this level maps. Levels above 1G have no leaves.
+    pub fn page_or_1g(self) -> PageLevel {
+        self.page().unwrap_or(PageLevel::Size1G)
+    }
 }
 
 impl From<PageLevel> for Level {

@@ -9,7 +9,8 @@ use std::ops::Range;
 use tdxlab_protocol::addr::{Gpa, GpaRange, PageLevel, Side};
 
 use super::entry::{Level, SeptEntry, State};
-use super::module::{Seamcall, Status};
+use super::module::seamcall::Seamcall;
+use super::module::status::Status;
 use super::physical_memory::Pfn;
 use super::watched::watched;
 

@@ -20,60 +20,14 @@ use tdxlab_protocol::addr::{PageLevel, Side};
 
 use super::super::entry::{Level, SeptEntry, State};
 use super::super::physical_memory::PhysicalMemory;
-use super::Platform;
+use super::exit::{Eeq, Exit, Outcome};
 use super::lock::GuestLock;
-use super::page::page_level;
+use super::platform::Platform;
 use super::sept::Found;
 use super::status::Status;
-use super::tdcall::{Exit, Outcome};
 
 /// Exit qualification of a write.
 const WRITE: u64 = 0b10;
-
-/// Extended exit qualification of an EPT violation.
-///
-/// ```text
-/// bits 3:0     type: 0 none, 1 ACCEPT, 6 access to a pending page
-/// bits 34:32   requested level
-/// bits 37:35   level where the walk ended
-/// bits 45:38   S-EPT state code there
-/// bit 46       leaf
-/// ```
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Eeq(pub u64);
-
-impl Eeq {
-    const TYPE_ACCEPT: u64 = 1;
-    const TYPE_PENDING: u64 = 6;
-
-    /// A plain access.
-    pub(crate) const NONE: Eeq = Eeq(0);
-    /// An access to a pending page with SEPT_VE_DISABLE set.
-    pub(crate) const PENDING: Eeq = Eeq(Eeq::TYPE_PENDING);
-
-    fn accept(requested: PageLevel, level: Level, entry: SeptEntry) -> Eeq {
-        let leaf = u64::from(entry.is_leaf(level));
-        Eeq(Eeq::TYPE_ACCEPT
-            | (u64::from(requested.tdx()) << 32)
-            | (level.tdx() << 35)
-            | (entry.state(level).code() << 38)
-            | (leaf << 46))
-    }
-
-    /// The level of the ACCEPT that caused the exit; `None` for other exits.
-    pub(crate) fn accept_level(self) -> Option<PageLevel> {
-        if self.0 & 0xf == Eeq::TYPE_ACCEPT {
-            PageLevel::from_tdx(((self.0 >> 32) & 0b111) as u8)
-        } else {
-            None
-        }
-    }
-
-    /// Whether the exit is about a pending page.
-    pub(crate) fn is_pending(self) -> bool {
-        self.0 & 0xf == Eeq::TYPE_PENDING
-    }
-}
 
 impl<M: PhysicalMemory> Platform<M> {
     /// TDG.MEM.PAGE.ACCEPT with this RCX.
@@ -81,7 +35,7 @@ impl<M: PhysicalMemory> Platform<M> {
         let Ok(info) = self.page_info(rcx, Level::Pte..=Level::Pmd) else {
             return Outcome::Complete(Status::OPERAND_INVALID.rcx());
         };
-        let (gpa, level) = (info.gpa, page_level(info.level));
+        let (gpa, level) = (info.gpa, info.level.page_or_1g());
         if let Some(status) = self.policy.accept_refused(gpa, level) {
             return Outcome::Complete(status);
         }
@@ -134,7 +88,7 @@ impl<M: PhysicalMemory> Platform<M> {
         if found.state() != State::Mapped {
             return Outcome::Complete(Status::EPT_ENTRY_STATE_INCORRECT.rcx());
         }
-        let level = page_level(info.level);
+        let level = info.level.page_or_1g();
         let entry = SeptEntry::leaf(State::Pending, level, found.entry.frame());
         self.replace(&found, entry);
         if self.policy.release_flushes() {
@@ -172,12 +126,7 @@ impl<M: PhysicalMemory> Platform<M> {
 
     /// Locks an entry for the guest.
     pub(super) fn lock_entry_for_guest(&mut self, found: &Found) -> Result<(), Status> {
-        match self
-            .td
-            .locks
-            .entries
-            .guest_gets(found.place(), found.index())
-        {
+        match self.td.locks.entries.guest_gets(found.place, found.index()) {
             GuestLock::Taken => Ok(()),
             GuestLock::Busy => Err(Status::OPERAND_BUSY.rcx()),
             GuestLock::HostPriority => Err(Status::OPERAND_BUSY_HOST_PRIORITY.rcx()),

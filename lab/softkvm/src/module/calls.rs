@@ -4,7 +4,7 @@ use tdxlab_protocol::addr::{Gpa, PageLevel};
 
 use super::super::entry::Level;
 use super::super::physical_memory::{Pfn, PhysicalMemory};
-use super::Platform;
+use super::platform::Platform;
 use super::seamcall::{Seamcall, SeamcallRegs};
 use super::status::Status;
 

@@ -5,9 +5,9 @@
 use tdxlab_protocol::addr::PageLevel;
 
 use super::super::physical_memory::{Pfn, PhysicalMemory};
-use super::Platform;
 use super::lock::Hold;
 use super::pamt::{Pamt, Reached};
+use super::platform::Platform;
 use super::seamcall::SeamcallRegs;
 use super::status::Status;
 

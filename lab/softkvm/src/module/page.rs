@@ -7,9 +7,9 @@ use tdxlab_protocol::addr::PageLevel;
 
 use super::super::entry::{Level, SeptEntry, State};
 use super::super::physical_memory::{Pfn, PhysicalMemory};
-use super::Platform;
 use super::lock::Hold;
 use super::pamt::PageType;
+use super::platform::Platform;
 use super::seamcall::{SeamcallRegs, told};
 use super::sept::Found;
 use super::status::Status;
@@ -44,7 +44,7 @@ impl<M: PhysicalMemory> Platform<M> {
     }
 
     fn put_leaf(&mut self, found: &Found, hpa: u64, state: State) -> Result<(), Status> {
-        let level = page_level(found.level);
+        let level = found.level.page_or_1g();
         let frame = self.pamt.take(hpa, level, Status::R8)?;
         self.pamt.assign(frame, level, PageType::Td);
         self.replace(found, SeptEntry::leaf(state, level, frame));
@@ -113,9 +113,4 @@ impl<M: PhysicalMemory> Platform<M> {
     pub(super) fn assign_table(&mut self, table: Pfn) {
         self.pamt.assign(table, PageLevel::Size4K, PageType::Table);
     }
-}
-
-/// Size of the page that a leaf of this level maps. Levels above 1G have no leaves.
-pub(super) fn page_level(level: Level) -> PageLevel {
-    level.page().unwrap_or(PageLevel::Size1G)
 }

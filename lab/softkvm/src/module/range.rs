@@ -4,9 +4,8 @@
 
 use super::super::entry::{Level, SeptEntry, State};
 use super::super::physical_memory::PhysicalMemory;
-use super::Platform;
 use super::lock::Hold;
-use super::page::page_level;
+use super::platform::Platform;
 use super::seamcall::{SeamcallRegs, told};
 use super::status::Status;
 
@@ -21,7 +20,7 @@ impl<M: PhysicalMemory> Platform<M> {
         let info = self.page_info(given.rcx, self.levels_from(Level::Pte))?;
         let found = self.find(info, Hold::Exclusive, regs)?;
         let frame = found.entry.frame();
-        let leaf = |state| SeptEntry::leaf(state, page_level(found.level), frame);
+        let leaf = |state| SeptEntry::leaf(state, found.level.page_or_1g(), frame);
         let entry = match found.state() {
             State::Mapped => leaf(State::Blocked),
             State::Pending => leaf(State::PendingBlocked),
@@ -59,7 +58,7 @@ impl<M: PhysicalMemory> Platform<M> {
         let frame = found.entry.frame();
         let entry = match state.unblocked() {
             State::NonLeaf => SeptEntry::table(frame),
-            state => SeptEntry::leaf(state, page_level(found.level), frame),
+            state => SeptEntry::leaf(state, found.level.page_or_1g(), frame),
         };
         self.replace(&found, entry);
         Ok(())

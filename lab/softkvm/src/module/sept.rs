@@ -1,10 +1,9 @@
-//! The S-EPT: a radix tree in machine memory, and the walk through it.
+//! Places in the S-EPT, and what a walk finds at one.
 
-use tdxlab_protocol::addr::{Gpa, Side};
+use tdxlab_protocol::addr::Gpa;
 
 use super::super::entry::{Level, SeptEntry, State};
-use super::super::physical_memory::{Pfn, PhysicalMemory};
-use super::Platform;
+use super::super::physical_memory::Pfn;
 
 /// Entries of the tree's root. The page they live in is the guest's on `soft`, so the module keeps
 /// its own copy and hands every change to the machine.
@@ -12,11 +11,11 @@ use super::Platform;
 pub(super) struct Root(Vec<SeptEntry>);
 
 impl Root {
-    fn get(&self, index: usize) -> SeptEntry {
+    pub(super) fn get(&self, index: usize) -> SeptEntry {
         self.0.get(index).copied().unwrap_or(SeptEntry::FREE)
     }
 
-    fn set(&mut self, index: usize, entry: SeptEntry) {
+    pub(super) fn set(&mut self, index: usize, entry: SeptEntry) {
         if self.0.len() <= index {
             self.0.resize(index + 1, SeptEntry::FREE);
         }
@@ -35,14 +34,14 @@ pub(super) enum Place {
 /// not begin at the root, as long as no entry above it changes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct LastTable {
-    region: u64,
-    table: Pfn,
+    pub(super) region: u64,
+    pub(super) table: Pfn,
 }
 
 /// Where a walk ended.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Found {
-    place: Place,
+    pub(super) place: Place,
     /// Level of the entry.
     pub(super) level: Level,
     /// The address looked up, cut down to the span of the entry.
@@ -57,85 +56,8 @@ impl Found {
         self.entry.state(self.level)
     }
 
-    /// Where it is kept.
-    pub(super) const fn place(&self) -> Place {
-        self.place
-    }
-
     /// Its number in its table.
     pub(super) const fn index(&self) -> usize {
         self.level.index(self.base)
-    }
-}
-
-impl<M: PhysicalMemory> Platform<M> {
-    /// Walks to the entry of `target` for `gpa`, or to the entry where the walk cannot go on.
-    pub(super) fn walk(&self, gpa: Gpa, target: Level) -> Found {
-        let region = gpa.as_u64() / Level::Pmd.bytes();
-        if target == Level::Pte
-            && let Some(last) = self.td.last.get()
-            && last.region == region
-        {
-            return self.entry_of(last.table, Level::Pte, gpa);
-        }
-        let root = self.td.root_level();
-        let mut found = Found {
-            place: Place::Root,
-            level: root,
-            base: root.base(gpa),
-            entry: self.td.root.get(root.index(gpa)),
-        };
-        while found.level > target
-            && found.state() == State::NonLeaf
-            && let Some(level) = found.level.below()
-        {
-            let table = found.entry.frame();
-            if level == Level::Pte {
-                self.td.last.set(Some(LastTable { region, table }));
-            }
-            found = self.entry_of(table, level, gpa);
-        }
-        found
-    }
-
-    /// The entry for `gpa` in a table of entries of `level`.
-    fn entry_of(&self, table: Pfn, level: Level, gpa: Gpa) -> Found {
-        let entry = self.machine.read_entry(table, level.index(gpa));
-        Found {
-            place: Place::Table(table),
-            level,
-            base: level.base(gpa),
-            entry: SeptEntry::from_bits(entry),
-        }
-    }
-
-    /// State of the entry that governs `gpa`.
-    pub(crate) fn state(&self, gpa: Gpa) -> State {
-        self.walk(gpa, Level::Pte).state()
-    }
-
-    /// Level, state and frame of the entry where the walk to `level` ends.
-    pub fn entry_at(&self, gpa: Gpa, level: Level) -> (Level, State, Pfn) {
-        let found = self.walk(gpa, level);
-        (found.level, found.state(), found.entry.frame())
-    }
-
-    /// Replaces the entry that a walk has found.
-    pub(super) fn replace(&mut self, found: &Found, entry: SeptEntry) {
-        let index = found.index();
-        if found.level > Level::Pte {
-            self.td.last.set(None);
-        }
-        match found.place {
-            Place::Root => {
-                self.td.root.set(index, entry);
-                // No machine here runs a TD of five levels.
-                if found.level == Level::Pgd {
-                    self.machine
-                        .set_root_entry(Side::Private, index, entry.bits());
-                }
-            }
-            Place::Table(table) => self.machine.write_entry(table, index, entry.bits()),
-        }
     }
 }

@@ -7,10 +7,9 @@ use tdxlab_protocol::addr::PageLevel;
 
 use super::super::entry::{Level, SeptEntry, State};
 use super::super::physical_memory::{Pfn, PhysicalMemory};
-use super::Platform;
 use super::lock::Hold;
-use super::page::page_level;
 use super::pamt::{Pamt, Unit};
+use super::platform::Platform;
 use super::seamcall::{SeamcallRegs, tell, told};
 use super::status::Status;
 
@@ -171,7 +170,7 @@ impl<M: PhysicalMemory> Platform<M> {
             .map_err(Status::rcx)?;
         self.check_blocked(&found, regs)?;
         let table = found.entry.frame();
-        let level = page_level(found.level);
+        let level = found.level.page_or_1g();
         let Some((state, first)) = self.merged(table, level) else {
             return Err(told(&found, Status::EPT_INVALID_PROMOTE_CONDITIONS, regs));
         };

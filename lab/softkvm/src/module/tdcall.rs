@@ -7,12 +7,9 @@ use tdxlab_protocol::tdcall::{ATTR_RD_PENDING, EXIT_REASON_EPT_VIOLATION, leaf, 
 use super::super::entry::{Level, State};
 use super::super::physical_memory::PhysicalMemory;
 use super::super::policy::PendingAccess;
-use super::accept::Eeq;
+use super::exit::{Eeq, Exit, Gprs, Outcome, VeInfo, Vmcall};
+use super::platform::{ATTRIBUTE_SEPT_VE_DISABLE, GPA_WIDTH, Platform};
 use super::status::Status;
-use super::{ATTRIBUTE_SEPT_VE_DISABLE, GPA_WIDTH, Platform, VeInfo};
-
-/// General registers in the order of [`reg`].
-pub type Gprs = [u64; 16];
 
 /// TDG.VM.WR, which the guest may try on TD_CTLS.
 const LEAF_VM_WR: u64 = 8;
@@ -22,50 +19,6 @@ const FIELD_CONFIG_FLAGS: u64 = 0x1110_0003_0000_0016;
 
 /// Metadata field TD_CTLS; PENDING_VE_DISABLE is bit 0.
 const FIELD_TD_CTLS: u64 = 0x1110_0003_0000_0017;
-
-/// How a TDCALL or an access went.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Outcome {
-    /// Over; this is RAX (of no meaning for an access).
-    Complete(Status),
-    /// Interrupted with progress kept: it runs again.
-    Restart,
-    /// #VE for the guest.
-    Ve,
-    /// A #VE while the information of the one before was not fetched: #DF, and the guest is lost.
-    DoubleFault,
-    /// The vCPU leaves the TD; the instruction runs again at the next entry.
-    Exit(Exit),
-}
-
-/// Why a vCPU left the TD.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Exit {
-    /// EPT violation.
-    EptViolation {
-        /// Where: the page, without the offset in it.
-        gpa: Gpa,
-        /// In which half.
-        side: Side,
-        /// Exit qualification: bit 0 read, bit 1 write.
-        qualification: u64,
-        /// Extended exit qualification.
-        eeq: Eeq,
-    },
-    /// TDG.VP.VMCALL; the arguments are in the registers.
-    Vmcall(Vmcall),
-}
-
-/// A hypercall with its arguments.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Vmcall {
-    /// R10: 0 for the calls of the GHCI.
-    pub kind: u64,
-    /// R11: which one.
-    pub function: u64,
-    /// R12..R15.
-    pub args: [u64; 4],
-}
 
 impl<M: PhysicalMemory> Platform<M> {
     /// Runs the TDCALL that the registers describe. On completion RAX and results are in `gprs`.

@@ -7,7 +7,7 @@ use tdxlab_protocol::tdcall::{leaf, reg};
 
 use super::super::super::entry::{Level, State};
 use super::super::super::policy::Policy;
-use super::super::accept::Eeq;
+use super::super::exit::Eeq;
 use super::super::{Exit, Outcome, SHARED_BIT, Status};
 use super::bench::Do::{self, *};
 use super::bench::*;

@@ -5,7 +5,7 @@ use tdxlab_protocol::addr::Gpa;
 use tdxlab_protocol::addr::PageLevel::{Size1G, Size2M, Size4K};
 
 use super::super::super::entry::{Level, State};
-use super::super::accept::Eeq;
+use super::super::exit::Eeq;
 use super::super::{Exit, Outcome, SHARED_BIT, Status};
 use super::bench::Do::{self, *};
 use super::bench::*;
