@@ -10,12 +10,12 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use tdxlab::addr::{Gpa, GpaRange, PageLevel};
+use tdxlab::fuzz::{Harness, Stepped};
 use tdxlab::host::{BootOptions, Host, Session};
 use tdxlab::host_soft::sim::SimHost;
 use tdxlab::host_soft::soft::SoftHost;
 use tdxlab::plan::{Action, Design, Guest, HIGH_BASE, LOW_BASE, Op, Size, VcpuId};
 use tdxlab::predict::Predictor;
-use tdxlab_selftests::trial::InMemoryRunner;
 
 const LEAF: u64 = PageLevel::Size2M.bytes();
 const T: u64 = 1 << 40;
@@ -155,6 +155,12 @@ fn sim(rows: &mut Vec<Row>) {
     });
 }
 
+/// A guest on `soft` that has passed the positive control.
+fn boot_soft(host: &SoftHost, guest: &Guest, files: &Path) -> Harness {
+    let design = Design::named("headtail").expect("a known design");
+    Harness::boot(host, design, guest, 0, files).expect("soft boots")
+}
+
 /// Boot to agent-ready and boot to verdict, against bare QEMU that runs the same image to its exit
 /// port, in turn.
 fn boot(host: &SoftHost, rows: &mut Vec<Row>) {
@@ -172,13 +178,10 @@ fn boot(host: &SoftHost, rows: &mut Vec<Row>) {
         run_bare(&host.qemu().program, &image);
         bare.push(begun.elapsed());
         let begun = Instant::now();
-        let files = folder.path().to_owned();
-        let mut trial =
-            InMemoryRunner::boot_on(host, "headtail", &guest, 0, files).expect("soft boots");
+        let mut harness = boot_soft(host, &guest, folder.path());
         ready.push(begun.elapsed());
-        trial
-            .step(&Action::One(accept(page, Size::Size4K)))
-            .expect("one ACCEPT passes");
+        let stepped = harness.step(&Action::One(accept(page, Size::Size4K)));
+        assert_eq!(stepped, Stepped::Passed { alive: true });
         verdict.push(begun.elapsed());
     }
     let [bare, ready, verdict] = [bare, ready, verdict]
@@ -253,10 +256,8 @@ fn run_bare(program: &Path, image: &Path) {
 fn tdcall(host: &SoftHost, rows: &mut Vec<Row>) {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let guest = guest(LOW_BASE, 64 << 20);
-    let files = folder.path().to_owned();
-    let mut trial =
-        InMemoryRunner::boot_on(host, "headtail", &guest, 0, files).expect("soft boots");
-    let session: &mut dyn Session = trial.session();
+    let mut harness = boot_soft(host, &guest, folder.path());
+    let session: &mut dyn Session = harness.session();
     let range = GpaRange::with_len(LOW_BASE, 32 << 20).expect("far from the top");
     let accept = accept(range, Size::Size4K);
     session

@@ -2,5 +2,4 @@
 
 pub mod command;
 pub mod failing;
-pub mod trial;
 pub mod turn;

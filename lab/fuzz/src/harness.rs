@@ -10,7 +10,7 @@ use tdxlab_host::{BootOptions, Host, HostError, Session};
 use tdxlab_journal::interleaving::Interleaving;
 use tdxlab_journal::{Judgement, Verdict, Witness};
 use tdxlab_judge::{AllowList, HostOracle, PlanJudge};
-use tdxlab_plan::{Action, Design, Guest, HostKind, HostProfile, Plan, Races};
+use tdxlab_plan::{Action, Design, Guest, Plan, Races};
 use tdxlab_predict::Predictor;
 use tdxlab_run::{PANICKED, perform};
 
@@ -154,19 +154,6 @@ impl Harness {
             });
         }
         Ok(Harness::new(session, judge, seed))
-    }
-
-    /// Goes on from here with a guest that was booted for `design`, by a host of software.
-    pub fn over(
-        mut session: Box<dyn Session>,
-        design: &Design,
-        guest: &Guest,
-        seed: u64,
-    ) -> Harness {
-        let oracle = HostOracle::new(HostProfile::of(HostKind::Sim), design, guest);
-        let judge = PlanJudge::new(oracle, guest, AllowList::default());
-        let judge = judge.starting_at(session.sample());
-        Harness::new(session, judge, seed)
     }
 
     fn new(session: Box<dyn Session>, judge: PlanJudge<HostOracle>, seed: u64) -> Harness {

@@ -38,15 +38,6 @@ impl<O: Oracle> PlanJudge<O> {
         }
     }
 
-    /// Goes on from here, without a positive control.
-    #[must_use]
-    pub fn starting_at(self, before: Sample) -> PlanJudge<O> {
-        PlanJudge {
-            before: Some(before),
-            ..self
-        }
-    }
-
     /// Judges the positive control. From then on, counters that did not count are not believed.
     pub fn control(&mut self, observed: &Observed, before: &Sample, after: &Sample) -> Control {
         let control = control::judge(&self.judge, observed, before, after);

@@ -36,23 +36,24 @@ impl AcceleratorChoice {
                 doctor::kvm,
             )),
             AcceleratorChoice::Tcg => Ok(asked(Accelerator::Tcg)),
-            AcceleratorChoice::Kvm => AcceleratorChoice::nested().map(asked),
+            AcceleratorChoice::Kvm => {
+                AcceleratorChoice::nested()
+                    .map(asked)
+                    .map_err(|why| L1Error::Usage {
+                        what: format!("--accel kvm: {why}; use --accel tcg"),
+                    })
+            }
         }
     }
 
     /// KVM where it is `nested` and found to be usable.
     fn automatic(
-        nested: Result<Accelerator, L1Error>,
+        nested: Result<Accelerator, String>,
         probe: impl FnOnce() -> doctor::Fact,
     ) -> (Accelerator, String) {
         let kvm = match nested {
             Ok(kvm) => kvm,
-            Err(error) => {
-                let why = error.to_string();
-                let why = why.trim_start_matches("--accel kvm: ");
-                let why = why.split("; use --accel tcg").next().unwrap_or(why);
-                return (Accelerator::Tcg, why.to_owned());
-            }
+            Err(why) => return (Accelerator::Tcg, why),
         };
         let fact = probe();
         match fact.standing {
@@ -61,23 +62,18 @@ impl AcceleratorChoice {
         }
     }
 
-    /// The machine's KVM, where it lets its guests use KVM.
-    fn nested() -> Result<Accelerator, L1Error> {
-        let usage = |what: &str| L1Error::Usage {
-            what: what.to_owned(),
-        };
+    /// The machine's KVM, where it lets its guests use KVM; else why there is none.
+    fn nested() -> Result<Accelerator, String> {
         let info = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
-        let vendor = vendor(&info).ok_or_else(|| {
-            usage("--accel kvm: this CPU shows neither vmx nor svm; use --accel tcg")
-        })?;
+        let vendor = vendor(&info).ok_or("this CPU shows neither vmx nor svm")?;
         let module = vendor.feature().module;
         let nested = format!("/sys/module/{module}/parameters/nested");
         match std::fs::read_to_string(&nested).unwrap_or_default().trim() {
             "Y" | "1" => Ok(Accelerator::Kvm(vendor)),
-            _ => Err(usage(&format!(
-                "--accel kvm: this machine's KVM does not let guests use KVM \
-                 ({nested} is not Y); use --accel tcg, or load {module} with nested=1"
-            ))),
+            _ => Err(format!(
+                "this machine's KVM does not let guests use KVM ({nested} is not Y; load {module} \
+                 with nested=1)"
+            )),
         }
     }
 }
@@ -337,9 +333,7 @@ mod tests {
         assert_eq!(choose(Status::Usable), Accelerator::Kvm(Vendor::Intel));
         assert_eq!(choose(Status::Limited), Accelerator::Tcg);
         assert_eq!(choose(Status::Unusable), Accelerator::Tcg);
-        let not_nested = Err(L1Error::Usage {
-            what: "--accel kvm: guests may not; use --accel tcg, or ask".to_owned(),
-        });
+        let not_nested = Err("guests may not".to_owned());
         let (chosen, why) = AcceleratorChoice::automatic(not_nested, || {
             panic!("what guests may not use is not tried")
         });
