@@ -8,10 +8,10 @@
 //! |---|---|
 //! | `places` | finds what can be changed in a source |
 //! | `tree` | copies the sources, changes them in all places, builds |
-//! | `trial` | says who notices a mutant: the default set, the tests of the library, a hunt |
+//! | `trial` | says who notices a mutant: the default set, the tests of the crates, a hunt |
 //! | `reasons` | why those may survive that nobody notices: `selftests/mutants.yaml` |
 //!
-//! `cargo run -p tdxlab-selftests --example mutants -- [--list] [FOLDER or FILE below lab/src]...`
+//! `cargo run -p tdxlab-selftests --example mutants -- [--list] [FOLDER or FILE below lab]...`
 //!
 //! Ends with 1 where one survives for which no reason is given, or a reason is given for nothing.
 
@@ -33,10 +33,10 @@ use trial::By;
 
 /// Where there is something to change unless said otherwise: the software KVM and TDX module, and
 /// the predictor.
-const SUBJECTS: [&str; 2] = ["host/softkvm", "predict"];
+const SUBJECTS: [&str; 2] = ["softkvm/src", "predict/src"];
 
 /// Not changed: faults are made of it, tests and people read the others.
-const SPARED: [&str; 2] = ["host/softkvm/policy.rs", "host/softkvm/kvm/dump.rs"];
+const SPARED: [&str; 2] = ["softkvm/src/policy.rs", "softkvm/src/kvm/dump.rs"];
 
 fn main() -> ExitCode {
     let mut subjects: Vec<String> = std::env::args().skip(1).collect();
@@ -46,7 +46,7 @@ fn main() -> ExitCode {
     if all {
         subjects = SUBJECTS.map(str::to_owned).to_vec();
     }
-    let mut mutants = places::find(&tree::sources(), &subjects);
+    let mut mutants = places::find(&tree::crates(), &subjects);
     mutants.retain(|mutant| !SPARED.iter().any(|spared| mutant.file == Path::new(spared)));
     if only_list {
         mutants.iter().for_each(|mutant| println!("{mutant}"));

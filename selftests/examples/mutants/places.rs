@@ -9,7 +9,7 @@ use syn::visit::{self, Visit};
 /// A place that can be changed.
 #[derive(Clone, Debug)]
 pub(super) struct Mutant {
-    /// Below `lab/src`.
+    /// Below `lab`.
     pub(super) file: PathBuf,
     pub(super) line: usize,
     /// The function around it.
@@ -68,11 +68,7 @@ impl Finder<'_> {
                 _ => "the bound moved by one",
             },
             vec![
-                (
-                    a.start,
-                    a.start,
-                    format!("crate::mutant::{function}(#, {mark}("),
-                ),
+                (a.start, a.start, format!("::mutant::{function}(#, {mark}(")),
                 (a.end, b.start, format!("), {mark}(")),
                 (b.end, b.end, "))".to_owned()),
             ],
@@ -102,7 +98,7 @@ impl Finder<'_> {
         };
         let at = block.brace_token.span.open().byte_range().end;
         for (what, constant) in constants {
-            let edit = format!(" if crate::mutant::on(#) {{ return {constant}; }} ");
+            let edit = format!(" if ::mutant::on(#) {{ return {constant}; }} ");
             self.note(signature, what, vec![(at, at, edit)]);
         }
     }
@@ -189,8 +185,8 @@ impl<'ast> Visit<'ast> for Finder<'_> {
                 for side in [&whole.left, &whole.right] {
                     if !binds(side) {
                         let (what, before) = match whole.op {
-                            And(_) => ("left out of &&", "(crate::mutant::on(#) || ("),
-                            _ => ("left out of ||", "(!crate::mutant::on(#) && ("),
+                            And(_) => ("left out of &&", "(::mutant::on(#) || ("),
+                            _ => ("left out of ||", "(!::mutant::on(#) && ("),
                         };
                         self.around(side, what, before, "))");
                     }
@@ -204,7 +200,7 @@ impl<'ast> Visit<'ast> for Finder<'_> {
     fn visit_expr_unary(&mut self, whole: &'ast syn::ExprUnary) {
         if matches!(whole.op, syn::UnOp::Not(_)) && is_condition(&whole.expr) {
             let whole = syn::Expr::Unary(whole.clone());
-            self.around(&whole, "the opposite", "(crate::mutant::on(#) != (", "))");
+            self.around(&whole, "the opposite", "(::mutant::on(#) != (", "))");
         }
         visit::visit_expr_unary(self, whole);
     }
@@ -213,8 +209,8 @@ impl<'ast> Visit<'ast> for Finder<'_> {
         if let syn::Pat::Guard(pattern) = &arm.pat {
             let guard = &pattern.guard;
             if !binds(guard) {
-                self.around(guard, "always", "(crate::mutant::on(#) || (", "))");
-                self.around(guard, "never", "(!crate::mutant::on(#) && (", "))");
+                self.around(guard, "always", "(::mutant::on(#) || (", "))");
+                self.around(guard, "never", "(!::mutant::on(#) && (", "))");
             }
             self.visit_expr(guard);
         }
@@ -223,8 +219,8 @@ impl<'ast> Visit<'ast> for Finder<'_> {
 
     fn visit_expr_if(&mut self, whole: &'ast syn::ExprIf) {
         if !binds(&whole.cond) {
-            self.around(&whole.cond, "always", "(crate::mutant::on(#) || (", "))");
-            self.around(&whole.cond, "never", "(!crate::mutant::on(#) && (", "))");
+            self.around(&whole.cond, "always", "(::mutant::on(#) || (", "))");
+            self.around(&whole.cond, "never", "(!::mutant::on(#) && (", "))");
         }
         visit::visit_expr_if(self, whole);
     }
@@ -238,7 +234,7 @@ impl<'ast> Visit<'ast> for Finder<'_> {
                 (
                     range.start,
                     range.start,
-                    "if !crate::mutant::on(#) { ".to_owned(),
+                    "if !::mutant::on(#) { ".to_owned(),
                 ),
                 (range.end, range.end, " }".to_owned()),
             ];

@@ -11,7 +11,7 @@ use super::places::Mutant;
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Reason {
-    /// The file, below `lab/src`.
+    /// The file, below `lab`.
     file: String,
     /// Only in these functions; all of them where there is none.
     #[serde(default)]

@@ -9,10 +9,8 @@ use tdxlab_selftests::command::root;
 
 use super::places::Mutant;
 
-/// What every changed place calls.
+/// What every changed place calls: a crate of the tree's own.
 const SUPPORT: &str = "
-//! Says whether a mutant is the one that is tried.
-#![allow(missing_docs, clippy::all)]
 use std::ops::{Add, Sub};
 use std::sync::LazyLock;
 static TRIED: LazyLock<u32> = LazyLock::new(|| {
@@ -29,23 +27,38 @@ pub fn add<T: Add<Output = T> + Sub<Output = T>>(id: u32, a: T, b: T) -> T { if 
 pub fn sub<T: Add<Output = T> + Sub<Output = T>>(id: u32, a: T, b: T) -> T { if on(id) { a + b } else { a - b } }
 ";
 
+const MANIFEST: &str = "[package]
+name = \"mutant\"
+version = \"0.0.0\"
+edition = \"2024\"
+";
+
+/// Crates that can be changed.
+const CHANGED: [&str; 2] = ["softkvm", "predict"];
+
 /// The copy, with everything built from it.
 pub(super) struct Tree {
     /// The lab.
     pub(super) tdxlab: PathBuf,
-    /// The tests of its library.
-    pub(super) tests: PathBuf,
+    /// The tests of the predictor.
+    pub(super) of_predictor: Vec<Tests>,
+    /// The tests of the software host.
+    pub(super) of_host: Vec<Tests>,
     /// Mutants that do not compile.
     pub(super) left_out: BTreeSet<usize>,
-    /// Where its tests run.
-    pub(super) package: PathBuf,
     /// Where hunts leave what they found.
     pub(super) room: PathBuf,
 }
 
-/// Sources of the lab, as they are.
-pub(super) fn sources() -> PathBuf {
-    root().join("lab/src")
+/// A program of tests, and the folder of its package, in which it runs.
+pub(super) struct Tests {
+    pub(super) program: PathBuf,
+    pub(super) package: PathBuf,
+}
+
+/// The crates of the lab, as they are.
+pub(super) fn crates() -> PathBuf {
+    root().join("lab")
 }
 
 impl Tree {
@@ -54,49 +67,71 @@ impl Tree {
         let tree = root().join("target/mutants");
         let _ = fs::remove_dir_all(&tree);
         copy(&tree);
-        fs::write(tree.join("lab/src/mutant.rs"), SUPPORT.trim_start()).expect("room");
-        let library = tree.join("lab/src/lib.rs");
-        let text = fs::read_to_string(&library).expect("the library");
-        let text = text.replace("pub mod agent;", "pub mod agent;\npub mod mutant;");
-        fs::write(&library, text).expect("room");
-
+        add_support(&tree);
         let left_out = write_all(&tree, mutants);
         // The next build of the real tree goes to the same place.
-        let keep = |built: PathBuf, name: &str| {
-            let kept = tree.join(name);
+        let keep = |built: &Path| {
+            let kept = tree.join(built.file_name().expect("a file"));
             fs::copy(built, &kept).expect("room");
             kept
         };
-        let tdxlab = executable(&tree, &["build", "--bin", "tdxlab"]);
-        let tdxlab = keep(tdxlab, "tdxlab");
-        let tests = executable(&tree, &["test", "--no-run", "--lib"]);
-        let tests = keep(tests, "tests");
+        let tests = |package: &str| -> Vec<Tests> {
+            let built = executables(&tree, &format!("tdxlab-{package}"), &["test", "--no-run"]);
+            let tests = built.iter().map(|program| Tests {
+                program: keep(program),
+                package: tree.join("lab").join(package),
+            });
+            tests.collect()
+        };
+        let tdxlab = executables(&tree, "tdxlab", &["build", "--bin", "tdxlab"]);
+        let tdxlab = keep(&tdxlab[0]);
+        let of_predictor = tests("predict");
+        let mut of_host = tests("softkvm");
+        of_host.extend(tests("host-soft"));
         let room = tree.join("hunts");
         fs::create_dir_all(&room).expect("room");
         Tree {
             tdxlab,
-            tests,
+            of_predictor,
+            of_host,
             left_out,
-            package: tree.join("lab"),
             room,
         }
     }
 }
 
-/// Builds one program of the lab.
-fn executable(tree: &Path, arguments: &[&str]) -> PathBuf {
+/// Adds the crate that every changed place calls.
+fn add_support(tree: &Path) {
+    let support = tree.join("lab/mutant");
+    fs::create_dir_all(support.join("src")).expect("room");
+    fs::write(support.join("Cargo.toml"), MANIFEST).expect("room");
+    fs::write(support.join("src/lib.rs"), SUPPORT.trim_start()).expect("room");
+    for name in CHANGED {
+        let manifest = tree.join("lab").join(name).join("Cargo.toml");
+        let text = fs::read_to_string(&manifest).expect("a manifest");
+        let with_it = "[dependencies]\nmutant = { path = \"../mutant\" }\n";
+        let text = text.replacen("[dependencies]\n", with_it, 1);
+        assert!(text.contains(with_it), "{name} has no dependencies");
+        fs::write(&manifest, text).expect("room");
+    }
+}
+
+/// Builds programs of a package: those of which the compiler says that they can be run.
+fn executables(tree: &Path, package: &str, arguments: &[&str]) -> Vec<PathBuf> {
     let built = cargo(tree, arguments)
-        .args(["--package", "tdxlab", "--message-format", "json"])
+        .args(["--package", package, "--message-format", "json"])
         .stderr(Stdio::inherit())
         .output()
         .expect("cargo");
     assert!(built.status.success(), "the tree does not compile");
     let said = String::from_utf8_lossy(&built.stdout);
-    said.lines()
+    let found: Vec<PathBuf> = said
+        .lines()
         .filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok())
         .filter_map(|message| Some(message.get("executable")?.as_str()?.into()))
-        .next_back()
-        .expect("a program was built")
+        .collect();
+    assert!(!found.is_empty(), "{package} has no program");
+    found
 }
 
 /// Writes every file with its mutants in it, except those left out.
@@ -166,7 +201,7 @@ fn cargo(tree: &Path, arguments: &[&str]) -> Command {
 
 /// Writes all mutants that compile; the others come back.
 fn write_all(tree: &Path, mutants: &[Mutant]) -> BTreeSet<usize> {
-    let sources = tree.join("lab/src");
+    let sources = tree.join("lab");
     let originals = mutants
         .iter()
         .map(|mutant| {
@@ -177,12 +212,14 @@ fn write_all(tree: &Path, mutants: &[Mutant]) -> BTreeSet<usize> {
     let mut out = BTreeSet::new();
     loop {
         write(&sources, mutants, &originals, &out);
-        let checked = cargo(
+        let mut check = cargo(
             tree,
-            &["check", "--package", "tdxlab", "--message-format", "short"],
-        )
-        .output()
-        .expect("cargo");
+            &["check", "--keep-going", "--message-format", "short"],
+        );
+        for name in CHANGED {
+            check.arg("--package").arg(format!("tdxlab-{name}"));
+        }
+        let checked = check.output().expect("cargo");
         if checked.status.success() {
             return out;
         }

@@ -27,7 +27,7 @@ pub(super) enum By {
     Set,
     /// The default set and, of a mutant of the predictor, the predictor's own tests as well.
     Both,
-    /// Only the tests of the library.
+    /// Only tests.
     Tests,
     /// Only random scenarios.
     Hunt,
@@ -89,12 +89,13 @@ fn set_passes(tree: &Tree, id: usize) -> bool {
 }
 
 fn tests_pass(tree: &Tree, id: usize, predictor: bool) -> bool {
-    let subjects: &[&str] = match predictor {
-        true => &["predict::"],
-        false => &["softkvm::", "host::sim::", "host::soft::machine::"],
+    let tests = match predictor {
+        true => &tree.of_predictor,
+        false => &tree.of_host,
     };
-    let arguments = [subjects, &["--test-threads", "1"]].concat();
-    passes(&tree.tests, id, &arguments, &tree.package)
+    tests
+        .iter()
+        .all(|tests| passes(&tests.program, id, &["--test-threads", "1"], &tests.package))
 }
 
 fn hunt_passes(tree: &Tree, id: usize) -> bool {
