@@ -1,7 +1,7 @@
 //! The predictor against Intel's TDX module: every ACCEPT that the module was seen to answer, and
 //! that a host at rest can bring about.
 //!
-//! The rows are the software module's too (`lab/softkvm/vectors/README.md`); here they are read anew,
+//! The rows are the software module's too (`lab/tdxmodule/vectors/README.md`); here they are read anew,
 //! and held against what the predictor says of a guest that has brought its memory into that state.
 //! An answer of the module in RAX must be the predictor's, without an exit; where it is a TD exit, the
 //! predictor must expect one, and a split where the exit is one for a larger pending leaf.
@@ -160,7 +160,7 @@ fn vectors_of_accept() {
         || {
             let own = concat!(
                 env!("CARGO_MANIFEST_DIR"),
-                "/../softkvm/vectors/tdx-module.csv"
+                "/../tdxmodule/vectors/tdx-module.csv"
             );
             PathBuf::from(own)
         },

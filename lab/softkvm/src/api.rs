@@ -2,9 +2,9 @@
 
 use tdxlab_protocol::addr::{Gpa, GpaRange, Side};
 use tdxlab_protocol::message::VcpuId;
+use tdxlab_tdxmodule::ModuleVersion;
 
 use crate::kvm::design::KvmDesign;
-use crate::module::ModuleVersion;
 
 /// A memory slot over test memory, bound to the guest_memfd.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -4,11 +4,8 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 
 use tdxlab_protocol::addr::PageLevel;
-
-use super::module::Platform;
-use super::physical_memory::{Pfn, PhysicalMemory};
-use super::policy::Allocation;
-use super::sparse_page::SparsePage;
+use tdxlab_tdxmodule::policy::Allocation;
+use tdxlab_tdxmodule::{Pfn, PhysicalMemory, Platform, SparsePage};
 
 const PAGE: u64 = PageLevel::Size4K.bytes();
 const REGION: u64 = PageLevel::Size2M.bytes();

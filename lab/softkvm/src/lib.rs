@@ -1,46 +1,35 @@
-//! A software KVM and TDX module that really do the work, with page tables.
+//! A software KVM that really does the work, with page tables, on a TDX module in software.
 //!
-//! Invariant: this crate names the guest protocol and no other crate of the lab. It cannot know the
-//! predictor, and the predictor cannot know it: address types are all that both name. That is what
+//! Invariant: this crate names that module and the guest protocol, and no other crate of the lab. It
+//! cannot know the predictor, and the predictor cannot know it: address types are all that both name. That is what
 //! makes their agreement evidence.
 //!
 //! | file | holds |
 //! |---|---|
 //! | `api` | what goes in and out |
 //! | `kvm/` | KVM: mirror page tables, faults, holes, conversions, splits |
-//! | `module/` | the TDX module: S-EPT, SEAMCALLs, TDCALLs |
 //! | `vcpu` | a vCPU between TD entry and exit |
-//! | `gmem`, `physical_memory`, `memory`, `frame_allocator` | guest_memfd, machine memory, frames |
-//! | `policy` | every decision that a fault can take otherwise |
-//! | `watched` | whether a fault has taken one otherwise |
-
-pub mod memory;
-pub mod policy;
+//! | `gmem` | guest_memfd |
 
 mod api;
-mod entry;
 mod error;
-mod frame_allocator;
 mod gmem;
 mod kvm;
-pub mod module;
-mod physical_memory;
 mod ranges;
-mod sparse_page;
 mod vcpu;
-mod watched;
 
 #[cfg(test)]
 mod tests;
 
 pub use self::api::{Advance, Config, Death, Exits, HostCall, Killer, MemSlot, PortWrite, Request};
-pub use self::entry::{Level, SeptEntry, State};
 pub use self::error::SoftKvmError;
 pub use self::kvm::design::{Conversion, KvmDesign, RangeSplit, Rules};
 pub use self::kvm::stats::PageGauges;
-pub use self::module::{ModuleVersion, SHARED_BIT, Seamcall, Status};
-pub use self::physical_memory::{Pfn, PhysicalMemory};
-pub use self::policy::{Faithful, Policy, Watched};
+
+pub use tdxlab_tdxmodule::{
+    Faithful, Level, ModuleVersion, Pfn, PhysicalMemory, Policy, SHARED_BIT, Seamcall, SeptEntry,
+    State, Status, Watched, memory, policy,
+};
 
 use tdxlab_protocol::addr::{GpaRange, PageLevel};
 use tdxlab_protocol::message::VcpuId;

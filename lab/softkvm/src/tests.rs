@@ -5,11 +5,11 @@ mod wrong;
 use rstest::rstest;
 use tdxlab_protocol::addr::{Gpa, PageLevel, Side};
 use tdxlab_protocol::tdcall::{leaf, reg, vmcall};
+use tdxlab_tdxmodule::memory::SimMachine;
+use tdxlab_tdxmodule::policy::{Allocation, ConversionStage, Failure, HoleStage, Kick, Why};
 
-use super::policy::{Allocation, ConversionStage, Failure, HoleStage, Kick, Why};
 use super::*;
 use crate::api::Killer;
-use crate::memory::SimMachine;
 
 /// Where test memory starts.
 const LOW_BASE: Gpa = Gpa::new(1 << 30);

@@ -3,13 +3,12 @@
 use tdxlab_protocol::addr::{Gpa, Side};
 use tdxlab_protocol::message::VcpuId;
 use tdxlab_protocol::tdcall::{reg, vmcall};
+use tdxlab_tdxmodule::{Exit, Outcome, PhysicalMemory, SHARED_BIT, Vmcall};
 
 use super::kvm::convert::{MapGpa, MapGpaResult};
 use super::kvm::fault::{Fault, FaultProgress};
 use super::kvm::stats::Actor;
 use super::kvm::{Kvm, death};
-use super::module::{Exit, Outcome, SHARED_BIT, Vmcall};
-use super::physical_memory::PhysicalMemory;
 use crate::api::{Advance, Killer, PortWrite, Request};
 
 /// Sub-function GetTdVmCallInfo.

@@ -7,12 +7,12 @@ use tdxlab_protocol::addr::{Gpa, GpaRange};
 use tdxlab_protocol::message::VcpuId;
 use tdxlab_protocol::tdcall::{leaf, reg};
 use tdxlab_softkvm::memory::SimMachine;
-use tdxlab_softkvm::module::{Outcome, Platform, Seamcall, SeamcallRegs, TdParams};
 use tdxlab_softkvm::policy::OnInterrupt;
 use tdxlab_softkvm::{
     Advance, Config, Faithful, HostCall, KvmDesign, MemSlot, ModuleVersion, Policy, Request,
     SoftKvm, Status,
 };
+use tdxlab_tdxmodule::{Outcome, Platform, Seamcall, SeamcallRegs, TdParams};
 
 const M: u64 = 1 << 20;
 const BASE: Gpa = Gpa::new(1 << 30);

@@ -33,10 +33,10 @@ use trial::By;
 
 /// Where there is something to change unless said otherwise: the software KVM and TDX module, and
 /// the predictor.
-const SUBJECTS: [&str; 2] = ["softkvm/src", "predict/src"];
+const SUBJECTS: [&str; 3] = ["tdxmodule/src", "softkvm/src", "predict/src"];
 
 /// Not changed: faults are made of it, tests and people read the others.
-const SPARED: [&str; 2] = ["softkvm/src/policy.rs", "softkvm/src/kvm/dump.rs"];
+const SPARED: [&str; 2] = ["tdxmodule/src/policy.rs", "softkvm/src/kvm/dump.rs"];
 
 fn main() -> ExitCode {
     let mut subjects: Vec<String> = std::env::args().skip(1).collect();

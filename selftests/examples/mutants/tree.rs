@@ -34,7 +34,7 @@ edition = \"2024\"
 ";
 
 /// Crates that can be changed.
-const CHANGED: [&str; 2] = ["softkvm", "predict"];
+const CHANGED: [&str; 3] = ["tdxmodule", "softkvm", "predict"];
 
 /// The copy, with everything built from it.
 pub(super) struct Tree {
@@ -86,8 +86,8 @@ impl Tree {
         let tdxlab = executables(&tree, "tdxlab", &["build", "--bin", "tdxlab"]);
         let tdxlab = keep(&tdxlab[0]);
         let of_predictor = tests("predict");
-        let mut of_host = tests("softkvm");
-        of_host.extend(tests("host-soft"));
+        let of_host = ["tdxmodule", "softkvm", "host-soft"];
+        let of_host = of_host.into_iter().flat_map(tests).collect();
         let room = tree.join("hunts");
         fs::create_dir_all(&room).expect("room");
         Tree {

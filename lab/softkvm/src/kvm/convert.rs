@@ -3,10 +3,9 @@
 use rand::Rng;
 use tdxlab_protocol::addr::{Gpa, GpaRange, PageLevel, Side};
 use tdxlab_protocol::tdcall::vmcall;
+use tdxlab_tdxmodule::policy::{ConversionStage, Failure};
+use tdxlab_tdxmodule::{PhysicalMemory, SHARED_BIT};
 
-use super::super::module::SHARED_BIT;
-use super::super::physical_memory::PhysicalMemory;
-use super::super::policy::{ConversionStage, Failure};
 use super::Kvm;
 use super::design::Conversion;
 

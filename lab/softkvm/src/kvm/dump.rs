@@ -3,10 +3,8 @@
 use std::fmt::Write;
 
 use tdxlab_protocol::addr::{Gpa, GpaRange, PageLevel};
+use tdxlab_tdxmodule::{PhysicalMemory, SHARED_BIT, State};
 
-use super::super::entry::State;
-use super::super::module::SHARED_BIT;
-use super::super::physical_memory::PhysicalMemory;
 use super::Kvm;
 
 /// Most lines printed.

@@ -1,11 +1,8 @@
 //! The EPT for shared memory: ordinary tables that KVM writes itself, with 4K leaves.
 
 use tdxlab_protocol::addr::{Gpa, GpaRange, PageLevel, Side};
-
-use super::super::entry::{Level, SeptEntry, State};
-use super::super::module::Platform;
-use super::super::physical_memory::{Pfn, PhysicalMemory};
-use super::super::policy::{Allocation, Failure};
+use tdxlab_tdxmodule::policy::{Allocation, Failure};
+use tdxlab_tdxmodule::{Level, Pfn, PhysicalMemory, Platform, SeptEntry, State};
 
 /// The root; all other tables are frames of the machine.
 #[derive(Clone, Debug, Default)]

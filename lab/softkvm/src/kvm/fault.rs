@@ -5,11 +5,11 @@
 
 use tdxlab_protocol::addr::{Gpa, PageLevel, Side};
 use tdxlab_protocol::message::VcpuId;
-
-use super::super::physical_memory::{Pfn, PhysicalMemory};
-use super::super::policy::{
+use tdxlab_tdxmodule::policy::{
     AcceptStage, Allocation, BoundSlot, Counted, Failure, LevelLimits, Why,
 };
+use tdxlab_tdxmodule::{Pfn, PhysicalMemory};
+
 use super::design::Conversion;
 use super::{Kvm, death};
 use crate::api::Killer;

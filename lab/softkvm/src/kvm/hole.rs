@@ -4,9 +4,9 @@
 use std::ops::Range;
 
 use tdxlab_protocol::addr::{Gpa, GpaRange, PageLevel};
+use tdxlab_tdxmodule::PhysicalMemory;
+use tdxlab_tdxmodule::policy::{Failure, FileId, HoleStage, HostCallKind};
 
-use super::super::physical_memory::PhysicalMemory;
-use super::super::policy::{Failure, FileId, HoleStage, HostCallKind};
 use super::Kvm;
 use super::design::Conversion;
 use crate::api::HostCall;

@@ -6,10 +6,7 @@
 use std::cell::Cell;
 
 use tdxlab_protocol::addr::{Gpa, GpaRange, PageLevel};
-
-use super::super::entry::Level;
-use super::super::physical_memory::Pfn;
-use super::super::sparse_page::{SparsePage, WORDS};
+use tdxlab_tdxmodule::{Level, Pfn, SparsePage, WORDS};
 
 /// Bits that all leaves carry: read, write, execute, write-back memory, accessed, dirty, present
 /// to the MMU, host- and MMU-writable.

@@ -32,6 +32,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 use tdxlab_protocol::addr::{Gpa, GpaRange, PageLevel};
+use tdxlab_tdxmodule::policy::{Counted, Failure, FileId, Policy};
+use tdxlab_tdxmodule::{Pfn, PhysicalMemory, Platform, TdParams};
 
 use self::design::Rules;
 use self::ept::SharedEpt;
@@ -39,9 +41,6 @@ use self::mirror::Mirror;
 use self::slots::Slots;
 use self::stats::{PageGauges, Trace};
 use super::gmem::GuestMemfd;
-use super::module::{Platform, TdParams};
-use super::physical_memory::{Pfn, PhysicalMemory};
-use super::policy::{Counted, Failure, FileId, Policy};
 use super::ranges::RangeSet;
 use crate::api::{Config, Death, Exits, Killer};
 use crate::error::SoftKvmError;

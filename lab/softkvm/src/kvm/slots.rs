@@ -3,8 +3,8 @@
 use std::ops::Range;
 
 use tdxlab_protocol::addr::{Gpa, GpaRange, PageLevel};
+use tdxlab_tdxmodule::policy::{BoundSlot, FileId};
 
-use super::super::policy::{BoundSlot, FileId};
 use crate::api::MemSlot;
 
 /// The slots of a VM, in address order.

@@ -1,9 +1,9 @@
 //! Splitting leaves: one leaf, or those that a range cuts.
 
 use tdxlab_protocol::addr::{Gpa, GpaRange, PageLevel};
+use tdxlab_tdxmodule::PhysicalMemory;
+use tdxlab_tdxmodule::policy::{Allocation, Counted, Failure, SplitStage, SplitTrace, Why};
 
-use super::super::physical_memory::PhysicalMemory;
-use super::super::policy::{Allocation, Counted, Failure, SplitStage, SplitTrace, Why};
 use super::Kvm;
 use super::design::RangeSplit;
 use super::mirror::Leaf;

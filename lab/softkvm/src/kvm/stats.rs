@@ -4,8 +4,7 @@ use std::fmt::Write;
 
 use tdxlab_protocol::addr::PageLevel;
 use tdxlab_protocol::message::VcpuId;
-
-use super::super::policy::SplitTrace;
+use tdxlab_tdxmodule::policy::SplitTrace;
 
 /// KVM's gauges of mapped leaves.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -2,13 +2,11 @@
 //!
 //! Source: arch/x86/kvm/vmx/tdx.c; sequences in sections 3.1 and 3.2 of the patch series' design.
 
-use tdxlab_protocol::addr::{Gpa, PageLevel};
-
 use rand::Rng;
+use tdxlab_protocol::addr::{Gpa, PageLevel};
+use tdxlab_tdxmodule::policy::{Allocation, Counted, Failure, Kick, MapStage, OnInterrupt, Why};
+use tdxlab_tdxmodule::{Pfn, PhysicalMemory, Platform, Seamcall, Status};
 
-use super::super::module::{Platform, Seamcall, Status};
-use super::super::physical_memory::{Pfn, PhysicalMemory};
-use super::super::policy::{Allocation, Counted, Failure, Kick, MapStage, OnInterrupt, Why};
 use super::mirror::Leaf;
 use super::{Kvm, death};
 use crate::api::Killer;

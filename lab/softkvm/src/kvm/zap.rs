@@ -1,9 +1,9 @@
 //! Zapping: taking mappings out of a range.
 
 use tdxlab_protocol::addr::{Gpa, GpaRange, PageLevel};
+use tdxlab_tdxmodule::PhysicalMemory;
+use tdxlab_tdxmodule::policy::{Counted, Failure, Why};
 
-use super::super::physical_memory::PhysicalMemory;
-use super::super::policy::{Counted, Failure, Why};
 use super::Kvm;
 
 impl<M: PhysicalMemory> Kvm<M> {

@@ -1,0 +1,163 @@
+//! Locks that others hold: another CPU in the module, or another TD's call.
+//!
+//! A call here runs by itself, so it never waits for its own locks. What it must notice is that a lock
+//! is taken when it comes; then it fails with TDX_OPERAND_BUSY and leaves its priority flag, as the
+//! module does.
+//!
+//! Source: `src/common/helpers/tdx_locks.h`.
+
+use super::sept::Place;
+use crate::physical_memory::Pfn;
+
+/// A lock that can be held elsewhere.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Lock {
+    /// The S-EPT tree.
+    Tree,
+    /// The TD's epoch.
+    Epoch,
+    /// The TD's operation state.
+    OpState,
+    /// The PAMT entry of the TDR.
+    Tdr,
+    /// The PAMT entry of the 2M range that holds this frame.
+    Pamt2m(Pfn),
+    /// The PAMT entry of this 4K frame.
+    Pamt4k(Pfn),
+}
+
+/// How it is held.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Hold {
+    /// By one.
+    Exclusive,
+    /// By one of several.
+    Shared,
+}
+
+/// A lock for many readers or one writer, with a flag for a host that came in vain.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct SharexLock {
+    exclusive: bool,
+    readers: u16,
+    host_priority: bool,
+}
+
+impl SharexLock {
+    pub(super) fn hold(&mut self, hold: Hold) {
+        match hold {
+            Hold::Exclusive => self.exclusive = true,
+            Hold::Shared => self.readers += 1,
+        }
+    }
+
+    pub(super) fn release(&mut self, hold: Hold) {
+        match hold {
+            Hold::Exclusive => self.exclusive = false,
+            Hold::Shared => self.readers = self.readers.saturating_sub(1),
+        }
+    }
+
+    pub(super) fn flag_host_priority(&mut self) {
+        self.host_priority = true;
+    }
+
+    pub(super) const fn has_host_priority(&self) -> bool {
+        self.host_priority
+    }
+
+    /// Whether the host gets it for the length of a call.
+    pub(super) fn host_gets(&mut self, hold: Hold) -> bool {
+        let free = match hold {
+            Hold::Exclusive => !self.exclusive && self.readers == 0,
+            Hold::Shared => !self.exclusive,
+        };
+        self.host_priority = !free;
+        free
+    }
+
+    /// Whether the host gets it to itself from a module that heeds the flag of another host.
+    pub(super) fn host_gets_unflagged(&mut self) -> bool {
+        !self.host_priority && !self.exclusive && self.readers == 0
+    }
+}
+
+/// Locks of single S-EPT entries, of which few are ever held: the bits TDEL and TDHP of an entry.
+#[derive(Clone, Debug, Default)]
+pub(super) struct EntryLocks(Vec<EntryLock>);
+
+#[derive(Clone, Copy, Debug)]
+struct EntryLock {
+    place: Place,
+    index: usize,
+    held: bool,
+    host_priority: bool,
+}
+
+/// What the guest finds at an entry's lock.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum GuestLock {
+    Taken,
+    Busy,
+    HostPriority,
+}
+
+impl EntryLocks {
+    fn find(&mut self, place: Place, index: usize) -> Option<&mut EntryLock> {
+        self.0
+            .iter_mut()
+            .find(|lock| lock.place == place && lock.index == index)
+    }
+
+    /// The lock of the entry, made if it was never held.
+    fn at(&mut self, place: Place, index: usize) -> &mut EntryLock {
+        let known = self
+            .0
+            .iter()
+            .position(|lock| lock.place == place && lock.index == index);
+        let at = known.unwrap_or_else(|| {
+            self.0.push(EntryLock {
+                place,
+                index,
+                held: false,
+                host_priority: false,
+            });
+            self.0.len() - 1
+        });
+        &mut self.0[at]
+    }
+
+    pub(super) fn hold(&mut self, place: Place, index: usize) {
+        self.at(place, index).held = true;
+    }
+
+    pub(super) fn flag_host_priority(&mut self, place: Place, index: usize) {
+        self.at(place, index).host_priority = true;
+    }
+
+    pub(super) fn release(&mut self, place: Place, index: usize) {
+        if let Some(lock) = self.find(place, index) {
+            lock.held = false;
+        }
+    }
+
+    /// Whether the host gets the lock; if not, its flag stays.
+    pub(super) fn host_gets(&mut self, place: Place, index: usize) -> bool {
+        match self.find(place, index) {
+            None => true,
+            Some(lock) => {
+                lock.host_priority = lock.held;
+                !lock.held
+            }
+        }
+    }
+
+    /// Whether the guest gets the lock.
+    pub(super) fn guest_gets(&mut self, place: Place, index: usize) -> GuestLock {
+        match self.find(place, index) {
+            Some(lock) if lock.held => GuestLock::Busy,
+            Some(lock) if lock.host_priority => GuestLock::HostPriority,
+            _ => GuestLock::Taken,
+        }
+    }
+}

@@ -1,0 +1,724 @@
+//! Every decision that a real kernel or module could get wrong, with the right answer as default.
+//!
+//! The core asks a [`Policy`] wherever it rounds, orders, chooses, counts, allocates or reports. A
+//! seeded fault is a small policy of its own that answers one or two of these questions wrongly.
+//! Nothing in the core asks which policy it has.
+
+use std::ops::Range;
+
+use tdxlab_protocol::addr::{Gpa, GpaRange, PageLevel, Side};
+
+use super::entry::{Level, SeptEntry, State};
+use super::physical_memory::Pfn;
+use super::seamcall::Seamcall;
+use super::status::Status;
+use super::watched::watched;
+
+/// Answers everything right.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Faithful;
+
+impl Policy for Faithful {}
+
+watched! {
+/// The decisions. Every method may keep state, so that a fault can strike at the n-th time only.
+#[allow(unused_variables, reason = "names of parameters document the defaults")]
+pub trait Policy: Send {
+    // Module: SEAMCALLs.
+
+    /// A status with which a SEAMCALL is refused before it does anything, such as BUSY.
+    fn seamcall(&mut self, call: Seamcall) -> Option<Status> {
+        None
+    }
+
+    /// Whether REMOVE and DEMOTE insist on TLB tracking.
+    fn module_checks_tracking(&mut self) -> bool {
+        true
+    }
+
+    /// Entry `index` (0..512) of the table that DEMOTE builds for a leaf in `state` over the frames
+    /// from `first`.
+    fn demoted_child(&mut self, state: State, first: Pfn, index: u64) -> SeptEntry {
+        SeptEntry::leaf(state, PageLevel::Size4K, first.add(index))
+    }
+
+    /// Whether DEMOTE leaves the content of 4K page `index` alone.
+    fn demote_keeps_content(&mut self, index: u64) -> bool {
+        true
+    }
+
+    // Module: what the guest sees.
+
+    /// A status with which ACCEPT is refused before it looks at the S-EPT, such as BUSY.
+    fn accept_refused(&mut self, gpa: Gpa, level: PageLevel) -> Option<Status> {
+        None
+    }
+
+    /// 4K pages that ACCEPT zeroes before it lets an interrupt in and restarts. At least 1.
+    fn accept_burst(&mut self) -> u64 {
+        512
+    }
+
+    /// Which of `pages` (4K pages counted from the start of the leaf) ACCEPT zeroes.
+    fn accept_zeroes(&mut self, level: PageLevel, pages: Range<u64>) -> Range<u64> {
+        pages
+    }
+
+    /// The entry of a leaf the guest has accepted.
+    fn accepted_entry(&mut self, level: PageLevel, frame: Pfn) -> SeptEntry {
+        SeptEntry::leaf(State::Mapped, level, frame)
+    }
+
+    /// RAX of an ACCEPT of `level`.
+    fn accept_status(&mut self, level: PageLevel, status: Status) -> Status {
+        status
+    }
+
+    /// Whether RELEASE makes vCPUs forget the translation of the page.
+    fn release_flushes(&mut self) -> bool {
+        true
+    }
+
+    /// What an access to a pending page does.
+    fn pending_access(&mut self, sept_ve_disable: bool) -> PendingAccess {
+        if sept_ve_disable {
+            PendingAccess::Exit
+        } else {
+            PendingAccess::Ve
+        }
+    }
+
+    /// The address that a #VE reports.
+    fn ve_address(&mut self, gpa: Gpa) -> Gpa {
+        gpa
+    }
+
+    /// Level and pending bit that ATTR.RD returns.
+    fn attributes_read(&mut self, level: Level, pending: bool) -> (Level, bool) {
+        (level, pending)
+    }
+
+    // KVM: EPT violations.
+
+    /// The level to which KVM splits for an ACCEPT of `requested`.
+    fn accept_level(&mut self, requested: PageLevel) -> PageLevel {
+        requested
+    }
+
+    /// Which root the split for an ACCEPT is applied to.
+    fn accept_split_root(&mut self) -> Side {
+        Side::Private
+    }
+
+    /// What is done for an ACCEPT below the level of the leaf, in order.
+    fn accept_stages(&mut self) -> &'static [AcceptStage] {
+        &[AcceptStage::Split, AcceptStage::Inhibit]
+    }
+
+    /// The 2M region in which an ACCEPT of a 4K page at `gpa` forbids huge pages; `None` for none.
+    fn inhibits(&mut self, gpa: Gpa) -> Option<Gpa> {
+        Some(gpa.align_down(PageLevel::Size2M))
+    }
+
+    /// Whether huge pages count as forbidden in a region whose bit reads `bit`.
+    fn is_inhibited(&mut self, region: Gpa, bit: bool) -> bool {
+        bit
+    }
+
+    /// Whether the check that KVM makes before a split for an ACCEPT, without mmu_lock, finds huge
+    /// pages forbidden already, given whether they are. If so, nothing is split.
+    fn is_done_already(&mut self, inhibited: bool) -> bool {
+        inhibited
+    }
+
+    /// The level at which a private page is mapped.
+    fn fault_level(&mut self, limits: &LevelLimits) -> PageLevel {
+        limits.level()
+    }
+
+    /// Whether a level that was chosen without mmu_lock must be chosen anew, given whether a table or
+    /// an inhibit bit has come since.
+    fn level_is_stale(&mut self, changed: bool) -> bool {
+        changed
+    }
+
+    /// The stages of mapping a private leaf.
+    fn map_stages(&mut self) -> &'static [MapStage] {
+        &[MapStage::Sept, MapStage::Mirror, MapStage::Count]
+    }
+
+    /// Whether a fault must start anew, given whether an invalidation ran or runs beside it.
+    fn fault_retries(&mut self, invalidated: bool) -> bool {
+        invalidated
+    }
+
+    /// What becomes of an error in handling an EPT violation; `None` means the guest is resumed.
+    fn fault_failure(&mut self, failure: Failure) -> Option<Failure> {
+        Some(failure)
+    }
+
+    /// Whether an access to a pending page with SEPT_VE_DISABLE set ends the VM.
+    fn kills_on_pending_access(&mut self) -> bool {
+        true
+    }
+
+    // KVM: splits.
+
+    /// The 2M pages to split at the ends of `range`, by arithmetic. `offset` is the file offset of
+    /// its start.
+    fn head_and_tail(&mut self, range: GpaRange, offset: u64) -> HeadAndTail {
+        HeadAndTail::of(range)
+    }
+
+    /// Whether a walk over `range` splits this leaf.
+    fn walk_splits(&mut self, leaf: GpaRange, range: GpaRange) -> bool {
+        !range.contains_range(leaf)
+    }
+
+    /// The stages of a split.
+    fn split_stages(&mut self, why: Why) -> &'static [SplitStage] {
+        &[
+            SplitStage::Sept,
+            SplitStage::Mirror,
+            SplitStage::Count,
+            SplitStage::Trace,
+        ]
+    }
+
+    /// How a split ended, as its caller learns it.
+    fn split_result(&mut self, why: Why, result: Result<(), Failure>) -> Result<(), Failure> {
+        result
+    }
+
+    // KVM: the order of a change, and its SEAMCALLs.
+
+    /// The stages of a punch hole.
+    fn hole_stages(&mut self) -> &'static [HoleStage] {
+        &[
+            HoleStage::InvalidateBegin,
+            HoleStage::Split,
+            HoleStage::Zap,
+            HoleStage::Truncate,
+            HoleStage::InvalidateEnd,
+        ]
+    }
+
+    /// The stages of a conversion to shared.
+    fn conversion_stages(&mut self) -> &'static [ConversionStage] {
+        &[
+            ConversionStage::Split,
+            ConversionStage::Zap,
+            ConversionStage::SetAttributes,
+        ]
+    }
+
+    /// Whether RANGE.BLOCK is called before a leaf is changed.
+    fn blocks(&mut self, why: Why) -> bool {
+        true
+    }
+
+    /// Whether TRACK is called before a leaf is changed.
+    fn tracks(&mut self, why: Why) -> bool {
+        true
+    }
+
+    /// How vCPUs are made to forget a translation.
+    fn kick(&mut self, why: Why) -> Kick {
+        Kick::Flush
+    }
+
+    /// What KVM does about a PAGE.DEMOTE that gave way to an interrupt.
+    fn on_interrupted_demote(&mut self) -> OnInterrupt {
+        OnInterrupt::Again
+    }
+
+    /// Whether KVM makes a busy SEAMCALL once more, with all vCPUs kept out.
+    fn retries_busy(&mut self, call: Seamcall) -> bool {
+        true
+    }
+
+    /// Whether KVM takes this status of a SEAMCALL for a failure.
+    fn notices(&mut self, call: Seamcall, status: Status) -> bool {
+        !status.is_success()
+    }
+
+    // KVM and guest_memfd: ranges.
+
+    /// Whether offset and length of a hole obey the alignment rule.
+    fn hole_is_aligned(&mut self, offset: u64, len: u64, alignment: PageLevel) -> bool {
+        (offset | len) & (alignment.bytes() - 1) == 0
+    }
+
+    /// The file that a hole is punched into.
+    fn hole_file(&mut self, file: FileId) -> FileId {
+        file
+    }
+
+    /// The part of a slot that a hole (in file offsets) covers.
+    fn hole_in_slot(&mut self, slot: &BoundSlot, hole: Range<u64>) -> Option<GpaRange> {
+        slot.covered_by(hole)
+    }
+
+    /// The range that is zapped for a hole.
+    fn hole_zap_range(&mut self, range: GpaRange) -> GpaRange {
+        range
+    }
+
+    /// The file offsets that are freed for a hole.
+    fn hole_truncate_range(&mut self, hole: Range<u64>) -> Range<u64> {
+        hole
+    }
+
+    /// The range that is zapped for a conversion.
+    fn conversion_zap_range(&mut self, range: GpaRange) -> GpaRange {
+        range
+    }
+
+    /// Whether a fault that began before a conversion learns of it.
+    fn conversion_invalidates(&mut self) -> bool {
+        true
+    }
+
+    /// The range whose attribute a conversion to this side sets.
+    fn attribute_range(&mut self, to: Side, range: GpaRange) -> GpaRange {
+        range
+    }
+
+    /// Whether a zap of `range` takes this leaf, which overlaps it.
+    fn zaps(&mut self, leaf: GpaRange, range: GpaRange) -> bool {
+        true
+    }
+
+    /// The file offset behind `gpa`.
+    fn file_offset(&mut self, slot: &BoundSlot, gpa: Gpa) -> u64 {
+        slot.offset_of(gpa)
+    }
+
+    /// Size of the folio that is allocated in a file region with nothing populated.
+    fn folio(&mut self, offset: u64, level: PageLevel) -> PageLevel {
+        level
+    }
+
+    /// Whether a page that is mapped shared is cleared first, given whether it must be.
+    fn clears_for_shared(&mut self, needed: bool) -> bool {
+        needed
+    }
+
+    /// Whether a truncated page's frame goes back to the allocator.
+    fn frees(&mut self, offset: u64) -> bool {
+        true
+    }
+
+    // Conversions.
+
+    /// Where the chunk of MapGPA that starts at `next` ends.
+    fn map_gpa_chunk_end(&mut self, next: Gpa, end: Gpa) -> Gpa {
+        next.checked_add(PageLevel::Size2M.bytes())
+            .map_or(end, |chunk| chunk.min(end))
+    }
+
+    /// Whether MapGPA stops with RETRY before the chunk at `next`, given whether an interrupt is
+    /// pending.
+    fn map_gpa_interrupted(&mut self, next: Gpa, pending: bool) -> bool {
+        pending
+    }
+
+    /// R10 of MapGPA.
+    fn map_gpa_status(&mut self, status: u64) -> u64 {
+        status
+    }
+
+    /// The range converted when a page is touched through the wrong half.
+    fn implicit_conversion(&mut self, gpa: Gpa) -> GpaRange {
+        gpa.page(PageLevel::Size4K)
+    }
+
+    // Resources and reports.
+
+    /// Whether an allocation is allowed to succeed.
+    fn allocates(&mut self, what: Allocation) -> bool {
+        true
+    }
+
+    /// The errno that a host call of this kind returns.
+    fn host_errno(&mut self, kind: HostCallKind, errno: i32) -> i32 {
+        errno
+    }
+
+    /// Whether a VM exit is counted.
+    fn counts_exit(&mut self) -> bool {
+        true
+    }
+
+    /// By how much a page counter moves for an event that should move it by `delta`.
+    fn counted(&mut self, event: Counted, level: PageLevel, delta: i64) -> i64 {
+        delta
+    }
+
+    /// The split event that the trace records; `None` loses it.
+    fn traced(&mut self, event: SplitTrace) -> Option<SplitTrace> {
+        Some(event)
+    }
+
+    /// What the kernel says of a split that it made.
+    fn remark_on_split(&mut self) -> Option<String> {
+        None
+    }
+
+    /// What the kernel says when a VM is taken apart.
+    fn remark_on_teardown(&mut self) -> Option<String> {
+        None
+    }
+
+    /// The line that the kernel log gets; `None` loses it.
+    fn logged(&mut self, line: String) -> Option<String> {
+        Some(line)
+    }
+}
+}
+
+/// What an access to a pending page does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PendingAccess {
+    /// #VE in the guest.
+    Ve,
+    /// An exit with extended exit qualification type 6.
+    Exit,
+    /// It goes through, as if the page had been accepted. Never right.
+    Allow,
+}
+
+/// What KVM does for an ACCEPT below the level of the leaf.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AcceptStage {
+    /// Split the leaf.
+    Split,
+    /// Forbid huge pages in the region.
+    Inhibit,
+}
+
+/// A stage of a punch hole.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum HoleStage {
+    /// Faults in the range must retry from here on.
+    InvalidateBegin,
+    /// Split the leaves that stick out.
+    Split,
+    /// Zap what is mapped.
+    Zap,
+    /// Free the pages.
+    Truncate,
+    /// Faults may go on.
+    InvalidateEnd,
+}
+
+/// A stage of a conversion to shared.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ConversionStage {
+    /// Split the leaves that stick out.
+    Split,
+    /// Zap what is mapped private.
+    Zap,
+    /// Set the attribute.
+    SetAttributes,
+}
+
+/// A stage of mapping a private leaf.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum MapStage {
+    /// In the S-EPT, by the TDX module.
+    Sept,
+    /// In KVM's copy.
+    Mirror,
+    /// In the page counters.
+    Count,
+}
+
+/// A stage of a split.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SplitStage {
+    /// In the S-EPT, by the TDX module.
+    Sept,
+    /// In KVM's copy.
+    Mirror,
+    /// In the page counters.
+    Count,
+    /// In the trace.
+    Trace,
+}
+
+/// What a host asks for from outside.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum HostCallKind {
+    /// fallocate(PUNCH_HOLE) on the guest_memfd.
+    Punch,
+    /// KVM_PRE_FAULT_MEMORY.
+    Prefault,
+    /// fallocate on the guest_memfd.
+    Allocate,
+}
+
+/// Why a mapping changes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Why {
+    /// A leaf is split for an ACCEPT.
+    AcceptSplit,
+    /// A leaf is split for a hole or a conversion.
+    RangeSplit,
+    /// A private leaf is zapped.
+    Zap,
+    /// Shared mappings are zapped.
+    SharedZap,
+    /// A SEAMCALL was busy.
+    Busy,
+}
+
+/// How vCPUs are made to forget a translation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kick {
+    /// All leave the TD and enter it again with clean TLBs.
+    Flush,
+    /// Reports the flush to the module without flushing TLBs. Always a bug.
+    Pretend,
+    /// Nothing happens. Never right.
+    Skip,
+}
+
+/// What KVM does about a SEAMCALL that gave way to an interrupt.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OnInterrupt {
+    /// Makes it again once the interrupt was served, with the same operands.
+    Again,
+    /// Makes it again with interrupts off, so that the interrupt stays pending. Never right.
+    AgainAtOnce,
+    /// Takes it for a failure. Never right.
+    Fail,
+    /// Lets its caller try again later, and leaves the leaf blocked. Never right.
+    Abandon,
+}
+
+/// An allocation that can fail.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Allocation {
+    /// A page table for a split.
+    SplitTable,
+    /// A page table for a new private mapping.
+    SeptTable,
+    /// A page table for a new shared mapping.
+    EptTable,
+    /// A 2M folio of the guest_memfd.
+    Folio,
+    /// A 4K page of the guest_memfd.
+    Page,
+    /// A page of the VMM's own memory that backs a shared page.
+    UserPage,
+}
+
+/// Why a page counter moves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Counted {
+    /// A private leaf was mapped.
+    Map,
+    /// A private leaf was zapped.
+    Zap,
+    /// A leaf was split: the huge leaf goes.
+    SplitParent,
+    /// A leaf was split: 512 small ones come.
+    SplitChildren,
+    /// A shared leaf was mapped.
+    SharedMap,
+    /// A shared leaf was zapped.
+    SharedZap,
+}
+
+/// Why something could not be done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Failure {
+    /// No memory.
+    NoMemory,
+    /// KVM_BUG_ON: the VM is dead.
+    Bugged,
+    /// Try again.
+    Again,
+}
+
+impl Failure {
+    /// The errno user space sees, positive.
+    pub const fn errno(self) -> i32 {
+        match self {
+            Failure::NoMemory => libc::ENOMEM,
+            Failure::Bugged => libc::EIO,
+            Failure::Again => libc::EAGAIN,
+        }
+    }
+}
+
+/// All that limits the level at which a private page can be mapped.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LevelLimits {
+    /// Largest private leaf of the design.
+    pub leaf: PageLevel,
+    /// Level of the ACCEPT that caused the fault, if one did.
+    pub requested: Option<PageLevel>,
+    /// Whether the TD runs.
+    pub runnable: bool,
+    /// Whether the region has a table already.
+    pub table: bool,
+    /// Whether huge pages are forbidden in the region.
+    pub inhibited: bool,
+    /// Whether a page of the region is shared.
+    pub mixed: bool,
+    /// Whether the region lies in one slot, congruent with its file.
+    pub slot_fits: bool,
+    /// Whether the region's memory is one folio.
+    pub folio_whole: bool,
+}
+
+impl LevelLimits {
+    /// The largest level that all limits allow.
+    pub fn level(&self) -> PageLevel {
+        let huge = self.leaf >= PageLevel::Size2M
+            && self
+                .requested
+                .is_none_or(|level| level >= PageLevel::Size2M)
+            && self.runnable
+            && !self.table
+            && !self.inhibited
+            && !self.mixed
+            && self.slot_fits
+            && self.folio_whole;
+        if huge {
+            PageLevel::Size2M
+        } else {
+            PageLevel::Size4K
+        }
+    }
+}
+
+/// The 2M pages to split for a range: at most the one its start lies in and the one its end lies
+/// in.
+///
+/// Source: `tdx_gmem_convert()` of RFC v5.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct HeadAndTail {
+    /// The page that the start cuts.
+    pub head: Option<Gpa>,
+    /// The page that the end cuts, where it is another one.
+    pub tail: Option<Gpa>,
+}
+
+impl HeadAndTail {
+    /// Head and tail of `range`.
+    pub fn of(range: GpaRange) -> HeadAndTail {
+        if range.is_empty() {
+            return HeadAndTail::default();
+        }
+        let start = range.start().align_down(PageLevel::Size2M);
+        let end = range.end().align_down(PageLevel::Size2M);
+        let head = (start != range.start()).then_some(start);
+        let tail = (end != range.end() && Some(end) != head).then_some(end);
+        HeadAndTail { head, tail }
+    }
+}
+
+/// Which guest_memfd.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum FileId {
+    /// The one behind test memory.
+    Test,
+    /// The one behind the page of the positive control.
+    Control,
+}
+
+/// A memory slot and the guest_memfd it is bound to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BoundSlot {
+    /// The GPAs it serves.
+    pub range: GpaRange,
+    /// The file.
+    pub file: FileId,
+    /// File offset of its first byte.
+    pub offset: u64,
+}
+
+impl BoundSlot {
+    /// The file offset behind `gpa`.
+    pub fn offset_of(&self, gpa: Gpa) -> u64 {
+        self.offset + gpa.checked_sub(self.range.start()).unwrap_or(0)
+    }
+
+    /// The part of the slot whose file offsets lie in `hole`.
+    pub fn covered_by(&self, hole: Range<u64>) -> Option<GpaRange> {
+        let first = hole.start.max(self.offset);
+        let last = hole.end.min(self.offset + self.range.bytes());
+        if first >= last {
+            return None;
+        }
+        let start = self.range.start().checked_add(first - self.offset)?;
+        GpaRange::with_len(start, last - first)
+    }
+
+    /// Whether a page of `level` at `gpa` lies in the slot as a whole and is aligned in the file.
+    pub fn fits(&self, gpa: Gpa, level: PageLevel) -> bool {
+        let page = gpa.page(level);
+        self.range.contains_range(page) && self.offset_of(page.start()) & (level.bytes() - 1) == 0
+    }
+}
+
+/// One event `kvmmmu:kvm_mmu_split_huge_page`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SplitTrace {
+    /// Frame number of the leaf.
+    pub gfn: u64,
+    /// KVM's entry for it.
+    pub spte: u64,
+    /// Its level in KVM's numbering.
+    pub level: u8,
+    /// 0 or a negative errno.
+    pub errno: i32,
+}
+
+#[cfg(test)]
+mod tests {
+    use rstest::rstest;
+
+    use super::*;
+
+    const M: u64 = 1 << 20;
+    const K: u64 = 1 << 10;
+
+    #[rstest]
+    #[case::both_aligned(2 * M, 8 * M, None, None)]
+    #[case::head(3 * M, 8 * M, Some(2 * M), None)]
+    #[case::tail(2 * M, 7 * M, None, Some(6 * M))]
+    #[case::tail_of_a_short_range(2 * M, 2 * M + 4 * K, None, Some(2 * M))]
+    #[case::both(3 * M, 7 * M, Some(2 * M), Some(6 * M))]
+    #[case::same_page(2 * M + 4 * K, 2 * M + 8 * K, Some(2 * M), None)]
+    #[case::nothing(3 * M, 3 * M, None, None)]
+    fn head_and_tail_truth_table(
+        #[case] start: u64,
+        #[case] end: u64,
+        #[case] head: Option<u64>,
+        #[case] tail: Option<u64>,
+    ) {
+        let range = GpaRange::new(Gpa::new(start), Gpa::new(end)).unwrap();
+        let found = HeadAndTail::of(range);
+        assert_eq!(found.head, head.map(Gpa::new));
+        assert_eq!(found.tail, tail.map(Gpa::new));
+    }
+
+    #[test]
+    fn a_hole_is_clipped_to_the_slot() {
+        let slot = BoundSlot {
+            range: GpaRange::with_len(Gpa::new(64 * M), 8 * M).unwrap(),
+            file: FileId::Test,
+            offset: 16 * M,
+        };
+        assert_eq!(
+            slot.covered_by(0..20 * M),
+            GpaRange::with_len(Gpa::new(64 * M), 4 * M)
+        );
+        assert_eq!(slot.covered_by(24 * M..32 * M), None);
+        assert!(slot.fits(Gpa::new(65 * M), PageLevel::Size2M));
+    }
+}
