@@ -2,7 +2,9 @@
 //! their combinations can come at all.
 
 use tdxlab_plan::addr::PageLevel;
-use tdxlab_plan::{AccessKind, Design, Gone, HostProfile, OnVe, Op, Side, Size};
+use tdxlab_plan::{Design, HostProfile, Op};
+
+use super::ops::{OPERATIONS, PLAIN_OPERATIONS, counted_as};
 
 /// The rows and columns of a map of what was exercised.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -36,45 +38,6 @@ const PLAIN_STATES: [&str; 7] = [
     "empty, logged",
     "4K, logged",
     "mixed, logged",
-];
-
-/// Names of what is done to TDs.
-const OPERATIONS: [&str; 21] = [
-    "accept 4K",
-    "accept 2M",
-    "accept 1G",
-    "accept linux",
-    "touch read",
-    "touch write",
-    "touch, accepting",
-    "touch shared",
-    "fill",
-    "fill shared",
-    "verify",
-    "verify ends",
-    "verify every",
-    "verify shared",
-    "convert to shared",
-    "convert to private",
-    "probe",
-    "punch",
-    "prefault",
-    "allocate",
-    "in a race",
-];
-
-/// Names of what is done to plain VMs. The last four are done to the whole VM.
-const PLAIN_OPERATIONS: [&str; 10] = [
-    "touch read",
-    "touch write",
-    "fill",
-    "verify",
-    "punch",
-    "allocate",
-    "dirty log on",
-    "dirty log off",
-    "stop",
-    "cont",
 ];
 
 /// Rows and columns of what cannot come everywhere.
@@ -125,77 +88,18 @@ impl CoverageModel {
     /// The row of an operation that does not race.
     pub fn row(self, op: &Op) -> usize {
         match self {
-            CoverageModel::Td => row(op),
-            CoverageModel::Plain => plain_row(op),
+            CoverageModel::Td => row(&OPERATIONS, op),
+            CoverageModel::Plain => row(&PLAIN_OPERATIONS, op),
         }
     }
 }
 
-fn row(op: &Op) -> usize {
-    match op {
-        // It is not drawn.
-        Op::Release { .. } => 0,
-        Op::Accept { size, .. } => match size {
-            Size::Size4K => 0,
-            Size::Size2M => ACCEPT_2M,
-            Size::Size1G => ACCEPT_1G,
-            Size::Linux => 3,
-        },
-        Op::Touch {
-            side: Side::Shared, ..
-        } => 7,
-        Op::Touch {
-            on_ve: OnVe::Accept,
-            ..
-        } => 6,
-        Op::Touch { access, .. } => match access {
-            AccessKind::Read => 4,
-            AccessKind::Write => 5,
-        },
-        Op::Fill { side, .. } => match side {
-            Side::Private => 8,
-            Side::Shared => 9,
-        },
-        Op::Verify {
-            side: Side::Shared, ..
-        } => 13,
-        Op::Verify { gone, .. } => match gone {
-            Gone::Skip => 10,
-            Gone::Ends => 11,
-            Gone::Every => 12,
-        },
-        Op::Convert { to, .. } => match to {
-            Side::Shared => 14,
-            Side::Private => 15,
-        },
-        Op::Probe { .. } => 16,
-        Op::Punch { .. } => 17,
-        Op::Prefault { .. } => PREFAULT,
-        Op::Allocate { .. } | Op::DirtyLog { .. } | Op::Stop | Op::Cont => 19,
-    }
-}
-
-fn plain_row(op: &Op) -> usize {
-    match op {
-        Op::Touch { access, .. } => match access {
-            AccessKind::Read => 0,
-            AccessKind::Write => 1,
-        },
-        Op::Fill { .. } => 2,
-        Op::Verify { .. } => 3,
-        Op::Punch { .. } => 4,
-        Op::DirtyLog { on: true } => 6,
-        Op::DirtyLog { on: false } => 7,
-        Op::Stop => 8,
-        Op::Cont => 9,
-        // What a plain VM has none of is never drawn.
-        Op::Allocate { .. }
-        | Op::Accept { .. }
-        | Op::Release { .. }
-        | Op::Convert { .. }
-        | Op::Probe { .. }
-        | Op::Prefault { .. } => 5,
-    }
+/// The row of this name, or of its first word. What has none is never drawn.
+fn row(operations: &[&str], op: &Op) -> usize {
+    let name = counted_as(op);
+    let first = name.split([' ', ',']).next().unwrap_or(name);
+    let at = |name| operations.iter().position(|row| *row == name);
+    at(name).or_else(|| at(first)).unwrap_or(0)
 }
 
 /// Where a hunt goes on, which says what can come at all.

@@ -21,6 +21,7 @@ pub mod coverage;
 mod coverage_model;
 mod draw;
 pub mod harness;
+mod ops;
 mod places;
 mod plain;
 pub mod qualify;

@@ -5,6 +5,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use tdxlab_plan::addr::{Gpa, GpaRange, PageLevel};
 use tdxlab_plan::{Action, Branch, Gone, OnVe, Op, Plan, Side, Size, Slot, VcpuId};
 
+use super::ops::weight;
+
 const PAGE: u64 = PageLevel::Size4K.bytes();
 const REGION: u64 = PageLevel::Size2M.bytes();
 
@@ -52,38 +54,6 @@ pub(super) fn cost(plan: &Plan) -> Cost {
             .map(|pages| 9u32.saturating_sub(pages.trailing_zeros()))
             .sum(),
         offsets: offsets().sum(),
-    }
-}
-
-/// How far an operation is from the plainest of its kind.
-fn weight(op: &Op) -> u32 {
-    let side = |side: &Side| u32::from(*side == Side::Shared);
-    let vcpu = op.vcpu().map_or(0, |vcpu| u32::from(vcpu.0 > 0));
-    vcpu + match op {
-        Op::Release { .. } => 4,
-        Op::Accept { size, .. } => match size {
-            Size::Size4K => 0,
-            Size::Size2M => 1,
-            Size::Size1G => 2,
-            Size::Linux => 3,
-        },
-        Op::Touch {
-            side: which, on_ve, ..
-        } => 3 + side(which) + u32::from(*on_ve == OnVe::Accept),
-        Op::Fill { side: which, .. } => 1 + side(which),
-        Op::Verify {
-            side: which, gone, ..
-        } => {
-            2 + side(which)
-                + match gone {
-                    Gone::Skip => 0,
-                    Gone::Ends => 1,
-                    Gone::Every => 2,
-                }
-        }
-        Op::Probe { .. } => 3,
-        Op::Prefault { .. } | Op::Allocate { .. } => 2,
-        Op::Convert { .. } | Op::Punch { .. } | Op::DirtyLog { .. } | Op::Stop | Op::Cont => 1,
     }
 }
 

@@ -2,11 +2,10 @@
 
 use std::fmt::Write;
 
-use tdxlab_plan::addr::{Gpa, GpaRange, PageLevel};
+use tdxlab_plan::addr::PageLevel;
+use tdxlab_plan::op_words::{self, offsets};
 use tdxlab_plan::text::Bytes;
-use tdxlab_plan::{
-    AccessKind, Action, Design, Gone, Guest, OnVe, Op, Plan, RangeSplit, Side, Size,
-};
+use tdxlab_plan::{Action, Design, Guest, Plan, RangeSplit};
 
 /// The text of a scenario that expands to this plan, for designs like this one. `name` and `about`
 /// are its header.
@@ -22,7 +21,7 @@ pub fn scenario(plan: &Plan, design: &Design, name: &str, about: &str) -> String
     for step in &plan.steps {
         match &step.action {
             Action::One(op) => {
-                let _ = writeln!(text, "  - {}", operation(op, &plan.guest));
+                let _ = writeln!(text, "  - {}", op_words::yaml(op, &plan.guest));
             }
             Action::Parallel(branches) => {
                 text.push_str("  - parallel:\n");
@@ -30,7 +29,7 @@ pub fn scenario(plan: &Plan, design: &Design, name: &str, about: &str) -> String
                     let ops: Vec<String> = branch
                         .0
                         .iter()
-                        .map(|op| operation(op, &plan.guest))
+                        .map(|op| op_words::yaml(op, &plan.guest))
                         .collect();
                     let line = match ops.as_slice() {
                         [one] => one.clone(),
@@ -78,7 +77,7 @@ fn guest(guest: &Guest) -> String {
             .map(|slot| {
                 format!(
                     "{{ range: {}, gmem: {} }}",
-                    place(slot.range, guest),
+                    offsets(slot.range, guest),
                     Bytes(slot.gmem_offset)
                 )
             })
@@ -89,7 +88,7 @@ fn guest(guest: &Guest) -> String {
         let image: Vec<String> = guest
             .image
             .iter()
-            .map(|range| place(*range, guest))
+            .map(|range| offsets(*range, guest))
             .collect();
         parts.push(format!("image: [{}]", image.join(", ")));
     }
@@ -97,86 +96,4 @@ fn guest(guest: &Guest) -> String {
         parts.push(format!("backing: {}", backing.name()));
     }
     parts.join(", ")
-}
-
-fn operation(op: &Op, guest: &Guest) -> String {
-    let mut parts = Vec::new();
-    if let Some(range) = op.range() {
-        parts.push(format!("range: {}", place(range, guest)));
-    }
-    let on = |side: &Side| (*side == Side::Shared).then(|| "side: shared".to_owned());
-    let every =
-        |stride: &PageLevel| (*stride != PageLevel::Size4K).then(|| format!("stride: {stride}"));
-    let name = match op {
-        Op::Release { level, .. } => {
-            parts.push(format!("level: {level}"));
-            "release"
-        }
-        Op::Accept { size, .. } => {
-            let level = match size {
-                Size::Size4K => "4K",
-                Size::Size2M => "2M",
-                Size::Size1G => "1G",
-                Size::Linux => "linux",
-            };
-            parts.push(format!("level: {level}"));
-            "accept"
-        }
-        Op::Touch {
-            stride,
-            access,
-            side,
-            on_ve,
-            ..
-        } => {
-            parts.extend(every(stride));
-            parts.extend((*access == AccessKind::Read).then(|| "access: read".to_owned()));
-            parts.extend(on(side));
-            parts.extend((*on_ve == OnVe::Accept).then(|| "on_ve: accept".to_owned()));
-            "touch"
-        }
-        Op::Fill { side, .. } => {
-            parts.extend(on(side));
-            "fill"
-        }
-        Op::Verify { gone, side, .. } => {
-            parts.extend(match gone {
-                Gone::Skip => None,
-                Gone::Ends => Some("gone: ends".to_owned()),
-                Gone::Every => Some("gone: every".to_owned()),
-            });
-            parts.extend(on(side));
-            "verify"
-        }
-        Op::Convert { to, .. } => {
-            let to = match to {
-                Side::Private => "private",
-                Side::Shared => "shared",
-            };
-            parts.push(format!("to: {to}"));
-            "convert"
-        }
-        Op::Probe { stride, .. } => {
-            parts.extend(every(stride));
-            "probe"
-        }
-        Op::Punch { .. } => "punch",
-        Op::Prefault { .. } => "prefault",
-        Op::Allocate { .. } => "allocate",
-        Op::DirtyLog { on: true } => return "dirty_log: on".to_owned(),
-        Op::DirtyLog { on: false } => return "dirty_log: off".to_owned(),
-        Op::Stop => return "vm: stop".to_owned(),
-        Op::Cont => return "vm: cont".to_owned(),
-    };
-    if let Some(vcpu) = op.vcpu().filter(|vcpu| vcpu.0 > 0) {
-        parts.push(format!("vcpu: {}", vcpu.0));
-    }
-    format!("{name}: {{ {} }}", parts.join(", "))
-}
-
-/// A range as offsets into test memory.
-fn place(range: GpaRange, guest: &Guest) -> String {
-    let base = guest.memory.start();
-    let offset = |gpa: Gpa| Bytes(gpa.checked_sub(base).unwrap_or(0));
-    format!("{}..{}", offset(range.start()), offset(range.end()))
 }

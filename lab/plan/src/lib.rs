@@ -32,6 +32,7 @@ mod map;
 pub mod names;
 pub mod needs;
 mod op;
+pub mod op_words;
 mod plan;
 mod tdx_module;
 pub mod text;

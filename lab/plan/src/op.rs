@@ -311,6 +311,14 @@ impl Op {
         }
     }
 
+    /// The side on which the guest loads or stores; `None` where it does neither.
+    pub const fn accesses(&self) -> Option<Side> {
+        match self.kind() {
+            Kind::Guest(_, op) => op.accesses(),
+            Kind::Host(_) | Kind::Vm(_) => None,
+        }
+    }
+
     /// The steps in which it goes through its range, each an action of its own; `None` where it
     /// takes the range as a whole.
     pub const fn unit(&self) -> Option<PageLevel> {
@@ -333,6 +341,18 @@ impl GuestOp {
             | GuestOp::Convert { range, .. }
             | GuestOp::Probe { range, .. }
             | GuestOp::Release { range, .. } => range,
+        }
+    }
+
+    const fn accesses(&self) -> Option<Side> {
+        match *self {
+            GuestOp::Touch { side, .. }
+            | GuestOp::Fill { side, .. }
+            | GuestOp::Verify { side, .. } => Some(side),
+            GuestOp::Accept { .. }
+            | GuestOp::Convert { .. }
+            | GuestOp::Probe { .. }
+            | GuestOp::Release { .. } => None,
         }
     }
 

@@ -1,14 +1,12 @@
-//! Operations, ranges and expectations in the words of a report.
+//! Ranges, numbers and expectations in the words of a report.
 
 use std::fmt;
 
 use tdxlab_protocol::addr::{Gpa, GpaRange};
-use tdxlab_protocol::message::{AccessKind, OnVe, Side, VcpuId};
 
 use crate::expectation::{AccessOutcome, Content, Expectation, Interval};
 use crate::map::RegionState;
 use crate::names::{Errno, Status, Unsigned, VmcallStatus};
-use crate::op::{Action, Gone, Op, Size};
 use crate::plan::Guest;
 
 /// A number of bytes in the largest unit that keeps it whole: `1028K`, `16T`.
@@ -74,152 +72,6 @@ pub fn slug(name: &str) -> String {
         .collect();
     slug.truncate(slug.trim_end_matches('_').len());
     slug
-}
-
-/// What a step does, as the scenario's author would put it, with the GPAs it stands for.
-pub fn action(action: &Action, guest: &Guest) -> String {
-    match action {
-        Action::One(op) => operation(op, guest),
-        Action::Parallel(branches) => {
-            let branches: Vec<String> = branches
-                .iter()
-                .map(|branch| {
-                    let ops: Vec<String> = branch.0.iter().map(|op| operation(op, guest)).collect();
-                    ops.join(", then ")
-                })
-                .collect();
-            format!("in parallel: {}", branches.join(" | "))
-        }
-    }
-}
-
-fn operation(op: &Op, guest: &Guest) -> String {
-    let place = |range: &GpaRange| place(*range, guest);
-    match op {
-        Op::Accept { range, size, vcpu } => {
-            let size = match size {
-                Size::Size4K => "at 4K",
-                Size::Size2M => "at 2M",
-                Size::Size1G => "at 1G",
-                Size::Linux => "as Linux does",
-            };
-            format!("accept {} {size}{}", place(range), on(*vcpu))
-        }
-        Op::Release { range, level, vcpu } => {
-            format!("release {} at {level}{}", place(range), on(*vcpu))
-        }
-        Op::Touch {
-            range,
-            stride,
-            access,
-            side,
-            on_ve,
-            vcpu,
-        } => {
-            let access = match access {
-                AccessKind::Read => "read",
-                AccessKind::Write => "write",
-            };
-            let on_ve = match on_ve {
-                OnVe::Skip => "",
-                OnVe::Accept => ", accepting on #VE",
-            };
-            format!(
-                "touch {} every {stride} ({access}{}){on_ve}{}",
-                place(range),
-                shared(*side),
-                on(*vcpu)
-            )
-        }
-        Op::Fill {
-            range,
-            generation,
-            side,
-            vcpu,
-        } => format!(
-            "fill {} (fill {}{}){}",
-            place(range),
-            generation.get(),
-            shared(*side),
-            on(*vcpu)
-        ),
-        Op::Verify {
-            range,
-            gone,
-            side,
-            vcpu,
-        } => {
-            let gone = match gone {
-                Gone::Skip => "",
-                Gone::Ends => ", touching the ends of what is gone",
-                Gone::Every => ", touching all that is gone",
-            };
-            let side = match side {
-                Side::Private => "",
-                Side::Shared => " (shared)",
-            };
-            format!("verify {}{side}{gone}{}", place(range), on(*vcpu))
-        }
-        Op::Convert { range, to, vcpu } => {
-            let to = match to {
-                Side::Private => "private",
-                Side::Shared => "shared",
-            };
-            format!("convert {} to {to}{}", place(range), on(*vcpu))
-        }
-        Op::Probe {
-            range,
-            stride,
-            vcpu,
-        } => format!("probe {} every {stride}{}", place(range), on(*vcpu)),
-        Op::Punch { range } => format!("punch {}", place(range)),
-        Op::Prefault { range } => format!("prefault {}", place(range)),
-        Op::Allocate { range } => format!("allocate {}", place(range)),
-        Op::DirtyLog { on: true } => "log dirty pages".to_owned(),
-        Op::DirtyLog { on: false } => "stop logging dirty pages".to_owned(),
-        Op::Stop => "stop the vCPUs".to_owned(),
-        Op::Cont => "let the vCPUs go on".to_owned(),
-    }
-}
-
-/// An operation in one to three words, as pictures and tables name it.
-pub const fn name(op: &Op) -> &'static str {
-    match op {
-        Op::Accept { .. } => "accept",
-        Op::Release { .. } => "release",
-        Op::Touch { .. } => "touch",
-        Op::Fill { .. } => "fill",
-        Op::Verify { .. } => "verify",
-        Op::Convert {
-            to: Side::Shared, ..
-        } => "convert to shared",
-        Op::Convert {
-            to: Side::Private, ..
-        } => "convert to private",
-        Op::Probe { .. } => "probe",
-        Op::Punch { .. } => "punch",
-        Op::Prefault { .. } => "prefault",
-        Op::Allocate { .. } => "allocate",
-        Op::DirtyLog { on: true } => "log dirty pages",
-        Op::DirtyLog { on: false } => "stop logging",
-        Op::Stop => "stop",
-        Op::Cont => "cont",
-    }
-}
-
-/// The first vCPU goes without saying.
-fn on(vcpu: VcpuId) -> String {
-    match vcpu.0 {
-        0 => String::new(),
-        index => format!(" on vCPU {index}"),
-    }
-}
-
-fn shared(side: Side) -> &'static str {
-    match side {
-        Side::Private => "",
-        Side::Shared => ", shared",
-    }
 }
 
 /// A range as offsets into test memory, as scenarios have it, and as GPAs.

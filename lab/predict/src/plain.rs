@@ -99,9 +99,7 @@ impl Plain {
                 advice: "do one after the other, or leave `backing` away".to_owned(),
             });
         };
-        if let Op::Touch { side, .. } | Op::Fill { side, .. } | Op::Verify { side, .. } = op
-            && *side == Side::Shared
-        {
+        if op.accesses() == Some(Side::Shared) {
             return Err(Unjudgeable {
                 why: "the memory of a plain VM has no shared side".to_owned(),
                 advice: "leave `side` away".to_owned(),
@@ -154,11 +152,7 @@ impl Plain {
                 }
                 expected.errnos.push(0);
             }
-            Op::Accept { .. }
-            | Op::Release { .. }
-            | Op::Convert { .. }
-            | Op::Probe { .. }
-            | Op::Prefault { .. } => {
+            _ => {
                 return Err(Unjudgeable {
                     why: "a plain VM has no private memory".to_owned(),
                     advice: "leave `backing` away, or touch memory in place of this".to_owned(),

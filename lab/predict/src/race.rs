@@ -180,22 +180,7 @@ impl State {
 
     /// Whether an access of the step may or may not kill the TD, depending on a race.
     pub(super) fn may_die(&self, op: &Op) -> bool {
-        let reads = match op {
-            Op::Touch { side, .. } | Op::Fill { side, .. } | Op::Verify { side, .. } => {
-                *side == Side::Private
-            }
-            Op::Accept { .. }
-            | Op::Release { .. }
-            | Op::Convert { .. }
-            | Op::Probe { .. }
-            | Op::Punch { .. }
-            | Op::Prefault { .. }
-            | Op::Allocate { .. }
-            | Op::DirtyLog { .. }
-            | Op::Stop
-            | Op::Cont => false,
-        };
-        reads
+        op.accesses() == Some(Side::Private)
             && self.sept_ve_disable
             && !self
                 .uncertain_regions(&pages_of(op.range().unwrap_or_default()))

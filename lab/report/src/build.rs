@@ -9,7 +9,7 @@ use tdxlab_journal::reader::JournalReader;
 use tdxlab_journal::verdict::{Finding, Judgement, MissingWitness, Verdict};
 use tdxlab_journal::{ContentSpan, Observed, PageCounters, Reading, Sample};
 use tdxlab_plan::linux::LinuxPlan;
-use tdxlab_plan::{Expectation, Plan, text as words};
+use tdxlab_plan::{Expectation, Plan, op_words, text as words};
 
 use super::model::{
     Confirmation, ContentReport, ControlReport, Fact, FindingReport, Numbers, Report,
@@ -344,7 +344,7 @@ impl Draft {
         self.report.steps.push(StepReport {
             line: planned.line,
             expected: words::expectation(expected),
-            ..StepReport::begun(number, words::action(&planned.action, &plan.guest))
+            ..StepReport::begun(number, op_words::action(&planned.action, &plan.guest))
         });
     }
 

@@ -8,7 +8,7 @@ use std::fmt::Write;
 
 use tdxlab_journal::journal::{Event, PlanId};
 use tdxlab_journal::verdict::Verdict;
-use tdxlab_plan::{Plan, text as words};
+use tdxlab_plan::{Plan, op_words};
 
 use super::build::{Builder, INTERRUPTED};
 use super::ktap::{description, render_result, render_step, render_steps};
@@ -165,7 +165,7 @@ fn unjudged(known: &ScenarioReport, planned: Option<&Plan>, out: &mut String) {
         let planned = planned.and_then(|plan| Some((plan.steps.get(number - 1)?, &plan.guest)));
         let action = planned.map_or_else(
             || "step".to_owned(),
-            |(step, guest)| description(&words::action(&step.action, guest)),
+            |(step, guest)| description(&op_words::action(&step.action, guest)),
         );
         let _ = writeln!(out, "  ok {number} {action} # SKIP the scenario had ended");
     }

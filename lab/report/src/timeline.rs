@@ -9,7 +9,7 @@ use tdxlab_journal::journal::{Event, JournalError};
 use tdxlab_journal::reader::JournalReader;
 use tdxlab_journal::verdict::Finding;
 use tdxlab_journal::{ContentSpan, FindingKind, Sample, SplitEvent, Verdict, Witness};
-use tdxlab_plan::{Action, Expectation, MemoryMap, Op, Plan, text};
+use tdxlab_plan::{Action, Expectation, MemoryMap, Op, Plan, op_words};
 use tdxlab_protocol::addr::{Gpa, GpaRange};
 
 /// The pictures of a run, by the place of the scenario in it.
@@ -241,7 +241,7 @@ fn leaves(events: &[SplitEvent]) -> Vec<Gpa> {
 
 fn mark(op: &Op) -> Mark {
     Mark {
-        name: text::name(op),
+        name: op_words::name(op),
         range: op.range().unwrap_or_default(),
         micros: None,
     }

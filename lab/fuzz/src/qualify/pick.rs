@@ -1,7 +1,7 @@
 //! What caught a fault: the first step of a plan that failed, and the witnesses of it.
 
 use tdxlab_journal::{Finding, FindingKind, Judgement, Verdict, Witness};
-use tdxlab_plan::{Guest, text as words};
+use tdxlab_plan::{Guest, op_words};
 use tdxlab_run::{PlanResult, TestCase};
 
 use super::matrix::Catch;
@@ -75,7 +75,7 @@ pub(super) fn stuck(plan: usize, item: &TestCase, tried: &PlanResult) -> Option<
 
 fn said(item: &TestCase, step: Option<usize>, guest: &Guest) -> (String, u32) {
     match step.map(|index| item.plan.steps.get(index)) {
-        Some(Some(step)) => (words::action(&step.action, guest), step.line),
+        Some(Some(step)) => (op_words::action(&step.action, guest), step.line),
         Some(None) => ("the end of the guest".to_owned(), 0),
         None => ("the positive control".to_owned(), 0),
     }

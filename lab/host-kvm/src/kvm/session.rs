@@ -209,7 +209,7 @@ impl KvmSession {
         match op {
             HostOp::Punch(range) => Ok(self.memory.punch(range)),
             HostOp::Allocate(range) => Ok(self.memory.allocate(range)),
-            HostOp::Prefault(_) => Err(no_private_memory()),
+            _ => Err(no_private_memory()),
         }
     }
 

@@ -7,7 +7,7 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 use tdxlab_plan as plan;
-use tdxlab_plan::{Plan, text as words};
+use tdxlab_plan::{Plan, op_words};
 
 use super::error::ReplayError;
 use super::model::{MAX_BYTES, Replay, ReplayOrigin, VERSION};
@@ -63,7 +63,7 @@ impl Replay {
         let story = (1..)
             .zip(&self.plan.steps)
             .map(|(number, step): (usize, _)| {
-                format!("{number}. {}", words::action(&step.action, guest))
+                format!("{number}. {}", op_words::action(&step.action, guest))
             })
             .collect();
         let written = Written {

@@ -4,7 +4,7 @@ use clap::Args;
 use comfy_table::{Cell, Table};
 use tdxlab_plan::addr::GpaRange;
 use tdxlab_plan::names::{Errno, Unsigned, VmcallStatus};
-use tdxlab_plan::{Design, Expectation, Guest, Op, Plan, Side, Step, text as words};
+use tdxlab_plan::{Design, Expectation, Guest, Op, Plan, Side, Step, op_words, text as words};
 use tdxlab_predict::Predictor;
 use tdxlab_report::table;
 
@@ -170,7 +170,7 @@ fn row(index: usize, step: &Step, expected: &Expectation, guest: &Guest) -> Vec<
     use table::number;
     vec![
         number(index),
-        Cell::new(words::action(&step.action, guest)),
+        Cell::new(op_words::action(&step.action, guest)),
         number(Unsigned(expected.splits)),
         number(expected.pages.pages_4k.to_string()),
         number(expected.pages.pages_2m.to_string()),

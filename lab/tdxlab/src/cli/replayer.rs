@@ -8,7 +8,7 @@ use tdxlab_journal::interleaving::Interleaving;
 use tdxlab_journal::replay::Replay;
 use tdxlab_journal::verdict::Judgement;
 use tdxlab_journal::{PlanId, Reading, Verdict};
-use tdxlab_plan::{Plan, text as words};
+use tdxlab_plan::{Plan, op_words, text as words};
 use tdxlab_qemu::interrupt::Interrupt;
 use tdxlab_report::terminal::{contrast, paint};
 use tdxlab_run::{Hooks, StepContext};
@@ -194,7 +194,7 @@ fn describe(context: &StepContext<'_>, failed: Option<usize>) -> Vec<String> {
         "step {} of {}: {}",
         context.step + 1,
         steps.len(),
-        words::action(action, guest)
+        op_words::action(action, guest)
     )];
     let mut tell = |title: &str, texts: Vec<String>| {
         for (index, text) in texts.into_iter().enumerate() {

@@ -8,7 +8,7 @@ use tdxlab_host::Host;
 use tdxlab_host_soft::sim::SimHost;
 use tdxlab_host_soft::soft::SoftHost;
 use tdxlab_journal::Verdict;
-use tdxlab_plan::{TdxModule, text as words};
+use tdxlab_plan::{TdxModule, op_words};
 
 use super::error::CliError;
 use super::options::{self, HostName, Scenarios};
@@ -148,7 +148,7 @@ impl Soak {
             let action = &plan.steps.get(step - 1)?.action;
             Some(format!(
                 ", step {step}: {}",
-                words::action(action, &plan.guest)
+                op_words::action(action, &plan.guest)
             ))
         });
         let file = bad
