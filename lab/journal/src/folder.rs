@@ -10,9 +10,10 @@ use jiff::Timestamp;
 use miette::Diagnostic;
 use nix::fcntl::{AT_FDCWD, AtFlags};
 use nix::unistd::linkat;
+use tdxlab_plan::{HostKind, HostProfile};
 use thiserror::Error;
 
-use super::journal::{self, Journal, JournalError, PlanId};
+use super::journal::{self, Journal, JournalError, PlanId, RunStarted};
 
 /// Name of the symbolic link to the newest run.
 pub const LATEST: &str = "latest";
@@ -83,6 +84,30 @@ impl RunFolder {
             path: path.to_owned(),
             name: name.to_owned(),
             started,
+        }
+    }
+
+    /// The first line of its journal: a run of nothing, by this program's command line.
+    pub fn head(&self, host: HostKind, profile: HostProfile) -> RunStarted {
+        RunStarted {
+            version: journal::VERSION,
+            tdxlab: env!("CARGO_PKG_VERSION").to_owned(),
+            run: self.name.clone(),
+            started: self.started.to_string(),
+            command: std::env::args().collect(),
+            host,
+            profile: Some(profile),
+            host_reason: String::new(),
+            facts: Vec::new(),
+            fault: None,
+            design: journal::NO_DESIGN.to_owned(),
+            seed: None,
+            jobs: 1,
+            plans: Vec::new(),
+            paths: Vec::new(),
+            allowed_log: Vec::new(),
+            part: None,
+            merged: Vec::new(),
         }
     }
 

@@ -244,7 +244,15 @@ pub struct RunStarted {
     pub merged: Vec<String>,
 }
 
+/// The design of runs that have none: their guests are Linux, which does as it likes.
+pub const NO_DESIGN: &str = "none";
+
 impl RunStarted {
+    /// Whether its guests are Linux (`tdxlab linux`).
+    pub fn is_of_linux(&self) -> bool {
+        self.design == NO_DESIGN
+    }
+
     /// What the host of the run promised.
     pub fn profile(&self) -> HostProfile {
         self.profile.unwrap_or(HostProfile::of(self.host))

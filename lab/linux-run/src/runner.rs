@@ -107,21 +107,28 @@ impl LinuxRunner<'_> {
             reason: None,
             folder: RunFolder::of_plan(id, &plan.name),
         };
+        let evidence = self.folder.path().join(&course.folder);
+        // A run that was ended by force may have left something here, and goes on.
+        let _ = fs::remove_dir_all(&evidence);
         self.run(id, plan, &image, &mut course)?;
-        let kept = self.folder.path().join(&course.folder).is_dir();
         let outcome = Outcome {
             verdict: course.verdict,
             reason: course.reason,
             took: started.elapsed(),
-            interrupted: false,
+            interrupted: self.interrupt.is_raised() && course.verdict == Verdict::Error,
             fault_reached: None,
         };
+        // Without an end in the journal it is run again by `--resume`.
+        if outcome.interrupted {
+            let _ = fs::remove_dir_all(&evidence);
+            return Ok(outcome);
+        }
         self.journal.write(&Event::PlanEnded {
             plan: id,
             verdict: outcome.verdict,
             reason: outcome.reason.clone(),
             micros: micros(outcome.took),
-            evidence: kept.then_some(course.folder),
+            evidence: evidence.is_dir().then_some(course.folder),
             fault_reached: None,
         })?;
         Ok(outcome)

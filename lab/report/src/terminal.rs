@@ -470,16 +470,14 @@ fn unfinished(report: &Report) -> Option<String> {
     ))
 }
 
-/// The command that does the rest. Only `tdxlab run` can go on.
+/// The command that does the rest. Only `tdxlab run` and `tdxlab linux` can go on.
 fn next(report: &Report, run_folder: &Path) -> String {
     let unfinished = report.scenarios.iter().any(|one| one.unfinished);
     match report.command.get(1).map(String::as_str) {
-        Some("run") if unfinished => {
-            format!(
-                "continue with: tdxlab run --resume {}\n",
-                run_folder.display()
-            )
-        }
+        Some(command @ ("run" | "linux")) if unfinished => format!(
+            "continue with: tdxlab {command} --resume {}\n",
+            run_folder.display()
+        ),
         _ => String::new(),
     }
 }

@@ -10,8 +10,6 @@ use tdxlab_journal::journal::{self, Event, Journal, JournalError, PlanId, RunSta
 use tdxlab_journal::reader::JournalReader;
 use thiserror::Error;
 
-use super::executor::TestCase;
-
 /// What a journal says of a run so far.
 #[derive(Debug)]
 pub struct Resumable {
@@ -74,7 +72,11 @@ impl Resumable {
 
     /// The plans that are left, with their places in the run. `items` are all plans as they are
     /// now; they must be those the run was started with.
-    pub fn left(&self, items: Vec<TestCase>) -> Result<Vec<(PlanId, TestCase)>, ResumeError> {
+    pub fn left<T>(
+        &self,
+        items: Vec<T>,
+        name_of: impl Fn(&T) -> &str,
+    ) -> Result<Vec<(PlanId, T)>, ResumeError> {
         let changed = |what: String| ResumeError::Changed {
             run: self.head.run.clone(),
             what,
@@ -87,8 +89,8 @@ impl Resumable {
             )));
         }
         for (item, name) in items.iter().zip(&self.head.plans) {
-            if item.plan.name != *name {
-                return Err(changed(format!("{name} is now {}", item.plan.name)));
+            if name_of(item) != name {
+                return Err(changed(format!("{name} is now {}", name_of(item))));
             }
         }
         Ok(items

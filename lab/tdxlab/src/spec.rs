@@ -205,13 +205,6 @@ impl<'a> RunSpec<'a> {
 
     fn head(&self, folder: &RunFolder) -> Event {
         Event::RunStarted(RunStarted {
-            version: journal::VERSION,
-            tdxlab: env!("CARGO_PKG_VERSION").to_owned(),
-            run: folder.name().to_owned(),
-            started: folder.started().to_string(),
-            command: std::env::args().collect(),
-            host: self.host.kind(),
-            profile: Some(self.host.profile()),
             host_reason: self.host_reason.clone(),
             facts: self.facts(),
             fault: self.host.fault(),
@@ -226,7 +219,7 @@ impl<'a> RunSpec<'a> {
             paths: self.paths.clone(),
             allowed_log: self.allowed_log.texts().to_vec(),
             part: self.part.clone(),
-            merged: Vec::new(),
+            ..folder.head(self.host.kind(), self.host.profile())
         })
     }
 }

@@ -1,12 +1,12 @@
 //! `tdxlab linux`: runs scenarios of Linux guests.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::{Args, ValueEnum};
 use tdxlab_host::OnHost;
 use tdxlab_journal::folder::RunFolder;
-use tdxlab_journal::journal::{self, Event, PlanId, RunStarted};
+use tdxlab_journal::journal::{Event, Journal, PlanId, RunStarted};
 use tdxlab_journal::verdict::Verdict;
 use tdxlab_l1::KernelChoice;
 use tdxlab_linux::image::PACKAGE;
@@ -16,6 +16,7 @@ use tdxlab_linux_run::{LinuxCase, LinuxRunner, Place};
 use tdxlab_plan::{HostKind, HostProfile};
 use tdxlab_qemu::{Accelerator, Installed, Version};
 use tdxlab_report::terminal;
+use tdxlab_run::Resumable;
 use tdxlab_scenario as scenario;
 
 use super::error::CliError;
@@ -33,8 +34,15 @@ const NEEDED: Version = Version::new(7, 2);
 #[derive(Args, Debug)]
 pub(super) struct Linux {
     /// Scenario files, or folders of them
-    #[arg(value_name = "PATH", default_value = "scenarios/linux")]
+    #[arg(
+        value_name = "PATH",
+        default_value = "scenarios/linux",
+        conflicts_with = "resume"
+    )]
     paths: Vec<PathBuf>,
+    /// Continue a run that was ended early, with the same options
+    #[arg(long, value_name = "DIR", conflicts_with = "out")]
+    resume: Option<PathBuf>,
     /// What the guests are
     #[arg(long, value_enum, default_value = "auto", env = "TDXLAB_LINUX_HOST")]
     host: GuestKind,
@@ -93,12 +101,16 @@ enum BoardName {
 impl Linux {
     pub(super) fn execute(self) -> Result<u8, CliError> {
         let interrupt = signals::install()?;
-        let cases = load(&self.paths)?;
         let (kind, why) = self.kind();
         let place = self.place(kind)?;
-        let folder = RunFolder::create(&self.out)?;
-        let journal = folder.journal()?;
-        journal.write(&self.head(&folder, &cases, kind, &why, &place))?;
+        let Started {
+            folder,
+            journal,
+            cases,
+        } = match &self.resume {
+            Some(folder) => resumed(folder, host_kind(kind))?,
+            None => self.started(kind, &why, &place)?,
+        };
         if !self.quiet {
             output::note(format!("Linux guests: {why}"));
         }
@@ -119,11 +131,11 @@ impl Linux {
             watcher: watcher.as_ref(),
         };
         let mut verdict = None;
-        for (id, case) in (0..).map(PlanId).zip(&cases) {
+        for (id, case) in &cases {
             if interrupt.is_raised() {
                 break;
             }
-            let outcome = runner.execute(id, case)?;
+            let outcome = runner.execute(*id, case)?;
             watcher.plan_ended(0, &case.plan.name, &outcome);
             verdict = Some(verdict.map_or(outcome.verdict, |so_far: Verdict| {
                 so_far.and(outcome.verdict)
@@ -192,15 +204,10 @@ impl Linux {
         })
     }
 
-    fn head(
-        &self,
-        folder: &RunFolder,
-        cases: &[LinuxCase],
-        kind: GuestKind,
-        why: &str,
-        place: &Place,
-    ) -> Event {
-        let host = host_kind(kind);
+    fn started(&self, kind: GuestKind, why: &str, place: &Place) -> Result<Started, CliError> {
+        let cases = load(&self.paths)?;
+        let folder = RunFolder::create(&self.out)?;
+        let journal = folder.journal()?;
         let fact = |name: &str, value: String| (name.to_owned(), value);
         let mut facts = vec![
             fact("Linux guests", why.to_owned()),
@@ -210,27 +217,53 @@ impl Linux {
         if let Some(td) = &place.td {
             facts.push(fact("firmware", td.firmware.display().to_string()));
         }
-        Event::RunStarted(RunStarted {
-            version: journal::VERSION,
-            tdxlab: env!("CARGO_PKG_VERSION").to_owned(),
-            run: folder.name().to_owned(),
-            started: folder.started().to_string(),
-            command: std::env::args().collect(),
-            host,
-            profile: Some(HostProfile::of(host)),
+        let host = host_kind(kind);
+        journal.write(&Event::RunStarted(RunStarted {
             host_reason: why.to_owned(),
             facts,
-            fault: None,
-            design: "none".to_owned(),
-            seed: None,
-            jobs: 1,
             plans: cases.iter().map(|case| case.plan.name.clone()).collect(),
             paths: self.paths.clone(),
-            allowed_log: Vec::new(),
-            part: None,
-            merged: Vec::new(),
+            ..folder.head(host, HostProfile::of(host))
+        }))?;
+        Ok(Started {
+            folder,
+            journal,
+            cases: (0..).map(PlanId).zip(cases).collect(),
         })
     }
+}
+
+/// A run, and the plans that are left of it.
+struct Started {
+    folder: RunFolder,
+    journal: Journal,
+    cases: Vec<(PlanId, LinuxCase)>,
+}
+
+/// The rest of a run, as its journal says it was started.
+fn resumed(folder: &Path, host: HostKind) -> Result<Started, CliError> {
+    let progress = Resumable::of(folder)?;
+    let head = &progress.head;
+    if !head.is_of_linux() {
+        return Err(CliError::usage(
+            format!("{} is no run of Linux guests", folder.display()),
+            "resume it with `tdxlab run --resume`",
+        ));
+    }
+    if head.host != host {
+        let (was, is) = (head.host.name(), host.name());
+        return Err(CliError::usage(
+            format!("{} was on {was}, this would be on {is}", folder.display()),
+            "give the same --host as then",
+        ));
+    }
+    let cases = progress.left(load(&head.paths)?, |case: &LinuxCase| &case.plan.name)?;
+    let started = head.started.parse().unwrap_or_default();
+    Ok(Started {
+        folder: RunFolder::existing(folder, &head.run, started),
+        journal: progress.journal()?,
+        cases,
+    })
 }
 
 /// The kind of host that a report calls it.

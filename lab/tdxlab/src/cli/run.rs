@@ -236,6 +236,12 @@ impl Run {
                 "resume the runs it was merged from, and merge again",
             ));
         }
+        if head.is_of_linux() {
+            return Err(CliError::usage(
+                format!("{} is a run of Linux guests", folder.display()),
+                "resume it with `tdxlab linux --resume`",
+            ));
+        }
         let scenarios = Scenarios {
             paths: head.paths.clone(),
             seed: head.seed,
@@ -248,7 +254,10 @@ impl Run {
                     .is_none_or(|part| part.shard.holds(&item.plan.name))
             })
             .collect();
-        let (places, items) = progress.left(items)?.into_iter().unzip();
+        let (places, items) = progress
+            .left(items, |item: &TestCase| &item.plan.name)?
+            .into_iter()
+            .unzip();
         Ok(Task {
             design: options::design(&head.design)?,
             selected: self.select(

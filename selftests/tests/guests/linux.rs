@@ -1,0 +1,91 @@
+//! `tdxlab linux` from the outside: a run of Linux guests that is interrupted, and goes on.
+
+use std::fs;
+use std::path::PathBuf;
+use std::process::{Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use tdxlab::report::{self, Report};
+use tdxlab_selftests::command::root;
+
+/// Something has happened by then, or the test fails.
+const PATIENCE: Duration = Duration::from_secs(120);
+
+/// `tdxlab linux` on plain guests.
+fn linux(arguments: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_tdxlab-under-test"));
+    command
+        .args(["linux", "--host", "tcg"])
+        .args(arguments)
+        .current_dir(root())
+        .env("NO_COLOR", "1")
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
+    command
+}
+
+fn said(output: &Output) -> String {
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    text(&output.stdout) + &text(&output.stderr)
+}
+
+/// The report of a run's folder.
+fn report_of(folder: &std::path::Path) -> Report {
+    report::from_journal(&folder.join("journal.jsonl")).unwrap()
+}
+
+#[test]
+fn a_linux_guest_that_was_interrupted_is_run_again() {
+    let out = tempfile::tempdir().unwrap();
+    let reports = out.path().to_str().unwrap();
+    let paths = ["scenarios/linux/boot.yaml", "scenarios/linux/fill-4k.yaml"];
+    let run = linux(&[&["--out", reports], &paths[..]].concat()).spawn();
+    let mut run = run.unwrap();
+    let until = Instant::now() + PATIENCE;
+    let latest = out.path().join("latest/journal.jsonl");
+    let seen = |event: &str| fs::read_to_string(&latest).is_ok_and(|text| text.contains(event));
+    // Where there is no kernel for it, all is skipped and the run ends by itself.
+    while !seen("\"linux_started\"") && run.try_wait().unwrap().is_none() {
+        assert!(Instant::now() < until, "nothing has begun");
+        std::thread::sleep(Duration::from_millis(2));
+    }
+    let was_over = run.try_wait().unwrap().is_some();
+    if !was_over {
+        kill(Pid::from_raw(run.id().cast_signed()), Signal::SIGTERM).unwrap();
+    }
+    let output = run.wait_with_output().unwrap();
+    if was_over {
+        let required = std::env::var_os("TDXLAB_REQUIRE_L1").is_some();
+        assert!(!required, "{}", said(&output));
+        return eprintln!("skipped: {}", said(&output));
+    }
+    assert_eq!(output.status.code(), Some(130), "{}", said(&output));
+    let folder: PathBuf = fs::canonicalize(out.path().join("latest")).unwrap();
+    let report = report_of(&folder);
+    assert!(report.interrupted && report.scenarios[0].unfinished);
+    assert_eq!(report.counts.error, 0, "{}", said(&output));
+    let name = folder.file_name().unwrap().to_str().unwrap();
+    let next = format!("continue with: tdxlab linux --resume {reports}/{name}");
+    assert!(said(&output).contains(&next), "{}", said(&output));
+
+    let folder = folder.to_str().unwrap();
+    let output = Command::new(env!("CARGO_BIN_EXE_tdxlab-under-test"))
+        .args(["run", "--resume", folder])
+        .output()
+        .unwrap();
+    assert_eq!(output.status.code(), Some(64));
+    assert!(
+        said(&output).contains("tdxlab linux --resume"),
+        "{}",
+        said(&output)
+    );
+
+    let output = linux(&["--resume", folder]).output().unwrap();
+    assert_eq!(output.status.code(), Some(0), "{}", said(&output));
+    let report = report_of(folder.as_ref());
+    assert_eq!(report.counts.pass, 2, "{}", said(&output));
+    assert!(!report.interrupted);
+}
