@@ -1,7 +1,7 @@
 //! Attaching to a held guest: a second QMP monitor and a gdb stub on Unix sockets.
 //!
-//! The lab itself talks to QEMU over inherited sockets that nobody else can reach. Where a guest is
-//! to be kept after a failure, QEMU gets a second monitor on a socket with a name.
+//! The lab itself talks to QEMU over inherited sockets, out of reach for other processes.
+//! To keep a guest after a failure, QEMU gets a second monitor on a named socket.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -51,7 +51,7 @@ impl Attachment {
         self.folder.path().join(name)
     }
 
-    /// Starts the gdb stub, where there can be one, and says how to come in.
+    /// Starts the gdb stub, where possible, and returns how to attach: label and command.
     pub fn open(&self, vm: &mut Vm, debugger: GdbStub) -> Vec<(String, String)> {
         let line = |what: &str, how: String| (what.to_owned(), how);
         let gdb = match debugger {
@@ -74,7 +74,7 @@ impl Attachment {
         ]
     }
 
-    /// Starts the gdb stub, and says how to reach it.
+    /// Starts the gdb stub; returns how to attach, or why it did not start.
     fn stub(&self, vm: &mut Vm) -> String {
         let stub = self.path("gdb.sock");
         let command = format!("gdbserver unix:{},server=on,wait=off", stub.display());

@@ -1,4 +1,4 @@
-//! Why the lab or the host could not do its part, and what to do about it.
+//! Errors of the lab and of hosts, each with a remedy.
 
 use std::os::unix::process::ExitStatusExt;
 use std::time::Duration;
@@ -14,9 +14,9 @@ pub enum HostError {
     /// The host is not usable on this machine.
     #[error("host {} is not usable: {reason}", host.name())]
     NotUsable {
-        /// Which.
+        /// The host that cannot run the plan.
         host: HostKind,
-        /// Why.
+        /// What is missing.
         reason: String,
         /// What to do about it.
         #[help]
@@ -37,7 +37,7 @@ pub enum HostError {
     /// The guest did not answer in time.
     #[error("guest did not answer within {waited:?} while {doing}")]
     GuestSilent {
-        /// What was going on.
+        /// The step of the lab that was waiting.
         doing: String,
         /// How long was waited.
         waited: Duration,
@@ -52,21 +52,21 @@ pub enum HostError {
     #[error("guest speaks protocol version {guest}, the lab speaks {lab}")]
     #[diagnostic(help("build the guest image and the lab from the same source"))]
     GuestVersion {
-        /// The guest's version.
+        /// Protocol version of the guest.
         guest: u16,
-        /// The lab's version.
+        /// Protocol version of the lab.
         lab: u16,
     },
-    /// The guest will not do what it was asked.
+    /// The guest refused a request.
     #[error("guest refused: {reason}")]
     GuestRefused {
-        /// Why.
+        /// The guest's reason.
         reason: String,
     },
     /// QEMU ended or misbehaved.
     #[error("QEMU {what}")]
     Qemu {
-        /// What it did, with its last line.
+        /// What QEMU did, with the last line of its stderr.
         what: String,
         /// What to do about it.
         #[help]
@@ -78,15 +78,15 @@ pub enum HostError {
     /// A system call of the lab failed.
     #[error("{doing}: {source}")]
     System {
-        /// What was tried.
+        /// The operation that failed.
         doing: String,
-        /// The error.
+        /// The cause.
         source: std::io::Error,
     },
 }
 
 impl HostError {
-    /// A TD is asked for what is done to plain VMs only.
+    /// The error for a TD given an operation of plain VMs.
     pub fn for_plain_vms_only() -> HostError {
         HostError::GuestRefused {
             reason: "dirty logging, stop and cont are done to plain VMs only".to_owned(),
@@ -96,7 +96,7 @@ impl HostError {
 
 /// An error of QEMU, as the error of a kind of host.
 pub trait OnHost {
-    /// The same as the error of `host`, with advice for the person who must act.
+    /// Converts the error of `host`, and adds the remedy.
     fn on(self, host: HostKind) -> HostError;
 }
 
@@ -203,7 +203,7 @@ const NO_PAGE_LEFT: &str = "the kernel had no page for the guest's memory: if it
                             /proc/meminfo; echo a larger number to nr_hugepages), else the machine \
                             or the limit of its cgroup ran out of memory";
 
-/// What a QEMU says that was configured without memfd.
+/// QEMU's error when it was configured without memfd.
 const NO_MEMFD: &str = "invalid object type: memory-backend-memfd";
 
 /// How to get QEMU.

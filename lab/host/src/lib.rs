@@ -29,12 +29,12 @@ pub trait Host: Send + Sync {
     /// Which kind it is.
     fn kind(&self) -> HostKind;
 
-    /// What it promises about itself.
+    /// Properties of this kind of host, known before it runs anything.
     fn profile(&self) -> HostProfile {
         HostProfile::of(self.kind())
     }
 
-    /// What the report says about it: kernel, QEMU, TDX module, each by name.
+    /// Facts for the report by name: kernel, QEMU, TDX module.
     fn facts(&self) -> Vec<(String, String)>;
 
     /// The design that its KVM was found to follow; `None` where the host plays any, or where it
@@ -43,8 +43,7 @@ pub trait Host: Send + Sync {
         None
     }
 
-    /// What this host was found to do that no KVM of `design` does; `None` where nothing speaks
-    /// against it.
+    /// Observed behaviour of this host that no KVM of `design` shows; `None` if it is consistent.
     fn misfit(&self, _design: &Design) -> Option<String> {
         None
     }
@@ -63,14 +62,14 @@ pub trait Host: Send + Sync {
     fn boot(&self, guest: &Guest, options: &BootOptions) -> Result<Box<dyn Session>, HostError>;
 }
 
-/// What a session needs beside the guest.
+/// Options of a boot beside the guest.
 #[derive(Clone, Debug)]
 pub struct BootOptions {
     /// Design whose KVM is played (soft, sim) or expected (tdx).
     pub design: String,
     /// TDX module that the scenario needs; `None` for the host's own.
     pub module: Option<TdxModule>,
-    /// Seed for everything the host may choose, such as the order of racing exits.
+    /// Seed for all choices of the host, such as the order of racing exits.
     pub seed: u64,
     /// Folder for logs and witness files of this scenario; exists.
     pub folder: std::path::PathBuf,
@@ -92,13 +91,13 @@ pub trait Session: Send {
         seed: u64,
     ) -> Result<Vec<Vec<Observed>>, HostError>;
 
-    /// Lets the next parallel step take turns in this order, as far as the host has a say in it.
+    /// Replays this order in the next parallel step, as far as the host controls it.
     fn follow(&mut self, order: &Interleaving) {
         let _ = order;
     }
 
-    /// The order in which the last parallel step took turns; `None` where the seed alone says it,
-    /// or nobody can.
+    /// Order of exits in the last parallel step; `None` where the seed alone determines it, or
+    /// where it is unknown.
     fn take_interleaving(&mut self) -> Option<Interleaving> {
         None
     }
@@ -118,14 +117,14 @@ pub trait Session: Send {
     /// previous call.
     fn sample(&mut self) -> Sample;
 
-    /// What the host can show for a failure: file name and content (serial log, command line,
-    /// QMP trace, witness files).
+    /// Evidence for a failure, as file name and content (serial log, command line, QMP trace,
+    /// witness files).
     fn evidence(&mut self) -> Vec<(String, Vec<u8>)>;
 
-    /// Ends the guest. Leaves nothing behind.
+    /// Ends the guest and removes everything it used.
     ///
     /// # Errors
     ///
-    /// It does not end.
+    /// The guest does not end.
     fn end(self: Box<Self>) -> Result<Ending, HostError>;
 }

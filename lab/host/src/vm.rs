@@ -1,7 +1,8 @@
 //! A guest in QEMU: its process, monitor and serial line, and one place to wait for all of them.
 //!
-//! Whatever happens to QEMU is noticed here at once, not by a timeout: its end through a pidfd,
-//! nonsense on its monitor as soon as it is read. Hosts add what is theirs, such as the doorbell.
+//! Failures of QEMU are noticed at once, not by a timeout: its exit through a pidfd, an invalid
+//! message of the monitor when it is read. Hosts add file descriptors of their own, such as the
+//! doorbell.
 
 use std::fs::File;
 use std::io::{self, Write};
@@ -28,7 +29,7 @@ use crate::error::{HostError, OnHost};
 /// How long a QEMU that hung up may take to end.
 const LAST_BREATH: Duration = Duration::from_secs(5);
 
-/// How long the monitor may take to say what is going on with a guest that is silent.
+/// Longest wait for the monitor when a silent guest is diagnosed.
 const MONITOR_PATIENCE: Duration = Duration::from_secs(5);
 
 /// A guest in QEMU. Dropping it ends it.
@@ -88,7 +89,7 @@ pub enum Wake {
     Extra,
     /// QEMU has sent events: see [`Vm::take_events`].
     Events,
-    /// It is late.
+    /// The deadline has passed.
     Late,
 }
 
@@ -139,11 +140,11 @@ impl Vm {
         &mut self.agent
     }
 
-    /// Asks something of the guest.
+    /// Sends a request to the guest.
     ///
     /// # Errors
     ///
-    /// QEMU has ended, or the guest reads nothing.
+    /// QEMU has ended, or the guest does not read.
     pub fn send(&mut self, request: &Request, doing: &str) -> Result<(), HostError> {
         match self.agent.send(request) {
             Ok(()) => Ok(()),
@@ -170,11 +171,11 @@ impl Vm {
         Ok((request, Collector::new(id, tasks)))
     }
 
-    /// Takes in what the guest has answered; whether it has answered anything.
+    /// Collects the guest's answers; whether there were any.
     ///
     /// # Errors
     ///
-    /// An answer cannot be.
+    /// An answer is implausible.
     pub fn collect(&mut self, into: &mut Collector) -> Result<bool, HostError> {
         let mut any = false;
         while let Some(reply) = self.agent.next_reply()? {
@@ -195,12 +196,12 @@ impl Vm {
         &mut self.process
     }
 
-    /// Waits until the guest says something, `extra` becomes readable, QEMU sends an event, or it
-    /// is `until`. `doing` is what to say was going on when QEMU ends meanwhile.
+    /// Waits until the guest answers, `extra` becomes readable, QEMU sends an event, or `until`.
+    /// `doing` names the operation in the error if QEMU ends meanwhile.
     ///
     /// # Errors
     ///
-    /// The run is interrupted, QEMU has ended, or something talks nonsense.
+    /// The run is interrupted, QEMU has ended, or a message is invalid.
     pub fn wait(
         &mut self,
         extra: Option<BorrowedFd<'_>>,
@@ -215,7 +216,7 @@ impl Vm {
             if ready.stderr {
                 self.stderr_closed = !self.process.listen();
             }
-            // What the guest said last is worth more than the news that QEMU is gone.
+            // The guest's last message says more than QEMU's exit.
             if ready.serial {
                 match self.agent.receive() {
                     Ok(()) => return Ok(Wake::Serial),
@@ -343,9 +344,9 @@ impl Vm {
             })
     }
 
-    /// What there is to show for a failure.
+    /// Evidence for a failure, as file name and content.
     pub fn evidence(&mut self) -> Vec<(String, Vec<u8>)> {
-        // What was still on its way when things went wrong belongs to the story.
+        // Include replies that were still in flight.
         let _ = self.agent.receive();
         let _ = self.qmp.receive();
         let mut evidence = vec![
@@ -365,10 +366,10 @@ impl Vm {
         evidence
     }
 
-    /// Leaves in `folder` what there is to show of a guest that never became a session.
+    /// Writes the evidence of a guest that never became a session to `folder`.
     pub fn leave_evidence(&mut self, folder: &Path) {
         for (name, content) in self.evidence() {
-            // The failure is told in any case; this only helps to understand it.
+            // The failure is reported in any case; this is a best effort.
             let _ = std::fs::write(folder.join(name), content);
         }
     }
@@ -385,7 +386,7 @@ impl Vm {
         )
     }
 
-    /// Takes in what the monitor says; whether there are events.
+    /// Reads the monitor; whether there are events.
     fn listen_to_monitor(&mut self, doing: &str) -> Result<bool, HostError> {
         match self.qmp.receive() {
             Ok(()) => Ok(self.qmp.has_events()),
