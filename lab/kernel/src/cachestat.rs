@@ -18,13 +18,13 @@ const SYS_CACHESTAT: libc::c_long = 451;
 pub struct CacheStat {
     /// Pages in the page cache.
     pub cached: u64,
-    /// Of them, dirty.
+    /// Dirty pages.
     pub dirty: u64,
     /// Of them, being written back.
     pub writeback: u64,
     /// Pages that were evicted.
     pub evicted: u64,
-    /// Of them, recently.
+    /// Pages evicted recently.
     pub recently_evicted: u64,
 }
 
@@ -95,7 +95,7 @@ mod tests {
 
     use super::*;
 
-    /// Real pages of a real file; where the kernel is too old, the reading must say so.
+    /// Counts the pages of a real memfd; on a kernel without cachestat the reading says so.
     #[test]
     fn pages_of_a_memfd_are_counted() {
         let file = File::from(memfd_create(c"tdxlab-test", MFdFlags::MFD_CLOEXEC).unwrap());

@@ -32,12 +32,12 @@ impl VmFolder {
         }
     }
 
-    /// The folder of the one VM that process `pid` has, by the number of its file descriptor.
+    /// Finds the folder of the only VM of process `pid`, by the number of its file descriptor.
     ///
     /// # Errors
     ///
-    /// debugfs cannot be read, or the process has no VM or several, or the folder of its VM is not
-    /// there; in words for the person who can change that.
+    /// debugfs cannot be read, the process has no VM or several, or the VM's folder is missing;
+    /// with the remedy.
     pub fn find(root: &Path, pid: u32) -> Result<VmFolder, String> {
         VmFolder::of_open_file(root, pid, Path::new(&format!("/proc/{pid}/fd")))
     }
@@ -86,7 +86,7 @@ impl VmFolder {
         ))
     }
 
-    /// Where it is.
+    /// Path of the folder.
     pub fn path(&self) -> &Path {
         &self.path
     }
@@ -137,7 +137,7 @@ impl VmFolder {
     }
 }
 
-/// Who may read debugfs. Lockdown refuses, also to root, all files but those of mode 0444.
+/// Remedy for EPERM and EACCES. Under lockdown even root may open only files of mode 0444.
 const NO_RIGHTS: &str = "run as root, and without lockdown (/sys/kernel/security/lockdown)";
 
 fn unreadable(path: &Path, error: &io::Error) -> String {

@@ -1,7 +1,7 @@
-//! The files in which a KVM played in software shows itself.
+//! The kernel interface files of the software KVM.
 //!
-//! They are laid out and worded like those of a kernel, and read back with the readers that read a
-//! kernel's. A mistake in a reader shows on every laptop, not first on a TDX host.
+//! They have the layout and text of a kernel's files and are read back by the same readers, so that
+//! a bug in a reader shows on every laptop, not first on a TDX host.
 //!
 //! ```text
 //! <folder>/debugfs/kvm/<pid>-<fd>/pages_4k ...
@@ -91,7 +91,7 @@ impl EmulatedFiles {
         }
     }
 
-    /// Appends what the kernel says, one record each, and reads it back.
+    /// Appends one record per line to the kernel log, and reads it back.
     pub fn kernel_log(&mut self, new_lines: &[String]) -> Reading<Vec<String>> {
         let mut records = String::new();
         for line in new_lines {

@@ -1,5 +1,4 @@
-//! A private instance of tracefs: buffers of the lab's own, so that nobody else's tracing disturbs
-//! it and it disturbs nobody's.
+//! A private tracefs instance: its buffers are isolated from all other tracing.
 //!
 //! Source: Documentation/trace/ftrace.rst ("Instances") and kprobetrace.rst.
 
@@ -46,7 +45,7 @@ impl Instance {
         Ok(instance)
     }
 
-    /// Its folder.
+    /// Path of the instance.
     pub fn path(&self) -> PathBuf {
         self.root.join("instances").join(&self.name)
     }
@@ -65,11 +64,11 @@ impl Instance {
         self.write(&format!("events/{event}/enable"), "1")
     }
 
-    /// That an event is on, by its own word.
+    /// Checks that an event is enabled by reading it back.
     ///
     /// # Errors
     ///
-    /// It is off, or cannot be asked; in words.
+    /// It is disabled, or its state cannot be read; as text.
     pub fn is_on(&self, event: &str) -> Result<(), String> {
         let path = self.path().join(format!("events/{event}/enable"));
         match fs::read_to_string(&path) {
@@ -84,11 +83,11 @@ impl Instance {
         }
     }
 
-    /// Writes a line of one's own into the trace.
+    /// Writes a line into the trace through `trace_marker`.
     ///
     /// # Errors
     ///
-    /// The kernel takes none; in words.
+    /// The kernel rejects it; as text.
     pub fn mark(&self, text: &str) -> Result<(), String> {
         self.write("trace_marker", text)
     }
@@ -138,7 +137,7 @@ fn refused(root: &Path, path: &Path, error: &io::Error) -> String {
         io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => {
             format!("{error}; run as root, and without lockdown")
         }
-        // Each instance has ring buffers of its own, the large ones since it asked for them.
+        // Each instance has its own ring buffers, the large ones since it asked for them.
         io::ErrorKind::OutOfMemory | io::ErrorKind::StorageFull => format!(
             "{error}; rmdir instances that nobody needs in {} (each of the lab's wants \
              {BUFFER_KIB} KiB for each processor)",

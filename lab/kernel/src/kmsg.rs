@@ -1,8 +1,8 @@
 //! The kernel log from one moment to the next, out of `/dev/kmsg`.
 //!
 //! A record reads `6,339,5140900,-;text`, followed by lines ` KEY=value` (Documentation/ABI/
-//! testing/dev-kmsg). The number before the first comma is level plus eight times facility;
-//! whoever is not the kernel writes with another facility than 0 and is not listened to.
+//! testing/dev-kmsg). The number before the first comma is level plus eight times facility; records
+//! of user space have a facility other than 0 and are ignored.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Seek, SeekFrom};
@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 
 use tdxlab_journal::Reading;
 
-/// The kernel's own.
+/// The kernel log of the machine.
 pub const DEVICE: &str = "/dev/kmsg";
 
 /// Longest record. The kernel's own limit is 8 KiB (`PRINTKRB_RECORD_MAX`).
@@ -27,11 +27,11 @@ pub struct Record {
     pub level: u8,
     /// 0 for the kernel.
     pub facility: u32,
-    /// Its number.
+    /// Sequence number.
     pub sequence: u64,
-    /// Since boot.
+    /// Microseconds since boot.
     pub micros: u64,
-    /// What was said.
+    /// The message.
     pub text: String,
 }
 
@@ -54,7 +54,7 @@ impl Record {
     }
 }
 
-/// Undoes `\xNN`, in which the kernel writes what is not printable.
+/// Decodes `\xNN`, the kernel's escape for unprintable bytes.
 fn unescaped(text: &str) -> String {
     let mut bytes = Vec::with_capacity(text.len());
     let mut rest = text.as_bytes();
@@ -73,15 +73,15 @@ fn unescaped(text: &str) -> String {
     String::from_utf8_lossy(&bytes).into_owned()
 }
 
-/// Most records that are looked through for what was said since boot.
+/// Bound on the records read by [`since_boot`].
 const MOST_RECORDS: usize = 100_000;
 
-/// What the kernel has said since it was booted and satisfies `wanted`, oldest first, as far as its
-/// ring buffer still has it.
+/// Kernel messages since boot that satisfy `wanted`, oldest first, as far as the ring buffer still
+/// holds them.
 ///
 /// # Errors
 ///
-/// It cannot be read.
+/// The log cannot be read.
 pub fn since_boot(path: &Path, wanted: impl Fn(&str) -> bool) -> io::Result<Vec<String>> {
     let mut log = OpenOptions::new()
         .read(true)
@@ -100,8 +100,8 @@ pub fn since_boot(path: &Path, wanted: impl Fn(&str) -> bool) -> io::Result<Vec<
             Err(error) => return Err(error),
         };
         let text = String::from_utf8_lossy(&buffer[..count]);
-        // What is not the kernel's own may say anything. Lines that start with a blank are
-        // properties of the record before.
+        // Text of user space is arbitrary. Lines that start with a blank are properties of the
+        // record before.
         let records = text.lines().filter(|line| !line.starts_with(' '));
         let messages = records.filter_map(Record::parse);
         let wanted = messages.filter(|record| record.facility == 0 && wanted(&record.text));
@@ -168,7 +168,7 @@ impl KernelLog {
                 Err(error) => match error.raw_os_error() {
                     Some(libc::EAGAIN) => break,
                     Some(libc::EINTR) => continue,
-                    // The next read goes on at the oldest record there is.
+                    // The next read continues at the oldest record left.
                     Some(libc::EPIPE) => {
                         trouble.get_or_insert("records were overwritten before they were read");
                         continue;

@@ -1,4 +1,4 @@
-//! What a Linux kernel shows, and what a machine can do.
+//! Readers of the kernel's interfaces, and the doctor, which checks what a machine can do.
 //!
 //! Invariant: nothing here changes the machine beyond a tracefs instance of its own, and which one-shot
 //! warnings have fired.
@@ -11,10 +11,10 @@
 //! | [`instance`] | a private instance of tracefs to read them from |
 //! | [`cachestat`] | populated pages of a guest_memfd |
 //! | [`kmsg`] | the kernel log |
-//! | [`once`] | nothing: it has warnings fire again that a kernel gives once a boot |
+//! | [`once`] | nothing: it re-arms one-shot warnings |
 //!
-//! [`doctor`] says what this machine can do. [`emulated`] holds the files in which the software KVM shows itself: laid out and worded like a
-//! kernel's, so that the same readers read both.
+//! [`doctor`] checks what this machine can do. [`emulated`] writes the interface files of the
+//! software KVM in the kernel's format, so that the same readers read both.
 
 pub mod cachestat;
 pub mod debugfs;

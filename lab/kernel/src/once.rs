@@ -1,8 +1,8 @@
-//! Warnings that a kernel gives once a boot: WARN_ON_ONCE, and KVM_BUG_ON, which is one.
+//! Re-arms one-shot warnings: WARN_ON_ONCE, and KVM_BUG_ON, which is built on it.
 //!
-//! What fired in one guest says nothing in the next, which then dies without a word. Writing to
-//! `clear_warn_once` in debugfs has all of them fire again (`clear_warn_once_set()` in
-//! kernel/panic.c, Linux 4.15). Before Linux 6.19 that left out WARN_ONCE with a text of its own in
+//! A warning that fired for one guest stays silent for the next, which then dies without a message.
+//! Writing to `clear_warn_once` in debugfs re-arms all of them (`clear_warn_once_set()` in
+//! kernel/panic.c, Linux 4.15). Before Linux 6.19 that left out WARN_ONCE with a message in
 //! modules, whose state lies in the module's data.
 
 use std::fs::OpenOptions;
@@ -91,7 +91,7 @@ mod tests {
         assert_eq!(told, "fire again for each guest");
     }
 
-    /// Nothing is made where the file is missing: that would look as if it had worked.
+    /// A missing file is not created: that would look like success.
     #[test]
     fn where_they_are_not_the_report_says_which_have_fired() {
         let debugfs = tempfile::tempdir().unwrap();

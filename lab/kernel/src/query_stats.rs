@@ -1,4 +1,4 @@
-//! The page counters through QMP `query-stats`: no root, no debugfs needed.
+//! The page counters through QMP `query-stats`, without root and debugfs.
 
 use std::time::Duration;
 

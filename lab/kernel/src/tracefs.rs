@@ -6,7 +6,7 @@
 //!
 //! Source of the line: `print_trace_line()` and `trace_print_context()` in kernel/trace; of its
 //! end: the event's definition in arch/x86/kvm/mmu/mmutrace.h. Where the ring buffer was too small
-//! the kernel says `CPU:1 [LOST 12 EVENTS]`, and what is left is no witness.
+//! the kernel says `CPU:1 [LOST 12 EVENTS]`, and the remaining lines prove nothing.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read};
@@ -88,7 +88,7 @@ fn parse_context(line: &str) -> Option<(u32, &str)> {
     line.match_indices('[').find_map(|(at, _)| {
         let (cpu, rest) = line[at + 1..].split_once(']')?;
         cpu.parse::<u32>().ok()?;
-        // With the option record-tgid, the group stands in parentheses after the thread.
+        // With the option record-tgid, the thread group follows the thread in parentheses.
         let task = line[..at].trim_end();
         let task = match task.rsplit_once('(') {
             Some((task, group)) if group.ends_with(')') => task.trim_end(),
@@ -112,7 +112,7 @@ fn parse_split(tid: u32, fields: &str) -> Option<SplitEvent> {
     field("spte").and_then(hex)?;
     let level: u8 = field("level")?.parse().ok()?;
     let errno: i32 = field("errno")?.parse().ok()?;
-    // Level 1 has nothing below it to be split into: whether an event may say so is for the judge.
+    // A leaf of level 1 cannot be split, but rejecting such an event is up to the judge.
     let plausible = (1..=5).contains(&level) && (-4095..=0).contains(&errno);
     plausible.then_some(SplitEvent {
         gpa: Gpa::from_gfn(gfn),
@@ -394,8 +394,8 @@ mod tests {
                 "{comm:>16}-{tid:<7} [003] d..1. {:5}.{:06}: kvm_mmu_split_huge_page: gfn {gfn:x} spte {:x} level 2 errno {errno}",
                 7, 8, u64::MAX
             );
-            // A name that starts like a comment or looks like a context of its own is not told
-            // apart, and must not be taken for another thread's silently.
+            // A name that looks like a comment or a context cannot be told apart; it must be
+            // rejected, not taken for another thread's.
             prop_assume!(!comm.contains(['[', '#', ':']));
             prop_assert_eq!(parse_line(&line), Ok(split(gfn, errno, tid)));
         }

@@ -1,6 +1,6 @@
-//! Machines as people have met them: what their kernel said, and what the doctor must make of it.
+//! Kernel messages seen on real machines, and the doctor's expected diagnosis.
 //!
-//! One line a case. A machine is the one on which all is well, with TDX off and other answers.
+//! One line per case, each a variation of a machine on which all is well.
 
 use rstest::rstest;
 
@@ -52,7 +52,7 @@ fn fact(machine: &ThisMachine, name: &str) -> Fact {
         .clone()
 }
 
-/// TDX is off: what the log shows as the cause, and the cure. It is the first thing told.
+/// TDX is off: the cause from the log, and the remedy. Reported before all else.
 #[rstest]
 // Each message of arch/x86/virt/vmx/tdx/tdx.c.
 #[case(&[KEYS, "virt/tdx: initialization failed: Hibernation support is enabled"], "Hibernation", "nohibernate")]
@@ -66,7 +66,7 @@ fn fact(machine: &ThisMachine, name: &str) -> Fact {
 #[case(&[KEYS, "virt/tdx: XSAVE is required for TDX"], "XSAVE", "noxsave")]
 #[case(&[KEYS, "virt/tdx: MOVDIR64B is required for TDX"], "MOVDIR64B", "clearcpuid")]
 #[case(&[KEYS, "virt/tdx: Self-snoop is required for TDX"], "Self-snoop", "clearcpuid")]
-// The step that failed is told by its error number alone.
+// The failed step is reported by its error number alone.
 #[case(&[KEYS, "virt/tdx: module initialization failed (-19)"], "(-19)", "no TDX module is loaded")]
 #[case(&[KEYS, "virt/tdx: module initialization failed (-12)"], "(-12)", "contiguous memory")]
 #[case(&[KEYS, "virt/tdx: TDX-Module initialization failed (-95)"], "(-95)", "refuses SEAMCALLs")]
@@ -178,7 +178,7 @@ fn the_firmware_is_not_blamed_for_what_the_kernel_does() {
     }
 }
 
-/// What the version alone says of a kernel, and what its KVM says.
+/// Diagnosis from the kernel version alone, and from KVM's answers.
 #[rstest]
 #[case::backport("5.14.0-611.tdx.el9.x86_64", OFFERED, "Y", Status::Limited, "backport")]
 #[case::another_backport("6.8.0-1040-tdx", OFFERED, "Y", Status::Limited, "backport")]
@@ -202,8 +202,8 @@ fn kernels_are_taken_by_what_they_can(
 const OLD_QEMU: &str = "List of user creatable objects:\n  memory-backend-memfd\n  tdx-guest";
 const NEW_QEMU: &str = "List of user creatable objects:\n  memory-backend-guest-memfd\n  tdx-guest";
 
-/// Conversion in place, by the parameter's name and value, KVM's answers and QEMU's objects: what is
-/// said of huge pages, and of private memory.
+/// Conversion in place, by parameter name and value, KVM's answers and QEMU's objects: the
+/// diagnosis of huge pages and of private memory.
 #[rstest]
 #[case::on(
     IN_PLACE,

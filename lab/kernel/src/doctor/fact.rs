@@ -1,4 +1,4 @@
-//! What was found, what it means, and what to do.
+//! One fact: what was found, what it means, and what to do.
 
 use schemars::JsonSchema;
 use serde::Serialize;

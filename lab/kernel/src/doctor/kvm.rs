@@ -1,4 +1,4 @@
-//! Whether a KVM here runs a guest: by running one of three instructions.
+//! Whether KVM runs a guest here, by running one of three instructions.
 
 use std::io;
 use std::os::fd::AsRawFd;
@@ -37,10 +37,10 @@ const GUEST: u64 = 0x1000;
 /// `mov [0x2000], al; hlt` in real mode: a store that must be mapped, then the end.
 const CODE: [u8; 4] = [0xa2, 0x00, 0x20, 0xf4];
 
-/// What a KVM can be told not to use, and who decides.
+/// KVM parameters the lab depends on, and where they are set.
 ///
-/// Without paging of its own for guests there are no leaves to count or split, and without the TDP
-/// MMU they are split by other rules.
+/// Without two-dimensional paging there are no leaves to count or split, and without the TDP MMU
+/// the rules of splitting differ.
 const NEEDED: [(&str, &str); 3] = [
     ("kvm_intel/parameters/ept", "Extended Page Tables (EPT)"),
     ("kvm_amd/parameters/npt", "nested page tables (NPT)"),
@@ -72,7 +72,7 @@ pub(super) fn of(machine: &ThisMachine) -> Option<Fact> {
     Some(fact)
 }
 
-/// What KVM's parameters rule out; `None` where they rule out nothing.
+/// The problem with KVM's parameters; `None` if they are fine.
 pub(super) fn ruled_out(machine: &ThisMachine) -> Option<Fact> {
     NEEDED.iter().find_map(|(parameter, what)| {
         let path = format!("/sys/module/{parameter}");
@@ -89,13 +89,13 @@ pub(super) fn ruled_out(machine: &ThisMachine) -> Option<Fact> {
     })
 }
 
-/// Makes a VM with one page of code, runs it, and looks whether it stored what it had to.
+/// Makes a VM with one page of code, runs it, and checks the value it stored.
 ///
-/// The guest runs in a thread of its own: a KVM that never returns must not hang the lab.
+/// It runs in a separate thread: a KVM that never returns must not hang the lab.
 pub(super) fn probe(machine: &ThisMachine) -> Fact {
     let tried = tried();
     match tried.standing {
-        // What was seen says more than what a parameter says.
+        // The result of running it outweighs a parameter.
         Status::Unusable => tried,
         Status::Usable | Status::Limited => ruled_out(machine).unwrap_or(tried),
     }
@@ -121,9 +121,9 @@ fn tried() -> Fact {
     }
 }
 
-/// The result of `work`, done in a thread of its own; `None` where it took too long. Then the
-/// system call it waits in, such as KVM_RUN, is interrupted until the thread has ended: one that
-/// goes on would keep a processor busy.
+/// The result of `work`, run in a separate thread; `None` after a timeout. Then the system call it
+/// waits in, such as KVM_RUN, is interrupted until the thread has ended; otherwise it would keep a
+/// processor busy.
 fn bounded<T: Send + 'static>(
     patience: Duration,
     work: impl FnOnce() -> T + Send + 'static,
@@ -141,19 +141,19 @@ fn bounded<T: Send + 'static>(
     Ok(result)
 }
 
-/// Longest that a thread is asked to end.
+/// Bound on the signals sent to a thread.
 const KICKS: u32 = 200;
 
 fn interrupt(thread: &JoinHandle<()>) {
     extern "C" fn nothing(_: libc::c_int) {}
-    // Nobody else uses this signal, which does nothing unless it is handled. Without SA_RESTART a
-    // system call that it interrupts ends with EINTR.
+    // No other part uses this signal, and its default action is to ignore it. Without SA_RESTART a
+    // system call that it interrupts fails with EINTR.
     let action = SigAction::new(
         SigHandler::Handler(nothing),
         SaFlags::empty(),
         SigSet::empty(),
     );
-    // SAFETY: the handler does nothing, so it is safe wherever it strikes.
+    // SAFETY: the handler does nothing, so it is async-signal-safe.
     if unsafe { sigaction(Signal::SIGURG, &action) }.is_err() {
         return;
     }
@@ -162,13 +162,13 @@ fn interrupt(thread: &JoinHandle<()>) {
         if thread.is_finished() {
             return;
         }
-        // SAFETY: the handle is not joined yet, so it stands for this thread still.
+        // SAFETY: the handle is not joined yet, so it still refers to this thread.
         unsafe { libc::pthread_kill(thread.as_pthread_t(), libc::SIGURG) };
         std::thread::sleep(Duration::from_millis(5));
     }
 }
 
-/// What a guest showed.
+/// Result of running a guest.
 struct Shown {
     found: String,
     /// Why its pages could not be seen to count.
@@ -230,8 +230,8 @@ fn store_and_halt(kvm: &Kvm) -> Result<Option<String>, String> {
     };
     let memory = memfd_pages()?;
     let vm = kvm.create_vm().map_err(failed("KVM_CREATE_VM"))?;
-    // SAFETY: the mapping outlives the VM, which is dropped at the end of this function, and
-    // nothing else of this process looks at it while the guest runs.
+    // SAFETY: the mapping outlives the VM, which is dropped at the end of this function, and no
+    // other code of this process accesses it while the guest runs.
     unsafe {
         vm.set_user_memory_region(kvm_userspace_memory_region {
             slot: 0,
@@ -265,7 +265,7 @@ fn store_and_halt(kvm: &Kvm) -> Result<Option<String>, String> {
     counted(stats::read(&vm, "pages_4k"))
 }
 
-/// What the page counter of a guest that stored to memory says of KVM.
+/// Judges the page counter of a guest that stored to memory.
 fn counted(pages: io::Result<Option<u64>>) -> Result<Option<String>, String> {
     match pages {
         Ok(Some(0)) => Err(format!(
@@ -282,7 +282,7 @@ fn counted(pages: io::Result<Option<u64>>) -> Result<Option<String>, String> {
     }
 }
 
-/// Who does so, where it is known.
+/// The vendor module, if known.
 fn vendor(modules: &Path) -> &'static str {
     match modules.join("kvm_pvm").exists() {
         true => " (KVM's PVM vendor, kvm_pvm)",
@@ -351,8 +351,8 @@ mod tests {
         let ended = Arc::new(AtomicBool::new(false));
         let ends = Arc::clone(&ended);
         let work = move || {
-            // Waits for a signal, as KVM_RUN of a guest that never exits does.
-            // SAFETY: it takes nothing and gives nothing.
+            // Waits for a signal, as KVM_RUN of a guest that never exits does. SAFETY: no
+            // arguments, no memory access.
             unsafe { libc::pause() };
             ends.store(true, Ordering::Release);
         };

@@ -1,4 +1,4 @@
-//! The machine as it answers, and the plainest facts about it.
+//! Access to the machine (or to a recording of one), and its basic facts.
 
 use std::fs::OpenOptions;
 use std::io;
@@ -38,7 +38,7 @@ impl ThisMachine {
         }
     }
 
-    /// This machine, with everything noted that it is asked; see [`ThisMachine::recording`].
+    /// This machine, recording all answers; see [`ThisMachine::recording`].
     pub fn recorder() -> ThisMachine {
         ThisMachine {
             answers: Answers::This(Some(Arc::default())),
@@ -52,7 +52,7 @@ impl ThisMachine {
         }
     }
 
-    /// What this machine was asked so far, and has answered; empty unless it is a recorder.
+    /// The answers recorded so far; empty unless made by [`ThisMachine::recorder`].
     pub fn recording(&self) -> MachineRecording {
         let mut recording = match &self.answers {
             Answers::This(None) => MachineRecording::default(),
@@ -66,7 +66,7 @@ impl ThisMachine {
         recording
     }
 
-    /// What a recorded machine answered to a question that has a path; `None` for this machine.
+    /// The recorded answer for a path; `None` on this machine.
     pub(super) fn recorded_answer(&self, path: &str) -> Option<io::Result<String>> {
         match &self.answers {
             Answers::Recorded(recording) => Some(recording.answer(path)),
@@ -204,7 +204,7 @@ impl ThisMachine {
         })
     }
 
-    /// What a folder holds. Of folders whose entries say whose they are, use
+    /// Entries of a folder. For folders whose entries reveal their owner, use
     /// [`ThisMachine::may_list`].
     pub(super) fn list(&self, path: &str) -> io::Result<Vec<String>> {
         if let Answers::Recorded(recording) = &self.answers {
@@ -248,7 +248,7 @@ impl ThisMachine {
         self.may_list(path).is_ok()
     }
 
-    /// Whether the user who asks is root.
+    /// Whether the effective user is root.
     pub(super) fn is_root(&self) -> bool {
         let uid = self.answer("/answers/uid", || Ok(nix::unistd::geteuid().to_string()));
         uid.is_ok_and(|uid| uid == "0")
@@ -288,7 +288,7 @@ impl ThisMachine {
     }
 }
 
-/// What a file is opened for.
+/// The mode to open a file with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Access {
     /// Reading.

@@ -1,4 +1,4 @@
-//! What this machine can do: each fact looked at by doing, with what it means and what to do.
+//! The doctor: what this machine can do, each fact found by trying, with its meaning and a remedy.
 //!
 //! "The device node exists" is not "usable": where something can be tried without changing the
 //! machine, it is tried.
@@ -33,7 +33,7 @@ pub fn examine(machine: &ThisMachine) -> Vec<Fact> {
     facts
 }
 
-/// The first fact that keeps this machine from running TDs; `None` where nothing does.
+/// The first fact that keeps this machine from running TDs; `None` if there is none.
 pub fn why_no_tdx(machine: &ThisMachine) -> Option<Fact> {
     tdx::facts(machine)
         .into_iter()

@@ -1,4 +1,4 @@
-//! Which QEMU there is.
+//! The installed QEMU.
 
 use tdxlab_qemu::Version;
 pub(super) use tdxlab_qemu::version::OLDEST_FOR_TDX as TDX;
@@ -6,7 +6,7 @@ pub(super) use tdxlab_qemu::version::OLDEST_FOR_TDX as TDX;
 use crate::doctor::fact::Fact;
 use crate::doctor::machine::ThisMachine;
 
-/// First QEMU that makes a TD anew when it is reset.
+/// First QEMU that rebuilds a TD on reset.
 const RESETS: Version = Version::new(11, 0);
 
 pub(super) fn version(machine: &ThisMachine) -> Fact {

@@ -1,8 +1,7 @@
-//! A machine's answers in a text: what the doctor read and asked, and what came back, so that the
-//! report of a machine elsewhere can be made, and argued about, without it.
+//! A text file of all answers the doctor got from a machine, to reproduce its report elsewhere.
 //!
-//! After lines about the machine, each answer has its path before it, and the error number where
-//! there was no answer. A path with a slash at its end is a folder, and its answer what is in it.
+//! A header describes the machine. Each answer follows its path, or has an error number instead. A
+//! path that ends in a slash is a folder, and its answer the list of entries.
 //!
 //! ```text
 //! # Recorded on ...
@@ -11,25 +10,25 @@
 //! --- /sys/kernel/debug/kvm/ (errno 13)
 //! ```
 //!
-//! What no file says is under `/answers`:
+//! Answers that come from no file are under `/answers`:
 //!
 //! | path | content |
 //! |---|---|
 //! | `kernel-log` | messages of the kernel, oldest first |
 //! | `kvm` | lines of a capability's number and KVM_CHECK_EXTENSION's answer |
-//! | `kvm-probe` | what came of running a guest: standing, what was found, advice |
+//! | `kvm-probe` | result of running a guest: status, finding, advice |
 //! | `memlock` | RLIMIT_MEMLOCK in bytes, or `unlimited` |
-//! | `processors` | how many |
-//! | `qemu-program`, `qemu-version`, `qemu-objects` | where it is, what `--version` and `-object help` print |
+//! | `processors` | number of processors |
+//! | `qemu-program`, `qemu-version`, `qemu-objects` | path, output of `--version` and of `-object help` |
 //! | `uid` | the effective user |
 
 use std::collections::BTreeMap;
 use std::{fmt, io};
 
-/// What stands before a path.
+/// Prefix of a path.
 const MARK: &str = "--- ";
 
-/// What a machine has answered, by path; an error number where it refused.
+/// Answers of a machine by path; an error number for a refusal.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct MachineRecording {
     about: String,
@@ -65,12 +64,12 @@ impl MachineRecording {
         recording
     }
 
-    /// Says what machine this is; one line.
+    /// Adds a header line about the machine.
     pub(super) fn describe(&mut self, about: &str) {
         self.about = format!("# {about}\n");
     }
 
-    /// Notes an answer. What nobody needs, and what says whose machine it is, is left out.
+    /// Records an answer, without unneeded data and without data that identifies the machine.
     pub(super) fn note(&mut self, path: &str, answer: &io::Result<String>) {
         let kept = match answer {
             Ok(content) => Ok(without_surplus(path, content)),
@@ -105,11 +104,11 @@ impl MachineRecording {
         }
     }
 
-    /// What a folder holds.
+    /// Entries of a folder.
     ///
     /// # Errors
     ///
-    /// That which was noted, or ENOENT.
+    /// The recorded one, or ENOENT.
     pub(super) fn folder(&self, path: &str) -> io::Result<Vec<String>> {
         let prefix = format!("{path}/");
         if let Some(Err(errno)) = self.answers.get(&prefix) {
@@ -141,7 +140,7 @@ impl MachineRecording {
     }
 }
 
-/// `PATH (errno N)`.
+/// Parses `PATH (errno N)`.
 fn errno_of(head: &str) -> Option<(&str, i32)> {
     let (name, rest) = head.strip_suffix(')')?.rsplit_once(" (errno ")?;
     Some((name, rest.parse().ok()?))

@@ -1,4 +1,4 @@
-//! What this user may read and do: the witnesses that need rights.
+//! The witnesses that need privileges: whether this user may read them.
 
 use super::machine::{Access, field_kib};
 use crate::doctor::fact::Fact;
@@ -54,7 +54,8 @@ fn kernel_log(machine: &ThisMachine) -> Fact {
     }
 }
 
-/// Whether WARN_ON_ONCE and KVM_BUG_ON can be had to fire again; opening the file changes nothing.
+/// Whether one-shot warnings (WARN_ON_ONCE, KVM_BUG_ON) can be re-armed; opening the file changes
+/// nothing.
 fn one_shot_warnings(machine: &ThisMachine) -> Fact {
     let name = "one-shot warnings";
     match machine.may_open("/sys/kernel/debug/clear_warn_once", Access::Write) {

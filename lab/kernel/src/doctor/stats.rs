@@ -19,7 +19,7 @@ const DESCRIPTOR: usize = 16;
 
 /// The value of one statistic of the VM behind `vm`; `None` where there is none of that name.
 pub(super) fn read(vm: &impl AsRawFd, name: &str) -> io::Result<Option<u64>> {
-    // SAFETY: the ioctl takes no argument and makes a file descriptor of its own.
+    // SAFETY: the ioctl takes no argument and returns a new file descriptor.
     let fd = unsafe { libc::ioctl(vm.as_raw_fd(), KVM_GET_STATS_FD, 0) };
     if fd < 0 {
         return Err(io::Error::last_os_error());

@@ -1,5 +1,4 @@
-//! The doctor on machines of several kinds, recorded in `machines/`: after a line about it, each
-//! file of a machine with its path before it.
+//! The doctor on recorded machines, from `machines/`.
 
 use std::fs;
 use std::path::Path;
@@ -8,7 +7,7 @@ use rstest::rstest;
 
 use super::*;
 
-/// Machines that nobody had, put together from formats that are known.
+/// Machines that were not seen but put together from known formats.
 const ADAPTED: [(&str, Option<&str>); 8] = [
     ("all-well", None),
     ("hibernation-possible", Some("tdx.module")),
@@ -74,7 +73,7 @@ fn what_recorded_machines_are_told() {
     }
 }
 
-/// Nobody takes a machine that was put together for one that was seen.
+/// Synthetic recordings are marked as such.
 #[test]
 fn where_a_recording_comes_from_is_said() {
     for (name, _) in ADAPTED {
@@ -104,7 +103,7 @@ fn nobody_is_left_alone() {
     }
 }
 
-/// This machine, as it is and as it was recorded.
+/// The report of this machine equals that of its recording.
 #[test]
 fn a_recording_says_what_the_machine_says() {
     let this = ThisMachine::recorder();
@@ -232,7 +231,7 @@ fn damaged_files_are_no_reason_to_panic() {
     assert!(!examine(&machine).is_empty());
 }
 
-/// KVM that was loaded without what the lab looks at, by the parameter that says so.
+/// KVM loaded without a feature the lab needs, by the parameter that shows it.
 #[rstest]
 #[case(
     "kvm_intel/parameters/ept",

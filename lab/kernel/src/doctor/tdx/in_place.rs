@@ -1,7 +1,7 @@
 //! Whether KVM keeps the private attribute in the guest_memfd, so that memory converts in place.
 //!
-//! Source: the parameter of `virt/kvm/kvm_main.c` in the series that brings conversion in place; up to
-//! its seventh posting it had another name and the opposite sense.
+//! Source: the parameter of `virt/kvm/kvm_main.c` in the series that brings conversion in place; up
+//! to v7 it had another name and the opposite sense.
 
 use std::fmt;
 

@@ -1,4 +1,4 @@
-//! How many more TDs the machine can run: each holds a private key id.
+//! Number of TDs the machine can still start: each uses a private key id.
 //!
 //! Source: the resource "tdx" of the misc controller, Documentation/admin-guide/cgroup-v2.rst.
 

@@ -1,4 +1,4 @@
-//! What KVM answers when it is asked: VM types and private memory. Nothing is created.
+//! KVM's capabilities for TDX: VM types and private memory. Nothing is created.
 
 use std::io;
 

@@ -1,4 +1,4 @@
-//! What became of TDX on a machine, as its kernel told it, in order.
+//! The state of TDX according to the kernel log.
 
 use std::io;
 
@@ -17,12 +17,12 @@ pub(super) struct TdxLog {
     lines: Vec<String>,
 }
 
-/// What became of TDX.
+/// State of TDX.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Story {
-    /// Nothing is said, or not any more.
+    /// No message, or no longer in the log.
     Silence,
-    /// The firmware gave key ids to TDX. Nothing says that the module was initialised.
+    /// The firmware assigned key ids to TDX; no message about the module.
     KeyIds {
         /// The line.
         line: String,
@@ -36,7 +36,7 @@ pub(super) enum Story {
     },
     /// TDX stayed off.
     Off(Failure),
-    /// A TD could not be made. Nothing says that TDX is off.
+    /// Creating a TD failed; TDX itself is not reported as off.
     Trouble(Failure),
 }
 
@@ -45,9 +45,9 @@ pub(super) enum Story {
 pub(super) struct Failure {
     /// The lines from the cause on.
     pub(super) lines: Vec<String>,
-    /// What a failed SEAMCALL among them returned.
+    /// Decoded status of a failed SEAMCALL.
     pub(super) decoded: Option<String>,
-    /// What to do.
+    /// Remedy.
     pub(super) cure: String,
 }
 
@@ -89,7 +89,7 @@ impl TdxLog {
         says(Meaning::KeyIds) || says(Meaning::Initialised)
     }
 
-    /// What became of TDX.
+    /// The state of TDX.
     pub(super) fn story(&self) -> Story {
         let initialised = self.last(Meaning::Initialised);
         let since = initialised.map_or(0, |at| at + 1);
@@ -175,7 +175,7 @@ struct Found {
     effect: Effect,
 }
 
-/// What a line that tells of a failure means for TDX, the worst last.
+/// Severity of a failure message, the worst last.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Effect {
     /// One TD could not be made.
@@ -223,7 +223,7 @@ fn cure(line: &str, failed: Option<&FailedSeamcall>) -> String {
 }
 
 impl Failure {
-    /// The lines, quoted, and what a failed call returned.
+    /// The lines, quoted, and the decoded status of a failed SEAMCALL.
     pub(super) fn quoted(&self) -> String {
         let lines: Vec<String> = self
             .lines

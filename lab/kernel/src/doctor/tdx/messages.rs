@@ -1,26 +1,26 @@
-//! What the kernel says about TDX while it sets it up, message by message, each with its cure.
+//! Kernel messages about the set-up of TDX, each with its meaning and remedy.
 //!
-//! Source: `arch/x86/virt/vmx/tdx/tdx.c` and `arch/x86/kvm/vmx/tdx.c`, Linux 6.16 to 7.3, and of
-//! what they stand on `arch/x86/kernel/cpu/{intel,feat_ctl}.c` and `arch/x86/kvm/vmx/vmx.c`.
+//! Source: `arch/x86/virt/vmx/tdx/tdx.c` and `arch/x86/kvm/vmx/tdx.c`, Linux 6.16 to 7.3, and the
+//! code they depend on, `arch/x86/kernel/cpu/{intel,feat_ctl}.c` and `arch/x86/kvm/vmx/vmx.c`.
 
-/// What a message means.
+/// Meaning of a message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Meaning {
     /// The module is initialised.
     Initialised,
     /// The firmware gave key ids to TDX.
     KeyIds,
-    /// Nothing that keeps a TD from running.
+    /// Harmless for running TDs.
     Note,
     /// TDX stays off, and the text says why.
     Cause,
-    /// TDX stays off, and why is said before.
+    /// TDX stays off; the cause is an earlier message.
     Consequence,
     /// One TD could not be made.
     Trouble,
 }
 
-/// A message of the kernel, what it means, and what to do.
+/// A kernel message, its meaning, and the remedy.
 #[derive(Debug)]
 pub(super) struct Known {
     pub(super) text: &'static str,
@@ -64,7 +64,7 @@ const VT_X: &str = "turn VT-x (VMX) on in the firmware";
 const HOST_PLATFORM: &str = "the kernel did not set TDX up at boot: if its log has no \"BIOS enabled: private \
     KeyID range\", give key ids to TDX in the firmware; if it has, boot with nohibernate";
 
-/// The first that fits counts, so that causes come before what they end in.
+/// The first match counts, so causes precede their consequences.
 pub(super) const MESSAGES: &[Known] = &[
     known("TDX-Module initialized", Meaning::Initialised),
     known("module initialized", Meaning::Initialised),
@@ -166,7 +166,7 @@ const ABOUT_TDX: &[&str] = &[
     "kvm_find_user_return_msr",
 ];
 
-/// Beginnings of lines, in lower case, that say what this kernel and its command line are called.
+/// Lower-case prefixes of lines that contain the kernel's version or command line.
 const OF_OTHERS: &[&str] = &[
     "linux version",
     "command line:",
@@ -204,7 +204,7 @@ pub(super) fn message(line: &str) -> Option<&'static Known> {
     MESSAGES.iter().find(|known| line.contains(known.text))
 }
 
-/// What to do where all that is said is an error number, `initialization failed (-5)`.
+/// Remedy for a bare error number, `initialization failed (-5)`.
 pub(super) fn cure_by_errno(line: &str) -> Option<&'static str> {
     let (_, rest) = line.rsplit_once("(-")?;
     let errno: i32 = rest.split(')').next()?.parse().ok()?;

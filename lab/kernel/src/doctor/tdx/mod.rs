@@ -1,4 +1,4 @@
-//! What a TD needs, in the order in which it fails: processor, firmware, kernel, KVM, QEMU.
+//! Requirements of a TD in the order in which they fail: processor, firmware, kernel, KVM, QEMU.
 
 mod in_place;
 mod keys;
@@ -75,7 +75,7 @@ fn parameter(machine: &ThisMachine, log: &io::Result<TdxLog>) -> Fact {
         Ok(value) if value == "Y" || value == "1" => Fact::usable(name, "kvm_intel.tdx=Y"),
         Ok(value) => {
             let found = format!("kvm_intel.tdx={value}");
-            // KVM turns it off by itself where it cannot have TDX.
+            // KVM clears the parameter if it cannot enable TDX.
             match log.as_ref().map(TdxLog::story) {
                 Ok(Story::Off(failure)) => {
                     Fact::unusable(name, format!("{found}, for the reason that tdx.module tells"))

@@ -1,5 +1,4 @@
-//! What became of the TDX module: the kernel's log is the only place where it says why TDX stays
-//! off.
+//! State of the TDX module. Only the kernel log says why TDX stays off.
 
 use std::io;
 
@@ -62,7 +61,7 @@ fn told(story: Story, offered: bool) -> Fact {
             Fact::unusable(NAME, format!("the kernel says {}", failure.quoted()))
                 .advise(failure.cure)
         }
-        // The log is a ring: what was said when the machine started may be gone.
+        // The log is a ring: messages of the boot may be gone.
         Story::KeyIds { .. } | Story::Silence if offered => Fact::usable(
             NAME,
             "KVM offers TDX VMs, so it is initialised; the kernel log does not say so (any more)",
