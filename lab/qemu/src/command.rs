@@ -1,11 +1,10 @@
-//! A typed description of a QEMU, and the command line it stands for.
+//! A typed description of a QEMU process, and its command line.
 //!
-//! The machine is q35 on every host, because that is what a TD runs in, stripped of all that a
-//! micro guest never touches: each device left out is a device QEMU does not have to build, and
-//! start-up is most of what a small scenario costs.
+//! The machine is q35 on every host, because a TD needs it, without any device the micro guest does
+//! not use: creating devices takes most of the start-up time, which dominates small scenarios.
 //!
-//! Everything that talks to the guest is an inherited file descriptor. There is no socket path to
-//! collide on, and no file to be left behind.
+//! All channels to the guest are inherited file descriptors: no socket path can collide, no file is
+//! left behind.
 
 use std::ffi::OsString;
 use std::fmt;
@@ -17,7 +16,7 @@ use tdxlab_protocol::layout;
 use super::ram::{RAM_ID, Ram, RamBacking};
 use super::version::Version;
 
-/// What to start.
+/// What to start, and with which devices.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct QemuCommand {
     /// The QEMU binary.
@@ -64,7 +63,7 @@ pub enum Accelerator {
 pub enum Cpu {
     /// Everything the accelerator can do.
     Max,
-    /// The host's own model (KVM only; what a TD needs).
+    /// The host's CPU model (KVM only; required by a TD).
     Host,
 }
 
@@ -84,11 +83,11 @@ pub enum Line {
     Inherited(RawFd),
     /// A Unix socket at this path, on which QEMU listens.
     Listen(PathBuf),
-    /// A file that takes what the guest says; nothing is said to it.
+    /// A file that receives the guest's output; there is no input.
     File(PathBuf),
 }
 
-/// What QEMU is told about a TD.
+/// Options of `-object tdx-guest`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Td {
     /// The attribute SEPT_VE_DISABLE.
@@ -177,8 +176,8 @@ impl QemuCommand {
         }
     }
 
-    /// The same QEMU for a person to start by hand, with everything in the current folder: the
-    /// image in [`IMAGE_FILE`], the monitor on a socket, and what the guest says in files.
+    /// The same QEMU to start by hand in the current folder: the image in [`IMAGE_FILE`], the
+    /// monitor on a socket, the guest's output in files.
     pub fn for_pasting(&self) -> QemuCommand {
         QemuCommand {
             image: Image::Path(IMAGE_FILE.into()),
@@ -187,7 +186,7 @@ impl QemuCommand {
             serial: Line::File("serial.out".into()),
             console: in_a_file(&self.console, "console.out"),
             doorbell: in_a_file(&self.doorbell, "doorbell.out"),
-            // Nobody is there to say `cont`.
+            // No monitor is connected that could send `cont`.
             paused: false,
             ..self.clone()
         }

@@ -1,4 +1,4 @@
-//! What can go wrong with QEMU, and what to do about it.
+//! Errors of QEMU, each with a remedy.
 
 use std::io;
 use std::path::PathBuf;
@@ -22,7 +22,7 @@ pub enum QemuError {
     NotQemu {
         /// The program.
         program: PathBuf,
-        /// What it did instead of telling its version.
+        /// Its output in place of a version.
         said: String,
     },
     /// QEMU is older than the lab can use.
@@ -40,15 +40,15 @@ pub enum QemuError {
     CouldNotStart {
         /// The program.
         program: PathBuf,
-        /// Why.
+        /// The error of the start.
         source: io::Error,
     },
     /// QEMU ended when it should not have.
     #[error("ended ({status}) while {doing}; its last line: {last_line}")]
     Ended {
-        /// What was going on.
+        /// The step of the lab that was waiting.
         doing: String,
-        /// How it ended.
+        /// Exit status.
         status: ExitStatus,
         /// The last thing it said on stderr.
         last_line: String,
@@ -56,32 +56,32 @@ pub enum QemuError {
     /// QEMU lives, but its monitor does not answer.
     #[error("hangs: its monitor did not answer within {waited:?} while {doing}{said}")]
     Hangs {
-        /// What was going on.
+        /// The step of the lab that was waiting.
         doing: String,
         /// How long was waited for the monitor.
         waited: Duration,
-        /// `; its last line: ...`, or nothing where it never said anything.
+        /// `; its last line: ...`, or empty without output.
         said: String,
     },
     /// QEMU stopped the guest on its own account.
     #[error("stopped the guest (run state {state}) while {doing}{said}")]
     Stopped {
-        /// What was going on.
+        /// The step of the lab that was waiting.
         doing: String,
         /// QMP's word for it, such as `internal-error`.
         state: String,
-        /// `; its last line: ...`, or nothing where it never said anything.
+        /// `; its last line: ...`, or empty without output.
         said: String,
     },
-    /// The monitor said what a monitor cannot say.
+    /// The monitor sent an invalid message.
     #[error("spoke nonsense on its monitor: {0}")]
     Qmp(#[from] QmpError),
     /// None of QEMU's open files is the one looked for.
     #[error("has no open file of the kind `{wanted}` (it has {found})")]
     NoSuchFile {
-        /// What was looked for.
+        /// The file the lab looked for.
         wanted: String,
-        /// What there is.
+        /// The files that were found.
         found: String,
     },
     /// The kernel does not hand one of QEMU's files over.
@@ -96,15 +96,15 @@ pub enum QemuError {
     /// A system call of the lab failed.
     #[error("{doing}: {source}")]
     System {
-        /// What was tried.
+        /// The operation that failed.
         doing: String,
-        /// The error.
+        /// The cause.
         source: io::Error,
     },
 }
 
 impl QemuError {
-    /// For `map_err`: a failed system call and what it was for.
+    /// For `map_err`: adds the purpose to a failed system call.
     pub fn system<E: Into<io::Error>>(doing: impl Into<String>) -> impl FnOnce(E) -> QemuError {
         let doing = doing.into();
         move |source| QemuError::System {

@@ -1,8 +1,8 @@
-//! Taking QEMU's memory files from outside.
+//! Duplicates QEMU's memory file descriptors.
 //!
-//! Neither QMP nor the command line gives a guest_memfd or the fd of a memory backend away, so
-//! they are found in `/proc/PID/fd` by what the link says, and duplicated with `pidfd_getfd`
-//! (opening the link itself ends in ENXIO for a guest_memfd).
+//! Neither QMP nor the command line exposes a guest_memfd or the fd of a memory backend, so they
+//! are found in `/proc/PID/fd` by their link target and duplicated with `pidfd_getfd` (opening the
+//! link itself ends in ENXIO for a guest_memfd).
 
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
@@ -16,8 +16,8 @@ use super::process::Process;
 /// How the kernel names the file behind a `memory-backend-memfd`.
 pub const MEMORY_BACKEND: &str = "/memfd:memory-backend-memfd";
 
-/// How every kernel names a guest_memfd, whatever stands around it: `anon_inode:[kvm-gmem]` up to
-/// 6.18, `/[kvm-gmem] (deleted)` since it has a file system of its own.
+/// Common part of a guest_memfd's name in all kernels: `anon_inode:[kvm-gmem]` up to 6.18,
+/// `/[kvm-gmem] (deleted)` since it has a file system.
 pub const GUEST_MEMFD: &str = "[kvm-gmem]";
 
 /// A file of QEMU, open in the lab too.

@@ -1,11 +1,11 @@
-//! Bounded memory of something that may go on for ever: its beginning and its end.
+//! Bounded record of an unbounded stream: its beginning and its end.
 
 use std::collections::VecDeque;
 
 /// The first and the last entries of a stream, and how much fell out in between.
 ///
-/// The beginning says how it started, the end says how it came to this; a QEMU or guest that
-/// never stops talking costs no more memory than one that says a little.
+/// The beginning shows how it started, the end how it failed. A QEMU or guest that never stops
+/// printing uses no more memory than that.
 #[derive(Clone, Debug)]
 pub struct HeadTail<T> {
     head: Vec<T>,
@@ -64,7 +64,7 @@ impl HeadTail<u8> {
         }
     }
 
-    /// All that is kept, with a line in place of what is not.
+    /// All bytes kept, with a line in place of those dropped.
     pub fn to_bytes(&self) -> Vec<u8> {
         let mut bytes = self.head.clone();
         if self.left_out > 0 {

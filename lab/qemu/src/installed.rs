@@ -24,7 +24,7 @@ const PATIENCE: Duration = Duration::from_secs(20);
 /// The same in an L1, which first reads QEMU and its libraries over 9p, with an emulated CPU.
 const PATIENCE_IN_L1: Duration = Duration::from_secs(120);
 
-/// How long a QEMU may take that has nothing to do but to start.
+/// Timeout of a QEMU that only prints its version or help.
 pub fn patience() -> Duration {
     match std::env::var_os(crate::environment::INSIDE_L1) {
         Some(_) => PATIENCE_IN_L1,
@@ -35,10 +35,10 @@ pub fn patience() -> Duration {
 /// Most bytes of an answer that are read.
 const MOST_SAID: u64 = 64 << 10;
 
-/// A QEMU on this machine that answered when asked.
+/// A QEMU on this machine that reported its version.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Installed {
-    /// Where it is.
+    /// Path of the binary.
     pub program: PathBuf,
     /// Its version.
     pub version: Version,
@@ -68,11 +68,11 @@ impl Installed {
         Installed::first_of(&[program.as_os_str()], needed)
     }
 
-    /// What it says to `-object help`: the kinds of object it can make.
+    /// Output of `-object help`: the object types it supports.
     ///
     /// # Errors
     ///
-    /// It cannot be started, or does not end.
+    /// QEMU cannot be started, or does not end.
     pub fn objects(&self) -> Result<String, QemuError> {
         let (said, answered) = listen(&self.program, &["-object", "help"])?;
         if answered {
@@ -82,7 +82,7 @@ impl Installed {
         }
     }
 
-    /// What a report says of it: the version, the distribution's own, and where it is.
+    /// Version, distribution's version and path, for a report.
     pub fn described(&self) -> String {
         let version = self
             .banner
@@ -113,7 +113,7 @@ impl Installed {
     }
 }
 
-/// The file that `name` stands for: itself if it is a path, else the first of that name in PATH.
+/// Resolves `name`: a path as it is, else the first such file in PATH.
 fn look_up(name: &Path) -> Option<PathBuf> {
     if name.components().count() > 1 {
         return name.is_file().then(|| name.to_path_buf());
@@ -148,7 +148,8 @@ fn silent(program: PathBuf) -> QemuError {
     }
 }
 
-/// Runs a program, bounded in time and in what is read of its answer; whether it came to an end.
+/// Runs a program with bounds on time and output. Returns the output, and whether the program
+/// ended.
 fn listen(program: &Path, args: &[&str]) -> Result<(String, bool), QemuError> {
     let child = Command::new(program)
         .args(args)
@@ -164,7 +165,7 @@ fn listen(program: &Path, args: &[&str]) -> Result<(String, bool), QemuError> {
     let mut said = Vec::new();
     let mut stdout = child.stdout.take().expect("stdout is piped");
     let answered = read_until_closed(&mut stdout, &mut said);
-    // Ends it where it did not end by itself; its answer is in either way.
+    // Kill it if it still runs; its output is complete either way.
     let _ = child.kill();
     let _ = child.wait();
     Ok((String::from_utf8_lossy(&said).into_owned(), answered))

@@ -1,7 +1,7 @@
 //! Ending a run from outside: a flag that every wait of the lab watches.
 //!
-//! A signal handler raises it; from then on each wait for a guest or for QEMU ends in
-//! an error that says so, sessions are dropped, and with them QEMU.
+//! A signal handler sets it. From then on each wait for a guest or for QEMU returns `Interrupted`,
+//! sessions are dropped, and QEMU with them.
 
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::OnceLock;

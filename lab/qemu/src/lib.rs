@@ -1,15 +1,15 @@
-//! QEMU as the lab uses it: a process that is told everything on its command line and over
-//! inherited sockets, and that cannot outlive the lab.
+//! QEMU as the lab uses it: configured by its command line, controlled over inherited sockets, and
+//! unable to outlive the lab.
 //!
 //! | module | what it holds |
 //! |---|---|
-//! | [`command`] | a typed description and the command line it stands for |
+//! | [`command`] | a typed description and its command line |
 //! | [`Ram`] | the guest's memory |
-//! | [`installed`] | finding QEMU and asking it for its version |
+//! | [`installed`] | finding QEMU and its version |
 //! | [`process`] | starting it, noticing its end at once, ending it |
 //! | [`qmp`] | the one QMP client of the lab |
-//! | [`fds`] | taking its memory files from outside |
-//! | [`error`] | what can go wrong with it, and what to do about it |
+//! | [`fds`] | duplicating its memory file descriptors |
+//! | [`error`] | errors, each with a remedy |
 
 pub mod agent;
 pub mod command;

@@ -1,4 +1,4 @@
-//! QEMU as a process: started with its sockets, watched through a pidfd, gone when the lab is.
+//! QEMU as a process: started with its sockets, watched through a pidfd, killed when the lab dies.
 
 use std::io::{self, Read};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
@@ -29,15 +29,15 @@ pub struct Process {
 }
 
 impl Process {
-    /// Starts `line`. QEMU inherits `inherited` under the very numbers they have here (which
-    /// `line` names), and nothing else.
+    /// Starts `line`. QEMU inherits `inherited` and no other descriptor, under the same numbers
+    /// (which `line` names).
     ///
-    /// It is a group of its own, so that ^C on the terminal reaches the lab alone, and it is
-    /// killed by the kernel when the lab dies, however that happens.
+    /// It has its own process group, so that ^C on the terminal reaches the lab alone. The kernel
+    /// kills it when the lab dies, even by SIGKILL.
     ///
     /// # Errors
     ///
-    /// The program is not there, cannot be executed, or the machine is out of something.
+    /// The program is missing or cannot be executed, or a resource is exhausted.
     pub fn start(line: &CommandLine, inherited: Vec<OwnedFd>) -> Result<Process, QemuError> {
         let mut command = Command::new(&line.program);
         command
@@ -57,7 +57,7 @@ impl Process {
                 }
                 nix::sys::prctl::set_pdeathsig(Signal::SIGKILL)?;
                 if only_small_pages {
-                    // What is disabled stays so in the program that is executed.
+                    // The setting survives exec.
                     nix::sys::prctl::set_thp_disable(true)?;
                 }
                 if nix::unistd::getppid() != lab {
@@ -101,7 +101,7 @@ impl Process {
         }
     }
 
-    /// Its process id.
+    /// Process id.
     pub fn pid(&self) -> u32 {
         self.child.id()
     }
@@ -111,12 +111,12 @@ impl Process {
         self.pidfd.as_fd()
     }
 
-    /// Where it complains.
+    /// The read end of QEMU's stderr.
     pub fn stderr(&self) -> BorrowedFd<'_> {
         self.stderr.as_fd()
     }
 
-    /// Reads what it has said on stderr; whether it may say more. Never blocks.
+    /// Reads QEMU's stderr; whether it is still open. Never blocks.
     pub fn listen(&mut self) -> bool {
         let mut buffer = [0; 4096];
         // Bounded: one that talks without pause must not keep the lab from its work.
@@ -141,13 +141,13 @@ impl Process {
         self.ended
     }
 
-    /// All it said on stderr, as far as it is kept.
+    /// Output on stderr, as far as it is kept.
     pub fn said(&mut self) -> Vec<u8> {
         self.listen();
         self.said.to_bytes()
     }
 
-    /// The last line it said, for a message: `(it said nothing)` where it said nothing.
+    /// The last line on stderr, for a message; `(it said nothing)` if there is none.
     pub fn last_line(&mut self) -> String {
         self.listen();
         self.said
@@ -155,7 +155,7 @@ impl Process {
             .unwrap_or_else(|| "(it said nothing)".into())
     }
 
-    /// `; its last line: ...` for the end of a message, or nothing.
+    /// `; its last line: ...` for the end of a message, or empty.
     pub fn and_its_last_line(&mut self) -> String {
         self.listen();
         match self.said.last_line() {
@@ -164,7 +164,7 @@ impl Process {
         }
     }
 
-    /// Waits for it to end by itself; kills it when it has not by `until`.
+    /// Waits for the exit until `until`, then kills the process.
     pub fn wait_for_exit(&mut self, until: Instant) -> io::Result<ExitStatus> {
         while self.ended().is_none() {
             let left = until.saturating_duration_since(Instant::now());

@@ -9,26 +9,26 @@ use tdxlab_protocol::addr::PageLevel;
 pub struct Ram {
     /// Its size in MiB.
     pub mebibytes: u64,
-    /// What is behind it.
+    /// Its backing.
     pub backing: RamBacking,
 }
 
-/// What is behind the guest's memory.
+/// Backing of guest memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RamBacking {
     /// A shared memfd of ordinary pages, which the lab can take with `pidfd_getfd`.
     Memfd,
-    /// Two files, and two memory slots: first ordinary pages for the guest itself, then test
-    /// memory of pages of its own.
+    /// Two files and two memory slots: ordinary pages for the guest itself, then test memory with
+    /// its own page size.
     Parted {
         /// Size of the first.
         own_mebibytes: u64,
-        /// What the second is made of.
+        /// Pages of the test memory.
         test: TestPages,
     },
 }
 
-/// What test memory in a slot of its own is made of.
+/// Pages of test memory in a separate slot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum TestPages {
     /// A memfd of 4K pages, whatever the machine's setting of transparent huge pages.
@@ -62,7 +62,7 @@ impl Ram {
         }
     }
 
-    /// Whether it is one piece, which the machine has to be told of.
+    /// Whether it is a single backend, which the machine option must name.
     pub(super) fn is_whole(&self) -> bool {
         self.backing == RamBacking::Memfd
     }

@@ -1,4 +1,4 @@
-//! Puts the parts of the guest's answers together, within bounds.
+//! Collects the parts of the guest's answers, within bounds.
 
 use tdxlab_protocol::addr::PageLevel;
 use tdxlab_protocol::message::{Command, Counts, Reply, Run, Task, VcpuId};
@@ -18,14 +18,14 @@ pub struct Collector {
     idle: bool,
 }
 
-/// What came of one task.
+/// Result of one task.
 #[derive(Debug)]
 pub struct Answer {
     /// The task.
     pub task: Task,
     /// Its results, in the order the guest made them.
     pub runs: Vec<Run>,
-    /// What the guest counted; `None` while it is not over.
+    /// The guest's counts; `None` until the task is done.
     pub counts: Option<Counts>,
     check: AnswerCheck,
 }
@@ -49,12 +49,12 @@ impl Collector {
         }
     }
 
-    /// Takes a reply in.
+    /// Adds a reply.
     ///
     /// # Errors
     ///
-    /// The reply cannot be: of another request or vCPU, after the end, too much, or not what a
-    /// guest that does this task can find. In words, with the reply.
+    /// The reply is implausible: of another request or vCPU, after the end, too much, or not
+    /// possible for a guest that does this task. As text, with the reply.
     pub fn take(&mut self, reply: Reply) -> Result<(), String> {
         let said = |why: &str, reply: &Reply| format!("{why}: {}", shortened(reply));
         if self.idle {

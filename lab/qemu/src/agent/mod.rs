@@ -2,13 +2,13 @@
 //!
 //! | module | what it does |
 //! |---|---|
-//! | [`Agent`] | bytes to replies and back; keeps what was said |
-//! | [`request`] | what an operation of a plan asks of the guest |
-//! | [`collect`] | puts the parts of the answers together, within bounds |
+//! | [`Agent`] | encodes requests, decodes replies, keeps the transcript |
+//! | [`request`] | operation of a plan to guest tasks |
+//! | [`collect`] | collects the parts of the answers, within bounds |
 //! | [`plausible`] | whether an answer can be true at all |
 //!
-//! The guest is not trusted: it runs what it pleases once its memory is broken. An answer that
-//! cannot be is an error with the bytes in it, never a verdict.
+//! The guest is not trusted: with broken memory it may run anything. An implausible answer is an
+//! error that shows its bytes, never a verdict.
 
 pub mod collect;
 pub(crate) mod hex;
@@ -37,11 +37,11 @@ pub struct Agent {
     line: Line,
     inbox: VecDeque<Reply>,
     transcript: Transcript,
-    /// Bytes that came before the first word; `None` once it was said.
+    /// Number of bytes before the first reply; `None` after it.
     noise: Option<usize>,
 }
 
-/// The decoder, which has no `Debug` of its own.
+/// The decoder, which does not implement `Debug`.
 struct Line(Box<Decoder<Reply>>);
 
 impl std::fmt::Debug for Line {
@@ -53,7 +53,7 @@ impl std::fmt::Debug for Line {
 /// The guest did not do its part.
 #[derive(Debug, thiserror::Error)]
 pub enum AgentError {
-    /// It panicked.
+    /// The guest panicked.
     #[error("guest panicked on vCPU {vcpu} at {file}:{line}: {message}")]
     Panic {
         /// vCPU index.
@@ -68,21 +68,21 @@ pub enum AgentError {
     /// It speaks another version of the protocol.
     #[error("guest speaks protocol version {guest}, the lab {lab}")]
     Version {
-        /// Its version.
+        /// Protocol version of the guest.
         guest: u16,
-        /// Ours.
+        /// Protocol version of the lab.
         lab: u16,
     },
-    /// It will not do what was asked.
+    /// The guest refused the request.
     #[error("guest refused: {0}")]
     Refused(String),
-    /// It said what cannot be.
+    /// The reply is implausible.
     #[error("{0}")]
     Lies(String),
     /// The line was closed.
     #[error("the serial line was closed")]
     Closed,
-    /// The guest takes nothing in.
+    /// The line is full: the guest does not read.
     #[error("the guest does not read its serial line")]
     Full,
     /// The socket failed.
@@ -116,7 +116,7 @@ impl Agent {
     ///
     /// # Errors
     ///
-    /// The line is closed, or full because the guest reads nothing.
+    /// The line is closed, or full because the guest does not read.
     pub fn send(&mut self, request: &Request) -> Result<(), AgentError> {
         let mut buffer = frame::EMPTY_FRAME;
         let bytes = frame::encode(request, &mut buffer)
@@ -130,11 +130,11 @@ impl Agent {
         }
     }
 
-    /// Takes in what the guest has said. Never blocks.
+    /// Reads what the guest has sent. Never blocks.
     ///
     /// # Errors
     ///
-    /// A damaged frame, or the line was closed; what came whole before that can still be had from
+    /// A damaged frame, or the line was closed; complete replies before that remain available from
     /// [`Agent::next_reply`].
     pub fn receive(&mut self) -> Result<(), AgentError> {
         let mut buffer = [0; 4096];
@@ -215,7 +215,7 @@ impl Agent {
         }
     }
 
-    /// Whether there are replies that nobody has taken.
+    /// Whether replies are queued.
     pub fn has_replies(&self) -> bool {
         !self.inbox.is_empty()
     }

@@ -1,8 +1,8 @@
-//! Whether an answer can be true at all.
+//! Whether an answer is plausible.
 //!
-//! This is not where a host is judged: a status that is wrong but possible passes. What is refused
-//! is an answer that no guest gives that does its task from the first address to the last,
-//! whatever the host does to it.
+//! This does not judge the host: a status that is wrong but possible passes. An answer is rejected
+//! if no guest that does its task from the first address to the last can give it, whatever the host
+//! does.
 
 use tdxlab_protocol::addr::{Gpa, GpaRange, PageLevel};
 use tdxlab_protocol::message::{AcceptSize, Access, Command, Content, Counts, OnVe, Run, Side};
@@ -17,7 +17,7 @@ pub struct AnswerCheck {
     next: Gpa,
     /// For ACCEPT as Linux does it: the level that was refused last at `next`.
     refused: Option<PageLevel>,
-    /// Nothing may follow.
+    /// No further reply may follow.
     over: bool,
     /// TDCALLs seen in results.
     calls: u64,

@@ -1,12 +1,12 @@
-//! What an operation of a plan asks of the guest.
+//! Guest tasks of an operation of a plan.
 
 use tdxlab_plan::{GuestOp, Size, VcpuId};
 use tdxlab_protocol::addr::{GpaRange, PageLevel};
 use tdxlab_protocol::message::{AcceptSize, Command, Task};
 
-/// The tasks of an operation of the guest, one after the other.
+/// The tasks of a guest operation, in order.
 ///
-/// `reads` are the ranges a verify reads; other operations have a range of their own.
+/// `reads` are the ranges of a verify; other operations contain their range.
 pub fn tasks(vcpu: VcpuId, op: GuestOp, reads: &[GpaRange]) -> Vec<Task> {
     let task = |command| vec![Task { vcpu, command }];
     match op {
@@ -58,7 +58,7 @@ fn accept_size(size: Size) -> AcceptSize {
     }
 }
 
-/// What a command does, for a message: `accepting 0x40000000..0x40200000`.
+/// Text of a command for a message: `accepting 0x40000000..0x40200000`.
 pub fn describe(command: &Command) -> String {
     match command {
         Command::Accept { range, size } => match size {

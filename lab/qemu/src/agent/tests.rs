@@ -403,8 +403,8 @@ proptest! {
         let _ = agent.transcript();
     }
 
-    /// Whatever an honest guest reports of a range, it is believed: arbitrary statuses, in runs of
-    /// arbitrary length.
+    /// Any answer an honest guest can give is accepted: arbitrary statuses, in runs of arbitrary
+    /// length.
     #[test]
     fn honest_answers_are_believed(lengths in proptest::collection::vec(1u32..40, 1..30)) {
         let statuses = [0, MISMATCH, status::PAGE_ALREADY_ACCEPTED, status::OPERAND_BUSY | 1];

@@ -1,4 +1,4 @@
-//! What was said on the serial line, bounded.
+//! Transcript of the serial line, bounded.
 
 use std::fmt::Write;
 use std::time::Instant;
@@ -25,8 +25,7 @@ struct Entry {
 
 /// The frames of a conversation with the time of each, and the raw bytes of the guest.
 ///
-/// Frames are kept as bytes and only turned into text when somebody wants to read them, since
-/// most conversations go well.
+/// Frames are kept as bytes and formatted on demand, since most conversations succeed.
 #[derive(Debug)]
 pub(super) struct Transcript {
     began: Instant,

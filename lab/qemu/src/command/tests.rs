@@ -1,4 +1,4 @@
-//! Command lines, whole: what QEMU is told must not change unseen.
+//! Whole command lines: QEMU's options must not change unnoticed.
 
 use tdxlab_protocol::addr::PageLevel;
 
@@ -134,7 +134,7 @@ fn td(version: Version) -> QemuCommand {
     }
 }
 
-/// QEMU 10.1 to 11.0: the monitor is an option of its own.
+/// QEMU 10.1 to 11.0: the monitor is a separate option.
 #[test]
 fn td_of_a_qemu_before_11_1() {
     let line = td(Version::new(10, 1)).line();

@@ -38,12 +38,12 @@ impl qapi::Command for QueryVmStats {
     const ALLOW_OOB: bool = false;
 }
 
-/// What one provider says of a VM.
+/// Statistics of a VM from one provider.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 pub struct VmStats {
-    /// Who says it.
+    /// Name of the provider.
     pub provider: String,
-    /// What.
+    /// The statistics, by name.
     pub stats: Vec<Stat>,
 }
 
@@ -69,7 +69,7 @@ impl qapi::Command for QueryStatus {
 /// Whether vCPUs run, and why not.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 pub struct Status {
-    /// Whether they run.
+    /// Whether the vCPUs run.
     pub running: bool,
     /// `running`, `paused`, `internal-error`, ...
     pub status: String,
@@ -128,7 +128,7 @@ impl qapi::Command for QueryMigrate {
 pub struct Migration {
     /// `setup`, `active`, `cancelled`, ...; `None` where there never was one.
     pub status: Option<String>,
-    /// Why it failed.
+    /// Error text of a failed migration.
     #[serde(rename = "error-desc")]
     pub error: Option<String>,
 }
@@ -142,7 +142,7 @@ pub struct CpuThread {
     /// Where its properties and per-vCPU statistics are.
     #[serde(rename = "qom-path")]
     pub qom_path: String,
-    /// The thread.
+    /// Thread id of the vCPU.
     #[serde(rename = "thread-id")]
     pub thread_id: u32,
 }
@@ -155,7 +155,7 @@ pub struct HumanMonitor {
 }
 
 impl HumanMonitor {
-    /// This command.
+    /// Wraps a command line of the human monitor.
     pub fn new(command: String) -> HumanMonitor {
         HumanMonitor { command }
     }

@@ -1,4 +1,4 @@
-//! What was said on a monitor, bounded.
+//! Transcript of a monitor, bounded.
 
 use std::time::Instant;
 
@@ -12,7 +12,7 @@ const KEPT: (usize, usize) = (64, 448);
 /// Longest message that is kept whole, in characters.
 const MAX_CHARS: usize = 8 << 10;
 
-/// Who spoke.
+/// Sender of a message.
 #[derive(Clone, Copy, Debug, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub(super) enum Direction {
@@ -26,7 +26,7 @@ struct Exchange {
     /// Since the conversation began.
     micros: u64,
     direction: Direction,
-    /// The message; text where it is no JSON or was cut.
+    /// The message; a JSON string if it is not JSON or was cut.
     message: serde_json::Value,
 }
 

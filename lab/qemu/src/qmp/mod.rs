@@ -1,9 +1,9 @@
 //! The one QMP client of the lab.
 //!
-//! Commands and their answers have the types of the `qapi` crate; what goes over the socket is
-//! handled here, because that crate's own client stops at the first event its schema does not
-//! know, and blocks for ever on a monitor that says nothing. Here events are kept as they came,
-//! answers are matched by id, and every wait has an end.
+//! Commands and their answers have the types of the `qapi` crate; the socket is handled here,
+//! because that crate's client stops at the first event missing in its schema, and blocks forever
+//! on a silent monitor. Here unknown events are kept, answers are matched by id, and every wait has
+//! a timeout.
 //!
 //! [`commands`] holds commands whose generated types cannot be sent.
 
@@ -26,7 +26,7 @@ use self::log::{Direction, Record};
 /// Longest line a monitor may send. `query-qmp-schema`, the longest there is, has 250 KB.
 const MAX_LINE: usize = 4 << 20;
 
-/// Events kept until somebody asks for them; the oldest go first.
+/// Bound on queued events; the oldest are dropped.
 const MAX_EVENTS: usize = 1024;
 
 /// A conversation with a monitor. Never blocks, except in [`Qmp::execute`] and within bounds.
@@ -57,7 +57,7 @@ pub struct Event {
     pub name: String,
     /// Its data; null where it has none.
     pub data: Any,
-    /// When QEMU saw it, since the epoch.
+    /// QEMU's timestamp, since the epoch.
     pub at: Duration,
 }
 
@@ -67,7 +67,7 @@ pub enum QmpError {
     /// A line that is no QMP.
     #[error("{why}: {line}")]
     Nonsense {
-        /// What is wrong with it.
+        /// Reason it is invalid.
         why: String,
         /// The line, shortened.
         line: String,
@@ -91,7 +91,7 @@ pub enum QmpError {
     Refused {
         /// The command.
         command: &'static str,
-        /// QEMU's words.
+        /// QEMU's error text.
         reason: String,
     },
     /// The socket failed.
@@ -129,8 +129,8 @@ struct Timestamp {
 }
 
 impl Qmp {
-    /// Starts the conversation on `socket`: asks at once for command mode, so that nobody has to
-    /// wait for the greeting before sending more.
+    /// Connects over `socket`. Requests command mode at once, so that commands can follow without
+    /// waiting for the greeting.
     ///
     /// # Errors
     ///
@@ -148,7 +148,7 @@ impl Qmp {
             record: Record::new(),
         };
         let ticket = qmp.send(&qapi::qmp::qmp_capabilities { enable: None })?;
-        // Nobody asks for this answer.
+        // This answer is not awaited.
         qmp.answers.remove(&ticket.id);
         Ok(qmp)
     }
@@ -158,12 +158,12 @@ impl Qmp {
         self.socket.as_fd()
     }
 
-    /// Sends a command; [`Qmp::answer`] gives what came back.
+    /// Sends a command; [`Qmp::answer`] returns the answer.
     ///
     /// # Errors
     ///
-    /// The socket failed or is full: a monitor that takes nothing in is not answering either. One
-    /// that has hung up shows in [`Qmp::receive`].
+    /// The socket failed or is full: a monitor that does not read will not answer. A closed socket
+    /// is reported by [`Qmp::receive`].
     pub fn send<C: Command>(&mut self, command: &C) -> Result<Ticket<C>, QmpError> {
         let id = self.next_id;
         self.next_id += 1;
@@ -173,7 +173,7 @@ impl Qmp {
         line.push('\n');
         match self.socket.write_all(line.as_bytes()) {
             Ok(()) => {}
-            // What the monitor said before it hung up is still to be read; that comes first.
+            // Messages sent before the hang-up are read first.
             Err(error) if is_hang_up(&error) => self.closed = true,
             Err(error) => return Err(error.into()),
         }
@@ -184,12 +184,11 @@ impl Qmp {
         })
     }
 
-    /// Takes in what the monitor has said. Never blocks.
+    /// Reads what the monitor has sent. Never blocks.
     ///
     /// # Errors
     ///
-    /// It said what a monitor cannot say, or the socket was closed (after everything said before
-    /// was taken in).
+    /// An invalid message, or the socket was closed (after all messages before that were read).
     pub fn receive(&mut self) -> Result<(), QmpError> {
         let mut buffer = [0; 16 << 10];
         loop {
@@ -246,7 +245,7 @@ impl Qmp {
     ///
     /// # Errors
     ///
-    /// Refused, nonsense, closed, or nothing within `patience`.
+    /// Refused, invalid, closed, or no answer within `patience`.
     pub fn execute<C: Command>(
         &mut self,
         command: &C,
@@ -282,7 +281,7 @@ impl Qmp {
         self.events.drain(..)
     }
 
-    /// Whether there are events that nobody has taken.
+    /// Whether events are queued.
     pub fn has_events(&self) -> bool {
         !self.events.is_empty()
     }
@@ -362,7 +361,7 @@ impl Qmp {
         Ok(())
     }
 
-    /// Files an answer if somebody waits for it.
+    /// Stores an answer if it is awaited.
     fn settle(&mut self, id: Option<Any>, answer: Result<Any, qapi::Error>) {
         if let Some(waiting) = id
             .as_ref()

@@ -1,4 +1,4 @@
-//! A monitor played by a thread, saying what real ones say and what none should.
+//! A thread plays the monitor, with messages of real ones and with invalid ones.
 
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::net::UnixStream;
