@@ -1,14 +1,14 @@
-//! The L1 kernel's console: kept as evidence, and read for what ends an L1.
+//! The L1 kernel's console: kept as evidence, and scanned for the end of an L1.
 
 use tdxlab_qemu::head_tail::HeadTail;
 
 /// Lines kept from the beginning and from the end.
 const KEPT: (usize, usize) = (400, 1600);
 
-/// Longest line; the rest of a longer one is a line of its own.
+/// Longest line; a longer one is split.
 const LONGEST: usize = 4096;
 
-/// What a console line says about the L1 as a whole.
+/// State of the L1 according to a console line.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Notice {
     /// The kernel has panicked.
@@ -33,7 +33,7 @@ impl Console {
         }
     }
 
-    /// Takes in what the console printed; the result is what it says about the L1.
+    /// Adds console output; returns the notices found in it.
     pub fn push(&mut self, bytes: &[u8]) -> Vec<Notice> {
         let mut notices = Vec::new();
         for &byte in bytes {
@@ -85,7 +85,7 @@ impl Default for Console {
     }
 }
 
-/// What one line says.
+/// The notice in one line.
 fn notice(line: &str) -> Option<Notice> {
     let text = without_time(line);
     if let Some(at) = text.find("Kernel panic - not syncing") {

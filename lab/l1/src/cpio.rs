@@ -8,8 +8,7 @@ const REGULAR: u32 = 0o100_000;
 const DIRECTORY: u32 = 0o040_000;
 const CHARACTER: u32 = 0o020_000;
 
-/// Writes an archive, entry by entry. Paths have no leading slash; a folder stands before what is
-/// in it.
+/// Writes an archive, entry by entry. Paths have no leading slash; a folder precedes its entries.
 pub struct Archive<W> {
     out: W,
     inode: u32,

@@ -1,5 +1,5 @@
-//! What the lab reads from ELF files: module information, the PVH entry of a kernel, and what of
-//! a program is needed to run it.
+//! What the lab reads from ELF files: module information, the PVH entry of a kernel, and the
+//! interpreter and libraries of a program.
 
 use std::path::PathBuf;
 
@@ -71,7 +71,7 @@ pub(crate) fn has_pvh_entry(kernel: &[u8]) -> bool {
     find().is_some()
 }
 
-/// What of a program must be copied so that it runs elsewhere.
+/// Files a program needs to run elsewhere.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Program {
     /// The program without what only debuggers and linkers read.

@@ -1,4 +1,4 @@
-//! Why there is no answer from an L1, each said so that the reader knows what to do.
+//! Errors of an L1, each with a remedy.
 
 use std::io;
 use std::path::PathBuf;
@@ -236,7 +236,7 @@ impl L1Error {
         }
     }
 
-    /// What the L1 itself says it cannot do.
+    /// An error reported by the L1 itself.
     pub(crate) fn told(kernel: &str, stage: Stage, cause: Cause, log: Vec<String>) -> L1Error {
         let kernel = kernel.to_owned();
         match cause {
@@ -283,8 +283,8 @@ impl L1Error {
         }
     }
 
-    /// The exit code: 64 for what the caller can mend on the command line, 69 where this machine
-    /// cannot make an L1, 70 where an L1 did not answer, 130 for an interrupt.
+    /// The exit code: 64 for errors of the command line, 69 if this machine cannot run an L1, 70 if
+    /// an L1 did not answer, 130 for an interrupt.
     pub fn exit_code(&self) -> u8 {
         match self {
             L1Error::Read { .. }

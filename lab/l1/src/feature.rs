@@ -1,4 +1,4 @@
-//! What an L1 needs of its kernel.
+//! Kernel features an L1 needs.
 
 use serde::{Deserialize, Serialize};
 
@@ -9,7 +9,7 @@ pub(crate) struct Feature {
     pub(crate) module: &'static str,
     /// The option that builds it.
     pub(crate) option: &'static str,
-    /// What cannot be done without it; `None` where the L1 has another way.
+    /// What fails without it; `None` if the L1 has a fallback.
     pub(crate) purpose: Option<&'static str>,
 }
 

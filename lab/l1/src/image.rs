@@ -1,11 +1,10 @@
-//! Kernel images: what is one, which release it holds, and the ELF kernel inside a bzImage.
+//! Kernel images: detection, release, and the ELF kernel inside a bzImage.
 //!
 //! Source: `Documentation/arch/x86/boot.rst` of the kernel.
 
 use super::{elf, unpack};
 
-/// Largest unpacked kernel the lab takes; a kernel with every option and debug information of
-/// its own kind stays below it.
+/// Bound on an unpacked kernel; one with every option and debug information stays below it.
 const LARGEST: u64 = 1 << 30;
 
 /// A kernel image that QEMU can boot.
@@ -18,7 +17,7 @@ pub(crate) struct Image {
     pub(crate) unpacked: Option<Vec<u8>>,
 }
 
-/// Reads an image; the error says what the file is instead.
+/// Reads an image; the error names the type of the file instead.
 pub(crate) fn read(bytes: &[u8]) -> Result<Image, String> {
     if bytes.get(0x202..0x206) == Some(b"HdrS") && bytes.get(0x1fe..0x200) == Some(&[0x55, 0xaa]) {
         return Ok(Image {
@@ -109,7 +108,7 @@ fn payload(bytes: &[u8]) -> Option<&[u8]> {
     bytes.get(start..start.checked_add(number::<4>(bytes, 0x24c)?)?)
 }
 
-/// The ELF kernel in a payload, where it is packed in a way the lab knows and QEMU can start it.
+/// The ELF kernel in a payload, if its packing is supported and QEMU can start it.
 fn unpacked(payload: &[u8]) -> Option<Vec<u8>> {
     let kernel = unpack::unpack(payload, LARGEST).ok()?;
     elf::has_pvh_entry(&kernel).then_some(kernel)

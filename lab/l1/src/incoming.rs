@@ -1,5 +1,5 @@
-//! The report that comes back from an L1: files whose names and sizes the L1 claims, so none is
-//! trusted before it is checked, and none is seen in the report folder before all are there.
+//! The report sent by an L1. File names and sizes are untrusted and checked, and the report folder
+//! shows no file before the report is complete.
 
 use std::fs::{self, File};
 use std::io::{self, Write};
@@ -16,7 +16,7 @@ const MOST_FILES: u64 = 100_000;
 const LONGEST_PATH: usize = 1024;
 const DEEPEST: usize = 32;
 
-/// What is wrong with a report.
+/// Why a report was rejected.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ReportError {
     #[error("{0}")]
@@ -30,7 +30,7 @@ pub(crate) enum ReportError {
 pub(crate) struct Incoming {
     /// Where it belongs in the end.
     target: PathBuf,
-    /// Where it is collected: beside the target, so that a rename moves it.
+    /// Folder of the incomplete report, beside the target so that a rename moves it.
     partial: PathBuf,
     current: Option<(PathBuf, File, u64)>,
     files: Vec<PathBuf>,
@@ -53,12 +53,12 @@ impl Incoming {
         }
     }
 
-    /// Where what came so far lies; `None` where nothing came.
+    /// Folder of the files received so far; `None` if there are none.
     pub(crate) fn partial(&self) -> Option<&Path> {
         (!self.files.is_empty() && !self.complete).then_some(&self.partial)
     }
 
-    /// Whether all of it came.
+    /// Whether the report is complete.
     pub(crate) fn is_complete(&self) -> bool {
         self.complete
     }
@@ -68,7 +68,7 @@ impl Incoming {
         self.files.len()
     }
 
-    /// A file begins.
+    /// Starts a file.
     pub(crate) fn file(&mut self, path: &str, size: u64) -> Result<(), ReportError> {
         self.no_file_open()?;
         let name = checked(path)?;
@@ -179,7 +179,7 @@ fn lie<T>(what: String) -> Result<T, ReportError> {
     Err(ReportError::Lie(what))
 }
 
-/// A path that stays where it is put.
+/// Checks that a path stays below its folder.
 fn checked(path: &str) -> Result<PathBuf, ReportError> {
     let name = Path::new(path);
     let plain = name

@@ -1,4 +1,4 @@
-//! The L1's first files: this very program with its libraries, the modules, and the job.
+//! The initramfs of an L1: this program with its libraries, the modules, and the job.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};

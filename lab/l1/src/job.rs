@@ -1,4 +1,4 @@
-//! What the lab tells an L1 to do: a file in its initramfs.
+//! The job of an L1: a file in its initramfs.
 
 use serde::{Deserialize, Serialize};
 
@@ -37,7 +37,7 @@ pub(crate) struct Job {
     pub(crate) environment: Vec<(String, String)>,
     /// Folder, absolute, of which new and changed files come back.
     pub(crate) report: Option<String>,
-    /// Seed for the kernel's random numbers: the emulated CPU has no source of its own, and the
-    /// kernel would wait for seconds until it has gathered some.
+    /// Seed for the kernel's random numbers: the emulated CPU has no RDRAND, and the kernel would
+    /// wait for seconds until it has gathered entropy.
     pub(crate) entropy: Vec<u8>,
 }

@@ -1,4 +1,4 @@
-//! Which kernel an L1 runs: an image somebody built, or one from a package.
+//! The kernel of an L1: an image, or a package.
 
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
@@ -12,13 +12,13 @@ use crate::feature::Vendor;
 /// Where `newest` looks: what Debian builds of the newest kernel for its stable release.
 const NEWEST_SUITE: &str = "trixie-backports";
 
-/// The package that stands for the distribution's kernel.
+/// Debian's metapackage of the newest kernel.
 const DISTRIBUTION: &str = "linux-image-amd64";
 
-/// What a user asks for with `--kernel` or `--guest-kernel`.
+/// Argument of `--kernel` or `--guest-kernel`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum KernelChoice {
-    /// The distribution's own.
+    /// The distribution's kernel.
     Distribution,
     /// The newest that Debian packages.
     Newest,
@@ -26,7 +26,7 @@ pub enum KernelChoice {
     Image(PathBuf),
     /// A package by name, from a suite where one is named.
     Package {
-        /// Its name.
+        /// Name of the package.
         name: String,
         /// Suite of Debian's archive; `None` for the machine's own sources.
         suite: Option<String>,
@@ -111,7 +111,7 @@ pub struct Kernel {
 }
 
 impl Kernel {
-    /// Finds what was asked for. `modules` is the folder a user named; `fresh` asks for a new
+    /// Resolves the choice. `modules` is the folder given by the user; `fresh` forces a new
     /// download.
     pub fn find(
         choice: &KernelChoice,
@@ -184,7 +184,7 @@ impl Kernel {
         })
     }
 
-    /// The modules to load on a CPU of `vendor`, each after what it depends on.
+    /// The modules to load on a CPU of `vendor`, dependencies first.
     pub(crate) fn modules(&self, vendor: Vendor) -> Result<Vec<Module>, L1Error> {
         match &self.modules {
             Some(folder) => folder.needed(&self.name, self.release.as_deref(), vendor),
@@ -210,8 +210,8 @@ fn running_kernel() -> Option<PathBuf> {
         .find(|path| fs::File::open(path).is_ok())
 }
 
-/// Where the modules of an image lie, going by the places where kernels put them: beside it, where
-/// `make modules_install INSTALL_MOD_PATH` was told to, installed, or in the build tree.
+/// Module folder of an image, searched for where kernels put them: beside it, below
+/// `INSTALL_MOD_PATH`, installed, or in the build tree.
 fn modules_beside(image: &Path, release: Option<&str>) -> Option<PathBuf> {
     let folder = image.parent()?;
     let mut places = vec![folder.join("modules")];

@@ -1,21 +1,21 @@
 //! An L1: a real Linux kernel with a real KVM, booted in QEMU, so that every machine has one.
 //!
-//! QEMU's TCG emulates SVM with nested paging. A distribution kernel, or one that somebody has just
-//! built, boots in it within seconds and runs the very same `tdxlab` on the very same files, seen
-//! over 9p and written to memory only:
+//! QEMU's TCG emulates SVM with nested paging. A distribution kernel, or one just built, boots in
+//! it within seconds and runs the same `tdxlab` on the same files, mounted over 9p; writes go to
+//! memory:
 //!
 //! ```text
 //! tdxlab l1 -- run scenarios/kvm --host kvm
 //!   kernel     finds the kernel: image, package, cache     kernel, package, debian, image
 //!   initramfs  this program, the modules, the job          initramfs, cpio, modules, elf, job
 //!   machine    QEMU's command line and the kernel's
-//!   session    the L1 as seen from outside                 session, console, incoming
+//!   session    the L1 seen from the host                   session, console, incoming
 //!     ~~~~~~ messages in frames over virtio-serial ~~~~~~  message
 //!   init       the same program as the L1's first process
 //! ```
 //!
-//! The exit code and the report come back as messages. An L1 that ends without saying
-//! so has not answered, and that is an error, whatever its console shows.
+//! The exit code and the report come back as messages. An L1 that ends without them is an error,
+//! whatever its console shows.
 
 pub mod console;
 pub mod cpio;
@@ -83,16 +83,16 @@ const INHERITED: [&str; 12] = [
     "XDG_CACHE_HOME",
 ];
 
-/// What is asked of an L1.
+/// Parameters of an L1.
 #[derive(Clone, Debug)]
 pub struct Options {
     /// Its kernel.
     pub kernel: KernelChoice,
-    /// Folder of the kernel's modules, where it is not found beside the image.
+    /// Folder of the kernel's modules, if not found beside the image.
     pub modules: Option<PathBuf>,
     /// Download a package even if the cache has it.
     pub fresh: bool,
-    /// What runs it.
+    /// The accelerator.
     pub accelerator: AcceleratorChoice,
     /// Its memory.
     pub memory: Memory,
@@ -108,7 +108,7 @@ pub struct Options {
     pub report: Option<PathBuf>,
 }
 
-/// What came of it.
+/// Result of an L1.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Outcome {
     /// How the command ended.
@@ -119,7 +119,7 @@ pub struct Outcome {
     pub accelerator: String,
     /// Files that came back.
     pub files: usize,
-    /// When things happened.
+    /// Durations of its phases.
     pub timing: Timing,
 }
 
@@ -251,7 +251,7 @@ fn text(value: &OsStr) -> Result<String, L1Error> {
     })
 }
 
-/// A file that exists in memory only, so that nothing is left behind however the lab ends.
+/// A memfd, so that no file is left behind however the lab ends.
 fn in_memory(name: &str, content: &[u8]) -> io::Result<File> {
     let mut file = File::from(memfd_create(name, MFdFlags::MFD_CLOEXEC)?);
     file.write_all(content)?;
@@ -288,7 +288,7 @@ fn not_started(error: QemuError) -> L1Error {
     }
 }
 
-/// For `map_err`: a failed system call of the lab and what it was for.
+/// For `map_err`: adds the purpose to a failed system call of the lab.
 fn system(doing: &str) -> impl FnOnce(io::Error) -> L1Error {
     let doing = doing.to_owned();
     move |source| L1Error::System { doing, source }

@@ -1,4 +1,4 @@
-//! The machine an L1 runs in: a QEMU command line and the kernel's own.
+//! The machine of an L1: QEMU's command line and the kernel's.
 
 use std::fmt;
 use std::os::fd::RawFd;
@@ -46,7 +46,7 @@ impl AcceleratorChoice {
         }
     }
 
-    /// KVM where it is `nested` and found to be usable.
+    /// Uses KVM if it is `nested` and usable.
     fn automatic(
         nested: Result<Accelerator, String>,
         probe: impl FnOnce() -> doctor::Fact,
@@ -127,7 +127,7 @@ impl Memory {
     /// Least in which a distribution kernel and the lab get along.
     pub const LEAST: Memory = Memory { mebibytes: 512 };
 
-    /// What an L1 gets unless told otherwise.
+    /// Default memory of an L1.
     pub const USUAL: Memory = Memory { mebibytes: 6 << 10 };
 
     /// MiB.
@@ -187,7 +187,7 @@ impl HugePages {
     }
 }
 
-/// What QEMU is told.
+/// Inputs of QEMU's command line.
 #[derive(Debug)]
 pub(crate) struct ThisMachine<'a> {
     pub(crate) qemu: &'a Path,
@@ -268,12 +268,12 @@ impl ThisMachine<'_> {
             "console=ttyS0 earlyprintk=ttyS0 loglevel=5",
             // The end of the kernel is the end of QEMU.
             "panic=-1",
-            // A clock that ticks for itself. QEMU's emulated SVM may lose an interrupt: VMRUN and
-            // #VMEXIT change what the vCPU has pending without QEMU's lock, and undo what a device
-            // has just set. The next interrupt brings the lost one along; but a kernel that sets its
-            // timer anew at each interrupt, and sleeps without one, waits for ever for a lost one.
+            // A periodic tick. QEMU's emulated SVM may lose an interrupt: VMRUN and #VMEXIT change
+            // what the vCPU has pending without QEMU's lock, and undo what a device has just set.
+            // The next interrupt delivers the lost one too, but a kernel that reprograms its timer
+            // at each interrupt, and sleeps without one, waits forever.
             "nohz=off highres=off",
-            // Nothing of this is worth waiting for in a machine of one emulated CPU.
+            // None of these pays off on one emulated CPU.
             "tsc=reliable no_timer_check mitigations=off nokaslr random.trust_cpu=on audit=0 \
              init_on_alloc=0 lsm= rcupdate.rcu_expedited=1 \
              nowatchdog cryptomgr.notests",

@@ -1,9 +1,9 @@
-//! What an L1 says to the lab: typed messages in frames, over any line that carries bytes.
+//! Messages of an L1 to the lab: typed, in frames, over any byte stream.
 //!
 //! A frame ([`codec`]) holds `run id (u64) | number (u32) | postcard message`; numbers are little
-//! endian. The run id is drawn anew for every L1, so that nothing an older
-//! one left behind is taken for an answer, and frames are numbered from 0, so that a lost one is
-//! seen. The last message is [`Message::Done`]; an L1 that ends without it has not answered.
+//! endian. The run id is random for every L1, so that leftovers of an older one are not taken for
+//! an answer. Frames are numbered from 0, so that a lost one is detected. The last message is
+//! [`Message::Done`]; an L1 that ends without it has not answered.
 
 use std::io::{self, Write};
 
@@ -28,15 +28,15 @@ pub(crate) enum Message {
     },
     /// It begins with this.
     Stage(Stage),
-    /// Something is not as it should be, and the L1 goes on without it.
+    /// Something is missing, and the L1 continues without it.
     Note(String),
-    /// It is still there. Sent every second from a thread of its own.
+    /// Heartbeat, sent every second from a separate thread.
     Alive,
     /// The command has written this.
     Output {
-        /// Where.
+        /// The output stream.
         stream: Stream,
-        /// What.
+        /// The output.
         bytes: Vec<u8>,
     },
     /// The command has ended.
@@ -52,7 +52,7 @@ pub(crate) enum Message {
     Link {
         /// Path below the report folder.
         path: String,
-        /// Name of what it points to, in the same folder.
+        /// Name of its target, in the same folder.
         target: String,
     },
     /// Content of the file last named.
@@ -66,9 +66,9 @@ pub(crate) enum Message {
     },
     /// The L1 cannot do its part.
     Failed {
-        /// What it was at.
+        /// The stage that failed.
         stage: Stage,
-        /// Why it cannot.
+        /// The cause.
         cause: Cause,
         /// Last lines of its kernel log.
         log: Vec<String>,
@@ -77,12 +77,12 @@ pub(crate) enum Message {
     Done,
 }
 
-/// What an L1 is at.
+/// Stage of an L1.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub(crate) enum Stage {
     /// Loading modules.
     Modules,
-    /// Mounting the host's files and what goes on top.
+    /// Mounting the host's files and the layer above them.
     Files,
     /// Looking for a working KVM.
     Kvm,
@@ -93,7 +93,7 @@ pub(crate) enum Stage {
 }
 
 impl Stage {
-    /// What it is doing then, for messages.
+    /// The activity, for messages.
     pub(crate) const fn doing(self) -> &'static str {
         match self {
             Stage::Modules => "loading modules",
@@ -117,9 +117,9 @@ pub(crate) enum Stream {
 /// How a command ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Ended {
-    /// By itself, with this exit code.
+    /// It exited with this code.
     Code(i32),
-    /// By this signal.
+    /// It was killed by this signal.
     Signal(i32),
 }
 
@@ -128,7 +128,7 @@ pub enum Ended {
 pub(crate) enum Cause {
     /// A module did not load.
     Module {
-        /// Which.
+        /// Name of the module.
         name: String,
         /// errno of finit_module.
         errno: i32,
@@ -147,11 +147,11 @@ pub(crate) enum Cause {
     },
     /// A system call failed.
     System {
-        /// What was tried.
+        /// The operation that failed.
         doing: String,
         /// Its errno; 0 where there is none.
         errno: i32,
-        /// Its text.
+        /// Error text.
         text: String,
     },
 }
@@ -187,7 +187,7 @@ impl<W: Write> Sender<W> {
     }
 }
 
-/// Takes frames apart.
+/// Decodes frames.
 #[derive(Debug)]
 pub(crate) struct Receiver {
     id: u64,

@@ -1,7 +1,7 @@
 //! The kernel modules an L1 needs, in the order in which they load.
 //!
-//! Dependencies are read from each module's own `.modinfo`. `modules.dep` would say the same, but
-//! is made by depmod when a kernel is installed, so neither a package nor a build tree has it.
+//! Dependencies are read from each module's own `.modinfo`. `modules.dep` has the same data, but
+//! depmod writes it when a kernel is installed, so neither a package nor a build tree has it.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -15,13 +15,13 @@ use super::unpack;
 /// Largest module the lab takes, unpacked. The largest with debug information have some 100 MiB.
 const LARGEST: u64 = 512 << 20;
 
-/// What a Linux guest under test may need beside what an L1 needs.
+/// Modules a Linux guest under test may need beside those of an L1.
 const GUEST_MODULES: [&str; 2] = ["tdx_guest", "virtio_mem"];
 
 /// A module ready to be loaded.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Module {
-    /// Name, normal form.
+    /// Name, normalised.
     pub name: String,
     /// The unpacked file.
     pub bytes: Vec<u8>,
@@ -33,7 +33,7 @@ pub struct Module {
 #[derive(Clone, Debug)]
 pub struct ModuleFolder {
     files: BTreeMap<String, PathBuf>,
-    /// `None` where the folder does not say what is built in.
+    /// Built-in modules; `None` if the folder has no `modules.builtin`.
     built_in: Option<BTreeSet<String>>,
 }
 
@@ -73,10 +73,10 @@ impl ModuleFolder {
         !self.files.contains_key(name) && !self.built_in.as_ref().is_none_or(built_in)
     }
 
-    /// The modules behind all features and all they depend on, each after what it depends on.
+    /// The modules of all features, dependencies first.
     ///
-    /// An error where the kernel cannot serve as an L1 for lack of a module, or where modules
-    /// belong to another kernel than `release`.
+    /// Fails if a module an L1 requires is missing, or if modules belong to a kernel other than
+    /// `release`.
     pub(crate) fn needed(
         &self,
         kernel: &str,
@@ -114,8 +114,7 @@ impl ModuleFolder {
         self.in_order(features.chain(vendors).chain(GUEST_MODULES))
     }
 
-    /// These modules and all they depend on, as far as they are there, each after what it depends
-    /// on.
+    /// These modules and their dependencies, as far as they exist, dependencies first.
     pub fn in_order<'a>(
         &self,
         names: impl IntoIterator<Item = &'a str>,
@@ -148,8 +147,8 @@ struct Order<'a> {
 }
 
 impl Order<'_> {
-    /// Adds `name` unless it is there or no file has it (then it is built in, or the L1 says what
-    /// it misses). `above` are the modules that need it.
+    /// Adds `name` unless it is there or no file has it (then it is built in, or the L1 reports it
+    /// as missing). `above` are the modules that need it.
     fn add(&mut self, name: &str, above: &mut Vec<String>) -> Result<(), L1Error> {
         let Some(path) = self.folder.files.get(name) else {
             return Ok(());

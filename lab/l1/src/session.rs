@@ -1,4 +1,4 @@
-//! A running L1 as seen from outside: what it says on its lines, whether it lives, how it ends.
+//! A running L1 seen from the host: its messages, its health, its end.
 
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, AsRawFd};
@@ -15,22 +15,22 @@ use super::incoming::{Incoming, ReportError};
 use super::machine::Memory;
 use super::message::{Ended, Message, Receiver, Stage, Stream};
 
-/// How often an interrupt is looked for while nothing happens.
+/// Interval of checks for an interrupt.
 const TICK: Duration = Duration::from_millis(200);
 
 /// How long a kernel that has panicked may go on printing why.
 const LAST_WORDS: Duration = Duration::from_millis(300);
 
-/// Console lines that stand in an error.
+/// Number of console lines in an error.
 const SHOWN: usize = 12;
 
-/// Where the command's output goes, and what the lab has to say meanwhile.
+/// Receives the command's output and the notes of the lab.
 pub struct Sink<'a> {
     /// The command's standard output.
     pub out: &'a mut dyn Write,
     /// The command's standard error.
     pub err: &'a mut dyn Write,
-    /// Told what the L1 does without.
+    /// Called with each feature the L1 runs without.
     pub note: &'a mut dyn FnMut(&str),
 }
 
@@ -43,11 +43,11 @@ pub struct Timing {
     pub command: Option<Duration>,
     /// Its first output came.
     pub output: Option<Duration>,
-    /// All was said.
+    /// Time of the last message.
     pub done: Option<Duration>,
 }
 
-/// What an L1 is asked for and known by.
+/// Inputs and process of a running L1.
 pub(crate) struct Session<'a> {
     pub(crate) process: Process,
     pub(crate) console_line: UnixStream,
@@ -63,7 +63,7 @@ pub(crate) struct Session<'a> {
     pub(crate) state: State,
 }
 
-/// What is known of the L1 so far.
+/// State of the L1 so far.
 #[derive(Debug, Default)]
 pub(crate) struct State {
     release: Option<String>,
@@ -96,7 +96,7 @@ impl Session<'_> {
             if self.interrupt.is_raised() {
                 return Err(L1Error::Interrupted);
             }
-            // What it sent before it ended may be more than one reading takes.
+            // The data it sent before it ended may need more than one read.
             if ended && !heard && !self.state.done {
                 return Err(self.died());
             }
@@ -134,7 +134,7 @@ impl Session<'_> {
             self.process.stderr(),
         ]
         .map(|fd| PollFd::new(fd, PollFlags::POLLIN));
-        // QEMU's stderr stays readable when it was closed; its end is what the pidfd is for.
+        // A closed stderr of QEMU stays readable; the pidfd reports the exit.
         let timeout = PollTimeout::try_from(TICK).unwrap_or(PollTimeout::MAX);
         match poll(&mut fds, timeout) {
             Ok(_) | Err(nix::Error::EINTR) => {}
@@ -144,7 +144,7 @@ impl Session<'_> {
         Ok(self.process.ended().is_some())
     }
 
-    /// Reads what came; the result says whether anything did.
+    /// Reads all lines; whether there was data.
     fn listen(&mut self, started: Instant, sink: &mut Sink<'_>) -> Result<bool, L1Error> {
         let mut heard = self.listen_to_console()?;
         for line in 0..self.lines.len() {
@@ -238,7 +238,7 @@ impl Session<'_> {
         })
     }
 
-    /// All was said; judges whether it was all that must be.
+    /// After the last message: checks that the answer is complete.
     fn answer(&mut self) -> Result<Answer, L1Error> {
         if self
             .report
@@ -287,7 +287,7 @@ impl Session<'_> {
         }
     }
 
-    /// QEMU has ended and nothing more will come.
+    /// The error after QEMU has exited and all data was read.
     fn died(&mut self) -> L1Error {
         if self.state.release.is_none() && self.console.text().is_empty() {
             let said = String::from_utf8_lossy(&self.process.said())
@@ -326,7 +326,7 @@ impl Session<'_> {
         }
     }
 
-    /// The kernel has panicked. It ends by itself; a moment later all of its words are there.
+    /// The kernel has panicked. It reboots; a moment later its console output is complete.
     fn panicked(&mut self, line: String) -> L1Error {
         let until = Instant::now() + LAST_WORDS;
         while self.process.ended().is_none() && Instant::now() < until {
@@ -352,7 +352,7 @@ impl Session<'_> {
     }
 }
 
-/// What is there to be read; 0 for nothing or the end.
+/// Reads available data; 0 if there is none, or at the end.
 fn read(line: &mut UnixStream, buffer: &mut [u8]) -> Result<usize, L1Error> {
     match line.read(buffer) {
         Ok(length) => Ok(length),

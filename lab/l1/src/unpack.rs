@@ -1,5 +1,5 @@
-//! Packed data: kernel modules, kernel payloads and package members, told apart by their first
-//! bytes and not by their names.
+//! Packed data: kernel modules, kernel payloads and package members, identified by their first
+//! bytes, not by name.
 
 use std::io::{self, Read};
 
@@ -17,7 +17,7 @@ pub(crate) enum Packing {
 }
 
 impl Packing {
-    /// What the first bytes of a file say.
+    /// The packing, from the first bytes of a file.
     pub(crate) fn of(bytes: &[u8]) -> Packing {
         match bytes {
             [0x1f, 0x8b, ..] => Packing::Gzip,
@@ -28,7 +28,7 @@ impl Packing {
     }
 }
 
-/// A reader of the unpacked bytes of `packed`, which must start with what [`Packing::of`] saw.
+/// A reader of the unpacked bytes of `packed`, which must include those passed to [`Packing::of`].
 ///
 /// Bytes after the end of the packed stream are left alone: kernels carry their unpacked size
 /// there.

@@ -1,4 +1,4 @@
-//! apt with lists, sources and an idea of what is installed that need not be the machine's.
+//! apt with its own lists, sources and package status, independent of the machine's.
 
 use std::ffi::OsString;
 use std::path::Path;

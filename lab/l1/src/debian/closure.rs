@@ -1,5 +1,5 @@
-//! Packages with all they depend on, as a machine sees them on which nothing is installed: the set
-//! is the same on every machine.
+//! Packages with all dependencies, computed for a machine without any package installed, so that
+//! the set is the same on every machine.
 
 use std::collections::BTreeSet;
 use std::io;
@@ -25,16 +25,16 @@ const INSTALL: &[&str] = &[
 pub(crate) struct Archive {
     apt: Apt,
     folder: PathBuf,
-    /// A folder in which nothing was downloaded.
+    /// An empty download folder.
     none: PathBuf,
 }
 
-/// Why apt did not do what it was asked.
+/// Errors of apt.
 #[derive(Debug)]
 pub(crate) enum ArchiveError {
     /// It could not be run.
     System(io::Error),
-    /// It said so.
+    /// apt reported an error.
     Refused(Complaint),
 }
 
@@ -63,7 +63,7 @@ impl Archive {
 
     /// `packages` and all they depend on.
     pub(crate) fn closure(&self, packages: &[&str]) -> Result<BTreeSet<Package>, ArchiveError> {
-        // What is downloaded already has no URI any more: nothing is, in another folder.
+        // Already downloaded packages have no URI, so an empty folder is used.
         let nothing = format!("-oDir::Cache::archives={}/", self.none.display());
         let arguments = [&["install", "--print-uris", &nothing], INSTALL, packages].concat();
         Ok(parse_uris(&self.get(&arguments)?))
@@ -80,7 +80,7 @@ impl Archive {
         self.folder.join("cache/archives").join(&package.file)
     }
 
-    /// Removes what was downloaded.
+    /// Removes the downloads.
     pub(crate) fn clean(&self) {
         // What stays is found again and not downloaded twice.
         let _ = self.get(&["clean"]);

@@ -1,4 +1,4 @@
-//! What apt says when it does not do what it was asked.
+//! Error output of apt.
 
 use std::io;
 use std::process::Output;
@@ -48,12 +48,12 @@ impl Complaint {
         Some(Complaint::new(said.trim_start_matches("Err:")))
     }
 
-    /// Of an apt that did not say what is wrong.
+    /// For an apt that failed without a message.
     pub(super) fn ended(output: &Output) -> Complaint {
         Complaint::new(&format!("apt ended with {}", output.status))
     }
 
-    /// The words.
+    /// The text.
     pub(crate) fn said(&self) -> &str {
         &self.said
     }
@@ -63,7 +63,7 @@ impl Complaint {
         NOT_REACHED.iter().any(|text| self.said.contains(text))
     }
 
-    /// The host it speaks of: `Failed to fetch http://HOST/PATH  REASON`.
+    /// The host in `Failed to fetch http://HOST/PATH  REASON`.
     fn mirror(&self) -> Option<&str> {
         let mut words = self.said.split_whitespace();
         let (_, rest) = words.find_map(|word| word.split_once("://"))?;

@@ -25,7 +25,7 @@ pub(crate) fn with_files<T>(
         Ok(mut dpkg) => {
             let mut tar = dpkg.stdout.take().expect("stdout is a pipe");
             let result = each(&mut tar);
-            // What stands after the archive's end mark is read too, lest dpkg-deb die of a pipe.
+            // Read past the archive's end mark, or dpkg-deb dies of SIGPIPE.
             let rest = io::copy(&mut tar, &mut io::sink());
             let output = dpkg.wait_with_output()?;
             let value = result?;

@@ -1,4 +1,4 @@
-//! The packages of a kernel, from where this machine gets its packages or from a suite of Debian.
+//! The packages of a kernel, from the machine's own sources or from a suite of Debian.
 
 use std::collections::{BTreeSet, VecDeque};
 use std::path::{Path, PathBuf};
@@ -9,8 +9,8 @@ use super::complaint::Complaint;
 use crate::error::L1Error;
 
 impl Apt {
-    /// The kernel packages that `package` stands for: itself, or what it depends on. `None` where
-    /// the lists do not know it.
+    /// The kernel packages that `package` stands for: itself, or its dependencies. `None` if it is
+    /// not in the lists.
     fn resolve(&self, package: &str) -> io::Result<Option<Vec<String>>> {
         let mut seen = BTreeSet::new();
         let mut queue = VecDeque::from([package.to_owned()]);
@@ -78,8 +78,8 @@ pub(crate) fn download(
     let state = state.join(suite.unwrap_or("machine"));
     let own = Apt::of_folder(&state, suite.as_slice()).map_err(failed)?;
     let updated = own.get(&["update"], Path::new("/")).map_err(failed)?;
-    // Where some lists could not be had, apt ends well and goes on with those it has. So does the
-    // lab, and tells what apt complained of only where they do not do.
+    // apt succeeds with the lists it has if others could not be fetched. So does the lab; it
+    // reports apt's errors only if a package is then missing.
     let complaint = Complaint::in_output(&updated.map_err(gone)?);
     attempt(&own).map_err(|said| {
         gone(said.or(complaint).or(first).unwrap_or_else(|| {

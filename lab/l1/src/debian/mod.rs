@@ -1,5 +1,5 @@
-//! Packages of Debian by name, without a change to the machine: nothing is installed, and package
-//! lists that are missing are fetched into a folder of the lab's own.
+//! Debian packages by name, without changing the machine: none is installed, and missing package
+//! lists are fetched into the lab's own folder.
 
 mod apt;
 pub(crate) mod closure;

@@ -1,4 +1,4 @@
-//! The files an L1 works with: the host's, read only over 9p, under a layer in memory.
+//! The file system of an L1: the host's root, read only over 9p, below a layer in memory.
 //!
 //! ```text
 //! /host    the host's root, 9p, read only
@@ -37,15 +37,15 @@ const fn mounts(kind: &'static str, at: &'static str, options: &'static str) -> 
     Mount { kind, at, options }
 }
 
-/// What the first process itself needs.
+/// Mounts of the first process.
 const EARLY: [Mount; 3] = [
     mounts("proc", "/proc", ""),
     mounts("sysfs", "/sys", ""),
     mounts("devtmpfs", "/dev", "mode=0755"),
 ];
 
-/// What stands in the command's root, in this order. The kernel's views are new mounts: only
-/// `/dev` and `/run` differ from the host's on purpose.
+/// Mounts in the command's root, in this order. The kernel's views are new mounts: only `/dev` and
+/// `/run` differ from the host's on purpose.
 const INSIDE: [Mount; 9] = [
     mounts("proc", "/proc", ""),
     mounts("sysfs", "/sys", ""),
@@ -58,7 +58,7 @@ const INSIDE: [Mount; 9] = [
     mounts("tmpfs", "/run", "mode=0755"),
 ];
 
-/// Mounts what is needed to look around.
+/// Mounts [`EARLY`].
 pub(super) fn mount_early() -> io::Result<()> {
     for early in EARLY {
         attach(
@@ -74,13 +74,13 @@ pub(super) fn mount_early() -> io::Result<()> {
 
 /// The command's files.
 pub(super) struct Files {
-    /// Folder of what is written; `None` without overlayfs.
+    /// Folder of written files; `None` without overlayfs.
     upper: Option<PathBuf>,
     root: PathBuf,
 }
 
 impl Files {
-    /// Mounts them. What the command can do without is only noted.
+    /// Mounts them. Failures of optional mounts are noted only.
     pub(super) fn mount(line: &Line) -> Result<Files, Failure> {
         host()?;
         let tmpfs = attach(
@@ -148,7 +148,7 @@ impl Files {
         let mut folders = vec![folder.clone()];
         while let Some(current) = folders.pop() {
             let entries = match fs::read_dir(&current) {
-                // Nothing was written there: an empty report, which is for the lab to judge.
+                // No file was written there: an empty report, for the lab to judge.
                 Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
                 entries => entries?,
             };
@@ -192,7 +192,7 @@ fn send_file(folder: &Path, path: &Path, line: &Line) -> io::Result<u64> {
     }
 }
 
-/// Sends a link to something beside it; others mean nothing outside.
+/// Sends a link to a target in the same folder; others are dangling outside.
 fn send_link(folder: &Path, path: &Path, line: &Line) -> io::Result<()> {
     let target = fs::read_link(path)?;
     let name = path.strip_prefix(folder).unwrap_or(path);
@@ -209,7 +209,7 @@ fn send_link(folder: &Path, path: &Path, line: &Line) -> io::Result<()> {
 
 /// Mounts the host's root.
 fn host() -> Result<(), Failure> {
-    // cache=loose lets the L1 keep what it has read; nothing else changes under it that matters.
+    // cache=loose lets the L1 cache the host's files; none that matters changes meanwhile.
     let options = "trans=virtio,version=9p2000.L,msize=512000,cache=loose";
     let attached = attach(
         "9p",

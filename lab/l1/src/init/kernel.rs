@@ -1,4 +1,4 @@
-//! What the first process asks of its kernel.
+//! Kernel set-up by the first process.
 
 use std::ffi::CString;
 use std::fs::{self, File};
@@ -47,7 +47,7 @@ pub(super) fn release() -> String {
     read.map(|text| text.trim().to_owned()).unwrap_or_default()
 }
 
-/// Credits random bytes of the host to the kernel's pool, so that nothing waits for it.
+/// Credits random bytes of the host to the kernel's pool, so that no process waits for entropy.
 pub(super) fn add_entropy(seed: &[u8]) {
     /// `struct rand_pool_info`: bits, bytes, then the bytes.
     #[repr(C)]
@@ -76,10 +76,8 @@ pub(super) fn add_entropy(seed: &[u8]) {
     }
 }
 
-/// Sets what a lab wants of its own machine: transparent huge pages for memfds that ask for them,
-/// and nobody who makes or breaks them up in the background; and where memory runs out, an end with
-/// words. Otherwise a kernel may go on for ever, reading in again what it has just let go of the
-/// programs that run.
+/// Enables transparent huge pages for memfds that ask for them, disables khugepaged, and makes the
+/// OOM killer act early (lru_gen min_ttl) instead of thrashing.
 pub(super) fn tune() {
     const SETTINGS: [(&str, &str); 4] = [
         ("transparent_hugepage/shmem_enabled", "advise"),
@@ -91,8 +89,8 @@ pub(super) fn tune() {
         ("lru_gen/min_ttl_ms", "1000"),
     ];
     for (name, value) in SETTINGS {
-        // A kernel without them has no transparent huge pages, which whoever needs them will say, or
-        // takes longer to find out that it has no memory.
+        // Missing files are fine: without transparent huge pages the command that needs them reports it, and
+        // without lru_gen the OOM killer only acts later.
         let _ = fs::write(Path::new("/sys/kernel/mm").join(name), value);
     }
 }
@@ -129,7 +127,7 @@ pub(super) fn last_log_lines(count: usize) -> Vec<String> {
     lines.split_off(lines.len().saturating_sub(count))
 }
 
-/// Ends the L1; QEMU is told not to reboot.
+/// Ends the L1; QEMU runs with `-no-reboot`.
 pub(super) fn reboot() -> ! {
     loop {
         let _ = kernel_reboot(RebootMode::RB_AUTOBOOT);

@@ -1,4 +1,4 @@
-//! The line on which an L1 speaks: a virtio-serial port, or COM2 where the kernel has none.
+//! The message line of an L1: a virtio-serial port, or COM2 if the kernel has none.
 
 use std::fs::{self, File};
 use std::io;

@@ -1,8 +1,7 @@
 //! The L1's first process: the same program, started by the L1's kernel from the initramfs.
 //!
-//! It loads the modules, mounts the host's files, runs the command and says over the message line
-//! what comes of it. Whatever goes wrong it says too; it never ends, it reboots, which QEMU takes
-//! as the end.
+//! It loads the modules, mounts the host's files, runs the command, and reports the result or the
+//! failure over the message line. It never exits; it reboots, and QEMU ends.
 
 mod files;
 mod kernel;
@@ -16,7 +15,7 @@ use super::job::{self, Job};
 use super::message::{Cause, Message, Stage};
 use line::Line;
 
-/// What cannot be done, and while doing what.
+/// A failure: the stage and its cause.
 type Failure = (Stage, Cause);
 
 /// Entry of the hidden command that the L1's kernel starts as its first process.
@@ -26,7 +25,7 @@ pub fn main() -> ! {
         std::process::exit(64);
     }
     if let Err(error) = serve() {
-        // The console is kept as evidence; there is nobody else to tell.
+        // The console is kept as evidence; no other channel is left.
         eprintln!("tdxlab: {error}");
     }
     kernel::reboot()
@@ -35,7 +34,7 @@ pub fn main() -> ! {
 fn serve() -> io::Result<()> {
     files::mount_early()?;
     let job: Job = serde_json::from_slice(&fs::read(job::PATH)?)?;
-    // The line itself may need the modules, so what became of them is told afterwards.
+    // The line may need the modules, so their failures are reported after it is open.
     let loaded = kernel::load_modules(&job.modules);
     let line = Line::open(job.id)?;
     line.send(&Message::Hello {
@@ -53,7 +52,7 @@ fn serve() -> io::Result<()> {
     };
     told?;
     line.drain();
-    // The lab ends QEMU when it has what it waits for.
+    // The lab ends QEMU once it has the answer.
     std::thread::sleep(Duration::from_secs(10));
     Ok(())
 }

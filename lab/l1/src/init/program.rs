@@ -1,4 +1,4 @@
-//! The command: started in its root, its output passed on, all that it leaves behind ended.
+//! Runs the command in its root, forwards its output, and kills the processes it leaves behind.
 
 use std::io::{self, Read};
 use std::os::unix::process::CommandExt;
@@ -58,7 +58,7 @@ pub(super) fn run(job: &Job, root: &Path, line: &Line) -> Result<Ended, Failure>
         scope.spawn(|| pass_on(out, Stream::Out, line));
         scope.spawn(|| pass_on(err, Stream::Err, line));
         let ended = reap_until(pid);
-        // Whoever still holds the pipes would keep the readers waiting.
+        // Processes that still hold the pipes would keep the readers waiting.
         let _ = kill(Pid::from_raw(-1), Signal::SIGKILL);
         ended
     });

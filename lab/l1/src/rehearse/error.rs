@@ -1,4 +1,4 @@
-//! What can go wrong while a rehearsal is prepared.
+//! Errors of preparing a rehearsal.
 
 use std::io;
 use std::path::PathBuf;
@@ -19,7 +19,7 @@ pub enum RehearsalError {
          the folder rehearsal/ of another machine's tdxlab cache"
     ))]
     NoProgram {
-        /// Its name.
+        /// Name of the program.
         program: &'static str,
     },
     /// The parts are not in the cache and were not to be fetched.
@@ -40,7 +40,7 @@ pub enum RehearsalError {
     #[error("{doing} failed: {said}")]
     #[diagnostic(help("{advice}"))]
     Failed {
-        /// What was being done.
+        /// The step of the preparation.
         doing: String,
         /// The last thing the program said.
         said: String,
@@ -53,26 +53,26 @@ pub enum RehearsalError {
     Unexpected {
         /// The package, or the set of them.
         package: String,
-        /// What is missing.
+        /// The missing part.
         what: String,
     },
     /// A system call failed.
     #[error("{doing}: {source}")]
     System {
-        /// What was tried.
+        /// The operation that failed.
         doing: String,
-        /// The error.
+        /// The cause.
         source: io::Error,
     },
 }
 
-/// For `map_err`: a failed system call and what it was for.
+/// For `map_err`: adds the purpose to a failed system call.
 pub(crate) fn system(doing: impl Into<String>) -> impl FnOnce(io::Error) -> RehearsalError {
     let doing = doing.into();
     move |source| RehearsalError::System { doing, source }
 }
 
-/// For `map_err`: what apt did not do, and what it was for.
+/// For `map_err`: adds the purpose to an error of apt.
 pub(crate) fn apt_said(doing: &str) -> impl FnOnce(ArchiveError) -> RehearsalError {
     let doing = doing.to_owned();
     move |error| match error {

@@ -3,7 +3,7 @@
 //! ```text
 //! tdxlab rehearse
 //!   parts     QEMU with TDX code, a kernel, and what its modules are built with    parts, root
-//!   modules   KVM of that kernel, or of a tree of one's own, over a TDX module that is played
+//!   modules   KVM of that kernel, or of a given tree, over the software TDX module
 //!   L1        boots that kernel in an emulator                                     crate
 //!     tdxlab run --host tdx     unmodified
 //!       QEMU -object tdx-guest  unmodified

@@ -1,5 +1,5 @@
-//! KVM's two modules for a rehearsal: built from a kernel's own KVM, with its TDX code over a TDX
-//! module that is played; see [`tdxlab_softtdx`].
+//! KVM's two modules for a rehearsal: built from a kernel's own KVM, with its TDX code over the
+//! software TDX module; see [`tdxlab_softtdx`].
 
 use std::fs::{self, File};
 use std::num::NonZero;
@@ -25,7 +25,7 @@ const STAMP: &str = "softtdx.stamp";
 pub(crate) enum Tree<'a> {
     /// The distribution's kernel source.
     Distribution,
-    /// A kernel developer's.
+    /// A kernel developer's tree.
     Own(&'a Path),
 }
 
@@ -52,7 +52,7 @@ fn missing(what: &str) -> RehearsalError {
     }
 }
 
-/// Whether `modules` holds what this program builds of the distribution's source.
+/// Whether `modules` was built from the distribution's source by this version of the program.
 pub(crate) fn are_current(modules: &Path) -> bool {
     fs::read_to_string(modules.join(STAMP)).is_ok_and(|stamp| stamp == fingerprint())
 }
@@ -89,7 +89,7 @@ pub(crate) fn build_in(root: &Root, tree: Tree<'_>, modules: &Path) -> Result<()
     Ok(())
 }
 
-/// A rehearsal that reads the old file goes on reading it.
+/// Replaces by rename: a running rehearsal keeps the old file.
 fn replace(from: &Path, to: &Path) -> std::io::Result<()> {
     let new = to.with_extension("new");
     fs::copy(from, &new)?;

@@ -6,8 +6,8 @@
 //!   7.3.4+deb13-amd64_11.1.3_5d1e8c40/
 //!     parts.json       versions and sizes; written last
 //!     kernel/vmlinuz   the distribution's kernel
-//!     kernel/modules/  its modules, KVM's built anew
-//!     kernel/own/      the same, KVM's built of a developer's tree
+//!     kernel/modules/  its modules, KVM's rebuilt
+//!     kernel/own/      the same, KVM's built from a developer's tree
 //!     build/           a root with compiler, headers and KVM's source
 //!     qemu/            a root with QEMU and its libraries
 //!     qemu-system-x86_64   starts it through that root's own dynamic linker
@@ -48,10 +48,10 @@ const TOOLS: [&str; 11] = [
     "bash",
 ];
 
-/// The file that says what is there.
+/// The manifest, written last.
 const MANIFEST: &str = "parts.json";
 
-/// What is told while parts are prepared.
+/// Called with each step of the preparation.
 pub type Progress<'a> = dyn FnMut(&str) + 'a;
 
 /// Parts that are ready.
@@ -101,7 +101,7 @@ impl Parts {
         self.folder.join("kernel/modules")
     }
 
-    /// The modules with KVM's as this program builds them now; built where they are not.
+    /// The modules, with KVM's rebuilt if they are not of this program.
     ///
     /// # Errors
     ///
@@ -115,11 +115,11 @@ impl Parts {
         Ok(modules)
     }
 
-    /// The modules with KVM's built of a kernel developer's tree.
+    /// The modules, with KVM's built from a kernel developer's tree.
     ///
     /// # Errors
     ///
-    /// The tree is none, differs from what is known, or does not build.
+    /// The tree is no kernel tree, differs from the known ones, or does not build.
     pub fn modules_of(
         &self,
         source: &Path,
@@ -141,10 +141,10 @@ impl Parts {
         self.folder.join("qemu-system-x86_64")
     }
 
-    /// The parts in `folder`, where they are whole.
+    /// The parts in `folder`, if complete.
     fn open(folder: &Path) -> Option<Parts> {
         let folder = folder.canonicalize().ok()?;
-        // Those of an older tdxlab cannot build what this one needs.
+        // Parts of an older tdxlab lack what this one builds with.
         folder.join("build").is_dir().then_some(())?;
         let text = fs::read(folder.join(MANIFEST)).ok()?;
         let parts: Parts = serde_json::from_slice(&text).ok()?;
@@ -295,8 +295,8 @@ fn plain(version: &str) -> &str {
 
 /// What tells one set of parts from another.
 fn fingerprint(packages: &std::collections::BTreeSet<Package>) -> u32 {
-    // This hasher's result depends on nothing but its input and the release of the standard
-    // library; another release at worst builds the parts again.
+    // The hash depends on the input and the release of the standard library only; another release
+    // at worst rebuilds the parts.
     let mut hasher = std::hash::DefaultHasher::new();
     RECIPE.hash(&mut hasher);
     for package in packages {
@@ -305,7 +305,7 @@ fn fingerprint(packages: &std::collections::BTreeSet<Package>) -> u32 {
     hasher.finish() as u32
 }
 
-/// Lets `current` stand for `name`, in one step.
+/// Points `current` to `name`, atomically.
 fn point_to(rehearsal: &Path, name: &str) -> Result<(), RehearsalError> {
     let link = rehearsal.join(format!("current-{}", std::process::id()));
     let linked = symlink(name, &link).and_then(|()| fs::rename(&link, rehearsal.join("current")));
@@ -328,7 +328,7 @@ fn keep_kernel(root: &Root, release: &str, target: &Path) -> Result<(), Rehearsa
     })?;
     fs::copy(image, target.join("vmlinuz")).map_err(system("keeping the kernel"))?;
     let keep = |path: &Path, name: &str| {
-        // KVM's own are built anew; the other vendor's would not go with them.
+        // KVM's modules are rebuilt; the other vendor's would not match them.
         let is_kvm = ["kvm.ko", "kvm-amd.ko", "kvm-intel.ko"];
         if is_kvm.iter().any(|module| name.starts_with(module)) {
             return Ok(());
@@ -354,7 +354,7 @@ fn each_file(folder: &Path, act: &impl Fn(&Path, &str) -> io::Result<()>) -> io:
     Ok(())
 }
 
-/// The script that starts QEMU. `exec` keeps the process, so that whoever starts it is its parent.
+/// The script that starts QEMU. `exec` keeps the process, so that its parent is the caller.
 fn write_launcher(folder: &Path) -> Result<(), RehearsalError> {
     let path = folder.join("qemu-system-x86_64");
     let text = "#!/bin/sh\n\

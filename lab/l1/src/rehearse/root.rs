@@ -1,4 +1,4 @@
-//! A Debian root of its own in a folder: packages unpacked, none configured.
+//! A separate Debian root in a folder: packages unpacked, none configured.
 
 use std::ffi::{CStr, CString};
 use std::os::unix::ffi::OsStrExt;
@@ -135,7 +135,7 @@ impl Root {
         })
     }
 
-    /// Runs a shell script inside, at low priority, and returns what it has said.
+    /// Runs a shell script inside, at low priority, and returns its output.
     pub(crate) fn run(&self, doing: &str, script: &str) -> Result<String, RehearsalError> {
         let output = self.output(script).map_err(system(doing))?;
         let text = String::from_utf8_lossy(&output.stdout).into_owned();
@@ -155,7 +155,7 @@ impl Root {
     }
 }
 
-/// An error with what was being done.
+/// Adds the step to an error.
 fn named(error: io::Error, doing: &str) -> io::Error {
     io::Error::new(error.kind(), format!("{doing}: {error}"))
 }
@@ -172,7 +172,7 @@ impl Shell for Root {
     }
 }
 
-/// Shows `/proc` and the null device in a root, in a mount namespace of its own.
+/// Mounts `/proc` and the null device in a root, in a new mount namespace.
 fn mount_for_script(proc: &CStr, null: &CStr) -> nix::Result<()> {
     let none: Option<&str> = None;
     mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none)?;

@@ -1,5 +1,5 @@
-//! L1s that end in every way but the good one. Their lines are sockets of the test; their QEMU is
-//! a process that sleeps or has ended.
+//! L1s that end in every way but success. Their lines are sockets of the test; their QEMU is a
+//! process that sleeps or has ended.
 
 use std::path::Path;
 use std::sync::OnceLock;
