@@ -1,5 +1,5 @@
-//! What the guest kernel says of its memory and of its health. Guest text is bounded where it is
-//! read, and no line of it is believed to have a form.
+//! The guest kernel's account of its memory and health. Guest text is bounded when read, and no
+//! format is assumed.
 
 use std::collections::BTreeMap;
 
@@ -38,7 +38,7 @@ impl MemInfo {
 /// A line of `/proc/iomem`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Resource {
-    /// Where.
+    /// The address range.
     pub range: GpaRange,
     /// How many others it lies in.
     pub depth: usize,
@@ -86,7 +86,7 @@ pub struct Message {
     pub micros: u64,
     /// Severity: 0 emergency to 7 debug.
     pub severity: u8,
-    /// The text.
+    /// The line's text.
     pub text: String,
 }
 
@@ -110,9 +110,9 @@ pub fn kernel_log(bytes: &[u8]) -> Vec<Message> {
         .collect()
 }
 
-/// How a kernel begins what it prints when something is wrong with it.
-/// Sources: `__warn()`, `report_bug()`, `oops_begin()`, lockdep, the hung task and lock-up
-/// detectors, `print_bad_pte()`, `bad_page()`, `oom_kill_process()` and RCU's stall detector.
+/// Prefixes of the kernel's error messages. Sources: `__warn()`, `report_bug()`, `oops_begin()`,
+/// lockdep, the hung task and lock-up detectors, `print_bad_pte()`, `bad_page()`,
+/// `oom_kill_process()` and RCU's stall detector.
 const SPLATS: [&str; 22] = [
     "WARNING: ",
     "BUG: ",

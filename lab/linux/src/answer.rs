@@ -1,8 +1,7 @@
-//! The agent's answer to one request, put together within bounds, and held against what an agent
-//! that does this can say at all.
+//! Collects the agent's answer to one request, within bounds, and checks that it is plausible.
 //!
-//! This is not where a guest is judged: content that is wrong but possible passes. What is refused
-//! is an answer that no agent gives, whatever the host does to its memory.
+//! This does not judge the guest: content that is wrong but possible passes. An answer is rejected
+//! if no agent can give it, whatever the host does to its memory.
 
 use tdxlab_protocol::addr::{Gpa, PageLevel};
 use tdxlab_protocol::linux::{
@@ -18,7 +17,7 @@ const PAGE: u64 = PageLevel::Size4K.bytes();
 /// Most bytes of a quote.
 const MOST_QUOTE: usize = 64 << 10;
 
-/// What the lab knows of the guest and of a buffer, to hold answers against.
+/// What the lab knows of guest and buffer, to check answers against.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Known {
     /// Where the guest's memory ends.
@@ -29,16 +28,16 @@ pub struct Known {
     pub generation: Option<Generation>,
 }
 
-/// What came of a request.
+/// Answer to a request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Answer {
-    /// What lies under the buffer.
+    /// Physical extents of the buffer.
     pub extents: Vec<Extent>,
     /// Pages that are not intact.
     pub findings: Vec<Finding>,
-    /// What was read.
+    /// The data of a read.
     pub bytes: Vec<u8>,
-    /// How it ended.
+    /// The result.
     pub outcome: Result<Outcome, Failure>,
 }
 
@@ -49,10 +48,10 @@ pub struct Collector {
     ask: Ask,
     known: Known,
     extents: Vec<Extent>,
-    /// Pages under `extents`.
+    /// Number of pages in `extents`.
     pages: u64,
     findings: Vec<Finding>,
-    /// Pages in `findings`.
+    /// Number of pages in `findings`.
     wrong: u64,
     bytes: Vec<u8>,
     progress: u64,
@@ -345,7 +344,7 @@ fn check_content(finding: &Finding, generation: Option<Generation>) -> Result<()
     }
 }
 
-/// What a request does, for a message.
+/// Text of a request, for a message.
 pub fn describe(ask: &Ask) -> String {
     let mebibytes = |bytes: &u64| match bytes % (1 << 20) {
         0 => format!("{} MiB", bytes >> 20),

@@ -1,7 +1,7 @@
-//! Bytes to messages and back, on a socket to a guest; keeps what was said.
+//! Encodes and decodes messages on a socket to a guest, and keeps a transcript.
 //!
-//! The guest is not trusted: it runs what it pleases once its memory is broken. What cannot be a
-//! message is an error with the bytes in it.
+//! The guest is not trusted: with broken memory it may run anything. An invalid message is an error
+//! that shows its bytes.
 
 use std::collections::VecDeque;
 use std::fmt::{Debug, Write as _};
@@ -29,7 +29,7 @@ pub struct Conversation<Q, R> {
     inbox: VecDeque<R>,
     began: Instant,
     frames: HeadTail<Frame>,
-    /// Bytes that came before the first word; `None` once it was said.
+    /// Number of bytes before the first message; `None` after it.
     noise: Option<usize>,
     requests: std::marker::PhantomData<fn(Q)>,
 }
@@ -44,13 +44,13 @@ struct Frame {
 /// The other end did not do its part.
 #[derive(Debug, thiserror::Error)]
 pub enum LineError {
-    /// It said what cannot be.
+    /// The message is invalid.
     #[error("{0}")]
     Lies(String),
     /// The line was closed.
     #[error("the line to the guest was closed")]
     Closed,
-    /// The guest takes nothing in.
+    /// The line is full: the guest does not read.
     #[error("the guest does not read its line")]
     Full,
     /// The socket failed.
@@ -86,7 +86,7 @@ impl<Q: Message + Debug, R: Message + Debug> Conversation<Q, R> {
     ///
     /// # Errors
     ///
-    /// The line is closed, or full because the guest reads nothing.
+    /// The line is closed, or full because the guest does not read.
     pub fn send(&mut self, request: &Q) -> Result<(), LineError> {
         let mut buffer = frame::EMPTY_FRAME;
         let bytes = frame::encode(request, &mut buffer).map_err(io::Error::other)?;
@@ -99,11 +99,11 @@ impl<Q: Message + Debug, R: Message + Debug> Conversation<Q, R> {
         }
     }
 
-    /// Takes in what the guest has said.
+    /// Reads what the guest has sent.
     ///
     /// # Errors
     ///
-    /// A damaged frame, or the line was closed; what came whole before that can still be had from
+    /// A damaged frame, or the line was closed; complete messages before that remain available from
     /// `next`.
     pub fn receive(&mut self) -> Result<(), LineError> {
         let mut buffer = [0; 4096];

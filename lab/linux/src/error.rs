@@ -1,4 +1,4 @@
-//! What can go wrong with a Linux guest, and what to do about it.
+//! Errors of a Linux guest, each with a remedy.
 
 use std::io;
 use std::path::PathBuf;
@@ -127,7 +127,7 @@ impl From<QemuError> for LinuxError {
     }
 }
 
-/// For `map_err`: a failed system call of the lab and what it was for.
+/// For `map_err`: adds the purpose to a failed system call of the lab.
 pub(crate) fn system<E: Into<io::Error>>(doing: &str) -> impl FnOnce(E) -> LinuxError {
     let doing = doing.to_owned();
     move |source| LinuxError::System {

@@ -1,4 +1,4 @@
-//! Firmware that starts as a TD: the one that QEMU's firmware descriptors name for TDX.
+//! Firmware for TDs, from QEMU's firmware descriptors.
 //!
 //! Source: docs/interop/firmware.json of QEMU; `intel-tdx` among the features of a descriptor.
 
@@ -52,7 +52,7 @@ fn find_in(folders: &[&Path]) -> Option<PathBuf> {
         .find_map(|path| of_td(&fs::read(path).ok()?))
 }
 
-/// The file that a descriptor names, where it is for TDs.
+/// The firmware file of a descriptor, if it supports TDX.
 fn of_td(descriptor: &[u8]) -> Option<PathBuf> {
     let descriptor: Value = serde_json::from_slice(descriptor).ok()?;
     let features = descriptor.get("features")?.as_array()?;

@@ -1,5 +1,5 @@
-//! A running Linux guest as seen from outside: boots, answers, powers off. It cannot outlive the
-//! lab, and every wait has an end.
+//! A running Linux guest seen from the host: boot, requests, power off. It cannot outlive the lab,
+//! and every wait has a timeout.
 
 use std::collections::BTreeMap;
 use std::io::{self, Read};
@@ -23,7 +23,7 @@ use crate::error::{LinuxError, system};
 use crate::machine::{Ends, Machine};
 use crate::memory::GuestMemory;
 
-/// How often an interrupt is looked for while nothing happens.
+/// Interval of checks for an interrupt.
 const TICK: Duration = Duration::from_millis(200);
 
 /// How long a kernel that has panicked may go on printing why.
@@ -32,7 +32,7 @@ const LAST_WORDS: Duration = Duration::from_millis(300);
 /// Longest that QEMU may take to end when the guest has switched itself off.
 const SWITCH_OFF: Duration = Duration::from_secs(20);
 
-/// Console lines that stand in an error.
+/// Number of console lines in an error.
 const SHOWN: usize = 12;
 
 /// A guest and the QEMU under it. Dropping it ends both.
@@ -53,7 +53,7 @@ pub struct LinuxGuest {
     hello: Option<LinuxHello>,
 }
 
-/// What the lab knows of a buffer.
+/// A buffer as the lab knows it.
 #[derive(Clone, Copy, Debug)]
 struct Held {
     pages: u32,
@@ -63,7 +63,7 @@ struct Held {
 /// A guest that is ready.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Ready {
-    /// What the agent says of itself.
+    /// The agent's first message.
     pub hello: LinuxHello,
     /// From the start of QEMU, or of the jump by kexec, by the host's clock.
     pub after: Duration,
@@ -136,7 +136,7 @@ impl LinuxGuest {
     ///
     /// # Errors
     ///
-    /// The guest died, hangs, or says what cannot be.
+    /// The guest died, hangs, or sent an invalid message.
     pub fn wait_ready(&mut self) -> Result<Ready, LinuxError> {
         self.ready_since(self.started, "while it booted", false)
     }
@@ -193,12 +193,12 @@ impl LinuxGuest {
         }
     }
 
-    /// Has the agent do something, and waits for the end of it.
+    /// Sends a request and waits for the answer.
     ///
     /// # Errors
     ///
-    /// The guest died, hangs, or says what cannot be. That the agent could not do it is part of
-    /// the answer.
+    /// The guest died, hangs, or sent an invalid message. A failure of the agent is part of the
+    /// answer.
     pub fn ask(&mut self, ask: Ask) -> Result<Answer, LinuxError> {
         let doing = format!("while {}", describe(&ask));
         let id = self.next_id;
@@ -254,7 +254,7 @@ impl LinuxGuest {
         sent.map_err(|error| self.line_error(error, doing))
     }
 
-    /// What an answer to `ask` is held against.
+    /// What to check an answer to `ask` against.
     fn known(&self, ask: &Ask) -> Known {
         let held = |buffer: &BufferId| self.buffers.get(buffer).copied();
         let (pages, generation) = match ask {
@@ -295,8 +295,8 @@ impl LinuxGuest {
         }
     }
 
-    /// Has the agent start its kernel anew, and waits until the new one is ready. Buffers are gone
-    /// then. What was refused is in the answer of the request.
+    /// Boots the guest's kernel again by kexec, and waits until the agent is ready. All buffers are
+    /// gone then. A refusal is returned as the answer.
     ///
     /// # Errors
     ///
@@ -320,11 +320,11 @@ impl LinuxGuest {
             .map(Ok)
     }
 
-    /// Has the agent switch the guest off, and waits until QEMU has ended. Gives the time it took.
+    /// Powers the guest off, and waits until QEMU has exited. Returns the time it took.
     ///
     /// # Errors
     ///
-    /// The agent did not do it, or QEMU did not end by itself or not well.
+    /// The agent refused, or QEMU did not exit or exited with an error.
     pub fn power_off(&mut self) -> Result<Duration, LinuxError> {
         let began = Instant::now();
         let doing = "while it switched itself off";
@@ -475,7 +475,7 @@ impl LinuxGuest {
         }
     }
 
-    /// QEMU has ended and nothing more will come.
+    /// The error after QEMU has exited and all data was read.
     fn died(&mut self, doing: &str) -> LinuxError {
         let console = self.console.text();
         // An agent that has no line to the lab says on the console why it gives up.
@@ -548,7 +548,7 @@ impl LinuxGuest {
         }
     }
 
-    /// What the agent said last of itself and the guest.
+    /// The agent's latest account of itself and the guest.
     pub fn hello(&self) -> Option<&LinuxHello> {
         self.hello.as_ref()
     }
@@ -568,7 +568,7 @@ impl LinuxGuest {
         self.process.pid()
     }
 
-    /// What there is to see of it: file name and content.
+    /// Evidence for a failure: file name and content.
     pub fn evidence(&mut self) -> Vec<(String, Vec<u8>)> {
         let text = |name: &str, text: String| (name.to_owned(), text.into_bytes());
         vec![

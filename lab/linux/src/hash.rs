@@ -1,4 +1,4 @@
-//! What is kept in the cache is called by the hash of what it was made of.
+//! Cache keys: the hash of an entry's inputs.
 
 use std::fmt::Write;
 

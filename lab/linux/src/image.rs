@@ -1,11 +1,11 @@
-//! What a Linux guest boots: a kernel, and an initramfs with the agent as its only program. Made
-//! once, and kept in the user's cache by what it was made of.
+//! Boot image of a Linux guest: a kernel, and an initramfs with the agent as its only program.
+//! Built once, and cached under the hash of its inputs.
 //!
 //! ```text
 //! ~/.cache/tdxlab/guests/3f7a09c2e51b88d4/
-//!   kernel        what QEMU boots, where it had to be unpacked
+//!   kernel        the kernel QEMU boots, if it had to be unpacked
 //!   initrd        agent, modules; for kexec also the kernel, and an initramfs without that
-//!   image.json    what it was made of
+//!   image.json    its inputs
 //! ```
 
 use std::collections::BTreeMap;
@@ -27,11 +27,11 @@ use crate::hash::hash;
 use crate::machine::AgentLine;
 use crate::pages_module;
 
-/// The package with the kernel that guests boot unless told otherwise.
+/// The default kernel package of guests.
 pub const PACKAGE: &str = "linux-image-cloud-amd64";
 
-/// What stands in the kernel of every TD: the name by which it knows the TDX module
-/// (`TDX_IDENT` in arch/x86/include/asm/shared/tdx.h).
+/// Contained in every kernel that supports TDs: the TDX module's CPUID signature (`TDX_IDENT` in
+/// arch/x86/include/asm/shared/tdx.h).
 const TDX_IDENT: &[u8] = b"IntelTDX    ";
 
 /// Modules without which the agent cannot be reached, and their options.
@@ -40,18 +40,18 @@ const NEEDED: [(&str, &str); 2] = [
     ("virtio_console", "CONFIG_VIRTIO_CONSOLE"),
 ];
 
-/// What is asked of an image.
+/// Parameters of an image.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ImageOptions {
     /// The kernel.
     pub kernel: KernelChoice,
-    /// Folder of its modules, where it is not found beside it.
+    /// Folder of its modules, if not beside it.
     pub modules: Option<PathBuf>,
     /// Folder of its headers, for the lab's own module; where `None`, the usual places.
     pub headers: Option<PathBuf>,
     /// Further modules to load, where the kernel has them.
     pub extra: Vec<String>,
-    /// Whether it can start itself anew by kexec.
+    /// Whether it must support kexec into itself.
     pub kexec: bool,
     /// Whether it must run as a TD.
     pub td: bool,
@@ -76,7 +76,7 @@ impl Default for ImageOptions {
 /// An image in the cache.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LinuxImage {
-    /// What QEMU boots.
+    /// The kernel QEMU boots.
     pub kernel: PathBuf,
     /// The initramfs.
     pub initramfs: PathBuf,
@@ -86,15 +86,15 @@ pub struct LinuxImage {
     pub name: String,
     /// The kernel's release, where its image says.
     pub release: Option<String>,
-    /// What the agent speaks on.
+    /// The agent's line.
     pub line: AgentLine,
     /// Why pages cannot be converted in it; `None` where they can.
     pub no_convert: Option<String>,
-    /// Why it cannot start itself anew; `None` where it can.
+    /// Why it cannot kexec; `None` if it can.
     pub no_kexec: Option<String>,
 }
 
-/// `image.json`: what it was made of, for people.
+/// `image.json`: the inputs, in readable form.
 #[derive(Debug, Serialize, Deserialize)]
 struct Made {
     kernel: String,
@@ -128,11 +128,11 @@ impl Files {
 }
 
 impl LinuxImage {
-    /// Finds or makes what was asked for.
+    /// Finds or builds the image.
     ///
     /// # Errors
     ///
-    /// The kernel cannot be had or cannot serve, or the cache cannot be written.
+    /// The kernel is not available or not suitable, or the cache cannot be written.
     pub fn prepare(options: &ImageOptions) -> Result<LinuxImage, LinuxError> {
         let kernel = Kernel::find(&options.kernel, options.modules.as_deref(), false)?;
         LinuxImage::of(&kernel, options, &cache_folder()?)
@@ -226,7 +226,7 @@ impl Made {
     }
 }
 
-/// The modules to load in order, and what the agent can speak on then.
+/// The modules in load order, and the agent's line with them.
 fn modules_of(
     kernel: &Kernel,
     options: &ImageOptions,
@@ -238,7 +238,7 @@ fn modules_of(
     let missing = NEEDED.into_iter().find(|(module, _)| folder.lacks(module));
     if let Some((module, option)) = missing {
         if options.td {
-            // A TD sees what comes in on a serial line too slowly to be of use.
+            // A TD receives data on a serial line too slowly.
             return Err(LinuxError::Lacks {
                 kernel: kernel.name.clone(),
                 module,
@@ -305,7 +305,7 @@ fn read(path: &Path) -> Result<Vec<u8>, LinuxError> {
 mod tests {
     use super::*;
 
-    /// A kernel image as its packer leaves it, with nothing behind its header.
+    /// A minimal kernel image: a header without payload.
     fn bz_image() -> Vec<u8> {
         let mut image = vec![0; 0x600];
         image[0x1fe..0x200].copy_from_slice(&[0x55, 0xaa]);

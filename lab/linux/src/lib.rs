@@ -1,17 +1,17 @@
-//! Linux guests: the guest that people run, with an agent in it that finds out whose data it is.
+//! Linux guests: a real Linux, with an agent in it that finds whose data a page holds.
 //!
 //! | module | what it does |
 //! |---|---|
-//! | [`image`] | kernel and initramfs, made once and kept by what they were made of |
+//! | [`image`] | kernel and initramfs, built once and cached by their inputs |
 //! | [`pages_module`] | builds the kernel module through which pages are converted |
 //! | [`machine`] | QEMU's command line and the kernel's |
 //! | [`guest`] | a running guest: boots, answers, powers off |
-//! | [`conversation`] | bytes to messages and back |
-//! | [`answer`] | the agent's answer to a request, held against what can be |
-//! | [`memory`] | the guest's memory as the host has it |
-//! | [`account`] | what the guest kernel says of its memory and of its health |
-//! | [`firmware`] | finds what starts a TD |
-//! | [`error`] | what can go wrong, and what to do about it |
+//! | [`conversation`] | encodes and decodes messages |
+//! | [`answer`] | the agent's answer to a request, checked for plausibility |
+//! | [`memory`] | the guest's memory on the host |
+//! | [`account`] | the guest kernel's account of its memory and health |
+//! | [`firmware`] | finds firmware for TDs |
+//! | [`error`] | errors, each with a remedy |
 
 pub mod account;
 pub mod answer;

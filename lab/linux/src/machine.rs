@@ -1,4 +1,4 @@
-//! The machine of a Linux guest: a QEMU command line, and the kernel's own.
+//! The machine of a Linux guest: QEMU's command line and the kernel's.
 
 use std::arch::x86_64::_rdtsc;
 use std::os::fd::RawFd;
@@ -14,7 +14,7 @@ use tdxlab_qemu::{Accelerator, CommandLine, Cpu, Version};
 /// Which board the guest is built on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Board {
-    /// The smallest there is: no firmware of its own to speak of, and the fastest boot.
+    /// The smallest board: no real firmware, and the fastest boot.
     Microvm,
     /// A PC, as a TD has.
     Q35,
@@ -30,7 +30,7 @@ impl Board {
     }
 }
 
-/// What the agent speaks on.
+/// Device of the agent's line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum AgentLine {
     /// A virtio-serial port.
@@ -46,7 +46,7 @@ pub struct Td {
     pub firmware: PathBuf,
 }
 
-/// What QEMU is told.
+/// Inputs of QEMU's command line.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Machine {
     /// The program.
@@ -61,7 +61,7 @@ pub struct Machine {
     pub board: Board,
     /// Runs the guest as a TD.
     pub td: Option<Td>,
-    /// vCPUs.
+    /// Number of vCPUs.
     pub vcpus: u16,
     /// Memory in MiB.
     pub mebibytes: u64,
@@ -71,7 +71,7 @@ pub struct Machine {
     pub initramfs: PathBuf,
     /// Words for the end of the kernel's command line.
     pub append: String,
-    /// What the agent speaks on.
+    /// Device of the agent's line.
     pub line: AgentLine,
     /// Descriptors that QEMU inherits.
     pub ends: Ends,
@@ -93,11 +93,12 @@ pub struct Ends {
 /// First QEMU in which monitors are objects.
 const MONITOR_OBJECTS: Version = Version::new(11, 1);
 
-/// Memory that is one piece from 0 on every board: q35 cuts at 2 GiB what has more than 2.75.
+/// Largest memory that is contiguous from 0 on every board: q35 splits memory above 2.75 GiB at 2
+/// GiB.
 pub const ONE_PIECE: u64 = 2 << 30;
 
 impl Machine {
-    /// Where the guest's memory can end: nothing it names lies beyond.
+    /// Upper bound of guest addresses.
     pub fn limit(&self) -> Gpa {
         let bytes = self.mebibytes << 20;
         match bytes <= ONE_PIECE {
@@ -119,8 +120,7 @@ impl Machine {
             // Five-level paging only makes every walk of the emulated MMU longer.
             (Accelerator::Tcg, _) => ("tcg,thread=multi", "max,la57=off"),
             (Accelerator::Kvm, Cpu::Max) => ("kvm", "max"),
-            // What an emulated CPU says of the size of its XSAVE states contradicts itself in a guest,
-            // and Linux warns of it.
+            // An emulated CPU reports contradicting XSAVE sizes in a guest, and Linux warns.
             (Accelerator::Kvm, Cpu::Host) if in_an_l1() => ("kvm", "host,xsave=off"),
             (Accelerator::Kvm, Cpu::Host) => ("kvm", "host"),
         };
@@ -200,8 +200,8 @@ impl Machine {
             line += " nowatchdog";
         }
         if emulated {
-            // On a busy host Linux fails to measure the TSC, and on microvm it has no other clock to
-            // wait with: it would wait for ever. QEMU's translator gives the guest the host's TSC.
+            // On a busy host Linux fails to calibrate the TSC, and microvm has no other clock: it
+            // would wait forever. QEMU's TCG gives the guest the host's TSC.
             line += &format!(" tsc_early_khz={} tsc=reliable", host_tsc_khz());
         }
         format!("{line} {}", self.append).trim_end().to_owned()

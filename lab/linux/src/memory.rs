@@ -1,5 +1,4 @@
-//! The guest's memory as the host has it: a memfd, in which one can see what was touched, and
-//! punch holes.
+//! The guest's memory on the host: a memfd whose touched ranges can be read and punched.
 
 use std::fs::File;
 use std::io;
@@ -34,11 +33,11 @@ pub enum OutOfReach {
 }
 
 impl GuestMemory {
-    /// Makes memory of that size; nothing of it takes room yet.
+    /// Allocates memory of that size, lazily.
     ///
     /// # Errors
     ///
-    /// The machine has no room for it.
+    /// The machine lacks the memory.
     pub fn new(mebibytes: u64) -> io::Result<GuestMemory> {
         let file = File::from(memfd_create("guest-memory", MFdFlags::MFD_CLOEXEC)?);
         file.set_len(mebibytes << 20)?;
@@ -57,11 +56,11 @@ impl GuestMemory {
         self.file.try_clone()
     }
 
-    /// Gives a range back to the host: what was in it is gone, and the guest reads zeros.
+    /// Punches a range: its content is lost, and the guest reads zeros.
     ///
     /// # Errors
     ///
-    /// The range is not where offset and GPA are the same, or the host refused.
+    /// Offset and GPA differ in the range, or the host refused.
     pub fn punch(&self, range: GpaRange) -> Result<(), OutOfReach> {
         if range.end().as_u64() > self.bytes.min(ONE_PIECE) || range.is_empty() {
             return Err(OutOfReach::Elsewhere(range));
@@ -78,12 +77,12 @@ impl GuestMemory {
         Ok(())
     }
 
-    /// The ranges, as offsets, that take room on the host: what the guest or its firmware has
-    /// touched and what was not given back.
+    /// The allocated ranges, as offsets: touched by the guest or its firmware, and not punched
+    /// since.
     ///
     /// # Errors
     ///
-    /// The file cannot be searched.
+    /// SEEK_DATA fails.
     pub fn touched(&self) -> io::Result<Vec<GpaRange>> {
         let mut ranges = Vec::new();
         let mut at = 0;

@@ -1,5 +1,5 @@
-//! Builds `tdxlab_pages.ko`, the kernel module through which the agent converts pages, for the
-//! guest's kernel, where that kernel's headers are.
+//! Builds `tdxlab_pages.ko`, with which the agent converts pages, against the headers of the
+//! guest's kernel.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -11,7 +11,7 @@ use tdxlab_l1::modules::Module;
 
 use crate::hash::hash;
 
-/// Its name.
+/// Name of the module.
 const NAME: &str = "tdxlab_pages";
 
 /// Why there is no module. Scenarios that convert are skipped with this.
@@ -28,15 +28,15 @@ pub enum NoModule {
     NoHeaders {
         /// The kernel's release.
         release: String,
-        /// Where was looked.
+        /// The folders searched.
         looked: Vec<PathBuf>,
     },
     /// The build failed.
     #[error("the lab's module did not build against {}: {said}", headers.display())]
     Build {
-        /// The headers.
+        /// Folder of the headers.
         headers: PathBuf,
-        /// The first error.
+        /// The compiler's first error.
         said: String,
     },
     /// A file could not be read or written.
@@ -124,7 +124,7 @@ fn build(headers: &Path, target: &Path) -> Result<(), NoModule> {
             error.unwrap_or("make said nothing").trim().to_owned(),
         ));
     }
-    // Put in place whole, so that a reader finds all of it or nothing.
+    // Renamed into place, so that a reader sees the whole file or none.
     Ok(fs::rename(work.path().join(format!("{NAME}.ko")), target)?)
 }
 

@@ -1,7 +1,7 @@
-//! A real Linux, booted plain under TCG: what the agent does in it, and how it ends.
+//! A real Linux, booted plain under TCG: requests to the agent, and every way to end.
 //!
-//! Needs QEMU and a packaged kernel, which the first run fetches. Where one of them cannot be had
-//! the tests say what is missing and judge nothing.
+//! Needs QEMU and a packaged kernel, which the first run fetches. If one is missing the tests say
+//! so and are skipped.
 
 use std::time::Duration;
 
@@ -179,7 +179,7 @@ fn memory_is_filled_found_and_lost_where_a_hole_is_punched() {
         Vec::<&account::Message>::new()
     );
 
-    // What the host holds is what was touched, and the hole is in it no more.
+    // The host holds the touched memory without the hole.
     let touched: u64 = guest
         .memory()
         .unwrap()
@@ -243,7 +243,7 @@ fn loads_leave_nothing_behind_and_buffers_intact() {
     assert_eq!(twice.outcome, Ok(Outcome::Done));
     let twice = guest.ask(Ask::Free { buffer: buffer(3) }).unwrap();
     assert!(twice.outcome.unwrap_err().doing.contains("no buffer 3"));
-    // A plain guest has no TDREPORT to give, and says so.
+    // A plain guest has no TDREPORT; the agent refuses.
     let report = guest.ask(Ask::Report { data: [[1; 32]; 2] }).unwrap();
     assert_eq!(report.outcome.unwrap_err().errno, libc::ENOENT);
     guest.power_off().unwrap();
@@ -332,7 +332,7 @@ fn a_guest_without_a_line_says_which_option_it_lacks() {
     );
 }
 
-/// An initramfs with the agent and nothing else.
+/// An initramfs with the agent only.
 fn without_modules() -> Vec<u8> {
     let mut archive = tdxlab_l1::cpio::Archive::new(Vec::new());
     for folder in ["dev", "proc", "sys"] {

@@ -1,4 +1,4 @@
-//! Any replies in any order: no panic, no answer without bounds, and none that contradicts itself.
+//! Arbitrary replies in any order: no panic, every answer bounded and consistent.
 
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -41,7 +41,7 @@ fn gpa() -> impl Strategy<Value = Gpa> {
     ]
 }
 
-/// Replies that are near enough to what is right that some of them pass.
+/// Replies close enough to valid ones that some pass.
 fn reply() -> impl Strategy<Value = LinuxReply> {
     let small = 0..=PAGES + 1;
     let content = prop_oneof![

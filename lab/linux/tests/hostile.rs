@@ -1,5 +1,5 @@
-//! Guests that die, hang, and lie. Their QEMU is a script that says on the guest's lines what the
-//! test wants, and then sleeps or ends.
+//! Guests that die, hang, and lie. Their QEMU is a script that writes the test's bytes on the
+//! guest's lines, and then sleeps or exits.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -20,7 +20,7 @@ use tdxlab_qemu::{Accelerator, Cpu, Version};
 
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// What the guest says, and how its QEMU ends.
+/// A scripted guest: its bytes, and how its QEMU ends.
 struct Played {
     folder: tempfile::TempDir,
     console: String,
@@ -29,7 +29,7 @@ struct Played {
 }
 
 impl Played {
-    /// A guest that says nothing and lives on.
+    /// A silent guest that keeps running.
     fn new() -> Played {
         Played {
             folder: tempfile::tempdir().unwrap(),
@@ -90,12 +90,12 @@ impl Played {
         self.start(PATIENCE).wait_ready().unwrap_err()
     }
 
-    /// What comes of a fill of 8 pages.
+    /// Result of a fill of 8 pages.
     fn fills(&self) -> Result<Outcome, LinuxError> {
         self.fill().map(|(_, filled)| filled)
     }
 
-    /// What comes of a verify after the fill.
+    /// Result of a verify after the fill.
     fn verifies(&self) -> Result<Outcome, LinuxError> {
         let (mut guest, _) = self.fill()?;
         let buffer = BufferId::new(0).unwrap();
