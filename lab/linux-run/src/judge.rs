@@ -1,4 +1,4 @@
-//! Holds what a step showed against what it must show.
+//! Compares the observation of a step with its expectation.
 
 use std::ops::Range;
 
@@ -12,13 +12,13 @@ use tdxlab_protocol::message::Content;
 use crate::model::{Expected, PageState};
 use crate::observe::{GuestAccount, Seen, words};
 
-/// RAM that firmware and kernel keep for themselves: at most this part of it, and this much.
+/// RAM that firmware and kernel may reserve: at most this fraction, and this many bytes.
 const KEPT: (u64, u64) = (16, 64 << 20);
 
 /// Says whose memory an address was when it was filled.
 pub(crate) type Owner<'a> = &'a dyn Fn(Gpa) -> Option<(BufferId, u64)>;
 
-/// What is said of a step, and what it showed in words.
+/// Judges a step: verdict, and the observation in words.
 pub(crate) fn judge(
     expected: &Expected,
     seen: &Seen,
@@ -278,7 +278,7 @@ fn span(finding: &linux::Finding) -> Range<usize> {
     first..first + finding.count as usize
 }
 
-/// What a page holds, and whose it is.
+/// Describes the content of a page and its owner.
 fn describe(finding: &linux::Finding, owner: Owner<'_>) -> String {
     match &finding.content {
         Content::Own(found) => format!("stale (fill {})", found.get()),
@@ -309,7 +309,7 @@ fn describe(finding: &linux::Finding, owner: Owner<'_>) -> String {
     }
 }
 
-/// What the host holds of guest memory, by 2M.
+/// Guest memory allocated on the host, by 2M.
 fn held(touched: &[GpaRange]) -> String {
     let bytes: u64 = touched.iter().map(|range| range.bytes()).sum();
     let mut blocks = 0;
@@ -326,8 +326,8 @@ fn held(touched: &[GpaRange]) -> String {
     )
 }
 
-/// Memory from 0 up as a row of signs, one for every 16 MiB: `#` held by the host, `+` in part, `.`
-/// not at all.
+/// Memory from 0 up, one character per 16 MiB: `#` allocated on the host, `+` in part, `.` not at
+/// all.
 fn picture(touched: &[GpaRange], bytes: u64) -> String {
     const EACH: u64 = 16 << 20;
     let sign = |number: u64| {

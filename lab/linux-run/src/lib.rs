@@ -1,17 +1,17 @@
-//! Plans for Linux guests: what each step must show, what it showed, and what is said of it.
+//! Plans for Linux guests: expectation, observation and verdict of each step.
 //!
 //! Invariant: the model follows the plan alone; it sees no guest, and the guest sees no model.
 //!
 //! | file | what it does |
 //! |---|---|
 //! | `model` | what a step must show, from the plan |
-//! | `observe` | does a step and takes down what guest and host show |
-//! | `judge` | holds the one against the other |
-//! | `runner` | boots, goes through the steps, writes the journal, leaves evidence |
+//! | `observe` | does a step and records guest and host |
+//! | `judge` | compares the two |
+//! | `runner` | boots, runs the steps, writes journal and evidence |
 //!
-//! A step is judged in one of three ways, and its report says which. *Exactly*, where the plan
-//! alone says what must come out: contents, sizes, what lies under a hole. *By bounds*, where Linux
-//! decides: how much memory it finds and touches. What is only *shown*, such as times, is for
+//! A step is judged in one of three ways, named in its report. *Exactly*, where the plan alone
+//! determines the result: contents, sizes, pages under a hole. *By bounds*, where Linux decides:
+//! how much memory it finds and touches. Values that are only *shown*, such as times, are for
 //! `report diff` and for people.
 
 mod judge;

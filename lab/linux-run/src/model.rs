@@ -1,4 +1,4 @@
-//! What a step must show, from the plan alone.
+//! Expectation of each step, from the plan alone.
 
 use std::collections::BTreeMap;
 
@@ -6,32 +6,32 @@ use tdxlab_plan::Side;
 use tdxlab_plan::linux::{BufferId, LinuxGuest, LinuxOp, LinuxPlan, Load, Pages};
 use tdxlab_plan::{Generation, addr::PageLevel};
 
-/// What a step must show.
+/// Expectation of a step.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Expected {
     /// A guest of this size is there.
     Guest(LinuxGuest),
     /// A buffer is filled.
     Filled {
-        /// Its size.
+        /// Size of the buffer.
         bytes: u64,
-        /// How much of it is mapped with 2M pages; `None` where Linux decides.
+        /// Bytes of it mapped with 2M pages; `None` where Linux decides.
         huge: Option<u64>,
     },
     /// A buffer holds this.
     Content {
         /// The fill that was last.
         generation: Generation,
-        /// Page by page.
+        /// Expected state of each page.
         pages: Vec<PageState>,
     },
-    /// It is done, and nothing else is known.
+    /// It succeeds; no other expectation.
     Done,
-    /// Nothing lies under these pages of a buffer any more.
+    /// These pages of a buffer are not mapped any more.
     Hole {
         /// First page.
         first: u32,
-        /// How many.
+        /// Number of pages.
         count: u32,
     },
     /// All of these processes end well.
@@ -40,12 +40,12 @@ pub(crate) enum Expected {
     Off,
 }
 
-/// What a page of a buffer must hold.
+/// Expected content of a page of a buffer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum PageState {
     /// The words of the last fill.
     Intact,
-    /// Zeros: it went with a hole, or was accepted anew.
+    /// Zeros: it was punched, or accepted again.
     Zero,
     /// Anything: a page that a TD shares with its host.
     Unknown,
@@ -76,7 +76,7 @@ impl Model {
         }
     }
 
-    /// What the next step must show; or why that cannot be said.
+    /// Expectation of the next step, or why it cannot be predicted.
     pub(crate) fn step(&mut self, op: &LinuxOp) -> Result<Expected, String> {
         Ok(match op {
             LinuxOp::Boot | LinuxOp::Settle => Expected::Guest(self.guest.clone()),
@@ -151,7 +151,7 @@ impl Model {
                 if self.td {
                     let state = match to {
                         Side::Shared => PageState::Unknown,
-                        // What is accepted anew is zero (TDG.MEM.PAGE.ACCEPT).
+                        // ACCEPT zeroes the page (TDG.MEM.PAGE.ACCEPT).
                         Side::Private => PageState::Zero,
                     };
                     self.set(*buffer, *first, *count, state)?;

@@ -1,4 +1,4 @@
-//! Does a step, and takes down what guest and host show of it.
+//! Does a step, and records what guest and host show.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -11,7 +11,7 @@ use tdxlab_plan::linux::{BufferId, LinuxOp};
 use tdxlab_protocol::addr::{Gpa, GpaRange, PageLevel};
 use tdxlab_protocol::linux::{Ask, Extent, Failure, Finding, Outcome, Witness};
 
-/// What a step showed.
+/// Observation of a step.
 #[derive(Debug)]
 pub(crate) enum Seen {
     /// The guest, as it accounts for itself.
@@ -26,7 +26,7 @@ pub(crate) enum Seen {
         pieces: usize,
         /// The first piece that the host does not hold; `None` where it holds all of them.
         not_held: Option<GpaRange>,
-        /// Whether the lab can see what the host holds.
+        /// Whether the lab can read which memory the host holds.
         held_seen: bool,
     },
     /// A buffer was read.
@@ -40,9 +40,9 @@ pub(crate) enum Seen {
     },
     /// A hole was punched at these places.
     Hole {
-        /// Where.
+        /// The punched ranges.
         ranges: Vec<GpaRange>,
-        /// What of it the host holds nevertheless.
+        /// Parts of them that the host still holds.
         held: Vec<GpaRange>,
     },
     /// It ended like this.
@@ -58,20 +58,20 @@ pub(crate) enum Seen {
     },
 }
 
-/// How a guest accounts for itself, and what the host sees of it.
+/// The guest's account of itself, and the host's view of it.
 #[derive(Debug)]
 pub(crate) struct GuestAccount {
     /// Of a boot or a kexec.
     pub(crate) ready: Option<Ready>,
     /// CPUs online.
     pub(crate) vcpus: u16,
-    /// RAM in /proc/iomem.
+    /// Bytes of RAM in /proc/iomem.
     pub(crate) ram: u64,
     /// /proc/meminfo.
     pub(crate) memory: MemInfo,
     /// Complaints in the kernel log since the last look.
     pub(crate) splats: Vec<String>,
-    /// What the host holds; `None` where the lab cannot see it.
+    /// Ranges the host holds; `None` if unknown.
     pub(crate) touched: Option<Vec<GpaRange>>,
 }
 
@@ -80,7 +80,7 @@ pub(crate) struct Observer {
     guest: LinuxGuest,
     /// What lay under each buffer when it was filled.
     places: BTreeMap<BufferId, Vec<Extent>>,
-    /// Time of the last kernel message that was looked at, in microseconds of the guest's clock.
+    /// Time of the last kernel message that was read, in microseconds of the guest's clock.
     looked: Option<u64>,
 }
 
@@ -99,7 +99,7 @@ impl Observer {
         &mut self.guest
     }
 
-    /// Which buffer, and which page of it, lay at an address when it was filled.
+    /// The buffer, and the page of it, that an address belonged to when it was filled.
     pub(crate) fn owner(&self, gpa: Gpa) -> Option<(BufferId, u64)> {
         self.places.iter().find_map(|(id, extents)| {
             let mut page = 0;

@@ -1,4 +1,4 @@
-//! Boots a Linux guest for a plan, goes through its steps, writes the journal, leaves evidence.
+//! Boots a Linux guest for a plan, runs its steps, writes journal and evidence.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -43,13 +43,13 @@ pub struct Place {
 
 /// Runs plans for Linux guests, one after the other.
 pub struct LinuxRunner<'a> {
-    /// Where.
+    /// Machine and accelerator.
     pub place: Place,
-    /// The image, but for what a plan needs of it.
+    /// The image, without the options a plan sets.
     pub image: ImageOptions,
     /// Where everything is written down.
     pub journal: &'a Journal,
-    /// Where files go.
+    /// The run folder.
     pub folder: &'a RunFolder,
     /// Ends the run.
     pub interrupt: &'static Interrupt,
@@ -57,7 +57,7 @@ pub struct LinuxRunner<'a> {
     pub patience: Duration,
     /// Keep the evidence of plans that passed, too.
     pub keep: bool,
-    /// Who is told how far it is.
+    /// Receives progress.
     pub watcher: &'a dyn Progress,
 }
 
@@ -263,7 +263,7 @@ impl LinuxRunner<'_> {
         Ok(())
     }
 
-    /// Leaves what can be shown. A file that cannot be written is no reason to lose the verdict.
+    /// Writes the evidence. A failure to write does not change the verdict.
     fn leave_evidence(&self, observer: &mut Observer, folder: &Path) {
         let folder = self.folder.path().join(folder);
         if fs::create_dir_all(&folder).is_err() {

@@ -1,8 +1,8 @@
-//! The whole way on a real guest, plain under TCG: every scenario of the set passes, and memory that
-//! the host has spoilt is found, with the page and whose data it holds.
+//! End to end on a real guest, plain under TCG: every scenario of the set passes, and memory
+//! corrupted by the host is found, with the page and the owner of its data.
 //!
-//! Needs QEMU and a packaged kernel, which the first run fetches. Where one of them cannot be had
-//! the tests say what is missing and judge nothing.
+//! Needs QEMU and a packaged kernel, which the first run fetches. If one is missing the tests say
+//! so and are skipped.
 
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
@@ -121,7 +121,7 @@ fn every_scenario_passes_on_a_plain_guest_or_is_skipped_for_what_it_needs() {
         }
     });
     assert_eq!(wrong.into_inner().unwrap(), []);
-    // What passed leaves nothing behind but the journal.
+    // A passing run leaves only the journal.
     assert!(!folder.path().join("scenarios").exists());
 }
 
@@ -242,7 +242,7 @@ fn memory_that_the_host_has_spoilt_is_found_with_its_page_and_its_owner() {
         "{said:#?}"
     );
 
-    // Filled anew, all is well; a hole that is not in the plan is found, too.
+    // Filled again, all is well; a hole that is not in the plan is found, too.
     assert_eq!(spoilt.step(&second).verdict, Verdict::Pass);
     assert_eq!(spoilt.step(&verify).verdict, Verdict::Pass);
     let hole = spoilt.place(1, 200);
