@@ -1,4 +1,4 @@
-//! Compiles the default set of scenarios in, so that the lab runs from any folder.
+//! Embeds the default set of scenarios, so that the lab runs from any folder.
 
 use std::fmt::Write;
 use std::path::{Path, PathBuf};
@@ -30,7 +30,7 @@ fn main() -> io::Result<()> {
 fn collect(folder: &Path, files: &mut Vec<PathBuf>) -> io::Result<()> {
     for entry in fs::read_dir(folder)? {
         let path = entry?.path();
-        // Scenarios of Linux guests need a guest kernel and are run where they are asked for.
+        // Scenarios of Linux guests need a guest kernel, so they run only when named.
         if path.ends_with("scenarios/linux") {
             continue;
         }

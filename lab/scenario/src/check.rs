@@ -1,4 +1,4 @@
-//! Asks the predictor whether a scenario can be judged, and whether what its author expects can be.
+//! Checks with the predictor that a scenario can be judged, and that its `expect` can be met.
 
 use std::ops::Range;
 
@@ -11,7 +11,7 @@ use super::expr::Bytes;
 use super::read::at;
 use super::yaml::Node;
 
-/// All that the predictor contradicts, for every design that meets the plan's needs.
+/// All contradictions with the predictor, for every design that meets the plan's needs.
 pub(super) fn plan(plan: &Plan, root: &Node) -> Vec<Problem> {
     let designs = Design::all_for(&plan.guest)
         .iter()
@@ -33,7 +33,7 @@ pub(super) fn plan(plan: &Plan, root: &Node) -> Vec<Problem> {
         .collect()
 }
 
-/// Goes through the steps as `design` would, and collects what it has against them.
+/// Predicts all steps under `design`, and collects its objections.
 fn follow(plan: &Plan, design: &Design, root: &Node) -> Vec<Objection> {
     let mut predictor = Predictor::new(design, &plan.guest);
     let mut objections: Vec<Objection> = Vec::new();
@@ -44,7 +44,7 @@ fn follow(plan: &Plan, design: &Design, root: &Node) -> Vec<Objection> {
                 for mismatch in Predictor::check_expect(&expectation, &step.expect) {
                     let field = mismatch.field;
                     let value = node.key("expect").key(field);
-                    // A step in a `repeat` is told of once, for its first wrong round.
+                    // A step in a `repeat` is reported once, for its first wrong round.
                     if objections.iter().any(|known| known.span == value.span) {
                         continue;
                     }
@@ -71,7 +71,7 @@ fn follow(plan: &Plan, design: &Design, root: &Node) -> Vec<Objection> {
     objections
 }
 
-/// What a design has against a value or a step.
+/// Objection of a design to a value or a step.
 #[derive(PartialEq, Eq)]
 struct Objection {
     span: Range<usize>,
@@ -164,7 +164,7 @@ fn step_at(root: &Node, line: u32) -> Option<&Node> {
     found
 }
 
-/// Why no design can meet `needs`; nothing where one does.
+/// Why no design can meet `needs`; `None` if one does.
 pub(super) fn impossible(needs: &Needs) -> Option<String> {
     let mut unmet = Vec::new();
     for design in Design::all() {

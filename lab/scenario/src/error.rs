@@ -1,4 +1,4 @@
-//! What can be wrong with a scenario, told to the person who wrote it.
+//! Errors in a scenario file, written for its author.
 
 use std::fmt;
 use std::ops::Range;
@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use miette::{Diagnostic, NamedSource, SourceSpan};
 
-/// Most problems told of one file.
+/// Bound on the problems reported per file.
 pub(super) const MAX_PROBLEMS: usize = 50;
 
 /// Why there is no scenario. Rendered by miette: with file, line, and the text underlined.
@@ -19,19 +19,19 @@ pub enum ScenarioError {
     Unreadable {
         /// The file or folder.
         path: PathBuf,
-        /// The system's answer.
+        /// The error of the system call.
         answer: std::io::Error,
     },
     /// There is no such file, and no scenario of that name either.
     #[error("there is no file or folder {}, and no scenario of that name", path.display())]
     #[diagnostic(code(scenario::unknown), help("{help}"))]
     NoSuch {
-        /// What was asked for.
+        /// The path given by the user.
         path: PathBuf,
-        /// What may have been meant.
+        /// The suggestion.
         help: String,
     },
-    /// There is nothing to run.
+    /// No scenario was found.
     #[error("no scenario in {}", path.display())]
     #[diagnostic(
         code(scenario::none),
@@ -41,7 +41,7 @@ pub enum ScenarioError {
         /// The file or folder.
         path: PathBuf,
     },
-    /// Two files carry one name, so that their results could not be told apart.
+    /// Two files have the same name, so that their results could not be told apart.
     #[error("scenario `{name}` is in two files: {} and {}", first.display(), second.display())]
     #[diagnostic(code(scenario::twice), help("give one of them another name"))]
     Twice {
@@ -49,7 +49,7 @@ pub enum ScenarioError {
         name: String,
         /// Where it was first.
         first: PathBuf,
-        /// Where it is again.
+        /// The second file.
         second: PathBuf,
     },
     /// The file is wrong, in one place or several.
@@ -65,7 +65,7 @@ pub struct Wrong {
     /// The text, named by its path.
     #[source_code]
     pub source: NamedSource<Arc<str>>,
-    /// What was found, in the order of the file; at least one.
+    /// The problems, in the order of the file; at least one.
     #[related]
     pub problems: Vec<Problem>,
 }
@@ -84,9 +84,9 @@ impl std::error::Error for Wrong {}
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error, Diagnostic)]
 #[error("{message}")]
 pub struct Problem {
-    /// What is wrong, as one sentence without a full stop.
+    /// The error, as one sentence without a full stop.
     pub message: String,
-    /// What the underlined text is.
+    /// Label of the underlined text.
     pub label: String,
     /// The text at fault.
     #[label("{label}")]

@@ -1,5 +1,4 @@
-//! Makes plans of a scenario: every variable has its value, every range its address, every fill
-//! its generation.
+//! Expands a scenario into plans: variables to values, ranges to addresses, fills to generations.
 
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
@@ -55,7 +54,7 @@ pub(super) fn plans(scenario: &Scenario, seed: Option<u64>) -> Result<Vec<Plan>,
     }
 }
 
-/// Whether name and description say something.
+/// Checks that name and description are not empty.
 fn check_header(reader: &mut Reader<'_>, file: &File, root: &Node) {
     let name = file.scenario.text();
     let word = |part: &str| {
@@ -83,7 +82,7 @@ fn check_header(reader: &mut Reader<'_>, file: &File, root: &Node) {
     }
 }
 
-/// Makes one plan.
+/// Expands one plan.
 struct Expander<'r, 'a> {
     reader: &'r mut Reader<'a>,
     file: &'r File,
@@ -189,7 +188,7 @@ impl<'r, 'a> Expander<'r, 'a> {
         Some(needs)
     }
 
-    /// Adds `steps`, which stand at `list`. Nothing where there are too many to go on.
+    /// Adds `steps`, which are at `list`. `None` if there are too many to continue.
     fn steps(
         &mut self,
         steps: &[Step],
@@ -270,7 +269,7 @@ impl<'r, 'a> Expander<'r, 'a> {
             let before = self.operations;
             self.steps(&repeat.steps.0, node.key("steps"), operations, random)?;
             if self.operations == before {
-                // Only what is wrong adds nothing; saying so once is enough.
+                // Only an erroneous step adds none; report it once.
                 break;
             }
         }
@@ -302,7 +301,7 @@ impl<'r, 'a> Expander<'r, 'a> {
             self.check_fit(expect, action, node);
         }
         let Some((action, expect)) = action.zip(expect) else {
-            // What is wrong with it has been told; the next step may have more to tell.
+            // Its errors are reported; the next step may have others.
             return Some(());
         };
         self.operations += match &action {
@@ -353,7 +352,7 @@ impl<'r, 'a> Expander<'r, 'a> {
         })
     }
 
-    /// Tells expectations about what the step does not do.
+    /// Reports expectations that do not fit the step's operation.
     fn check_fit(&mut self, expect: &Expect, action: &Action, node: &Node) {
         use plan::Op;
         let any = |wanted: fn(&Op) -> bool| match action {
@@ -381,8 +380,8 @@ impl<'r, 'a> Expander<'r, 'a> {
     }
 }
 
-/// A number that stands for `name`, the same in every version (FNV-1a), so that the draws of one
-/// plan do not depend on which other plans are made.
+/// Hash of `name`, the same in every version (FNV-1a), so that the draws of one plan do not depend
+/// on which other plans are made.
 fn fingerprint(name: &str) -> u64 {
     name.bytes().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
         (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)

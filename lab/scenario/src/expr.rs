@@ -1,5 +1,4 @@
-//! Sizes, simple arithmetic and ranges, as they stand in a scenario: `4K`, `2M+$offset`,
-//! `1M..11M`, `12T..+1G`.
+//! Sizes, simple arithmetic and ranges of a scenario: `4K`, `2M+$offset`, `1M..11M`, `12T..+1G`.
 
 use std::fmt;
 use std::ops::Range;
@@ -66,8 +65,8 @@ pub(super) fn range(text: &str, vars: &Vars) -> Result<Range<u64>, Fault> {
     through_variable(text, vars, |resolved| Cursor::new(resolved, vars).range())
 }
 
-/// Reads the value of the variable that is all of `text`, or `text` itself. What is wrong with
-/// the value is told of the variable, because that is what stands here.
+/// Reads the value of the variable that is all of `text`, or `text` itself. Errors point at the
+/// variable, not at its definition.
 fn through_variable<T>(
     text: &str,
     vars: &Vars,
@@ -138,7 +137,7 @@ impl<'a> Cursor<'a> {
         Err(self.stray("does not belong here"))
     }
 
-    /// What stands where nothing, or something else, should.
+    /// The error for missing or unexpected text.
     fn stray(&self, label: &str) -> Fault {
         let rest = self.rest();
         let fault = Fault::new(

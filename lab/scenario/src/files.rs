@@ -1,4 +1,4 @@
-//! Where scenarios are: files, folders, and the default set that is compiled in.
+//! Finds scenarios: files, folders, and the embedded default set.
 
 use std::fs;
 use std::io::ErrorKind;
@@ -15,8 +15,8 @@ use super::{text, yaml};
 
 include!(concat!(env!("OUT_DIR"), "/default_set.rs"));
 
-/// The scenario files behind `paths`: a file stands for itself, a folder for all `*.yaml` below
-/// it but those of Linux guests. Sorted; two files with one name are an error.
+/// The scenario files behind `paths`: a file is taken as it is, a folder means all `*.yaml` below
+/// it except those of Linux guests. Sorted; two files with one name are an error.
 pub fn find(paths: &[PathBuf]) -> Result<Vec<PathBuf>, ScenarioError> {
     find_of(paths, false)
 }
@@ -63,7 +63,7 @@ fn find_of(paths: &[PathBuf], linux: bool) -> Result<Vec<PathBuf>, ScenarioError
     }
 }
 
-/// A path at which there is nothing. It may be meant as the name of a scenario.
+/// The error for a path that does not exist. It may be meant as the name of a scenario.
 fn no_such(path: &Path) -> ScenarioError {
     let wanted = path.to_string_lossy();
     let names = embedded().unwrap_or_default();
@@ -77,9 +77,8 @@ fn no_such(path: &Path) -> ScenarioError {
     }
 }
 
-/// The scenarios of the default set that have this name, or a name below it: `punch/whole` is one,
-/// `punch` all of a folder; what follows in brackets is a point of its matrix, and is not looked at.
-/// None where it is no name.
+/// Scenarios of the default set with this name or below it: `punch/whole` is one, `punch` all of a
+/// folder; a matrix point in brackets is ignored. Empty if the name is unknown.
 ///
 /// # Errors
 ///
@@ -124,8 +123,8 @@ fn collect(path: &Path, files: &mut Vec<PathBuf>) -> Result<(), ScenarioError> {
     Ok(())
 }
 
-/// Whether a file is a scenario of a Linux guest. One that cannot be read is of any kind: it is
-/// told of when it is loaded.
+/// Whether a file is a scenario of a Linux guest. An unreadable file counts as either; loading it
+/// reports the error.
 fn is_of_linux(path: &Path) -> bool {
     let tree = text::of(path)
         .ok()
@@ -133,7 +132,7 @@ fn is_of_linux(path: &Path) -> bool {
     tree.is_some_and(|root| is_linux(&root))
 }
 
-/// The name a file gives itself. A file in which it cannot be found is told of when it is loaded.
+/// The name in a file. `None` if it cannot be found; loading the file reports the error.
 fn name_in(path: &Path) -> Result<Option<String>, ScenarioError> {
     let Ok(text) = text::of(path) else {
         return Ok(None);

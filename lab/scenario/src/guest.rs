@@ -1,4 +1,4 @@
-//! The guest of a scenario: where test memory starts, which slots serve it, what of it is image.
+//! The guest of a scenario: base of test memory, memory slots, image pages.
 
 use std::ops::Range;
 
@@ -36,7 +36,7 @@ pub(super) fn guest(
     })
 }
 
-/// What is behind the memory of a plain VM, which has nothing that only a TD has.
+/// Backing of a plain VM, which cannot have keys that only a TD has.
 fn backing(
     reader: &mut Reader<'_>,
     guest: &model::Guest,
@@ -259,7 +259,7 @@ pub(super) fn extent(
     inside(reader, range, node, memory)
 }
 
-/// Whether both ends of `range` are multiples of `level`; else that is told.
+/// Whether both ends of `range` are multiples of `level`; reports it if not.
 pub(super) fn aligned(
     reader: &mut Reader<'_>,
     range: &Range<u64>,
@@ -288,7 +288,7 @@ pub(super) fn aligned(
     None
 }
 
-/// The addresses of `range`, which must end inside the guest; else that is told.
+/// The addresses of `range`, which must end inside the guest; reports it if not.
 pub(super) fn inside(
     reader: &mut Reader<'_>,
     range: Range<u64>,

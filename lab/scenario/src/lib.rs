@@ -2,12 +2,12 @@
 //!
 //! A file is read in four passes, each of which reports all it finds:
 //!
-//! 1. `yaml` reads it, bounded, and keeps the place of every key and value;
-//! 2. `shape` holds it against the schema of its own types (`model`, `scalar`): unknown, missing
+//! 1. `yaml` reads it, bounded, and keeps the position of every key and value;
+//! 2. `shape` checks it against the schema of its own types (`model`, `scalar`): unknown, missing
 //!    and doubled keys;
 //! 3. `expand` gives every variable its value (`variant`, `expr`) and every range its address
 //!    (`guest`, `operation`);
-//! 4. [`check()`] asks the predictor whether what the author expects can be.
+//! 4. [`check()`] checks with the predictor that `expect` can be met.
 
 mod check;
 mod error;

@@ -1,4 +1,4 @@
-//! Scenarios of a Linux guest: `guest: { linux: ... }`, with steps in words of their own.
+//! Scenarios of a Linux guest: `guest: { linux: ... }`, with operations of their own.
 
 use std::collections::BTreeMap;
 use std::path::Path;

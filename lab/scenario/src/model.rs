@@ -1,5 +1,5 @@
-//! What a scenario file may say. The JSON Schema is made of these types, and so is the check of
-//! keys in [`super::shape`].
+//! Types of a scenario file. The JSON Schema is derived from them, and [`super::shape`] checks keys
+//! with it.
 
 use std::borrow::Cow;
 

@@ -30,8 +30,7 @@ impl Operations {
         }
     }
 
-    /// One operation; its keys stand at `node`, or its range does. Nothing where something is
-    /// wrong, which is then told.
+    /// One operation, from the keys or the bare range at `node`. `None` after reporting an error.
     pub(super) fn one(
         &mut self,
         reader: &mut Reader<'_>,
@@ -107,7 +106,7 @@ impl Operations {
                 let side = side(reader, &verify.side);
                 let gone = reader.get_or(verify.gone.as_ref(), node.key("gone"), Gone::Skip);
                 let range = match gone? {
-                    // What must be gone may be large; what is read is what was accepted.
+                    // The range that must be gone may be large; the range read is the accepted one.
                     Gone::Skip | Gone::Ends => extent(
                         reader,
                         &verify.range,
@@ -290,7 +289,7 @@ impl Operations {
         }
     }
 
-    /// Reads a range every `level` of which is an action of its own.
+    /// Reads a range in which each `level` is a separate action.
     fn bounded(
         &self,
         reader: &mut Reader<'_>,
@@ -316,8 +315,8 @@ impl Operations {
         Some(range)
     }
 
-    /// Reads the range of a hole, which may end past test memory, and may be unaligned where that
-    /// is what the step is about.
+    /// Reads the range of a hole. It may end past test memory, and may be unaligned where the step
+    /// tests that.
     fn hole(
         &self,
         reader: &mut Reader<'_>,

@@ -1,4 +1,4 @@
-//! Reads single values of a file, and remembers what was wrong with them and where.
+//! Reads single values of a file, and collects errors with their positions.
 
 use std::ops::Range;
 
@@ -26,17 +26,16 @@ impl<'a> Reader<'a> {
         }
     }
 
-    /// The value of `scalar`, which stands at `node`; nothing where it has none, which is then a
-    /// problem already told.
+    /// The value of `scalar` at `node`; `None` after reporting an error.
     pub(super) fn get<K: Kind>(&mut self, scalar: &Scalar<K>, node: &Node) -> Option<K::Value> {
-        // What is written counts, not what YAML makes of it: `1.0` is no `1`, `True` no `true`.
+        // Uses the text as written, not YAML's type: `1.0` is not `1`, `True` not `true`.
         let text = node.text().unwrap_or(scalar.text());
         K::read(text, &self.vars)
             .map_err(|fault| self.fault(fault, node))
             .ok()
     }
 
-    /// Like [`Reader::get`], with what holds where nothing is written.
+    /// Like [`Reader::get`], with a default for a missing key.
     pub(super) fn get_or<K: Kind>(
         &mut self,
         scalar: Option<&Scalar<K>>,
@@ -49,7 +48,7 @@ impl<'a> Reader<'a> {
         }
     }
 
-    /// Like [`Reader::get`], for what may be absent: the outer `None` is a problem already told.
+    /// Like [`Reader::get`] for an optional key. Outer `None`: an error has been reported.
     pub(super) fn get_if<K: Kind>(
         &mut self,
         scalar: Option<&Scalar<K>>,
@@ -80,16 +79,16 @@ impl<'a> Reader<'a> {
         self.push(Problem::new(node.span.clone(), message, label).help(help));
     }
 
-    /// Tells a problem.
+    /// Reports a problem.
     pub(super) fn push(&mut self, problem: Problem) {
-        // The same text is read once for every variant and round.
+        // The same text is read again for every variant and round.
         let told = |known: &Problem| known.span == problem.span && known.label == problem.label;
         if self.problems.len() < MAX_PROBLEMS && !self.problems.iter().any(told) {
             self.problems.push(problem);
         }
     }
 
-    /// Whether nothing was wrong so far.
+    /// Whether no problem was reported.
     pub(super) fn is_clean(&self) -> bool {
         self.problems.is_empty()
     }

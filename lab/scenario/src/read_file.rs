@@ -65,8 +65,8 @@ pub fn expand(scenario: &Scenario, seed: Option<u64>) -> Result<Vec<Plan>, Scena
     crate::expand::plans(scenario, seed).map_err(|problems| scenario.wrong(problems))
 }
 
-/// Whether every step of a plan can be judged, and what its author expects agrees with the
-/// predictor, for every design that meets the plan's needs. `source` is what it was expanded from.
+/// Whether every step of a plan can be judged, and its `expect` agrees with the predictor, for
+/// every design that meets the plan's needs. `source` is the scenario it was expanded from.
 pub fn check(plan: &Plan, source: &Scenario) -> Result<(), ScenarioError> {
     match crate::check::plan(plan, &source.root) {
         none if none.is_empty() => Ok(()),

@@ -1,5 +1,5 @@
-//! A single value of a scenario file. Any of them may be a variable, so what it means is known
-//! only when the variables have their values; until then it is text with a kind.
+//! A single value of a scenario file. It may be a variable, so its meaning is known only once
+//! variables have values; until then it is text with a kind.
 
 use std::borrow::Cow;
 use std::fmt;

@@ -17,12 +17,12 @@ pub fn schema() -> Value {
     schema.to_value()
 }
 
-/// An optional key may be left out, but it may not stand there without a value.
+/// An optional key may be left out, but must not be present without a value.
 fn forbid_null(schema: &mut schemars::Schema) {
     let Some(object) = schema.as_object_mut() else {
         return;
     };
-    // What is left out has a value by itself, which is said in words; `null` and `{}` say nothing.
+    // Defaults are described in words; `null` and `{}` say nothing.
     object.remove("default");
     if let Some(Value::Array(types)) = object.get_mut("type") {
         types.retain(|kind| kind != "null");

@@ -1,7 +1,7 @@
-//! Holds a file against the JSON Schema of its own types: unknown keys, missing keys, a list
-//! where a value should stand. All of it in one go, which serde would report one by one.
+//! Checks a file against the JSON Schema of its own types: unknown keys, missing keys, a list in
+//! place of a value. Reports all at once; serde would stop at the first.
 //!
-//! What single values mean is not looked at here; that is read when variables have values.
+//! Single values are not checked here, but when variables have values.
 
 use serde_json::{Map, Value};
 
@@ -157,7 +157,7 @@ impl<'a> Shape<'a> {
                     .help("one step does one thing; put `-` before the second to make two steps"),
                 );
             }
-            // An unknown key was most likely meant to be the operation, and is told already.
+            // An unknown key was most likely meant to be the operation, and is already reported.
             (None, _)
                 if node.entries().iter().any(|entry| {
                     object
@@ -199,7 +199,7 @@ impl<'a> Shape<'a> {
         );
     }
 
-    /// What a key is for.
+    /// The description of a key.
     fn describe(&self, key: &str, properties: Option<&'a Map<String, Value>>) -> String {
         let schema = properties.and_then(|keys| keys.get(key));
         let text = |schema: &'a Value| schema.get("description")?.as_str();
@@ -227,7 +227,7 @@ impl<'a> Shape<'a> {
     }
 }
 
-/// What an entry of the list `name` is called.
+/// The noun for an entry of the list `name`.
 fn entry_name(name: &str) -> String {
     match name {
         "`steps`" => "a step".to_owned(),
@@ -246,7 +246,7 @@ fn is(schema: &Map<String, Value>, kind: &str) -> bool {
     }
 }
 
-/// What one of `choices` looks like, in words.
+/// Describes one of `choices`.
 fn wanted(choices: &[&Map<String, Value>]) -> String {
     let mut words = Vec::new();
     for choice in choices {

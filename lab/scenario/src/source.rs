@@ -1,4 +1,4 @@
-//! A scenario file that was read.
+//! A parsed scenario file.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -21,7 +21,7 @@ impl Scenario {
         self.file.scenario.text()
     }
 
-    /// What it shows.
+    /// The scenario's description.
     pub fn about(&self) -> &str {
         self.file.about.trim()
     }

@@ -6,7 +6,7 @@ use std::path::Path;
 use super::error::{Problem, ScenarioError};
 use super::yaml::MAX_BYTES;
 
-/// What some editors put before a text, in UTF-8. It is no part of it (YAML 1.2, section 5.2).
+/// UTF-8 byte order mark, which some editors write. It is not content (YAML 1.2, section 5.2).
 const BYTE_ORDER_MARK: &[u8] = "\u{feff}".as_bytes();
 
 /// The text of a scenario file, without a byte order mark.

@@ -1,5 +1,5 @@
-//! Which plans a scenario makes: every case with every combination of the matrix, and in each
-//! the drawn variables.
+//! Variants of a scenario: every case with every combination of the matrix, and the drawn variables
+//! of each.
 
 use indexmap::IndexMap;
 use rand::RngCore;
@@ -17,13 +17,13 @@ const MAX_PLANS: usize = 1024;
 /// A case with a matrix point.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Variant {
-    /// What stands in brackets after the scenario's name: `head,offset=4K`.
+    /// The text in brackets after the scenario's name: `head,offset=4K`.
     pub(super) label: String,
     /// Its variables.
     pub(super) values: Vec<(String, String)>,
 }
 
-/// All variants, in the order of the file. Problems with their definition are told.
+/// All variants, in the order of the file. Reports errors in their definition.
 pub(super) fn variants(reader: &mut Reader<'_>, file: &File, root: &Node) -> Vec<Variant> {
     let mut variants = cases(reader, file, root.key("cases"));
     for (name, values) in &file.matrix {
@@ -159,7 +159,7 @@ pub(super) fn check_names(reader: &mut Reader<'_>, file: &File, root: &Node) {
     }
 }
 
-/// Tells variables of `cases`, `matrix` and `draw` that nothing uses.
+/// Reports unused variables of `cases`, `matrix` and `draw`.
 pub(super) fn check_used(reader: &mut Reader<'_>, file: &File, root: &Node) {
     let case = file.cases.first();
     let in_cases = case.into_iter().flat_map(|(case, values)| {

@@ -1,4 +1,4 @@
-//! Variables and their names, and what is said of a piece of text that is wrong.
+//! Variables, their names, and faults in a piece of text.
 
 use std::cell::RefCell;
 use std::collections::BTreeSet;
@@ -30,7 +30,7 @@ impl Vars {
         self.values.contains_key(name)
     }
 
-    /// Whether any text asked for `name`.
+    /// Whether `name` was used.
     pub(super) fn was_used(&self, name: &str) -> bool {
         self.used.borrow().contains(name)
     }
@@ -53,7 +53,7 @@ impl Vars {
         }
     }
 
-    /// Says that there is no `name`, and what was meant.
+    /// The fault for an unknown `name`, with a suggestion.
     pub(super) fn unknown(&self, name: &str, at: Range<usize>) -> Fault {
         let names: Vec<&str> = self.values.keys().map(String::as_str).collect();
         let help = match nearest(name, names.iter().copied()) {
@@ -95,14 +95,14 @@ pub(super) fn nearest<'a>(
         .map(|(_, candidate)| candidate)
 }
 
-/// What is wrong with a piece of text, and which bytes of it.
+/// An error in a piece of text, and its bytes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Fault {
     /// Bytes of the text at fault.
     pub(super) at: Range<usize>,
-    /// What is wrong.
+    /// The error.
     pub(super) message: String,
-    /// What the underlined text is.
+    /// Label of the underlined text.
     pub(super) label: String,
     /// What would be right.
     pub(super) help: Option<String>,

@@ -1,8 +1,8 @@
 //! The only place that knows how YAML is read.
 //!
-//! `serde_yaml` gives the typed value but no places, so the events of `saphyr-parser` are kept
-//! beside it as a tree of [`Node`]s: what stands where. The tree comes first and refuses whatever
-//! could make the typed pass expensive (anchors, deep nesting, sheer size).
+//! `serde_yaml` gives typed values without positions, so the events of `saphyr-parser` are kept
+//! beside them as a tree of [`Node`]s. The tree is built first and rejects whatever could make the
+//! typed pass expensive (anchors, deep nesting, sheer size).
 
 use std::borrow::Cow;
 use std::collections::HashMap;
@@ -13,7 +13,7 @@ use serde::de::DeserializeOwned;
 
 use super::error::Problem;
 
-/// Largest file.
+/// Largest file, in bytes.
 pub(super) const MAX_BYTES: usize = 1 << 20;
 /// Most keys and values in a file.
 const MAX_NODES: usize = 100_000;
@@ -32,7 +32,7 @@ pub(super) struct Node {
 
 #[derive(Clone, Debug)]
 pub(super) enum Content {
-    /// Nothing stands there, or `null`.
+    /// Empty, or `null`.
     Empty,
     /// A single value, without its quotes.
     Scalar(String),
@@ -90,8 +90,8 @@ impl Node {
         }
     }
 
-    /// Where the bytes `at` of a single value stand in `source`: exactly, where the value is
-    /// written without escapes, else the whole of it.
+    /// Position in `source` of the bytes `at` of a single value: exact if the value is written
+    /// without escapes, else the whole value.
     pub(super) fn part(&self, source: &str, at: &Range<usize>) -> Range<usize> {
         let (Some(text), Some(written)) = (self.text(), source.get(self.span.clone())) else {
             return self.span.clone();
@@ -106,14 +106,14 @@ impl Node {
     }
 }
 
-/// The text with blanks in place of the tabs between keys and their values, which YAML allows (1.2.2,
-/// section 6.2) and `saphyr-parser` refuses. Every byte stays where it is.
+/// The text with the tabs between keys and values replaced by blanks: YAML allows them (1.2.2,
+/// section 6.2), `saphyr-parser` does not. Byte offsets are unchanged.
 pub(super) fn without_tabs(text: &str) -> Cow<'_, str> {
     if !text.contains(":\t") && !text.contains(": \t") {
         return Cow::Borrowed(text);
     }
     let mut plain = String::with_capacity(text.len());
-    // Column of the key whose block scalar is being gone through: what it holds stays as it is.
+    // Column of the key of the current block scalar, whose content is copied unchanged.
     let mut block = None;
     for line in text.split_inclusive('\n') {
         let indent = line.len() - line.trim_start_matches(' ').len();
@@ -127,8 +127,8 @@ pub(super) fn without_tabs(text: &str) -> Cow<'_, str> {
     Cow::Owned(plain)
 }
 
-/// Adds a line, outside of a block scalar, with its tabs after colons as blanks. What stands in quotes
-/// or in a comment stays as it is.
+/// Adds a line outside of a block scalar, with tabs after colons replaced by blanks. Quoted text
+/// and comments are copied unchanged.
 fn push_without_tabs(plain: &mut String, line: &str) {
     let mut quote = None;
     let mut before = ' ';
@@ -158,8 +158,8 @@ fn push_without_tabs(plain: &mut String, line: &str) {
     }
 }
 
-/// The column of the key of a line whose value is a block scalar, which goes on as far as lines are
-/// indented deeper.
+/// Column of the key, if the line starts a block scalar, which continues while lines are indented
+/// deeper.
 fn block_scalar(line: &str) -> Option<usize> {
     let mut key = line.trim_start_matches(' ');
     while let Some(item) = key.strip_prefix("- ") {

@@ -1,4 +1,4 @@
-//! The scenarios that come with the lab.
+//! The default set of scenarios.
 
 use std::path::{Path, PathBuf};
 

@@ -1,4 +1,4 @@
-//! What is said of wrong files, word by word.
+//! Diagnostics for invalid files, word by word.
 
 use rstest::rstest;
 
@@ -7,7 +7,7 @@ use super::{render, scenario};
 /// A right file up to its steps, which are to be on line 4 and below.
 const HEAD: &str = "scenario: t/t\nabout: A test.\nguest: { memory: 64M, vcpus: 2 }\n";
 
-/// What is said of a file with these steps.
+/// Diagnostics for a file with these steps.
 fn steps(steps: &str) -> String {
     whole(&format!("{HEAD}steps:\n{steps}\n"))
 }

@@ -1,4 +1,4 @@
-//! `docs/scenarios.md` is true: its examples are right, and it leaves no key out.
+//! `docs/scenarios.md` is correct: its examples are valid, and it documents every key.
 
 use std::collections::BTreeSet;
 use std::path::Path;

@@ -1,4 +1,4 @@
-//! What right files become.
+//! Expansion of valid files.
 
 use tdxlab_plan::addr::{Gpa, GpaRange};
 use tdxlab_plan::{Action, Expect, Generation, HIGH_BASE, LOW_BASE, Op, Plan, Side, Size, VcpuId};

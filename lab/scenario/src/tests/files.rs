@@ -1,4 +1,4 @@
-//! Where scenarios are looked for, and what the schema refuses.
+//! Finding scenarios, and what the schema rejects.
 
 use std::fs;
 use std::path::{Path, PathBuf};

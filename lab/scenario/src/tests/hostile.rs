@@ -1,5 +1,4 @@
-//! Files made to hurt, and files that were right before they were damaged: none of them panics,
-//! hangs, or grows beyond a bound.
+//! Hostile and damaged files: none panics, hangs, or grows beyond a bound.
 
 use std::path::Path;
 use std::sync::LazyLock;
@@ -106,7 +105,7 @@ static TEXTS: LazyLock<Vec<String>> = LazyLock::new(|| {
 /// One way to damage a text.
 #[derive(Clone, Debug)]
 enum Damage {
-    /// Takes characters out.
+    /// Deletes characters.
     Cut(prop::sample::Index, usize),
     /// Puts a piece in.
     Insert(prop::sample::Index, String),

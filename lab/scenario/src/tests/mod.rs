@@ -1,4 +1,4 @@
-//! Scenario files from the outside: what they become, and what is said of wrong ones.
+//! Tests through the public interface: plans of valid files, diagnostics of invalid ones.
 
 mod default_set;
 mod diagnostics;
@@ -25,7 +25,7 @@ fn plans(text: &str) -> Vec<Plan> {
     expand(&scenario, None).unwrap_or_else(|error| panic!("{}", render(&error)))
 }
 
-/// What a user without colours sees of `error`.
+/// `error` as rendered without colours.
 fn render(error: &ScenarioError) -> String {
     let mut text = String::new();
     GraphicalReportHandler::new_themed(GraphicalTheme::unicode_nocolor())
