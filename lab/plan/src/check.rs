@@ -1,8 +1,8 @@
-//! Whether a plan is one that a scenario could have made.
+//! Checks that a plan could come from a scenario.
 //!
-//! Hosts and the predictor rely on what `scenario` makes sure of: ranges inside test memory, slots
-//! without gaps, vCPUs that are there, steps of a bounded size. A plan from a file may have been
-//! edited, so all of it is asked again here.
+//! Hosts and the predictor rely on what `scenario` ensures: ranges inside test memory, slots
+//! without gaps, valid vCPUs, steps of bounded size. A plan from a file may have been edited, so
+//! all of it is checked here.
 
 use std::fmt;
 
@@ -16,12 +16,12 @@ use crate::limits::{
 use crate::op::{Action, Branch, HostOp, Kind, Op};
 use crate::plan::{Guest, HIGH_BASE, LOW_BASE, Plan};
 
-/// What is wrong with a plan, and in which step.
+/// An error in a plan, and its step.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct WrongPlan {
-    /// The step, counted from 1; `None` where it is about the guest.
+    /// The step, counted from 1; `None` for the guest.
     pub step: Option<usize>,
-    /// What is wrong.
+    /// The error.
     pub what: String,
 }
 
@@ -184,7 +184,7 @@ fn on_range(op: &Op, range: GpaRange, guest: &Guest) -> Result<(), String> {
     }
 }
 
-/// A range every `level` of which is an action of its own.
+/// Checks a range in which each `level` is a separate action.
 fn bounded(range: GpaRange, level: PageLevel, guest: &Guest) -> Result<(), String> {
     inside(range, level, guest)?;
     let actions = range.bytes() / level.bytes();

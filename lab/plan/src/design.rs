@@ -9,7 +9,7 @@ use crate::plan::{Guest, Needs};
 pub struct Design {
     /// Name on the command line and in reports.
     pub name: &'static str,
-    /// What it is, in one line.
+    /// One-line description.
     pub about: &'static str,
     /// Largest leaf KVM maps privately.
     pub private_leaf: PageLevel,
@@ -29,7 +29,7 @@ pub struct Design {
 /// How the leaves to split for a range are found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RangeSplit {
-    /// There are none.
+    /// Never.
     Never,
     /// By looking at every entry of the range: no promise about how many that are.
     Walk,
@@ -81,7 +81,7 @@ const ALL: [Design; 4] = [
     },
 ];
 
-/// What KVM does for plain VMs, the newest first. Nothing of them is private.
+/// KVM's rules for plain VMs, newest first. All memory is shared.
 const PLAIN: [Design; 2] = [
     PLAIN_TODAY,
     Design {
@@ -136,7 +136,7 @@ impl Design {
         PLAIN.contains(self)
     }
 
-    /// Whether the design offers what a plan needs. Needs of the host are not looked at.
+    /// Whether the design meets a plan's needs. Needs of the host are ignored.
     pub fn meets(&self, needs: &Needs) -> Result<(), Unmet> {
         let unmet = |need: &str, level: PageLevel, offers: String| {
             Err(Unmet {

@@ -1,4 +1,4 @@
-//! What the author of a scenario expects of a step.
+//! Expectations of a step written by the scenario's author.
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};

@@ -54,7 +54,7 @@ impl Expectation {
 pub struct SplitLeaf {
     /// Start of the leaf.
     pub gpa: Gpa,
-    /// Its level.
+    /// Level of the page.
     pub level: PageLevel,
 }
 
@@ -63,11 +63,11 @@ pub struct SplitLeaf {
 pub struct StatusRun {
     /// First address.
     pub start: Gpa,
-    /// Size asked for.
+    /// Level of each ACCEPT.
     pub level: PageLevel,
-    /// How many.
+    /// Number of calls in the run.
     pub count: u64,
-    /// RAX.
+    /// RAX of each call.
     pub status: u64,
 }
 
@@ -79,7 +79,7 @@ pub struct ProbeRun {
     /// Distance between them. Branches of a race may probe at different ones.
     #[serde(default = "every_page")]
     pub stride: PageLevel,
-    /// How many.
+    /// Number of calls in the run.
     pub count: u64,
     /// Level of the entry.
     pub level: PageLevel,
@@ -92,13 +92,13 @@ const fn every_page() -> PageLevel {
     PageLevel::Size4K
 }
 
-/// What must become of an access.
+/// Expected outcome of an access.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum AccessOutcome {
     /// It completes.
     Done,
-    /// #VE; left alone.
+    /// #VE; not handled.
     Ve,
     /// #VE, accepted by the handler, then completes.
     Accepted,
@@ -106,16 +106,16 @@ pub enum AccessOutcome {
     Either,
 }
 
-/// A range the guest reads and what every page of it must hold.
+/// A range the guest reads, and the expected content of its pages.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ReadPlan {
-    /// The range.
+    /// The range to read.
     pub range: GpaRange,
-    /// Its content.
+    /// Content of every page of it.
     pub content: Content,
 }
 
-/// What a page must hold.
+/// Expected content of a page.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Content {
@@ -123,10 +123,10 @@ pub enum Content {
     Filled(Generation),
     /// Zero: accepted and not written since.
     Zero,
-    /// Nothing: reading raises #VE.
+    /// Unmapped: reading raises #VE.
     Gone,
-    /// Any whole page of zero or of a generation the race allows, or nothing. A foreign or torn
-    /// page is still wrong.
+    /// Any whole page of zero or of a generation the race allows, or none. A foreign or torn page
+    /// is still wrong.
     Raced,
 }
 

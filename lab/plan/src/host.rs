@@ -1,4 +1,4 @@
-//! Kinds of hosts, and what each promises about itself.
+//! Kinds of hosts, and the properties of each.
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};

@@ -9,14 +9,14 @@
 //! |---|---|
 //! | `design` | where designs differ |
 //! | `plan` | plans, guests, steps |
-//! | `op` | operations: of the guest, of the host, of the whole VM |
-//! | `limits`, `check` | what a plan may be, wherever it comes from |
-//! | `host` | kinds of hosts and what each promises |
+//! | `op` | operations of the guest, the host, the whole VM |
+//! | `limits`, `check` | bounds and validity of a plan from any source |
+//! | `host` | kinds of hosts and their properties |
 //! | `needs` | whether host and design offer what a plan needs |
-//! | `expect` | what the author of a scenario expects of a step |
-//! | `expectation` | what a step must show |
+//! | `expect` | expectations written by the scenario's author |
+//! | `expectation` | the predictor's expectation of a step |
 //! | `linux` | plans for a Linux guest |
-//! | `map` | what is mapped where |
+//! | `map` | the state of guest memory |
 //! | `names`, `text` | statuses, operations and expectations in words |
 
 #![warn(missing_docs)]

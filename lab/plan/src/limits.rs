@@ -1,4 +1,4 @@
-//! What a plan may be, wherever it comes from: a scenario, a replay file, a random draw.
+//! Bounds of a plan from any source: a scenario, a replay file, a random draw.
 
 pub use tdxlab_protocol::layout::{MAX_VCPUS, WINDOW_BYTES};
 pub use tdxlab_protocol::message::MAX_TASKS as MAX_BRANCHES;
@@ -6,7 +6,7 @@ pub use tdxlab_protocol::message::MAX_TASKS as MAX_BRANCHES;
 /// End of what test memory may take below 4 GiB.
 pub const LOW_END: u64 = 2 << 30;
 
-/// Most memory slots.
+/// Bound on memory slots.
 pub const MAX_SLOTS: usize = 64;
 
 /// Most bytes of initial image.

@@ -1,5 +1,5 @@
-//! Plans for a Linux guest: a guest that decides for itself, so that its steps say what is asked of
-//! the agent in it, and not what happens to each page.
+//! Plans for a Linux guest. Linux decides for itself, so steps are requests to the agent in it, and
+//! not operations on each page.
 
 use serde::{Deserialize, Serialize};
 pub use tdxlab_protocol::linux::{BufferId, Load, Pages};
@@ -10,13 +10,13 @@ use crate::{Generation, Side};
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct LinuxPlan {
-    /// [`crate::VERSION`].
+    /// Format version, [`crate::VERSION`].
     pub version: u32,
-    /// Scenario name.
+    /// Name of the scenario.
     pub name: String,
-    /// What the scenario shows.
+    /// Description of the scenario.
     pub about: String,
-    /// What the guest must be; `None` where either will do.
+    /// Whether the guest must be a TD; `None` for either.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub td: Option<bool>,
     /// The guest to boot.
@@ -38,17 +38,17 @@ pub struct LinuxGuest {
     pub append: String,
 }
 
-/// One operation.
+/// A request, and where it is in the file.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct LinuxStep {
     /// Line of the scenario file, counted from 1.
     pub line: u32,
-    /// What is done.
+    /// The request.
     pub op: LinuxOp,
 }
 
-/// What a step does. Offsets and sizes are of whole 4K pages of a buffer.
+/// Operation of a step. Offsets and sizes are multiples of 4K in a buffer.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
 pub enum LinuxOp {
@@ -56,48 +56,48 @@ pub enum LinuxOp {
     Boot,
     /// Agent: make a buffer, or take one that is there, and fill it.
     Fill {
-        /// Which.
+        /// The buffer to make.
         buffer: BufferId,
-        /// Its size.
+        /// Size in bytes.
         bytes: u64,
-        /// What it is made of.
+        /// Its page size.
         pages: Pages,
         /// The generation of the words.
         generation: Generation,
     },
     /// Agent: read every word of a buffer.
     Verify {
-        /// Which.
+        /// The buffer.
         buffer: BufferId,
     },
     /// Agent: give a buffer back to Linux.
     Free {
-        /// Which.
+        /// The buffer.
         buffer: BufferId,
     },
     /// Host: punch a hole in guest memory, under pages of a buffer.
     Punch {
-        /// Which.
+        /// The buffer.
         buffer: BufferId,
         /// First page.
         first: u32,
-        /// How many.
+        /// Number of pages.
         count: u32,
     },
     /// Agent: have Linux convert pages of a buffer of the kernel's.
     Convert {
-        /// Which.
+        /// The buffer.
         buffer: BufferId,
         /// First page.
         first: u32,
-        /// How many.
+        /// Number of pages.
         count: u32,
-        /// To which side.
+        /// Target: private or shared.
         to: Side,
     },
     /// Agent: put a load on memory.
     Load(Load),
-    /// Agent: start the kernel anew by kexec. All buffers are gone.
+    /// Agent: boot the kernel again by kexec. All buffers are gone.
     Kexec,
     /// Read what guest and host say of memory, without changing anything.
     Settle,
@@ -106,7 +106,7 @@ pub enum LinuxOp {
 }
 
 impl LinuxOp {
-    /// What it does, in words.
+    /// The operation in words.
     pub fn text(&self) -> String {
         let pages = |first: &u32, count: &u32| match count {
             1 => format!("page {first}"),

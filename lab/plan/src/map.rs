@@ -1,13 +1,13 @@
-//! How guest memory must look, kept with every step so that reports can draw it.
+//! Expected state of guest memory, kept with every step so that reports can draw it.
 
 use serde::{Deserialize, Serialize};
 use tdxlab_protocol::addr::GpaRange;
 
-/// What is mapped somewhere, as a picture shows it.
+/// State of a region in the picture.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum RegionState {
-    /// Nothing, and no table above it.
+    /// Unmapped, without a table above it.
     Empty,
     /// 2M leaves, not accepted.
     LeafPending,
@@ -23,14 +23,14 @@ pub enum RegionState {
     Shared,
     /// Converted to shared, mapped at 4K.
     SharedMapped,
-    /// Left by a race: nobody can say.
+    /// Unknown after a race.
     Unknown,
 }
 
-/// The state of test memory, extent by extent, in address order. What is in no extent is empty.
+/// State of test memory as extents in address order. The rest is empty.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct MemoryMap {
-    /// At most [`MemoryMap::MAX_EXTENTS`].
+    /// The extents; at most [`MemoryMap::MAX_EXTENTS`].
     pub extents: Vec<(GpaRange, RegionState)>,
     /// Whether there are more.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]

@@ -1,4 +1,4 @@
-//! Raw status codes and error numbers as the words people know.
+//! Names of status codes and error numbers.
 
 use std::fmt;
 
@@ -105,7 +105,7 @@ impl fmt::Display for Unsigned {
     }
 }
 
-/// Bounds from here on are none: nothing in a guest can be counted so often.
+/// Larger bounds mean unbounded: no event in a guest can occur so often.
 const NO_BOUND: i64 = 1 << 56;
 
 #[cfg(test)]

@@ -7,10 +7,10 @@ use crate::host::HostProfile;
 use crate::op::{Action, Op};
 use crate::plan::{Guest, Needs, Plan, Slot};
 
-/// What there is: a host, and the design of its KVM.
+/// A host, and the design of its KVM.
 #[derive(Clone, Copy, Debug)]
 pub struct HostAndDesign {
-    /// What the host promises.
+    /// Properties of the host.
     pub host: HostProfile,
     /// The design played or expected.
     pub design: &'static Design,
@@ -23,7 +23,7 @@ pub fn unmet(plan: &Plan, offer: &HostAndDesign) -> Option<String> {
         .or_else(|| out_of_reach(plan, &offer.host))
 }
 
-/// The first need that is not met, and what is there instead.
+/// The first unmet need, and what is offered instead.
 fn unmet_needs(needs: &Needs, offer: &HostAndDesign) -> Option<String> {
     let host = offer.host.kind;
     if !needs.hosts.is_empty() && !needs.hosts.contains(&host) {
@@ -48,7 +48,7 @@ fn unmet_needs(needs: &Needs, offer: &HostAndDesign) -> Option<String> {
     }
 }
 
-/// What the guest needs of the host: its kind of memory.
+/// The guest's unmet need of the host: its kind of memory.
 fn unmet_guest(guest: &Guest, host: &HostProfile) -> Option<String> {
     match (guest.backing, host.plain) {
         (None, true) => Some("needs private memory; plain VMs, as on kvm, have none".to_owned()),
@@ -66,10 +66,10 @@ fn unmet_guest(guest: &Guest, host: &HostProfile) -> Option<String> {
 const NO_RELEASE: &str =
     "needs TDG.MEM.PAGE.RELEASE, which no KVM lets a TD use yet; soft and sim do";
 
-/// What a plan asks of a host that cannot do it, whatever its design.
+/// Operations of a plan that the host cannot do under any design.
 ///
-/// On `tdx`, memory slots are QEMU's affair, and KVM takes KVM_PRE_FAULT_MEMORY from no other
-/// process than QEMU, which has no command for it.
+/// On `tdx`, QEMU decides on memory slots, and KVM accepts KVM_PRE_FAULT_MEMORY only from the QEMU
+/// process, which has no command for it.
 fn out_of_reach(plan: &Plan, host: &HostProfile) -> Option<String> {
     let releases = |op: &Op| matches!(op, Op::Release { .. });
     let mut ops = plan.steps.iter().flat_map(|step| step.action.ops());

@@ -1,7 +1,7 @@
 //! Operations, and steps that are made of them.
 //!
-//! [`Op`] is the form in files, and where a new operation begins: [`Op::kind`] says who does it, and
-//! every host matches on that.
+//! [`Op`] is the serialised form, and the place to start a new operation. [`Op::kind`] tells guest,
+//! host and VM operations apart, and every host matches on it.
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -135,7 +135,7 @@ impl Action {
     }
 }
 
-/// Who does an operation, and what is left of it without that.
+/// Operations by who does them: guest, host or VMM.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
     /// The guest, on this vCPU.
@@ -206,7 +206,8 @@ pub enum VmOp {
 }
 
 impl Op {
-    /// Who does it. Hosts match on this, so that none can forget an operation.
+    /// The operation by who does it. Hosts match on this, so that the compiler finds a missing
+    /// operation.
     pub const fn kind(&self) -> Kind {
         match *self {
             Op::Accept { range, size, vcpu } => Kind::Guest(vcpu, GuestOp::Accept { range, size }),
@@ -264,7 +265,7 @@ impl Op {
         }
     }
 
-    /// Its range; `None` for what is done to the whole VM.
+    /// Its range; `None` for operations on the whole VM.
     pub const fn range(&self) -> Option<GpaRange> {
         match self.kind() {
             Kind::Guest(_, op) => Some(op.range()),
@@ -281,7 +282,7 @@ impl Op {
         }
     }
 
-    /// Gives it another range. What is done to the whole VM stays as it is.
+    /// Replaces its range. Operations on the whole VM are unchanged.
     pub const fn set_range(&mut self, to: GpaRange) {
         if let Some(range) = self.fields_mut().0 {
             *range = to;
@@ -319,8 +320,7 @@ impl Op {
         }
     }
 
-    /// The steps in which it goes through its range, each an action of its own; `None` where it
-    /// takes the range as a whole.
+    /// Granularity of its separate actions; `None` if it takes the range as a whole.
     pub const fn unit(&self) -> Option<PageLevel> {
         match self.kind() {
             Kind::Guest(_, op) => op.unit(),

@@ -1,4 +1,4 @@
-//! Versions of the TDX module that scenarios and hosts of software can name.
+//! Versions of the TDX module that scenarios and software hosts can name.
 
 use std::fmt;
 use std::str::FromStr;

@@ -1,4 +1,4 @@
-//! Ranges, numbers and expectations in the words of a report.
+//! Text of ranges, numbers and expectations, for reports.
 
 use std::fmt;
 
@@ -99,7 +99,7 @@ pub const fn state(state: RegionState) -> &'static str {
     }
 }
 
-/// What a step must show, one witness a line, most telling first.
+/// Expectation of a step, one line per witness, most telling first.
 pub fn expectation(expected: &Expectation) -> Vec<String> {
     let mut lines = Vec::new();
     if !expected.td_alive {
@@ -188,7 +188,7 @@ pub fn statuses_text(expected: &Expectation) -> String {
     texts.join(", ")
 }
 
-/// What becomes of accesses, each outcome with how many bytes it covers.
+/// Expected outcomes of accesses, each with the bytes it covers.
 pub fn accesses_text(expected: &Expectation) -> String {
     let mut sums: Vec<(&str, u64)> = Vec::new();
     for (range, outcome) in expected.accesses.iter().flatten() {
@@ -210,7 +210,7 @@ pub fn accesses_text(expected: &Expectation) -> String {
     texts.join(", ")
 }
 
-/// What is to be read back, each kind with how many bytes it covers.
+/// Expected contents of reads, each with the bytes it covers.
 pub fn reads_text(expected: &Expectation) -> String {
     let mut sums: Vec<(&str, u64)> = Vec::new();
     for read in &expected.reads {
