@@ -54,7 +54,7 @@ impl Expectation {
 pub struct SplitLeaf {
     /// Start of the leaf.
     pub gpa: Gpa,
-    /// Level of the page.
+    /// Level of the leaf.
     pub level: PageLevel,
 }
 
