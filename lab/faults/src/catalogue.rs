@@ -1,15 +1,15 @@
-//! What is known to go wrong with S-EPT huge pages, row by row: bugs, races and risks named in the
-//! public review of the patch series from 2022 to 2026.
+//! Known failure modes of S-EPT huge pages, one per row: bugs, races and risks named in the public
+//! review of the patch series from 2022 to 2026.
 //!
-//! A row is seeded by faults, which name it, or met by scenarios; where a software host cannot play
-//! it, the row says why. A test checks that no row is without an answer.
+//! Each row is covered by faults that name it, or by scenarios, or says why a software host cannot
+//! emulate it. A test checks this.
 
 use super::{Fault, all};
 
 /// How a row can be met.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
-    /// Somebody does something wrong: it can be seeded.
+    /// A defect that can be seeded.
     Fault,
     /// A situation that goes wrong easily: it takes a scenario.
     Scenario,
@@ -18,7 +18,7 @@ pub enum Kind {
 }
 
 impl Kind {
-    /// The letters that stand for it in a table.
+    /// Its letters in a table.
     pub const fn letters(self) -> &'static str {
         match self {
             Kind::Fault => "F",
@@ -35,11 +35,11 @@ pub struct Known {
     pub row: u8,
     /// How it can be met.
     pub kind: Kind,
-    /// What goes wrong, in a line.
+    /// One-line description.
     pub about: &'static str,
     /// Scenarios of the default set that bring it about.
     pub scenarios: &'static [&'static str],
-    /// What of it cannot be played, and why.
+    /// The part that cannot be emulated, and why.
     pub not_played: Option<&'static str>,
 }
 

@@ -17,8 +17,8 @@ faults! {
     MapNotCounted { mapped: u64 } {
         fn counted(&mut self, event: Counted, _: PageLevel, delta: i64) -> i64 {
             if event == Counted::Map {
-                // The page of the positive control is the first: a counter that never moved at all
-                // would not be believed.
+                // The page of the positive control comes first: a counter that never moves would be
+                // distrusted.
                 self.mapped += 1;
                 return if self.mapped > 1 { 0 } else { delta };
             }

@@ -1,4 +1,4 @@
-//! What the guest is told, and the content it finds.
+//! Results reported to the guest, and the content it finds.
 
 use std::ops::Range;
 

@@ -1,21 +1,21 @@
 //! Seeded faults: every known way for KVM or the TDX module to get huge pages wrong, one at a time.
 //!
-//! A lab that only ever said "pass" has proved nothing. Each fault here is a policy of the software
-//! host that answers one question wrongly, as a real kernel did or could; the default scenario set
+//! A lab that only ever reported "pass" has proved nothing. Each fault is a policy of the software
+//! host that makes one decision wrongly, as a real kernel did or could; the default scenario set
 //! must catch every one (`tdxlab qualify`).
 //!
-//! [`catalogue`] lists what is known to go wrong, row by row; the other files hold the faults.
+//! [`catalogue`] lists the known failure modes, one per row; the other files hold the faults.
 //!
 //! | file | what goes wrong |
 //! |---|---|
-//! | `range` | which pages a hole or a conversion covers, and which leaves it splits |
+//! | `range` | pages a hole or a conversion covers, and leaves it splits |
 //! | `order` | stages in the wrong order, forgotten, or given up half way |
-//! | `split` | what a split makes of a leaf |
+//! | `split` | result of a split |
 //! | `accept` | the host's part of ACCEPT |
 //! | `level` | the size at which memory is mapped |
 //! | `tlb` | translations used after they are gone |
-//! | `module` | SEAMCALLs that fail, or are made without what must come first |
-//! | `guest` | what the guest is told, and the content it finds |
+//! | `module` | SEAMCALLs that fail, or are made too early |
+//! | `guest` | results reported to the guest, and the content it finds |
 //! | `count` | counters and events |
 //! | `resource` | allocation failures, errors swallowed, memory kept or lost |
 
@@ -40,11 +40,11 @@ use tdxlab_softkvm::policy::Policy;
 pub struct Fault {
     /// Name on the command line: `head-split-missing`.
     pub name: &'static str,
-    /// What a real kernel (or module) would do wrong, in one line.
+    /// The wrong behaviour of a kernel (or module), in one line.
     pub wrong: &'static str,
     /// Where it was seen or feared.
     pub source: &'static str,
-    /// Rows of the [`catalogue`] that it seeds; none for what goes beyond it.
+    /// Rows of the [`catalogue`] that it seeds; empty if it goes beyond it.
     pub rows: &'static [u8],
     /// The design under which it shows.
     pub design: &'static str,
@@ -55,8 +55,8 @@ pub struct Fault {
 }
 
 impl Fault {
-    /// What a host of software takes to have it seeded: what a journal says of it, and what makes
-    /// the policy that plays it.
+    /// The fault as a software host takes it: its name for the journal, and a constructor of its
+    /// policy.
     pub fn seeded(&self) -> (SeededFault, fn() -> Box<dyn Policy>) {
         let fault = SeededFault {
             name: self.name.to_owned(),
@@ -65,7 +65,7 @@ impl Fault {
         (fault, self.make)
     }
 
-    /// The rows of the catalogue that it seeds: `rows 20, 22`; nothing for what goes beyond it.
+    /// The rows of the catalogue that it seeds: `rows 20, 22`; empty if it goes beyond it.
     pub fn rows_in_words(&self) -> String {
         let rows: Vec<String> = self.rows.iter().map(u8::to_string).collect();
         match rows.len() {
@@ -85,7 +85,7 @@ impl std::fmt::Debug for Fault {
 /// Faults of the same kind.
 #[derive(Clone, Copy, Debug)]
 pub struct Topic {
-    /// What goes wrong.
+    /// What the faults have in common.
     pub about: &'static str,
     /// The faults.
     pub faults: &'static [Fault],
@@ -122,8 +122,8 @@ pub fn named(name: &str) -> Option<&'static Fault> {
     all().find(|fault| fault.name == name)
 }
 
-/// Declares the faults of a file: name, what is wrong, source, rows of the catalogue, design,
-/// witnesses; then the fields of the policy, if it has any, and the questions it answers wrongly.
+/// Declares the faults of a file: name, wrong behaviour, source, rows of the catalogue, design,
+/// witnesses; then the fields of the policy, if any, and its wrong decisions.
 macro_rules! faults {
     ($(
         $name:literal: $wrong:literal

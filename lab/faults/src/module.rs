@@ -1,11 +1,11 @@
-//! SEAMCALLs that fail, or are made without what must come first.
+//! SEAMCALLs that fail, or are made before their preconditions hold.
 
 use tdxlab_softkvm::policy::{Failure, Kick, OnInterrupt, SplitStage, Why};
 use tdxlab_softkvm::{Seamcall, Status};
 
 use super::faults;
 
-/// BUSY for this SEAMCALL when it is made for the first time and when it is made once more.
+/// BUSY for the first two attempts of this SEAMCALL.
 fn busy_twice(made: &mut u64, call: Seamcall, busy: Seamcall) -> Option<Status> {
     *made += u64::from(call == busy);
     (call == busy && *made <= 2).then_some(Status::OPERAND_BUSY.rcx())

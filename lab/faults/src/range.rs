@@ -1,4 +1,4 @@
-//! Which pages a hole or a conversion covers, and which leaves it splits.
+//! Pages a hole or a conversion covers, and leaves it splits.
 
 use std::ops::Range;
 
@@ -12,7 +12,7 @@ use super::faults;
 const PAGE: u64 = PageLevel::Size4K.bytes();
 const LEAF: u64 = PageLevel::Size2M.bytes();
 
-/// `range` with its ends moved by so many pages, unless nothing would be left.
+/// `range` with its ends moved by so many pages, unless it would be empty.
 fn moved(range: GpaRange, start: i64, end: i64) -> GpaRange {
     let at =
         |gpa: Gpa, pages: i64| Gpa::new(gpa.as_u64().saturating_add_signed(pages * PAGE as i64));

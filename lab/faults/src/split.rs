@@ -1,4 +1,4 @@
-//! What a split makes of a leaf.
+//! The result of a split.
 
 use tdxlab_protocol::addr::{Gpa, PageLevel};
 use tdxlab_softkvm::{Pfn, SeptEntry, State};

@@ -1,4 +1,4 @@
-//! Translations used after they are gone.
+//! Use of stale translations.
 
 use tdxlab_softkvm::policy::{Kick, Why};
 
