@@ -1,4 +1,4 @@
-//! What an operation asks of the software KVM.
+//! Calls of an operation to the software KVM.
 
 use tdxlab_host::HostError;
 use tdxlab_plan::addr::GpaRange;

@@ -1,6 +1,6 @@
 //! Hosts over the software KVM: `soft` runs the guest image in QEMU, `sim` a guest in process.
 //!
-//! Invariant: no real kernel takes part. What a guest asks of KVM is answered by `tdxlab-softkvm`.
+//! Invariant: no real kernel takes part. `tdxlab-softkvm` answers all requests of a guest to KVM.
 //!
 //! | folder | host |
 //! |---|---|

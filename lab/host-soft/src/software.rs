@@ -1,4 +1,4 @@
-//! What `soft` and `sim` have in common: a plan's guest as the software KVM is told of it.
+//! Common to `soft` and `sim`: the software KVM's configuration for a plan's guest.
 
 use tdxlab_host::{BootOptions, HostError};
 use tdxlab_journal::{Death, ExitCounters, Killer};
@@ -47,8 +47,8 @@ pub(crate) const fn module_version(module: TdxModule) -> ModuleVersion {
 /// Room for the control page, the upper tables, and folios that are in pieces.
 const SLACK: u64 = 64 << 20;
 
-/// Machine memory that a guest with this test memory can ever need: all of it twice, once for each
-/// side, and the tables that map it.
+/// Machine memory sufficient for a guest with this test memory: all of it twice, private and
+/// shared, and the tables that map it.
 pub(crate) fn machine_bytes(memory: GpaRange) -> u64 {
     memory
         .bytes()

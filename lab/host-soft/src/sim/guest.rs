@@ -1,8 +1,8 @@
-//! The in-process guest: what a vCPU of the micro guest does, one step at a time.
+//! The in-process guest: a vCPU of the micro guest, step by step.
 //!
 //! It makes the same TDCALLs with the same registers, reaches memory through the same page tables
-//! and reports the same runs. A task can be left after every step, so that several vCPUs and the
-//! host can take turns.
+//! and reports the same runs. A task can be suspended after every step, so that several vCPUs and
+//! the host can interleave.
 
 use tdxlab_plan::{Side, VcpuId};
 use tdxlab_protocol::addr::{Gpa, GpaRange, PageLevel};
@@ -51,16 +51,16 @@ enum Waiting {
     Fault(Gpa, Side),
     /// TDG.VP.VEINFO.GET.
     VeInfo,
-    /// Nothing: it is over.
+    /// Nothing; the task is done.
     Over,
 }
 
 /// How far a task has come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Progress {
-    /// Step it again.
+    /// The task has more steps.
     Working,
-    /// Over.
+    /// The task is done.
     Finished,
     /// The TD is dead.
     Dead,
@@ -108,12 +108,12 @@ impl Task {
         }
     }
 
-    /// Where it runs.
+    /// The vCPU it runs on.
     pub(crate) fn vcpu(&self) -> VcpuId {
         self.vcpu
     }
 
-    /// What the task is at, for those who wait for it.
+    /// The current step, for messages.
     pub(crate) fn describe(&self) -> String {
         match self.waiting {
             Waiting::Start | Waiting::Over => format!("vCPU {} between steps", self.vcpu.0),
@@ -162,7 +162,7 @@ impl Task {
         }
     }
 
-    /// What the program gets for a request that is over.
+    /// The reply to the program for a completed request.
     fn completed(&mut self, core: &mut SoftKvm<SimMachine>, cpu: &mut Cpu) -> Reply {
         match self.waiting {
             Waiting::Tdcall => Reply::Registers(core.gprs(self.vcpu)),
@@ -173,7 +173,7 @@ impl Task {
                     gpa: Gpa::new(gprs[reg::R9]),
                 })
             }
-            // It may be mapped and gone again: then the access faults once more.
+            // It may be mapped and zapped again: then the access faults again.
             Waiting::Fault(gpa, side) => self.access(core, cpu, gpa, side).unwrap_or(Reply::Again),
             Waiting::Start | Waiting::Access(..) | Waiting::Over => Reply::Again,
         }
@@ -217,7 +217,7 @@ impl Task {
                     self.tdcall(core, gprs, Waiting::Tdcall);
                     return Progress::Working;
                 }
-                // Whoever takes turns with others makes its next access at its next turn.
+                // With interleaving, the next access waits for the next turn.
                 Next::Access(gpa, side) if self.fine => {
                     self.waiting = Waiting::Access(gpa, side);
                     return Progress::Working;

@@ -3,11 +3,11 @@
 //! | part | what it is |
 //! |---|---|
 //! | `machine` | machine memory, and the MMU that walks the tables in it |
-//! | `tlb` | what a vCPU remembers of such walks |
+//! | `tlb` | translations cached by a vCPU |
 //! | `program` | the micro guest's commands |
 //! | `guest` | a command on a vCPU, step by step |
-//! | `session` | operations, one after the other or taking turns |
-//! | `witness` | files in the kernel's shapes, and their texts in memory |
+//! | `session` | operations, in sequence or interleaved |
+//! | `witness` | the kernel's interface files, on disk or in memory |
 
 mod guest;
 mod program;
@@ -41,7 +41,7 @@ type MakePolicy = Arc<dyn Fn() -> Box<dyn Policy> + Send + Sync>;
 #[derive(Clone)]
 pub struct SimHost {
     in_memory: bool,
-    /// Machine memory of a session; as much as its guest can need, where it is `None`.
+    /// Machine memory of a session in bytes; `None` for as much as its guest can need.
     machine_bytes: Option<u64>,
     policy: MakePolicy,
     fault: Option<SeededFault>,

@@ -20,17 +20,17 @@ const STANDSTILLS: u32 = 1000;
 /// TDG.VP.VMCALL: registers R10 to R15.
 const MASK_R10_TO_R15: u64 = 0xfc00;
 
-/// What a #VE was about.
+/// #VE information.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct VeInfo {
     pub(super) reason: u32,
     pub(super) gpa: Gpa,
 }
 
-/// What a program gets back.
+/// Reply to a program's request.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Reply {
-    /// It begins.
+    /// Start of the program.
     Start,
     /// Its TDCALL is over.
     Registers([u64; 16]),
@@ -38,11 +38,11 @@ pub(super) enum Reply {
     Translated(Translation),
     /// Its access raised #VE.
     Ve(VeInfo),
-    /// Nothing yet.
+    /// Pending; repeat the access.
     Again,
 }
 
-/// What a program wants next.
+/// Next request of a program.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Next {
     Tdcall([u64; 16]),
@@ -131,8 +131,8 @@ impl Program {
         }
     }
 
-    /// Goes on with what came back, up to the next TDCALL or access. With `fine`, an access serves
-    /// one page; else it may serve all that its translation covers.
+    /// Continues with the reply, up to the next TDCALL or access. With `fine`, an access covers one
+    /// page; otherwise it may cover all that its translation covers.
     pub(super) fn resume(
         &mut self,
         reply: Reply,
@@ -272,7 +272,7 @@ pub(super) struct Accesses {
     accepts: u32,
 }
 
-/// What is done with a page.
+/// Operation on a page.
 #[derive(Clone, Copy, Debug)]
 enum What {
     Touch(AccessKind),

@@ -1,4 +1,4 @@
-//! A session on `sim`: one operation after the other, or several taking turns.
+//! A session on `sim`: operations in sequence, or several interleaved.
 
 use std::time::Instant;
 
@@ -36,7 +36,7 @@ struct Strand {
     started: Instant,
 }
 
-/// What is left of an operation.
+/// Remaining work of an operation.
 enum Work {
     /// Commands for the guest, the next one last, and the one that runs.
     Guest(Vec<(VcpuId, Command)>, Option<Task>),
@@ -84,7 +84,7 @@ impl SimSession {
         })
     }
 
-    /// Refuses what the micro guest would refuse.
+    /// Refuses commands that the micro guest would refuse.
     fn check(&self, vcpu: VcpuId, command: &Command) -> Result<(), HostError> {
         let what = if usize::from(vcpu.0) < self.cpus.len() {
             refusal(command)
@@ -168,7 +168,7 @@ impl SimSession {
         }
     }
 
-    /// Looks up from the work now and then, for somebody who wants the run to end.
+    /// Checks now and then whether the run was interrupted.
     fn look_up(&mut self) -> Result<(), HostError> {
         self.steps = self.steps.wrapping_add(1);
         if self.steps.is_multiple_of(STEPS_BETWEEN_LOOKS) && Interrupt::of_process().is_raised() {
@@ -177,14 +177,14 @@ impl SimSession {
         Ok(())
     }
 
-    /// Notes what can only be known at the end.
+    /// Records results that are known only at the end.
     fn finish(&mut self, strand: &mut Strand) -> bool {
         strand.observed.death = self.core.death().map(software::death);
         strand.observed.took_since(strand.started);
         true
     }
 
-    /// Moves what was counted since the last call to an operation.
+    /// Adds the counts since the last call to an operation.
     fn account(&mut self, observed: &mut Observed) {
         let looked = self.core.take_entries_looked_at();
         let zapped = self.core.take_leaves_zapped();

@@ -1,7 +1,7 @@
 //! A vCPU's translation lookaside buffer.
 //!
-//! It remembers what a page walk found until the host kicks the vCPUs. A host that changes a table
-//! and forgets the kick leaves the guest with the old page.
+//! It caches page walks until the host kicks the vCPUs. A host that changes a table without a kick
+//! leaves the guest with the old page.
 
 use tdxlab_plan::Side;
 use tdxlab_protocol::addr::{Gpa, PageLevel};
@@ -33,7 +33,7 @@ const NOTHING: Entry = Entry {
 };
 
 impl Tlb {
-    /// The translation of `gpa`: a remembered one, else what a walk finds.
+    /// The translation of `gpa`: cached, or from a page walk.
     pub(crate) fn translate(
         &mut self,
         machine: &SimMachine,

@@ -1,4 +1,4 @@
-//! What others can see of `sim`: files in the kernel's shapes, or the same texts kept in memory.
+//! The kernel interface files of `sim`, on disk or in memory.
 
 use std::io;
 use std::path::Path;
@@ -15,11 +15,11 @@ const VM_FD: i32 = 12;
 /// The witnesses of one VM.
 #[derive(Debug)]
 pub(super) struct Witnesses {
-    /// The files; `None` where nobody looks at files.
+    /// The files; `None` if they are not wanted.
     files: Option<EmulatedFiles>,
-    /// Text of each debugfs file when it was last looked at.
+    /// Text of each debugfs file at the last read.
     debugfs: Vec<(&'static str, String)>,
-    /// Where nobody looks at files: what the counters were then, and what they were read as.
+    /// Without files: the counters at the last read, and the reading.
     read: Option<(PageGauges, Reading<PageCounters>)>,
     trace: String,
     log: Vec<String>,

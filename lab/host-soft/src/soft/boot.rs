@@ -1,4 +1,4 @@
-//! From a plan's guest to a session.
+//! Boots a session for a plan's guest.
 
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
@@ -32,7 +32,7 @@ pub(super) fn boot(
     guest: &Guest,
     options: &BootOptions,
 ) -> Result<SoftSession, HostError> {
-    // What is wrong with the plan is said before anything starts.
+    // Errors in the plan are reported before anything starts.
     let config = software::config(HostKind::Soft, guest, options, host.module)?;
     let until = Instant::now() + options.patience;
     let layout = RamLayout::for_memory(guest.memory);
@@ -66,7 +66,7 @@ pub(super) fn boot(
     }
 }
 
-/// What is put under a guest before it is told to go on.
+/// Parts connected to a guest before it continues.
 struct Parts {
     kvm: SoftKvm<SoftMachine>,
     mailbox: Mailbox,
@@ -83,7 +83,7 @@ fn get_ready(
     config: Config,
     until: Instant,
 ) -> Result<Parts, HostError> {
-    // Asked now, so that the answer is there when it is needed.
+    // Query now, so that the answer is available when needed.
     let cpus = vm
         .qmp()
         .send(&QueryCpus {})
@@ -124,7 +124,7 @@ fn get_ready(
     })
 }
 
-/// Makes a QEMU, which is a process group of its own, nicer with all its threads.
+/// Raises the nice value of a QEMU, which is a process group, and all its threads.
 fn renice(pid: u32, nice: i32) -> Result<(), HostError> {
     // SAFETY: takes numbers only.
     match unsafe { libc::setpriority(libc::PRIO_PGRP, pid, nice) } {

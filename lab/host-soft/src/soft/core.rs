@@ -1,5 +1,4 @@
-//! The software KVM, and how requests of vCPUs reach it: a byte on the doorbell, the rest in the
-//! mailbox.
+//! The software KVM, and its channel to vCPUs: a byte on the doorbell, the rest in the mailbox.
 
 use std::io::{self, Read};
 use std::os::fd::{AsFd, BorrowedFd};
@@ -83,7 +82,7 @@ impl Core {
         Ok(vcpu)
     }
 
-    /// One stage of a vCPU's request; whether it was answered. A dead TD answers nothing any more.
+    /// One stage of a vCPU's request; whether it was answered. A dead TD no longer answers.
     pub(super) fn advance(&mut self, vcpu: VcpuId) -> Result<bool, HostError> {
         let advance = self.kvm.advance(vcpu);
         self.kvm.machine_mut().trouble()?;
@@ -125,9 +124,9 @@ impl Core {
         }
     }
 
-    /// Tells a machine whose memory the lab made too small from a host that fails. Only the largest
-    /// pool can be too small: any other holds all that test memory can need, and where it is used up
-    /// the software KVM has lost some.
+    /// Tells a machine whose memory the lab made too small from a host that leaks. Only the largest
+    /// pool can be too small: any smaller pool covers all of test memory, so if it is exhausted the
+    /// software KVM has leaked frames.
     pub(super) fn check_pool(&self, observed: &Observed) -> Result<(), HostError> {
         if observed.errno != Some(libc::ENOMEM) && observed.death.is_none() {
             return Ok(());

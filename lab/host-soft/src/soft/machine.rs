@@ -17,10 +17,10 @@ const PRESENT: u64 = 1 << 0;
 const LARGE: u64 = 1 << 7;
 const ADDRESS: u64 = 0x000f_ffff_ffff_f000;
 
-/// What the software KVM runs on.
+/// The software KVM's machine.
 ///
-/// The trait has no room for errors, because a real machine has none: what goes wrong in between
-/// is kept for [`SoftMachine::trouble`].
+/// The trait has no error type, because a real machine has none; errors are kept for
+/// [`SoftMachine::trouble`].
 #[derive(Debug)]
 pub(super) struct SoftMachine {
     ram: Arc<Ram>,
@@ -29,7 +29,7 @@ pub(super) struct SoftMachine {
     used: Vec<u64>,
     patience: Duration,
     trouble: Option<HostError>,
-    /// The vCPUs have stopped for good; nobody has translations to lose.
+    /// The vCPUs have stopped for good; there are no translations to flush.
     stopped: bool,
 }
 
@@ -69,11 +69,11 @@ impl SoftMachine {
         }
     }
 
-    /// Remembers that frames can be written from now on: by the guest, or as tables.
+    /// Marks frames that can be written from now on: by the guest, or as tables.
     ///
-    /// Fresh frames are zero as they are. What is known to be fresh need not be zeroed, and a 2M
-    /// ACCEPT of new memory costs nothing; so a frame counts as used as soon as anybody can reach
-    /// it, whether it was zeroed on the way or not.
+    /// Fresh frames are zero. A frame known to be fresh need not be zeroed, so that a 2M ACCEPT of
+    /// new memory is free. Hence a frame counts as used as soon as it is reachable, whether it was
+    /// zeroed or not.
     fn mark_used(&mut self, first: Pfn, count: u64) {
         let pool = self.ram.pool();
         for frame in first.0..first.0 + count {
@@ -86,7 +86,7 @@ impl SoftMachine {
 
     fn is_used(&self, frame: Pfn) -> bool {
         let pool = self.ram.pool();
-        // What lies outside of the pool is not ours to know.
+        // Frames outside of the pool are not tracked.
         if !pool.contains(&frame) {
             return true;
         }

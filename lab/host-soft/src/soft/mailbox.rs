@@ -1,4 +1,4 @@
-//! The lab's side of [`tdxlab_protocol::mailbox`]: what vCPUs ask, and whose translations are old.
+//! The lab's side of [`tdxlab_protocol::mailbox`]: requests of vCPUs, and stale translations.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering::{Relaxed, SeqCst};
@@ -29,11 +29,11 @@ impl Mailbox {
         Mailbox { ram, vcpus }
     }
 
-    /// Whether the guest has set the mailbox up as this lab knows it.
+    /// Checks that the guest has set up the mailbox in this version of the layout.
     ///
     /// # Errors
     ///
-    /// What is there instead.
+    /// What is in its place.
     pub(super) fn check(&self) -> Result<(), String> {
         let magic = self.ram.word64(MAILBOX_START + HEADER_MAGIC).load(SeqCst);
         if magic != MAGIC {
@@ -48,11 +48,11 @@ impl Mailbox {
         Ok(())
     }
 
-    /// What the vCPU that has rung the doorbell asks, and its registers.
+    /// Request and registers of the vCPU that rang the doorbell.
     ///
     /// # Errors
     ///
-    /// It cannot be; in words, with what is there.
+    /// The request is invalid; as text, with its content.
     pub(super) fn request(&self, bell: u8) -> Result<(VcpuId, Request, [u64; 16]), String> {
         let vcpu = VcpuId(u16::from(bell));
         if vcpu.0 >= self.vcpus {
@@ -174,7 +174,7 @@ mod tests {
         Mailbox::new(Arc::new(ram(1 << 21)), 2)
     }
 
-    /// Does what the guest does before it rings.
+    /// Does the guest's part before the doorbell.
     fn ask(mailbox: &Mailbox, vcpu: VcpuId, kind: u32) {
         mailbox.half(vcpu, SLOT_KIND).store(kind, SeqCst);
         mailbox.half(vcpu, SLOT_STATE).store(STATE_REQUEST, SeqCst);

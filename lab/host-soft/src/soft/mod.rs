@@ -1,19 +1,19 @@
 //! The host `soft`: a guest in QEMU over the software KVM and TDX module.
 //!
-//! QEMU brings the processor, the software KVM everything that makes it a TD. The guest's page
+//! QEMU provides the processor, the software KVM everything that makes it a TD. The guest's page
 //! tables under its two windows are the S-EPT and the shared EPT themselves, edited in QEMU's RAM
-//! while the guest runs: what is not mapped faults in the MMU, and what is mapped to the wrong
-//! place shows another page's data.
+//! while the guest runs: unmapped memory faults in the MMU, and a wrong mapping shows another
+//! page's data.
 //!
 //! | part | what it is |
 //! |---|---|
-//! | [`ram`] | QEMU's RAM, taken from outside and mapped |
-//! | [`mailbox`] | what vCPUs ask, and when their translations are old |
+//! | [`ram`] | QEMU's RAM, mapped into the lab |
+//! | [`mailbox`] | requests of vCPUs, and stale translations |
 //! | [`machine`] | both together, as the software KVM needs them |
-//! | [`boot`] | from a plan's guest to a session |
-//! | [`core`] | the software KVM, and how requests of vCPUs reach it |
-//! | [`session`] | one operation after the other |
-//! | [`race`] | several at once, in an order drawn from a seed |
+//! | [`boot`] | boots a session for a plan's guest |
+//! | [`core`] | the software KVM, and its channel to vCPUs |
+//! | [`session`] | operations in sequence |
+//! | [`race`] | parallel operations, in an order drawn from a seed |
 
 mod boot;
 mod core;
@@ -135,7 +135,7 @@ impl SoftHost {
         }
     }
 
-    /// The same host with an interrupt of its own in place of the process's.
+    /// The same host with its own interrupt in place of the process's.
     #[must_use]
     pub fn with_interrupt(self, interrupt: &'static Interrupt) -> SoftHost {
         SoftHost { interrupt, ..self }

@@ -1,12 +1,12 @@
-//! Several operations at once, in an order drawn from a seed.
+//! Parallel operations, in an order drawn from a seed.
 //!
-//! Branches go in rounds: in each round, some of them (drawn) do their next operation, all guest
-//! operations of the round started together. Within a round the lab holds every request of a vCPU
-//! and every stage of a host call in its hand, and lets one of them advance at a time (drawn). So
-//! that the draw is between as many as possible, it first gives vCPUs that run a moment to ring;
-//! what they do between two requests, and how long it takes, is theirs. The order that came out is
-//! kept, as evidence and to be taken again: then whoever advanced next is waited for, and a turn
-//! that was taken while a vCPU was at work by itself comes as long after the one before as it did.
+//! Branches run in rounds: in each round, some of them (drawn) do their next operation, and all
+//! guest operations of the round start together. Within a round the lab holds every request of a
+//! vCPU and every stage of a host call, and lets one of them advance at a time (drawn). To have as
+//! many as possible to draw from, it first gives running vCPUs a moment to ring; the timing between
+//! two requests is theirs. The resulting order is recorded, as evidence and for replay. A replay
+//! waits for the party that advanced next, and repeats the pause before a turn that was taken while
+//! a vCPU was running.
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
@@ -26,22 +26,22 @@ use super::schedule::Turn;
 use super::session::SoftSession;
 use crate::calls::{self, Work};
 
-/// What a vCPU is waited for in.
+/// Activity named in timeouts.
 const DOING: &str = "racing";
 
-/// How long a vCPU that was let run is given to ring before the draw goes on without it. From an
-/// answer to the next ring it takes some 20 microseconds.
+/// How long a resumed vCPU is given to ring before the draw continues without it. From an answer to
+/// the next ring it takes some 20 microseconds.
 const GRACE: Duration = Duration::from_millis(1);
 
-/// Longest pause between two turns while a vCPU is at work by itself, so that the stages of a host
-/// call fall into all of a long fill and not into its beginning. The pause is drawn.
+/// Longest pause, drawn, between two turns while a vCPU is running, so that the stages of a host
+/// call are spread over a long fill and do not all precede it.
 const LONGEST_PAUSE_MICROS: u64 = 200;
 
-/// Draws who comes next, or follows an order that was recorded as long as that is possible.
+/// Draws the next turn, or follows a recorded order as long as that is possible.
 struct Scheduler {
     random: ChaCha8Rng,
     recorded: VecDeque<Recorded>,
-    /// What is left of the recorded round that runs.
+    /// Rest of the current recorded round.
     turns: VecDeque<Taken>,
     taken: Interleaving,
     /// When the last turn was taken.
@@ -72,7 +72,7 @@ impl Scheduler {
         self.turns.clear();
     }
 
-    /// Notes that a turn was taken; `alone` where a vCPU is at work by itself.
+    /// Records a turn; `alone` if a vCPU is running.
     fn take(&mut self, turn: Turn, alone: bool) {
         let who = match turn {
             Turn::Vcpu(vcpu) => Who::Vcpu(vcpu),
@@ -236,7 +236,7 @@ impl SoftSession {
         let mut observed = Vec::new();
         for &(branch, op) in ops {
             let mut result = Observed::default();
-            // Branches hold no verify, so that nothing is read.
+            // Branches contain no verify, so there is nothing to read.
             match calls::work(&self.core.kvm, op, &[])? {
                 Work::Host(pieces) => {
                     result.errno = Some(0);
@@ -277,7 +277,7 @@ impl SoftSession {
                 self.vm.collect(collector)?;
             }
             let running = round.busy_vcpus().any(|vcpu| !self.core.is_waiting(vcpu));
-            // Nothing runs that the pause could be for: time goes by for nobody.
+            // No vCPU is running, so a pause has no effect.
             let early = running && Instant::now() < not_before;
             let turn = match next.who {
                 Who::Host if round.calls.is_empty() => return Ok(None),
@@ -300,8 +300,8 @@ impl SoftSession {
         }
     }
 
-    /// Who can advance, once all vCPUs that run have rung or had their grace. Empty if nobody can
-    /// yet, or the round is over.
+    /// Turns that can be taken, once all running vCPUs have rung or used up their grace. Empty if
+    /// there is none yet, or the round is over.
     fn ready(
         &mut self,
         round: &mut Round,

@@ -1,6 +1,6 @@
-//! RAM of the QEMU process, mapped into the lab: how large it is, where it lies, and access to it.
+//! RAM of the QEMU process, mapped into the lab: size, address, access.
 //!
-//! The guest runs while the lab looks, so all access is atomic.
+//! The guest runs meanwhile, so all access is atomic.
 
 use std::fs::File;
 use std::io;
@@ -26,7 +26,7 @@ const PAGE: u64 = 1 << 12;
 /// (`pc_q35_init()` in hw/i386/pc_q35.c).
 const SPLIT_FROM: u64 = 0xb000_0000;
 
-/// What lies below 4 GiB of RAM that is split.
+/// Bytes below 4 GiB when RAM is split.
 const LOW_WHEN_SPLIT: u64 = 0x8000_0000;
 
 /// Where the rest of RAM that is split begins.
@@ -36,7 +36,7 @@ const HIGH: u64 = 4 << 30;
 /// 16 TiB guest each take 2M of it.
 pub(super) const LARGEST_POOL: u64 = 64 << 30;
 
-/// How much RAM a machine has, and which of it is the soft host's.
+/// RAM of a machine, and the part used by the soft host.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct RamLayout {
     /// Size of the RAM in bytes, a multiple of a MiB.
@@ -108,7 +108,7 @@ impl Ram {
                 layout.bytes
             )));
         }
-        // SAFETY: a new mapping at an address of the kernel's choice overlaps nothing.
+        // SAFETY: a new mapping at an address of the kernel's choice overlaps no other.
         let start = unsafe {
             mmap(
                 None,
@@ -196,7 +196,7 @@ impl Ram {
 
 impl Drop for Ram {
     fn drop(&mut self) {
-        // SAFETY: whoever borrowed words of the mapping is gone.
+        // SAFETY: no borrow of the mapping is left.
         let _ = unsafe { munmap(self.start, self.layout.bytes as usize) };
     }
 }
@@ -210,7 +210,7 @@ pub(super) mod tests {
 
     use super::*;
 
-    /// RAM of nobody's QEMU, for test memory of this size.
+    /// RAM without a QEMU, for test memory of this size.
     pub(crate) fn ram(memory: u64) -> Ram {
         let layout = layout(memory);
         let file = File::from(memfd_create(c"tdxlab-test", MFdFlags::MFD_CLOEXEC).unwrap());

@@ -1,4 +1,4 @@
-//! The order in which racing operations took turns, for people.
+//! Text of the order in which parallel operations took turns.
 
 use tdxlab_plan::VcpuId;
 use tdxlab_qemu::head_tail::HeadTail;
@@ -6,7 +6,7 @@ use tdxlab_qemu::head_tail::HeadTail;
 /// Turns kept from the beginning and from the end.
 const TURNS_KEPT: (usize, usize) = (1024, 7168);
 
-/// Who was let advance.
+/// Start of a round, or the party that advanced.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Turn {
     /// A round began with so many branches.
@@ -34,7 +34,7 @@ impl Schedule {
         Schedule(HeadTail::new(TURNS_KEPT.0, TURNS_KEPT.1))
     }
 
-    /// One round a line; `None` where nothing has raced.
+    /// One round per line; `None` without parallel operations.
     pub(super) fn to_text(&self) -> Option<String> {
         let mut text = String::new();
         for turn in self.0.head() {

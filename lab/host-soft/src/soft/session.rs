@@ -1,4 +1,4 @@
-//! A session on `soft`: one operation after the other.
+//! A session on `soft`: operations in sequence.
 
 use std::time::{Duration, Instant};
 
@@ -154,7 +154,7 @@ impl SoftSession {
         Ok(0)
     }
 
-    /// Moves what was counted since the last call to an operation.
+    /// Adds the counts since the last call to an operation.
     pub(super) fn account(&mut self, observed: &mut Observed) {
         let looked = self.core.kvm.take_entries_looked_at();
         let zapped = self.core.kvm.take_leaves_zapped();

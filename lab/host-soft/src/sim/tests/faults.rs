@@ -1,4 +1,4 @@
-//! Wrong decisions of the host, and how they show: what the guest reads is what really happened.
+//! Wrong decisions of the host, and their effects: the guest reads what really happened.
 
 use tdxlab_journal::Killer;
 use tdxlab_protocol::message::Content;

@@ -1,4 +1,4 @@
-//! Content, slots, images, and what happens when machine memory runs out.
+//! Content, slots, images, and exhausted machine memory.
 
 use tdxlab_protocol::message::Content;
 

@@ -1,4 +1,4 @@
-//! `sim` from the outside: sessions, as the runner uses them.
+//! `sim` through its sessions, as the runner uses them.
 //!
 //! Expected numbers are typed in from the tables of the reference, not computed.
 
@@ -24,13 +24,13 @@ use super::SimHost;
 const K: u64 = 1 << 10;
 const M: u64 = 1 << 20;
 
-/// A session with what is asked of it in short words. Ranges are offsets into test memory.
+/// A session with short helpers. Ranges are offsets into test memory.
 struct Bench {
     session: Box<dyn Session>,
     before: Sample,
 }
 
-/// What a step changed.
+/// Changes made by a step.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct Change {
     /// Exits on private memory, of either type.
@@ -146,7 +146,7 @@ impl Bench {
         self.session.perform(op, &[]).unwrap()
     }
 
-    /// Does an operation and says what it changed.
+    /// Does an operation and returns its changes.
     fn observe(&mut self, op: &Op) -> (Observed, Change) {
         self.change();
         let observed = self.perform(op);
@@ -173,7 +173,7 @@ impl Bench {
         change
     }
 
-    /// What the guest reads.
+    /// Reads a range in the guest.
     fn verify(&mut self, start: u64, end: u64) -> Vec<Run> {
         self.verify_side(start, end, Side::Private)
     }

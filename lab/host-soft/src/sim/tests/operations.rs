@@ -1,4 +1,4 @@
-//! The operations table: what each operation does in each state, row by row.
+//! The operations table: each operation in each state, row by row.
 
 use rstest::rstest;
 use tdxlab_protocol::message::{Access, Content, Run};

@@ -1,4 +1,4 @@
-//! Operations side by side: every order is one that could happen, and the same seed gives the same.
+//! Parallel operations: every order is possible, and equal seeds give equal orders.
 
 use tdxlab_protocol::message::Content;
 
