@@ -1,6 +1,6 @@
-//! What only a TD can show: it is booted, accepts, is punched, and every witness is read.
+//! The doctor's check with a TD: boots it, accepts, punches, and reads every witness.
 //!
-//! The order is that of a first hour on new hardware: each fact needs those before it.
+//! Each fact depends on those before it, as on the first day of new hardware.
 
 use std::ops::RangeInclusive;
 use std::path::Path;
@@ -15,11 +15,11 @@ use tdxlab_protocol::tdcall::{ATTRIBUTES_REHEARSAL, status};
 
 use crate::tdx::{Stages, TdxHost, detect};
 
-/// Where nothing has been touched by the probe for designs: 8 MiB into test memory.
+/// Offset into test memory of a range the design probe does not touch.
 const UNTOUCHED: u64 = 8 << 20;
 
-/// Boots a TD and looks at it. Nothing outlives it but what there is to show of a failure, in `keep`
-/// where that is given.
+/// Boots a TD and checks it. It leaves nothing behind but the evidence of a failure, in `keep` if
+/// given.
 pub fn deep(host: &TdxHost, keep: Option<&Path>) -> Vec<Fact> {
     let mut facts = match keep {
         Some(folder) => match std::fs::create_dir_all(folder) {
@@ -49,7 +49,7 @@ fn no_folder(which: &str, error: &std::io::Error) -> Fact {
         .advise("name another one with --out")
 }
 
-/// What the kernel said while the TD was taken apart.
+/// Kernel messages during the teardown of the TD.
 fn after_the_end(ending: &Ending) -> Fact {
     let name = "deep.end";
     let ended = "QEMU has ended, and the TD with it";
@@ -64,7 +64,7 @@ fn after_the_end(ending: &Ending) -> Fact {
     }
 }
 
-/// The whole look. What there is to show of a failure is in `folder` afterwards.
+/// The whole check. Evidence of a failure is in `folder` afterwards.
 fn look_into(host: &TdxHost, folder: &Path) -> Vec<Fact> {
     let mut stages = Stages::default();
     let booted = host.boot_probe(folder, &mut stages);
@@ -75,7 +75,7 @@ fn look_into(host: &TdxHost, folder: &Path) -> Vec<Fact> {
     facts.extend(look(session.as_mut()));
     if facts.iter().any(|fact| fact.standing == Status::Unusable) {
         for (name, content) in session.evidence() {
-            // The failure is told in any case; this only helps to understand it.
+            // The failure is reported in any case; this is a best effort.
             let _ = std::fs::write(folder.join(name), content);
         }
     }
@@ -149,7 +149,7 @@ fn refused(name: &str, error: &HostError) -> Fact {
     }
 }
 
-/// What TDG.VP.INFO says.
+/// The result of TDG.VP.INFO.
 fn introduction(hello: &Hello) -> Fact {
     let pending = match hello.pending_ve_disabled {
         Some(true) => "a touch before ACCEPT kills",
@@ -178,7 +178,7 @@ fn look(session: &mut dyn Session) -> Vec<Fact> {
         .and_then(|used| GpaRange::with_len(used.end(), 16 * PageLevel::Size4K.bytes()))
         .expect("inside of test memory");
     let steps: [(&str, Op, Wanted); 5] = [
-        // Nobody has used these pages: there is nothing to lose, and nothing to unmap.
+        // These pages are unused, so there is nothing to lose or to unmap.
         (
             "deep.hole_unused",
             Op::Punch { range: pages },
@@ -246,12 +246,12 @@ fn accept(range: GpaRange) -> Op {
     }
 }
 
-/// What an operation may end with.
+/// Accepted results of an operation.
 #[derive(Clone, Copy)]
 enum Wanted {
     /// This status on every page.
     Status(u64),
-    /// One of these, since a hole that is refused changes nothing.
+    /// Either status: a refused hole changes nothing.
     Either(u64, u64),
     /// A hole, or EINVAL where holes are coarse.
     AnyHole,
@@ -404,7 +404,7 @@ mod tests {
         );
     }
 
-    /// Whoever sends the report back must be able to say how far it came.
+    /// The report must show how far the boot came.
     #[rstest]
     #[case::not_made(Stages::default(), &["deep.made"])]
     #[case::populated_wrongly(

@@ -6,8 +6,8 @@
 //! | folder | holds |
 //! |---|---|
 //! | `kvm` | plain VMs: memory slots, huge pages, dirty logging |
-//! | `tdx` | TDs: TDVF, guest_memfd, SEAMCALL probes, which design the KVM follows |
-//! | `deep` | the doctor's deep look: boots a TD and reads every witness |
+//! | `tdx` | TDs: TDVF, guest_memfd, SEAMCALL probes, detection of KVM's design |
+//! | `deep` | the doctor's check with a TD, through every witness |
 
 mod deep;
 pub mod kvm;

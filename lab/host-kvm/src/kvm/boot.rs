@@ -1,4 +1,4 @@
-//! From a plan's guest to a session.
+//! Boots a session for a plan's guest.
 
 use std::fs;
 use std::path::Path;
@@ -20,9 +20,9 @@ use super::{KvmHost, hugetlb};
 /// Where q35 cuts memory that reaches beyond 2.75 GiB: the rest is above 4 GiB.
 const CUT: Gpa = Gpa::new(2 << 30);
 
-/// How QEMU before 8.0 ends when its thread that collects dirty pages, once a second, finds a vCPU
-/// that is not made yet ("check if vcpu is created before dirty_ring_reap_one"). The guest has done
-/// nothing then, and on a machine that is not too busy the next one is faster.
+/// Failure of QEMU before 8.0 when its dirty ring reaper, which runs once a second, finds a vCPU
+/// that is not created yet ("check if vcpu is created before dirty_ring_reap_one"). The guest has
+/// not run by then, and on a machine that is not too busy a retry succeeds.
 const REAPED_TOO_SOON: &str = "kvm_dirty_ring_reap_one: Assertion `dirty_gfns && ring_size'";
 
 /// How often such a guest is started again.
@@ -97,7 +97,7 @@ fn begin(
     until: Instant,
 ) -> Result<Begun, HostError> {
     let mut vm = start(host, guest, backing, monitor)?;
-    // Before the guest touches anything, so that nothing is missed.
+    // Before the guest touches memory, so that no event is missed.
     let watch = Watch::new(&host.places, vm.process().pid());
     let ready = hello(&mut vm, guest, options, until)
         .and_then(|_| configure(&mut vm, guest, options, until))
@@ -111,7 +111,7 @@ fn begin(
     }
 }
 
-/// What there is to see of a guest that never became a session.
+/// Evidence of a guest that never became a session.
 fn leave_evidence(vm: &mut Vm, folder: &Path) {
     vm.leave_evidence(folder);
     if let Some((name, content)) = registers(vm) {
@@ -207,7 +207,7 @@ fn configure(
     }
 }
 
-/// Waits for the guest to say something.
+/// Waits for a reply of the guest.
 fn reply(
     vm: &mut Vm,
     options: &BootOptions,

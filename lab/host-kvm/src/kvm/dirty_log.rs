@@ -1,8 +1,8 @@
 //! Logging dirty pages.
 //!
-//! QEMU has no command for it. A migration begins with it (`memory_global_dirty_log_start()`), so
-//! one is started, to a socket from which nobody reads and at a byte a second: it has sent its
-//! greeting, and goes nowhere until it is cancelled.
+//! QEMU has no command for it, but a migration starts it (`memory_global_dirty_log_start()`). So
+//! one is started at a byte a second, to a socket that is never read: it sends its header and
+//! stalls until it is cancelled.
 
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::time::{Duration, Instant};
@@ -13,7 +13,7 @@ use tdxlab_plan::HostKind;
 use tdxlab_qemu::QemuError;
 use tdxlab_qemu::qmp::commands::{Migrate, Migration, QueryMigrate, SetMigrationBandwidth};
 
-/// How often the monitor is asked how far it is.
+/// Interval of polling the migration's state.
 const TICK: Duration = Duration::from_millis(5);
 
 /// Dirty logging that is on. The stream is kept so that the migration does not fail.
@@ -29,7 +29,7 @@ impl DirtyLog {
             let doing = doing.to_owned();
             move |source| HostError::System { doing, source }
         };
-        // A name of its own in a folder of its own, gone again as soon as QEMU has connected.
+        // A private socket path, removed as soon as QEMU has connected.
         let folder = tempfile::tempdir().map_err(system("making a folder for a socket"))?;
         let path = folder.path().join("nowhere");
         let listener = UnixListener::bind(&path).map_err(system("listening on a socket"))?;
@@ -61,7 +61,7 @@ impl DirtyLog {
         }
     }
 
-    /// Ends it. When this returns, KVM logs no more.
+    /// Ends it. When this returns, KVM has stopped logging.
     pub(super) fn stop(self, vm: &mut Vm, until: Instant) -> Result<(), HostError> {
         ask(vm, &qapi::qmp::migrate_cancel {}, until)?;
         loop {

@@ -1,4 +1,4 @@
-//! Whether this machine has the huge pages that a guest's memory is to be made of.
+//! Whether this machine has the huge pages for a guest's memory.
 
 use std::fs;
 use std::path::Path;
@@ -8,7 +8,7 @@ use parking_lot::Mutex;
 use tdxlab_plan::Backing;
 use tdxlab_protocol::addr::{GpaRange, PageLevel};
 
-/// How often a pool is looked at that other guests of the lab have emptied.
+/// Interval of checking a pool that other guests of the lab have emptied.
 const TICK: Duration = Duration::from_millis(20);
 
 /// Where a kernel shows its huge pages.
@@ -20,8 +20,8 @@ pub(super) struct Pools<'a> {
     pub(super) buddies: &'a Path,
 }
 
-/// What is missing, with the command to add it; `None` where nothing is. Pages of hugetlb that
-/// guests of this process hold are not missing: they come back.
+/// Missing huge pages and the command to add them; `None` if there are enough. hugetlb pages held
+/// by guests of this process are not missing: they come back.
 pub(super) fn unmet(pools: &Pools<'_>, backing: Backing, memory: GpaRange) -> Option<String> {
     match backing {
         Backing::Small => None,
@@ -60,8 +60,8 @@ fn no_transparent(mm: &Path) -> Option<String> {
     }
 }
 
-/// Free memory in pieces too small for transparent huge pages: then the kernel takes small ones,
-/// and nobody is to blame.
+/// Whether free memory is too fragmented for transparent huge pages: then the kernel uses small
+/// ones, which is not a bug.
 fn in_pieces(buddies: &Path, memory: GpaRange) -> Option<String> {
     let needed = memory.bytes().div_ceil(PageLevel::Size2M.bytes());
     // Not readable by everybody. Without it, the counters will tell.
@@ -90,8 +90,8 @@ fn free_2m(text: &str) -> u64 {
     text.lines().map(blocks).fold(0, u64::saturating_add)
 }
 
-/// Free pages of the pool are enough for all of test memory, which is never touched twice. Those
-/// that are reserved are promised to somebody.
+/// The pool's free pages must cover all of test memory, which is never touched twice. Reserved
+/// pages are not free.
 fn too_few(mm: &Path, page: PageLevel, memory: GpaRange, held: u64) -> Option<String> {
     let needed = memory.bytes().div_ceil(page.bytes());
     let folder = mm.join(format!("hugepages/hugepages-{}kB", page.bytes() >> 10));
@@ -149,12 +149,12 @@ impl Drop for Held {
     }
 }
 
-/// Does `boot`, which reserves the guest's pages, when they are there and while nobody else of this
-/// process takes them.
+/// Calls `boot`, which reserves the guest's pages, once they are free, with other guests of this
+/// process locked out.
 ///
 /// # Errors
 ///
-/// Those of `boot`, or what is still missing at `until`, through `short`.
+/// Those of `boot`, or the pages still missing at `until`, through `short`.
 pub(super) fn reserved<T, E>(
     pools: &Pools<'_>,
     backing: Backing,

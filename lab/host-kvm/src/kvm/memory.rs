@@ -1,4 +1,4 @@
-//! Test memory from outside QEMU: the memfd behind it.
+//! Test memory on the host: the memfd behind it.
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
@@ -66,7 +66,7 @@ impl TestMemory {
         )
     }
 
-    /// fallocate(KEEP_SIZE); its errno.
+    /// fallocate(KEEP_SIZE); returns errno, 0 for success.
     pub(super) fn allocate(&self, range: GpaRange) -> i32 {
         self.fallocate(FallocateFlags::FALLOC_FL_KEEP_SIZE, range)
     }
@@ -84,8 +84,8 @@ impl TestMemory {
         }
     }
 
-    /// Populated 4K pages, and who says so. The page cache is asked first, which hugetlb and old
-    /// kernels do not answer for; then the blocks that the file is said to have.
+    /// Populated 4K pages, and the source. The page cache first, which does not cover hugetlb and
+    /// old kernels; then `st_blocks`.
     pub(super) fn populated(&self) -> (Reading<u64>, String) {
         let cached = cachestat::populated(self.file.as_fd(), &[(0, self.memory.bytes())]);
         let why = match cached {

@@ -1,18 +1,18 @@
-//! The host `kvm`: a plain VM on any KVM, so that the witnesses are read from a kernel nobody here
-//! wrote.
+//! The host `kvm`: a plain VM on any KVM, so that the witnesses are read from an independent, real
+//! kernel.
 //!
 //! There is no private memory and no TDX module. Test memory is a memfd of ordinary or huge pages,
-//! which EPT or NPT leaves of the same size map; the lab punches holes into it from outside, and
-//! has KVM log dirty pages, which splits every huge leaf.
+//! mapped by EPT or NPT leaves of the same size. The lab punches holes into it, and enables dirty
+//! logging, which splits every huge leaf.
 //!
 //! | part | what it is |
 //! |---|---|
-//! | [`start_probe`] | whether QEMU comes up on this KVM |
-//! | [`boot`] | from a plan's guest to a session |
-//! | [`hugetlb`] | whether this machine has the huge pages for it |
-//! | [`memory`] | test memory from outside: holes, allocation, what is populated |
-//! | [`dirty_log`] | logging dirty pages, through a migration that goes nowhere |
-//! | [`session`] | one operation after the other, and what the kernel shows of it |
+//! | [`start_probe`] | whether QEMU starts on this KVM |
+//! | [`boot`] | boots a session for a plan's guest |
+//! | [`hugetlb`] | whether this machine has the huge pages |
+//! | [`memory`] | test memory on the host: holes, allocation, populated pages |
+//! | [`dirty_log`] | dirty logging, through a stalled migration |
+//! | [`session`] | operations in sequence, and the kernel's witnesses |
 
 mod boot;
 mod dirty_log;
@@ -124,8 +124,8 @@ impl KvmHost {
     }
 }
 
-/// Dirty logging in a ring, since Linux 5.11. Without it QEMU goes on with a bitmap, whose leaves
-/// KVM splits when they are written to.
+/// Dirty logging in a ring, since Linux 5.11. Without it QEMU uses a bitmap, whose leaves KVM
+/// splits when they are written to.
 const NO_DIRTY_RING: &str = "needs dirty rings (KVM_CAP_DIRTY_LOG_RING), which this kernel's KVM \
                              does not have; boot a newer one with `tdxlab l1 --kernel newest`";
 

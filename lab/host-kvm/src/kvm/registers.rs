@@ -1,4 +1,4 @@
-//! Where the vCPUs of a guest are.
+//! Instruction pointers of a guest's vCPUs.
 
 use std::time::Duration;
 

@@ -1,4 +1,4 @@
-//! A session on `kvm`: one operation after the other, and what the kernel shows of it.
+//! A session on `kvm`: operations in sequence, and the kernel's witnesses.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -48,7 +48,7 @@ impl Watch {
     /// Those of the VM that process `pid` has. Split events are those of its threads, also of
     /// threads to come, and of this thread, which punches the holes.
     pub(super) fn new(places: &Places, pid: u32) -> Watch {
-        // What another guest has set off must show again. The report says so where it cannot.
+        // Re-arm warnings that fired for another guest. If this fails, the report says so.
         let _ = once::rearm(&places.debugfs);
         let splits = Instance::new(&places.tracefs)
             .and_then(|instance| {
@@ -103,8 +103,8 @@ fn split_event() -> String {
 }
 
 impl Splits {
-    /// The positive control: the event is on, and what is written into the instance comes out of
-    /// it. Where nothing can come out, no event would mean no split, for ever.
+    /// The positive control: the event is enabled, and a mark written into the instance can be read
+    /// back. Otherwise a missing event would pass for a missing split.
     fn control(&mut self) -> Result<(), String> {
         self.instance.is_on(&split_event())?;
         let mark = format!("tdxlab {} {}", self.pid, rand::random::<u64>());
@@ -112,8 +112,8 @@ impl Splits {
         self.reader.saw(&mark)
     }
 
-    /// The events since the previous reading. One that no thread of this VM can have caused spoils
-    /// it: then the filter does not filter, and nobody knows what else is of another VM.
+    /// The events since the previous reading. An event of a thread outside this VM makes it
+    /// incomplete: then the filter is broken, and other events may be foreign, too.
     fn read(&mut self) -> Reading<Vec<SplitEvent>> {
         if let Err(reason) = self.instance.is_on(&split_event()) {
             return Reading::incomplete(reason);
@@ -157,9 +157,9 @@ pub(super) struct KvmSession {
     patience: Duration,
     /// Where a person may talk to QEMU.
     hatch: Option<Attachment>,
-    /// Who last said how many pages are populated.
+    /// Source of the last count of populated pages.
     populated_by: Option<String>,
-    /// Dropped last: what the guest holds is back when QEMU has ended and its file is closed.
+    /// Dropped last: the guest's pages are free when QEMU has exited and its file is closed.
     _held: Option<Held>,
 }
 

@@ -1,7 +1,7 @@
-//! Whether QEMU comes up on this KVM at all: by starting it once, without a guest.
+//! Whether QEMU starts on this KVM at all: starts it once, without a guest.
 //!
-//! Some QEMUs end on `-cpu host`, as when the KVM below offers less than they insist on, and some
-//! were built without memfd. Told here, it is said once, and not as the failure of every scenario.
+//! Some QEMUs exit with `-cpu host`, as when the KVM below lacks a required feature, and some were
+//! built without memfd. The probe reports this once, not as the failure of every scenario.
 
 use std::os::fd::AsRawFd;
 use std::os::unix::net::UnixStream;
@@ -14,7 +14,7 @@ use tdxlab_qemu::qmp::QmpError;
 use tdxlab_qemu::qmp::commands::QueryStatus;
 use tdxlab_qemu::{CommandLine, Process, QemuError, Qmp};
 
-/// What is tried.
+/// Activity named in errors.
 const DOING: &str = "starting it without a guest";
 
 /// How long a QEMU that hung up may take to end.

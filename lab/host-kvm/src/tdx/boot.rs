@@ -1,4 +1,4 @@
-//! From a plan's guest to a TD that takes commands.
+//! Boots a TD for a plan's guest, until it accepts commands.
 
 use std::time::{Duration, Instant};
 
@@ -26,12 +26,12 @@ use super::{mtree, refusal};
 /// Longest QEMU may take until its monitor answers: it has made the TD by then.
 const MAKING_PATIENCE: Duration = Duration::from_secs(120);
 
-/// How far a TD has come, for those who must know which of the stages failed.
+/// Stages of a TD's boot, to tell which one failed.
 #[derive(Clone, Debug, Default)]
 pub struct Stages {
     /// QEMU has made it: its initial image is added and it is finalised.
     pub made: bool,
-    /// What was populated before its first instruction, and nothing else was.
+    /// Populated before the first instruction: the initial image only.
     pub populated: Option<Preflight>,
     /// It has sent a byte: it runs in 64-bit mode.
     pub first_byte: bool,
@@ -52,7 +52,7 @@ pub(super) fn boot(
 
     let hatch = Attachment::if_wanted(host.attachable)?;
     let monitor = hatch.as_ref().map(Attachment::monitor);
-    // Before QEMU, so that what the kernel does while the TD is made is seen, too.
+    // Before QEMU, to include kernel messages during the creation of the TD.
     let watch = Watch::open(host);
     host.heard_of_seamcalls(watch.seamcalls());
     let (mut vm, console) = start(host, guest, layout, &image, monitor)?;
@@ -177,7 +177,7 @@ fn start(
             vcpus: guest.vcpus,
             ram: Ram {
                 mebibytes: layout.bytes() >> 20,
-                // What is shared comes in 4K pages then, whatever the machine does with THP.
+                // Shared memory then has 4K pages, whatever the THP setting.
                 backing: RamBacking::Memfd,
             },
             image: ends.image.clone(),
@@ -267,7 +267,7 @@ fn hello(session: &mut TdxSession, until: Instant, patience: Duration) -> Result
     }
 }
 
-/// What the guest says of itself must fit what was started.
+/// The guest's hello must match its configuration.
 fn check_hello(hello: &Hello, guest: &Guest, rehearsal: bool) -> Result<(), HostError> {
     let lies = |what: String| Err(HostError::GuestLies { what });
     if !hello.td {

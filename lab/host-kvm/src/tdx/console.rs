@@ -1,6 +1,6 @@
-//! What a TD says in words, on a serial line of its own: how far it came.
+//! Text output of a TD on a separate serial line, which shows how far it came.
 //!
-//! Nobody waits for it. It says so little that the socket holds all of it until somebody asks.
+//! It is read on demand only; it is short enough for the socket's buffer.
 
 use std::io::{ErrorKind, Read};
 use std::os::unix::net::UnixStream;
@@ -33,7 +33,7 @@ impl Console {
         })
     }
 
-    /// All that was said, as far as it is kept.
+    /// All output, as far as it is kept.
     pub(super) fn said(&mut self) -> Vec<u8> {
         let mut buffer = [0; 4096];
         let mut read = 0;
@@ -51,7 +51,7 @@ impl Console {
         self.said.to_bytes()
     }
 
-    /// The last line, fit to be part of a message; `None` where nothing was said.
+    /// The last line, shortened for a message; `None` without output.
     pub(super) fn last_line(&mut self) -> Option<String> {
         let said = self.said();
         let text = String::from_utf8_lossy(&said);

@@ -1,7 +1,7 @@
-//! What a dead TD looks like, and who killed it.
+//! Diagnoses the death of a TD.
 //!
-//! A TD that KVM gives up does not end QEMU: KVM_RUN fails from then on, and QEMU stops with
-//! `internal-error`. What the reason was is said elsewhere, if at all.
+//! A TD that KVM kills does not end QEMU: KVM_RUN fails from then on, and QEMU stops with
+//! `internal-error`. The reason is logged elsewhere, if at all.
 //!
 //! | seen | killed by |
 //! |---|---|
@@ -11,7 +11,7 @@
 //! | `REPORT_FATAL_ERROR: invalid error code` in stderr | the guest: ReportFatalError with a code that QEMU does not take |
 //! | SHUTDOWN or RESET, `guest-reset` | the guest: a triple fault |
 //! | a SEAMCALL that failed or a complaint of KVM in the kernel log | KVM |
-//! | the words of QEMU in `last_words` | as they say |
+//! | a message of QEMU listed in `last_words` | as listed |
 //! | any other STOP or end | QEMU |
 
 use std::os::unix::process::ExitStatusExt;
@@ -23,7 +23,7 @@ use tdxlab_qemu::qmp::Event;
 
 use super::last_words::last_words;
 
-/// What is known of a TD that no longer runs.
+/// Evidence about a TD that no longer runs.
 #[derive(Clone, Debug, Default)]
 pub struct Signs {
     /// QMP events, oldest first.
@@ -72,7 +72,7 @@ pub fn recognise(signs: &Signs) -> Option<Death> {
     if !stopped && !ended && !signs.events.iter().any(is_sign) {
         return None;
     }
-    // The kernel's own words come first: everything else follows from what they say.
+    // The kernel's messages come first: all else follows from them.
     if let Some(line) = logged(ACCESS_BEFORE_ACCEPT).cloned() {
         return death(Killer::AccessBeforeAccept, line);
     }
@@ -162,7 +162,7 @@ fn complaint_of_kvm(log: &[String]) -> Option<String> {
     }
 }
 
-/// Who had QEMU end in good order.
+/// Why QEMU shut down in an orderly way.
 fn asked_to_end(event: &Event) -> Option<(Killer, String)> {
     let reason = event.data["reason"].as_str()?;
     match (event.name.as_str(), reason) {
@@ -178,7 +178,7 @@ fn asked_to_end(event: &Event) -> Option<(Killer, String)> {
     }
 }
 
-/// What the way in which QEMU has ended says by itself.
+/// Diagnosis from QEMU's exit status alone.
 fn by_signal(status: ExitStatus, log_is_read: bool) -> (Killer, String) {
     match status.signal() {
         Some(libc::SIGBUS) => (
@@ -347,7 +347,7 @@ mod tests {
         );
     }
 
-    /// How QEMU ended (as wait(2) has it), what the kernel said, and who is to blame.
+    /// QEMU's wait(2) status, kernel messages, expected diagnosis.
     #[rstest]
     #[case::oom(
         9,

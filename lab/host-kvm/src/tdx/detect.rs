@@ -1,8 +1,8 @@
-//! Which design a host's KVM follows.
+//! Detects the design of a host's KVM.
 //!
-//! Module parameters say whether private memory may be mapped at 2M at all. Which of the designs
-//! that do is in use, no parameter says; a deep probe finds out: a 2M ACCEPT of an untouched
-//! region, and a hole of 4K in memory that nobody has used.
+//! Module parameters say whether private memory may be mapped at 2M at all, but not by which
+//! design. A probe with a TD tells the designs apart: a 2M ACCEPT of an untouched region, and a 4K
+//! hole in unused memory.
 
 use std::{fmt, fs};
 
@@ -40,7 +40,7 @@ impl Parameters {
     }
 }
 
-/// What a host was found to do.
+/// Behaviour found on a host.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Detected {
     /// Private memory at 4K, holes of 4K.
@@ -64,7 +64,7 @@ impl Detected {
         })
     }
 
-    /// Whether parameters that promise this go with what a probe has found.
+    /// Whether these parameters are consistent with the probe's result.
     pub fn agrees_with(self, found: Detected) -> bool {
         match self {
             Detected::Huge => found != Detected::Stock,
@@ -94,7 +94,7 @@ impl fmt::Display for Detected {
     }
 }
 
-/// What the parameters promise.
+/// The behaviour the parameters promise.
 pub fn from_parameters(parameters: &Parameters) -> Detected {
     match (parameters.huge_page, parameters.in_place) {
         // Per-VM memory attributes and huge private pages exclude each other.
@@ -161,7 +161,7 @@ pub fn probe(session: &mut dyn Session) -> Result<Detected, HostError> {
     }
 }
 
-/// What was observed, unless the TD died of it: a dead TD follows no design.
+/// The observation, unless the TD died: a dead TD follows no design.
 fn alive(observed: Observed, of: &str) -> Result<Observed, HostError> {
     match &observed.death {
         None => Ok(observed),

@@ -1,4 +1,4 @@
-//! The guest_memfd behind main memory: found, held, punched, counted.
+//! The guest_memfd of main memory: finding, duplicating, punching and counting it.
 //!
 //! QEMU makes one guest_memfd per block of memory and names none of them. Main memory's is the one
 //! of main memory's size; the image's is the one of the image's size.
@@ -17,9 +17,9 @@ use super::layout::{Piece, RamLayout};
 /// The guest_memfds of a TD. Drop them before QEMU's end is judged: they keep the VM alive.
 #[derive(Debug)]
 pub struct Gmems {
-    /// Main memory's.
+    /// guest_memfd of main memory.
     pub ram: TakenFile,
-    /// The image's.
+    /// guest_memfd of the image.
     pub image: Option<TakenFile>,
 }
 
@@ -50,7 +50,7 @@ fn pick(files: Vec<TakenFile>, ram_bytes: u64, image_bytes: u64) -> Result<Gmems
     match (ram.pop(), ram.is_empty()) {
         (Some(ram), true) => Ok(Gmems {
             ram,
-            // Of two of that size, nobody can say which is the image's.
+            // Of two with that size, the image's is unknown.
             image: image.pop().filter(|_| image.is_empty()),
         }),
         (found, _) => Err(QemuError::NoSuchFile {
@@ -87,16 +87,15 @@ impl Change {
     }
 }
 
-/// The calls that a change of a range is made of: one for each piece that is contiguous in the
-/// file. What lies behind main memory lies behind the end of the file.
+/// The calls for a change of a range: one for each piece that is contiguous in the file. Addresses
+/// past main memory are past the end of the file.
 ///
 /// The kernel does not check: a hole past the end of the file succeeds and does nothing. So each
 /// piece that is RAM must lie inside the file, and nothing else may.
 ///
 /// # Errors
 ///
-/// A piece of RAM reaches past the file's end: the lab has computed nonsense, or the file is another
-/// one. In words.
+/// A piece of RAM reaches past the file's end: a wrong layout, or a wrong file. As text.
 pub fn calls(range: GpaRange, layout: RamLayout, file_bytes: u64) -> Result<Vec<Piece>, String> {
     let mut pieces = layout.pieces(range);
     for piece in &pieces {
@@ -112,7 +111,7 @@ pub fn calls(range: GpaRange, layout: RamLayout, file_bytes: u64) -> Result<Vec<
     let beyond = range.bytes() - inside;
     if beyond > 0 {
         match pieces.last_mut() {
-            // The range goes on behind the file, and so does the call.
+            // The range continues past the end of the file, and so does the call.
             Some(last) if last.offset + last.bytes == file_bytes => last.bytes += beyond,
             Some(_) => return Err(format!("{range} has a hole without RAM inside")),
             None => pieces.push(Piece {

@@ -1,4 +1,4 @@
-//! A TDX host: its QEMU, and where its kernel shows itself.
+//! A TDX host: its QEMU, and its kernel's interface files.
 
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
@@ -17,7 +17,7 @@ pub struct TdxHost {
     pub(crate) places: Places,
     pub(crate) rehearsal: bool,
     pub(super) probed: OnceLock<Result<Detected, String>>,
-    /// What of SEAMCALLs the first TD could be watched by, or why by nothing.
+    /// SEAMCALL probes that the first TD could attach, or why none.
     pub(super) seamcalls: OnceLock<Result<String, String>>,
     pub(super) attachable: bool,
 }

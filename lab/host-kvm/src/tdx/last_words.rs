@@ -1,15 +1,15 @@
-//! What QEMU says last of a guest that cannot go on, and which side that blames.
+//! QEMU's last error message about a guest that cannot continue, and the side at fault.
 //!
 //! Source: error texts of QEMU 10.1 to 11.1 (accel/kvm/kvm-all.c, target/i386/kvm/kvm.c,
-//! system/physmem.c), and of errno which side of KVM_RUN returns it (`virt/kvm/kvm_main.c`,
+//! system/physmem.c), and of which side of KVM_RUN returns an errno (`virt/kvm/kvm_main.c`,
 //! `arch/x86/kvm/`).
 
 use tdxlab_journal::Killer;
 
-/// Words of QEMU, and what they mean.
+/// An error text of QEMU, and its meaning.
 struct Words {
     text: &'static str,
-    /// What the same line must say, too.
+    /// Another text required in the same line.
     with: &'static str,
     by: Killer,
     means: &'static str,
@@ -160,15 +160,15 @@ const LAST_WORDS: &[Words] = &[
     ),
 ];
 
-/// What the kernel says when it runs out of memory for others than the one it kills.
+/// Kernel messages of failed allocations for a process other than the one it kills.
 const NO_PAGES: [&str; 3] = [
     "page allocation failure",
     "invoked oom-killer",
     "out of memory: ",
 ];
 
-/// Who is to blame by QEMU's last words, and the line with its meaning; `None` where they say nothing
-/// of the guest. `log` is the kernel's, where it can be read.
+/// The side at fault by QEMU's last error, and the line with its meaning; `None` if it is not about
+/// the guest. `log` is the kernel log, if readable.
 pub(super) fn last_words(stderr: &str, log: Option<&[String]>) -> Option<(Killer, String)> {
     let known = LAST_WORDS.iter().find_map(|words| {
         let line = stderr

@@ -1,4 +1,4 @@
-//! Where a GPA of QEMU's q35 machine lies in the guest_memfd of its main memory.
+//! Maps GPAs of QEMU's q35 machine to offsets in the guest_memfd of its main memory.
 //!
 //! Source: `pc_q35_init()` in hw/i386/pc_q35.c. One guest_memfd backs all of `-m`; with memory
 //! above 4 GiB, what does not fit below continues there:
@@ -10,7 +10,7 @@
 
 use tdxlab_protocol::addr::{Gpa, GpaRange};
 
-/// Memory from which on q35 keeps only 2 GiB of it below 4 GiB.
+/// Memory size from which q35 keeps only 2 GiB below 4 GiB.
 const MUCH: u64 = 0xb000_0000;
 /// Memory below 4 GiB then.
 const LOW_OF_MUCH: u64 = 0x8000_0000;
@@ -39,8 +39,8 @@ impl RamLayout {
         RamLayout { bytes, low }
     }
 
-    /// The smallest machine that has all of `memory` as RAM; `None` where none has: a range in the
-    /// hole below 4 GiB, or past the address space.
+    /// The smallest machine with all of `memory` as RAM; `None` if there is none, for a range in
+    /// the hole below 4 GiB, or past the address space.
     pub fn for_memory(memory: GpaRange) -> Option<RamLayout> {
         let end = memory.end().as_u64();
         let bytes = if end <= LOW_OF_MUCH {

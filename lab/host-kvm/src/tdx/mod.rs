@@ -2,15 +2,15 @@
 //!
 //! ```text
 //! boot        QEMU with tdx-guest, stopped before the first instruction
-//!   gmem      its guest_memfds, found from outside               layout, mtree
-//!   tdvf      what must be populated by then, and nothing else
+//!   gmem      duplicates its guest_memfds                     layout, mtree
+//!   tdvf      pages that must be populated by then, no others
 //!   cont      the guest says hello
-//! session     operations; holes punched into QEMU's guest_memfd from outside
-//!   death     what a dead TD looks like, and who killed it
+//! session     operations; punches holes into QEMU's guest_memfd
+//!   death     diagnoses a dead TD
 //! ```
 //!
-//! Under `tdxlab rehearse` all of this runs unchanged, on KVM's own TDX code over a TDX module that
-//! is played. The guest says so of itself, the kernel does, and so does the report.
+//! Under `tdxlab rehearse` all of this runs unchanged, on KVM's own TDX code over the software TDX
+//! module. The guest, the kernel and the report all say so.
 
 mod boot;
 mod console;
@@ -44,11 +44,11 @@ use detect::Detected;
 const PROBE_PATIENCE: Duration = Duration::from_secs(60);
 
 impl TdxHost {
-    /// Boots the TD of a probe. What there is to show of one that does not boot is left in `folder`.
+    /// Boots the TD of a probe. If it does not boot, its evidence is written to `folder`.
     ///
     /// # Errors
     ///
-    /// As for [`Host::boot`]; `stages` says how far it came.
+    /// As for [`Host::boot`]; `stages` tells how far it came.
     pub fn boot_probe(
         &self,
         folder: &Path,
@@ -143,7 +143,7 @@ impl Host for TdxHost {
         Ok(Box::new(session))
     }
 
-    /// What a TD of the lab's own shows; where that fails, what the module parameters promise.
+    /// The design found with a TD; if that fails, the one the module parameters promise.
     fn design(&self) -> Option<&'static Design> {
         let found = self.probed().as_ref().copied();
         found
@@ -197,7 +197,7 @@ mod tests {
         }
     }
 
-    /// A host that was not looked at contradicts nobody.
+    /// A host that was not probed contradicts no design.
     #[test]
     fn nothing_is_said_before_anything_was_found() {
         let mut host = host(Detected::Stock);

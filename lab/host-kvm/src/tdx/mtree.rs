@@ -1,4 +1,4 @@
-//! What QEMU itself says about where its memory lies: `info mtree -f`.
+//! QEMU's own account of its memory layout: `info mtree -f`.
 //!
 //! ```text
 //! FlatView #1

@@ -1,7 +1,7 @@
 //! Before a TD's first instruction: exactly its initial image is populated.
 //!
-//! Anything else means that the file is another one, or that QEMU has put pages of its own into the
-//! TD. What cannot be counted is missing, with its reason.
+//! Other counts mean a wrong file, or that QEMU has added pages to the TD. A count that cannot be
+//! read is missing, with the reason.
 
 use std::fmt;
 
@@ -18,12 +18,12 @@ use super::tdvf::Section;
 const MAIN_MEMORY: &str = "main memory";
 const IMAGE: &str = "the image";
 
-/// What was populated before the first instruction, in 4K pages.
+/// Pages populated before the first instruction, in 4K units.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Preflight {
     /// Of main memory's guest_memfd.
     pub ram: Reading<u64>,
-    /// Of the image's.
+    /// Pages of the image's file.
     pub image: Reading<u64>,
 }
 
@@ -45,11 +45,11 @@ impl fmt::Display for Preflight {
     }
 }
 
-/// Counts, and compares with what the image's metadata asks for.
+/// Counts, and compares with the image's metadata.
 ///
 /// # Errors
 ///
-/// A file holds anything else than its part of the initial image.
+/// A file does not hold exactly its part of the initial image.
 pub(super) fn check(
     gmems: &Gmems,
     layout: RamLayout,
@@ -76,7 +76,7 @@ pub(super) fn check(
     })
 }
 
-/// Where a range lies in the image's file, which ends at 4 GiB; `None` where it is no part of it.
+/// The piece of the image's file, which ends at 4 GiB, for a range; `None` outside of it.
 fn piece_of_image(range: GpaRange) -> Option<Piece> {
     const END: u64 = 1 << 32;
     let start = END - machine::IMAGE_BYTES;
@@ -107,7 +107,7 @@ fn counted(what: &str, file: &TakenFile, initial: Initial) -> Result<Reading<u64
 struct Initial {
     /// Where the file is made of 4K pages.
     exact: u64,
-    /// Where it is made of 2M folios: one page brings all of its folio.
+    /// Pages if it is made of 2M folios: one page populates its whole folio.
     in_folios: u64,
 }
 
@@ -134,7 +134,7 @@ impl Initial {
         }
     }
 
-    /// What is wrong with this number of pages, in words.
+    /// Why this number of pages is wrong.
     fn allows(self, pages: u64) -> Result<(), String> {
         if pages == self.exact || pages == self.in_folios {
             return Ok(());

@@ -1,12 +1,12 @@
-//! QEMU's own words when it cannot make a TD, and what to do about each.
+//! QEMU's errors when it cannot create a TD, each with a remedy.
 //!
 //! Source: error texts of QEMU 10.1 to 11.1 (accel/kvm/kvm-all.c, target/i386/kvm/tdx.c,
 //! hw/i386/tdvf.c) and of `arch/x86/kvm/vmx/tdx.c`. Those of the ioctls were seen in rehearsals.
 
-/// A text in QEMU's stderr, and what a person can do about it.
+/// A text in QEMU's stderr, and the remedy.
 struct Refusal {
     text: &'static str,
-    /// What the same line must say, too; where the error number decides.
+    /// Another text required in the same line, where the error number matters.
     with: &'static str,
     advice: &'static str,
 }
@@ -410,7 +410,7 @@ mod tests {
         }
     }
 
-    /// The cause is told, not what follows from it.
+    /// Reports the cause, not its consequences.
     #[test]
     fn causes_come_first() {
         let stderr = "qemu-system-x86_64: Invalid TDVF signature in metadata!\n\

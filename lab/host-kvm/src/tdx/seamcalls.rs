@@ -1,7 +1,7 @@
 //! The TDX module's own answers: return values of the kernel's SEAMCALL wrappers, by kprobes.
 //!
-//! Counters can move although the S-EPT did not follow; these calls are the S-EPT. What the lab
-//! makes of them is a file for people, since no two kernels call the same ones.
+//! Counters can move although the S-EPT did not follow; these calls change the S-EPT. They are not
+//! judged but written to a file, since kernels differ in the calls they make.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -36,11 +36,11 @@ pub(super) struct Seamcalls {
 }
 
 impl Seamcalls {
-    /// Watches what can be watched.
+    /// Attaches to all wrappers that exist.
     ///
     /// # Errors
     ///
-    /// Nothing can; in words.
+    /// There are none; as text.
     pub(super) fn watch(tracefs: &Path) -> Result<Seamcalls, String> {
         let mut instance = Instance::new(tracefs)?;
         let mut absent = Vec::new();
@@ -79,7 +79,7 @@ impl Seamcalls {
         text
     }
 
-    /// Takes in what was called since the last time.
+    /// Reads the calls since the last time.
     pub(super) fn read(&mut self) {
         let mut buffer = [0; 16 << 10];
         while let Ok(count @ 1..) = self.pipe.read(&mut buffer) {

@@ -1,4 +1,4 @@
-//! A session on `tdx`: operations, one after the other or several at once.
+//! A session on `tdx`: operations in sequence or in parallel.
 
 use std::os::fd::AsFd;
 use std::path::Path;
@@ -36,7 +36,7 @@ use super::start::StartBarrier;
 /// Longest a monitor may take for an answer at rest.
 const MONITOR_PATIENCE: Duration = Duration::from_secs(10);
 
-/// A TD.
+/// A session with a TD.
 pub(super) struct TdxSession {
     pub(super) vm: Vm,
     gmems: Option<Gmems>,
@@ -49,11 +49,11 @@ pub(super) struct TdxSession {
     /// When operations of the next race shall start, and when those of the last did.
     follow: Option<Interleaving>,
     taken: Option<Interleaving>,
-    /// What it says in words.
+    /// Its text output.
     pub(super) console: Option<Console>,
     /// Where a person may talk to QEMU.
     pub(super) hatch: Option<Attachment>,
-    /// What was populated before its first instruction.
+    /// Pages populated before its first instruction.
     pub(super) preflight: Option<Preflight>,
 }
 
@@ -73,7 +73,7 @@ pub(super) struct Watch {
 impl Watch {
     /// Those that need no TD: they are to be open before there is one.
     pub(super) fn open(host: &TdxHost) -> Watch {
-        // What another guest has set off must show again. The report says so where it cannot.
+        // Re-arm warnings that fired for another guest. If this fails, the report says so.
         let _ = once::rearm(&host.places.debugfs);
         let splits = Instance::new(&host.places.tracefs).and_then(|instance| {
             instance.enable(&format!("kvmmmu/{SPLIT_EVENT}"))?;
@@ -99,19 +99,19 @@ impl Watch {
         }
     }
 
-    /// What is watched of SEAMCALLs, or why nothing is.
+    /// The SEAMCALL probes, or why there are none.
     pub(super) fn seamcalls(&self) -> Result<String, String> {
         let seamcalls = self.seamcalls.as_ref().map_err(String::clone)?;
         Ok(seamcalls.described())
     }
 
-    /// Leaves in `folder` what the kernel said of a TD that never came to be.
+    /// Writes the kernel's messages about a TD that was never created to `folder`.
     pub(super) fn leave_evidence(mut self, folder: &Path) {
         let log = match self.look_at_log() {
             Some(lines) => lines.join("\n") + "\n",
             None => "# the kernel log cannot be read\n".to_owned(),
         };
-        // The failure is told in any case; this only helps to understand it.
+        // The failure is reported in any case; this is a best effort.
         let _ = std::fs::write(folder.join("kernel.log"), log);
     }
 
@@ -133,7 +133,7 @@ impl Watch {
         self.unsampled.value().cloned()
     }
 
-    /// What was read since the last sample.
+    /// Kernel messages since the last sample.
     fn take_log(&mut self) -> Reading<Vec<String>> {
         std::mem::replace(&mut self.unsampled, Reading::Read(Vec::new()))
     }
@@ -165,10 +165,10 @@ impl TdxSession {
         }
     }
 
-    /// Leaves in `folder` what there is to show of a guest that never took a command.
+    /// Writes the evidence of a guest that never accepted a command to `folder`.
     pub(super) fn leave_evidence(mut self, folder: &Path) {
         for (name, content) in self.evidence() {
-            // The failure is told in any case; this only helps to understand it.
+            // The failure is reported in any case; this is a best effort.
             let _ = std::fs::write(folder.join(name), content);
         }
     }
@@ -185,7 +185,7 @@ impl TdxSession {
             .map(drop)
     }
 
-    /// Waits for the guest to say something; a death or silence is an error.
+    /// Waits for a reply of the guest; a death or silence is an error.
     pub(super) fn wait_alive(
         &mut self,
         until: Instant,
@@ -201,7 +201,7 @@ impl TdxSession {
         }
     }
 
-    /// Waits for the guest to say something, or for the TD's death.
+    /// Waits for a reply of the guest, or for the TD's death.
     fn wait(
         &mut self,
         until: Instant,
@@ -281,7 +281,7 @@ impl TdxSession {
         Ok(collector.into_answers())
     }
 
-    /// What an operation of the host changes in the guest_memfd, piece by piece.
+    /// Changes of the guest_memfd by a host operation, piece by piece.
     fn pieces(&self, op: HostOp) -> Result<(&Gmems, Change, Vec<Piece>), HostError> {
         let (change, range) = match op {
             HostOp::Punch(range) => (Change::Punch, range),
@@ -385,8 +385,8 @@ impl Session for TdxSession {
         Ok(observed)
     }
 
-    /// The seed fixes nothing here: a real host has an order of its own. Branches begin together,
-    /// or each operation as long after the beginning as it did in the race that is followed.
+    /// The seed has no effect: a real host has its own order. Branches start together; in a replay
+    /// each operation starts as long after the beginning as it did in the recorded race.
     fn perform_parallel(
         &mut self,
         branches: &[&[Op]],

@@ -1,4 +1,5 @@
-//! Where the branches of a race begin together, and when each of their operations is due.
+//! Barrier at which the branches of a race start together, and the time at which each operation is
+//! due.
 
 use std::sync::{Barrier, OnceLock};
 use std::time::{Duration, Instant};
@@ -15,7 +16,7 @@ pub(super) struct StartBarrier {
 }
 
 impl StartBarrier {
-    /// For so many threads, of which none waits longer than this for what it was told.
+    /// A barrier for so many threads; the longest recorded delay is capped at `longest`.
     pub(super) fn new(threads: usize, longest: Duration) -> StartBarrier {
         StartBarrier {
             barrier: Barrier::new(threads),
@@ -34,8 +35,8 @@ impl StartBarrier {
         *self.began.get_or_init(Instant::now)
     }
 
-    /// Waits until an operation is due, counted from the beginning of the race, and gives when that
-    /// was: at once, where it is due now or never was recorded.
+    /// Waits until an operation is due, counted from the start of the race, and returns the actual
+    /// time: at once if it is overdue or was not recorded.
     pub(super) fn wait_for(&self, due: Option<Duration>) -> Duration {
         let began = self.began();
         if let Some(due) = due.map(|due| due.min(self.longest)) {

@@ -1,5 +1,5 @@
-//! The TDVF metadata of an image: read to know what QEMU adds before the TD runs, and extended by
-//! ranges of a plan that belong to the initial image. Whatever QEMU refuses is refused here.
+//! The TDVF metadata of an image: read to know which pages QEMU adds before the TD runs, and
+//! extended by a plan's ranges of the initial image. Rejects whatever QEMU rejects.
 
 use tdxlab_protocol::addr::{Gpa, GpaRange, PageLevel};
 pub use tdxlab_protocol::tdvf::SectionKind;
@@ -10,7 +10,7 @@ use tdxlab_protocol::tdvf::{
 /// Memory that is added before the TD runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Section {
-    /// What it is.
+    /// Type of the section.
     pub kind: SectionKind,
     /// Where.
     pub range: GpaRange,
@@ -227,7 +227,7 @@ mod tests {
         );
         assert_eq!(found[3].range, more[0]);
         assert_eq!(found[4].range, more[1]);
-        // Nothing else has changed but the descriptor and the room behind it.
+        // Only the descriptor and the padding behind it have changed.
         let changed = IMAGE.iter().zip(&image).filter(|(a, b)| a != b).count();
         assert!(changed < 100, "{changed}");
         let many = vec![more[0]; 64];
