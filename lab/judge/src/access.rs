@@ -1,4 +1,4 @@
-//! What became of the guest's accesses.
+//! Outcomes of the guest's accesses.
 
 use tdxlab_journal::verdict::{Finding, Witness};
 use tdxlab_plan::names::Status;
@@ -9,8 +9,8 @@ use tdxlab_protocol::message::{Access, Run};
 use super::findings::{Evidence, Findings};
 use super::segments::{Aligned, Segment, zip_segments};
 
-/// Compares the outcome of every access with the prediction. Shared accesses have none of their
-/// own: they complete.
+/// Compares the outcome of every access with the prediction. Shared accesses have no prediction:
+/// they complete.
 pub(super) fn outcomes(evidence: &Evidence<'_>, findings: &mut Findings) {
     for (op, observed) in evidence.pairs() {
         let Some(walked) = Walked::of(op) else {
@@ -29,8 +29,8 @@ pub(super) fn outcomes(evidence: &Evidence<'_>, findings: &mut Findings) {
             })
             .collect();
         match (&evidence.expected.accesses, walked.side) {
-            // What is expected is a list over addresses: of two operations of a race at one place, it
-            // does not say which is which.
+            // The expectation is a list over addresses: for two operations of a race at one place,
+            // it does not tell which is which.
             (Some(_), Side::Private) if meets_another(op, evidence) => {
                 any_order(&found, AccessOutcome::Either, evidence, findings);
             }

@@ -1,4 +1,4 @@
-//! What guest memory holds, against what every page of it must hold.
+//! Content of guest memory, compared page by page with the prediction.
 
 use tdxlab_journal::content::{ContentSpan, PageClass, wanted};
 use tdxlab_journal::verdict::{Finding, Judgement, Witness};

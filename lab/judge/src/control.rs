@@ -1,7 +1,8 @@
-//! The positive control: before anything is judged, the counters must be seen to count.
+//! The positive control: counters must be seen to move before they are used.
 //!
-//! One 4K page of its own is accepted, or touched in a plain VM. A counter that stays where it was did not see what surely
-//! happened, so it is not believed for the rest of the plan: a 0 of it could mean anything.
+//! A reserved 4K page is accepted, or touched in a plain VM. A counter that does not move has
+//! missed a certain event, so it is ignored for the rest of the plan: a 0 of it would prove
+//! nothing.
 
 use tdxlab_journal::verdict::{Finding, FindingKind, Judgement, MissingWitness, Verdict, Witness};
 use tdxlab_journal::{ExitCounters, Observed, PageCounters, Reading, Sample, SplitEvent};
@@ -13,7 +14,7 @@ use tdxlab_protocol::message::{Access, Run};
 use crate::counters::disagreement;
 use crate::step::Judge;
 
-/// What is done to a guest.
+/// The operation of the control.
 pub fn operation(guest: &Guest) -> Op {
     let (range, vcpu) = (range(), VcpuId(0));
     match guest.backing {
@@ -37,10 +38,10 @@ fn range() -> GpaRange {
     CONTROL_PAGE.page(PageLevel::Size4K)
 }
 
-/// What the control showed.
+/// Result of the control.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Control {
-    /// What is said of it.
+    /// The verdict.
     pub judgement: Judgement,
     /// Counters that did not count.
     pub distrusted: Vec<MissingWitness>,
@@ -226,7 +227,7 @@ impl Control {
         }
     }
 
-    /// Why nothing can be judged, where no counter moved.
+    /// Why nothing can be judged, if no counter moved.
     pub fn reason(&self) -> Option<String> {
         if self.judgement.verdict != Verdict::Error {
             return None;

@@ -164,7 +164,7 @@ pub(super) fn exits(evidence: &Evidence<'_>, findings: &mut Findings) {
     }
 }
 
-/// S-EPT entries looked at to decide splits, where the design promises a bound.
+/// S-EPT entries visited to decide splits, if the design promises a bound.
 pub(super) fn entries(evidence: &Evidence<'_>, findings: &mut Findings) {
     let Some(limit) = evidence.expected.entries_at_most else {
         return;

@@ -1,4 +1,4 @@
-//! What is known about one step, and where findings about it are collected.
+//! Evidence about one step, and the collection of findings.
 
 use tdxlab_journal::{
     ContentSpan, Death, Finding, FindingKind, Judgement, MissingWitness, Observed, Reading, Sample,
@@ -10,21 +10,21 @@ use tdxlab_protocol::message::Run;
 /// All that is known about one step.
 #[derive(Clone, Copy, Debug)]
 pub struct Evidence<'a> {
-    /// What was done.
+    /// The action of the step.
     pub action: &'a Action,
-    /// What had to happen.
+    /// The prediction.
     pub expected: &'a Expectation,
-    /// What came back: one list per branch, one branch where the step has one operation.
+    /// Observations: one list per branch, one branch if the step has one operation.
     pub observed: &'a [Vec<Observed>],
     /// Witnesses before the step.
     pub before: &'a Sample,
-    /// Witnesses after it.
+    /// Witnesses after the step.
     pub after: &'a Sample,
 }
 
 impl<'a> Evidence<'a> {
-    /// Each operation with what came back from it, branch after branch. Operations that never ran
-    /// because the TD died have no entry.
+    /// Each operation with its observation, branch after branch. Operations that never ran because
+    /// the TD died have no entry.
     pub(crate) fn pairs(&self) -> impl Iterator<Item = (&'a Op, &'a Observed)> {
         let observed = self.observed;
         branches(self.action)
@@ -32,7 +32,7 @@ impl<'a> Evidence<'a> {
             .flat_map(|(ops, results)| ops.iter().zip(results))
     }
 
-    /// What the guest reported, in order.
+    /// Runs reported by the guest, in order.
     pub(crate) fn runs(&self) -> impl Iterator<Item = &'a Run> {
         self.pairs().flat_map(|(_, observed)| &observed.runs)
     }
@@ -56,7 +56,7 @@ pub fn branches(action: &Action) -> impl Iterator<Item = &[Op]> {
     one.into_iter().chain(many)
 }
 
-/// Where witnesses are heard: collects findings, who spoke, and who could not.
+/// Collects findings, and which witnesses were read or missing.
 #[derive(Debug, Default)]
 pub(crate) struct Findings {
     pub(crate) findings: Vec<Finding>,
@@ -95,7 +95,7 @@ impl Findings {
         }
     }
 
-    /// The values before and after, if both could be read; otherwise notes who is missing.
+    /// The values before and after, if both could be read; otherwise records the missing witness.
     pub(crate) fn both<'a, T>(
         &mut self,
         witness: Witness,
@@ -122,7 +122,7 @@ impl Findings {
         }
     }
 
-    /// The value, if it could be read; otherwise notes who is missing.
+    /// The value, if it could be read; otherwise records the missing witness.
     pub(crate) fn one<'a, T>(
         &mut self,
         witness: Witness,
@@ -144,8 +144,8 @@ impl Findings {
         }
     }
 
-    /// What cannot be keeps the lab from judging, unless something else is plainly wrong. A silent
-    /// kernel log proves nothing, so a step only it was heard about was not judged.
+    /// Implausible values are an error, unless another finding is a failure. A silent kernel log
+    /// proves nothing, so a step with no other witness was not judged.
     pub(crate) fn close(self) -> Judgement {
         let has = |kinds: &[FindingKind]| self.findings.iter().any(|f| kinds.contains(&f.kind));
         let judged = self.heard.iter().any(|w| *w != Witness::KernelLog);
@@ -170,7 +170,7 @@ impl Findings {
     }
 }
 
-/// A witness that has lost some of what it saw.
+/// A witness with lost data.
 fn incomplete(witness: Witness, reason: &str) -> Finding {
     Finding::impossible(witness, "all that there was", reason)
 }

@@ -1,6 +1,6 @@
-//! What the guest's own calls returned: ACCEPT, probe, MapGPA.
+//! Results of the guest's calls: ACCEPT, probe, MapGPA.
 //!
-//! Results come run-length coded, and so does the prediction; the two are walked side by side.
+//! Results and prediction are both run-length coded, and compared run by run.
 
 use tdxlab_journal::verdict::{Finding, Witness};
 use tdxlab_plan::names::{Status, VmcallStatus};
@@ -11,8 +11,8 @@ use tdxlab_protocol::message::Run;
 use super::findings::{Evidence, Findings};
 use super::segments::{Aligned, Segment, zip_segments};
 
-/// Results that no guest can have seen: of another command, outside what was asked for, or with a
-/// status that no TDX module has.
+/// Results that are impossible in a guest: of another command, outside the range, or with a status
+/// that no TDX module has.
 pub(super) fn plausible(evidence: &Evidence<'_>, findings: &mut Findings) {
     for (op, observed) in evidence.pairs() {
         for run in &observed.runs {
@@ -167,7 +167,7 @@ impl std::fmt::Display for Accept {
     }
 }
 
-/// A guest that has died says no more, so of a dead one only what it said is compared.
+/// A dead guest stops reporting, so only its results up to then are compared.
 fn in_order(
     expected: &[Segment<Accept>],
     found: &[Segment<Accept>],
@@ -221,7 +221,7 @@ fn among(legal: &[u64], found: &[Segment<Accept>], findings: &mut Findings) {
     }
 }
 
-/// What TDG.MEM.PAGE.ATTR.RD read.
+/// Results of TDG.MEM.PAGE.ATTR.RD.
 pub(super) fn probes(evidence: &Evidence<'_>, findings: &mut Findings) {
     let Some(expected) = &evidence.expected.probes else {
         return;
@@ -295,7 +295,7 @@ pub(super) fn probes(evidence: &Evidence<'_>, findings: &mut Findings) {
     }
 }
 
-/// What a probe reads.
+/// Attributes read by a probe.
 #[derive(Clone, Copy)]
 struct Attributes {
     status: u64,

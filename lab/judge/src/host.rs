@@ -1,4 +1,4 @@
-//! Whether the TD lives, and how host calls ended.
+//! Whether the TD lives, and results of host calls.
 
 use tdxlab_journal::verdict::{Finding, Witness};
 use tdxlab_journal::{Death, Killer};
@@ -6,8 +6,8 @@ use tdxlab_plan::names::Errno;
 
 use super::findings::{Evidence, Findings};
 
-/// A TD that dies unasked, or lives on where it had to die. The finding names the side that is to
-/// blame.
+/// A TD that dies unexpectedly, or survives where it had to die. The finding names the side at
+/// fault.
 pub(super) fn life(evidence: &Evidence<'_>, findings: &mut Findings) {
     court_hears_life(evidence, findings);
     match (evidence.expected.td_alive, evidence.death()) {
@@ -31,7 +31,7 @@ pub(super) fn life(evidence: &Evidence<'_>, findings: &mut Findings) {
     }
 }
 
-/// That a TD lives says something only where it had to die, or where it died.
+/// A living TD is evidence only where a death was expected or seen.
 fn court_hears_life(evidence: &Evidence<'_>, findings: &mut Findings) {
     if !evidence.expected.td_alive || evidence.death().is_some() {
         findings.heard(Witness::Td);

@@ -1,4 +1,4 @@
-//! What the kernel said in the window of a step.
+//! Kernel messages during a step.
 
 use tdxlab_journal::verdict::{Finding, Witness};
 use tdxlab_journal::{Reading, klog};
@@ -6,10 +6,10 @@ use thiserror::Error;
 
 use super::findings::Findings;
 
-/// Lines of the kernel log that are known and let pass.
+/// Known lines of the kernel log that are allowed.
 ///
 /// One text per line; a log line passes if it contains it. Empty lines and lines that start with
-/// `#` say nothing.
+/// `#` are ignored.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct AllowList {
     texts: Vec<String>,

@@ -1,18 +1,18 @@
-//! One step judged: what had to happen against what every witness says.
+//! Judges a step: compares the prediction with every witness.
 //!
-//! Each witness is compared with the prediction by a function of its own, in a file of its own;
-//! witnesses of the same thing are compared with each other as well.
+//! Each witness has a function and a file that compare it with the prediction; witnesses of the
+//! same event are also compared with each other.
 //!
 //! Invariant: nothing here talks to a host, so a recorded step can be judged again from its journal.
 //!
 //! | file | what it does |
 //! |---|---|
-//! | `findings` | collects findings, who spoke, and who could not |
-//! | `control` | shows that the counters count, before anything is judged |
-//! | `plan_judge` | one plan from the positive control to its last step |
-//! | `oracle` | says what a step must show |
+//! | `findings` | collects findings, and which witnesses were read or missing |
+//! | `control` | checks that the counters move, before they are used |
+//! | `plan_judge` | judges one plan from the positive control to its last step |
+//! | `oracle` | predicts a step |
 //! | `rejudge`, `read_elsewhere` | judge a recorded run again, without a host |
-//! | `step` | asks every witness about one step |
+//! | `step` | compares every witness of one step |
 //! | the others | one witness each |
 
 mod access;

@@ -1,4 +1,4 @@
-//! Who says what a step must show.
+//! Sources of predictions.
 
 use tdxlab_plan::addr::GpaRange;
 use tdxlab_plan::{Action, Design, Expectation, Guest, HostProfile, Interval, MemoryMap, Op};
@@ -6,7 +6,7 @@ use tdxlab_predict::{Predictor, Unjudgeable};
 
 /// Follows one plan, step by step. The predictor is one; tests have others.
 pub trait Oracle {
-    /// What the next step must show; or why nobody can say.
+    /// Predicts the next step; or why that is impossible.
     fn foresee(&mut self, action: &Action) -> Result<Expectation, String>;
 
     /// How `memory` must look after the last step that was foreseen.
@@ -23,7 +23,7 @@ impl Oracle for Box<dyn Oracle> {
     }
 }
 
-/// The predictor, with what the VMM of a host does on top of what its KVM does.
+/// The predictor, plus the actions of a host's VMM on top of its KVM.
 #[derive(Clone, Debug)]
 pub struct HostOracle {
     predictor: Predictor,
@@ -70,15 +70,16 @@ impl Oracle for HostOracle {
     }
 }
 
-/// What a step must show on a host whose VMM has KVM map what a guest has converted with MapGPA.
+/// Prediction for a host whose VMM has KVM map what a guest has converted with MapGPA.
 ///
-/// QEMU does so from 10.1 on: after the attributes have changed it asks for the whole chunk with
-/// KVM_PRE_FAULT_MEMORY, whichever way it was converted (`kvm_handle_hc_map_gpa_range()` in
-/// target/i386/kvm/kvm.c; seen with 11.1.3). What an access has converted by itself it does not map.
+/// QEMU does so from 10.1 on: after the attributes have changed it requests the whole chunk with
+/// KVM_PRE_FAULT_MEMORY, for conversions in both directions (`kvm_handle_hc_map_gpa_range()` in
+/// target/i386/kvm/kvm.c; seen with 11.1.3). Memory converted implicitly, by an access, is not
+/// mapped.
 ///
 /// # Errors
 ///
-/// Nobody can foresee the step.
+/// The step cannot be predicted.
 fn mapped_conversion(
     predictor: &mut Predictor,
     action: &Action,

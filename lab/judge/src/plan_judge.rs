@@ -1,8 +1,7 @@
-//! One plan judged, from the positive control to its last step.
+//! Judges one plan, from the positive control to its last step.
 //!
-//! The order is the same whoever asks: a run, a hunt with random plans, or a recorded run that is
-//! judged again. They differ in where observations and samples come from, and in what becomes of the
-//! judgements.
+//! The order is the same for a run, a hunt with random plans, and a recorded run that is judged
+//! again. They differ in the source of observations and samples, and in the use of the judgements.
 
 use tdxlab_journal::{Ending, Judgement, MissingWitness, Observed, Sample};
 use tdxlab_plan::{Action, Expectation, Guest, MemoryMap};
@@ -14,7 +13,7 @@ use crate::kernel_log::AllowList;
 use crate::oracle::Oracle;
 use crate::step::Judge;
 
-/// Follows one plan.
+/// Judges one plan.
 #[derive(Debug)]
 pub struct PlanJudge<O> {
     oracle: O,
@@ -38,7 +37,7 @@ impl<O: Oracle> PlanJudge<O> {
         }
     }
 
-    /// Judges the positive control. From then on, counters that did not count are not believed.
+    /// Judges the positive control. Counters that did not move are ignored from then on.
     pub fn control(&mut self, observed: &Observed, before: &Sample, after: &Sample) -> Control {
         let control = control::judge(&self.judge, observed, before, after);
         self.distrusted.clone_from(&control.distrusted);
@@ -46,7 +45,7 @@ impl<O: Oracle> PlanJudge<O> {
         control
     }
 
-    /// What the next step must show.
+    /// Predicts the next step.
     ///
     /// # Errors
     ///
@@ -55,8 +54,8 @@ impl<O: Oracle> PlanJudge<O> {
         self.oracle.foresee(action)
     }
 
-    /// Judges a step by what came back from it and what every witness said after it. `None` before
-    /// the positive control.
+    /// Judges a step by its observations and the witnesses after it. `None` before the positive
+    /// control.
     pub fn step(
         &mut self,
         action: &Action,
@@ -77,12 +76,12 @@ impl<O: Oracle> PlanJudge<O> {
         Some(judgement)
     }
 
-    /// Judges what was seen after the guest had gone.
+    /// Judges the teardown of the guest.
     pub fn end(&self, ending: &Ending) -> Judgement {
         self.judge.end(ending)
     }
 
-    /// Witnesses before the next step, without those that are not believed.
+    /// Witnesses before the next step, without the ignored ones.
     pub fn before(&self) -> Option<&Sample> {
         self.before.as_ref()
     }

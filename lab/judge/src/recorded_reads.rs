@@ -1,14 +1,13 @@
 //! Re-judging under another design: maps the ranges that were read to those the new prediction asks
 //! for.
 //!
-//! What `verify` reads depends on what must be accepted, and that depends on the design. A recorded
-//! guest has read what the recorded design made it read. Judged by another design, every page it
-//! read is judged, and none it did not.
+//! `verify` reads the accepted pages, which depend on the design. A recorded guest has read those
+//! of the recorded design. Under another design, every page it read is judged, and no other.
 
 use tdxlab_plan::{Content, Expectation, ReadPlan};
 use tdxlab_protocol::addr::GpaRange;
 
-/// How what was read goes together with what had to be read.
+/// How the ranges that were read relate to those of the new prediction.
 pub(super) enum Read {
     /// All that matters was read.
     Alike,
@@ -16,9 +15,8 @@ pub(super) enum Read {
     Untouched(GpaRange),
 }
 
-/// Makes `expected` ask for what was read under the `recorded` expectation, no more and no less. A
-/// page that was read though it need not have been must be gone: by the predictor's rules all that
-/// is accepted is read.
+/// Restricts `expected` to the reads of the `recorded` expectation. A page that was read but that
+/// the new prediction does not read must be gone: the predictor reads all accepted pages.
 pub(super) fn adapt(expected: &mut Expectation, recorded: &Expectation) -> Read {
     let same = |one: &ReadPlan, other: &ReadPlan| one.range == other.range;
     let (new, old) = (&expected.reads, &recorded.reads);

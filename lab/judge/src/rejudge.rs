@@ -1,9 +1,8 @@
 //! Judges a recorded run again, without a host: the evidence is replayed, not the machine.
 //!
-//! Everything comes from the journal: plans, what came back from every operation, what every
-//! witness said. Predictions are made anew, under any design, so that a log from somebody else's
-//! TDX host can be argued about on a laptop. The outcome is a run of its own, with a journal and
-//! reports.
+//! All input comes from the journal: plans, observations, witnesses. Predictions are recomputed,
+//! under any design, so that a journal of a remote TDX host can be examined on a laptop. The result
+//! is a new run, with a journal and reports.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -41,7 +40,7 @@ pub enum RejudgeError {
         help("say by which design to judge it: --design D")
     )]
     Design {
-        /// Its name.
+        /// Name of the design.
         design: String,
     },
     /// A plan in the journal is none that could have been run.
@@ -51,9 +50,9 @@ pub enum RejudgeError {
         help("the journal was changed since tdxlab wrote it: take the original")
     )]
     Plan {
-        /// Its name.
+        /// Name of the plan.
         plan: String,
-        /// What is wrong with it.
+        /// The error in it.
         wrong: WrongPlan,
     },
 }
@@ -109,7 +108,7 @@ fn renamed(head: &RunStarted, design: &Design, folder: &RunFolder) -> RunStarted
         host_reason: after_rehearsal(&facts, "recorded there".to_owned()),
         facts,
         design: design.name.to_owned(),
-        // There is nothing to resume: what was not recorded cannot be judged.
+        // Resuming is impossible: there is no recording of the missing steps.
         merged: vec![head.run.clone()],
         ..head.clone()
     }
@@ -124,11 +123,11 @@ struct Bench<'a> {
     verdict: Option<Verdict>,
 }
 
-/// One plan.
+/// State of one plan.
 struct Case {
     plan: Plan,
     judge: PlanJudge<HostOracle>,
-    /// The step that was begun, and what is expected of it now.
+    /// The current step, and its new prediction.
     step: Option<(u32, Expectation)>,
     verdict: Verdict,
     /// Why it is not judged any further.
@@ -231,7 +230,7 @@ impl Case {
         }
     }
 
-    /// What is said now, in place of an event that was recorded.
+    /// The events that replace a recorded event.
     fn take(&mut self, event: Event) -> Vec<Event> {
         match event {
             Event::Booted { .. } | Event::Confirmed { .. } => vec![event],
@@ -314,7 +313,7 @@ impl Case {
                 };
                 std::iter::once(observed).chain(judged).collect()
             }
-            // Said anew when the step was observed; the rest is not of one plan.
+            // Recomputed when the step was observed; other events belong to no plan.
             _ => Vec::new(),
         }
     }
@@ -370,7 +369,7 @@ impl Case {
         if judgement.verdict == Verdict::Error {
             self.closed = Some(Some(format!("step {} could not be judged", step + 1)));
         } else if !expected.td_alive && !dead {
-            // What came after cannot be foreseen: by this design there was nobody left.
+            // Later events cannot be predicted: under this design the TD was dead.
             self.closed = Some(None);
         }
         Some(Event::StepJudged {

@@ -1,6 +1,6 @@
-//! Run-length coded sequences over addresses, walked side by side.
+//! Compares run-length coded sequences over addresses.
 //!
-//! The work grows with the number of stretches, never with the number of pages in them.
+//! The work grows with the number of segments, not with the number of pages in them.
 
 use tdxlab_protocol::addr::{Gpa, GpaRange};
 
@@ -14,7 +14,7 @@ pub(super) struct Segment<T> {
 }
 
 impl<T> Segment<T> {
-    /// What it covers; cut at the end of the address space.
+    /// The range it covers; cut at the end of the address space.
     pub(super) fn range(&self) -> GpaRange {
         let bytes = self.step.saturating_mul(self.count);
         let bytes = bytes.min(u64::MAX - self.start.as_u64());
@@ -22,16 +22,16 @@ impl<T> Segment<T> {
     }
 }
 
-/// What the two sequences have at the same place.
+/// One aligned part of two sequences.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Aligned<A, B> {
     /// Both have the same positions.
     Both(Segment<(A, B)>),
-    /// They part: another address or another step. Nothing after it can be compared.
+    /// They differ in address or step. The rest cannot be compared.
     Parted(Segment<A>, Segment<B>),
-    /// Only the first goes on.
+    /// Only in the first.
     First(Segment<A>),
-    /// Only the second goes on.
+    /// Only in the second.
     Second(Segment<B>),
 }
 
@@ -91,7 +91,7 @@ impl<'a, T: Copy> Cursor<'a, T> {
         cursor
     }
 
-    /// What is left of the current stretch; `None` at the end, and past the address space.
+    /// Rest of the current segment; `None` at the end, and past the address space.
     fn current(&self) -> Option<Segment<T>> {
         let segment = self.rest.first()?;
         let start = segment

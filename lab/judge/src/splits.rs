@@ -1,4 +1,4 @@
-//! Split events: how many, and of which leaves.
+//! Split events: their number, and the leaves.
 
 use std::collections::BTreeMap;
 

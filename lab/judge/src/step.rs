@@ -1,4 +1,4 @@
-//! One step before all its witnesses.
+//! Judges one step with all its witnesses.
 
 use tdxlab_journal::{Ending, Judgement, Sample, Verdict};
 
@@ -15,7 +15,7 @@ pub struct Judge {
 }
 
 impl Judge {
-    /// A judge for a fresh plan, who lets these kernel log lines pass.
+    /// A judge for a new plan, which allows these kernel log lines.
     pub fn new(allowed_log: AllowList) -> Judge {
         Judge {
             allowed_log,
@@ -46,19 +46,19 @@ impl Judge {
         findings.close()
     }
 
-    /// Judges what was seen after the guest had gone.
+    /// Judges the teardown of the guest.
     pub fn end(&self, ending: &Ending) -> Judgement {
         let mut findings = Findings::default();
         kernel_log::lines(&ending.kernel_log, &self.allowed_log, &mut findings);
         let mut judgement = findings.close();
-        // Nothing was asked of guest or host: what cannot be read then was missing before.
+        // Guest and host were idle: a witness that is missing now was missing before.
         if judgement.findings.is_empty() {
             judgement.verdict = Verdict::Pass;
         }
         judgement
     }
 
-    /// Judges what the kernel said while nothing was asked of it, such as during boot.
+    /// Judges kernel messages outside of steps, such as during boot.
     pub fn quiet_time(&self, sample: &Sample) -> Judgement {
         let mut findings = Findings::default();
         kernel_log::lines(&sample.kernel_log, &self.allowed_log, &mut findings);

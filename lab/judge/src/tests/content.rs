@@ -1,4 +1,4 @@
-//! What guest memory holds.
+//! Content of guest memory.
 
 use rstest::rstest;
 use tdxlab_journal::{Judgement, PageClass, Verdict};

@@ -1,4 +1,4 @@
-//! What the guest says its calls and accesses returned.
+//! Results of the guest's calls and accesses.
 
 use rstest::rstest;
 use tdxlab_journal::{Death, FindingKind, Killer, Observed, Verdict, Witness};
@@ -193,7 +193,7 @@ fn probes_are_judged(#[case] pending: bool, #[case] status: u64, #[case] verdict
     assert_eq!(guest(op, expected, vec![run]).verdict, verdict);
 }
 
-/// Every branch at its own distance: what is between two of its probes was not asked.
+/// Each branch has a stride of its own: addresses between two of its probes were not probed.
 #[test]
 fn branches_probe_at_distances_of_their_own() {
     let branch = |offset, bytes, stride, vcpu| {

@@ -1,4 +1,4 @@
-//! Each test bends one thing a host or guest may get wrong and looks at who says so.
+//! Each test changes one value a host or guest may get wrong, and checks which witness reports it.
 
 use tdxlab_journal::{Finding, Judgement, Observed, Reading, Sample};
 use tdxlab_plan::{Action, Expectation, Op};
@@ -120,7 +120,7 @@ fn quiet() -> Sample {
     }
 }
 
-/// A guest command with nothing but the guest's word for it.
+/// A guest command with the guest as the only witness.
 fn guest(op: Op, expected: Expectation, runs: Vec<Run>) -> Judgement {
     Judge::default().step(&Evidence {
         action: &Action::One(op),
