@@ -168,13 +168,16 @@ fn a_fault_that_only_others_notice_fails_the_qualification() {
 
 #[test]
 fn where_no_counter_counts_nothing_is_judged() {
+    let reports = tempfile::tempdir().unwrap();
     let said = tdxlab!(
         "run",
         "--host",
         "sim",
         "--fault",
         "counters-stuck",
-        "scenarios/punch/head-and-tail.yaml"
+        "scenarios/punch/head-and-tail.yaml",
+        "--out",
+        reports.path()
     )
     .assert()
     .code(70);

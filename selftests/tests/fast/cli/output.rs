@@ -93,6 +93,8 @@ fn results_that_cannot_be_written_are_an_error_of_one_line() {
             "punch/head-and-tail",
             "--host",
             "sim",
+            "--out",
+            &again,
         ],
         &[&["run", GOOD], sim.as_slice()].concat(),
     ];
