@@ -1,4 +1,4 @@
-//! What guest memory holds, page by page, beside what it must hold.
+//! Content of guest memory, page by page, found and expected.
 
 use std::fmt;
 
@@ -12,33 +12,33 @@ use tdxlab_protocol::pattern;
 pub struct ContentSpan {
     /// The pages.
     pub range: GpaRange,
-    /// What they must hold.
+    /// Expected content.
     pub expected: Content,
-    /// What they hold.
+    /// Content found.
     pub found: PageClass,
     /// Whether that is right.
     pub right: bool,
 }
 
-/// What a page holds, seen from what it should hold.
+/// Class of a page's content, relative to the expected content.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum PageClass {
-    /// The words of the fill that had to be there.
+    /// The words of the expected fill.
     Intact {
-        /// Which fill.
+        /// The fill it belongs to.
         generation: Generation,
     },
     /// All words are zero.
     Zero,
-    /// Its own words, of a fill whose words must not be there (any more).
+    /// Words for this page, of a fill that must not be visible (any more).
     Stale {
-        /// Which fill.
+        /// The fill it belongs to.
         generation: Generation,
     },
     /// Words that were written to another page.
     Foreign {
-        /// By which fill.
+        /// The fill that wrote it.
         generation: Generation,
         /// The pages they belong to.
         owner: GpaRange,
@@ -75,7 +75,7 @@ impl fmt::Display for PageClass {
     }
 }
 
-/// A word and what it says of itself.
+/// A word of a page, which names its fill and GPA.
 struct Word(u64);
 
 impl fmt::Display for Word {
@@ -93,7 +93,7 @@ impl fmt::Display for Word {
     }
 }
 
-/// The content, as a finding words it.
+/// The expected content in a finding.
 pub fn wanted(content: Content) -> String {
     match content {
         Content::Filled(generation) => format!("intact (fill {})", generation.get()),

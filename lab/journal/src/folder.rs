@@ -1,4 +1,4 @@
-//! Where a run leaves its files: `reports/<time>-<id>/`, with `latest` pointing to the newest.
+//! Folder of a run: `reports/<time>-<id>/`, with a link `latest` to the newest.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
@@ -38,7 +38,7 @@ pub enum FolderError {
     Write {
         /// The file or folder.
         path: PathBuf,
-        /// The system's answer.
+        /// The error of the system call.
         source: io::Error,
     },
     /// The journal could not be made.
@@ -48,7 +48,7 @@ pub enum FolderError {
 }
 
 impl RunFolder {
-    /// Makes a folder of its own for this run below `reports`, and lets `latest` point to it.
+    /// Creates the folder of this run below `reports`, and points `latest` to it.
     pub fn create(reports: &Path) -> Result<RunFolder, FolderError> {
         let started = Timestamp::now();
         fs::create_dir_all(reports).map_err(at(reports))?;
@@ -78,7 +78,7 @@ impl RunFolder {
         Err(at(reports)(io::ErrorKind::AlreadyExists.into()))
     }
 
-    /// The folder of a run that is to go on.
+    /// The folder of a run to continue.
     pub fn existing(path: &Path, name: &str, started: Timestamp) -> RunFolder {
         RunFolder {
             path: path.to_owned(),
@@ -87,7 +87,7 @@ impl RunFolder {
         }
     }
 
-    /// The first line of its journal: a run of nothing, by this program's command line.
+    /// The first line of its journal: an empty run, with this program's command line.
     pub fn head(&self, host: HostKind, profile: HostProfile) -> RunStarted {
         RunStarted {
             version: journal::VERSION,
@@ -126,7 +126,7 @@ impl RunFolder {
         self.started
     }
 
-    /// Its journal, new.
+    /// Creates its journal.
     pub fn journal(&self) -> Result<Journal, FolderError> {
         Ok(Journal::create(&self.path.join(journal::FILE))?)
     }
@@ -144,8 +144,8 @@ impl RunFolder {
         Path::new("scenarios").join(format!("{:04}-{readable}", plan.0))
     }
 
-    /// The link is made inside the new folder and renamed, so that at any moment `latest` is
-    /// either the old or the new one, and a runner that is killed here leaves nothing beside it.
+    /// The link is made inside the new folder and renamed, so that `latest` is always either the
+    /// old or the new one, and a runner that is killed here leaves nothing beside it.
     fn become_latest(&self, reports: &Path) -> Result<(), FolderError> {
         let fresh = self.path.join(LATEST);
         symlink(&self.name, &fresh).map_err(at(&fresh))?;
@@ -154,10 +154,10 @@ impl RunFolder {
     }
 }
 
-/// Writes a file so that it is there whole or not at all, and replaces one that is there.
+/// Writes a file atomically: whole or not at all. Replaces an existing file.
 ///
-/// The file has no name until it is whole, so that nothing is left behind by a runner that is
-/// killed half-way. Where the file system cannot do that, a temporary name is used.
+/// The file has no name until it is whole, so that a runner killed meanwhile leaves nothing behind.
+/// File systems without O_TMPFILE get a temporary name.
 pub fn write_whole(path: &Path, content: &[u8]) -> Result<(), FolderError> {
     let folder = path.parent().unwrap_or(Path::new("."));
     let unnamed = OpenOptions::new()

@@ -1,12 +1,12 @@
-//! Paths that a journal names.
+//! Paths in a journal.
 
 use std::path::{Component, PathBuf};
 
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer};
 
-/// Reads a path that a journal names below its run's folder. A journal may come from anybody, and what
-/// it names is shown and copied, so it must not lead to other files of the reader.
+/// Reads a path below the folder of a run. A journal is untrusted, and files it names are shown and
+/// copied, so a path must not lead out of the folder.
 pub(super) fn inside<'de, D: Deserializer<'de>>(from: D) -> Result<Option<PathBuf>, D::Error> {
     let path = Option::<PathBuf>::deserialize(from)?;
     let stays = |part| matches!(part, Component::Normal(_));

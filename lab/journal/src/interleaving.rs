@@ -1,12 +1,12 @@
-//! The order in which racing operations took turns, so that it can be taken again.
+//! The order of turns in a race, for replay.
 //!
-//! Written for people: one line for each round, first the branches that take part, then who was let
-//! advance. `0 1: v0*2 h v1 h~57` is a round of branches 0 and 1 in which vCPU 0 advanced twice, then
-//! the host call, then vCPU 1, then the host call again, 57 microseconds later, while a vCPU was
-//! at work by itself.
+//! The format is readable: one line per round, first its branches, then the parties in the order
+//! they advanced. `0 1: v0*2 h v1 h~57` is a round of branches 0 and 1 in which vCPU 0 advanced
+//! twice, then the host call, then vCPU 1, then the host call again, 57 microseconds later, while a
+//! vCPU was running.
 //!
-//! Of a real kernel, which takes turns as it likes, only starts are known: `@57: 2` says that the next
-//! operation of branch 2 was started 57 microseconds after the race began.
+//! On a real kernel only starts are known: `@57: 2` means that the next operation of branch 2 was
+//! started 57 microseconds after the race began.
 
 use std::fmt;
 use std::str::FromStr;
@@ -18,13 +18,13 @@ use tdxlab_plan::VcpuId;
 /// Most turns kept of one step. A race that takes more is followed up to there.
 pub const MAX_TURNS: usize = 1 << 16;
 
-/// What a line that is left out looks like.
+/// Marks a line that is left out.
 const CUT: &str = "...";
 
 /// The order of one parallel step.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Interleaving {
-    /// Rounds, one after the other; none where the host has no say in who comes next.
+    /// Rounds in order; empty if the host does not control the order.
     pub rounds: Vec<Round>,
     /// When operations were started, in that order; none where turns say all.
     pub starts: Vec<Start>,
@@ -38,11 +38,11 @@ pub struct Interleaving {
 pub struct Round {
     /// The branches that did their next operation, in the order in which they were started.
     pub branches: Vec<u16>,
-    /// Who was let advance, turn after turn.
+    /// The parties in the order they advanced.
     pub turns: Vec<Turn>,
 }
 
-/// Operations that a real host was told to start, at the same time.
+/// Operations that a real host started at the same time.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Start {
     /// When, counted from the beginning of the race.
@@ -54,13 +54,13 @@ pub struct Start {
 /// One stage of one operation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Turn {
-    /// Whose.
+    /// The party.
     pub who: Who,
-    /// Microseconds after the turn before, where a vCPU was at work by itself meanwhile.
+    /// Microseconds since the turn before, if a vCPU was running meanwhile.
     pub pause: Option<u32>,
 }
 
-/// Who was let advance.
+/// A party of a race.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Who {
     /// The request of a vCPU.
@@ -70,7 +70,7 @@ pub enum Who {
 }
 
 impl Interleaving {
-    /// A round begins.
+    /// Starts a round.
     pub fn begin(&mut self, branches: impl IntoIterator<Item = usize>) {
         if self.turns >= MAX_TURNS {
             self.cut = true;
@@ -338,7 +338,7 @@ mod tests {
         let micros = Duration::from_micros;
         assert_eq!(one.starts_of(0), [micros(0), micros(4000)]);
         assert_eq!(one.starts_of(2), [micros(57)]);
-        // Who comes first may change; when each began is what counts.
+        // The order may change; the start times count.
         let other = read(r#"["@3: 2","@5: 0 1","@3990: 0"]"#).unwrap();
         assert_eq!(one.apart(&other), Some(micros(54)));
         let fewer = read(r#"["@0: 0 1","@57: 2"]"#).unwrap();

@@ -1,8 +1,8 @@
-//! `journal.jsonl`: everything that happened in a run, one event a line, as it happened.
+//! `journal.jsonl`: the events of a run, one per line, as they happen.
 //!
-//! The journal is the only thing a run produces; every report is made from it. It is appended to
-//! by one `write(2)` per event, so that whatever happens to the runner, all events up to that
-//! moment are there. It holds enough to judge every step again without a host.
+//! A run writes nothing but the journal; every report is made from it. Each event is appended by
+//! one `write(2)`, so that however the runner ends, all events up to then are kept. It holds enough
+//! to judge every step again without a host.
 
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{Read, Write};
@@ -33,7 +33,7 @@ pub const FILE: &str = "journal.jsonl";
 pub struct Line {
     /// Microseconds since the run started.
     pub at: u64,
-    /// What happened.
+    /// The event.
     pub event: Event,
 }
 
@@ -54,40 +54,40 @@ pub enum Event {
     RunStarted(RunStarted),
     /// A plan will not run because a need is not met.
     PlanSkipped {
-        /// Which plan.
+        /// The plan.
         plan: PlanId,
-        /// What it would have shown.
+        /// Description of the scenario.
         about: String,
-        /// The need, and what is there instead.
+        /// The need, and what is offered instead.
         need: String,
     },
     /// A plan starts.
     PlanStarted {
-        /// Which plan.
+        /// The plan.
         plan: PlanId,
         /// The file it came from.
         scenario: Option<PathBuf>,
-        /// The plan itself.
+        /// Content of the plan.
         body: Plan,
     },
     /// A plan for a Linux guest starts.
     LinuxStarted {
-        /// Which plan.
+        /// The plan.
         plan: PlanId,
         /// The file it came from.
         scenario: Option<PathBuf>,
-        /// The plan itself.
+        /// Content of the plan.
         body: LinuxPlan,
     },
     /// A step of a plan for a Linux guest was done and judged.
     LinuxStep {
-        /// Which plan.
+        /// The plan.
         plan: PlanId,
         /// Which step, from 0.
         step: u32,
-        /// What it had to show, in words.
+        /// Expectation, in words.
         expected: Vec<String>,
-        /// What it showed, in words.
+        /// Observation, in words.
         seen: Vec<String>,
         /// What is said of it.
         judgement: Judgement,
@@ -96,24 +96,24 @@ pub enum Event {
     },
     /// Its guest takes commands.
     Booted {
-        /// Which plan.
+        /// The plan.
         plan: PlanId,
         /// How long it took, in microseconds.
         micros: u64,
     },
     /// The positive control was done.
     Controlled {
-        /// Which plan.
+        /// The plan.
         plan: PlanId,
         /// Witnesses before.
         before: Sample,
         /// Witnesses after; the baseline of the first step.
         after: Sample,
-        /// What the ACCEPT of the control page returned.
+        /// Result of the ACCEPT of the control page.
         observed: Observed,
         /// What is said of it.
         judgement: Judgement,
-        /// Counters that did not count, and are not believed for the rest of the plan.
+        /// Counters that did not move; ignored for the rest of the plan.
         distrusted: Vec<MissingWitness>,
         /// How memory must look before the first step.
         #[serde(default)]
@@ -121,22 +121,22 @@ pub enum Event {
     },
     /// A step is about to be done.
     StepStarted {
-        /// Which plan.
+        /// The plan.
         plan: PlanId,
         /// Which step, from 0.
         step: u32,
-        /// What it must show.
+        /// The prediction.
         expected: Expectation,
     },
     /// A step was done.
     StepObserved {
-        /// Which plan.
+        /// The plan.
         plan: PlanId,
         /// Which step, from 0.
         step: u32,
-        /// What came back, operation by operation of every branch.
+        /// Observations, operation by operation of every branch.
         observed: Vec<Vec<Observed>>,
-        /// Witnesses after it.
+        /// Witnesses after the step.
         sample: Sample,
         /// The order in which racing operations took turns, where the seed alone does not say it.
         #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -144,7 +144,7 @@ pub enum Event {
     },
     /// A step was judged.
     StepJudged {
-        /// Which plan.
+        /// The plan.
         plan: PlanId,
         /// Which step, from 0.
         step: u32,
@@ -155,16 +155,16 @@ pub enum Event {
     },
     /// Its guest has gone.
     Ended {
-        /// Which plan.
+        /// The plan.
         plan: PlanId,
-        /// What was seen then.
+        /// Witnesses of the teardown.
         ending: Ending,
         /// What is said of it.
         judgement: Judgement,
     },
     /// A plan is over.
     PlanEnded {
-        /// Which plan.
+        /// The plan.
         plan: PlanId,
         /// What is said of it.
         verdict: Verdict,
@@ -172,7 +172,7 @@ pub enum Event {
         reason: Option<String>,
         /// How long it took, in microseconds.
         micros: u64,
-        /// Folder with what the host can show for it, relative to the run's folder and inside it.
+        /// Folder with the host's evidence, relative to the run's folder and inside it.
         #[serde(default, deserialize_with = "inside::inside")]
         evidence: Option<PathBuf>,
         /// Whether a seeded fault has made the host do anything otherwise.
@@ -181,7 +181,7 @@ pub enum Event {
     },
     /// A plan that had failed was run again, to see how reliably it fails.
     Confirmed {
-        /// Which plan.
+        /// The plan.
         plan: PlanId,
         /// How often it was run again.
         times: u32,
@@ -192,15 +192,15 @@ pub enum Event {
     RunEnded {
         /// What is said of the run.
         verdict: Verdict,
-        /// Whether somebody stopped it before all plans were run.
+        /// Whether the run was interrupted before all plans were run.
         interrupted: bool,
     },
 }
 
-/// What a run is about.
+/// Head of a run.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RunStarted {
-    /// [`VERSION`].
+    /// Format version, [`VERSION`].
     pub version: u32,
     /// Version of tdxlab.
     pub tdxlab: String,
@@ -210,14 +210,14 @@ pub struct RunStarted {
     pub started: String,
     /// The command line.
     pub command: Vec<String>,
-    /// Where guests run.
+    /// The host.
     pub host: HostKind,
     /// What that host promised; `None` in journals of versions that did not write it down.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub profile: Option<HostProfile>,
     /// Why there.
     pub host_reason: String,
-    /// What the host says of itself: kernel, QEMU, TDX module, by name.
+    /// Facts about the host by name: kernel, QEMU, TDX module.
     pub facts: Vec<(String, String)>,
     /// The fault that was seeded into the host: whatever failed, this is why.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -278,7 +278,7 @@ impl std::fmt::Display for SeededFault {
 /// A part of a run that several machines share.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Part {
-    /// Which part.
+    /// The shard.
     pub shard: Shard,
     /// How many plans all parts have together.
     pub of_plans: u32,
@@ -298,7 +298,7 @@ pub enum JournalError {
     Write {
         /// The journal.
         path: PathBuf,
-        /// The system's answer.
+        /// The error of the system call.
         source: std::io::Error,
     },
     /// The file could not be opened or read.
@@ -307,7 +307,7 @@ pub enum JournalError {
     Read {
         /// The journal.
         path: PathBuf,
-        /// The system's answer.
+        /// The error of the system call.
         source: std::io::Error,
     },
     /// A line is no event.
@@ -321,7 +321,7 @@ pub enum JournalError {
         path: PathBuf,
         /// Line number, from 1.
         line: usize,
-        /// What is wrong with it.
+        /// The error in it.
         reason: String,
     },
     /// Another version of tdxlab wrote it.
@@ -330,7 +330,7 @@ pub enum JournalError {
     Version {
         /// The journal.
         path: PathBuf,
-        /// Its version.
+        /// Its format version.
         found: u64,
     },
     /// Another process writes it.
@@ -368,7 +368,7 @@ struct Append {
     broken: Option<Broken>,
 }
 
-/// An error that can be told again.
+/// A cloneable error.
 #[derive(Clone, Copy, Debug)]
 enum Broken {
     Errno(i32),
@@ -439,8 +439,7 @@ impl Journal {
         }
     }
 
-    /// Takes the journal for this process as long as it lives. The kernel lets go of it whatever
-    /// ends the process.
+    /// Locks the journal for the life of this process. The kernel drops the lock however it ends.
     fn own(&self) -> Result<(), JournalError> {
         match self.lock().file.try_lock() {
             Ok(()) => Ok(()),
@@ -452,13 +451,13 @@ impl Journal {
         }
     }
 
-    /// Where it is.
+    /// Path of the journal.
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// Appends an event. After an error no further event is taken, so that what is in the file is
-    /// what happened, without gaps.
+    /// Appends an event. After an error all further events are rejected, so that the file has no
+    /// gaps.
     pub fn write(&self, event: &Event) -> Result<(), JournalError> {
         let at = u64::try_from(self.started.elapsed().as_micros()).unwrap_or(u64::MAX);
         self.write_at(at.saturating_add(self.before), event)

@@ -1,12 +1,12 @@
-//! What a line of the kernel log says: a complaint of the kernel about itself, or something else.
+//! Classifies lines of the kernel log: complaints of the kernel about itself, and others.
 //!
 //! Sources: `lib/bug.c`, `kernel/panic.c`, `kernel/{hung_task,watchdog,workqueue,smp,cfi}.c`,
 //! `kernel/locking/lockdep.c`, `kernel/rcu/`, `kernel/sched/core.c`, `lib/{ubsan,list_debug}.c`,
 //! `mm/` (SLUB, KASAN, KFENCE, page allocator, memory failure, OOM killer), `arch/x86/kernel/`,
 //! `arch/x86/mm/`, `virt/kvm`, `arch/x86/kvm` and both `tdx.c`, Linux 6.16 to 7.3.
 //!
-//! A line counts by how it begins wherever the kernel begins it so: other lines repeat what user
-//! programs chose (names of processes, paths, audit records).
+//! Lines are matched by their prefix where the kernel has a fixed one: the rest may contain text of
+//! user programs (process names, paths, audit records).
 
 use std::fmt;
 
@@ -15,9 +15,9 @@ use super::seamcall::{SeamcallStatus, leaf};
 /// A complaint of the kernel about itself.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Complaint {
-    /// What kind.
+    /// Kind of complaint.
     pub kind: Kind,
-    /// What its numbers mean, where they are known.
+    /// Its decoded numbers, if known.
     pub decoded: Option<String>,
 }
 
@@ -26,7 +26,7 @@ pub struct Complaint {
 pub enum Kind {
     /// WARN, WARN_ON and their kin; KVM_BUG_ON is one.
     Warn,
-    /// BUG_ON, or what the kernel calls a bug.
+    /// BUG_ON, or a bug reported as one.
     Bug,
     /// An exception in the kernel.
     Oops,
@@ -55,7 +55,7 @@ pub enum Kind {
 }
 
 impl Kind {
-    /// What it is called in findings.
+    /// Name of the kind in findings.
     pub const fn name(self) -> &'static str {
         match self {
             Kind::Warn => "WARN",
@@ -84,11 +84,11 @@ impl fmt::Display for Kind {
 
 /// How a line is known.
 enum Mark {
-    /// It begins so.
+    /// The line starts with this.
     Starts(&'static str),
-    /// It says so, beginning with a word of its own.
+    /// The line contains this at the start of a word.
     Says(&'static str),
-    /// It begins with the first, after what a subsystem puts before its messages, and has the second.
+    /// The line starts with the first, after the prefix of a subsystem, and contains the second.
     Both(&'static str, &'static str),
 }
 
@@ -130,7 +130,7 @@ const MARKS: &[(Mark, Kind)] = &[
     (Says("hard LOCKUP"), Kind::Stall),
     (Says("BUG: workqueue lockup"), Kind::Stall),
     (Says("non-responsive CSD lock"), Kind::Stall),
-    // Exceptions, and what the kernel gives up over.
+    // Exceptions and panics.
     (Starts("Kernel panic - not syncing"), Kind::Panic),
     (Says("PANIC: double fault"), Kind::Panic),
     (Says("Fatal Machine check"), Kind::Panic),
@@ -167,7 +167,7 @@ const MARKS: &[(Mark, Kind)] = &[
     (Says("Kernel memory exposure attempt"), Kind::Corruption),
     (Says("Kernel memory overwrite attempt"), Kind::Corruption),
     (Starts("CFI failure at"), Kind::Bug),
-    // What is left of the general kinds.
+    // Remaining lines of the general kinds.
     (Starts("WARNING: "), Kind::Warn),
     (Starts("kernel BUG at"), Kind::Bug),
     (Both("BUG: ", ""), Kind::Bug),
@@ -206,10 +206,10 @@ fn says(line: &str, text: &str) -> bool {
     })
 }
 
-/// Beginnings of lines that quote user programs, or tell of them.
+/// Prefixes of lines that quote or describe user programs.
 const OF_PROGRAMS: &[&str] = &["traps: ", "audit: ", "process '"];
 
-/// What the kernel complains of in a line of its log; `None` where it only tells something.
+/// The complaint in a line of the kernel log; `None` for other messages.
 pub fn complaint(line: &str) -> Option<Complaint> {
     let line = bare(line);
     // `traps: PANIC: double fault` is the kernel's own.
@@ -240,7 +240,7 @@ pub fn complaint(line: &str) -> Option<Complaint> {
     })
 }
 
-/// The line without what a console or `dmesg` has put before it: `<4>`, `[   12.345678] `, `[ T9] `.
+/// The line without the prefix of a console or `dmesg`: `<4>`, `[   12.345678] `, `[ T9] `.
 fn bare(line: &str) -> &str {
     let mut line = line.trim();
     if let Some((level, rest)) = line.strip_prefix('<').and_then(|rest| rest.split_once('>'))
@@ -275,17 +275,17 @@ fn is_die(line: &str) -> bool {
     })
 }
 
-/// A call of the TDX module that failed, as the kernel tells of it.
+/// A failed SEAMCALL, from the kernel's message.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FailedSeamcall {
-    /// Its name or number, as it stands there, and the name of the number.
+    /// Its name or number as in the message, and the name of the number.
     pub name: Option<String>,
-    /// What it returned; `None` where the line does not say.
+    /// Its return value; `None` if the message has none.
     pub status: Option<SeamcallStatus>,
 }
 
 impl FailedSeamcall {
-    /// In words.
+    /// Decoded, in words.
     pub fn decoded(&self) -> Option<String> {
         let status = self.status.map(|status| status.to_string());
         match (&self.name, status) {
@@ -295,7 +295,7 @@ impl FailedSeamcall {
     }
 }
 
-/// The failed SEAMCALL that a line tells of.
+/// The failed SEAMCALL in a line.
 ///
 /// | line | printed by |
 /// |---|---|
@@ -344,7 +344,7 @@ pub fn failed_seamcall(line: &str) -> Option<FailedSeamcall> {
     })
 }
 
-/// `(0x21)` as number and name, any other word as it stands.
+/// `(0x21)` as number and name, any other word unchanged.
 fn called(word: &str) -> String {
     let bare = word.trim_matches(|c| matches!(c, '(' | ')' | ':'));
     match number(bare) {

@@ -1,20 +1,20 @@
-//! What was seen and what was concluded, and the files that hold it.
+//! Observations and conclusions, and the files that hold them.
 //!
 //! Invariant: everything in here can be written to a file and read back. This crate names plans
 //! and the guest protocol; it talks to no host and judges nothing.
 //!
 //! | file | holds |
 //! |---|---|
-//! | `observed` | what came back from an operation |
-//! | `sample` | what every witness said |
-//! | `content` | what guest memory holds |
+//! | `observed` | results of an operation |
+//! | `sample` | readings of all witnesses |
+//! | `content` | content of guest memory |
 //! | `verdict` | verdicts, findings, judgements |
-//! | `journal` | `journal.jsonl`, one event a line, as it happens; `recording` reads it back |
-//! | `folder` | where a run's files go |
-//! | `interleaving` | the order in which racing operations took turns |
-//! | `shard` | which part of a run a machine takes |
-//! | `klog`, `seamcall` | what lines of the kernel log say |
-//! | `replay` | a plan to run again, as it was run |
+//! | `journal` | `journal.jsonl`, one event per line, as it happens; `recording` reads it back |
+//! | `folder` | the folder of a run |
+//! | `interleaving` | the order of turns in a race |
+//! | `shard` | the part of a run for one machine |
+//! | `klog`, `seamcall` | decoding of kernel log lines |
+//! | `replay` | a plan with all that is needed to repeat it |
 
 #![warn(missing_docs)]
 

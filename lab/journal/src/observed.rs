@@ -1,21 +1,21 @@
-//! What came back from an operation, and how a TD died.
+//! Results of an operation, and how a TD died.
 
 use std::time::Instant;
 
 use serde::{Deserialize, Serialize};
 use tdxlab_protocol::message::{Counts, Run};
 
-/// The fact by which a run is known as a rehearsal, wherever its journal goes.
+/// The fact that marks a run as a rehearsal.
 pub const REHEARSAL_FACT: &str = "REHEARSAL";
-/// The fact by which a report says whether warnings that a kernel gives once fire again.
+/// The fact that tells whether one-shot warnings are re-armed.
 pub const ONE_SHOT: &str = "one-shot warnings";
 
-/// Name of the fact that says which run a re-judgement is made of.
+/// Name of the fact that names the original run of a re-judgement.
 pub const REJUDGED_FACT: &str = "re-judged";
-/// What is said wherever a result of a rehearsal goes, so that nobody takes it for TDX.
+/// Shown wherever a result of a rehearsal goes, so that it is not mistaken for TDX.
 pub const REHEARSAL: &str = "THE TDX MODULE IS PLAYED BY A FIXTURE; THIS IS NOT TDX";
 
-/// A reason, after what must be said of a run that was rehearsed.
+/// Prefixes a reason with the notice of a rehearsal.
 pub fn after_rehearsal(facts: &[(String, String)], reason: String) -> String {
     match facts.iter().find(|(name, _)| name == REHEARSAL_FACT) {
         Some((name, value)) => format!("{name}: {value}; {reason}"),
@@ -23,19 +23,18 @@ pub fn after_rehearsal(facts: &[(String, String)], reason: String) -> String {
     }
 }
 
-/// What came back from one operation.
+/// Results of one operation.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Observed {
     /// Results of the guest's command, in order.
     pub runs: Vec<Run>,
-    /// What the guest counted.
+    /// Counts reported by the guest.
     pub counts: Counts,
     /// errno of the host call; 0 for success; `None` for guest operations.
     pub errno: Option<i32>,
     /// How the TD died, if it did.
     pub death: Option<Death>,
-    /// S-EPT entries the host looked at to decide the splits of a range; `None` where the host
-    /// cannot say.
+    /// S-EPT entries the host visited to decide the splits of a range; `None` if unknown.
     pub entries_looked_at: Option<u64>,
     /// Leaves zapped by a range operation; `None` where the host cannot say.
     pub leaves_zapped: Option<u64>,
@@ -65,7 +64,7 @@ impl Observed {
 pub struct Death {
     /// Which side ended it.
     pub by: Killer,
-    /// What was said about it.
+    /// The message about it.
     pub text: String,
 }
 
@@ -77,12 +76,12 @@ pub enum Killer {
     AccessBeforeAccept,
     /// KVM, because something it relied on failed (KVM_BUG_ON).
     KvmBug,
-    /// The guest asked for it (ReportFatalError) or panicked.
+    /// The guest: ReportFatalError or a panic.
     Guest,
-    /// The VMM exited or stopped by itself.
+    /// The VMM exited or stopped on its own.
     Vmm,
     /// The machine had no memory left, or its memory is broken.
     HostMemory,
-    /// Nobody: a vCPU exits for ever and the guest gets no further.
+    /// None: a vCPU exits forever and the guest makes no progress.
     ExitsForEver,
 }

@@ -73,7 +73,7 @@ impl JournalReader {
         }
     }
 
-    /// What the run is about.
+    /// Head of the run.
     pub fn head(&self) -> &RunStarted {
         &self.head
     }
@@ -129,7 +129,7 @@ impl Lines {
         serde_json::from_slice(text).map_err(|error| self.garbled(&error.to_string()))
     }
 
-    /// The version is looked at before the rest, which may have changed.
+    /// Checked before the rest, whose format may have changed.
     fn check_version(&self, first: &[u8]) -> Result<(), JournalError> {
         #[derive(Deserialize)]
         struct Versioned {

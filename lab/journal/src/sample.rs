@@ -1,40 +1,40 @@
-//! What can be seen from outside: one reading per witness, or the reason why there is none.
+//! One reading per witness, or the reason why there is none.
 //!
-//! A witness that could not be read is [`Reading::Missing`]. It is never a 0. One that was read, but
-//! has lost some of what it saw, is [`Reading::Incomplete`], and what it has left is no count.
+//! A witness that could not be read is [`Reading::Missing`], never a 0. One that was read but has
+//! lost data is [`Reading::Incomplete`]; the remaining data is not a count.
 
 use serde::{Deserialize, Serialize};
 use tdxlab_protocol::addr::Gpa;
 
 use crate::verdict::{MissingWitness, Witness};
 
-/// What a witness said, or why it said nothing.
+/// A reading of a witness, or the reason why there is none.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Reading<T> {
-    /// Its value.
+    /// The value.
     Read(T),
     /// It could not be read.
     Missing {
-        /// Why, for the person who could make it readable.
+        /// The reason, for the person who can make it readable.
         reason: String,
     },
-    /// It was read, but not whole. What is left of it proves nothing, so the step cannot be judged.
+    /// Some data was lost. The rest proves nothing, so the step cannot be judged.
     Incomplete {
-        /// What is amiss.
+        /// The reason.
         reason: String,
     },
 }
 
 impl<T> Reading<T> {
-    /// Nothing, and why.
+    /// No reading, and the reason.
     pub fn missing(reason: impl Into<String>) -> Reading<T> {
         Reading::Missing {
             reason: reason.into(),
         }
     }
 
-    /// What was read, but not whole, and why.
+    /// An incomplete reading, and the reason.
     pub fn incomplete(reason: impl Into<String>) -> Reading<T> {
         Reading::Incomplete {
             reason: reason.into(),
@@ -53,18 +53,18 @@ impl<T> Reading<T> {
 /// KVM's gauges of mapped leaves of one VM, private and shared together.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PageCounters {
-    /// Leaves of 4K.
+    /// Number of 4K leaves.
     pub pages_4k: u64,
-    /// Leaves of 2M.
+    /// Number of 2M leaves.
     pub pages_2m: u64,
-    /// Leaves of 1G.
+    /// Number of 1G leaves.
     pub pages_1g: u64,
 }
 
 /// One event `kvmmmu:kvm_mmu_split_huge_page`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SplitEvent {
-    /// The leaf.
+    /// First GPA of the leaf.
     pub gpa: Gpa,
     /// Its level in KVM's numbering (2 = 2M).
     pub level: u8,
@@ -83,10 +83,10 @@ pub struct ExitCounters {
     pub access: u64,
 }
 
-/// What is seen once a guest has gone, and nothing of it is left.
+/// Witnesses after a guest's teardown.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Ending {
-    /// Kernel log lines since the last sample: what KVM says while it takes the guest apart.
+    /// Kernel log lines since the last sample: KVM's messages during teardown.
     pub kernel_log: Reading<Vec<String>>,
 }
 
@@ -108,7 +108,7 @@ pub struct Sample {
 }
 
 impl Sample {
-    /// The sample without the witnesses that are not believed, each missing for the reason why not.
+    /// The sample with the distrusted witnesses missing, each with the reason.
     #[must_use]
     pub fn without(mut self, distrusted: &[MissingWitness]) -> Sample {
         for MissingWitness { witness, reason } in distrusted {

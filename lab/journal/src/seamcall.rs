@@ -1,13 +1,13 @@
-//! SEAMCALL leaves and completion statuses by name, as kernel logs give them in numbers.
+//! Names of SEAMCALL leaves and completion statuses, which kernel logs show as numbers.
 //!
-//! A status has flags in bits 63:60, class and number in bits 47:32, and which operand or level it
-//! is about in bits 31:0. Sources: `tdx_error_codes_defs.h` of the public TDX module 1.5 source,
+//! A status has flags in bits 63:60, class and number in bits 47:32, and the operand or level in
+//! bits 31:0. Sources: `tdx_error_codes_defs.h` of the public TDX module 1.5 source,
 //! `arch/x86/include/asm/tdx.h` for what the kernel's own wrapper returns, and
 //! `arch/x86/virt/vmx/tdx/tdx.h` for the numbers of leaves.
 
 use std::fmt;
 
-/// RAX of a SEAMCALL that did not succeed, shown by name with what it means.
+/// RAX of a failed SEAMCALL, displayed with its name and meaning.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SeamcallStatus(pub u64);
 
@@ -15,7 +15,7 @@ pub struct SeamcallStatus(pub u64);
 const ERROR: u64 = 1 << 63;
 /// The call cannot succeed if it is made again.
 const NON_RECOVERABLE: u64 = 1 << 62;
-/// The TD cannot go on.
+/// The TD cannot continue.
 const FATAL: u64 = 1 << 61;
 
 /// Class of statuses that no module returns: the kernel's wrapper made them up.
@@ -153,7 +153,7 @@ const STATUSES: &[(u16, &str, &str)] = &[
     (0x1001, "INVALID_REPORTMACSTRUCT", "the report was not made on this machine"),
 ];
 
-/// What a class (bits 47:40) is about, for numbers that are not in the table.
+/// Names of classes (bits 47:40), for statuses that are not in the table.
 const CLASSES: &[(u8, &str)] = &[
     (0x00, "how the call or the TD ended"),
     (0x01, "operands"),
@@ -281,7 +281,7 @@ fn find<K: PartialEq + Copy>(table: &'static [(K, &'static str)], key: K) -> Opt
 }
 
 impl SeamcallStatus {
-    /// Bits 47:40: what it is about.
+    /// Bits 47:40: the class.
     pub const fn class(self) -> u8 {
         (self.0 >> 40) as u8
     }
@@ -296,8 +296,8 @@ impl SeamcallStatus {
         self.0 as u32
     }
 
-    /// What the operand is called where the status names one. Operand 0 is RAX, the number of the
-    /// leaf, which only an invalid operand can be about; elsewhere 0 says nothing.
+    /// Name of the operand, if the status has one. Operand 0 is RAX, the leaf number, which only an
+    /// invalid operand can mean; in other statuses 0 means none.
     fn operand(self) -> Option<&'static str> {
         let about_operands = self.class() == 1;
         if self.detail() == 0 && !about_operands {

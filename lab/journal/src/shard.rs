@@ -1,4 +1,4 @@
-//! Which part of a run a machine takes, so that several machines make one run.
+//! Shards: the parts of one run on several machines.
 //!
 //! A plan belongs to a shard by its name alone: adding a scenario moves no other scenario.
 
@@ -16,7 +16,7 @@ pub struct Shard {
     count: u32,
 }
 
-/// What is wrong with a shard.
+/// Errors of a shard.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum ShardError {
     /// It is no pair of numbers.
@@ -25,9 +25,9 @@ pub enum ShardError {
     /// There is no such part.
     #[error("there is no shard {index} of {count}: shards are counted from 1")]
     Range {
-        /// Which was asked for.
+        /// Index given by the user, from 1.
         index: u64,
-        /// Of how many.
+        /// Number of shards.
         count: u64,
     },
     /// The variables of the engine do not say.
@@ -62,7 +62,7 @@ impl Shard {
         hash(name) % u64::from(self.count) == u64::from(self.index - 1)
     }
 
-    /// The shard that the engine which started this process means, by its variables:
+    /// The shard from the environment of the CI engine that started this process:
     ///
     /// | engine | which part | of how many |
     /// |---|---|---|
@@ -75,7 +75,7 @@ impl Shard {
     ///
     /// # Errors
     ///
-    /// No engine says, one says only half of it, or two of them say different things.
+    /// No engine sets its variables, one sets only half of them, or two contradict each other.
     pub fn from_environment(get: impl Fn(&str) -> Option<String>) -> Result<Shard, ShardError> {
         let number = |name: &'static str| -> Result<Option<u64>, ShardError> {
             match get(name) {
@@ -124,7 +124,7 @@ impl Shard {
     }
 }
 
-/// The variables by which an engine says which of its processes this is.
+/// The environment variables of an engine.
 struct Engine {
     index: &'static str,
     count: &'static str,
@@ -165,7 +165,7 @@ const ENGINES: [Engine; 6] = [
     Engine::new("TDXLAB_JOB_INDEX", "TDXLAB_SHARDS", First::Is(0)),
 ];
 
-/// FNV-1a, 64 bits: the same everywhere and for ever.
+/// FNV-1a, 64 bits: stable across machines and versions.
 fn hash(name: &str) -> u64 {
     name.bytes().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
         (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)

@@ -1,4 +1,4 @@
-//! The words of a judgement: verdicts, witnesses, findings.
+//! Verdicts, witnesses and findings of a judgement.
 
 use std::fmt;
 
@@ -209,7 +209,7 @@ pub struct MissingWitness {
     pub reason: String,
 }
 
-/// What is said of one step, and on what grounds.
+/// Verdict of one step, and its grounds.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Judgement {
     /// The verdict.

@@ -1,10 +1,10 @@
-//! Lines of the kernel log, and what they are.
+//! Lines of the kernel log, and their classification.
 
 use rstest::rstest;
 
 use super::*;
 
-/// Lines in the words of the kernel, and what they are.
+/// Real messages of the kernel, and their classification.
 #[rstest]
 // Calls of the TDX module.
 #[case(
@@ -236,7 +236,7 @@ fn the_kernel_complains_of_itself(#[case] line: &str, #[case] kind: Kind) {
     assert_eq!(found.kind, kind, "{line}");
 }
 
-/// What is of user programs, of the machine, or only told.
+/// Messages about user programs or the machine, and informational ones.
 #[rstest]
 #[case(
     "traps: worker[812] general protection fault ip:55d0c1 sp:7ffd10 error:0 in worker[55d0c0+2000]"

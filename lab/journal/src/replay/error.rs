@@ -1,4 +1,4 @@
-//! Why something cannot be replayed.
+//! Errors of a replay.
 
 use std::path::PathBuf;
 
@@ -21,7 +21,7 @@ pub enum ReplayError {
     Read {
         /// The file.
         path: PathBuf,
-        /// The system's answer.
+        /// The error of the system call.
         source: std::io::Error,
     },
     /// It is larger than any replay file.
@@ -30,7 +30,7 @@ pub enum ReplayError {
     TooLarge {
         /// The file.
         path: PathBuf,
-        /// Its length.
+        /// Its length in bytes.
         bytes: u64,
     },
     /// It is no replay file.
@@ -42,7 +42,7 @@ pub enum ReplayError {
     Garbled {
         /// The file.
         path: PathBuf,
-        /// What is wrong with it.
+        /// The error in it.
         reason: String,
     },
     /// Another version of tdxlab wrote it.
@@ -54,7 +54,7 @@ pub enum ReplayError {
     Version {
         /// The file.
         path: PathBuf,
-        /// Its version.
+        /// Its format version.
         found: u64,
     },
     /// No scenario could have made this plan.
@@ -66,22 +66,22 @@ pub enum ReplayError {
     Plan {
         /// The file.
         path: PathBuf,
-        /// What is wrong with it.
+        /// The error in the plan.
         wrong: WrongPlan,
     },
     /// The journal of the run cannot be read.
     #[error(transparent)]
     #[diagnostic(transparent)]
     Journal(#[from] JournalError),
-    /// The run has nothing of that name.
+    /// The run has no plan of that name.
     #[error("{} has run no scenario `{name}`", path.display())]
     #[diagnostic(code(replay::scenario), help("{help}"))]
     NoSuchScenario {
         /// The journal.
         path: PathBuf,
-        /// What was asked for.
+        /// The name given by the user.
         name: String,
-        /// What there is.
+        /// The names that exist.
         help: String,
     },
     /// The run has started no plan.

@@ -1,4 +1,4 @@
-//! The file format.
+//! Reads and writes replay files.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -17,7 +17,7 @@ use crate::interleaving::Interleaving;
 /// Name of a replay file in the folder of a scenario.
 pub const FILE: &str = "replay.json";
 
-/// What a file must be asked first.
+/// The fields that are read first.
 #[derive(Deserialize)]
 struct Kind {
     tdxlab_replay: Option<u64>,
@@ -29,7 +29,7 @@ struct Kind {
 struct Written<'a> {
     tdxlab_replay: u32,
     recorded: Option<&'a ReplayOrigin>,
-    /// The steps in words, for people.
+    /// The steps in words, for readers.
     story: Vec<String>,
     plan: &'a Plan,
     interleavings: Vec<Order<&'a Interleaving>>,
@@ -141,7 +141,7 @@ impl Replay {
         Ok(replay)
     }
 
-    /// Refuses what cannot have been run; `path` is where it comes from.
+    /// Rejects a plan that cannot have been run; `path` is its file.
     pub(super) fn check(&self, path: &Path) -> Result<(), ReplayError> {
         tdxlab_plan::check(&self.plan)
             .and_then(|()| orders::check(&self.plan, &self.orders))

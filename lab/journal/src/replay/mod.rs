@@ -1,17 +1,17 @@
 //! Replay files: a plan with everything that is needed to run it again exactly as it was.
 //!
-//! A replay file is JSON for people and programs: what was recorded where, the steps told in words
-//! (`story`, which is never read back), the plan, and the order in which racing operations took
-//! turns where the seed alone does not give it. Version 1 was the bare plan, and version 2 knew no starts
-//! of operations and no lines of the kernel log that may appear; both still run.
+//! A replay file is JSON: the origin, the steps in words (`story`, which is never read back), the
+//! plan, and the order of turns in races where the seed alone does not determine it. Version 1 was
+//! the bare plan; version 2 lacked starts of operations and allowed lines of the kernel log. Both
+//! still run.
 //!
 //! | file | what it does |
 //! |---|---|
 //! | `file` | reads and writes replay files |
-//! | `model` | what a replay file holds |
-//! | `orders` | refuses orders of steps that do not race |
-//! | `origin` | takes replays out of a journal |
-//! | `signature` | how a plan failed, in few words |
+//! | `model` | content of a replay file |
+//! | `orders` | rejects orders for steps that do not race |
+//! | `origin` | extracts replays from a journal |
+//! | `signature` | how a plan failed, in comparable form |
 
 mod error;
 mod file;

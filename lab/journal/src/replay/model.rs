@@ -1,4 +1,4 @@
-//! What a replay file holds.
+//! Content of a replay file.
 
 use std::collections::BTreeMap;
 
@@ -11,8 +11,7 @@ use crate::interleaving::Interleaving;
 /// Largest file. The largest that is written holds 10,000 operations and a few long races.
 pub(super) const MAX_BYTES: u64 = 64 << 20;
 
-/// Version of the format. Version 1 is a plan and nothing else; what version 2 could say, version 3
-/// says in the same way.
+/// Version of the format. Version 1 is a bare plan; version 3 extends version 2.
 pub const VERSION: u32 = 3;
 
 /// A plan, and how it was run.
@@ -36,7 +35,7 @@ pub struct ReplayOrigin {
     pub run: String,
     /// Where the guest ran.
     pub host: HostKind,
-    /// The design played or expected.
+    /// The design, emulated or expected.
     pub design: String,
     /// The fault that was seeded into the host.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -44,7 +43,7 @@ pub struct ReplayOrigin {
     /// Texts of kernel log lines that might appear.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub allowed_log: Vec<String>,
-    /// How it ended; `None` where it did not.
+    /// How it ended; `None` if it did not.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ended: Option<Signature>,
 }

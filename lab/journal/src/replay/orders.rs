@@ -1,4 +1,4 @@
-//! Orders of races that a replay file gives.
+//! Orders of races in a replay file.
 
 use std::collections::BTreeMap;
 

@@ -1,4 +1,4 @@
-//! Replays out of the journal of a run.
+//! Extracts replays from the journal of a run.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -29,7 +29,7 @@ pub fn from_journal(path: &Path, name: Option<&str>) -> Result<Vec<Replay>, Repl
     Ok(chosen)
 }
 
-/// Every plan of a run that was started, in the order of the run, unasked.
+/// All plans of a run that were started, in the order of the run.
 pub fn all(path: &Path) -> Result<Vec<Replay>, ReplayError> {
     Ok(started(path)?.into_values().collect())
 }

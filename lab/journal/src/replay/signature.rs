@@ -1,4 +1,4 @@
-//! How a plan ended, in so few words that two runs of it can be compared.
+//! How a plan ended, in a form that two runs can be compared by.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{Judgement, Verdict, Witness};
 
-/// The verdict, and for one that is bad the first bad step and who said so.
+/// The verdict; for a bad one also the first bad step and its witnesses.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Signature {
@@ -16,13 +16,13 @@ pub struct Signature {
     /// The first step that did not pass, counted from 1; `None` where every step did.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub step: Option<u32>,
-    /// Who found what was wrong with it.
+    /// Witnesses of the findings.
     #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
     pub witnesses: BTreeSet<Witness>,
 }
 
 impl Signature {
-    /// Of a plan of which nothing bad is known yet.
+    /// Signature of a plan without findings.
     pub fn passing() -> Signature {
         Signature {
             verdict: Verdict::Pass,

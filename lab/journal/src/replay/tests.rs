@@ -1,5 +1,5 @@
-//! Replay files of every version there was, as they were written: files in people's hands stay
-//! readable, or say why not.
+//! Replay files of every version, as they were written: old files stay readable, or are rejected
+//! with a reason.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -30,7 +30,7 @@ fn a_bare_plan_of_version_1_is_a_replay() {
     assert_eq!(replay.plan.name, "race/split-once[seed=1]");
     assert_eq!(replay.plan.steps.len(), 4);
     assert_eq!(replay.plan.guest.backing, None::<Backing>);
-    // It is the plan that version 2 holds, and is kept as it is.
+    // It equals the plan of version 2, and is not rewritten.
     assert_eq!(replay.plan, read(VERSION_2).unwrap().plan);
 }
 
@@ -66,8 +66,8 @@ fn version_3_knows_starts_and_lines_that_may_appear() {
     assert!(Design::named(&recorded.design).is_some());
 }
 
-/// What is written today is what the fixture of today's version is; whoever changes the format makes
-/// a new version and a new fixture.
+/// The current format equals the fixture of the current version; a change of the format needs a new
+/// version and a new fixture.
 #[test]
 fn todays_version_is_written_as_its_fixture_says() {
     let replay = read(VERSION_3).unwrap();
