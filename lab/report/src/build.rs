@@ -1,4 +1,4 @@
-//! Journal to [`Report`]. A journal that was cut off gives all that is in it.
+//! Journal to [`Report`]. A truncated journal yields all it contains.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -17,7 +17,7 @@ use super::model::{
 };
 use super::observed::seen;
 
-/// What the step is called that is reported where something was found after the guest had gone.
+/// Name of the extra step for findings during the teardown of the guest.
 const END: &str = "end of the guest";
 
 /// Why a scenario was not begun.
@@ -47,13 +47,13 @@ pub(super) struct Builder {
     end: Option<(Verdict, bool)>,
 }
 
-/// A scenario of which the journal has told something.
+/// A scenario with events in the journal.
 struct Draft {
     report: ScenarioReport,
     plan: Option<Plan>,
-    /// The plan, where it is one for a Linux guest.
+    /// The plan, if it is for a Linux guest.
     linux: Option<LinuxPlan>,
-    /// Witnesses before the step that comes next, without those that are not believed.
+    /// Witnesses before the next step, without those that are ignored.
     before: Option<Sample>,
     distrusted: Vec<MissingWitness>,
     ended: bool,
@@ -64,7 +64,7 @@ impl Builder {
         Builder::for_plans(head.plans.len())
     }
 
-    /// Knows nothing yet of a run of this many plans.
+    /// An empty builder for a run of this many plans.
     pub(super) fn for_plans(plans: usize) -> Builder {
         Builder {
             plans: (0..plans).map(|_| None).collect(),
@@ -72,13 +72,13 @@ impl Builder {
         }
     }
 
-    /// What is known of a plan, and what was planned; `None` before it has started.
+    /// State of a plan, and the plan; `None` before it has started.
     pub(super) fn known(&self, plan: PlanId) -> Option<(&ScenarioReport, Option<&Plan>)> {
         let draft = self.plans.get(plan.0 as usize)?.as_ref()?;
         Some((&draft.report, draft.plan.as_ref()))
     }
 
-    /// Forgets a plan, of which all has been said.
+    /// Drops the state of a finished plan.
     pub(super) fn forget(&mut self, plan: PlanId) {
         if let Some(place) = self.plans.get_mut(plan.0 as usize) {
             *place = None;
@@ -357,8 +357,8 @@ impl Draft {
             .find(|step| step.number == number)
     }
 
-    /// `interrupted` says that the run ended in good order. A runner that was killed may have been
-    /// killed by what the scenario did, so that is an error.
+    /// `interrupted`: the run ended in an orderly way. A runner that was killed may have been
+    /// killed by the scenario, so that is an error.
     fn finish(mut self, name: &str, interrupted: bool) -> ScenarioReport {
         self.report.name = name.to_owned();
         if !self.ended {

@@ -1,4 +1,4 @@
-//! Two runs compared: what changed verdict, which numbers changed, what is new and what is gone.
+//! Compares two runs: changed verdicts and numbers, new and missing scenarios.
 //!
 //! Times vary from run to run, so a change counts only where it is large. Counters do not: on equal
 //! host and design the same scenario gives the same numbers, unless its steps race.
@@ -15,12 +15,12 @@ use super::{Confirmation, Numbers, Report, ScenarioReport, terminal};
 /// A time has changed where it grew or shrank by half and by this many microseconds.
 const NOISE_MICROS: u64 = 50_000;
 
-/// What is different in the later run.
+/// Differences in the later run.
 #[derive(Clone, Debug, Default)]
 pub struct Diff {
-    /// In what the runs themselves differ: host, design, kernel.
+    /// Differences between the runs themselves: host, design, kernel.
     pub runs: Vec<String>,
-    /// The run that the later one judges again, where it is no run of its own.
+    /// The run that the later one judges again, if it is a re-judgement.
     pub rejudged: Option<String>,
     /// How many scenarios of the later run have no result, because it was interrupted.
     pub unfinished: usize,
@@ -39,13 +39,13 @@ pub struct Diff {
 pub struct VerdictChange {
     /// The scenario.
     pub name: String,
-    /// What was said of it.
+    /// Earlier verdict.
     pub before: Verdict,
-    /// What is said of it.
+    /// Later verdict.
     pub after: Verdict,
-    /// What came of running it again.
+    /// Result of running it again.
     pub confirmed: Option<Confirmation>,
-    /// What did not pass in the later run, if anything.
+    /// Failures of the later run, if any.
     pub why: Option<String>,
 }
 
@@ -56,9 +56,9 @@ pub struct NumberChange {
     pub name: String,
     /// Which number, and of which step.
     pub what: String,
-    /// What it was.
+    /// Earlier value.
     pub before: String,
-    /// What it is.
+    /// Later value.
     pub after: String,
 }
 
@@ -69,7 +69,7 @@ pub enum Weight {
     Better,
     /// It is worse, and was so again when it was run again.
     Regression,
-    /// It is worse; nobody has run it again.
+    /// It is worse, and not confirmed by another run.
     Suspect,
     /// It was worse once, and never when it was run again.
     Flaky,
@@ -146,7 +146,7 @@ impl Diff {
                 .any(|(_, verdict)| matches!(verdict, Verdict::Fail | Verdict::Error))
     }
 
-    /// Whether nothing changed at all.
+    /// Whether there are no differences.
     pub fn is_empty(&self) -> bool {
         self.runs.is_empty()
             && self.rejudged.is_none()
@@ -158,7 +158,7 @@ impl Diff {
     }
 }
 
-/// The reason of a scenario, or the first step that did not pass and what it found.
+/// The reason of a scenario, or its first step that did not pass, with the finding.
 fn why(scenario: &ScenarioReport) -> Option<String> {
     match scenario.first_bad_step() {
         Some(step) => Some(terminal::brief(step)),

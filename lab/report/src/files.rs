@@ -1,4 +1,4 @@
-//! The files made of a report, each written whole or not at all.
+//! Writes the files of a report, each whole or not at all.
 
 use std::path::Path;
 

@@ -62,7 +62,7 @@ fn message(scenario: &ScenarioReport, step: Option<&StepReport>) -> String {
     lines.join("\n")
 }
 
-/// Stands in titles, which are all that is seen of many annotations.
+/// Part of titles, which are often the only visible part of an annotation.
 fn rehearsal_word(report: &Report) -> &'static str {
     if report.is_rehearsal() {
         " REHEARSAL"

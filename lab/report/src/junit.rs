@@ -1,7 +1,7 @@
 //! `junit.xml`, in the dialect that Jenkins, GitLab and GitHub viewers read.
 //!
-//! A topic (the folder of a scenario) is a suite, a scenario is a case. Skipped scenarios are there
-//! with their reason; where a scenario left evidence, its files are named as attachments.
+//! A topic (the folder of a scenario) is a suite, a scenario is a case. Skipped scenarios are
+//! included with their reason; files of evidence are listed as attachments.
 
 use std::time::Duration;
 

@@ -1,9 +1,9 @@
 //! KCIDB: the submission format of kernelci.org's common report database, version 5.3.
 //!
-//! Statuses mean what the schema says: FAIL is the kernel's fault, ERROR a test that broke off, MISS
-//! a test that the harness could not run, SKIP one that does not apply. There are no nulls; what the
-//! schema has no place for goes under `misc`. A rehearsal says so in the paths of its tests and in the
-//! name of its build, which are all that most queries look at.
+//! Statuses follow the schema: FAIL is the kernel's fault, ERROR an aborted test, MISS a test that
+//! the harness could not run, SKIP one that does not apply. There are no nulls; data without a
+//! place in the schema goes under `misc`. A rehearsal is marked in the paths of its tests and in
+//! the name of its build, because most queries use nothing else.
 
 use serde_json::{Map, Value, json};
 use tdxlab_journal::verdict::Verdict;
@@ -14,13 +14,13 @@ use super::{Report, ScenarioReport, StepReport, terminal};
 /// Most characters of a log excerpt (schema: `maxLength`).
 const EXCERPT: usize = 16 << 10;
 
-/// What the database has to be told beside the report.
+/// Fields of a submission that are not in the report.
 #[derive(Clone, Debug)]
 pub struct Submission {
     /// The CI system that submits: lower case letters, digits, underscores.
     pub origin: String,
-    /// Build under test, as the database knows it. Without one, a checkout and a build are made
-    /// that stand for the kernel the host names.
+    /// Build under test, by its id in the database. Without one, a checkout and a build are created
+    /// for the kernel named by the host.
     pub build: Option<String>,
 }
 
@@ -130,7 +130,7 @@ fn test(
     test
 }
 
-/// Numbers of a step; what nobody saw is left out.
+/// Numbers of a step; unknown ones are left out.
 fn step(step: &StepReport) -> Value {
     let numbers = serde_json::to_value(step.numbers).unwrap_or_default();
     let mut seen: Map<String, Value> = match numbers {
@@ -168,7 +168,7 @@ fn path(report: &Report, name: &str) -> String {
     format!("tdx.hugepage.{rehearsal}{}", parts.join("."))
 }
 
-/// A comment, after what must be said of the run before anything else.
+/// A comment, after the notice of a rehearsal, if it is one.
 fn remark(report: &Report, comment: &str) -> String {
     match report.rehearsal() {
         Some(rehearsal) => text(&format!("{rehearsal}. {comment}")),

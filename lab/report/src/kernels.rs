@@ -1,4 +1,4 @@
-//! A table of kernels and scenarios, in Markdown: what each kernel's own KVM did.
+//! A Markdown table of kernels and scenarios: results of each kernel's own KVM.
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
@@ -12,7 +12,7 @@ pub fn render(reports: &[Report]) -> String {
     let mut kernels: Vec<(String, &Report)> = Vec::new();
     for report in reports {
         let mut name = fact(report, "kernel").to_owned();
-        // Never in the place of what the kernel does on real hardware.
+        // A rehearsal must not be mistaken for real hardware.
         if report.is_rehearsal() {
             name.push_str(" (REHEARSAL)");
         }

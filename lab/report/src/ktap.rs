@@ -41,7 +41,7 @@ fn render_scenario(out: &mut String, number: usize, scenario: &ScenarioReport) {
     render_result(out, number, &scenario.name, scenario);
 }
 
-/// What comes before the steps of a scenario.
+/// Header before the steps of a scenario.
 pub(super) fn render_steps(out: &mut String, count: usize) {
     let _ = writeln!(out, "  KTAP version 1\n  1..{count}");
 }
@@ -74,7 +74,7 @@ pub(super) fn render_result(
     );
 }
 
-/// A step with what was found. Steps of a scenario are numbered without gaps, whatever they are.
+/// A step with its findings. Steps of a scenario are numbered without gaps.
 pub(super) fn render_step(out: &mut String, number: usize, step: &StepReport) {
     for finding in &step.findings {
         let _ = writeln!(out, "  # {}", describe(finding));

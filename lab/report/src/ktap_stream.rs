@@ -1,7 +1,7 @@
-//! KTAP while a run goes on, as the kernel's own test scripts want it.
+//! KTAP during a run, in the form of the kernel's test scripts.
 //!
-//! The subtests of a test stand together, and plans may run side by side. So one plan at a time is
-//! printed while it runs, step by step; the lines of the others are kept until that one is over.
+//! Subtests of a test must be contiguous, but plans may run in parallel. So one plan is printed
+//! while it runs, step by step; the lines of the others are buffered until it is done.
 
 use std::collections::VecDeque;
 use std::fmt::Write;
@@ -22,7 +22,7 @@ pub struct KtapStream {
     waiting: Vec<(PlanId, String)>,
     /// Plans that have started and are not printed whole. The first is the one that is printed.
     open: VecDeque<Pending>,
-    /// Results printed.
+    /// Number of results printed.
     printed: usize,
     counts: VerdictCounts,
 }
@@ -121,9 +121,9 @@ impl KtapStream {
         out
     }
 
-    /// What a run that was stopped has not come to, and the totals as kselftest prints them.
+    /// Plans an interrupted run did not reach, and the totals in kselftest's format.
     fn finish(&mut self) -> String {
-        // What was interrupted has no end, and must not hold back what ended after it was begun.
+        // An interrupted plan never ends, and must not block those that ended after it started.
         self.open.retain(|pending| pending.ended.is_some());
         let mut out = self.printable();
         for (_, name) in std::mem::take(&mut self.waiting) {

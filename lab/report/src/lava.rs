@@ -1,7 +1,7 @@
-//! LAVA: signals on the console that a LAVA dispatcher takes for results.
+//! LAVA: result signals on the console for a LAVA dispatcher.
 //!
 //! One test set for each topic, one test case for each scenario, its duration as measurement. LAVA
-//! has no word for an error: it is `unknown`. The test sets of a rehearsal are called so.
+//! has no result for an error: it is `unknown`. The test sets of a rehearsal are named so.
 
 use std::fmt::Write;
 

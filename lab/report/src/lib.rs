@@ -1,8 +1,8 @@
-//! What is made of a journal: the summary on the terminal, and files for people and machines.
+//! Reports made from a journal: the summary on the terminal, and files in several formats.
 //!
 //! Invariant: reads only the journal. This crate names plans, journals and the protocol.
 //!
-//! `build` makes a [`Report`] of a journal; every format is made from that, by one file each.
+//! `build` makes a [`Report`] from a journal; each format has a file that renders it.
 
 mod build;
 pub mod diff;

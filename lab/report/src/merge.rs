@@ -1,8 +1,8 @@
-//! Several runs to one: the shards of a run, or the same set on several machines.
+//! Merges runs: the shards of a run, or the same set on several machines.
 //!
-//! Journals are merged, not reports, so that every report can be made of a merged run as of any
-//! other. Runs that differ in what was tested are not mixed unless that is asked for, and a part
-//! that is missing is an error: a smaller run would look like a good one.
+//! Journals are merged, not reports, so that a merged run has all reports of any other. Runs of
+//! different designs or kernels are merged only on request, and a missing part is an error: a
+//! smaller run would look like a good one.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -38,9 +38,9 @@ pub enum MergeError {
         first: PathBuf,
         /// Another.
         second: PathBuf,
-        /// In what.
+        /// The property that differs.
         what: String,
-        /// What it is in the first.
+        /// Its value in the first.
         one: String,
         /// And in the second.
         other: String,
@@ -65,9 +65,9 @@ pub enum MergeError {
         first: PathBuf,
         /// Another.
         second: PathBuf,
-        /// What part the first is.
+        /// Part of the first.
         one: String,
-        /// And the second.
+        /// Its value in the second.
         other: String,
     },
     /// A run was not done to its end.
@@ -94,7 +94,7 @@ pub enum MergeError {
         /// The scenario.
         name: String,
     },
-    /// Nothing to merge.
+    /// There are no runs to merge.
     #[error("there is nothing to merge")]
     #[diagnostic(code(merge::nothing), help("name at least one folder of a run"))]
     Nothing,
@@ -104,7 +104,7 @@ pub enum MergeError {
     Copy {
         /// The file.
         path: PathBuf,
-        /// The system's answer.
+        /// The error of the system call.
         source: std::io::Error,
     },
 }
@@ -122,8 +122,8 @@ struct Source {
     places: Vec<u32>,
 }
 
-/// Merges runs into a new folder below `reports`. With `mixed`, runs may differ in what was
-/// tested; the facts then say so.
+/// Merges runs into a new folder below `reports`. With `mixed`, the kernel or host under test may
+/// differ; the facts then say so.
 pub fn merge(folders: &[PathBuf], reports: &Path, mixed: bool) -> Result<RunFolder, MergeError> {
     let mut sources = folders
         .iter()
@@ -174,7 +174,7 @@ fn open(folder: &Path) -> Result<Source, MergeError> {
     })
 }
 
-/// What must be the same for results to be of the same thing.
+/// Properties that must be equal for results to be comparable.
 fn tested(head: &RunStarted) -> Vec<(String, String)> {
     let mut tested = vec![
         ("tdxlab".to_owned(), head.tdxlab.clone()),
@@ -392,7 +392,7 @@ fn plan_of(event: &mut Event) -> Option<&mut PlanId> {
     }
 }
 
-/// Plain files only: what a scenario leaves has no folders in it.
+/// Copies plain files only: the evidence of a scenario has no folders.
 fn copy_files(from: &Path, to: &Path) -> Result<(), MergeError> {
     let failed = |path: &Path| {
         let path = path.to_owned();

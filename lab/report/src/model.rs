@@ -1,4 +1,4 @@
-//! A run as reports see it: the shape of `report.json`, and what all other formats are made from.
+//! A run as reports see it: the schema of `report.json`, and the input of all other formats.
 //!
 //! Addresses are text (`0x40000000..0x40200000`), half open. Times are in microseconds.
 
@@ -56,7 +56,7 @@ pub struct Report {
 }
 
 impl Report {
-    /// What is to be said of it before anything else, if it is the report of a rehearsal.
+    /// The notice to put first in the report of a rehearsal.
     pub fn rehearsal(&self) -> Option<String> {
         let fact = self.facts.iter().find(|fact| fact.name == REHEARSAL_FACT)?;
         Some(format!("{}: {}", fact.name, fact.value))
@@ -105,7 +105,7 @@ pub struct VerdictCounts {
 }
 
 impl VerdictCounts {
-    /// Counts one more.
+    /// Adds one verdict.
     pub fn add(&mut self, verdict: Verdict) {
         *match verdict {
             Verdict::Pass => &mut self.pass,
@@ -125,7 +125,7 @@ impl VerdictCounts {
         }
     }
 
-    /// All together.
+    /// Sum of all counts.
     pub fn total(&self) -> usize {
         self.pass + self.fail + self.skip + self.error
     }
@@ -181,7 +181,7 @@ pub struct Confirmation {
 }
 
 impl StepReport {
-    /// A step of which nothing is known yet.
+    /// A step without results yet.
     pub(super) fn begun(number: u32, action: String) -> StepReport {
         StepReport {
             number,

@@ -1,4 +1,4 @@
-//! What guest and host calls saw of a step, summed up: the guest-visible result.
+//! Summary of a step as observed by guest and host calls: the guest-visible result.
 
 use tdxlab_journal::Observed;
 use tdxlab_plan::names::{Errno, Status, VmcallStatus};

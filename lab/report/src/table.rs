@@ -1,4 +1,4 @@
-//! The one look of all tables: a line under the header, and nothing else.
+//! Common style of all tables: a line under the header, no other borders.
 
 use comfy_table::{Cell, CellAlignment, ContentArrangement, LineStyle, Table, TableStyle};
 

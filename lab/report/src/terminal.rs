@@ -1,4 +1,4 @@
-//! The report on a terminal: what failed and why, then a summary table.
+//! The report on a terminal: failures with reasons, then a summary table.
 
 use std::cmp::Reverse;
 use std::collections::BTreeMap;
@@ -12,7 +12,7 @@ use tdxlab_plan::text::{Micros, size};
 use super::table::{self, number};
 use super::{Report, ScenarioReport, StepReport, by_topic};
 
-/// Most lines that are said of one scenario that did not pass.
+/// Bound on the lines of a scenario that did not pass.
 pub const FAILURE_LINES: usize = 20;
 
 /// Most scenarios that are shown step and witness.
@@ -29,9 +29,9 @@ pub fn paint(verdict: Verdict) -> console::StyledObject<&'static str> {
     }
 }
 
-/// What is said of a scenario that did not pass: of the first such step what was expected, found by
-/// each witness, and what memory holds, in this order; a line for each later one; then the files with
-/// the rest. At most [`FAILURE_LINES`] lines.
+/// Lines about a scenario that did not pass: of the first such step the expectation, the findings
+/// of each witness, and memory content, in this order; one line for each later step; then the files
+/// with details. At most [`FAILURE_LINES`] lines.
 pub fn failure(scenario: &ScenarioReport, run_folder: Option<&Path>) -> Vec<String> {
     let mut lines = vec![headline(scenario)];
     if let Some(reason) = &scenario.reason {
@@ -106,13 +106,13 @@ fn harm(step: &StepReport) -> (bool, u64, usize) {
     (dead, wrong_bytes(step), step.findings.len())
 }
 
-/// Guest memory that was read and does not hold what it must.
+/// Bytes of guest memory that were read and have wrong content.
 fn wrong_bytes(step: &StepReport) -> u64 {
     let wrong = step.content.iter().filter(|span| !span.right);
     wrong.fold(0, |sum, span| sum.saturating_add(span.bytes))
 }
 
-/// A step that did not pass, and the worst that was found of it, in a line.
+/// One line for a step that did not pass, with its worst finding.
 pub fn brief(step: &StepReport) -> String {
     let operation = step.action.split(' ').next().unwrap_or_default();
     let mut wrong = step.content.iter().filter(|span| !span.right);
@@ -208,7 +208,7 @@ fn telling(step: &StepReport) -> Vec<usize> {
         .collect()
 }
 
-/// At most `room` lines under one heading; the last one says how many more there are.
+/// At most `room` lines under one heading; the last one counts those left out.
 fn part(heading: &str, texts: &[String], room: usize, omitted: usize) -> Vec<String> {
     let all = texts.len().saturating_add(omitted);
     let shown = if all > room {
@@ -241,8 +241,8 @@ fn files(scenario: &ScenarioReport, run_folder: Option<&Path>) -> Vec<String> {
     vec![format!("  files     {}/", folder.display())]
 }
 
-/// What did not pass, and nothing where all passed. Scenarios that never came to a step for the
-/// same reason are said in one line; of very many, the first.
+/// Scenarios that did not pass; empty if all passed. Scenarios that failed before a step for the
+/// same reason share one line; of very many, the first are shown.
 pub fn failures(report: &Report, run_folder: &Path) -> String {
     let bad = || {
         report
@@ -293,8 +293,8 @@ pub fn failures(report: &Report, run_folder: &Path) -> String {
     out
 }
 
-/// Whether the seeded fault ever made a difference, and where that went unnoticed. Journals of
-/// versions that did not write it down say nothing.
+/// Whether the seeded fault ever had an effect, and where that went unnoticed. Empty for journals
+/// of versions that did not record it.
 fn reach(report: &Report) -> String {
     let reached = |wanted: bool| {
         let matches = move |one: &&ScenarioReport| one.fault_reached == Some(wanted);
@@ -361,7 +361,7 @@ fn skips(report: &Report) -> BTreeMap<&str, usize> {
     skips
 }
 
-/// A witness that nobody could hear is no failure, but it must not go unsaid.
+/// A missing witness is not a failure, but must be reported.
 fn missing_witnesses(report: &Report) -> String {
     let mut missing: BTreeMap<(&str, &str), usize> = BTreeMap::new();
     for scenario in &report.scenarios {
@@ -402,7 +402,7 @@ pub fn table(report: &Report) -> Table {
             };
             cells.push(number(text));
         }
-        // What was skipped took no time.
+        // Skipped scenarios took no time.
         cells.push(match counts.total() == counts.skip {
             true => number("-"),
             false => number(Micros(micros)),
@@ -470,7 +470,7 @@ fn unfinished(report: &Report) -> Option<String> {
     ))
 }
 
-/// The command that does the rest. Only `tdxlab run` and `tdxlab linux` can go on.
+/// The command that continues the run. Only `tdxlab run` and `tdxlab linux` can.
 fn next(report: &Report, run_folder: &Path) -> String {
     let unfinished = report.scenarios.iter().any(|one| one.unfinished);
     match report.command.get(1).map(String::as_str) {

@@ -1,6 +1,6 @@
-//! What reports draw of a run: how memory looked around every step, and where things happened.
+//! Data for the pictures of a run: state of memory around every step, and locations of events.
 //!
-//! [`super::Report`] holds words and numbers; this holds places. Both are made from the journal.
+//! [`super::Report`] holds text and numbers; this holds addresses. Both are made from the journal.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -29,7 +29,7 @@ pub struct Album {
     pub frames: Vec<StepPicture>,
 }
 
-/// One step.
+/// Picture of one step.
 #[derive(Clone, Debug)]
 pub struct StepPicture {
     /// Its number, from 1.
@@ -38,45 +38,45 @@ pub struct StepPicture {
     pub races: bool,
     /// Where each operation worked.
     pub marks: Vec<Mark>,
-    /// What it had to show.
+    /// The prediction.
     pub expected: Expectation,
-    /// Leaves that were seen to split, each once; `None` where nobody could see.
+    /// Leaves that were seen to split, each once; `None` if unknown.
     pub did_split: Option<Vec<Gpa>>,
     /// How memory must look afterwards; `None` where the step was not judged.
     pub after: Option<MemoryMap>,
-    /// What memory holds, where it was read.
+    /// Content of memory that was read.
     pub content: Vec<ContentSpan>,
-    /// Where witnesses other than split events and content saw something else than expected.
+    /// Ranges where witnesses other than split events and content contradict the prediction.
     pub wrong: Vec<Difference>,
     /// Witnesses that contradict the step, but name no place.
     pub unplaced: Vec<Witness>,
     /// Whether the step failed or could not be judged. From there on memory is only predicted.
     pub bad: bool,
-    /// What the kernel said meanwhile.
+    /// Kernel messages during the step.
     pub kernel_log: Vec<String>,
 }
 
-/// A place at which a witness contradicts what was predicted.
+/// A range where a witness contradicts the prediction.
 #[derive(Clone, Debug)]
 pub struct Difference {
-    /// Where.
+    /// The range.
     pub range: GpaRange,
-    /// Who says so.
+    /// The witness.
     pub witness: Witness,
-    /// What had to be.
+    /// Predicted value.
     pub expected: String,
-    /// What was found.
+    /// Value found.
     pub found: String,
 }
 
-/// Where one operation worked.
+/// Range of one operation.
 #[derive(Clone, Debug)]
 pub struct Mark {
-    /// What it is called in scenarios.
+    /// Name of the operation in scenarios.
     pub name: &'static str,
-    /// Where.
+    /// The range.
     pub range: GpaRange,
-    /// How long it took, in microseconds; `None` where it did not come back.
+    /// Duration in microseconds; `None` if it did not return.
     pub micros: Option<u64>,
 }
 

@@ -81,21 +81,21 @@ impl Choice {
     }
 }
 
-/// What became of every scenario.
+/// Results of every scenario over several runs.
 #[derive(Clone, Debug, Default)]
 pub struct Trend {
-    /// Names of the runs, oldest first; a rehearsal's says so.
+    /// Names of the runs, oldest first; rehearsals are marked.
     pub runs: Vec<String>,
-    /// Scenarios, by name.
+    /// Scenarios, sorted by name.
     pub scenarios: Vec<Line>,
 }
 
 /// One scenario over all runs.
 #[derive(Clone, Debug)]
 pub struct Line {
-    /// Its name.
+    /// Name of the scenario.
     pub name: String,
-    /// What was said of it in each run.
+    /// Verdict in each run; `None` where it did not run.
     pub verdicts: Vec<Option<Verdict>>,
     /// How long it took, in microseconds.
     pub micros: Series,

@@ -1,8 +1,8 @@
-//! The axis of a scenario's pictures: memory to scale where something happens, and gaps between.
+//! The axis of a scenario's pictures: memory to scale where it is used, with gaps between.
 //!
-//! Memory is cut where anything begins or ends in any picture of the scenario. Between two cuts all
-//! 2M regions look alike in every picture, so a few of them, and a gap that says how much is left
-//! out, stand for all. That is how 16 TiB fit on a screen while a 4K page stays a cell.
+//! Memory is cut at every start and end of a range in any picture of the scenario. Between two cuts
+//! all 2M regions look the same in every picture, so only a few are drawn, with a gap that gives
+//! the size of the rest. So 16 TiB fit on a screen while a 4K page is still a cell.
 
 use std::collections::BTreeSet;
 use std::ops::Range;
@@ -43,16 +43,16 @@ pub(super) struct Axis {
 pub(super) enum Piece {
     /// One region, to scale.
     Tile {
-        /// Which.
+        /// Index of the 2M region.
         region: u64,
-        /// Left edge.
+        /// Left edge in SVG units.
         x: u64,
     },
     /// Regions left out.
     Gap {
-        /// Which.
+        /// Indices of the regions.
         regions: Range<u64>,
-        /// Left edge.
+        /// Left edge in SVG units.
         x: u64,
         /// Whether they all look alike in every picture. Otherwise there were too many places.
         alike: bool,
@@ -60,7 +60,7 @@ pub(super) enum Piece {
 }
 
 impl Axis {
-    /// An axis over `memory`. `things` is all that is drawn on it, `used` what is ever mapped.
+    /// An axis over `memory`. `things` are all ranges drawn on it, `used` those ever mapped.
     pub(super) fn new(memory: GpaRange, things: &[GpaRange], used: &[GpaRange]) -> Axis {
         let first = memory.start().gfn() / PAGES;
         let last = memory.end().gfn().div_ceil(PAGES);
@@ -129,7 +129,7 @@ impl Axis {
         self.width += GAP + SPACE;
     }
 
-    /// Where a range is drawn: left and right edge. `None` where it lies outside or is empty.
+    /// Left and right edge of a range. `None` if it is outside or empty.
     pub(super) fn span(&self, range: GpaRange) -> Option<(u64, u64)> {
         let start = range.start().gfn();
         let end = range.end().as_u64().div_ceil(PageLevel::Size4K.bytes());
@@ -144,7 +144,7 @@ impl Axis {
         Some((left, right.max(left + CELL)))
     }
 
-    /// The tile of a region; `None` where it is not drawn.
+    /// The tile of a region; `None` if it is not drawn.
     pub(super) fn tile_of(&self, region: u64) -> Option<u64> {
         match self.place(region * PAGES)? {
             Piece::Tile { x, .. } => Some(*x),
@@ -230,7 +230,7 @@ fn shown(regions: &Range<u64>, used: bool, generosity: u64) -> u64 {
     wanted.min(all)
 }
 
-/// As many regions of each stretch as leave all of them comfortable to look at, at least one.
+/// Regions to draw of each stretch: as many as fit comfortably, at least one.
 fn generosity(stretches: &[(Range<u64>, bool)]) -> u64 {
     let total = |generosity: u64| -> u64 {
         stretches

@@ -1,7 +1,7 @@
 //! Outlines of runs of pages, as SVG paths.
 //!
-//! A tile has 32 columns of 16 cells; addresses run down a column, then on to the next, so that a
-//! run of pages is one closed shape and left to right is low to high.
+//! A tile has 32 columns of 16 cells. Addresses run down a column, then to the next, so that a run
+//! of pages is one closed shape, with low addresses on the left.
 
 use std::fmt::Write;
 use std::ops::Range;

@@ -1,4 +1,4 @@
-//! What the colours and outlines of the pictures mean.
+//! Legend of the pictures' colours and outlines.
 
 use std::fmt::Write;
 

@@ -1,17 +1,17 @@
 //! `report.html`: one page, one file, that opens from disk without a network.
 //!
-//! Everything is drawn here, once; the little script on the page only filters, searches, zooms and
-//! says what is under the pointer. Without it the page still shows everything.
+//! All pictures are drawn here; the script on the page only filters, searches, zooms and shows
+//! tooltips. Without it the page is still complete.
 //!
 //! | file | what it makes |
 //! |---|---|
-//! | `axis` | memory to scale, with gaps where nothing happens |
+//! | `axis` | memory to scale, with gaps where it is unused |
 //! | `cells` | runs of 4K pages as shapes |
 //! | `scene` | the picture of a step |
-//! | `split` | leaves that had to split, and that did |
+//! | `split` | leaves that had to split, and that did split |
 //! | `states`, `legend` | colours and what they mean |
 //! | `scenario` | a scenario: steps, pictures, witnesses, files |
-//! | `trend` | what became of numbers over several runs |
+//! | `trend` | numbers over several runs |
 //! | `place` | addresses as offsets |
 
 mod axis;
@@ -47,8 +47,8 @@ const EXCERPT_FILES: usize = 4;
 /// Most scenarios with excerpts.
 const EXCERPTS: usize = 40;
 
-/// The page. `folder` is that of the run, from which the ends of log files are shown; `trend` is
-/// what is known of earlier runs.
+/// Renders the page. `folder` is the run's, for excerpts of log files; `trend` has the earlier
+/// runs.
 pub fn render(
     report: &Report,
     pictures: &Pictures,
@@ -101,7 +101,7 @@ fn is_bad(scenario: &ScenarioReport) -> bool {
     matches!(scenario.verdict, Verdict::Fail | Verdict::Error)
 }
 
-/// The ends of the logs in a scenario's folder. What cannot be read is not shown.
+/// The ends of the logs in a scenario's folder. Unreadable files are left out.
 fn excerpts(folder: &Path) -> Excerpts {
     let Ok(files) = std::fs::read_dir(folder) else {
         return Vec::new();
@@ -139,7 +139,7 @@ fn page(report: &Report, entries: &[Markup], trend: Option<&Trend>) -> Markup {
                 meta charset="utf-8";
                 meta name="viewport" content="width=device-width, initial-scale=1";
                 meta name="color-scheme" content="light dark";
-                // An icon of its own keeps browsers from asking a server for one.
+                // An inline icon keeps browsers from requesting one.
                 link rel="icon" href="data:,";
                 title { @if report.is_rehearsal() { "REHEARSAL, " } (report.verdict) ": tdxlab " (report.run) }
                 style { (PreEscaped(include_str!("page.css"))) }
@@ -202,7 +202,7 @@ fn head(report: &Report) -> Markup {
     }
 }
 
-/// An RFC 3339 time without what nobody reads.
+/// An RFC 3339 time cut to seconds.
 fn to_the_second(time: &str) -> String {
     match time.split_once('.') {
         Some((whole, fraction)) => {
@@ -238,7 +238,7 @@ fn fact(name: &str, value: &str, more: &str) -> Markup {
     }
 }
 
-/// Witnesses nobody heard anywhere must not go unsaid.
+/// Witnesses that were missing everywhere must be reported.
 fn missing(report: &Report) -> Markup {
     let mut all = std::collections::BTreeMap::new();
     for missing in report

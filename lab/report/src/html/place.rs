@@ -1,9 +1,9 @@
-//! Addresses as a scenario's author knows them: offsets into test memory.
+//! Addresses as the scenario's author knows them: offsets into test memory.
 
 use tdxlab_plan::text::size;
 use tdxlab_protocol::addr::{Gpa, GpaRange};
 
-/// Speaks of addresses of one guest.
+/// Formats addresses of one guest.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Place {
     base: Gpa,

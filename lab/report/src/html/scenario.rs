@@ -1,4 +1,4 @@
-//! One scenario on the page: what it shows, its steps with picture and evidence, how to do it again.
+//! One scenario on the page: description, steps with picture and evidence, and how to repeat it.
 
 use std::path::Path;
 
@@ -14,12 +14,12 @@ use crate::{FindingReport, Report, ScenarioReport, StepReport};
 
 /// Most kernel log lines shown of one step.
 const LOG_LINES: usize = 40;
-/// The row of what came back from guest and host calls.
+/// Heading of the row for results of guest and host calls.
 const SEEN: &str = "guest and host see";
 /// Most findings shown of one step.
 const FINDINGS: usize = 16;
 
-/// What the run's folder holds of a scenario that did not pass: file name and end of its text.
+/// Evidence of a scenario that did not pass: file name and end of its text.
 pub(super) type Excerpts = Vec<(String, String)>;
 
 /// The whole entry: a line that opens.
@@ -65,7 +65,7 @@ pub(super) fn badge(verdict: Verdict) -> Markup {
     html! { span class=(format!("v {verdict}")) { (verdict) } }
 }
 
-/// Splits of all steps; nothing where a step could not be counted.
+/// Splits of all steps; empty if a step could not be counted.
 fn splits(scenario: &ScenarioReport) -> String {
     let sum: Option<u64> = scenario
         .steps_of_plan()
@@ -202,7 +202,7 @@ fn evidence(step: &StepReport, frame: Option<&StepPicture>) -> Markup {
                 }
             }
         } @else {
-            // A step of a Linux guest has no pages to draw, and says all in words.
+            // A step of a Linux guest has no pages to draw, only text.
             @if !step.expected.is_empty() { p.w { "had to show: " (step.expected.join("; ")) } }
             @if !step.seen.is_empty() { p.w { "showed: " (step.seen.join("; ")) } }
         }
@@ -227,7 +227,7 @@ fn findings(findings: &[FindingReport], omitted: u64) -> Markup {
     }
 }
 
-/// What one witness had to say and said.
+/// Expected and found values of one witness.
 struct Row {
     witness: Witness,
     what: &'static str,
@@ -236,14 +236,14 @@ struct Row {
 }
 
 impl Row {
-    /// Whether what was found is what was expected, as far as the texts say.
+    /// Whether expected and found text are equal.
     fn is_alike(&self) -> bool {
         self.expected == self.found || self.expected.trim_start_matches('+') == self.found
     }
 
     /// Name and number, where they agree.
     fn brief(&self) -> Markup {
-        // What guest and host see is told in other words than what they had to see.
+        // For guest and host calls the found text is worded differently from the expected.
         let alike = self.is_alike() || (self.what == SEEN && !self.found.is_empty());
         html! {
             @if alike { (self.what) " " b { (self.found) } }

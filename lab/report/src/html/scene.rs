@@ -1,5 +1,5 @@
-//! The drawing of one step: memory before and after it, where it worked, what had to split and
-//! what did, and what memory held where it was read.
+//! The picture of one step: memory before and after, the operation's range, expected and actual
+//! splits, and the content where it was read.
 
 use std::fmt::Write;
 
@@ -176,13 +176,13 @@ impl<'a> Scenes<'a> {
         }
     }
 
-    /// Whether memory before the step at `index` is as it was found: a map is what was predicted, and
-    /// stands for what was found as long as no step contradicts it.
+    /// Whether the map before the step at `index` is confirmed: a map is a prediction, and counts
+    /// as found as long as no step contradicts it.
     fn is_found(&self, index: usize) -> bool {
         !self.album.frames.iter().take(index).any(|frame| frame.bad)
     }
 
-    /// What is to be said of the picture of the step at `index`, where it is no more than predicted.
+    /// Caption of the step at `index`, if its map is only predicted.
     pub(super) fn caption(&self, index: usize) -> Option<String> {
         if self.is_found(index + 1) {
             return None;
@@ -202,7 +202,7 @@ impl<'a> Scenes<'a> {
         Some(text + ".")
     }
 
-    /// Places at which a witness contradicts the map after a step, and what it says.
+    /// Ranges where a witness contradicts the map after a step, and its finding.
     fn doubts(&self, frame: &StepPicture, splits: &[Split]) -> Vec<(GpaRange, String)> {
         let said = |expected: &str, found: &str| format!("expected {expected}, found {found}");
         let mut doubts: Vec<(GpaRange, String)> = frame
@@ -225,7 +225,7 @@ impl<'a> Scenes<'a> {
         doubts
     }
 
-    /// Stripes over what a witness contradicts; nothing at all where none does, since most steps pass.
+    /// Hatching over ranges that a witness contradicts; empty for most steps, since most pass.
     fn doubted(&self, frame: &StepPicture, splits: &[Split], y: u64) -> Markup {
         let doubts = self.doubts(frame, splits);
         let outline = |range: GpaRange| {
@@ -291,7 +291,7 @@ impl<'a> Scenes<'a> {
         }
     }
 
-    /// Room for every 4K page that is drawn, and what is said of those that are not.
+    /// The tiles of 4K pages, and captions of the gaps.
     fn tiles(&self) -> Markup {
         let mut outlines = String::new();
         let mut breaks = String::new();
@@ -317,7 +317,7 @@ impl<'a> Scenes<'a> {
         }
     }
 
-    /// What is mapped.
+    /// The mapped ranges.
     fn map(&self, map: &MemoryMap) -> Markup {
         let mut paths: Vec<(&str, String)> = Vec::new();
         for (range, state) in &map.extents {
@@ -416,7 +416,7 @@ impl<'a> Scenes<'a> {
             };
             add(*gpa, kind);
         }
-        // A step that races splits what it splits: how many is judged, not which.
+        // Racing splits are judged by number, not by leaf.
         let other = if frame.races {
             SplitKind::Raced
         } else {
@@ -461,7 +461,7 @@ impl<'a> Scenes<'a> {
         }
     }
 
-    /// What the picture shows, for those who do not see it.
+    /// Text alternative of the picture.
     fn in_words(&self, frame: &StepPicture, changes: bool) -> String {
         let place = Place::new(self.album.memory);
         let mut text = match &frame.after {
@@ -503,7 +503,7 @@ fn leaf_range(gpa: Gpa) -> Option<GpaRange> {
     GpaRange::with_len(gpa.align_down(PageLevel::Size2M), PageLevel::Size2M.bytes())
 }
 
-/// The size of a gap, as short as it can be said.
+/// Size of a gap, in the shortest form.
 fn about(regions: u64) -> String {
     let bytes = regions.saturating_mul(PageLevel::Size2M.bytes());
     let exact = size(bytes);
@@ -517,7 +517,7 @@ fn about(regions: u64) -> String {
     format!("~{:.1}{unit}", bytes as f64 / (1u64 << shift) as f64)
 }
 
-/// What all regions of a gap hold.
+/// Common state of all regions of a gap.
 fn in_gap(map: &MemoryMap, region: u64, alike: bool) -> &'static str {
     if !alike {
         return "many";
@@ -538,7 +538,7 @@ fn in_gap(map: &MemoryMap, region: u64, alike: bool) -> &'static str {
     }
 }
 
-/// A map in words, as far as one listens.
+/// A map in words, shortened.
 fn in_words(map: &MemoryMap, place: &Place) -> String {
     const MOST: usize = 8;
     if map.extents.is_empty() {

@@ -5,7 +5,7 @@ use tdxlab_protocol::addr::Gpa;
 
 use super::axis::{HEIGHT, TILE};
 
-/// A leaf and what became of it.
+/// A leaf, and whether it had to split and did.
 pub(super) struct Split {
     pub(super) gpa: Gpa,
     /// Left edge of its tile.
@@ -21,7 +21,7 @@ pub(super) enum SplitKind {
     Missing,
     /// It split and must not.
     Extra,
-    /// It had to split; nobody could see whether it did.
+    /// It had to split; whether it did is unknown.
     Unseen,
     /// It split in a race.
     Raced,
@@ -60,7 +60,7 @@ impl SplitKind {
 }
 
 impl Split {
-    /// The leaf outlined before and after, and what is said of it.
+    /// The leaf outlined before and after, with a tooltip.
     pub(super) fn draw(&self, y_before: u64, y_after: u64, y_lane: u64) -> Markup {
         let x = self.x;
         html! {

@@ -1,4 +1,4 @@
-//! The numbers of each scenario over several runs, as small lines.
+//! The numbers of each scenario over several runs, as sparklines.
 
 use std::fmt::Write;
 
