@@ -1,4 +1,4 @@
-//! Runs a plan that failed again, to see how reliably it fails.
+//! Repeats a failed plan, to measure how reliably it fails.
 
 use tdxlab_journal::folder::RunFolder;
 use tdxlab_journal::journal::{Event, JournalError, PlanId};
@@ -7,8 +7,8 @@ use tdxlab_journal::verdict::Verdict;
 use super::executor::{KeepEvidence, NoProgress, RunContext, TestCase};
 use super::hooks::NoHooks;
 
-/// Runs a plan `times` times more, each in a journal and a folder that are thrown away, and writes
-/// down how often it failed. Stops early where somebody wants the run to stop.
+/// Runs a plan `times` more times, each in a temporary journal and folder, and records how often it
+/// failed. Stops early on an interrupt.
 pub(super) fn confirm(
     lab: &RunContext<'_>,
     worker: usize,
@@ -32,7 +32,7 @@ pub(super) fn confirm(
     })
 }
 
-/// `None` where there is no room to run it.
+/// `None` if its folder cannot be created.
 fn once(lab: &RunContext<'_>, worker: usize, id: PlanId, item: &TestCase) -> Option<Verdict> {
     let place = tempfile::tempdir().ok()?;
     let folder = RunFolder::create(place.path()).ok()?;

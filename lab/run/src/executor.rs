@@ -24,7 +24,7 @@ use super::outcome::Outcome;
 use super::perform;
 use super::sink::EventSink;
 
-/// A plan and where it came from.
+/// A plan and its origin.
 #[derive(Clone, Debug)]
 pub struct TestCase {
     /// The plan.
@@ -36,36 +36,36 @@ pub struct TestCase {
 /// Makes the oracle of a guest.
 pub type MakeOracle = dyn Fn(&Guest) -> Box<dyn Oracle> + Sync;
 
-/// What all plans of a run share.
+/// Shared by all plans of a run.
 pub struct RunContext<'a> {
-    /// Where guests run.
+    /// The host that runs the guests.
     pub host: &'a dyn Host,
-    /// What host and design offer.
+    /// Host and design of the run.
     pub offer: HostAndDesign,
-    /// Who says what must happen.
+    /// Makes the source of predictions.
     pub oracle: &'a MakeOracle,
     /// Where everything is written down.
     pub journal: &'a dyn EventSink,
-    /// Where files go.
+    /// The run folder.
     pub folder: &'a RunFolder,
     /// Kernel log lines that may pass.
     pub allowed_log: AllowList,
-    /// Set when somebody wants the run to stop.
+    /// Set to stop the run.
     pub interrupt: &'a Interrupt,
     /// Longest a single operation may take.
     pub patience: Duration,
     /// Whose evidence is kept.
     pub keep: KeepEvidence,
-    /// Who is told how far it is.
+    /// Receives progress.
     pub watcher: &'a dyn Progress,
-    /// Who looks on between steps.
+    /// Called around each step.
     pub hooks: &'a dyn Hooks,
 }
 
-/// Whose evidence is kept: what the host can show, and the plan to run again.
+/// Which plans leave evidence: the host's files, and a replay.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum KeepEvidence {
-    /// Nobody's: only what is said of the plan matters.
+    /// None: only the verdicts matter.
     Nothing,
     /// That of plans that did not pass.
     #[default]
@@ -89,7 +89,7 @@ impl KeepEvidence {
 pub trait Progress: Sync {
     /// A worker takes up a plan.
     fn plan_started(&self, worker: usize, name: &str, steps: usize);
-    /// A worker comes to a step, counted from 0.
+    /// A worker starts a step, counted from 0.
     fn step_started(&self, worker: usize, step: usize);
     /// A worker has ended a plan, or skipped it.
     fn plan_ended(&self, worker: usize, name: &str, outcome: &Outcome);
@@ -109,7 +109,7 @@ impl Progress for NoProgress {
 enum Stop {
     /// The host or the lab could not do its part.
     Reason(String),
-    /// Nothing can be written down any more.
+    /// The journal cannot be written.
     Journal(JournalError),
 }
 
@@ -139,8 +139,8 @@ fn with_help(error: &dyn miette::Diagnostic) -> String {
 }
 
 impl RunContext<'_> {
-    /// Runs a plan, or skips it where a need is not met. Whatever happens to it is an outcome;
-    /// an error means that it could not be written down.
+    /// Runs a plan, or skips it if a need is not met. Any failure is an outcome; an error means
+    /// that it could not be recorded.
     pub fn execute(
         &self,
         worker: usize,
@@ -236,7 +236,7 @@ struct PlanRun<'a> {
     samples: String,
     /// The order of steps that raced.
     orders: BTreeMap<u32, Interleaving>,
-    /// How it failed, if it did.
+    /// Its failure, if any.
     signature: Signature,
     /// Whether a seeded fault has made the host do anything otherwise.
     fault_reached: Option<bool>,
@@ -247,7 +247,7 @@ struct PlanRun<'a> {
 impl PlanRun<'_> {
     fn run(&mut self) -> Result<(), Stop> {
         let folder = self.path();
-        // A run that was ended by force may have left something here, and goes on.
+        // An earlier runner that was killed may have left this folder.
         let _ = fs::remove_dir_all(&folder);
         fs::create_dir_all(&folder).map_err(|source| FolderError::Write {
             path: folder.clone(),
@@ -295,7 +295,7 @@ impl PlanRun<'_> {
         }
     }
 
-    /// Judges what was seen after the guest had gone: a plan whose steps all passed may fail yet.
+    /// Judges the teardown of the guest: a plan whose steps all passed may still fail.
     fn judge_end(
         &mut self,
         judge: &PlanJudge<Box<dyn Oracle>>,
@@ -303,7 +303,7 @@ impl PlanRun<'_> {
     ) -> Result<(), Stop> {
         let judgement = judge.end(&ending);
         self.verdict = self.verdict.and(judgement.verdict);
-        // It comes after the last step.
+        // It is numbered after the last step.
         let place = u32::try_from(self.plan.steps.len()).unwrap_or(u32::MAX);
         self.signature.add(place, &judgement);
         if judgement.verdict != Verdict::Pass {
@@ -418,7 +418,7 @@ impl PlanRun<'_> {
         }
     }
 
-    /// Does a step and writes down what came of it.
+    /// Does a step and records its results.
     fn perform(
         &mut self,
         session: &mut dyn Session,
@@ -468,19 +468,19 @@ impl PlanRun<'_> {
         self.lab.folder.path().join(&self.folder)
     }
 
-    /// Leaves what can be shown. A file that cannot be written is no reason to lose the verdict.
+    /// Writes the evidence. A failure to write does not change the verdict.
     fn leave_evidence(&self, session: &mut dyn Session) {
         let folder = self.path();
         for (name, content) in session.evidence() {
-            // Names come from the host: only the last part of one is used.
+            // Names are the host's: only the last component is used.
             if let Some(name) = Path::new(&name).file_name() {
                 let _ = write_whole(&folder.join(name), &content);
             }
         }
     }
 
-    /// Removes the plan's folder, or completes it where there is something to look at. Returns
-    /// where it is then.
+    /// Removes the plan's folder, or completes it if it holds evidence. Returns its path in that
+    /// case.
     fn tidy(&self) -> Option<PathBuf> {
         let folder = self.path();
         if !self.lab.keep.keeps(self.verdict) {

@@ -9,11 +9,10 @@ use tdxlab_journal::journal::PlanId;
 use tdxlab_journal::verdict::Judgement;
 use tdxlab_plan::{Expectation, MemoryMap, Plan};
 
-/// Goes along with every plan. Called from several threads; whoever wants the run to end raises its
+/// Called for every plan, from several threads. To stop the run, set its
 /// [`tdxlab_qemu::interrupt::Interrupt`].
 pub trait Hooks: Sync {
-    /// The order in which the operations of a parallel step shall take turns; `None` for what the
-    /// seed draws. Steps count from 0.
+    /// The order of turns for a parallel step; `None` to draw it from the seed. Steps count from 0.
     fn order(&self, plan: PlanId, step: usize) -> Option<&Interleaving> {
         let _ = (plan, step);
         None
@@ -35,17 +34,17 @@ pub trait Hooks: Sync {
     }
 }
 
-/// Where a plan stands before a step.
+/// State of a plan before a step.
 pub struct StepContext<'a> {
     /// The plan.
     pub plan: &'a Plan,
     /// The step, from 0.
     pub step: usize,
-    /// What it must show.
+    /// The prediction.
     pub expected: &'a Expectation,
     /// How memory must look now.
     pub map: &'a MemoryMap,
-    /// What witnesses say now.
+    /// Current readings of the witnesses.
     pub sample: &'a Sample,
 }
 

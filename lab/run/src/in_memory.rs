@@ -1,7 +1,7 @@
-//! One plan after the other on a host, judged in memory: no journal, no report, no evidence.
+//! Runs plans in sequence on a host and judges them in memory: no journal, no report, no evidence.
 //!
-//! For those who run plans by the thousand and want to know what is said of each: which fault is
-//! caught by what, and whether one ever fails without a fault.
+//! For running thousands of plans where only the verdicts matter: which witness catches a fault,
+//! and whether a plan ever fails without a fault.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Duration;

@@ -1,16 +1,16 @@
-//! Plans on a host: control, steps, evidence, one guest after the other or several side by side.
+//! Runs plans on a host: control, steps, evidence; one guest at a time or several in parallel.
 //!
 //! Invariant: a run leaves a journal (or events in memory) and evidence; it knows no report.
 //!
 //! | file | what it does |
 //! |---|---|
-//! | `executor` | boots a guest for a plan, does its steps, leaves evidence |
+//! | `executor` | boots a guest for a plan, does its steps, writes evidence |
 //! | `perform` | does the positive control and a step |
-//! | `workers` | takes plan after plan with a few workers |
+//! | `workers` | runs plans on a few worker threads |
 //! | `hooks` | called around each step; may fix the order of a race |
 //! | `confirm` | runs a plan that failed again |
 //! | `in_memory` | runs a plan and keeps its judgements in memory |
-//! | `resume` | the rest of a run that was ended early |
+//! | `resume` | continues an interrupted run |
 //! | `sink` | receives the events of a run |
 
 mod confirm;

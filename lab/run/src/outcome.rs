@@ -4,13 +4,13 @@ use std::time::Duration;
 
 use tdxlab_journal::verdict::Verdict;
 
-/// Longest a single operation may take, unless said otherwise.
+/// Default timeout of a single operation.
 pub const PATIENCE: Duration = Duration::from_secs(60);
 
 /// How a plan ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Outcome {
-    /// What is said of it.
+    /// The verdict.
     pub verdict: Verdict,
     /// Why it was skipped or not judged to the end.
     pub reason: Option<String>,
@@ -18,7 +18,7 @@ pub struct Outcome {
     pub took: Duration,
     /// Whether the run was interrupted before the plan was judged: it has no result.
     pub interrupted: bool,
-    /// Whether a seeded fault has made the host do anything otherwise; `None` where none was seeded,
-    /// or nothing ran.
+    /// Whether a seeded fault changed the host's behaviour; `None` without a fault, or if the guest
+    /// did not run.
     pub fault_reached: Option<bool>,
 }

@@ -1,4 +1,4 @@
-//! Doing what is judged: the positive control, and one step.
+//! Does the positive control, and single steps.
 
 use tdxlab_host::{HostError, Session};
 use tdxlab_journal::interleaving::Interleaving;
@@ -14,9 +14,9 @@ pub struct Controlled {
     pub before: Sample,
     /// Witnesses after it.
     pub after: Sample,
-    /// What came back.
+    /// The observation.
     pub observed: Observed,
-    /// The judgement, and which counters are not believed.
+    /// The judgement, and the counters to ignore.
     pub control: Control,
 }
 
@@ -45,9 +45,9 @@ pub fn control<O: Oracle>(
 /// A step that was done.
 #[derive(Debug)]
 pub struct Performed {
-    /// What came back, operation by operation of every branch.
+    /// Observations, operation by operation of every branch.
     pub observed: Vec<Vec<Observed>>,
-    /// The order in which racing operations took turns, where the seed alone does not give it.
+    /// Order of turns in a race, unless the seed alone determines it.
     pub interleaving: Option<Interleaving>,
 }
 
@@ -55,7 +55,7 @@ pub struct Performed {
 ///
 /// # Errors
 ///
-/// The host could not do it, or came back with something else than results of every operation.
+/// The host could not do it, or did not return results of every operation.
 pub fn step(
     session: &mut dyn Session,
     action: &Action,
@@ -76,7 +76,7 @@ pub fn step(
                 session.follow(order);
             }
             let branches: Vec<_> = branches(action).collect();
-            // A seed of its own for every step, so that two races of a plan differ.
+            // A different seed for every step, so that two races of a plan differ.
             let seed = seed.wrapping_add(u64::from(step));
             Performed {
                 observed: session.perform_parallel(&branches, seed)?,
@@ -88,7 +88,7 @@ pub fn step(
     Ok(performed)
 }
 
-/// Every operation has come back with something, unless the TD died on the way.
+/// Every operation has results, unless the TD died meanwhile.
 fn complete(action: &Action, observed: &[Vec<Observed>]) -> Result<(), HostError> {
     let dead = observed.iter().flatten().any(|o| o.death.is_some());
     let branches: Vec<_> = branches(action).collect();

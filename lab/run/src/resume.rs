@@ -1,7 +1,7 @@
-//! Goes on with a run that was ended before it was done.
+//! Continues an interrupted run.
 //!
-//! The journal says what the run is about and which plans are finished. Finished ones stay as they
-//! are; one that was under way is begun anew, and what it had written down so far is superseded.
+//! The journal holds the head of the run and the finished plans. Those are kept; a plan that was
+//! running is started again, and its earlier events are superseded.
 
 use std::path::{Path, PathBuf};
 
@@ -10,10 +10,10 @@ use tdxlab_journal::journal::{self, Event, Journal, JournalError, PlanId, RunSta
 use tdxlab_journal::reader::JournalReader;
 use thiserror::Error;
 
-/// What a journal says of a run so far.
+/// A run as far as its journal goes.
 #[derive(Debug)]
 pub struct Resumable {
-    /// What the run is about.
+    /// Head of the run.
     pub head: RunStarted,
     /// For each plan, whether it is finished.
     pub finished: Vec<bool>,
@@ -24,7 +24,7 @@ pub struct Resumable {
     path: PathBuf,
 }
 
-/// Why a run cannot go on.
+/// Why a run cannot be resumed.
 #[derive(Debug, Error, Diagnostic)]
 pub enum ResumeError {
     /// Its journal is no journal.
@@ -40,7 +40,7 @@ pub enum ResumeError {
     Changed {
         /// Name of the run.
         run: String,
-        /// What changed.
+        /// The property that changed.
         what: String,
     },
 }

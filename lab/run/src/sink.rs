@@ -1,4 +1,4 @@
-//! Where the events of a run go.
+//! Receives the events of a run.
 
 use parking_lot::Mutex;
 use tdxlab_journal::journal::{Event, Journal, JournalError};
@@ -28,7 +28,7 @@ impl EventSink for Both<'_> {
     }
 }
 
-/// What is said of one plan, kept in memory; everything else is forgotten.
+/// Keeps the judgements of one plan in memory; drops all other events.
 #[derive(Debug, Default)]
 pub(super) struct MemorySink(Mutex<Kept>);
 
@@ -77,14 +77,14 @@ impl EventSink for MemorySink {
 /// A plan that was run and judged in memory.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PlanResult {
-    /// How it ended.
+    /// How the plan ended.
     pub outcome: Outcome,
-    /// What is said of the positive control; `None` where it never came to it.
+    /// Judgement of the positive control; `None` if the plan ended before.
     pub control: Option<Judgement>,
     /// Counters that the positive control has shown not to count.
     pub distrusted: Vec<MissingWitness>,
-    /// What is said of every step that was judged, in order.
+    /// Judgements of all judged steps, in order.
     pub steps: Vec<Judgement>,
-    /// What is said of what was seen after the guest had gone; `None` where it did not go.
+    /// Judgement of the teardown; `None` if there was none.
     pub end: Option<Judgement>,
 }

@@ -1,8 +1,8 @@
-//! Runs many plans with a few workers.
+//! Runs many plans on a few worker threads.
 //!
 //! A worker is a thread that runs one plan after the other. The kernel ends a QEMU when the thread
 //! that started it ends (PR_SET_PDEATHSIG goes by thread, not by process), so a plan never leaves
-//! its worker, and whatever ends the runner ends every guest.
+//! its worker, and every guest ends with the runner.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -16,7 +16,7 @@ use super::confirm::confirm;
 use super::executor::{RunContext, TestCase};
 use crate::outcome::Outcome;
 
-/// What is said of a plan at which the lab itself panicked.
+/// Message for a plan in which the lab itself panicked.
 pub const PANICKED: &str = "tdxlab panicked, which is a defect of it";
 
 /// How to go through the plans.
@@ -125,7 +125,7 @@ impl Queue<'_> {
     }
 }
 
-/// A defect of the lab is an error of this one plan; the others go on.
+/// A bug of the lab is an error of this one plan; the others continue.
 fn lab_panicked(
     lab: &RunContext<'_>,
     plan: PlanId,
