@@ -134,7 +134,7 @@ fn boot_facts(stages: &Stages, error: Option<&HostError>) -> Vec<Fact> {
             (None, None) => {}
         }
     }
-    // It came through all of them and still did not boot.
+    // All stages succeeded, but it still did not boot.
     facts.extend(error.map(|error| refused("deep.commands", error)));
     facts
 }

@@ -60,11 +60,11 @@ fn no_transparent(mm: &Path) -> Option<String> {
     }
 }
 
-/// Whether free memory is too fragmented for transparent huge pages: then the kernel uses small
+/// Why free memory is too fragmented for transparent huge pages: then the kernel uses small
 /// ones, which is not a bug.
 fn in_pieces(buddies: &Path, memory: GpaRange) -> Option<String> {
     let needed = memory.bytes().div_ceil(PageLevel::Size2M.bytes());
-    // Not readable by everybody. Without it, the counters will tell.
+    // Not readable by every user. Without it, the counters show the difference.
     let free = free_2m(&fs::read_to_string(buddies).ok()?);
     let missing = needed.checked_sub(free).filter(|&missing| missing > 0)?;
     Some(format!(
@@ -118,10 +118,10 @@ fn too_few(mm: &Path, page: PageLevel, memory: GpaRange, held: u64) -> Option<St
 /// Pages of 2M and of 1G that guests of this process have reserved.
 static HELD: Mutex<(u64, u64)> = Mutex::new((0, 0));
 
-/// Held from the look at the pool until QEMU has reserved its pages.
+/// Held from the check of the pool until QEMU has reserved its pages.
 static TURN: Mutex<()> = Mutex::new(());
 
-/// Pages of hugetlb that a guest holds. Dropping it says that they are back.
+/// hugetlb pages held by a guest. Dropping it marks them as free again.
 #[derive(Debug)]
 pub(super) struct Held {
     page: PageLevel,

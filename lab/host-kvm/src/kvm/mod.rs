@@ -114,7 +114,7 @@ impl KvmHost {
         })
     }
 
-    /// The same host with QEMUs that people can attach to: see [`Session::attach`].
+    /// The same host, with QEMUs that can be attached to: see [`Session::attach`].
     #[must_use]
     pub fn attachable(self) -> KvmHost {
         KvmHost {
@@ -129,7 +129,7 @@ impl KvmHost {
 const NO_DIRTY_RING: &str = "needs dirty rings (KVM_CAP_DIRTY_LOG_RING), which this kernel's KVM \
                              does not have; boot a newer one with `tdxlab l1 --kernel newest`";
 
-/// What to do where there is no KVM.
+/// Remedy without KVM.
 const ANYWHERE: &str = "`tdxlab l1 -- run scenarios/kvm --host kvm` boots a kernel that has one";
 
 /// The events that a list names; both `GROUP/EVENT` and the usual `GROUP:EVENT` are understood.

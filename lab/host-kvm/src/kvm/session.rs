@@ -155,7 +155,7 @@ pub(super) struct KvmSession {
     watch: Watch,
     dirty_log: Option<DirtyLog>,
     patience: Duration,
-    /// Where a person may talk to QEMU.
+    /// Second monitor, for a held guest.
     hatch: Option<Attachment>,
     /// Source of the last count of populated pages.
     populated_by: Option<String>,

@@ -35,7 +35,7 @@ pub struct Stages {
     pub populated: Option<Preflight>,
     /// It has sent a byte: it runs in 64-bit mode.
     pub first_byte: bool,
-    /// How it has introduced itself.
+    /// The guest's hello.
     pub hello: Option<Hello>,
 }
 
@@ -85,7 +85,7 @@ pub(super) fn boot(
     }
 }
 
-/// The same error, with how far a guest that fell silent had come in its own words.
+/// The same error, with the last line of the guest's text output.
 fn after(error: HostError, last: Option<String>) -> HostError {
     match (error, last) {
         (HostError::GuestSilent { doing, waited }, Some(last)) => HostError::GuestSilent {

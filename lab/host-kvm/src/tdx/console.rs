@@ -10,7 +10,7 @@ use tdxlab_qemu::head_tail::HeadTail;
 /// Bytes kept from the beginning and from the end.
 const KEPT: (usize, usize) = (4 << 10, 12 << 10);
 
-/// Most bytes that are read at once: a guest that never stops must not keep the lab from its work.
+/// Bound on the bytes of one read: a guest that never stops printing must not block the lab.
 const MOST: usize = 1 << 20;
 
 /// Longest line that is repeated in a message.

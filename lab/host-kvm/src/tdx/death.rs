@@ -30,7 +30,7 @@ pub struct Signs {
     pub events: Vec<Event>,
     /// `query-status`, where QEMU still answers.
     pub run_state: Option<String>,
-    /// What QEMU has said on stderr.
+    /// QEMU's stderr.
     pub stderr: String,
     /// Kernel log lines since the last step; `None` where the log cannot be read.
     pub kernel_log: Option<Vec<String>>,
@@ -40,10 +40,10 @@ pub struct Signs {
     pub ended: Option<ExitStatus>,
 }
 
-/// KVM's words about an access before ACCEPT, `tdx_handle_ept_violation()`.
+/// KVM's message about an access before ACCEPT, `tdx_handle_ept_violation()`.
 const ACCESS_BEFORE_ACCEPT: &str = "Guest access before accepting";
 
-/// QEMU's words about a guest that gives up with a code it cannot pass on,
+/// QEMU's message about a fatal error with a code it cannot pass on,
 /// `tdx_handle_report_fatal_error()`.
 const ODD_FATAL_ERROR: &str = "REPORT_FATAL_ERROR: invalid error code";
 
@@ -140,8 +140,8 @@ fn is_of(line: &str, kinds: &[Kind]) -> bool {
     klog::complaint(line).is_some_and(|complaint| kinds.contains(&complaint.kind))
 }
 
-/// What KVM complains of: a call of the TDX module that failed says most, then the warning beside it,
-/// then whatever ends a thread in the kernel.
+/// KVM's most telling complaint: a failed SEAMCALL, else a warning, else whatever kills a thread in
+/// the kernel.
 fn complaint_of_kvm(log: &[String]) -> Option<String> {
     let seamcall = log.iter().find_map(|line| {
         let decoded = klog::failed_seamcall(line)?.decoded()?;
@@ -202,7 +202,7 @@ fn by_signal(status: ExitStatus, log_is_read: bool) -> (Killer, String) {
     }
 }
 
-/// The guest's last words in a GUEST_PANICKED of type tdx, which generated schemas do not know.
+/// The guest's message in a GUEST_PANICKED of type tdx, which generated schemas lack.
 fn panicked(event: &Event) -> Option<String> {
     if event.name != "GUEST_PANICKED" {
         return None;

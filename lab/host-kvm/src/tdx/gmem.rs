@@ -36,7 +36,7 @@ pub fn take(process: &Process, ram_bytes: u64, image_bytes: u64) -> Result<Gmems
     )
 }
 
-/// Tells them apart by their sizes.
+/// Identifies them by size.
 fn pick(files: Vec<TakenFile>, ram_bytes: u64, image_bytes: u64) -> Result<Gmems, QemuError> {
     let sizes: Vec<u64> = files.iter().map(|file| file.bytes).collect();
     let (mut ram, mut image) = (Vec::new(), Vec::new());
@@ -68,7 +68,7 @@ fn pick(files: Vec<TakenFile>, ram_bytes: u64, image_bytes: u64) -> Result<Gmems
     }
 }
 
-/// What to do to a range of a guest_memfd.
+/// Change of a range of a guest_memfd.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Change {
     /// `fallocate(PUNCH_HOLE | KEEP_SIZE)`.

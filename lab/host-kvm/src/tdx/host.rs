@@ -48,7 +48,7 @@ impl TdxHost {
         }
     }
 
-    /// The same host with QEMUs that people can attach to: see [`tdxlab_host::Session::attach`].
+    /// The same host, with QEMUs that can be attached to: see [`tdxlab_host::Session::attach`].
     #[must_use]
     pub fn attachable(self) -> TdxHost {
         TdxHost {
@@ -65,10 +65,10 @@ impl TdxHost {
     }
 }
 
-/// A parameter that KVM has where the TDX module under it is played.
+/// A parameter that KVM has over the software TDX module.
 const PLAYED: &str = "/sys/module/kvm/parameters/softtdx_design";
 
-/// Whether the TDX module of this host is played, as KVM says.
+/// Whether the TDX module of this host is software, according to KVM.
 pub fn is_rehearsal() -> bool {
     Path::new(PLAYED).exists()
 }

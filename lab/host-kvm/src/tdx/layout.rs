@@ -59,7 +59,7 @@ impl RamLayout {
         self.bytes
     }
 
-    /// The offset of an address; `None` where there is no RAM.
+    /// The offset of an address; `None` outside of RAM.
     pub fn offset(self, gpa: Gpa) -> Option<u64> {
         let gpa = gpa.as_u64();
         if gpa < self.low {

@@ -65,8 +65,8 @@ impl TdxHost {
         Ok(Box::new(session))
     }
 
-    /// What its KVM was found to do in a TD of the lab's own, once in the life of this host; or why
-    /// that could not be found out.
+    /// Behaviour of its KVM found with a TD, once in the life of this host; or why the probe
+    /// failed.
     pub fn probed(&self) -> &Result<Detected, String> {
         self.probed.get_or_init(|| {
             let probe = || {

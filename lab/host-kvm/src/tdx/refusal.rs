@@ -197,7 +197,7 @@ const REFUSALS: [Refusal; 48] = [
     ),
 ];
 
-/// The line of `stderr` that says why QEMU gave up, and what to do about it.
+/// The line of `stderr` with the reason why QEMU gave up, and the remedy.
 pub fn explain(stderr: &str) -> Option<(String, &'static str)> {
     REFUSALS.iter().find_map(|refusal| {
         let fits = |line: &&str| line.contains(refusal.text) && line.contains(refusal.with);

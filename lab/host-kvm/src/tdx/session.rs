@@ -51,7 +51,7 @@ pub(super) struct TdxSession {
     taken: Option<Interleaving>,
     /// Its text output.
     pub(super) console: Option<Console>,
-    /// Where a person may talk to QEMU.
+    /// Second monitor, for a held guest.
     pub(super) hatch: Option<Attachment>,
     /// Pages populated before its first instruction.
     pub(super) preflight: Option<Preflight>,
@@ -71,7 +71,7 @@ pub(super) struct Watch {
 }
 
 impl Watch {
-    /// Those that need no TD: they are to be open before there is one.
+    /// Witnesses that need no TD, opened before there is one.
     pub(super) fn open(host: &TdxHost) -> Watch {
         // Re-arm warnings that fired for another guest. If this fails, the report says so.
         let _ = once::rearm(&host.places.debugfs);

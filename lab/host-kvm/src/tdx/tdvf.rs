@@ -12,7 +12,7 @@ use tdxlab_protocol::tdvf::{
 pub struct Section {
     /// Type of the section.
     pub kind: SectionKind,
-    /// Where.
+    /// GPA range of the section.
     pub range: GpaRange,
     /// Offset of its content in the image.
     pub data_offset: u32,
