@@ -1,4 +1,4 @@
-//! Draws plan after plan until one fails, or time is up; then confirms and shrinks it.
+//! Draws plans until one fails or time is up; then confirms and shrinks it.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
@@ -24,7 +24,7 @@ use super::steps::plan;
 /// How often a plan that failed is run again.
 pub const CONFIRMATIONS: u32 = 10;
 
-/// Most plans tried to shrink one, by what a guest costs: each has one of its own.
+/// Bound on the plans tried to shrink one, by the cost of a guest: each try boots one.
 pub const fn most_tries(host: HostProfile) -> usize {
     match (host.boots_cost, host.races) {
         (false, _) => 50_000,
@@ -35,23 +35,23 @@ pub const fn most_tries(host: HostProfile) -> usize {
 
 /// A hunt for plans that fail.
 pub struct Fuzz<'a> {
-    /// Where guests run.
+    /// The host that runs the guests.
     pub host: &'a dyn Host,
-    /// The design played or expected.
+    /// The design, emulated or expected.
     pub design: &'static Design,
     /// Seed of everything drawn. With one job and a number of plans, it fixes everything.
     pub seed: u64,
-    /// When to end.
+    /// When to stop.
     pub budget: Budget,
     /// Plans run at the same time.
     pub jobs: usize,
-    /// Steps drawn for each that is taken: [`super::CANDIDATES`], or 1 to favour nothing.
+    /// Steps drawn for each one taken: [`super::CANDIDATES`], or 1 for no preference.
     pub candidates: usize,
-    /// Ends it early.
+    /// Stops it early.
     pub interrupt: &'a Interrupt,
     /// Room for files of guests.
     pub folder: &'a Path,
-    /// Is counted up as the hunt goes on.
+    /// Updated during the hunt.
     pub progress: &'a FuzzProgress,
 }
 
@@ -69,13 +69,13 @@ pub struct FuzzProgress {
 /// When a hunt ends, unless it finds something.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Budget {
-    /// After so long.
+    /// After this duration.
     Time(Duration),
     /// After so many plans.
     Plans(u64),
 }
 
-/// What came of a hunt.
+/// Result of a hunt.
 #[derive(Debug)]
 pub struct Outcome {
     /// Plans that were run.
@@ -84,7 +84,7 @@ pub struct Outcome {
     pub steps: u64,
     /// How long that took, without confirming and shrinking.
     pub took: Duration,
-    /// What was exercised.
+    /// Combinations exercised.
     pub coverage: Coverage,
     /// The first failure.
     pub found: Option<Found>,
@@ -95,7 +95,7 @@ pub struct Outcome {
 pub struct Found {
     /// As it was drawn.
     pub plan: Plan,
-    /// How it failed.
+    /// Its failure.
     pub failure: Failure,
     /// How often it failed like that, of [`CONFIRMATIONS`] runs.
     pub again: u32,
@@ -112,7 +112,7 @@ pub enum FuzzError {
     Host(#[from] HostError),
 }
 
-/// What all workers share.
+/// Shared by all workers.
 struct Shared {
     started: Instant,
     next: AtomicU64,
@@ -123,7 +123,7 @@ struct Shared {
 }
 
 impl Fuzz<'_> {
-    /// Hunts.
+    /// Runs the hunt.
     pub fn run(&self) -> Result<Outcome, FuzzError> {
         let shared = Shared {
             started: Instant::now(),
@@ -153,7 +153,7 @@ impl Fuzz<'_> {
             let alone = self.confirm(suspect.failure, suspect.plan);
             match (alone, suspect.history) {
                 (Ok(found), _) => found,
-                // What came before in the same guest has a part in it.
+                // Earlier plans in the same guest contributed.
                 (Err(_), Some((failure, plan))) => {
                     self.confirm(failure, plan).unwrap_or_else(unconfirmed)
                 }
@@ -189,12 +189,12 @@ impl Fuzz<'_> {
             Budget::Plans(most) => index >= most,
             Budget::Time(time) => shared.started.elapsed() >= time,
         };
-        // Seeds of neighbouring plans have nothing to do with each other, and every one of them is
-        // a number that a scenario can hold (less than 2^52).
+        // Seeds of neighbouring plans are unrelated, and each is a number that a scenario can hold
+        // (less than 2^52).
         (!over).then(|| mix(self.seed, index) >> 12)
     }
 
-    /// A guest for every plan.
+    /// Boots a guest for every plan.
     fn work_alone(&self, shared: &Shared) {
         let mut coverage = self.no_coverage();
         while let Some(seed) = self.next(shared) {
@@ -314,11 +314,10 @@ impl Fuzz<'_> {
         shared.coverage.lock().merge(&coverage);
     }
 
-    /// Runs a plan again and shrinks it. Where it never fails again, the failure and the plan come
-    /// back.
+    /// Runs a plan again and shrinks it. Returns the failure and the plan unchanged if it never
+    /// fails again.
     ///
-    /// Races take the turns that were recorded first. Where that does not fail again, they are left
-    /// to themselves.
+    /// Races first follow the recorded order. If that does not fail again, their order is free.
     fn confirm(&self, failure: Failure, plan: Plan) -> Result<Found, Box<(Failure, Plan)>> {
         let room = tempfile::tempdir_in(self.folder);
         let folder = room.as_ref().map_or(self.folder, |room| room.path());
@@ -363,7 +362,7 @@ impl Fuzz<'_> {
     }
 }
 
-/// A plan that never failed again is told as it was drawn.
+/// A plan that did not fail again is reported as it was drawn.
 fn unconfirmed(lost: Box<(Failure, Plan)>) -> Found {
     let (failure, plan) = *lost;
     Found {

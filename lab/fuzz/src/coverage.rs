@@ -1,5 +1,5 @@
-//! What has been exercised: the state of each touched region x the operation with its level x how
-//! both ends of the range are aligned, for one design.
+//! Coverage for one design: state of each touched region x operation with its level x alignment of
+//! both ends of the range.
 
 use tdxlab_plan::RegionState;
 use tdxlab_plan::addr::{Gpa, GpaRange, PageLevel};
@@ -9,16 +9,16 @@ use super::coverage_model::{ALIGNMENTS, CoverageModel, ENDS, MOST_ROWS, MOST_STA
 
 const CELLS: usize = MOST_ROWS * MOST_STATES * ALIGNMENTS;
 
-/// How often each combination came, for one design.
+/// Count of each combination, for one design.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Coverage {
-    /// What the rows and columns are.
+    /// The rows and columns.
     pub model: CoverageModel,
     cells: Vec<u64>,
 }
 
 impl Coverage {
-    /// Nothing has come yet.
+    /// An empty map.
     pub fn new(model: CoverageModel) -> Coverage {
         Coverage {
             model,
@@ -26,13 +26,13 @@ impl Coverage {
         }
     }
 
-    /// How often a combination came.
+    /// Count of a combination.
     pub fn count(&self, row: usize, state: usize, alignment: usize) -> u64 {
         let cell = place(row, state, alignment);
         self.cells.get(cell).copied().unwrap_or(0)
     }
 
-    /// Combinations that came at least once.
+    /// Number of combinations that occurred.
     pub fn reached(&self) -> usize {
         self.cells.iter().filter(|count| **count > 0).count()
     }
@@ -47,14 +47,14 @@ impl Coverage {
         }
     }
 
-    /// How often the rarest combination came that an operation would come to.
+    /// Count of the rarest combination in an operation.
     pub fn rarest(&self, row: usize, states: States, range: GpaRange) -> u64 {
         let alignment = alignment(range);
         let counts = states.each().map(|state| self.count(row, state, alignment));
         counts.min().unwrap_or(u64::MAX)
     }
 
-    /// Takes in what another of the same chart has counted.
+    /// Adds the counts of another map of the same model.
     pub fn merge(&mut self, other: &Coverage) {
         for (mine, theirs) in self.cells.iter_mut().zip(&other.cells) {
             *mine += theirs;
@@ -103,7 +103,7 @@ impl States {
     }
 }
 
-/// Most regions of one range that are looked at.
+/// Bound on the regions counted of one range.
 const MOST_REGIONS: usize = 8;
 
 /// The state of one region of a TD.

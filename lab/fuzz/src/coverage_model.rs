@@ -1,17 +1,17 @@
-//! What is counted: operations, states of memory, ways of lying across boundaries, and which of
-//! their combinations can come at all.
+//! Dimensions of coverage: operations, states of memory, alignments, and which combinations are
+//! possible.
 
 use tdxlab_plan::addr::PageLevel;
 use tdxlab_plan::{Design, HostProfile, Op};
 
 use super::ops::{OPERATIONS, PLAIN_OPERATIONS, counted_as};
 
-/// The rows and columns of a map of what was exercised.
+/// Rows and columns of a coverage map.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum CoverageModel {
-    /// Of TDs.
+    /// For TDs.
     Td,
-    /// Of plain VMs.
+    /// For plain VMs.
     Plain,
 }
 
@@ -40,7 +40,7 @@ const PLAIN_STATES: [&str; 7] = [
     "mixed, logged",
 ];
 
-/// Rows and columns of what cannot come everywhere.
+/// Rows and columns of combinations that are not always possible.
 const ACCEPT_2M: usize = 1;
 const ACCEPT_1G: usize = 2;
 const PREFAULT: usize = 18;
@@ -54,7 +54,7 @@ pub(super) const RACE: usize = OPERATIONS.len() - 1;
 pub(super) const MOST_ROWS: usize = OPERATIONS.len();
 pub(super) const MOST_STATES: usize = STATES.len();
 
-/// How an end of a range lies: on a 2M boundary, one page beside one, or anywhere else.
+/// Alignment of an end of a range: on a 2M boundary, one page beside one, or other.
 pub const ENDS: [&str; 3] = ["2M", "2M\u{b1}4K", "4K"];
 
 /// Classes of both ends.
@@ -94,7 +94,7 @@ impl CoverageModel {
     }
 }
 
-/// The row of this name, or of its first word. What has none is never drawn.
+/// The row of this name, or of its first word. An operation without a row is never drawn.
 fn row(operations: &[&str], op: &Op) -> usize {
     let name = counted_as(op);
     let first = name.split([' ', ',']).next().unwrap_or(name);
@@ -102,12 +102,12 @@ fn row(operations: &[&str], op: &Op) -> usize {
     at(name).or_else(|| at(first)).unwrap_or(0)
 }
 
-/// Where a hunt goes on, which says what can come at all.
+/// Target of a hunt, which determines the possible combinations.
 #[derive(Clone, Copy, Debug)]
 pub struct Target {
     /// The host.
     pub host: HostProfile,
-    /// The design played or expected.
+    /// The design, emulated or expected.
     pub design: &'static Design,
 }
 
@@ -117,7 +117,7 @@ impl Target {
         CoverageModel::of(self.host)
     }
 
-    /// Whether a combination can come.
+    /// Whether a combination is possible.
     pub fn possible(self, row: usize, state: usize, alignment: usize) -> bool {
         match self.chart() {
             CoverageModel::Td => self.possible_in_td(row, state, alignment),
@@ -125,8 +125,9 @@ impl Target {
         }
     }
 
-    /// An ACCEPT at 2M or 1G has both ends on 2M boundaries; a design that maps 4K has no leaf of 2M;
-    /// and where the VMM has no command for it, nothing is prefaulted. All else came in long hunts.
+    /// An ACCEPT at 2M or 1G has both ends on 2M boundaries; a design that maps 4K has no 2M
+    /// leaves; a VMM without a command for it cannot prefault. All other combinations occurred in
+    /// long hunts.
     fn possible_in_td(self, row: usize, state: usize, alignment: usize) -> bool {
         let accepts_leaves = matches!(row, ACCEPT_2M | ACCEPT_1G);
         let in_leaf = matches!(state, LEAF_PENDING | LEAF_ACCEPTED);
@@ -136,7 +137,7 @@ impl Target {
         lies && is_there && is_done
     }
 
-    /// How many combinations can come.
+    /// Number of possible combinations.
     pub fn combinations(self) -> usize {
         let rows = 0..self.chart().operations().len();
         let states = 0..self.chart().states().len();
@@ -145,7 +146,7 @@ impl Target {
             .sum()
     }
 
-    /// The alignments with which an operation can come to a state.
+    /// The possible alignments of an operation on a state.
     pub fn alignments(self, row: usize, state: usize) -> impl Iterator<Item = usize> {
         (0..ALIGNMENTS).filter(move |alignment| self.possible(row, state, *alignment))
     }

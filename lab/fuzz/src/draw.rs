@@ -1,5 +1,5 @@
-//! Draws guests and steps. Of a few steps that are drawn, the one is taken that comes to the rarest
-//! combination of state, operation and alignment.
+//! Draws guests and steps. Of a few candidate steps, the one with the rarest combination of state,
+//! operation and alignment is taken.
 
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
@@ -17,7 +17,7 @@ use super::{places, steps};
 /// Steps drawn for each that is taken, as a rule.
 pub const CANDIDATES: usize = 3;
 
-/// One in so many ranges is long where every page of it takes its time.
+/// One in so many ranges is long if each page takes time.
 const LONG_EVERY: u32 = 64;
 
 /// Bytes of test memory of a drawn guest: a head, something between, a tail, and a bit.
@@ -42,14 +42,14 @@ pub struct Draw {
     all: bool,
 }
 
-/// A step and what it would come to.
+/// A step and its coverage.
 pub(super) struct Candidate {
     pub(super) action: Action,
     pub(super) touched: Vec<(usize, States, GpaRange)>,
 }
 
-/// Of a few steps that `draw` draws, the one that comes to what `coverage` has seen least. Counts it
-/// as seen.
+/// Of a few steps drawn by `draw`, the one with the lowest count in `coverage`, which is then
+/// updated.
 pub(super) fn rarest(
     candidates: usize,
     coverage: &mut Coverage,
@@ -93,7 +93,7 @@ impl Draw {
         }
     }
 
-    /// For the plan with this seed, and a guest of its own for it, on such a host.
+    /// For the plan with this seed, with a drawn guest, on this host.
     pub fn with_guest(seed: u64, host: HostProfile) -> (Draw, Guest) {
         let bytes = match host.fixed_slots {
             false => WINDOW,
@@ -110,7 +110,7 @@ impl Draw {
         (draw, guest)
     }
 
-    /// With so many steps drawn for each that is taken: 1 favours nothing.
+    /// Sets the number of candidates per step: 1 for no preference.
     #[must_use]
     pub fn with_candidates(self, candidates: usize) -> Draw {
         Draw { candidates, ..self }
@@ -121,7 +121,7 @@ impl Draw {
         self.random.random_range(6..=30)
     }
 
-    /// An initial image, slots, SEPT_VE_DISABLE or much memory for a guest that has none of it.
+    /// Adds an initial image, slots, SEPT_VE_DISABLE or much memory to a guest.
     fn furnish(&mut self, guest: &mut Guest) {
         let window = self.window;
         let page = PageLevel::Size4K.bytes();
@@ -166,7 +166,7 @@ impl Draw {
         action
     }
 
-    /// Looks at everything: what any step before may have spoiled shows at last.
+    /// Verifies all memory: damage by any earlier step shows at last.
     pub fn last_look(&self) -> Action {
         Action::One(Op::Verify {
             range: self.window,
@@ -225,8 +225,8 @@ impl Draw {
         }
     }
 
-    /// A range for an operation that goes page by page: short, so that the next interesting thing
-    /// comes soon. Now and then a long one.
+    /// A range for an operation that proceeds page by page: mostly short, to save time. Now and
+    /// then a long one.
     fn short(&mut self) -> GpaRange {
         if self.random.random_ratio(1, LONG_EVERY) {
             return self.range();
@@ -307,7 +307,7 @@ impl Draw {
                     vcpu,
                 }
             }
-            // Nobody predicts how conversions race where the VMM maps what it converts.
+            // Racing conversions cannot be predicted if the VMM maps converted memory.
             _ if races && !self.all => self.accept(vcpu),
             _ => Op::Convert {
                 range: self.range(),

@@ -1,5 +1,5 @@
-//! A guest, its predictor and its judge, without files and journal: what the executor does, step by
-//! step and in the same order, so that a plan that fails here fails there.
+//! A guest, its predictor and its judge, without files and journal. Repeats the executor's steps in
+//! the same order, so that a plan that fails here fails there.
 
 use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -14,7 +14,7 @@ use tdxlab_plan::{Action, Design, Guest, Plan, Races};
 use tdxlab_predict::Predictor;
 use tdxlab_run::{PANICKED, perform};
 
-/// Longest a single operation of a random plan may take where all of it is software.
+/// Timeout of a single operation of a random plan on software hosts.
 const PATIENCE: Duration = Duration::from_secs(20);
 
 /// The order in which races took turns, by step.
@@ -29,17 +29,17 @@ pub struct Harness {
     orders: Orders,
 }
 
-/// What came of a step.
+/// Result of a step.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Stepped {
-    /// The predictor cannot foresee it; nothing was done.
+    /// It cannot be predicted; it was not done.
     Refused,
     /// As predicted; whether the TD lives on.
     Passed {
-        /// Whether it does.
+        /// Whether the TD lives.
         alive: bool,
     },
-    /// Not as predicted.
+    /// It differs from the prediction.
     Failed(Failure),
 }
 
@@ -50,9 +50,9 @@ pub struct Failure {
     pub step: usize,
     /// `fail` or `error`.
     pub verdict: Verdict,
-    /// Who said so, the first one first.
+    /// Witnesses of the findings, in order.
     pub witnesses: Vec<Witness>,
-    /// What the first one said.
+    /// Text of the first finding.
     pub text: String,
     /// The order in which races took turns up to there, where the host recorded it; steps from 0.
     pub orders: Orders,
@@ -92,8 +92,8 @@ impl Failure {
         }
     }
 
-    /// Whether it is the same failure as `other`: the same verdict, and who noticed `other` first
-    /// notices this one too.
+    /// Whether it is the same failure as `other`: the same verdict, and the first witness of
+    /// `other` is among its witnesses.
     pub fn is_like(&self, other: &Failure) -> bool {
         self.verdict == other.verdict
             && match other.witnesses.first() {
@@ -166,7 +166,7 @@ impl Harness {
         }
     }
 
-    /// The guest, to do things to it that nobody judges.
+    /// The guest, for operations that are not judged.
     pub fn session(&mut self) -> &mut dyn Session {
         self.session.as_mut()
     }
@@ -177,7 +177,7 @@ impl Harness {
         self.steps = 0;
     }
 
-    /// What the guest's memory must be like now.
+    /// The predictor, with the expected state of memory.
     pub fn predictor(&self) -> &Predictor {
         self.judge.oracle().predictor()
     }
@@ -205,8 +205,8 @@ impl Harness {
         }
     }
 
-    /// Does one step and gives the whole judgement, and whether the TD had to live on; `None` where
-    /// the predictor cannot foresee it and nothing was done.
+    /// Does one step and returns the judgement, and whether the TD had to live on; `None` if the
+    /// step cannot be predicted and was not done.
     ///
     /// # Errors
     ///
@@ -226,7 +226,7 @@ impl Harness {
         Ok(judgement.map(|judgement| (judgement, expected.td_alive)))
     }
 
-    /// Ends the guest; what was found after it had gone, if anything was.
+    /// Ends the guest; returns a failure found in the teardown.
     pub fn end(self) -> Result<Option<Failure>, HostError> {
         let last = (self.steps as usize).saturating_sub(1);
         let judgement = self.judge.end(&self.session.end()?);
@@ -234,9 +234,9 @@ impl Harness {
     }
 }
 
-/// Runs a plan in a guest of its own; how it failed, if it did. A plan that nobody can foresee, or
-/// that goes on after the TD's death, does not fail. Races take turns as `orders` say, where they say
-/// something and the host can.
+/// Runs a plan in a new guest; returns its failure, if any. A plan that cannot be predicted, or
+/// that continues after the TD's death, does not fail. Races follow `orders` if given and supported
+/// by the host.
 pub fn attempt(
     host: &dyn Host,
     design: &Design,

@@ -1,20 +1,20 @@
-//! Random scenarios that are worth running: plans drawn with an eye on what state memory is in and on
-//! what has been exercised least, judged step by step, and shrunk where they fail.
+//! Random scenarios worth running: plans drawn by the state of memory and by coverage so far,
+//! judged step by step, and shrunk if they fail.
 //!
 //! | file | what it does |
 //! |---|---|
-//! | `bench` | a guest, its predictor and its judge, without files and journal |
+//! | `harness` | a guest, its predictor and its judge, without files and journal |
 //! | `draw` | draws guests and steps |
 //! | `places` | draws ranges: boundaries, one page around them |
 //! | `plain` | draws guests and steps of plain VMs |
-//! | `model` | operations, states, alignments, and which of their combinations can come |
-//! | `coverage` | how often each came |
+//! | `coverage_model` | operations, states, alignments, and possible combinations |
+//! | `coverage` | how often each occurred |
 //! | `table` | the counts as a table with its holes |
-//! | `shrink`, `simpler` | the smallest plan that fails for the same witness |
+//! | `shrink`, `reductions` | the smallest plan that fails for the same witness |
 //! | `yaml` | a plan as a scenario file |
-//! | `hunt` | draws plan after plan until something fails or time is up |
+//! | `campaign` | draws plans until one fails or time is up |
 //! | `qualify` | shows that the default set catches every seeded fault |
-//! | `window` | many plans in one guest, each in memory of its own |
+//! | `shared_guest` | many plans in one guest, each in its own memory |
 
 mod campaign;
 pub mod coverage;

@@ -1,8 +1,8 @@
-//! What a hunt knows of each operation: how it is counted, and how plain it is.
+//! Properties of each operation for a hunt: its row of coverage, and its simplicity.
 
 use tdxlab_plan::{AccessKind, Gone, OnVe, Op, Side, Size};
 
-/// Names of what is done to TDs.
+/// Names of operations on TDs.
 pub(super) const OPERATIONS: [&str; 21] = [
     "accept 4K",
     "accept 2M",
@@ -27,7 +27,7 @@ pub(super) const OPERATIONS: [&str; 21] = [
     "in a race",
 ];
 
-/// Names of what is done to plain VMs. The last four are done to the whole VM.
+/// Names of operations on plain VMs. The last four are on the whole VM.
 pub(super) const PLAIN_OPERATIONS: [&str; 10] = [
     "touch read",
     "touch write",

@@ -11,8 +11,8 @@ const REGION: u64 = PageLevel::Size2M.bytes();
 pub(super) fn range(random: &mut ChaCha8Rng, window: GpaRange) -> GpaRange {
     let one = corner(random, window);
     let other = match random.random_range(0..16) {
-        // A few pages from there: most of what can go wrong goes wrong within a page or two, and
-        // what is done to whole regions takes as long as a hundred such steps.
+        // A few pages from there: most bugs show within a page or two, and an operation on whole
+        // regions takes as long as a hundred such steps.
         0..13 => one + random.random_range(1..=5) * PAGE,
         13..15 => one.saturating_sub(random.random_range(1..=5) * PAGE),
         _ => corner(random, window),

@@ -1,7 +1,7 @@
 //! Draws guests and steps of plain VMs: ordinary memory, holes in it, logging of dirty pages.
 //!
-//! Memory is of 4K pages or of hugetlb pages of 2M. Transparent huge pages are left out: how large a
-//! folio is, is the kernel's choice.
+//! Memory is of 4K pages or of hugetlb pages of 2M. Transparent huge pages are left out: the kernel
+//! decides on the size of a folio.
 
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
@@ -18,7 +18,7 @@ use super::{places, steps};
 /// Test memory of a drawn guest.
 const MEMORY: u64 = 4 * PageLevel::Size2M.bytes();
 
-/// What may be behind it.
+/// Possible backings.
 const BACKINGS: [Backing; 2] = [Backing::Small, Backing::Hugetlb2M];
 
 /// A guest with this behind its memory.
@@ -31,7 +31,7 @@ fn guest(backing: Backing) -> Guest {
     }
 }
 
-/// What can be behind the memory of drawn guests on this machine.
+/// Backings available on this machine.
 pub(super) fn backings(host: &dyn Host) -> Vec<Backing> {
     let can = |backing: &Backing| host.unmet(&guest(*backing)).is_none();
     BACKINGS.into_iter().filter(can).collect()
@@ -63,7 +63,7 @@ impl PlainDraw {
         guest(backings.get(index).copied().unwrap_or(Backing::Small))
     }
 
-    /// For the plan with this seed, in a guest whose memory nobody has touched.
+    /// For the plan with this seed, in a guest with untouched memory.
     pub(super) fn new(seed: u64, guest: &Guest) -> PlainDraw {
         PlainDraw {
             random: ChaCha8Rng::seed_from_u64(seed),
@@ -93,7 +93,7 @@ impl PlainDraw {
         action
     }
 
-    /// What ends a plan: a look at everything, with vCPUs that run and nothing logged.
+    /// Last steps of a plan: a check of all memory, with running vCPUs and no dirty logging.
     pub(super) fn last_look(&self) -> Vec<Action> {
         let look = Op::Verify {
             range: self.memory,
@@ -109,7 +109,7 @@ impl PlainDraw {
 
     fn candidate(&mut self, predictor: &Predictor) -> Candidate {
         let op = self.op();
-        // What is done to the whole VM is done to all of its memory.
+        // An operation on the whole VM covers all of its memory.
         let range = op.range().unwrap_or(self.memory);
         let states = States::of_plain(predictor, range, self.memory, self.logging);
         Candidate {

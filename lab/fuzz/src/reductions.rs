@@ -1,4 +1,4 @@
-//! Plans that are a little simpler than a plan, and which of two is the simpler one.
+//! Simpler variants of a plan, and the order by simplicity.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -24,7 +24,7 @@ pub(super) struct Cost {
     offsets: u64,
 }
 
-/// How much there is to a plan.
+/// Size of a plan, for shrinking. Smaller is better.
 pub(super) fn cost(plan: &Plan) -> Cost {
     let base = plan.guest.memory.start();
     let races = plan
@@ -168,7 +168,7 @@ fn plainer_guest(plan: &Plan, made: &mut Vec<Plan>) {
             }
         });
     }
-    // One that does nothing may matter all the same: it is one more that must be kicked.
+    // An idle vCPU may matter: it must be kicked, too.
     let idle = guest.vcpus.saturating_sub(1);
     if count < idle && used.iter().all(|vcpu| vcpu.0 < idle) {
         change(&|plan| plan.guest.vcpus = idle);
@@ -188,7 +188,7 @@ fn plainer_guest(plan: &Plan, made: &mut Vec<Plan>) {
     if guest.slots != plain {
         change(&|plan| plan.guest.slots.clone_from(&plain));
     }
-    // No more memory than is touched, in whole regions.
+    // Only the memory that is touched, in whole regions.
     let end = all_ops(plan)
         .filter_map(Op::range)
         .map(GpaRange::end)
@@ -244,7 +244,7 @@ fn renumber(plan: &mut Plan) {
     }
 }
 
-/// Every operation by itself: plainer, shorter, elsewhere.
+/// Simplifies each operation alone: plainer, shorter, moved.
 fn plainer_ops(plan: &Plan, made: &mut Vec<Plan>) {
     let count = all_ops(plan).count();
     for index in 0..count {
@@ -252,7 +252,7 @@ fn plainer_ops(plan: &Plan, made: &mut Vec<Plan>) {
             continue;
         };
         let mut others = plainer(op);
-        // A plain VM accepts nothing.
+        // A plain VM has no ACCEPT.
         if plan.guest.backing.is_none() {
             others.extend(accepts(op));
         }
@@ -358,7 +358,7 @@ fn ranges(range: GpaRange, level: PageLevel, memory: GpaRange) -> Vec<GpaRange> 
         (start, end / REGION * REGION),
         (start, (end / REGION + 1) * REGION),
     ];
-    // As long as it is, elsewhere.
+    // The same length, moved.
     let length = end - start;
     for shift in [REGION, REGION / 2, 1 << 16] {
         let rounder = start / shift * shift;
@@ -396,7 +396,7 @@ fn moved(plan: &Plan, made: &mut Vec<Plan>) {
     }
 }
 
-/// Every operation of a plan elsewhere, as `place` says.
+/// Moves every operation of a plan by `place`.
 pub(super) fn rebase(plan: &mut Plan, place: impl Fn(GpaRange) -> Option<GpaRange>) {
     for op in all_ops_mut(plan) {
         if let Some(range) = op.range().and_then(&place) {

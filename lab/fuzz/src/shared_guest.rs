@@ -1,8 +1,8 @@
 //! Many plans in one guest, since booting takes longer than most plans.
 //!
-//! In a TD each has a part of memory of its own, which is put back by a conversion of all of it,
-//! there and back, and a hole. In a plain VM all have the same memory, which is put back by a hole.
-//! Now and then a TD is of a kind of its own (slots, an initial image, a gigabyte) and runs one plan.
+//! In a TD each has a window of memory, reset by converting all of it to shared and back, and a
+//! hole. In a plain VM all use the same memory, reset by a hole. Now and then a TD is special
+//! (slots, an initial image, a gigabyte) and runs one plan.
 
 use std::ops::ControlFlow;
 use std::path::Path;
@@ -33,7 +33,7 @@ const WINDOWS: u64 = 64;
 /// Plans in one plain VM, so that the next soon has other pages behind its memory.
 const PLAIN_PLANS: u64 = 16;
 
-/// One TD in so many is of a kind of its own.
+/// One TD in so many is special.
 const SPECIAL_EVERY: u32 = 3;
 
 /// A guest with room for many plans.
@@ -50,7 +50,7 @@ pub(super) struct Windows {
     dead: bool,
 }
 
-/// What a guest is good for.
+/// Use of a guest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Kind {
     /// A TD with a window for every plan.
@@ -61,18 +61,18 @@ enum Kind {
     Plain,
 }
 
-/// What came of a plan.
+/// Result of a plan.
 pub(super) struct Run {
     pub(super) steps: u64,
     pub(super) failed: Option<FailingPlan>,
 }
 
-/// A failure, and what may be the reason of it.
+/// A failure, and the plans that may reproduce it.
 #[derive(Debug)]
 pub(super) struct FailingPlan {
     /// How the plan failed, with the step counted in it.
     pub(super) failure: Failure,
-    /// The plan by itself.
+    /// The plan alone.
     pub(super) plan: Plan,
     /// The same with all that was done in the guest up to there, the step counted from the boot.
     pub(super) history: Option<(Failure, Plan)>,
@@ -107,12 +107,11 @@ impl Drawing {
     }
 }
 
-/// Goes on, or ends the plan: with a failure, or without one because its TD is gone.
+/// Continue, or end the plan: with a failure, or without one because its TD is dead.
 type Flow<T> = ControlFlow<Option<Failure>, T>;
 
 impl Windows {
-    /// Boots a guest for plans with such seeds. `backings` are what can be behind the memory of a
-    /// plain VM.
+    /// Boots a guest for plans with such seeds. `backings` are the possible backings of a plain VM.
     pub(super) fn boot(
         host: &dyn Host,
         design: &Design,
@@ -134,7 +133,7 @@ impl Windows {
         })
     }
 
-    /// Whether there is no room for another plan.
+    /// Whether it is full.
     pub(super) fn is_full(&self) -> bool {
         let most = match self.kind {
             Kind::Windowed => WINDOWS,
@@ -211,7 +210,7 @@ impl Windows {
         }
         for action in self.back(window) {
             if !self.step(action, steps)? {
-                // What cannot be put back is not used again.
+                // Memory that cannot be reset is not used again.
                 self.dead = true;
                 return ControlFlow::Break(None);
             }
@@ -219,8 +218,8 @@ impl Windows {
         ControlFlow::Continue(())
     }
 
-    /// Does a step and says so, unless nobody can foresee it. The step of a failure counts within
-    /// the plan.
+    /// Does a step and records it, unless it cannot be predicted. The step of a failure counts
+    /// within the plan.
     fn step(&mut self, action: Action, steps: &mut Vec<Step>) -> Flow<bool> {
         let stepped = self.bench.step(&action);
         if stepped != Stepped::Refused {
@@ -240,7 +239,7 @@ impl Windows {
         }
     }
 
-    /// What takes everything out of a window; every step is judged, and at rest nothing is left.
+    /// Operations that reset a window. Each is judged, and no page is left afterwards.
     fn back(&self, window: GpaRange) -> Vec<Action> {
         let convert = |to| Op::Convert {
             range: window,
@@ -256,8 +255,8 @@ impl Windows {
         ops.into_iter().map(Action::One).collect()
     }
 
-    /// What is left in memory that was put back, by the predictor. That nothing is populated in a
-    /// plain VM, the last hole has shown.
+    /// What is left in memory after a reset, by the predictor. In a plain VM, the last hole has
+    /// shown that no page is populated.
     fn left(&self, window: GpaRange) -> Option<String> {
         let predictor = self.bench.predictor();
         match self.kind {
@@ -273,13 +272,13 @@ impl Windows {
         }
     }
 
-    /// The plan whose `steps` ended in a failure, by itself and with all that came before.
+    /// The plan whose `steps` ended in a failure, alone and with all steps before it.
     fn suspect(&self, failure: Failure, steps: &[Step], window: GpaRange) -> FailingPlan {
         let before = u32::try_from(self.past.len()).unwrap_or(u32::MAX);
         let orders: Orders = self.bench.orders().clone();
         let own = orders.range(before..);
         let own = own.map(|(step, order)| (step - before, order.clone()));
-        // Races of the plan by itself are drawn from the same seeds as they were here.
+        // Races of the plan alone are drawn from the same seeds as here.
         let seed = self.seed.wrapping_add(u64::from(before));
         let mut alone = plan(self.guest.clone(), seed, steps.to_vec());
         if self.kind == Kind::Windowed {
@@ -314,7 +313,7 @@ impl Windows {
         }
     }
 
-    /// Ends the guest. What is found after it has gone is of no plan of its own, and an error.
+    /// Ends the guest. A finding of the teardown belongs to no plan, and is an error.
     pub(super) fn end(self) -> Result<(), HostError> {
         match self.bench.end()? {
             None => Ok(()),

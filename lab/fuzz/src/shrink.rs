@@ -1,24 +1,24 @@
-//! The smallest plan that fails like a plan: fewer steps, plainer operations, shorter and rounder
-//! ranges, no more vCPUs and memory than needed.
+//! Shrinks a failing plan: fewer steps, plainer operations, shorter and rounder ranges, no more
+//! vCPUs and memory than needed.
 
 use tdxlab_plan::{Action, Op, Plan};
 
 use super::harness::{Failure, Orders};
 use super::reductions::{candidates, cost};
 
-/// What came of shrinking.
+/// Result of shrinking.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Shrunk {
     /// The plan.
     pub plan: Plan,
-    /// How it fails.
+    /// Its failure.
     pub failure: Failure,
     /// Plans that were tried on the way.
     pub tried: usize,
 }
 
-/// Shrinks a plan that failed. `attempt` runs a plan, in which races shall take such turns, and says
-/// how it failed; at most `most` plans are tried, and none any more once `stop` says so.
+/// Shrinks a plan that failed. `attempt` runs a plan, with the given orders of races, and returns
+/// its failure; at most `most` plans are tried, and none after `stop` returns true.
 pub fn shrink(
     plan: &Plan,
     failure: &Failure,
@@ -67,8 +67,8 @@ fn improve(
     None
 }
 
-/// Recorded orders of races, for a plan that was made of the one they are of: race by race where none
-/// was left out, else those of the races that are still the same.
+/// Carries recorded orders of races over to a plan derived from another: race by race if none was
+/// left out, else those of unchanged races.
 fn carried(orders: &Orders, from: &Plan, to: &Plan) -> Orders {
     if orders.is_empty() {
         return Orders::new();
@@ -95,7 +95,7 @@ fn races(plan: &Plan) -> impl Iterator<Item = (u32, &Action)> {
     steps.filter(|(_, action)| matches!(action, Action::Parallel(_)))
 }
 
-/// What comes after the failure is no part of it.
+/// Drops the steps after the failure.
 fn up_to(plan: &Plan, failure: &Failure) -> Plan {
     let mut plan = plan.clone();
     plan.steps.truncate(failure.step + 1);

@@ -1,8 +1,8 @@
-//! Steps and plans that are made of drawn operations.
+//! Steps and plans made of drawn operations.
 
 use tdxlab_plan::{Action, Generation, Guest, Needs, Op, Plan, Step, VERSION};
 
-/// A step that expects what the predictor says.
+/// A step without expectations of an author.
 pub(super) fn step(action: Action) -> Step {
     Step {
         line: 0,
@@ -11,7 +11,7 @@ pub(super) fn step(action: Action) -> Step {
     }
 }
 
-/// A plan of drawn steps. Fills are numbered anew, as a scenario would number them.
+/// A plan of drawn steps. Fills are renumbered as in a scenario.
 pub(super) fn plan(guest: Guest, seed: u64, steps: Vec<Step>) -> Plan {
     let mut plan = Plan {
         version: VERSION,

@@ -1,4 +1,4 @@
-//! The coverage map as rows of a table, with its holes.
+//! The coverage map as rows of a table.
 
 use super::coverage::Coverage;
 use super::coverage_model::Target;
@@ -55,9 +55,9 @@ fn head(target: Target) -> Vec<String> {
     names.map(|name| (*name).to_owned()).collect()
 }
 
-/// For each operation and state of a touched region, how many of the classes of alignment came
-/// (2M boundary, one page beside one, other 4K: nine of them for both ends), and how often in all.
-/// A hole is shown as `-`, and what cannot be as `.`.
+/// For each operation and state of a touched region: how many alignment classes occurred (2M
+/// boundary, one page beside one, other 4K: nine for both ends), and the total count. A combination
+/// that did not occur is `-`, an impossible one `.`.
 fn rows(coverage: &Coverage, target: Target) -> impl Iterator<Item = Vec<String>> {
     let names = target.chart().operations().iter().enumerate();
     names.map(move |(row, name)| {

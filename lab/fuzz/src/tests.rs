@@ -59,7 +59,7 @@ fn a_sound_host_fails_nothing(#[case] design: &str) {
     assert!(outcome.steps > 15_000, "{}", outcome.steps);
 }
 
-/// Shows what was found.
+/// Panics with the failure that was found.
 fn fails(found: &Found, design: &str) -> ! {
     let design = Design::named(design).unwrap();
     panic!(
@@ -77,7 +77,7 @@ fn with_one_job_the_seed_fixes_everything() {
     assert_ne!(one.coverage, hunt(None, "headtail", 4, 200).coverage);
 }
 
-/// As many steps of plans that favour nothing reach fewer combinations.
+/// Without preference, as many steps reach fewer combinations.
 #[test]
 fn what_is_rare_is_favoured() {
     for seed in [1, 2, 3] {
@@ -88,7 +88,7 @@ fn what_is_rare_is_favoured() {
     }
 }
 
-/// What is shown as a hole can be filled: few are left after a hunt of some size.
+/// Combinations that did not occur are possible: few are left after a long hunt.
 #[rstest::rstest]
 #[case::stock("stock")]
 #[case::headtail("headtail")]
@@ -106,7 +106,7 @@ fn holes_are_holes(#[case] design: &str) {
     for name in model.operations().iter().chain(model.states()) {
         assert!(table.contains(name), "{name} is not in\n{table}");
     }
-    // Every operation met every state that there is, and nothing came that is said to be impossible.
+    // Every operation met every possible state, and no combination marked as impossible occurred.
     let mut impossible = 0;
     for (row, operation) in model.operations().iter().enumerate() {
         for (state, name) in model.states().iter().enumerate() {
@@ -177,7 +177,7 @@ fn drawn_steps_come_back_to_what_was_there() {
     assert!(again > 300, "{again} uses of memory after a hole");
 }
 
-/// What is drawn for a TDX host asks nothing of it that it cannot do, and a scenario file can say it.
+/// Plans drawn for a TDX host use only what it supports, and can be written as scenario files.
 #[test]
 fn plans_for_tdx_are_within_its_reach() {
     let design = Design::named("stock").unwrap();
@@ -319,7 +319,7 @@ fn is_short(shrunk: &Shrunk) -> bool {
     shrunk.plan.steps.len() - setup(&shrunk.plan) <= 3
 }
 
-/// A failing plan of the default set, for faults that no drawn plan comes across.
+/// A failing plan of the default set, for faults that no drawn plan finds.
 fn of_the_default_set(fault: &'static Fault) -> Option<(Plan, Failure)> {
     let design = Design::named(fault.design).unwrap();
     let host = SimHost::in_memory().with_fault(fault.seeded());
@@ -389,12 +389,12 @@ fn every_fault_shrinks_to_a_few_steps() {
             let text = scenario(&shrunk.plan, design, "fuzz/long", "Too long.");
             too_long.push(format!("{}: {all} - {setup}\n{text}", fault.name));
         }
-        // Nobody is there for nothing; one that does nothing may be the one that is not kicked.
+        // Unused vCPUs are removed, except one that must be kicked.
         let ops = shrunk.plan.steps.iter().flat_map(|step| step.action.ops());
         let used: BTreeSet<_> = ops.filter_map(Op::vcpu).collect();
         let vcpus = usize::from(shrunk.plan.guest.vcpus);
         assert!(vcpus <= used.len() + 1, "{}: {used:?}", fault.name);
-        // What is left fails by itself and from a file, in the same way.
+        // The shrunk plan fails alone and from a file, in the same way.
         let design = Design::named(fault.design).unwrap();
         let text = scenario(&shrunk.plan, design, "fuzz/shrunk", "Shrunk.");
         let host = SimHost::in_memory().with_fault(fault.seeded());

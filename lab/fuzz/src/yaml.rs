@@ -47,7 +47,7 @@ pub fn scenario(plan: &Plan, design: &Design, name: &str, about: &str) -> String
     text
 }
 
-/// What sets designs like this one apart from others, which another plan may be about.
+/// The need that distinguishes a design from others.
 fn needs(design: &Design) -> Option<String> {
     if design.is_plain() {
         return None;

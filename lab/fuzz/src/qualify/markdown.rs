@@ -1,4 +1,4 @@
-//! The matrix as a chapter of the documentation shows it.
+//! The matrix as a chapter of the documentation.
 
 use std::fmt::Write;
 
@@ -8,8 +8,8 @@ use tdxlab_faults::{Fault, TOPICS};
 
 use super::matrix::{Catch, Matrix, Row};
 
-/// One table for every topic, with the faults of it that were tried; where all were, the catalogue
-/// row by row after them.
+/// One table per topic, with the faults that were tried; if all were, followed by the catalogue row
+/// by row.
 pub fn markdown(matrix: &Matrix) -> String {
     let mut out = format!(
         "On `{}`: {} of {} faults caught, {} by the witness one would expect, {} at one step by two \

@@ -1,4 +1,4 @@
-//! Fault by fault, what caught it.
+//! The scenarios and witnesses that caught each fault.
 
 use std::cmp::Reverse;
 use std::path::PathBuf;
@@ -15,7 +15,7 @@ pub struct Catch {
     /// Its place among the plans.
     #[serde(skip)]
     pub plan: usize,
-    /// Its name.
+    /// Name of the plan.
     #[serde(rename = "plan")]
     pub name: String,
     /// Its scenario file.
@@ -26,33 +26,33 @@ pub struct Catch {
     pub seed: u64,
     /// The first step that failed, from 1; `None` for the positive control.
     pub step: Option<usize>,
-    /// What the step does.
+    /// The step in words.
     pub action: String,
-    /// Who contradicted the prediction of that step.
+    /// Witnesses that contradicted the prediction of that step.
     pub witnesses: Vec<Witness>,
-    /// Who contradicted that of later steps, which may have gone wrong because of it.
+    /// Witnesses that contradicted later steps, which may be consequences.
     pub later: Vec<Witness>,
-    /// What they said.
+    /// Their findings.
     pub findings: Vec<String>,
 }
 
-/// A plan that says nothing about a fault, and why.
+/// A plan without a verdict under a fault, and why.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Unjudged {
-    /// Its name.
+    /// Name of the plan.
     pub plan: String,
-    /// Why.
+    /// The reason.
     pub reason: String,
 }
 
-/// What came of one fault.
+/// Result of one fault.
 #[derive(Clone, Debug)]
 pub struct Row {
     /// The fault.
     pub fault: &'static Fault,
     /// Plans that were run under it.
     pub plans: usize,
-    /// Those of them in which it made a difference to what the host does.
+    /// Plans in which the fault changed the host's behaviour.
     pub reached: usize,
     /// Those that caught it.
     pub catches: Vec<Catch>,
@@ -74,7 +74,7 @@ impl Row {
         }
     }
 
-    /// What it says in place of a scenario, where nothing caught the fault.
+    /// Text in place of a scenario, if the fault was not caught.
     pub fn escape(&self) -> &'static str {
         match self.reached {
             0 => "not reached",
@@ -82,13 +82,13 @@ impl Row {
         }
     }
 
-    /// What catches the fault best. `None` where it escaped.
+    /// The best catch. `None` if the fault escaped.
     pub fn best(&self) -> Option<&Catch> {
         self.ranked().next()
     }
 
-    /// What catches the fault, best first: by the witness one would expect first, by as many of the
-    /// others as one would expect, by as many at all, after as few steps as possible.
+    /// All catches, best first: by the expected main witness, the number of other expected
+    /// witnesses, the number of witnesses, and the fewest steps.
     pub fn ranked(&self) -> impl Iterator<Item = &Catch> {
         let mut ranked: Vec<&Catch> = self.catches.iter().collect();
         ranked.sort_by_key(|one| {
@@ -103,7 +103,7 @@ impl Row {
         ranked.into_iter()
     }
 
-    /// What this plan caught.
+    /// The catch of this plan.
     pub fn caught(&self, plan: usize) -> Option<&Catch> {
         self.catches.iter().find(|one| one.plan == plan)
     }
@@ -122,21 +122,21 @@ impl Row {
     }
 }
 
-/// What came of all faults.
+/// Results of all faults.
 #[derive(Clone, Debug)]
 pub struct Matrix {
-    /// Where guests ran.
+    /// The host that ran the guests.
     pub host: HostKind,
     /// Every fault that was tried, in the order of the catalogue.
     pub rows: Vec<Row>,
-    /// Faults that were not tried because somebody stopped it.
+    /// Faults that were not tried because of an interrupt.
     pub untried: usize,
     /// How long it took.
     pub took: Duration,
 }
 
 impl Matrix {
-    /// Faults that nothing caught.
+    /// Faults that were not caught.
     pub fn escaped(&self) -> impl Iterator<Item = &Row> {
         self.rows.iter().filter(|row| row.catches.is_empty())
     }

@@ -1,9 +1,9 @@
-//! Shows that the lab catches what it exists to catch: seeds every fault, one at a time, and sees
-//! which scenario fails, at which step, by which witnesses.
+//! Qualifies the lab: seeds every fault, one at a time, and records which scenario fails, at which
+//! step, by which witnesses.
 //!
 //! On `sim` every plan is run under every fault. On `soft`, where every plan boots a guest, `sim`
-//! says first which plans catch the fault, and those are run in that order until one does, by the
-//! witness one would expect. What fails under a fault is only believed where it passes without.
+//! first finds the plans that catch the fault; those are run in order until one fails by the
+//! expected witness. A failure under a fault counts only if the plan passes without it.
 
 mod markdown;
 mod matrix;
@@ -28,7 +28,7 @@ use tdxlab_qemu::interrupt::Interrupt;
 use tdxlab_run::{InMemoryRunner, TestCase};
 use thiserror::Error;
 
-/// What is seeded, and what has to catch it.
+/// Faults to seed, and the plans that have to catch them.
 pub struct Qualify<'a> {
     /// The plans.
     pub items: &'a [TestCase],
@@ -42,9 +42,9 @@ pub struct Qualify<'a> {
     pub jobs: usize,
     /// Longest a single operation may take.
     pub patience: Duration,
-    /// Ends it early.
+    /// Stops it early.
     pub interrupt: &'a Interrupt,
-    /// Is told of every fault that was tried. Called from several threads.
+    /// Called with every fault that was tried, from several threads.
     pub watcher: &'a (dyn Fn(&Row) + Sync),
 }
 
@@ -201,8 +201,8 @@ impl Try {
         Try { plan, chance: 0 }
     }
 
-    /// The plan as it is run. Every chance has its own seed: the order in which vCPUs are let go is
-    /// drawn from it, and one that hides the fault once hides it again.
+    /// The plan as it is run. Each repetition has a different seed: the order in which vCPUs resume
+    /// is drawn from it, and an order that hides the fault would hide it again.
     fn of(self, item: &TestCase) -> Cow<'_, TestCase> {
         let mut item = Cow::Borrowed(item);
         if self.chance > 0 {
@@ -218,7 +218,7 @@ fn design(fault: &Fault) -> &'static Design {
     Design::named(fault.design).unwrap_or(&Design::all()[0])
 }
 
-/// Which plans pass on the host without a fault, found out when it is asked.
+/// Plans that pass on the host without a fault; evaluated lazily.
 struct Sound<'a> {
     qualify: Option<(&'a [TestCase], Box<dyn Host>, Duration)>,
     known: Mutex<BTreeMap<(&'static str, usize), bool>>,

@@ -1,4 +1,4 @@
-//! What caught a fault: the first step of a plan that failed, and the witnesses of it.
+//! Extracts what caught a fault: the first failed step of a plan, and its witnesses.
 
 use tdxlab_journal::{Finding, FindingKind, Judgement, Verdict, Witness};
 use tdxlab_plan::{Guest, op_words};
@@ -6,8 +6,8 @@ use tdxlab_run::{PlanResult, TestCase};
 
 use super::matrix::Catch;
 
-/// What of a plan that failed caught the fault. Later steps may fail because of the first that
-/// did, so only that one counts; who contradicts them is noted beside.
+/// The catch of a failed plan. Later steps may fail as a consequence, so only the first counts;
+/// their witnesses are recorded separately.
 pub(super) fn catch(plan: usize, item: &TestCase, tried: &PlanResult) -> Option<Catch> {
     let control = tried
         .control
@@ -45,8 +45,8 @@ pub(super) fn catch(plan: usize, item: &TestCase, tried: &PlanResult) -> Option<
     })
 }
 
-/// What stopped a plan at the positive control because no counter counts. Nothing is judged then, so
-/// nobody contradicts a prediction: the witnesses are those that should have moved.
+/// The catch of a plan that ended at the positive control because no counter moved. No step is
+/// judged then, so the witnesses are the counters that should have moved.
 pub(super) fn stuck(plan: usize, item: &TestCase, tried: &PlanResult) -> Option<Catch> {
     let control = tried.control.as_ref()?;
     if control.verdict != Verdict::Error || tried.distrusted.is_empty() {
@@ -81,7 +81,7 @@ fn said(item: &TestCase, step: Option<usize>, guest: &Guest) -> (String, u32) {
     }
 }
 
-/// Who contradicted the prediction, each once, in the order of witnesses.
+/// Witnesses that contradicted the prediction, without duplicates, in the order of witnesses.
 fn witnesses<'a>(judgements: impl Iterator<Item = &'a Judgement>) -> Vec<Witness> {
     let mut witnesses: Vec<Witness> = judgements
         .flat_map(|judgement| &judgement.findings)

@@ -1,4 +1,4 @@
-//! Many plans in one guest, on `sim`, where everything is decided by seeds.
+//! Many plans in one guest, on `sim`, where seeds decide everything.
 
 use std::path::Path;
 
@@ -43,8 +43,8 @@ fn memory_is_put_back_and_deaths_end_a_guest(#[case] design: &str) {
     assert!(plans > 200, "{plans} plans in 12 guests");
 }
 
-/// What failed fails again, at the same step, with all that came before; and so does the plan by
-/// itself, unless what came before had a part in it.
+/// A failure reproduces at the same step with all plans before it, and with the plan alone unless
+/// earlier plans contributed.
 #[rstest]
 #[case::hole("head-split-missing")]
 #[case::content("split-loses-content")]
