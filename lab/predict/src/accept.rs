@@ -1,4 +1,4 @@
-//! TDG.MEM.PAGE.ACCEPT and what KVM does about its exits: docs/semantics.md, sections 2 and 3.
+//! TDG.MEM.PAGE.ACCEPT and KVM's handling of its exits: docs/semantics.md, sections 2 and 3.
 
 use tdxlab_plan::Size;
 use tdxlab_plan::addr::{GpaRange, PageLevel};
@@ -28,8 +28,8 @@ impl State {
         }
     }
 
-    /// The guest gives accepted pages back, each at the size at which it is mapped: they are pending
-    /// again, nothing exits, and the host knows nothing of it (TDG.MEM.PAGE.RELEASE).
+    /// The guest releases accepted pages, each at the size at which it is mapped: they are pending
+    /// again, without an exit, unknown to the host (TDG.MEM.PAGE.RELEASE).
     pub(super) fn release(
         &mut self,
         tally: &mut Tally,
@@ -93,7 +93,7 @@ impl State {
                 tally.accepted(at, PageLevel::Size1G, 1, OPERAND_INVALID);
             }
             if at.is_multiple_of(REGION) && left >= REGION {
-                // A 1G attempt comes in between at every 1G boundary.
+                // A 1G attempt is made at every 1G boundary.
                 let stop = (at + PAGES_1G - at % PAGES_1G).min(at + left - left % REGION);
                 let (status, regions) = self.accept_2m(tally, at..stop);
                 if status == SUCCESS {

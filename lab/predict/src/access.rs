@@ -9,7 +9,7 @@ use super::runs::Pages;
 use super::state::{Acceptance, Sept, SharedPage, State};
 use super::tally::Tally;
 
-/// What the guest does with each page it reaches.
+/// Parameters of the accesses to each page.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Access {
     /// Distance between accesses.
@@ -21,7 +21,7 @@ pub(super) struct Access {
 }
 
 impl Access {
-    /// Reads every page and goes on at #VE.
+    /// Reads every page and continues after #VE.
     pub(super) const READ: Access = Access {
         stride: PageLevel::Size4K,
         on_ve: OnVe::Skip,
@@ -36,7 +36,7 @@ impl State {
         let pages = pages_of(range);
         let mut at = pages.start;
         while at < pages.end && !tally.died {
-            // With a wider stride every access is looked at by itself.
+            // With a wider stride each access is predicted separately.
             let reach = match access.stride {
                 PageLevel::Size4K => at..pages.end,
                 _ => at..at + 1,
@@ -71,7 +71,7 @@ impl State {
         }
     }
 
-    /// ATTR.RD once per stride: it maps what is missing, and tells pending without #VE.
+    /// ATTR.RD once per stride: it maps missing pages, and reports pending ones without #VE.
     pub(super) fn probe(&mut self, tally: &mut Tally, range: GpaRange, stride: PageLevel) {
         let pages = pages_of(range);
         let mut at = pages.start;
@@ -105,7 +105,7 @@ impl State {
         }
     }
 
-    /// KVM_PRE_FAULT_MEMORY: maps what is missing, shared pages at 4K; the guest notices nothing.
+    /// KVM_PRE_FAULT_MEMORY: maps missing pages, shared ones at 4K; invisible to the guest.
     pub(super) fn prefault(&mut self, tally: &mut Tally, range: GpaRange) {
         let exits = tally.access_exits;
         let pages = pages_of(range);
@@ -187,8 +187,8 @@ impl State {
         let mut most = view.pages;
         let mut leaves = view.regions;
         if view.shared.attribute {
-            // Converted page by page: until the last shared page of the region has gone, the
-            // region is MIXED and gets a table, so only the first page needs a look of its own.
+            // Converted page by page: until the last shared page of the region is gone, the region
+            // is MIXED and gets a table, so only the first page needs a view of its own.
             if !view.region.table {
                 (most, leaves) = (1, 1);
             }

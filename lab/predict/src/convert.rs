@@ -38,13 +38,13 @@ impl State {
         }
     }
 
-    /// Entries looked at for all chunks of a MapGPA. All chunks but the last cut the regions alike.
+    /// Entries visited for all chunks of a MapGPA. All chunks but the last cut the regions alike.
     fn entries_of_chunks(&self, pages: &Pages) -> Option<u64> {
         let full = (pages.end - pages.start) / REGION;
         let last = pages.start + full * REGION..pages.end;
         let each = entries(&self.design, &(pages.start..pages.start + REGION))?;
         let rest = entries(&self.design, &last)?;
-        // Where a slot ends inside a chunk, both parts are ranges of their own.
+        // If a slot ends inside a chunk, both parts are separate ranges.
         let seams = self.slots.pieces(pages).len() as u64 - 1;
         Some(full * each + if last.is_empty() { 0 } else { rest } + 2 * seams)
     }
@@ -81,7 +81,7 @@ impl State {
         });
     }
 
-    /// Conversion to private: shared mappings go; what they showed is lost.
+    /// Conversion to private: shared mappings and their content are lost.
     pub(super) fn unshare(&mut self, tally: &mut Tally, pages: Pages) {
         self.unmap_shared(tally, pages.clone());
         self.shared.set(pages, SharedPage::default());
@@ -116,17 +116,17 @@ impl State {
                 self.uncertain.widen(region, &self.design);
                 self.uncertain.clear(region, true, self.design.in_place);
             }
-            // What lies wholly inside a hole does not split.
+            // Leaves wholly inside a hole do not split.
             Settled::Punched => self.uncertain.clear(region, !self.design.in_place, false),
         }
     }
 }
 
-/// What went over a uncertain region.
+/// Effect on an uncertain region.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Settled {
-    /// A conversion.
+    /// Converted to this side.
     Converted(Side),
-    /// A hole.
+    /// Punched.
     Punched,
 }

@@ -1,12 +1,12 @@
-//! What a range operation may look at: the promise of a design.
+//! Entries a range operation may visit, as promised by a design.
 
 use tdxlab_plan::{Design, RangeSplit};
 
 use super::pages::REGION;
 use super::runs::Pages;
 
-/// Most S-EPT entries that a range of pages may look at to decide its splits; `None` where the
-/// design makes no promise. Source: truth table in docs/semantics.md, section 5.
+/// Most S-EPT entries that a range of pages may visit to decide its splits; `None` if the design
+/// promises no bound. Source: truth table in docs/semantics.md, section 5.
 pub(super) fn entries(design: &Design, pages: &Pages) -> Option<u64> {
     let [start, end] = [pages.start, pages.end].map(|page| page / REGION);
     let head = !pages.start.is_multiple_of(REGION);

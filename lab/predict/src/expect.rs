@@ -1,4 +1,4 @@
-//! What a scenario's author expects, against what the predictor says.
+//! Compares the author's expectations with the prediction.
 
 use tdxlab_plan::addr::PageLevel;
 use tdxlab_plan::{Expect, ExpectErrno, ExpectStatus, ExpectTd, Expectation};
@@ -10,9 +10,9 @@ use super::status;
 pub struct Mismatch {
     /// The key under `expect`.
     pub field: &'static str,
-    /// What the author wrote.
+    /// The author's value.
     pub written: String,
-    /// What the predictor says.
+    /// The predicted value.
     pub predictor: String,
 }
 

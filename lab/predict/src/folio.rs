@@ -1,8 +1,8 @@
-//! Which pages the guest_memfd holds, and in which folios.
+//! Populated pages of the guest_memfd, and their folios.
 //!
-//! A design with 2M folios allocates one whenever a page is wanted in a 2M stretch of the file that
-//! holds nothing yet and lies in the file wholly. A hole that takes part of a folio leaves 4K
-//! pieces, which nothing joins again; what is wanted there later comes in pieces too.
+//! A design with 2M folios allocates one when a page is populated in an empty 2M stretch that lies
+//! wholly in the file. A hole in part of a folio leaves 4K pieces, which are never joined again;
+//! pages populated there later are pieces, too.
 
 use tdxlab_plan::addr::PageLevel;
 
@@ -12,12 +12,12 @@ use super::runs::{Pages, Runs};
 /// How a page of the file is held.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 enum Folio {
-    /// Not at all.
+    /// Not populated.
     #[default]
     Hole,
     /// As part of a whole 2M folio.
     Whole,
-    /// By itself.
+    /// As a 4K piece.
     Piece,
 }
 
@@ -103,7 +103,7 @@ impl Folios {
         self.runs.count(pages, |folio| folio != Folio::Hole)
     }
 
-    /// Fills a stretch that holds nothing: its first and last folio may reach out of it.
+    /// Fills an empty stretch: its first and last folio may extend beyond it.
     fn fill_hole(&mut self, hole: Pages) {
         let mut at = hole.start;
         while at < hole.end {

@@ -13,10 +13,9 @@ use super::tally::Tally;
 const EINVAL: i32 = 22;
 
 impl State {
-    /// fallocate(PUNCH_HOLE | KEEP_SIZE) over a range, one call per piece that lies in one part of
-    /// the file. A piece that is not aligned as the design wants ends it, unchanged; the pieces
-    /// before it are gone. What lies past the end of the file is not there to be punched, and no
-    /// error.
+    /// fallocate(PUNCH_HOLE | KEEP_SIZE) over a range, one call per piece that is contiguous in the
+    /// file. A piece that violates the design's alignment ends it, unchanged; the pieces before it
+    /// are punched. Parts past the end of the file are ignored, without an error.
     pub(super) fn punch(&mut self, tally: &mut Tally, range: GpaRange) {
         tally.entries_at_most = Some(0);
         let torn_start = !range.start().is_aligned(PageLevel::Size4K);

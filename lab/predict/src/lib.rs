@@ -1,4 +1,4 @@
-//! What a step must show, worked out from rules on ranges.
+//! Predicts each step from rules on ranges.
 //!
 //! Invariant: this crate names `tdxlab-plan` and no other crate of the lab. It never simulates page
 //! tables and cannot know the software KVM: the two share address types only, which is what makes
@@ -6,15 +6,15 @@
 //!
 //! | file | rules of |
 //! |---|---|
-//! | `accept` | TDG.MEM.PAGE.ACCEPT and what KVM does about its exits |
+//! | `accept` | TDG.MEM.PAGE.ACCEPT and KVM's handling of its exits |
 //! | `access` | loads, stores, ATTR.RD, prefault |
 //! | `convert` | MapGPA and implicit conversions |
 //! | `hole` | punched holes and allocation |
-//! | `verify` | what memory must hold |
-//! | `race`, `uncertain` | parallel steps, and what is known after them |
-//! | `state`, `runs`, `pages`, `slots`, `folio` | what is known between steps, as runs |
-//! | `entries` | what a range operation may look at |
-//! | `plain` | plain VMs, which have none of this |
+//! | `verify` | expected content of memory |
+//! | `race`, `uncertain` | parallel steps, and the knowledge left after them |
+//! | `state`, `runs`, `pages`, `slots`, `folio` | knowledge between steps, as runs |
+//! | `entries` | entries a range operation may visit |
+//! | `plain` | plain VMs, without any of this |
 
 mod accept;
 mod access;
@@ -49,14 +49,14 @@ use plain::Plain;
 use state::State;
 use tally::Tally;
 
-/// Knows what one guest's memory must be like, step after step.
+/// Tracks the expected state of one guest's memory, step by step.
 #[derive(Clone, Debug)]
 pub struct Predictor {
     design: Design,
     rules: Rules,
 }
 
-/// What its memory is.
+/// Rules of its memory.
 #[derive(Clone, Debug)]
 enum Rules {
     /// The private and shared memory of a TD.
@@ -65,12 +65,12 @@ enum Rules {
     Plain(Plain),
 }
 
-/// What is mapped and populated before the first step, without the page of the positive control.
+/// Mapped and populated pages before the first step, without the page of the positive control.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Baseline {
-    /// 4K leaves.
+    /// Number of 4K leaves.
     pub pages_4k: u64,
-    /// 2M leaves.
+    /// Number of 2M leaves.
     pub pages_2m: u64,
     /// 4K pages of the guest_memfd.
     pub populated: u64,
@@ -93,7 +93,7 @@ impl Predictor {
         &self.design
     }
 
-    /// What is mapped and populated now. Before the first step that is the initial image.
+    /// Mapped and populated pages now. Before the first step that is the initial image.
     pub fn baseline(&self) -> Baseline {
         match &self.rules {
             Rules::Td(state) => {
@@ -104,12 +104,12 @@ impl Predictor {
                     populated: state.folios.populated(),
                 }
             }
-            // Only read before the first step: nobody has touched its memory.
+            // Only read before the first step: its memory is untouched.
             Rules::Plain(_) => Baseline::default(),
         }
     }
 
-    /// What the next step must show. An error leaves everything as it was before.
+    /// Predicts the next step. An error leaves the state unchanged.
     pub fn step(&mut self, action: &Action) -> Result<Expectation, Unjudgeable> {
         let state = match &mut self.rules {
             Rules::Td(state) => state,
@@ -132,8 +132,8 @@ impl Predictor {
         Ok(tally.finish(populated, uncertain))
     }
 
-    /// What is mapped in `window`, as runs in address order, at most `most` of them. Empty memory is
-    /// left out.
+    /// State of `window` as runs in address order, at most `most` of them. Unmapped memory is left
+    /// out.
     pub fn state_map(&self, window: GpaRange, most: usize) -> Vec<(GpaRange, RegionState)> {
         match &self.rules {
             Rules::Td(state) => state.map(window, most),
@@ -141,7 +141,7 @@ impl Predictor {
         }
     }
 
-    /// What is mapped in all of `window`, where it is the same all over.
+    /// State of `window`, if it is uniform.
     pub fn state_all_over(&self, window: GpaRange) -> Option<RegionState> {
         match &self.rules {
             Rules::Td(state) => state.mapped_all_over(window),

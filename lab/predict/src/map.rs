@@ -24,7 +24,7 @@ impl PageView {
 }
 
 impl State {
-    /// What is mapped in `window`, stretch by stretch.
+    /// State of `window`, run by run.
     fn mapped_in(&self, window: GpaRange) -> impl Iterator<Item = (Pages, RegionState)> {
         let mut rest = pages_of(window);
         std::iter::from_fn(move || {
@@ -38,15 +38,15 @@ impl State {
         })
     }
 
-    /// What is mapped in all of `window`, where it is the same all over.
+    /// State of `window`, if it is uniform.
     pub(super) fn mapped_all_over(&self, window: GpaRange) -> Option<RegionState> {
         let mut states = self.mapped_in(window).map(|(_, state)| state);
         let first = states.next().unwrap_or(RegionState::Empty);
         states.all(|state| state == first).then_some(first)
     }
 
-    /// What is mapped in `window`, as runs in address order, at most `most` of them. Empty memory is
-    /// left out.
+    /// State of `window` as runs in address order, at most `most` of them. Unmapped memory is left
+    /// out.
     pub(super) fn map(&self, window: GpaRange, most: usize) -> Vec<(GpaRange, RegionState)> {
         let mut runs: Vec<(GpaRange, RegionState)> = Vec::new();
         let mut stretches = self.mapped_in(window);

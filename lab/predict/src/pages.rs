@@ -1,4 +1,4 @@
-//! Ranges of 4K pages and of 2M regions, and the ways from one to the other.
+//! Ranges of 4K pages and of 2M regions, and conversions between them.
 
 use tdxlab_plan::addr::{Gpa, GpaRange, PageLevel};
 

@@ -10,8 +10,8 @@
 //! and `kvm_mmu_try_split_huge_pages()` in arch/x86/kvm); while it lasts, faults map 4K. When it
 //! ends, tables over huge pages go: since 6.13 they become leaves again
 //! (`kvm_tdp_mmu_recover_huge_pages()`), before that they are zapped
-//! (`kvm_tdp_mmu_zap_collapsible_sptes()`). Where the vCPUs are stopped, QEMU puts the end off until
-//! they go on (`memory_global_dirty_log_stop()`).
+//! (`kvm_tdp_mmu_zap_collapsible_sptes()`). While the vCPUs are stopped, QEMU defers the end until
+//! they continue (`memory_global_dirty_log_stop()`).
 
 use tdxlab_plan::addr::{Gpa, GpaRange, PageLevel};
 use tdxlab_plan::{
@@ -29,7 +29,7 @@ const FOLIO: u64 = PageLevel::Size2M.pages_4k();
 /// How a page is mapped.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 enum Mapped {
-    /// Not at all.
+    /// Unmapped.
     #[default]
     Absent,
     /// By a 4K leaf.
@@ -38,7 +38,7 @@ enum Mapped {
     Leaf,
 }
 
-/// What is known of one plain VM.
+/// State of one plain VM.
 #[derive(Clone, Debug)]
 pub(super) struct Plain {
     memory: GpaRange,
@@ -70,7 +70,7 @@ impl Changes {
 }
 
 impl Plain {
-    /// A VM whose test memory nobody has touched.
+    /// A VM with untouched test memory.
     pub(super) fn new(design: &Design, guest: &Guest, backing: Backing) -> Plain {
         Plain {
             memory: guest.memory,
@@ -91,7 +91,7 @@ impl Plain {
         self.backing.leaf().pages_4k()
     }
 
-    /// What the next step must show.
+    /// Predicts the next step.
     pub(super) fn step(&mut self, action: &Action) -> Result<Expectation, Unjudgeable> {
         let Action::One(op) = action else {
             return Err(Unjudgeable {
@@ -202,8 +202,8 @@ impl Plain {
         }
     }
 
-    /// The first of `absent` pages is touched, then the others as far as it is the same with them;
-    /// the result is the page after those.
+    /// Touches the first of `absent` pages, then the others as far as they behave the same; returns
+    /// the page after those.
     fn fault(&mut self, changes: &mut Changes, absent: Pages) -> u64 {
         let unit = self.page_of(absent.start);
         if self.backing == Backing::Small {
@@ -243,7 +243,7 @@ impl Plain {
         self.backing == Backing::Transparent && self.pieces.at(page / FOLIO).0
     }
 
-    /// fallocate(PUNCH_HOLE). What lies past the end of the file is nowhere.
+    /// fallocate(PUNCH_HOLE). Parts past the end of the file are ignored.
     fn hole(&mut self, changes: &mut Changes, range: GpaRange) {
         let Some(range) = range.intersect(self.memory) else {
             return;
@@ -271,7 +271,7 @@ impl Plain {
         }
     }
 
-    /// A hole in one transparent huge page, or in what is left of it.
+    /// A hole in one transparent huge page, or in the rest of one.
     fn remove_from_folio(&mut self, changes: &mut Changes, folio: Pages, part: Pages) {
         let whole = part == folio;
         if !whole && !self.in_pieces(folio.start) && self.populated.at(folio.start).0 {
@@ -309,7 +309,7 @@ impl Plain {
         self.mapped.set(pages, Mapped::Absent);
     }
 
-    /// fallocate: whole pages of the backing are there afterwards, and nothing is mapped.
+    /// fallocate: whole pages of the backing are populated, none is mapped.
     fn allocate(&mut self, range: GpaRange) -> Result<(), Unjudgeable> {
         if self.backing == Backing::Transparent {
             return Err(Unjudgeable {
@@ -376,7 +376,7 @@ impl Plain {
         }
     }
 
-    /// What the guest must find.
+    /// Expected content for the guest.
     fn reads(&self, pages: Pages) -> Vec<ReadPlan> {
         self.filled
             .stretches(pages)
@@ -387,7 +387,7 @@ impl Plain {
             .collect()
     }
 
-    /// What is mapped in `window`, at most `most` runs of it.
+    /// State of `window`, at most `most` runs.
     pub(super) fn map(&self, window: GpaRange, most: usize) -> Vec<(GpaRange, RegionState)> {
         self.mapped
             .stretches(pages_of(window))
@@ -397,7 +397,7 @@ impl Plain {
             .collect()
     }
 
-    /// What is mapped in all of `window`, where it is the same all over.
+    /// State of `window`, if it is uniform.
     pub(super) fn mapped_all_over(&self, window: GpaRange) -> Option<RegionState> {
         let mut stretches = self.mapped.stretches(pages_of(window));
         let first = stretches

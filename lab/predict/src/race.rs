@@ -31,7 +31,8 @@ impl State {
         raced.inspect_err(|_| *self = before)
     }
 
-    /// All branches of a step that meet in these regions. After an error nothing reliable is known.
+    /// Predicts branches of a step that meet in these regions. After an error the state is
+    /// unreliable.
     fn race_over(
         &mut self,
         tally: &mut Tally,
@@ -47,7 +48,7 @@ impl State {
         if !meeting.is_empty() && !self.slots.all_congruent() {
             self.uncertain.lose_folios();
         }
-        // What one branch made certain, another may have undone.
+        // A result that one branch made certain may be undone by another.
         for region in meeting {
             self.uncertain.widen(region, &self.design);
         }
@@ -73,7 +74,7 @@ impl State {
                 ));
             }
         }
-        // A folio behind two regions makes neighbours of what lies apart.
+        // Regions that share a folio are neighbours.
         let spill = u64::from(!self.slots.all_congruent());
         let inside = regions_touching(&pages_of(self.memory));
         let mut meeting = BTreeMap::new();
@@ -203,8 +204,8 @@ mod tests {
     use super::*;
     use crate::Predictor;
 
-    /// Found by `tdxlab fuzz`: the slots lie in the file the other way round, so that pages far apart in
-    /// the guest share a folio, and whoever comes first decides how much of it is populated.
+    /// Found by `tdxlab fuzz`: the slots are reversed in the file, so that distant guest pages
+    /// share a folio, and the first access decides how much of it is populated.
     #[test]
     fn a_folio_behind_two_slots_makes_a_race_of_what_lies_apart() {
         let page = 1 << 12;

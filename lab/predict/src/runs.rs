@@ -1,7 +1,7 @@
 //! A map from page numbers to values, kept as sorted runs of equal values.
 //!
-//! Everything the predictor knows is kept in these. A step costs as much as the runs it touches,
-//! never as much as the pages in them: 8 TiB of accepted leaves are one run.
+//! All state of the predictor is kept in these. The cost of a step grows with the runs it touches,
+//! not with the pages in them: 8 TiB of accepted leaves are one run.
 
 use std::ops::Range;
 
@@ -99,7 +99,7 @@ impl<V: Copy + Eq + Default> Runs<V> {
                 });
             }
         }
-        // What touches the new run and is equal to it becomes part of it.
+        // Adjacent runs of equal value are merged.
         if before.is_none() && from > 0 && self.runs[from - 1].end == pages.start {
             from -= 1;
             before = Some(self.runs[from]);

@@ -39,7 +39,7 @@ impl Slots {
         ends.max().unwrap_or(0)
     }
 
-    /// Pages of the file that no slot shows, in order. Nobody looks whether they are populated.
+    /// Pages of the file in no slot, in order. Their population is never checked.
     pub(super) fn unseen(&self) -> Vec<Pages> {
         let mut seen: Vec<Pages> = self
             .slots

@@ -1,4 +1,4 @@
-//! What the predictor knows between steps, and the few ways in which it changes.
+//! State of the predictor between steps, and the few ways to change it.
 //!
 //! Facts are runs over 4K page numbers (gfns), over 2M regions, and over pages of the guest_memfd.
 //! There are no tables here: "a table is there" is one fact about a region.
@@ -13,7 +13,7 @@ use super::slots::Slots;
 use super::tally::Tally;
 use super::uncertain::UncertainRegions;
 
-/// Whether the guest has accepted what is mapped.
+/// Whether mapped pages are accepted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Acceptance {
     /// Mapped by the host, not accepted.
@@ -25,7 +25,7 @@ pub(super) enum Acceptance {
 /// How a private page is mapped.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) enum Sept {
-    /// Not at all.
+    /// Unmapped.
     #[default]
     Absent,
     /// By the 2M leaf of its region.
@@ -34,14 +34,14 @@ pub(super) enum Sept {
     Page(Acceptance),
 }
 
-/// What never changes back about a 2M region while the TD lives.
+/// Facts about a 2M region that never change back while the TD lives.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Region {
     /// Its level-2 entry is a table. There is no promotion.
     pub(super) table: bool,
     /// Its GUEST_INHIBIT bit is set: no 2M mapping any more (`hugepage_set_guest_inhibit()`).
     pub(super) inhibit: bool,
-    /// A race went over it: what is mapped is known within bounds only, see [`super::uncertain`].
+    /// A race touched it: its mappings are known within bounds only, see [`super::uncertain`].
     pub(super) uncertain: bool,
 }
 
@@ -52,11 +52,11 @@ pub(super) struct SharedPage {
     pub(super) attribute: bool,
     /// A shared 4K leaf maps it.
     pub(super) mapped: bool,
-    /// Who filled it since it became shared.
+    /// The fill since it became shared; `None` if not filled.
     pub(super) filled: Option<Generation>,
 }
 
-/// What the predictor knows of one guest.
+/// State of one guest.
 #[derive(Clone, Debug)]
 pub(super) struct State {
     pub(super) design: Design,
@@ -68,19 +68,19 @@ pub(super) struct State {
     /// Keyed by region number: gfn / 512.
     pub(super) regions: Runs<Region>,
     pub(super) shared: Runs<SharedPage>,
-    /// Who filled a private page since it was accepted; nobody: it is zero.
+    /// The fill of a private page since it was accepted; `None`: it is zero.
     pub(super) filled: Runs<Option<Generation>>,
     pub(super) folios: Folios,
     pub(super) uncertain: UncertainRegions,
 }
 
-/// What is the same from one page on, for a while.
+/// Facts that are uniform from one page on, for a while.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct PageView {
     /// How many pages it is the same for.
     pub(super) pages: u64,
-    /// How many whole regions of them, if the first page starts one; at least 1 otherwise stands
-    /// for the region the page lies in.
+    /// Number of whole regions in it, if the first page starts one; otherwise 1, for the region of
+    /// the page.
     pub(super) regions: u64,
     pub(super) sept: Sept,
     pub(super) region: Region,
@@ -120,7 +120,7 @@ impl State {
         state
     }
 
-    /// What holds at `pages.start`, and for how many of `pages`.
+    /// State at `pages.start`, and the number of `pages` it holds for.
     pub(super) fn view(&self, pages: Pages) -> PageView {
         let at = pages.start;
         let (sept, sept_end) = self.sept.at(at);
@@ -190,7 +190,7 @@ impl State {
         self.sept.set(pages, Sept::Leaf(taken));
     }
 
-    /// The guest accepts what is pending: it becomes zero.
+    /// The guest accepts pending pages: they become zero.
     pub(super) fn take(&mut self, pages: Pages) {
         self.filled.set(pages.clone(), None);
         self.sept.update(pages, |sept| match sept {
@@ -200,7 +200,7 @@ impl State {
         });
     }
 
-    /// The guest gives them back: what is mapped is pending again.
+    /// The guest releases pages: mapped ones are pending again.
     pub(super) fn give_back(&mut self, pages: Pages) {
         self.filled.set(pages.clone(), None);
         self.sept.update(pages, |sept| match sept {
@@ -254,7 +254,7 @@ impl State {
         self.filled.set(pages, None);
     }
 
-    /// Removes every shared mapping of `pages`, and with it what was known of their content.
+    /// Removes every shared mapping of `pages`, and the knowledge of their content.
     pub(super) fn unmap_shared(&mut self, tally: &mut Tally, pages: Pages) {
         tally.pages_4k -= self.shared.count(pages.clone(), |page| page.mapped) as i64;
         self.shared.update(pages, |page| SharedPage {

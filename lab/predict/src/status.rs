@@ -1,4 +1,4 @@
-//! Completion statuses the guest must see. Source: TDX module 1.5.01, `tdx_error_codes_defs.h`.
+//! Completion statuses expected in the guest. Source: TDX module 1.5.01, `tdx_error_codes_defs.h`.
 
 use tdxlab_plan::addr::PageLevel;
 

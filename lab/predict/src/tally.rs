@@ -1,4 +1,4 @@
-//! What a step has come to so far: the sums and lists that become its [`Expectation`].
+//! Results of a step so far: the sums and lists that become its [`Expectation`].
 
 use tdxlab_plan::addr::{Gpa, GpaRange, PageLevel};
 use tdxlab_plan::{
@@ -26,13 +26,13 @@ pub(super) struct Tally {
     split_leaves: Vec<SplitLeaf>,
     statuses: Vec<StatusRun>,
     accepts: bool,
-    /// The #VE handler may accept what it is stopped at.
+    /// The #VE handler may accept the page that faulted.
     pub(super) handler_accepts: bool,
     accesses: Vec<(GpaRange, AccessOutcome)>,
     accessed: bool,
     probes: Vec<ProbeRun>,
     probed: bool,
-    /// The guest went through uncertain regions: what it saw there is not known.
+    /// The guest touched uncertain regions: its results there are unknown.
     is_uncertain: bool,
 }
 
@@ -83,7 +83,7 @@ impl Tally {
         }
     }
 
-    /// These probes come next.
+    /// Appends probe results.
     pub(super) fn probe(&mut self, next: ProbeRun) {
         self.probed = true;
         match self.probes.last_mut() {
@@ -99,7 +99,7 @@ impl Tally {
         }
     }
 
-    /// What the guest sees from here on in this step depends on a race.
+    /// The guest's results in the rest of this step depend on a race.
     pub(super) fn becomes_uncertain(&mut self) {
         self.is_uncertain = true;
     }
@@ -109,7 +109,7 @@ impl Tally {
         self.accepts = true;
     }
 
-    /// The expectation these sums come to.
+    /// The expectation with these sums.
     pub(super) fn finish(self, populated: Interval, uncertain: UncertainDelta) -> Expectation {
         let seen = !self.is_uncertain && !self.died;
         let exits = |exact: i64| Interval {
@@ -146,5 +146,5 @@ impl Tally {
     }
 }
 
-/// An upper end that nothing reaches: racing vCPUs may exit again and again.
+/// An upper bound that is never reached: racing vCPUs may exit again and again.
 const NO_BOUND: i64 = i64::MAX / 4;

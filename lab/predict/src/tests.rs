@@ -30,7 +30,7 @@ const ALREADY_2M: u64 = 0x0000_0B0A_0000_0001;
 const MISMATCH: u64 = 0xC000_0B0B_0000_0001;
 const INVALID: u64 = 0xC000_0100_0000_0001;
 
-/// What the S-EPT holds at the first region.
+/// Contents of the S-EPT in the first region.
 #[derive(Clone, Copy, Debug)]
 enum Before {
     Nothing,
@@ -216,7 +216,7 @@ fn punch_a_hole_not_aligned_v3_stack_is_einval(#[values("v3", "v5")] name: &str)
     assert_eq!(predictor.baseline(), before);
 }
 
-/// One call per part of the file: what came before the call that fails is gone.
+/// One call per part of the file: the parts before the failing call are punched.
 #[test]
 fn punch_a_hole_whose_last_part_ends_inside_a_page() {
     let guest = slotted(8 * M, &[slot(0, 4 * M, 4 * M), slot(4 * M, 8 * M, 0)]);
@@ -371,7 +371,7 @@ fn verify_knows_filled_zero_and_gone() {
             (range(8 * M - PAGE, 8 * M), Content::Gone),
         ]
     );
-    // One page behind the hole is mapped at 4K again, and one leaf where nothing was.
+    // One page behind the hole is mapped at 4K again, and one leaf in the unmapped region.
     assert_eq!(expected.pages.pages_4k.single(), Some(1));
     assert_eq!(expected.pages.pages_2m.single(), Some(1));
 }
@@ -431,7 +431,7 @@ fn racing_accepts_are_bounded_and_neighbours_stay_exact() {
     assert!(expected.legal_statuses.contains(&MISMATCH));
     let outside = one(&mut predictor, verify(LEAF, 2 * LEAF, Gone::Every));
     assert_eq!(outside.reads[0].content, Content::Zero);
-    // A hole over all of it leaves nothing, whatever was there.
+    // A hole over all of it leaves no page.
     let hole = one(&mut predictor, punch(0, 8 * M));
     assert_eq!(hole.populated.single(), Some(0));
 }

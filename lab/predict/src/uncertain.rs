@@ -1,11 +1,10 @@
-//! What a race leaves behind: regions of which only bounds are known.
+//! Regions of which only bounds are known after a race.
 //!
-//! Where branches of a parallel step meet in a 2M region, the order decides what is mapped there,
-//! and no rule on ranges can say which order it was. Such a region is uncertain for the rest of the
-//! TD's life. What still holds: a region holds at most 512 4K leaves or one 2M leaf, its leaf
-//! splits at most once in a step (a table never becomes a leaf again), a hole or a conversion over
-//! all of it leaves nothing private mapped, and the guest_memfd holds all of it once every page of
-//! it was read.
+//! Where branches of a parallel step meet in a 2M region, the unknown order decides what is mapped
+//! there. Such a region is uncertain for the rest of the TD's life. What still holds: a region
+//! holds at most 512 4K leaves or one 2M leaf, its leaf splits at most once in a step (a table
+//! never becomes a leaf again), a hole or a conversion over all of it leaves nothing private
+//! mapped, and the guest_memfd holds all of it once every page of it was read.
 
 use std::collections::BTreeMap;
 
@@ -25,7 +24,7 @@ pub(super) struct Bounds {
 #[derive(Clone, Debug, Default)]
 pub(super) struct UncertainRegions {
     regions: BTreeMap<u64, Uncertain>,
-    /// Folios reach from uncertain regions into others: nobody knows how many pages are populated.
+    /// Folios reach from uncertain regions into others: the number of populated pages is unknown.
     folios_lost: bool,
 }
 
@@ -34,13 +33,13 @@ struct Uncertain {
     now: Bounds,
     /// Bounds when the step began, where the step has changed them.
     before: Option<Bounds>,
-    /// It was known to have a table when it became uncertain: nothing can split.
+    /// It had a table when it became uncertain: it cannot split.
     table: bool,
     /// The step may have split its leaf.
     may_split: bool,
 }
 
-/// What uncertain regions add to the change of the counters.
+/// Contribution of uncertain regions to the change of the counters.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct UncertainDelta {
     pub(super) pages_4k: Interval,
@@ -49,7 +48,7 @@ pub(super) struct UncertainDelta {
 }
 
 impl UncertainRegions {
-    /// Fog comes over a region whose contribution has been exact so far.
+    /// Marks a region as uncertain whose contribution has been exact so far.
     pub(super) fn mark(&mut self, region: u64, exact: Bounds, table: bool) {
         self.regions.entry(region).or_insert(Uncertain {
             now: exact,
@@ -59,7 +58,7 @@ impl UncertainRegions {
         });
     }
 
-    /// Something went on in the region: anything legal may be mapped there now.
+    /// The region was changed: any legal mapping is possible now.
     pub(super) fn widen(&mut self, region: u64, design: &Design) {
         let Some(region) = self.regions.get_mut(&region) else {
             return;
@@ -74,7 +73,7 @@ impl UncertainRegions {
         };
     }
 
-    /// Nothing private is mapped in the region any more; what else holds, the caller says.
+    /// The region has no private mapping any more; the caller knows the rest.
     pub(super) fn clear(&mut self, region: u64, shared: bool, populated: bool) {
         let Some(region) = self.regions.get_mut(&region) else {
             return;
@@ -95,8 +94,8 @@ impl UncertainRegions {
         };
     }
 
-    /// The guest has read every page of the region, with nobody beside it: what can be read is
-    /// mapped, and what is mapped is held by the guest_memfd.
+    /// The guest has read every page of the region, outside of a race: readable pages are mapped,
+    /// and mapped pages are populated.
     pub(super) fn fill(&mut self, region: u64) {
         if let Some(region) = self.regions.get_mut(&region) {
             region.now.populated = Interval::exactly(REGION as i64);

@@ -1,4 +1,4 @@
-//! `verify`: what the guest reads back, and what every page of it must hold.
+//! `verify`: the ranges the guest reads, and the expected content of every page.
 
 use tdxlab_plan::addr::{GpaRange, Side};
 use tdxlab_plan::{Content, Gone, ReadPlan};
@@ -11,7 +11,7 @@ use super::tally::Tally;
 use crate::unjudgeable::Unjudgeable;
 
 impl State {
-    /// Plans the reads of a `verify` and does what reading does: touching what is gone maps it.
+    /// Plans the reads of a `verify` and their side effects: touching a missing page maps it.
     pub(super) fn verify(
         &mut self,
         tally: &mut Tally,
@@ -35,8 +35,8 @@ impl State {
         Ok(())
     }
 
-    /// Accepted pages must hold what was written; the others must raise #VE where they are read at
-    /// all. Pages whose attribute says shared are left alone: reading would convert them.
+    /// Accepted pages must hold their fill; the others must raise #VE where they are read at all.
+    /// Pages whose attribute is shared are left alone: reading would convert them.
     fn verify_private(&mut self, tally: &mut Tally, pages: Pages, gone: Gone) {
         let mut missing: Vec<Pages> = Vec::new();
         let mut at = pages.start;
@@ -82,9 +82,8 @@ impl State {
         }
     }
 
-    /// Shared pages hold what the guest filled them with. Where user space keeps shared memory
-    /// elsewhere, what was not filled is new memory, which is zero; where the memory was private
-    /// before, nobody knows.
+    /// Shared pages hold the guest's fill. If user space keeps shared memory elsewhere, unfilled
+    /// pages are new and zero; with in-place conversion of private memory their content is unknown.
     fn verify_shared(&mut self, tally: &mut Tally, pages: Pages) -> Result<(), Unjudgeable> {
         let stretches: Vec<_> = self.shared.stretches(pages).collect();
         // After a race even the attribute is in doubt.

@@ -1,9 +1,9 @@
-//! The predictor against Intel's TDX module: every ACCEPT that the module was seen to answer, and
-//! that a host at rest can bring about.
+//! The predictor against Intel's TDX module: every recorded ACCEPT of the module that a host
+//! without races can cause.
 //!
-//! The rows are the software module's too (`lab/tdxmodule/vectors/README.md`); here they are read anew,
-//! and held against what the predictor says of a guest that has brought its memory into that state.
-//! An answer of the module in RAX must be the predictor's, without an exit; where it is a TD exit, the
+//! The rows are the software module's too (`lab/tdxmodule/vectors/README.md`); here they are read
+//! independently, and compared with the prediction for a guest with memory in that state. An answer
+//! of the module in RAX must be the predictor's, without an exit; where it is a TD exit, the
 //! predictor must expect one, and a split where the exit is one for a larger pending leaf.
 
 use std::collections::BTreeMap;
@@ -27,7 +27,7 @@ struct Accept {
     state: String,
 }
 
-/// What the module said.
+/// The module's answer.
 #[derive(Debug, PartialEq, Eq)]
 enum Answer {
     Status(u64),
@@ -102,7 +102,7 @@ impl Accept {
         })
     }
 
-    /// What the predictor says.
+    /// The predictor's answer.
     fn predicted(&self, design: &Design, preparation: &[Op]) -> Answer {
         let memory = range(LOW_BASE, MEMORY);
         let guest = Guest {

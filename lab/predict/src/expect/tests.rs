@@ -1,4 +1,4 @@
-//! What the author wrote against what the predictor says: each key by itself, agreeing and not.
+//! Expectations against predictions, key by key, agreeing and not.
 
 use rstest::rstest;
 use tdxlab_plan::addr::Gpa;
@@ -163,7 +163,7 @@ fn names_of_statuses(#[case] status: u64, #[case] name: Option<ExpectStatus>) {
     }
 }
 
-/// Every ACCEPT must return it, and there must be one; where the step races nobody can say.
+/// Every ACCEPT must return it, and there must be one; in a race it is unknown.
 #[rstest]
 #[case::raced(None, None)]
 #[case::none(statuses(&[]), Some("no ACCEPT at all"))]

@@ -1,4 +1,4 @@
-//! Plain VMs by hand: each number worked out from what a kernel does, not from the code.
+//! Plain VMs: each number derived by hand from the kernel's behaviour, not from the code.
 
 use tdxlab_plan::{AccessKind, Gone, OnVe, VcpuId};
 
@@ -177,12 +177,12 @@ fn logging_that_ends_in_a_stopped_vm_ends_when_it_goes_on() {
     vm.op(Op::Stop);
     shows(&vm.log(true), [1024, -2, 0], 2, 1024);
     shows(&vm.log(false), [0, 0, 0], 0, 1024);
-    // Begun again before it ended: there is nothing to do.
+    // Started again before it ended: no effect.
     shows(&vm.log(true), [0, 0, 0], 0, 1024);
     shows(&vm.op(Op::Cont), [0, 0, 0], 0, 1024);
     vm.op(Op::Stop);
     shows(&vm.log(false), [0, 0, 0], 0, 1024);
-    // Stopped as it is.
+    // Stopping has no effect on mappings.
     shows(&vm.op(Op::Stop), [0, 0, 0], 0, 1024);
     shows(&vm.op(Op::Cont), [-1024, 2, 0], 0, 1024);
 }

@@ -1,4 +1,4 @@
-//! Where ranges end: entries looked at (docs/semantics.md, sections 5 and 6), holes past the end of
+//! Where ranges end: entries visited (docs/semantics.md, sections 5 and 6), holes past the end of
 //! the file (section 7), slots that end inside a range.
 
 use super::*;
@@ -56,7 +56,7 @@ fn entries_of_a_hole(#[case] start: u64, #[case] end: u64, #[case] entries: u64)
     assert_eq!(expected.entries_at_most, Some(entries));
 }
 
-/// Holes must be aligned to 2M in the file, past its end too; there is nothing to change there.
+/// Holes must be aligned to 2M in the file, past its end too; they change nothing there.
 #[rstest]
 #[case::inside(8 * M, 6 * M, 8 * M, 0, 512)]
 #[case::over_the_end(8 * M, 6 * M, 10 * M, 0, 512)]
@@ -86,8 +86,8 @@ fn holes_past_the_end_of_the_file(
     assert_eq!(expected.populated.single(), Some(populated));
 }
 
-/// The last slot lies at the start of the file, which ends with the first: what lies past memory
-/// lies past the file, away from the last slot.
+/// The last slot is at the start of the file, the first at its end: addresses past memory are past
+/// the file, away from the last slot.
 #[rstest]
 #[case::up_to_the_end(3 * M, 7 * M, &[0])]
 #[case::past_the_end(3 * M, 9 * M, &[22])]
@@ -106,7 +106,7 @@ fn holes_past_the_end_of_slots_the_other_way_round(
     assert_eq!(expected.populated.single(), Some(768));
 }
 
-/// Nothing is there to change, not even where a race went over the last region of memory.
+/// It changes nothing, not even next to a last region that is uncertain.
 #[test]
 fn a_hole_past_the_end_does_not_reach_into_memory() {
     let memory = 7 * M + 512 * K;
@@ -141,7 +141,7 @@ fn designs_for_plain_vms(#[case] name: &str, #[case] plain: bool) {
     assert_eq!(design(name).is_plain(), plain);
 }
 
-/// Split leaves are listed up to a limit, over all stretches together; the count goes on.
+/// Split leaves are listed up to a limit, over all stretches together; the count continues.
 #[test]
 fn the_list_of_split_leaves_is_limited() {
     let before = [accept_2m(0, 8 * G), touch(8 * G, 16 * G)];

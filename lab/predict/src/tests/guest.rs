@@ -1,5 +1,5 @@
-//! What the guest is told: the sizes Linux tries, probes, shared accesses, and what a step that makes
-//! no such operation must leave open.
+//! Results visible in the guest: the sizes Linux tries, probes, shared accesses; and a step without
+//! such operations expects none.
 
 use tdxlab_plan::{AccessOutcome, PageDelta, StatusRun};
 
@@ -36,7 +36,7 @@ fn linux_tries_the_largest_size_first(
     assert_eq!(found, wanted);
 }
 
-/// What is told of leaf after leaf is one run where it is the same.
+/// Equal results of adjacent leaves are one run.
 #[test]
 fn equal_statuses_are_one_run() {
     let before = [touch(0, PAGE)];
@@ -138,7 +138,8 @@ fn private_accesses_before_accept(
     assert_eq!(expected.accesses, Some(accesses));
 }
 
-/// Only what the step does is told of; statuses that a race allows belong to a race.
+/// Only results of the step's operations are expected; statuses that a race allows belong to a
+/// race.
 #[rstest]
 #[case::accept(accept_4k(0, PAGE), [true, false, false])]
 #[case::touch(touch(0, PAGE), [false, true, false])]
@@ -157,7 +158,7 @@ fn only_what_the_step_does(#[case] op: Op, #[case] told: [bool; 3]) {
     assert!(expected.legal_statuses.is_empty());
 }
 
-/// Allocation maps nothing, and no vCPU exits.
+/// Allocation maps no page and causes no exit.
 #[test]
 fn allocation_is_seen_by_the_file_only() {
     let allocate = Op::Allocate {
@@ -171,7 +172,7 @@ fn allocation_is_seen_by_the_file_only() {
     assert_eq!(expected.populated.single(), Some(512));
 }
 
-/// The vCPU that kills the TD tells nothing any more.
+/// The vCPU that kills the TD reports no further results.
 #[test]
 fn a_dead_td_tells_nothing() {
     let guest = Guest {
@@ -191,7 +192,7 @@ fn nothing_known_cannot_be_verified() {
     assert!(error.why.contains("known to hold"), "{error}");
 }
 
-/// Nothing exits and nothing is unmapped: it is the next ACCEPT that tells.
+/// No exit, no unmapping: only the next ACCEPT shows it.
 #[test]
 fn what_the_guest_gave_back_is_pending_and_will_be_zero() {
     let mut predictor = after(

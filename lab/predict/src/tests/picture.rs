@@ -1,4 +1,4 @@
-//! The picture of memory for reports: one run per state, cut by the window and by the most wanted.
+//! The map of memory for reports: one run per state, cut by the window and the limit.
 
 use super::*;
 

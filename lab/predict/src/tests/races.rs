@@ -1,4 +1,4 @@
-//! Where branches meet and what is known afterwards: docs/semantics.md, section 9.
+//! Where branches meet, and the knowledge left afterwards: docs/semantics.md, section 9.
 
 use tdxlab_plan::{Content, Interval};
 
@@ -54,7 +54,7 @@ fn nothing_private_is_left(#[case] name: &str, #[case] op: Op, #[case] pages_4k:
     assert_eq!(expected.pages.pages_4k, pages_4k);
     let leaf = i64::from(name != "stock");
     assert_eq!(expected.pages.pages_2m, between(-leaf, 0));
-    // The region may hold nothing private any more, so a second time changes nothing there.
+    // The region may have no private mapping any more, so a second hole has no effect.
     let again = one(&mut predictor, punch(0, LEAF));
     assert_eq!(again.pages.pages_2m.max, 0);
 }
@@ -68,7 +68,7 @@ fn a_conversion_off_a_boundary_may_split_what_was_raced_over() {
     assert_eq!(expected.splits, between(0, 1));
 }
 
-/// What can be read is mapped, and what is mapped is held by the file.
+/// Readable pages are mapped, and mapped pages are populated.
 #[test]
 fn a_region_that_was_read_as_a_whole_is_populated() {
     let mut predictor = raced("headtail", &guest(8 * M));
@@ -149,13 +149,12 @@ fn a_branch_does_not_meet_itself() {
     assert_eq!(expected.pages.pages_2m.single(), Some(1));
     assert_eq!(expected.pages.pages_4k.single(), Some(1));
     assert!(expected.statuses.is_some());
-    // What a branch reads is planned before the step, when the others have not begun.
+    // Reads of a branch are planned before the step, when the others have not started.
     assert!(expected.reads.is_empty());
     assert_eq!(expected.entries_at_most, None);
 }
 
-/// Slots in the file in another order and off its grid: the first lies behind the second. Only
-/// pages of one folio make neighbours of what lies apart.
+/// Slots in the file in reverse order and off its 2M grid. Only pages of one folio are neighbours.
 #[rstest]
 #[case::folios_apart(12 * M, true)]
 #[case::next_folio(14 * M, true)]
@@ -188,7 +187,7 @@ fn races_over_much_memory(#[case] end: u64, #[case] judged: bool) {
     assert_eq!(predictor.step(&step).is_ok(), judged);
 }
 
-/// As far, where they are far apart in the guest and meet behind it.
+/// The same for slots far apart in the guest that meet in the file.
 #[rstest]
 #[case::as_much(128 * G, true)]
 #[case::a_leaf_more(128 * G + LEAF, false)]
@@ -206,8 +205,8 @@ fn races_over_much_memory_that_meet_in_the_file(
     assert_eq!(after("headtail", &guest, &[]).step(&step).is_ok(), judged);
 }
 
-/// Probes of two branches are told as one run only where they are one: a page, and leaves that begin
-/// where the next leaf would, are not.
+/// Probes of two branches are merged into one run only where they are contiguous: a page, and
+/// leaves that start at the next leaf, are not.
 #[rstest]
 #[case::page_then_leaf((0, PAGE, PageLevel::Size4K), (LEAF, 2 * LEAF, PageLevel::Size2M), &[
     (0, PageLevel::Size4K, 1),

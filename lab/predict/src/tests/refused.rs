@@ -1,4 +1,4 @@
-//! Steps that nobody can judge: they leave the predictor as it was.
+//! Steps that cannot be judged leave the predictor unchanged.
 
 use super::*;
 
@@ -33,7 +33,7 @@ fn a_refused_step_changes_nothing(#[case] action: Action) {
     assert_eq!(format!("{predictor:?}"), before);
 }
 
-/// New memory could be read, and behind it lies what was never filled.
+/// New memory could be read, but the memory behind it was never filled.
 #[test]
 fn shared_memory_that_is_partly_unknown_is_not_read_at_all() {
     let mut predictor = after("stock", &guest(8 * M), &[share(0, LEAF)]);

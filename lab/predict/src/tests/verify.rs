@@ -1,16 +1,16 @@
-//! What a `verify` reads, and in which order: docs/semantics.md, section 8.
+//! The reads of a `verify`, and their order: docs/semantics.md, section 8.
 
 use tdxlab_plan::Content;
 
 use super::*;
 
-/// What is read, in order.
+/// The reads in order.
 fn reads(expected: &Expectation) -> Vec<(GpaRange, Content)> {
     let reads = expected.reads.iter();
     reads.map(|read| (read.range, read.content)).collect()
 }
 
-/// What is gone is planned after what is there, and read in its place all the same.
+/// Missing pages are planned after the others, but read in address order.
 #[test]
 fn reads_are_in_order() {
     let mut predictor = after("headtail", &guest(8 * M), &[accept_2m(LEAF, 2 * LEAF)]);
@@ -33,7 +33,7 @@ fn what_holds_the_same_is_one_read() {
     assert_eq!(reads(&expected), [(range(0, LEAF + M), Content::Zero)]);
 }
 
-/// The first and the last page of what is gone may be the same.
+/// The first and the last page of a missing extent may be the same.
 #[rstest]
 #[case::one_page(PAGE, &[(0, PAGE)])]
 #[case::two_pages(2 * PAGE, &[(0, PAGE), (PAGE, 2 * PAGE)])]
@@ -67,7 +67,7 @@ fn private_pages_are_not_read_as_shared_ones() {
     assert_eq!(expected.pages.pages_4k.single(), Some(512));
 }
 
-/// Where memory stays in its place, what was private before may show.
+/// With in-place conversion, private content may become visible.
 #[test]
 fn half_of_shared_memory_that_was_filled_cannot_be_verified() {
     let before = [share(0, LEAF), fill(0, M, 1, Side::Shared)];
@@ -76,7 +76,7 @@ fn half_of_shared_memory_that_was_filled_cannot_be_verified() {
     assert!(predictor.step(&whole).is_err());
 }
 
-/// After a race it is read only where what is gone is read, too.
+/// After a race, memory is read only if missing pages are read, too.
 #[rstest]
 #[case::left_alone(Gone::Skip, false)]
 #[case::read(Gone::Every, true)]

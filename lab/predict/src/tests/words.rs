@@ -1,4 +1,4 @@
-//! What the tests are written in: ranges, guests, operations and races.
+//! Helpers of the tests: ranges, guests, operations and races.
 
 use super::*;
 
