@@ -1,4 +1,4 @@
-//! What goes in and out of the software KVM: plain values.
+//! Inputs and outputs of the software KVM: plain values.
 
 use tdxlab_protocol::addr::{Gpa, GpaRange, Side};
 use tdxlab_protocol::message::VcpuId;
@@ -15,7 +15,7 @@ pub struct MemSlot {
     pub gmem_offset: u64,
 }
 
-/// What the software KVM is to run.
+/// Configuration of the VM.
 #[derive(Clone, Debug)]
 pub struct Config {
     /// Test memory.
@@ -38,14 +38,14 @@ pub struct Config {
     pub seed: u64,
 }
 
-/// What a vCPU needs of its host.
+/// Request of a vCPU to its host.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Request {
     /// TDCALL with the registers handed to [`crate::SoftKvm::submit`].
     Tdcall,
     /// An access found no translation.
     Fault {
-        /// Where.
+        /// The faulting address.
         gpa: Gpa,
         /// Through which window.
         side: Side,
@@ -72,21 +72,21 @@ pub enum Advance {
 pub enum HostCall {
     /// fallocate(PUNCH_HOLE | KEEP_SIZE) on the guest_memfd, in bytes.
     Punch {
-        /// File offset.
+        /// File offset in bytes.
         offset: u64,
-        /// Length.
+        /// Length in bytes.
         len: u64,
     },
     /// KVM_PRE_FAULT_MEMORY.
     Prefault {
-        /// Where.
+        /// Range to map.
         range: GpaRange,
     },
     /// fallocate(KEEP_SIZE) on the guest_memfd, in bytes.
     Allocate {
-        /// File offset.
+        /// File offset in bytes.
         offset: u64,
-        /// Length.
+        /// Length in bytes.
         len: u64,
     },
 }
@@ -94,11 +94,11 @@ pub enum HostCall {
 /// A write to an I/O port through TDG.VP.VMCALL.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PortWrite {
-    /// Who wrote.
+    /// The vCPU that wrote.
     pub vcpu: VcpuId,
-    /// Where to.
+    /// Port number.
     pub port: u16,
-    /// What.
+    /// Value written.
     pub value: u32,
 }
 
@@ -131,6 +131,6 @@ pub enum Killer {
     Guest,
     /// The VMM: it stopped at an exit that it cannot handle.
     Vmm,
-    /// None: a vCPU exits for ever and the guest gets no further.
+    /// None: a vCPU exits forever and the guest makes no progress.
     ExitsForEver,
 }

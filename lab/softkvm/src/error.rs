@@ -1,4 +1,4 @@
-//! Why there is no software KVM.
+//! Errors of creating the software KVM.
 
 /// Why a software KVM could not be made.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]

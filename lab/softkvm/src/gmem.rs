@@ -1,4 +1,4 @@
-//! guest_memfd: which frames hold which part of a file.
+//! guest_memfd: the frames behind each part of a file.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -23,8 +23,8 @@ pub(crate) struct GuestMemfd {
 #[derive(Clone, Debug)]
 struct Region {
     frames: Frames,
-    /// Pages whose content is fit to be shown to those who share it: cleared once, and not used
-    /// privately since. A private page's content is no business of this bit, for ACCEPT zeroes it.
+    /// Pages that may be exposed as shared: cleared once, and not used privately since. The bit
+    /// does not concern private content, since ACCEPT zeroes it.
     clear: [u64; 8],
 }
 
@@ -192,7 +192,7 @@ impl GuestMemfd {
         }
     }
 
-    /// Frees pages of one region; whether nothing is left of it.
+    /// Frees pages of one region; whether it is empty then.
     fn free_pages<M: PhysicalMemory>(
         &mut self,
         number: u64,

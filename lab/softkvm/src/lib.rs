@@ -1,12 +1,12 @@
-//! A software KVM that really does the work, with page tables, on a TDX module in software.
+//! A software KVM with real page tables, on a TDX module in software.
 //!
-//! Invariant: this crate names that module and the guest protocol, and no other crate of the lab. It
-//! cannot know the predictor, and the predictor cannot know it: address types are all that both name. That is what
-//! makes their agreement evidence.
+//! Invariant: this crate names that module and the guest protocol, and no other crate of the lab.
+//! It and the predictor cannot name each other and share address types only, so that their
+//! agreement is evidence.
 //!
 //! | file | holds |
 //! |---|---|
-//! | `api` | what goes in and out |
+//! | `api` | inputs and outputs |
 //! | `kvm/` | KVM: mirror page tables, faults, holes, conversions, splits |
 //! | `vcpu` | a vCPU between TD entry and exit |
 //! | `gmem` | guest_memfd |
@@ -122,12 +122,12 @@ impl<M: PhysicalMemory> SoftKvm<M> {
     }
 
     /// The pieces of the guest_memfd behind a range: (offset, length) in bytes, contiguous ones
-    /// joined. What lies past the last slot is put past the end of the file.
+    /// joined. Addresses past the last slot map past the end of the file.
     pub fn gmem_pieces(&self, range: GpaRange) -> Vec<(u64, u64)> {
         self.kvm.pieces(range)
     }
 
-    /// What the debugfs files of the VM show: the same as long as this is.
+    /// Values of the VM's debugfs files; unchanged as long as this is.
     pub fn gauges(&self) -> PageGauges {
         self.kvm.gauges()
     }
@@ -167,8 +167,8 @@ impl<M: PhysicalMemory> SoftKvm<M> {
         self.kvm.exits
     }
 
-    /// Entries looked at to decide splits since the previous call: for each entry of the tables
-    /// that a walk came to and did not descend from, one.
+    /// Entries visited to decide splits since the previous call: one for each table entry a walk
+    /// came to and did not descend from.
     pub fn take_entries_looked_at(&mut self) -> u64 {
         std::mem::take(&mut self.kvm.entries_looked_at)
     }
@@ -183,13 +183,13 @@ impl<M: PhysicalMemory> SoftKvm<M> {
         self.kvm.death().cloned()
     }
 
-    /// Whether a policy that is watched has answered anything otherwise than it should; `None` where
-    /// none is: see [`Watched`].
+    /// Whether a watched policy has changed any decision; `None` if none is watched: see
+    /// [`Watched`].
     pub fn fault_reached(&self) -> Option<bool> {
         self.kvm.hardware.policy.reached()
     }
 
-    /// What is mapped where, in words: private leaves with their states, then shared ranges.
+    /// Text of all mappings: private leaves with their states, then shared ranges.
     pub fn describe_memory(&self) -> String {
         self.kvm.describe_memory()
     }

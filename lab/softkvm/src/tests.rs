@@ -1,4 +1,4 @@
-//! The whole, through its API: stages, hypercalls, and what wrong decisions lead to.
+//! Tests through the API: stages, hypercalls, and consequences of wrong decisions.
 
 mod wrong;
 

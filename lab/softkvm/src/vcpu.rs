@@ -1,4 +1,4 @@
-//! vCPUs: requests that go back and forth between module and KVM until they are done.
+//! vCPUs: requests that alternate between module and KVM until they are done.
 
 use tdxlab_protocol::addr::{Gpa, Side};
 use tdxlab_protocol::message::VcpuId;
@@ -14,8 +14,8 @@ use crate::api::{Advance, Killer, PortWrite, Request};
 /// Sub-function GetTdVmCallInfo.
 const VMCALL_INFO: u64 = 0x10000;
 
-/// Exits of one request after which its vCPU is said to exit for ever. One that others keep taking
-/// the page away from needs a few; a KVM that resumes the guest without having done anything never
+/// Exits of one request after which its vCPU is reported to exit forever. One whose page is
+/// repeatedly zapped by others needs a few; a KVM that resumes the guest without progress never
 /// stops.
 const EXITS_FOR_EVER: u32 = 1000;
 
@@ -27,14 +27,14 @@ const KVM_ENOSYS: u64 = (-1000_i64) as u64;
 pub(crate) struct Vcpu {
     pub(crate) gprs: [u64; 16],
     state: State,
-    /// Exits of the request that is under way, without any progress of it.
+    /// Exits of the current request without progress.
     exits: u32,
 }
 
-/// What a vCPU is at.
+/// State of a vCPU.
 #[derive(Clone, Copy, Debug)]
 enum State {
-    /// Running in the guest, nothing asked.
+    /// Running in the guest, no request.
     Idle,
     /// About to enter the TD with this request.
     Entry(Request),
@@ -55,14 +55,14 @@ impl Default for Vcpu {
 }
 
 impl Vcpu {
-    /// Takes a request.
+    /// Starts a request.
     pub(crate) fn submit(&mut self, request: Request, gprs: [u64; 16]) {
         self.gprs = gprs;
         self.state = State::Entry(request);
         self.exits = 0;
     }
 
-    /// Goes one step: one TD entry, or the handling of one exit.
+    /// Advances by one step: one TD entry, or the handling of one exit.
     pub(crate) fn advance<M: PhysicalMemory>(
         &mut self,
         id: VcpuId,
@@ -184,8 +184,8 @@ impl Vcpu {
         }
     }
 
-    /// Notes an exit for `gpa` of the request under way. A guest that gets no further is as good as
-    /// dead; a real one would hang here for ever.
+    /// Counts an exit for `gpa` of the current request. A guest without progress is as good as
+    /// dead; a real one would hang here.
     fn exited<M: PhysicalMemory>(&mut self, id: VcpuId, gpa: Gpa, kvm: &mut Kvm<M>) {
         self.exits += 1;
         if self.exits >= EXITS_FOR_EVER {
@@ -227,7 +227,7 @@ impl Vcpu {
                 }
                 _ => vmcall::INVALID_OPERAND,
             },
-            // Nothing but the lab wakes a vCPU, and it does so at once.
+            // Only the lab wakes a vCPU, and it does so at once.
             (0, vmcall::HLT) => vmcall::SUCCESS,
             (0, VMCALL_INFO) => {
                 for register in [reg::R11, reg::R12, reg::R13, reg::R14] {
@@ -270,7 +270,7 @@ impl Vcpu {
     }
 }
 
-/// What ReportFatalError says: a code in R12, and up to 64 bytes of text in eight registers.
+/// Decodes ReportFatalError: a code in R12, and up to 64 bytes of text in eight registers.
 fn fatal_error(gprs: &[u64; 16]) -> crate::api::Death {
     let code = gprs[reg::R12];
     if code & 0xffff != 0 {

@@ -1,4 +1,4 @@
-//! DEMOTE that gives way to an interrupt: by version of the module, and what undoes it.
+//! DEMOTE interrupted: by version of the module, and what undoes it.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};

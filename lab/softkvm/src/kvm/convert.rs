@@ -15,13 +15,13 @@ const CHUNKS_PER_INTERRUPT: u32 = 16;
 /// A MapGPA that is being worked off in chunks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct MapGpa {
-    /// To which side.
+    /// Target: private or shared.
     to: Side,
     /// Start of the next chunk.
     next: Gpa,
     /// End of the whole.
     end: Gpa,
-    /// Whether a chunk was done since the guest asked.
+    /// Whether a chunk was done since the request.
     begun: bool,
 }
 
@@ -125,7 +125,7 @@ impl<M: PhysicalMemory> Kvm<M> {
     pub(super) fn convert(&mut self, range: GpaRange, to: Side) -> Result<(), Failure> {
         // A VMM that punches does so whatever the attribute was.
         let in_place = self.rules.conversion == Conversion::InPlace;
-        // A fault that looked at the attribute before must look again.
+        // A fault that read the attribute before must retry.
         if self.hardware.policy.conversion_invalidates() {
             self.invalidation.sequence += 1;
         }

@@ -107,7 +107,7 @@ pub struct Rules {
 /// How the leaves to split for a range are found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RangeSplit {
-    /// There are none.
+    /// Never.
     Never,
     /// By a walk over the range. Source: `kvm_split_cross_boundary_leafs()` of v3.
     Walk,

@@ -1,4 +1,4 @@
-//! Memory in words: what is mapped where, for a person who looks for a bug.
+//! All mappings as text, for debugging.
 
 use std::fmt::Write;
 
@@ -7,7 +7,7 @@ use tdxlab_tdxmodule::{PhysicalMemory, SHARED_BIT, State};
 
 use super::Kvm;
 
-/// Most lines printed.
+/// Bound on the lines printed.
 const MOST_LINES: usize = 10_000;
 
 /// Leaves that follow each other and are alike.

@@ -1,4 +1,4 @@
-//! EPT violations: what KVM maps, and what it does for an ACCEPT first.
+//! EPT violations: mapping pages, and the stages of an ACCEPT before that.
 //!
 //! A private fault is handled in two steps, as in the kernel: the page is looked up in the
 //! guest_memfd without mmu_lock, then mapped with it, unless the range was invalidated in between.
@@ -28,7 +28,7 @@ pub(crate) struct Lookup {
 /// A fault that is being handled.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Fault {
-    /// Where.
+    /// The faulting address.
     pub(crate) gpa: Gpa,
     /// Through which half.
     pub(crate) side: Side,
@@ -41,9 +41,9 @@ pub(crate) struct Fault {
 /// Whether a fault is over.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum FaultProgress {
-    /// Handle it further.
+    /// Continue handling it.
     Again,
-    /// The guest can go on.
+    /// The guest can continue.
     Resume,
 }
 
@@ -150,7 +150,7 @@ impl<M: PhysicalMemory> Kvm<M> {
         }
         for stage in self.hardware.policy.accept_stages() {
             match stage {
-                // The shared root has nothing there that could be split.
+                // The shared root has no leaf that could be split.
                 AcceptStage::Split => {
                     if self.hardware.policy.accept_split_root() == Side::Private {
                         self.split_at(region, Why::AcceptSplit)?;
@@ -280,15 +280,15 @@ impl<M: PhysicalMemory> Kvm<M> {
         Ok((frame, true))
     }
 
-    /// No slot serves the address: the VMM finds nothing to convert and gives up.
+    /// No slot contains the address: the VMM finds no memory to convert and gives up.
     fn no_memory_there(&mut self, gpa: Gpa) -> FaultProgress {
         let text = format!("error: kvm run failed Bad address (no memory at {gpa})");
         self.die(death(Killer::Vmm, text));
         FaultProgress::Resume
     }
 
-    /// Whether a fault at `gpa` that began at `sequence` must start anew. A leaf of 2M beside what
-    /// is invalidated would map it again, so the whole region counts.
+    /// Whether a fault at `gpa` that began at `sequence` must restart. A 2M leaf could map a
+    /// neighbouring invalidated page again, so the whole region counts.
     fn invalidated(&mut self, gpa: Gpa, sequence: u64) -> bool {
         let region = gpa.page(PageLevel::Size2M);
         let invalidated = self.invalidation.sequence != sequence

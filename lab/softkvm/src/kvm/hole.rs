@@ -1,5 +1,4 @@
-//! What a host does from outside: punch a hole, allocate, pre-fault. In stages, so that vCPUs can
-//! come in between.
+//! Host calls: punch a hole, allocate, pre-fault. In stages, so that vCPUs can run in between.
 
 use std::ops::Range;
 
@@ -32,7 +31,7 @@ pub(crate) enum Running {
 pub(crate) struct Punch {
     file: FileId,
     hole: Range<u64>,
-    /// What it covers of each slot.
+    /// The part of it in each slot.
     ranges: Vec<GpaRange>,
     /// Stages yet to come, the next one first.
     stages: &'static [HoleStage],
@@ -52,7 +51,7 @@ impl<M: PhysicalMemory> Kvm<M> {
                 if len == 0 || !self.hardware.policy.hole_is_aligned(offset, len, alignment) {
                     return self.over(HostCallKind::Punch, libc::EINVAL);
                 }
-                // What lies past the end of the file is ignored, silently.
+                // Parts past the end of the file are ignored silently.
                 let hole = offset.min(size)..offset.saturating_add(len).min(size);
                 if hole.is_empty() {
                     return self.over(HostCallKind::Punch, 0);
@@ -125,7 +124,7 @@ impl<M: PhysicalMemory> Kvm<M> {
                 self.invalidation.ranges.clear();
                 self.invalidation.sequence += 1;
             }
-            // After a failed split nothing is zapped and nothing is freed.
+            // After a failed split, no page is zapped or freed.
             _ if punch.failure.is_some() => {}
             HoleStage::Split => {
                 let result = punch
@@ -187,7 +186,7 @@ impl<M: PhysicalMemory> Kvm<M> {
         }
     }
 
-    /// Populates what is left of one 2M region.
+    /// Populates the rest of one 2M region.
     fn advance_allocate(&mut self, rest: Range<u64>) -> Running {
         if rest.is_empty() {
             return self.over(HostCallKind::Allocate, 0);
@@ -206,7 +205,7 @@ impl<M: PhysicalMemory> Kvm<M> {
     }
 }
 
-/// Puts back what is left of a range that was zapped in part; whether nothing is left at all.
+/// Puts back the rest of a partly zapped range; whether the whole hole is done.
 fn unzapped_after(punch: &mut Punch, rest: Option<GpaRange>) -> bool {
     let unzapped = punch.unzapped.get_or_insert_default();
     unzapped.extend(rest.filter(|rest| !rest.is_empty()));

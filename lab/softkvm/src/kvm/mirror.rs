@@ -1,7 +1,7 @@
 //! KVM's software copy of the S-EPT.
 //!
-//! KVM decides by what it finds here and never reads the S-EPT. An entry is 0, a leaf in the shape
-//! of a TDP MMU entry, or the number of the table below.
+//! KVM's decisions use this copy; it never reads the S-EPT. An entry is 0, a leaf in the shape of a
+//! TDP MMU entry, or the number of the table below.
 
 use std::cell::Cell;
 

@@ -1,4 +1,4 @@
-//! The software KVM: decides what is mapped where, and asks the TDX module to do it.
+//! The software KVM: decides on mappings, and has the TDX module make them.
 //!
 //! | part | what it holds |
 //! |---|---|
@@ -11,8 +11,8 @@
 //! | [`convert`] | between private and shared |
 //! | [`hole`] | calls of the host |
 //! | [`tdx`] | SEAMCALL sequences |
-//! | [`stats`] | what others can see |
-//! | [`dump`] | memory in words, for those who look for a bug |
+//! | [`stats`] | externally visible counters, events and log lines |
+//! | [`dump`] | all mappings as text, for debugging |
 
 pub(crate) mod convert;
 pub(crate) mod design;
@@ -50,7 +50,7 @@ pub(crate) struct Kvm<M> {
     pub(crate) hardware: Platform<M>,
     rules: Rules,
     slots: Slots,
-    /// By [`FileId`].
+    /// Indexed by [`FileId`].
     files: [GuestMemfd; 2],
     mirror: Mirror,
     ept: SharedEpt,
@@ -72,16 +72,16 @@ pub(crate) struct Kvm<M> {
     death: Option<Death>,
 }
 
-/// Tells a fault that what it looked up may be gone.
+/// Tells a fault that its lookup may be stale.
 #[derive(Clone, Debug, Default)]
 struct Invalidation {
     /// Raised at the end of every invalidation.
     sequence: u64,
-    /// What is being invalidated.
+    /// Ranges being invalidated.
     ranges: Vec<GpaRange>,
 }
 
-/// A death by `killer`, with what was said about it.
+/// A death by `killer`, with its message.
 pub(crate) fn death(by: Killer, text: String) -> Death {
     Death { by, text }
 }
@@ -184,7 +184,7 @@ impl<M: PhysicalMemory> Kvm<M> {
         std::mem::take(&mut self.log)
     }
 
-    /// What those show.
+    /// Current values of the debugfs files.
     pub(crate) fn gauges(&self) -> PageGauges {
         self.gauges
     }
@@ -199,8 +199,8 @@ impl<M: PhysicalMemory> Kvm<M> {
         self.slots.pieces(range)
     }
 
-    /// Populated 4K pages of the test file behind `range`. What a folio holds beyond the part of the
-    /// file that slots use does not count.
+    /// Populated 4K pages of the test file behind `range`. Pages of a folio beyond the part of the
+    /// file that slots use do not count.
     pub(crate) fn populated(&self, range: GpaRange) -> u64 {
         let file = &self.files[FileId::Test as usize];
         self.slots

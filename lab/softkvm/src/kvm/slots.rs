@@ -1,4 +1,4 @@
-//! Memory slots: which guest_memfd, and where in it, lies behind a guest-physical address.
+//! Memory slots: maps guest-physical addresses to a guest_memfd and an offset.
 
 use std::ops::Range;
 
@@ -97,8 +97,7 @@ impl Slots {
     }
 
     /// The pieces of the test file behind `range`, as (offset, length), contiguous ones joined.
-    /// What lies past the last slot of test memory is put past the end of the file, where nothing
-    /// is.
+    /// Addresses past the last slot of test memory map past the end of the file.
     pub(crate) fn pieces(&self, range: GpaRange) -> Vec<(u64, u64)> {
         let mut pieces: Vec<Range<u64>> = Vec::new();
         let mut push = |piece: Range<u64>| match pieces.last_mut() {

@@ -9,7 +9,7 @@ use super::design::RangeSplit;
 use super::mirror::Leaf;
 
 impl<M: PhysicalMemory> Kvm<M> {
-    /// Splits the 2M leaf over `gpa` into 4K leaves. Nothing happens where there is none.
+    /// Splits the 2M leaf over `gpa` into 4K leaves; no effect if there is none.
     pub(super) fn split_at(&mut self, gpa: Gpa, why: Why) -> Result<(), Failure> {
         let result = match self.mirror.leaf(gpa) {
             Some(leaf) if leaf.level == PageLevel::Size2M => self.split_leaf(&leaf, why),

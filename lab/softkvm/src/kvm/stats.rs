@@ -1,4 +1,4 @@
-//! What KVM lets others see: counters in debugfs, split events in tracefs, lines in the log.
+//! KVM's interfaces: counters in debugfs, split events in tracefs, lines in the log.
 
 use std::fmt::Write;
 
@@ -35,7 +35,7 @@ impl PageGauges {
     }
 }
 
-/// Who is at work, as the trace names it.
+/// The acting thread, as the trace names it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Actor {
     /// A vCPU's thread.
@@ -67,13 +67,13 @@ impl Trace {
         }
     }
 
-    /// Names the threads.
+    /// Sets the names of the threads.
     pub(crate) fn set_threads(&mut self, vcpus: Vec<u32>, host: u32) {
         self.vcpu_threads = vcpus;
         self.host_thread = host;
     }
 
-    /// Lets time pass.
+    /// Advances the clock.
     pub(crate) fn tick(&mut self) {
         self.clock += 1;
     }

@@ -14,8 +14,8 @@ use crate::api::Killer;
 /// One DEMOTE in so many finds an interrupt pending, where the module looks for one.
 const DEMOTES_PER_INTERRUPT: u32 = 3;
 
-/// DEMOTEs in a row that give way, after which the CPU is said to be stuck. A host that serves the
-/// interrupt in between needs one more.
+/// Interrupted DEMOTEs in a row after which the CPU is reported as stuck. A host that serves the
+/// interrupt in between needs one retry.
 const INTERRUPTED_FOR_EVER: u32 = 1000;
 
 impl<M: PhysicalMemory> Kvm<M> {
@@ -112,7 +112,7 @@ impl<M: PhysicalMemory> Kvm<M> {
         })
     }
 
-    /// Makes every vCPU forget what the tables no longer hold.
+    /// Flushes every vCPU's translations that are no longer in the tables.
     pub(super) fn kick(&mut self, why: Why) {
         match self.hardware.policy.kick(why) {
             Kick::Flush => {
@@ -177,8 +177,8 @@ impl<M: PhysicalMemory> Kvm<M> {
         Ok(())
     }
 
-    /// A SEAMCALL made with mmu_lock held for write: when it is busy, all vCPUs are kept out and it
-    /// is made once more. That must succeed.
+    /// A SEAMCALL with mmu_lock held for write: if it is busy, all vCPUs are kept out and it is
+    /// repeated. That must succeed.
     fn seamcall(
         &mut self,
         call: Seamcall,

@@ -1,4 +1,4 @@
-//! Zapping: taking mappings out of a range.
+//! Zapping: removing the mappings of a range.
 
 use tdxlab_protocol::addr::{Gpa, GpaRange, PageLevel};
 use tdxlab_tdxmodule::PhysicalMemory;
@@ -7,8 +7,8 @@ use tdxlab_tdxmodule::policy::{Counted, Failure, Why};
 use super::Kvm;
 
 impl<M: PhysicalMemory> Kvm<M> {
-    /// Zaps up to `most` private leaves that map something of `range`. Returns where to go on, or
-    /// `None` when the range is done. Empty parts of the range cost nothing.
+    /// Zaps up to `most` private leaves that overlap `range`. Returns where to continue, or `None`
+    /// when the range is done. Empty parts of the range cost nothing.
     pub(super) fn zap_private(
         &mut self,
         range: GpaRange,

@@ -1,4 +1,4 @@
-//! Memory that runs out, calls that are busy, and decisions that are wrong.
+//! Exhausted memory, busy calls, and wrong decisions.
 
 use super::*;
 
