@@ -1,4 +1,4 @@
-//! Compares the played TDX module with a table of what Intel's does; runs where the modules are
+//! Compares the software TDX module with recorded answers of Intel's; runs where the modules are
 //! loaded.
 //!
 //! ```text

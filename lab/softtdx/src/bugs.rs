@@ -1,9 +1,9 @@
-//! The seeded bugs and the designs that the modules have, as their parameters name them.
+//! The seeded bugs and the designs of the modules, by their parameters.
 
 /// A bug that can be seeded: `echo NAME >/sys/module/kvm/parameters/softtdx_bug`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Bug {
-    /// The parameter.
+    /// Name of the parameter.
     pub name: &'static str,
     /// What KVM does wrong then.
     pub what: &'static str,
@@ -176,13 +176,13 @@ pub fn bugs() -> &'static [Bug] {
 /// A design of the modules: `echo NAME >/sys/module/kvm/parameters/softtdx_design`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Design {
-    /// The parameter.
+    /// Name of the parameter.
     pub name: &'static str,
     /// What KVM does then.
     pub what: &'static str,
 }
 
-/// All of them.
+/// All designs.
 pub fn designs() -> &'static [Design] {
     const fn design(name: &'static str, what: &'static str) -> Design {
         Design { name, what }

@@ -1,28 +1,28 @@
-//! Small edits of a kernel's files, each at a place that it names.
+//! Small edits of a kernel's files, each at an anchor.
 
 use crate::error::{AnchorError, BuildError};
 use crate::items::{Kind, Unfinished, items};
 
-/// One edit: what stands in a function, once, is replaced.
+/// One edit: replaces text that occurs once in a function.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Edit {
     /// The file, below the kernel's source.
     pub file: &'static str,
     /// The function; `None`: anywhere in the file.
     pub function: Option<&'static str>,
-    /// What is looked for.
+    /// The text to replace.
     pub find: &'static str,
     /// What takes its place.
     pub replace: &'static str,
-    /// Not where the file has this already: a tree with code of its own keeps it.
+    /// Skipped if the file contains this: a tree with its own code keeps it.
     pub unless: Option<&'static str>,
 }
 
-/// `source` with `edit`.
+/// Returns `source` with `edit` applied.
 ///
 /// # Errors
 ///
-/// The function, or what is looked for in it, is not there, or more than once.
+/// The function, or the text in it, is missing or occurs more than once.
 pub fn apply(source: &str, edit: &Edit) -> Result<String, BuildError> {
     if edit.unless.is_some_and(|own| source.contains(own)) {
         return Ok(source.to_owned());

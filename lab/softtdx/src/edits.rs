@@ -1,4 +1,4 @@
-//! The edits of KVM's own files: what every one of them is for, and where.
+//! The edits of KVM's own files, each with its purpose and anchor.
 
 use crate::edit::Edit;
 
@@ -51,7 +51,7 @@ const fn unless(own: &'static str, edit: Edit) -> Edit {
 pub(crate) const OWN_SPLITS: [&str; 2] =
     ["tdx_sept_split_private_spte", "tdx_sept_split_private_spt"];
 
-/// Of all edits.
+/// All edits.
 pub(crate) const EDITS: &[Edit] = &[
     // The build: beside KVM's own source, wherever the headers lie.
     in_file(
@@ -408,7 +408,7 @@ pub(crate) const EDITS: &[Edit] = &[
     ),
 ];
 
-/// What is added at the end of KVM's own files.
+/// Text appended to KVM's own files.
 pub(crate) const TAILS: [(&str, &str); 2] = [
     (TDP_MMU, "\n#include \"softtdx/tdp_mmu.inc.c\"\n"),
     (GMEM, "\n#include \"softtdx/gmem.inc.c\"\n"),

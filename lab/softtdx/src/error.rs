@@ -1,10 +1,10 @@
-//! Why modules could not be built, for who has to act.
+//! Errors of building the modules, each with a remedy.
 
 use std::fmt;
 use std::io;
 use std::path::PathBuf;
 
-/// Why.
+/// Why the modules could not be built.
 #[derive(Debug, thiserror::Error)]
 pub enum BuildError {
     /// The folder is no kernel's source.
@@ -23,10 +23,10 @@ pub enum BuildError {
         /// The folder.
         tree: PathBuf,
     },
-    /// Functions or macros are not where they are in the kernels this was written for.
+    /// Functions or macros are missing that the supported kernels have.
     #[error(transparent)]
     NotFound(#[from] NotFound),
-    /// A file of KVM does not have what an edit looks for.
+    /// A file of KVM lacks the anchor of an edit.
     #[error(transparent)]
     Anchor(#[from] AnchorError),
     /// A file of the tree is no C that can be followed.
@@ -40,15 +40,15 @@ pub enum BuildError {
     /// The compiler, or make, has refused.
     #[error("the kernel's modules do not build:\n{lines}")]
     Compiler {
-        /// What it has said, without what went well.
+        /// The compiler's messages, without its progress.
         lines: Complaints,
     },
     /// A system call failed.
     #[error("{doing}: {source}")]
     System {
-        /// What was tried.
+        /// The operation that failed.
         doing: String,
-        /// Why not.
+        /// The cause.
         source: io::Error,
     },
 }
@@ -82,7 +82,7 @@ pub struct AnchorError {
     pub file: String,
     /// The function, or that it is about the whole file.
     pub function: Option<String>,
-    /// What was looked for.
+    /// The text that was not found.
     pub anchor: String,
     /// How often it was found; `None`: the function is not there.
     pub found: Option<usize>,
@@ -116,15 +116,15 @@ impl fmt::Display for AnchorError {
     }
 }
 
-/// What a compiler has complained about, as it said it.
+/// The compiler's errors, verbatim.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Complaints(pub Vec<String>);
 
 impl Complaints {
-    /// Longest list.
+    /// Bound on the lines kept.
     const MOST: usize = 40;
 
-    /// The lines of make's output that say what is wrong; its last ones where none do.
+    /// The errors in make's output; its last lines if there are none.
     pub fn of(output: &str) -> Complaints {
         let is_wrong = |line: &&str| {
             ["error", "undefined!", "***", "No rule to make"]
@@ -154,7 +154,7 @@ impl fmt::Display for Complaints {
     }
 }
 
-/// Says what was tried when a system call failed.
+/// For `map_err`: adds the purpose to a failed system call.
 pub(crate) fn system(doing: impl Into<String>) -> impl FnOnce(io::Error) -> BuildError {
     move |source| BuildError::System {
         doing: doing.into(),

@@ -1,19 +1,19 @@
-//! Takes functions, macros and types by name out of a kernel's C file.
+//! Extracts functions, macros and types by name from a kernel's C file.
 
 use std::collections::BTreeSet;
 
 use crate::error::{BuildError, NotFound};
 use crate::items::{Kind, Unfinished, items};
 
-/// The items of `source` that are called like this, as they stand there and in that order, each
-/// under its line's number, so that a compiler's complaint names `file`.
+/// The items of `source` with these names, verbatim and in their order, each with a line directive,
+/// so that a compiler's error names `file`.
 ///
 /// A macro that is used like a function is named with its first argument: `DEFINE_CLASS:name`.
 /// A function's prototypes are taken with it.
 ///
 /// # Errors
 ///
-/// Names that are not there, all of them; a file that ends within an item.
+/// All missing names; a file that ends within an item.
 pub fn take(source: &str, file: &str, names: &[&str]) -> Result<String, BuildError> {
     let all = items(source).map_err(|Unfinished(line)| BuildError::Unfinished {
         file: file.to_owned(),

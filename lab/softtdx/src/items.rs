@@ -1,5 +1,5 @@
-//! The top level of a C file of the kernel: macros, functions, types and variables, each as the
-//! lines it stands in.
+//! The top level of a C file of the kernel: macros, functions, types and variables, each as its
+//! lines.
 //!
 //! No parser: comments, strings and preprocessor lines are told apart, braces and parentheses
 //! counted. Where `#ifdef` makes braces uneven, a `}` in the first column ends a body, as the
@@ -7,7 +7,7 @@
 
 use std::ops::Range;
 
-/// What an item is.
+/// Kind of an item.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Kind {
     /// `#define NAME`.
@@ -24,7 +24,7 @@ pub(crate) enum Kind {
     Other,
 }
 
-/// One of them.
+/// One item.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Item {
     pub(crate) kind: Kind,
@@ -249,7 +249,7 @@ impl Scanner<'_> {
 
 impl Scanner<'_> {
     /// Whether this `)` ends a use of a macro without a semicolon, as `module_init(f)`: one word
-    /// in front of its parenthesis, and nothing behind it that belongs to it.
+    /// before its parenthesis, and no continuation behind it.
     fn ends_a_bare_call(&self, start: usize) -> bool {
         let text = &self.bytes[start..self.at];
         let head = text.split(|&byte| byte == b'(').next().unwrap_or_default();

@@ -1,4 +1,4 @@
-//! The build folder: KVM's sources with the edits, what is taken, and the kernel side.
+//! The build folder: KVM's sources with the edits, the extracted code, and the kernel side.
 //!
 //! ```text
 //! work/arch/x86/kvm/            the tree's own, edited
@@ -25,13 +25,13 @@ const PARTS: [&str; 2] = ["arch/x86/kvm", "virt/kvm"];
 /// Longest file that is read whole; the longest of KVM has half a megabyte.
 const LONGEST: u64 = 8 << 20;
 
-/// Lays it out in `work`. What is there already and has not changed stays untouched, so that make
-/// builds only what depends on a change.
+/// Lays it out in `work`. Unchanged files are not written, so that make rebuilds only what depends
+/// on a change.
 ///
 /// # Errors
 ///
-/// The tree is no kernel's, has no TDX code, or is not as the edits expect; a file cannot be read
-/// or written.
+/// The tree is not a kernel's, has no TDX code, or lacks an anchor; a file cannot be read or
+/// written.
 pub fn lay_out(tree: &Path, work: &Path) -> Result<(), BuildError> {
     check(tree)?;
     let edited: BTreeSet<&str> = EDITS.iter().map(|edit| edit.file).collect();
@@ -106,8 +106,8 @@ fn put(path: &Path, content: &[u8]) -> io::Result<()> {
     }
 }
 
-/// Sources only: objects of a build in the tree itself are not taken along, and neither is what
-/// is `edited` and written later. `place` is the folder below the tree.
+/// Copies sources only, without objects of a build in the tree, and without the `edited` files,
+/// which are written later. `place` is the folder below the tree.
 fn copy(from: &Path, to: &Path, place: &str, edited: &BTreeSet<&str>) -> io::Result<()> {
     fs::create_dir_all(to)?;
     for entry in fs::read_dir(from)? {

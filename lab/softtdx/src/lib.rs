@@ -1,9 +1,9 @@
 //! KVM's own TDX code on machines without TDX: the kernel side, and what builds it.
 //!
-//! Two modules are built from a kernel's own sources, `kvm.ko` and `kvm-amd.ko`. What KVM has for
-//! TDX is taken out of that source by name ([`extract`]) and runs over a TDX module that is played
-//! (`kernel/`). What must change in KVM's own files is a list of small edits ([`edit`]), each of
-//! which names its file, its function, and what it looks for.
+//! Two modules are built from a kernel's own sources, `kvm.ko` and `kvm-amd.ko`. KVM's TDX code is
+//! extracted from that source by name ([`extract`]) and runs over a software TDX module
+//! (`kernel/`). Changes of KVM's own files are a list of small edits ([`edit`]), each with its
+//! file, function and anchor.
 //!
 //! ```text
 //! source tree ── extract: functions of vmx/tdx.c, by name ──┐
@@ -11,7 +11,7 @@
 //! kernel/     ── embedded in this crate ────────────────────┴─> build folder ── make ──> modules
 //! ```
 //!
-//! Invariant: no line of a kernel's own source is in this crate but the anchors that are looked for.
+//! Invariant: this crate contains no line of a kernel's own source but the anchors.
 
 pub mod bugs;
 pub mod edit;
@@ -29,7 +29,7 @@ pub use bugs::{Bug, bugs, designs};
 pub use error::BuildError;
 pub use make::{BuildRequest, Modules, Shell, build};
 
-/// What tells modules of one version of this crate from those of another.
+/// Identifies modules built by this version of the crate.
 pub fn fingerprint() -> String {
     use std::hash::{DefaultHasher, Hash, Hasher};
 

@@ -7,7 +7,7 @@ use std::process::{Command, Stdio};
 use crate::error::{BuildError, Complaints, system};
 use crate::lay_out::lay_out;
 
-/// Options that are off in distributions' kernels, and looked at by KVM's modules alone.
+/// Options that are off in distributions' kernels, and used by KVM's modules alone.
 pub const OPTIONS: [&str; 2] = [
     "CONFIG_KVM_SW_PROTECTED_VM",
     "CONFIG_KVM_GENERIC_MEMORY_ATTRIBUTES",
@@ -16,7 +16,7 @@ pub const OPTIONS: [&str; 2] = [
 /// What shall be built.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct BuildRequest {
-    /// A kernel's source, or the parts of one that KVM lies in.
+    /// A kernel's source, or KVM's parts of one.
     pub source: PathBuf,
     /// The build folder, or the headers package, of a kernel of that version; as the shell sees it.
     pub headers: PathBuf,
@@ -37,9 +37,9 @@ pub struct Modules {
     pub kvm_amd: PathBuf,
 }
 
-/// Where make runs: on this machine, or in a root of its own that has the compiler.
+/// Runs make: on this machine, or in a separate root with the compiler.
 pub trait Shell {
-    /// Runs a script with `sh -e`. `Err` holds all it has said where it fails.
+    /// Runs a script with `sh -e`. `Err` holds its output if it fails.
     ///
     /// # Errors
     ///
@@ -66,11 +66,11 @@ impl Shell for ThisMachine {
     }
 }
 
-/// Builds them.
+/// Builds the modules.
 ///
 /// # Errors
 ///
-/// As [`lay_out`] has them; what the compiler complains about, in its own lines.
+/// As of [`lay_out`]; the compiler's errors, verbatim.
 pub fn build(request: &BuildRequest, shell: &dyn Shell) -> Result<Modules, BuildError> {
     lay_out(&request.source, &request.work)?;
     let said = shell

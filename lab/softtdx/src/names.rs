@@ -1,4 +1,4 @@
-//! What is taken out of KVM's `arch/x86/kvm/vmx/tdx.c`, by name.
+//! Names of the items extracted from KVM's `arch/x86/kvm/vmx/tdx.c`.
 
 /// Below the kernel's source.
 pub(crate) const TDX: &str = "arch/x86/kvm/vmx/tdx.c";

@@ -1,8 +1,8 @@
-//! What Intel's own TDX module answers, by execution, asked of the played one: rows of a table
-//! against `/sys/kernel/debug/softtdx/vectors` (see `kernel/vectors.c`).
+//! Repeats calls with recorded answers of Intel's TDX module on the software module: rows of a
+//! table against `/sys/kernel/debug/softtdx/vectors` (see `kernel/vectors.c`).
 //!
-//! A row is one call: what comes before it (`setup`), the call, and all that must come out of it.
-//! Rows of a case without `setup` follow each other in one TD.
+//! A row is one call: its preparation (`setup`), the call, and all its results. Rows of a case
+//! without `setup` run in sequence in one TD.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -72,12 +72,12 @@ pub fn rows(text: &str) -> Result<Vec<Row>, String> {
         .collect()
 }
 
-/// What came of all rows.
+/// Result of all rows.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Compared {
-    /// Rows that agree.
+    /// Number of rows that agree.
     pub agree: usize,
-    /// Rows that were not asked, by the reason.
+    /// Rows that were skipped, by reason.
     pub left_out: BTreeMap<String, usize>,
     /// Rows that differ, in words.
     pub differ: Vec<String>,
@@ -158,7 +158,7 @@ fn ve_disabled(row: &Row) -> &str {
     option(row, "vedis").unwrap_or("0")
 }
 
-/// Why a row is not asked: what the module does not play.
+/// Why a row is skipped: what the module does not implement.
 fn not_played(row: &Row) -> Option<String> {
     const GROUPS: [(&str, &str); 6] = [
         ("C", "content of frames, which are numbers here"),
@@ -178,7 +178,7 @@ fn not_played(row: &Row) -> Option<String> {
     if let Some((_, why)) = group {
         return Some((*why).to_owned());
     }
-    // The module remembers what is removed while a TD is exported: state REMOVED.
+    // The module tracks pages removed while a TD is exported: state REMOVED.
     let exported = ["opstate 8", "opstate 9"]
         .iter()
         .any(|state| row.get("setup").contains(state));
@@ -237,7 +237,7 @@ fn call(row: &Row) -> String {
     words.join(" ")
 }
 
-/// Numbers are equal whatever their zeros.
+/// Compares numbers, ignoring leading zeros.
 fn equal(wanted: &str, said: &str) -> bool {
     let number = |text: &str| u64::from_str_radix(text.trim_start_matches("0x"), 16).ok();
     wanted.is_empty()
@@ -245,7 +245,7 @@ fn equal(wanted: &str, said: &str) -> bool {
         || (number(wanted).is_some() && number(wanted) == number(said))
 }
 
-/// What should have been said, where it was not.
+/// The expected answer, if it differs.
 fn difference(row: &Row, said: &str) -> Option<String> {
     let words: Vec<&str> = said.split_whitespace().collect();
     let outcome = row.get("outcome");
@@ -280,7 +280,7 @@ mod tests {
     const HEAD: &str = "case,step,options,module,setup,op,gpa,level,args,state_before,outcome,rax,\
                         exit_reason,exit_gpa,exit_qual,eeq,vector,state_after,out_rcx,out_rdx,note\n";
 
-    /// Says what it is told to, and keeps what it was asked.
+    /// Gives scripted answers, and records the requests.
     struct Recorded(Vec<String>, &'static str);
 
     impl Module for Recorded {
