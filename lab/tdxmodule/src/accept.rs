@@ -12,7 +12,7 @@
 //! | blocked table | exit | SIZE_MISMATCH |
 //! | removed | SIZE_MISMATCH, or exit | SIZE_MISMATCH, or exit |
 //!
-//! An entry of the level that someone else has locked is BUSY.
+//! An entry of that level locked by another call is BUSY.
 //!
 //! Source: `src/td_dispatcher/vm_exits/tdg_mem_page_accept.c`.
 
@@ -46,7 +46,7 @@ impl<M: PhysicalMemory> Platform<M> {
             qualification: WRITE,
             eeq: Eeq::accept(level, found.level, found.entry),
         });
-        // An entry above is not locked: all that it can do is to stand in the way.
+        // An entry above is not locked: it can only block the walk.
         let same_level = found.level == info.level;
         if same_level && let Err(status) = self.lock_entry_for_guest(&found) {
             return Outcome::Complete(status);
@@ -71,9 +71,9 @@ impl<M: PhysicalMemory> Platform<M> {
         };
         Outcome::Complete(self.policy.accept_status(level, status))
     }
-    /// TDG.MEM.PAGE.RELEASE with this RCX: an accepted page is pending again, and the host is not
-    /// told. Linux's user of it (unaccept_memory(), RFC of June 2026) says so much; what the module
-    /// answers for other pages is not public, and a plan that asks is refused.
+    /// TDG.MEM.PAGE.RELEASE with this RCX: an accepted page is pending again, without an exit to
+    /// the host. This follows Linux's use of it (unaccept_memory(), RFC of June 2026); the module's
+    /// answers for other pages are not public, and a plan that needs them is refused.
     pub(super) fn page_release(&mut self, rcx: u64) -> Outcome {
         let Ok(info) = self.page_info(rcx, Level::Pte..=Level::Pmd) else {
             return Outcome::Complete(Status::OPERAND_INVALID.rcx());

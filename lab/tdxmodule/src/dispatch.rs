@@ -1,9 +1,10 @@
-//! The host's side of the module: what all SEAMCALLs on a TD's memory check, and in which order.
+//! The host's side of the module: the checks of all SEAMCALLs on a TD's memory, in order.
 //!
-//! The TDR's lock, the TD's state, the form of RCX, the address, the lock of the S-EPT tree, the walk,
-//! the entry's lock, its state, whether it is blocked, TLB tracking; only then the page in R8. A leaf
-//! goes away in a fixed order: RANGE.BLOCK, TRACK, every vCPU out of the old epoch, then PAGE.REMOVE
-//! or PAGE.DEMOTE. The module checks each step and refuses what comes too early.
+//! The TDR's lock, the TD's state, the form of RCX, the address, the lock of the S-EPT tree, the
+//! walk, the entry's lock, its state, whether it is blocked, TLB tracking; only then the page in
+//! R8. A leaf is removed in a fixed order: RANGE.BLOCK, TRACK, every vCPU out of the old epoch,
+//! then PAGE.REMOVE or PAGE.DEMOTE. The module checks each step and rejects calls that come too
+//! early.
 //!
 //! Source: `check_state_map_tdcs_and_lock()`, `lock_sept_check_and_walk_private_gpa()`,
 //! `is_tlb_tracked()`.
@@ -102,7 +103,7 @@ impl<M: PhysicalMemory> Platform<M> {
         self.policy.seamcall(call).map_or(Ok(()), Err)
     }
 
-    /// Checks RCX.
+    /// Checks the form of RCX.
     pub(super) fn page_info(
         &self,
         rcx: u64,
@@ -168,8 +169,8 @@ impl<M: PhysicalMemory> Platform<M> {
         }
     }
 
-    /// Gives way to a pending interrupt, or to a host that wants the S-EPT tree. Nothing has changed
-    /// yet: RCX and RDX are as they were given, and the call is to be made again.
+    /// Yields to a pending interrupt, or to a host that wants the S-EPT tree. The state is
+    /// unchanged: RCX and RDX keep their values, and the call is to be repeated.
     pub(super) fn give_way(
         &mut self,
         given: &SeamcallRegs,
@@ -187,7 +188,7 @@ impl<M: PhysicalMemory> Platform<M> {
         Err(status)
     }
 
-    /// PAMT's entry of what an S-EPT entry points to.
+    /// PAMT's entry of the page an S-EPT entry points to.
     pub(super) fn unit_of(found: &Found) -> Unit {
         let level = if found.state().is_leaf() {
             found.level.page().unwrap_or(PageLevel::Size4K)

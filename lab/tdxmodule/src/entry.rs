@@ -29,7 +29,7 @@ const FRAME_MASK: u64 = 0x000f_ffff_ffff_f000;
 const PROGRESS_SHIFT: u32 = 52;
 const PROGRESS_MASK: u64 = 0x3ff << PROGRESS_SHIFT;
 
-/// Level of an entry in the radix tree: what one entry spans.
+/// Level of an entry in the radix tree, by its span.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Level {
     /// 4K, TDX level 0.
@@ -88,7 +88,7 @@ impl Level {
         Gpa::new(gpa.as_u64() & !(self.bytes() - 1))
     }
 
-    /// The page level, where a leaf of it exists in name.
+    /// The page level, if leaves of it exist.
     pub const fn page(self) -> Option<PageLevel> {
         PageLevel::from_tdx(self as u8)
     }
@@ -112,7 +112,7 @@ impl From<PageLevel> for Level {
 /// State of an S-EPT entry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum State {
-    /// Nothing there.
+    /// Not mapped.
     Free,
     /// An accepted leaf, blocked for a change.
     Blocked,
@@ -161,7 +161,7 @@ impl State {
         )
     }
 
-    /// The state once it is blocked no more: what BLOCK found.
+    /// The state after UNBLOCK: the one before BLOCK.
     #[must_use]
     pub const fn unblocked(self) -> State {
         match self {
@@ -177,12 +177,12 @@ impl State {
 const STATE_REMOVED: u64 = 5;
 const STATE_TABLE_BLOCKED: u64 = 6;
 
-/// An S-EPT entry.
+/// An S-EPT entry, in its x86 encoding.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct SeptEntry(u64);
 
 impl SeptEntry {
-    /// Nothing there.
+    /// A free entry.
     pub const FREE: SeptEntry = SeptEntry(0);
 
     /// Removed while the TD was being imported.

@@ -1,4 +1,4 @@
-//! How a TDCALL or an access of the guest's ends: by itself, with a #VE, or with an exit to KVM.
+//! Results of a TDCALL or an access: completed, #VE, or an exit to KVM.
 
 use tdxlab_protocol::addr::{Gpa, PageLevel, Side};
 #[cfg(doc)]
@@ -32,7 +32,7 @@ pub enum Exit {
     EptViolation {
         /// Where: the page, without the offset in it.
         gpa: Gpa,
-        /// In which half.
+        /// Private or shared half.
         side: Side,
         /// Exit qualification: bit 0 read, bit 1 write.
         qualification: u64,
@@ -48,7 +48,7 @@ pub enum Exit {
 pub struct Vmcall {
     /// R10: 0 for the calls of the GHCI.
     pub kind: u64,
-    /// R11: which one.
+    /// R11: the sub-function.
     pub function: u64,
     /// R12..R15.
     pub args: [u64; 4],
@@ -99,7 +99,7 @@ impl Eeq {
     }
 }
 
-/// What TDG.VP.VEINFO.GET returns.
+/// Result of TDG.VP.VEINFO.GET.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct VeInfo {
     /// VMX exit reason.

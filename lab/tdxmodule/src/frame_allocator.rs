@@ -1,4 +1,4 @@
-//! Frames of machine memory, given out one by one or as whole 2M blocks.
+//! Allocates frames of machine memory, singly or as whole 2M blocks.
 
 use std::ops::Range;
 
@@ -26,8 +26,8 @@ impl Block {
     };
 }
 
-/// The allocator. Blocks are touched in order of address, so memory that was never needed is never
-/// looked at, however large the pool.
+/// The allocator. Blocks are used in order of address, so unneeded memory is never touched, however
+/// large the pool.
 #[derive(Clone, Debug)]
 pub struct Pool {
     first_block: u64,
@@ -54,7 +54,7 @@ impl Pool {
         }
     }
 
-    /// One frame, or `None` where none is left.
+    /// One frame; `None` if none is left.
     pub fn take_frame(&mut self) -> Option<Pfn> {
         loop {
             let at = match self.partial.last() {
@@ -78,7 +78,7 @@ impl Pool {
         }
     }
 
-    /// A whole 2M block, or `None` where none is left. Returns its first frame.
+    /// A whole 2M block; `None` if none is left. Returns its first frame.
     pub fn take_block(&mut self) -> Option<Pfn> {
         let at = self.take_free_block()?;
         self.blocks[at] = Block::FULL;
@@ -117,7 +117,7 @@ impl Pool {
         }
     }
 
-    /// Frames in use.
+    /// Number of frames in use.
     pub fn used(&self) -> u64 {
         self.blocks.iter().map(|block| u64::from(block.count)).sum()
     }

@@ -1,8 +1,9 @@
-//! The TDX module in software: what a TD's memory is, kept in an S-EPT that only the module may
+//! The TDX module in software: the state of a TD's memory, in an S-EPT that only the module may
 //! change.
 //!
-//! Invariant: this crate names the guest protocol and no other crate of the lab. Whatever KVM and
-//! the module could get wrong is a question to a [`Policy`], and nothing here asks which one it has.
+//! Invariant: this crate names the guest protocol and no other crate of the lab. Each decision that
+//! KVM or the module could get wrong is a method of [`Policy`], and no code here depends on which
+//! policy it has.
 //!
 //! | file | holds |
 //! |---|---|
@@ -10,24 +11,24 @@
 //! | `platform` | the hardware with one TD |
 //! | `physical_memory`, `memory`, `frame_allocator` | machine memory, one in process, its free frames |
 //! | `entry`, `sept`, `walk` | an S-EPT entry, the radix tree, the walk through it |
-//! | `pamt` | what each page of machine memory is |
-//! | `lock` | locks that others hold |
+//! | `pamt` | type of each page of machine memory |
+//! | `lock` | locks held by other calls |
 //! | `state` | the TD's operation and life cycle states |
 //! | `seamcall`, `calls` | SEAMCALLs by registers, and with typed operands |
-//! | `dispatch` | the host's side: what all SEAMCALLs on a TD's memory check, and in which order |
+//! | `dispatch` | the host's side: the checks of all SEAMCALLs on a TD's memory, in order |
 //! | `page` | PAGE.ADD, PAGE.AUG, PAGE.REMOVE, PAGE.RELOCATE |
 //! | `table` | SEPT.ADD, SEPT.REMOVE, SEPT.RD, PAGE.DEMOTE, PAGE.PROMOTE |
 //! | `range` | RANGE.BLOCK, RANGE.UNBLOCK, TRACK |
 //! | `phymem` | PHYMEM.PAMT.ADD, PHYMEM.PAMT.REMOVE |
 //! | `accept` | TDG.MEM.PAGE.ACCEPT |
 //! | `tdcall` | the rest of the guest's side, and plain accesses |
-//! | `exit` | how those end |
+//! | `exit` | their results |
 //! | `stepping`, `vp_enter` | the filter against zero-stepping |
 //! | `status` | completion status codes |
-//! | `policy`, `watched` | decisions that a fault can take otherwise, and whether it has |
+//! | `policy`, `watched` | decisions that a fault can change, and whether it has |
 //!
 //! Source of the rules: the public module, 1.5.01 and 1.5.25, `src/vmm_dispatcher/api_calls` and
-//! `src/td_dispatcher`. `tests/vectors` holds it against what those did when they were run.
+//! `src/td_dispatcher`. `tests/vectors` compares it with recorded answers of those.
 
 pub mod memory;
 pub mod policy;

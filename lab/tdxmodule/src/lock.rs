@@ -1,8 +1,8 @@
-//! Locks that others hold: another CPU in the module, or another TD's call.
+//! Locks held by others: another CPU in the module, or another TD's call.
 //!
-//! A call here runs by itself, so it never waits for its own locks. What it must notice is that a lock
-//! is taken when it comes; then it fails with TDX_OPERAND_BUSY and leaves its priority flag, as the
-//! module does.
+//! Calls here do not run concurrently, so a call never waits for another. It must only detect that
+//! a lock is taken; then it fails with TDX_OPERAND_BUSY and sets its priority flag, as the module
+//! does.
 //!
 //! Source: `src/common/helpers/tdx_locks.h`.
 
@@ -29,13 +29,13 @@ pub enum Lock {
 /// How it is held.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Hold {
-    /// By one.
+    /// By one holder.
     Exclusive,
     /// By one of several.
     Shared,
 }
 
-/// A lock for many readers or one writer, with a flag for a host that came in vain.
+/// A lock for many readers or one writer, with a flag set by a host that found it taken.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct SharexLock {
     exclusive: bool,
@@ -94,7 +94,7 @@ struct EntryLock {
     host_priority: bool,
 }
 
-/// What the guest finds at an entry's lock.
+/// State of an entry's lock for the guest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum GuestLock {
     Taken,

@@ -1,6 +1,6 @@
-//! Machine memory of `sim`: what each frame holds, without holding every byte of it.
+//! Machine memory of `sim`: the content of each frame, in compressed form.
 //!
-//! A frame holds zeros, the words a fill wrote, or words of its own (page tables). 512 frames that a
+//! A frame holds zeros, the words of a fill, or arbitrary words (page tables). 512 frames that a
 //! fill wrote in a row, or that are all zero, are one entry. Content belongs to frames and not to
 //! guest-physical addresses: a frame mapped to the wrong place really shows another page's data.
 
@@ -33,7 +33,7 @@ pub struct SimMachine {
     epoch: u64,
 }
 
-/// 512 frames.
+/// A block of 512 frames.
 #[derive(Clone, Debug)]
 enum Block {
     Zero,
@@ -43,12 +43,12 @@ enum Block {
     Frames(Vec<Frame>),
 }
 
-/// What a frame holds.
+/// Content of a frame.
 #[derive(Clone, Debug, Default)]
 enum Frame {
     #[default]
     Zero,
-    /// What a fill wrote to one page: this is its first word.
+    /// The words of a fill; this is the first.
     Written(u64),
     SparsePage(SparsePage),
 }
@@ -62,7 +62,7 @@ pub struct Translation {
     pub level: PageLevel,
 }
 
-/// What the first word of a page differs by from that of the page before, written by one fill.
+/// Difference of the first words of adjacent pages in one fill.
 const NEXT_PAGE: u64 = pattern::word(Gpa::from_gfn(1), 0, Generation::MAX)
     - pattern::word(Gpa::new(0), 0, Generation::MAX);
 
@@ -90,7 +90,7 @@ impl Block {
         }
     }
 
-    /// The frames up to `end` at least, each by itself.
+    /// The frames up to `end` at least, as single entries.
     fn frames_to(&mut self, end: u64) -> &mut Vec<Frame> {
         match self {
             Block::Zero => *self = Block::Frames(Vec::new()),
@@ -137,7 +137,7 @@ impl Frame {
     }
 }
 
-/// What a page that a fill wrote is to one who reads it at `page`.
+/// Class of a filled page when read at `page`.
 fn written_content(first: u64, page: Gpa) -> Content {
     match pattern::decode(first) {
         Some(word) if word.page == page => Content::Own(word.generation),
@@ -150,7 +150,7 @@ fn written_content(first: u64, page: Gpa) -> Content {
 }
 
 impl SimMachine {
-    /// A machine with `bytes` of memory, of which nothing takes room until it is written.
+    /// A machine with `bytes` of memory, allocated when written.
     pub fn new(bytes: u64) -> SimMachine {
         SimMachine {
             // Frame 0 stays out, so that no entry of a page in use is ever all zero.
@@ -209,8 +209,8 @@ impl SimMachine {
         });
     }
 
-    /// Reads `count` pages from `page` up out of the frames from `first`, and says what they hold:
-    /// runs of a page count and a content.
+    /// Reads `count` pages at `page` from the frames starting at `first`, and reports their content
+    /// as runs of a page count and a content.
     pub fn read(&self, first: Pfn, count: u64, page: Gpa, found: &mut dyn FnMut(u64, Content)) {
         let mut done = 0;
         while done < count {
@@ -250,8 +250,8 @@ impl SimMachine {
         count: u64,
         mut change: impl FnMut(&mut Block, Range<u64>, u64),
     ) {
-        // As on a real machine, what is written where no memory is, is lost: a fault may leave a table
-        // to a guest that fills it with words.
+        // As on a real machine, writes beyond memory are lost: a fault may leave a table to a guest
+        // that fills it with words.
         let count = count.min(self.pool.end.0.saturating_sub(first.0));
         let mut done = 0;
         while done < count {
@@ -287,7 +287,7 @@ impl PhysicalMemory for SimMachine {
         if table >= self.pool.end {
             return;
         }
-        // What is written is a table already, nearly always.
+        // The frame is nearly always a table already.
         let block = self.blocks.get_mut((table.0 / BLOCK) as usize);
         if let Some(Block::Frames(frames)) = block
             && let Some(Frame::SparsePage(words)) = frames.get_mut((table.0 % BLOCK) as usize)
@@ -321,7 +321,7 @@ impl PhysicalMemory for SimMachine {
                 *block = Block::Zero;
             } else if !matches!(block, Block::Zero) {
                 let (start, end) = (offsets.start as usize, offsets.end as usize);
-                // What was never written is zero already.
+                // Unwritten frames are zero already.
                 for frame in block.frames_to(0).iter_mut().take(end).skip(start) {
                     *frame = Frame::Zero;
                 }

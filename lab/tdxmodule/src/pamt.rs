@@ -1,4 +1,4 @@
-//! PAMT: what the module knows of each page of machine memory that it guards.
+//! PAMT: metadata of each page of the machine memory that the module manages.
 //!
 //! A page is free, the TD's, a table of the S-EPT, or one of its control pages, as 4K, 2M or 1G. With
 //! Dynamic PAMT the metadata of the 4K pages of a 2M range needs two pages that the host must give
@@ -24,10 +24,10 @@ const HKID_MASK: u64 = 0x3f << 46;
 /// Bits that no host-physical address has.
 const BEYOND_MAX_PA: u64 = !((1 << 52) - 1);
 
-/// Told in bit 62 of RCX when the last page of a range was taken away: its PAMT pages can go.
+/// Set in RCX (bit 62) when the last page of a range was removed: its PAMT pages can be removed.
 pub(super) const REMOVAL_HINT: u64 = 1 << 62;
 
-/// What a page is.
+/// Type of a page.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) enum PageType {
     /// PT_NDA: not assigned.
@@ -67,7 +67,7 @@ pub(super) struct Reached {
 /// A 2M range.
 #[derive(Clone, Debug, Default)]
 enum Region {
-    /// Nothing of it is in use; with Dynamic PAMT, it has no PAMT pages either.
+    /// Unused; with Dynamic PAMT, it has no PAMT pages either.
     #[default]
     Free,
     /// One page of 2M.
@@ -146,7 +146,7 @@ impl Pamt {
         &mut self.others[at].1
     }
 
-    /// A call begins: it holds nothing yet.
+    /// Starts a call, which holds no lock yet.
     pub(super) fn begin(&mut self) {
         self.ours.clear();
     }
@@ -393,8 +393,8 @@ impl Pamt {
         pair
     }
 
-    /// Refuses PAMT pages that are in use. `operands` name their registers; what lies in the range
-    /// that they are for is not looked up.
+    /// Rejects PAMT pages that are in use. `operands` name their registers; the range that they are
+    /// for is not checked.
     pub(super) fn check_pair(
         &mut self,
         pair: [Pfn; 2],

@@ -1,6 +1,6 @@
 //! SEAMCALLs on machine memory: PHYMEM.PAMT.ADD, PHYMEM.PAMT.REMOVE.
 //!
-//! Source: `tdh_phymem_pamt_add.c`, `tdh_phymem_pamt_remove.c`. Neither looks at a TD.
+//! Source: `tdh_phymem_pamt_add.c`, `tdh_phymem_pamt_remove.c`. Neither accesses a TD.
 
 use tdxlab_protocol::addr::PageLevel;
 

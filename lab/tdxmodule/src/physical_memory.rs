@@ -1,4 +1,4 @@
-//! The machine that the software KVM and TDX module run on.
+//! Trait of the machine that the software KVM and TDX module run on.
 
 use std::fmt;
 use std::ops::Range;
@@ -44,7 +44,7 @@ pub trait PhysicalMemory: Send {
     /// Writes entry `index` of the table in frame `table`, as one atomic 8-byte store.
     fn write_entry(&mut self, table: Pfn, index: usize, entry: u64);
 
-    /// Writes all entries of the table in frame `table`, which nothing points to yet.
+    /// Writes all entries of the table in frame `table`, which is not linked yet.
     fn write_table(&mut self, table: Pfn, entries: Box<[u64; 512]>) {
         for (index, entry) in entries.into_iter().enumerate() {
             self.write_entry(table, index, entry);

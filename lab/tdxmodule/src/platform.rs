@@ -1,4 +1,4 @@
-//! The hardware with one TD: machine memory, the module's state, and what a test may set of it.
+//! The hardware with one TD: machine memory, the module's state, and controls for tests.
 
 use std::cell::Cell;
 use std::ops::Range;
@@ -20,13 +20,13 @@ use crate::policy::Policy;
 /// Width of guest-physical addresses, shared bit included.
 pub(crate) const GPA_WIDTH: u32 = 48;
 
-/// The bit of a guest-physical address that says shared.
+/// The shared bit of a guest-physical address.
 pub const SHARED_BIT: u64 = 1 << (GPA_WIDTH - 1);
 
 /// TD attribute bit SEPT_VE_DISABLE.
 pub(crate) const ATTRIBUTE_SEPT_VE_DISABLE: u64 = 1 << 28;
 
-/// The hardware: machine memory with the TDX module that guards a part of it.
+/// The hardware: machine memory, of which the TDX module manages a part.
 pub struct Platform<M> {
     pub machine: M,
     pub policy: Box<dyn Policy>,
@@ -34,12 +34,11 @@ pub struct Platform<M> {
     pub td: Td,
     pub(super) version: ModuleVersion,
     pub(super) pamt: Pamt,
-    /// Checks for a pending interrupt that pass before one finds an interrupt; `None` where none is
-    /// on its way.
+    /// Number of checks for a pending interrupt that still find none; `None` if none is pending.
     pub(super) interrupt_after: Option<u64>,
 }
 
-/// What a TD is made with.
+/// Parameters of a TD.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TdParams {
     /// Number of vCPUs.
@@ -50,7 +49,7 @@ pub struct TdParams {
     pub wide: bool,
 }
 
-/// What the module keeps of the TD outside the S-EPT's own pages.
+/// State of the TD outside the S-EPT's own pages.
 pub struct Td {
     /// Entries of the S-EPT's root.
     pub(super) root: sept::Root,
@@ -61,7 +60,7 @@ pub struct Td {
     pub(super) fatal: bool,
     /// TLB epoch, raised by TRACK.
     pub(super) epoch: u64,
-    /// Page of the TDR, where it is known.
+    /// Page of the TDR, if known.
     pub(super) tdr: Option<Pfn>,
     pub(super) locks: TdLocks,
     pub(super) vcpus: Vec<TdVcpu>,
@@ -78,7 +77,7 @@ pub(super) struct TdLocks {
     pub(super) entries: EntryLocks,
 }
 
-/// What the module keeps of a vCPU.
+/// State of a vCPU in the module.
 #[derive(Clone, Debug, Default)]
 pub(super) struct TdVcpu {
     /// Epoch at its last entry; `None` while it is outside the TD.
@@ -146,7 +145,7 @@ impl Td {
         }
     }
 
-    /// The bit of a guest-physical address that says shared.
+    /// The shared bit of a guest-physical address.
     pub(super) const fn shared_bit(&self) -> u64 {
         if self.params.wide {
             1 << 51
@@ -189,7 +188,7 @@ impl<M: PhysicalMemory> Platform<M> {
         self.version
     }
 
-    /// Dynamic PAMT from here on: 2M ranges with 4K pages need PAMT pages. Nothing may be in use yet.
+    /// Enables Dynamic PAMT: 2M ranges with 4K pages need PAMT pages. No page may be in use yet.
     pub fn enable_dynamic_pamt(&mut self) {
         self.pamt = Pamt::new(self.machine.pool(), true);
     }
@@ -259,28 +258,28 @@ impl<M: PhysicalMemory> Platform<M> {
         self.td.vcpus[vcpu].ve
     }
 
-    /// Someone else takes a lock.
+    /// Another CPU takes a lock.
     pub fn hold(&mut self, lock: Lock, hold: Hold) {
         self.lock_of_others(lock).hold(hold);
     }
 
-    /// Someone else lets a lock go.
+    /// Another CPU releases a lock.
     pub fn let_go(&mut self, lock: Lock, hold: Hold) {
         self.lock_of_others(lock).release(hold);
     }
 
-    /// Someone else wanted the S-EPT tree and did not get it.
+    /// Another CPU failed to take the S-EPT tree.
     pub fn flag_tree(&mut self) {
         self.td.locks.tree.flag_host_priority();
     }
 
-    /// Someone else takes the lock of the entry where the walk to `level` ends.
+    /// Another CPU takes the lock of the entry where the walk to `level` ends.
     pub fn hold_entry(&mut self, gpa: Gpa, level: Level) {
         let found = self.walk(gpa, level);
         self.td.locks.entries.hold(found.place, found.index());
     }
 
-    /// Someone else lets that lock go.
+    /// Another CPU releases that lock.
     pub fn let_entry_go(&mut self, gpa: Gpa, level: Level) {
         let found = self.walk(gpa, level);
         self.td.locks.entries.release(found.place, found.index());

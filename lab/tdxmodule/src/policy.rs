@@ -1,8 +1,8 @@
 //! Every decision that a real kernel or module could get wrong, with the right answer as default.
 //!
-//! The core asks a [`Policy`] wherever it rounds, orders, chooses, counts, allocates or reports. A
-//! seeded fault is a small policy of its own that answers one or two of these questions wrongly.
-//! Nothing in the core asks which policy it has.
+//! The core calls a [`Policy`] wherever it rounds, orders, chooses, counts, allocates or reports. A
+//! seeded fault is a small policy that makes one or two of these decisions wrongly. The core does
+//! not depend on which policy it has.
 
 use std::ops::Range;
 
@@ -14,7 +14,7 @@ use super::seamcall::Seamcall;
 use super::status::Status;
 use super::watched::watched;
 
-/// Answers everything right.
+/// Makes all decisions correctly.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Faithful;
 
@@ -47,7 +47,7 @@ pub trait Policy: Send {
         true
     }
 
-    // Module: what the guest sees.
+    // Module: results visible in the guest.
 
     /// A status with which ACCEPT is refused before it looks at the S-EPT, such as BUSY.
     fn accept_refused(&mut self, gpa: Gpa, level: PageLevel) -> Option<Status> {
@@ -79,7 +79,7 @@ pub trait Policy: Send {
         true
     }
 
-    /// What an access to a pending page does.
+    /// Effect of an access to a pending page.
     fn pending_access(&mut self, sept_ve_disable: bool) -> PendingAccess {
         if sept_ve_disable {
             PendingAccess::Exit
@@ -110,7 +110,7 @@ pub trait Policy: Send {
         Side::Private
     }
 
-    /// What is done for an ACCEPT below the level of the leaf, in order.
+    /// Stages of KVM for an ACCEPT below the level of the leaf, in order.
     fn accept_stages(&mut self) -> &'static [AcceptStage] {
         &[AcceptStage::Split, AcceptStage::Inhibit]
     }
@@ -125,8 +125,8 @@ pub trait Policy: Send {
         bit
     }
 
-    /// Whether the check that KVM makes before a split for an ACCEPT, without mmu_lock, finds huge
-    /// pages forbidden already, given whether they are. If so, nothing is split.
+    /// Whether KVM's check before a split for an ACCEPT, made without mmu_lock, finds huge pages
+    /// forbidden already, given whether they are. If so, there is no split.
     fn is_done_already(&mut self, inhibited: bool) -> bool {
         inhibited
     }
@@ -136,8 +136,8 @@ pub trait Policy: Send {
         limits.level()
     }
 
-    /// Whether a level that was chosen without mmu_lock must be chosen anew, given whether a table or
-    /// an inhibit bit has come since.
+    /// Whether a level chosen without mmu_lock must be chosen again, given whether a table or an
+    /// inhibit bit was added since.
     fn level_is_stale(&mut self, changed: bool) -> bool {
         changed
     }
@@ -147,12 +147,12 @@ pub trait Policy: Send {
         &[MapStage::Sept, MapStage::Mirror, MapStage::Count]
     }
 
-    /// Whether a fault must start anew, given whether an invalidation ran or runs beside it.
+    /// Whether a fault must restart, given whether an invalidation ran or runs concurrently.
     fn fault_retries(&mut self, invalidated: bool) -> bool {
         invalidated
     }
 
-    /// What becomes of an error in handling an EPT violation; `None` means the guest is resumed.
+    /// Result of an error in handling an EPT violation; `None` means the guest is resumed.
     fn fault_failure(&mut self, failure: Failure) -> Option<Failure> {
         Some(failure)
     }
@@ -232,7 +232,7 @@ pub trait Policy: Send {
         OnInterrupt::Again
     }
 
-    /// Whether KVM makes a busy SEAMCALL once more, with all vCPUs kept out.
+    /// Whether KVM repeats a busy SEAMCALL, with all vCPUs kept out.
     fn retries_busy(&mut self, call: Seamcall) -> bool {
         true
     }
@@ -274,7 +274,7 @@ pub trait Policy: Send {
         range
     }
 
-    /// Whether a fault that began before a conversion learns of it.
+    /// Whether a conversion invalidates faults that began before it.
     fn conversion_invalidates(&mut self) -> bool {
         true
     }
@@ -294,7 +294,7 @@ pub trait Policy: Send {
         slot.offset_of(gpa)
     }
 
-    /// Size of the folio that is allocated in a file region with nothing populated.
+    /// Size of the folio that is allocated in an unpopulated file region.
     fn folio(&mut self, offset: u64, level: PageLevel) -> PageLevel {
         level
     }
@@ -360,12 +360,12 @@ pub trait Policy: Send {
         Some(event)
     }
 
-    /// What the kernel says of a split that it made.
+    /// Kernel log line for a split.
     fn remark_on_split(&mut self) -> Option<String> {
         None
     }
 
-    /// What the kernel says when a VM is taken apart.
+    /// Kernel log line for the teardown of a VM.
     fn remark_on_teardown(&mut self) -> Option<String> {
         None
     }
@@ -377,7 +377,7 @@ pub trait Policy: Send {
 }
 }
 
-/// What an access to a pending page does.
+/// Effect of an access to a pending page.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum PendingAccess {
     /// #VE in the guest.
@@ -404,11 +404,11 @@ pub enum HoleStage {
     InvalidateBegin,
     /// Split the leaves that stick out.
     Split,
-    /// Zap what is mapped.
+    /// Zap the mappings.
     Zap,
     /// Free the pages.
     Truncate,
-    /// Faults may go on.
+    /// Faults may continue.
     InvalidateEnd,
 }
 
@@ -417,7 +417,7 @@ pub enum HoleStage {
 pub enum ConversionStage {
     /// Split the leaves that stick out.
     Split,
-    /// Zap what is mapped private.
+    /// Zap the private mappings.
     Zap,
     /// Set the attribute.
     SetAttributes,
@@ -447,7 +447,7 @@ pub enum SplitStage {
     Trace,
 }
 
-/// What a host asks for from outside.
+/// Calls of the host.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum HostCallKind {
     /// fallocate(PUNCH_HOLE) on the guest_memfd.
@@ -480,7 +480,7 @@ pub enum Kick {
     Flush,
     /// Reports the flush to the module without flushing TLBs. Always a bug.
     Pretend,
-    /// Nothing happens. Never right.
+    /// No effect. Always a bug.
     Skip,
 }
 
@@ -534,11 +534,11 @@ pub enum Counted {
 /// Why something could not be done.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Failure {
-    /// No memory.
+    /// ENOMEM.
     NoMemory,
     /// KVM_BUG_ON: the VM is dead.
     Bugged,
-    /// Try again.
+    /// EAGAIN.
     Again,
 }
 
@@ -603,7 +603,7 @@ impl LevelLimits {
 pub struct HeadAndTail {
     /// The page that the start cuts.
     pub head: Option<Gpa>,
-    /// The page that the end cuts, where it is another one.
+    /// The page cut by the end, if different.
     pub tail: Option<Gpa>,
 }
 
@@ -621,7 +621,7 @@ impl HeadAndTail {
     }
 }
 
-/// Which guest_memfd.
+/// The guest_memfd.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum FileId {
     /// The one behind test memory.

@@ -1,4 +1,4 @@
-//! Which TDX module is played: versions differ in a few answers, and only there.
+//! Versions of the TDX module, and the few answers in which they differ.
 
 use std::fmt;
 use std::str::FromStr;

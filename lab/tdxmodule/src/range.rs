@@ -10,8 +10,8 @@ use crate::entry::{Level, SeptEntry, State};
 use crate::physical_memory::PhysicalMemory;
 
 impl<M: PhysicalMemory> Platform<M> {
-    /// TDH.MEM.RANGE.BLOCK: no new translation through this entry from here on. What an interrupted
-    /// ACCEPT had done is forgotten.
+    /// TDH.MEM.RANGE.BLOCK: no new translation through this entry from now on. Progress of an
+    /// interrupted ACCEPT is lost.
     pub(super) fn do_range_block(
         &mut self,
         given: &SeamcallRegs,
@@ -37,7 +37,7 @@ impl<M: PhysicalMemory> Platform<M> {
         Ok(())
     }
 
-    /// TDH.MEM.RANGE.UNBLOCK: the entry is what it was before BLOCK.
+    /// TDH.MEM.RANGE.UNBLOCK: restores the entry as it was before BLOCK.
     pub(super) fn do_range_unblock(
         &mut self,
         given: &SeamcallRegs,

@@ -1,4 +1,4 @@
-//! A SEAMCALL, its registers, and what they say of an entry.
+//! A SEAMCALL, its registers, and the description of an entry in them.
 //!
 //! Source: `set_arch_septe_details_in_vmm_regs()`.
 
@@ -10,7 +10,7 @@ use super::sept::Found;
 use super::status::Status;
 use crate::entry::{Level, State};
 
-/// A SEAMCALL, for those who count or disturb them.
+/// A SEAMCALL, to count or to fail it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Seamcall {
     /// TDH.MEM.SEPT.ADD.
@@ -69,9 +69,9 @@ impl Seamcall {
 /// one.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct SeamcallRegs {
-    /// Address and level, or what came of them.
+    /// Input: address and level. Output: depends on the call.
     pub rcx: u64,
-    /// The TDR's page, or what came of it; for PAMT.ADD the first page.
+    /// Input: the TDR's page; for PAMT.ADD the first page. Output: depends on the call.
     pub rdx: u64,
     /// Page that the call is given; for PAMT.ADD the second page.
     pub r8: u64,
@@ -96,7 +96,7 @@ pub(super) struct PageInfo {
 }
 
 impl PageInfo {
-    /// `None` where it is not valid, or of another level.
+    /// `None` if it is invalid, or of another level.
     pub(super) fn parse(rcx: u64, levels: RangeInclusive<Level>) -> Option<PageInfo> {
         let level = Level::from_tdx(rcx & 0b111).filter(|level| levels.contains(level))?;
         let gpa = Gpa::new(rcx & !0b111);
@@ -123,7 +123,7 @@ fn details(found: &Found) -> (u64, u64) {
     (image, (state.code() << 8) | found.level.tdx())
 }
 
-/// A refusal that shows the entry which stands in the way.
+/// A rejection that describes the offending entry.
 pub(super) fn told(found: &Found, status: Status, regs: &mut SeamcallRegs) -> Status {
     (regs.rcx, regs.rdx) = details(found);
     status.rcx()

@@ -1,4 +1,4 @@
-//! Places in the S-EPT, and what a walk finds at one.
+//! Positions in the S-EPT, and the result of a walk.
 
 use tdxlab_protocol::addr::Gpa;
 

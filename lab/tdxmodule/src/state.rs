@@ -1,4 +1,4 @@
-//! States of the TD as a whole, and which calls each allows.
+//! States of the TD as a whole, and the calls allowed in each.
 
 use super::seamcall::Seamcall;
 
@@ -57,7 +57,7 @@ impl OpState {
             .find(|state| state.number() == number)
     }
 
-    /// Its number.
+    /// Number of the state.
     pub const fn number(self) -> u64 {
         self as u64
     }
@@ -71,7 +71,7 @@ impl OpState {
         )
     }
 
-    /// Whether the TD is being imported: what is removed is remembered.
+    /// Whether the TD is being imported: removed pages are tracked.
     pub(super) const fn is_import(self) -> bool {
         matches!(
             self,

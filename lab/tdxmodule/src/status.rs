@@ -21,7 +21,7 @@ impl Status {
     pub const OPERAND_BUSY: Status = Status(0x8000_0200_0000_0000);
     /// TDX_PREVIOUS_TLB_EPOCH_BUSY.
     pub const PREVIOUS_TLB_EPOCH_BUSY: Status = Status(0x8000_0201_0000_0000);
-    /// TDX_OPERAND_BUSY_HOST_PRIORITY: the host asked for the entry's lock and did not get it.
+    /// TDX_OPERAND_BUSY_HOST_PRIORITY: the host failed to take the entry's lock before.
     pub const OPERAND_BUSY_HOST_PRIORITY: Status = Status(0x8000_0204_0000_0000);
     /// TDX_INTERRUPTED_BUSY: given up for another call that has priority on the S-EPT tree.
     pub const INTERRUPTED_BUSY: Status = Status(0x8000_0206_0000_0000);

@@ -1,8 +1,8 @@
 //! The filter against zero-stepping: a host that makes one instruction fault again and again.
 //!
-//! The module counts EPT violations of private addresses that find the guest where it was entered.
-//! From the seventh on it notes the address, and lets the vCPU in again only once none of those noted
-//! would fault.
+//! The module counts EPT violations of private addresses at the instruction where the guest was
+//! entered. From the seventh on it records the address, and lets the vCPU in again only once none
+//! of the recorded ones would fault.
 //!
 //! Source: `src/td_transitions/td_exit_stepping.c`. Exits of ACCEPT and ATTR.RD do not count.
 
@@ -14,7 +14,7 @@ const THRESHOLD: u8 = 6;
 /// EPF_GPA_LIST_SIZE.
 const NOTED: usize = 32;
 
-/// What the filter keeps of a vCPU.
+/// The filter's state of a vCPU.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Stepping {
     /// Where the guest is.

@@ -13,12 +13,12 @@ use super::status::Status;
 use crate::entry::{Level, SeptEntry, State};
 use crate::physical_memory::{Pfn, PhysicalMemory};
 
-/// No page, where one may be left out.
+/// Stands for a missing page where one is optional.
 const NULL_PA: u64 = u64::MAX;
 
 impl<M: PhysicalMemory> Platform<M> {
-    /// TDH.MEM.SEPT.ADD: makes the page in R8 the table for the span of a free entry. Bit 63 of R8 is
-    /// for the calls of later versions, and not looked at.
+    /// TDH.MEM.SEPT.ADD: makes the page in R8 the table for the span of a free entry. Bit 63 of R8
+    /// belongs to later versions, and is ignored.
     pub(super) fn do_sept_add(
         &mut self,
         given: &SeamcallRegs,
@@ -66,7 +66,7 @@ impl<M: PhysicalMemory> Platform<M> {
         Ok(())
     }
 
-    /// TDH.MEM.SEPT.RD: what an entry is.
+    /// TDH.MEM.SEPT.RD: reads an entry.
     pub(super) fn do_sept_read(
         &mut self,
         given: &SeamcallRegs,
@@ -186,7 +186,7 @@ impl<M: PhysicalMemory> Platform<M> {
         Ok(())
     }
 
-    /// State and first frame of the one leaf of `level` that could stand for a table.
+    /// State and first frame of the leaf of `level` that is equivalent to a table, if any.
     fn merged(&self, table: Pfn, level: PageLevel) -> Option<(State, Pfn)> {
         let (below, stride) = match level {
             PageLevel::Size1G => (Level::Pmd, PageLevel::Size2M.pages_4k()),

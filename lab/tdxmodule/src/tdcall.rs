@@ -131,9 +131,9 @@ impl<M: PhysicalMemory> Platform<M> {
         Outcome::Complete(Status::SUCCESS)
     }
 
-    /// TDG.MEM.PAGE.ATTR.RD: says what is there without touching it. Where nothing is, it causes a
-    /// plain EPT violation, so the host maps a page. RDX would hold the attributes of the page in L2
-    /// VMs; those of the TD itself are told as 0.
+    /// TDG.MEM.PAGE.ATTR.RD: reads attributes without an access. A missing page causes a plain EPT
+    /// violation, so the host maps one. RDX would hold the attributes of the page in L2 VMs; those
+    /// of the TD itself are returned as 0.
     fn page_attr_rd(&mut self, gprs: &mut Gprs) -> Outcome {
         let gpa = Gpa::new(gprs[reg::RCX]).align_down(PageLevel::Size4K);
         if !self.is_private(gpa) {

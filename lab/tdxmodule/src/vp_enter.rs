@@ -1,4 +1,4 @@
-//! The part of TDH.VP.ENTER that keeps a vCPU out which is being zero-stepped.
+//! The check of TDH.VP.ENTER against zero-stepping.
 
 use tdxlab_protocol::addr::Gpa;
 
@@ -13,7 +13,7 @@ use crate::physical_memory::PhysicalMemory;
 pub enum Entry {
     /// The vCPU runs.
     Allowed,
-    /// It does not: the host is told of an EPT violation, for a write, at this address.
+    /// It does not: the host gets an EPT violation, for a write, at this address.
     Refused(Gpa),
     /// It does not: another call has the S-EPT tree.
     Busy(Status),

@@ -1,4 +1,4 @@
-//! The S-EPT as a radix tree in machine memory: the walk through it, and how an entry changes.
+//! The S-EPT as a radix tree in machine memory: walks and changes of entries.
 
 use tdxlab_protocol::addr::{Gpa, Side};
 
@@ -8,7 +8,7 @@ use crate::entry::{Level, SeptEntry, State};
 use crate::physical_memory::{Pfn, PhysicalMemory};
 
 impl<M: PhysicalMemory> Platform<M> {
-    /// Walks to the entry of `target` for `gpa`, or to the entry where the walk cannot go on.
+    /// Walks to the entry of `target` for `gpa`, or to the entry where the walk ends early.
     pub(super) fn walk(&self, gpa: Gpa, target: Level) -> Found {
         let region = gpa.as_u64() / Level::Pmd.bytes();
         if target == Level::Pte

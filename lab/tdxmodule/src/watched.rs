@@ -1,7 +1,7 @@
-//! Whether a fault was ever reached: a policy is held against the faithful one, answer by answer.
+//! Whether a fault ever had an effect: compares a policy with the faithful one, answer by answer.
 //!
-//! The macro declares the trait [`Policy`](crate::policy::Policy) and, from the same text, a policy that
-//! asks both. A question that is added to the trait is watched, too.
+//! The macro declares the trait [`Policy`](crate::policy::Policy) and, from the same text, a policy
+//! that calls both. A method added to the trait is watched, too.
 
 /// Declares the trait and [`Watched`](crate::policy::Watched).
 macro_rules! watched {
@@ -16,8 +16,7 @@ macro_rules! watched {
     ) => {
         $(#[$about])*
         pub trait Policy: Send {
-            /// Whether an answer so far was another one than [`Faithful`]'s; `None` where nothing
-            /// looks.
+            /// Whether any answer differed from [`Faithful`]'s; `None` if not watched.
             fn reached(&self) -> Option<bool> {
                 None
             }
@@ -35,7 +34,7 @@ macro_rules! watched {
         }
 
         impl Watched {
-            /// Watches a policy that was not asked anything yet.
+            /// Watches a policy that was not used yet.
             pub fn new(policy: Box<dyn Policy>) -> Watched {
                 Watched { policy, reached: false }
             }

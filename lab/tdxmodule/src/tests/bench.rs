@@ -13,7 +13,7 @@ pub(super) const REGION: Gpa = Gpa::new(0x4000_0000);
 pub(super) const PAGE: Gpa = Gpa::new(0x4000_3000);
 pub(super) const FOLIO: Pfn = Pfn(0x1000);
 
-/// One SEAMCALL, or what a vCPU does in between.
+/// One SEAMCALL, or an action of a vCPU in between.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Do {
     Finalize,

@@ -1,4 +1,4 @@
-//! The guest's side: ACCEPT, ATTR.RD, accesses, and what it may ask.
+//! The guest's side: ACCEPT, ATTR.RD, accesses, and hypercalls.
 
 use rstest::rstest;
 use tdxlab_protocol::addr::Gpa;
@@ -12,7 +12,7 @@ use super::bench::*;
 use crate::entry::{Level, State};
 use crate::policy::Policy;
 
-/// What an ACCEPT must do.
+/// Expected result of an ACCEPT.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Answer {
     Rax(u64),

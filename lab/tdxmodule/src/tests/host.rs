@@ -1,4 +1,4 @@
-//! The host's side: what must come first, and what may not come twice.
+//! The host's side: preconditions of calls, and calls that may not be repeated.
 
 use rstest::rstest;
 use tdxlab_protocol::addr::Gpa;

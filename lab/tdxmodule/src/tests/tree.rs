@@ -1,4 +1,4 @@
-//! What goes beyond single calls: zero-stepping, and a tree of five levels.
+//! Beyond single calls: zero-stepping, and a tree of five levels.
 
 use tdxlab_protocol::addr::Gpa;
 use tdxlab_protocol::addr::PageLevel::Size2M;

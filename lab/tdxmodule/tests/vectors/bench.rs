@@ -1,4 +1,4 @@
-//! The software module with a TD as the vectors have it, and the words of their steps.
+//! The software module with a TD as in the vectors, and the actions of their steps.
 
 use std::collections::BTreeMap;
 
@@ -59,11 +59,11 @@ impl Options {
     }
 }
 
-/// What a step came to: columns by name. A column that is not there is empty.
+/// Result of a step: columns by name. A missing column is empty.
 #[derive(Debug, Default)]
 pub(crate) struct Did {
     columns: BTreeMap<&'static str, String>,
-    /// Columns that hold what was in a register before, which the call does not write.
+    /// Columns of registers that the call does not write.
     leftovers: &'static [&'static str],
 }
 
@@ -100,11 +100,11 @@ fn wide_hex(value: u64) -> String {
     format!("{value:#018x}")
 }
 
-/// The module, and who calls it.
+/// The module, and its callers.
 pub(crate) struct Bench {
     pub(crate) hardware: Platform<Memory>,
     pub(crate) options: Options,
-    /// The page that the next table without one of its own takes.
+    /// The page used for the next table without a given page.
     next_table: u64,
 }
 
@@ -245,7 +245,7 @@ impl Bench {
                 rcx: number(given, 0)? | 1,
                 ..regs
             },
-            // It has no level; the frame stands in its place.
+            // It has no level; the frame is in its place.
             Seamcall::PageRelocate => SeamcallRegs {
                 rcx: number(given, 0)?,
                 r8: number(given, 1)?,

@@ -1,4 +1,4 @@
-//! Steps that are no calls: vCPUs, interrupts, locks that others hold, states of the TD.
+//! Steps that are not calls: vCPUs, interrupts, locks held by others, states of the TD.
 
 use tdxlab_protocol::addr::Gpa;
 use tdxlab_tdxmodule::{Hold, Level, Lifecycle, Lock, OpState, Pfn, Platform};
@@ -12,7 +12,7 @@ impl Bench {
     pub(crate) fn environment(&mut self, op: &str, given: &[&str]) -> Result<Option<Did>, Gap> {
         match op {
             "finalize" => self.hardware.finalize(),
-            // Who is outside stays there.
+            // vCPUs outside of the guest stay there.
             "kick" => self.each_vcpu(given, |hardware, vcpu| {
                 if hardware.is_inside(vcpu) {
                     hardware.enter(vcpu);
@@ -75,7 +75,7 @@ impl Bench {
             }
             "fatal" => self.hardware.set_fatal(),
             "rip" => self.hardware.set_rip(0, number(given, 1)?),
-            // An L2 VM without pages changes nothing for these calls, so none is modelled.
+            // An L2 VM without pages does not affect these calls, so none is modelled.
             "l2vms" => {}
             _ => return Err(unknown()),
         }

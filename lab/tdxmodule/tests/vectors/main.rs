@@ -1,7 +1,7 @@
-//! The software TDX module against Intel's: what the public module answered when it was run.
+//! The software TDX module against recorded answers of Intel's public module.
 //!
-//! `vectors/tdx-module.csv` has the rows, `vectors/README.md` says where they are from. A file with
-//! the same columns that `TDXLAB_VECTORS` names is tried in its place.
+//! `vectors/tdx-module.csv` has the rows, `vectors/README.md` their origin. `TDXLAB_VECTORS` names
+//! another file with the same columns.
 
 mod bench;
 mod environment;
@@ -28,7 +28,7 @@ fn file() -> PathBuf {
     )
 }
 
-/// What came of a file of rows.
+/// Results of a file of rows.
 #[derive(Default)]
 struct Tally {
     rows: usize,

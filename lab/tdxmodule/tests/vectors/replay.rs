@@ -6,7 +6,7 @@ use crate::bench::{Bench, Did, Options};
 use crate::row::Row;
 use crate::words::Gap;
 
-/// What a row came to.
+/// Result of a row.
 pub(crate) enum Verdict {
     Equal,
     Differs(String),
@@ -39,7 +39,7 @@ impl Replay {
     }
 }
 
-/// Does what a row says, after what comes before it: its setup, or the rows before.
+/// Runs a row after its setup, or after the rows before it.
 fn run(
     bench: &mut Option<Bench>,
     before: &[Row],

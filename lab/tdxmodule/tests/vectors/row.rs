@@ -5,7 +5,7 @@ use std::path::Path;
 
 use serde::Deserialize;
 
-/// One call, or one step of the environment, with what came of it. Columns as in the file.
+/// One call, or one step of the environment, with its results. Columns as in the file.
 #[derive(Clone, Debug, Deserialize)]
 pub(crate) struct Row {
     pub(crate) case: String,
@@ -32,7 +32,7 @@ pub(crate) struct Row {
 }
 
 impl Row {
-    /// What is done, in words: operation, then all that it is given.
+    /// The step in words: operation, then its operands.
     pub(crate) fn words(&self) -> Vec<&str> {
         [&self.op, &self.gpa, &self.level, &self.args]
             .into_iter()
@@ -40,7 +40,7 @@ impl Row {
             .collect()
     }
 
-    /// The columns that say what came of it, by name.
+    /// The result columns, by name.
     pub(crate) fn results(&self) -> [(&'static str, &str); 12] {
         [
             ("state_before", &self.state_before),

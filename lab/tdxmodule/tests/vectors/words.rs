@@ -2,7 +2,7 @@
 
 use tdxlab_tdxmodule::Level;
 
-/// What cannot be said to the software module.
+/// A step that cannot be expressed for the software module.
 #[derive(Debug)]
 pub(crate) struct Gap(pub(crate) String);
 
