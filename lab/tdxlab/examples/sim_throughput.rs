@@ -1,4 +1,5 @@
-//! How many operations a second `sim` does. Run with `cargo run --release --example sim_throughput`.
+//! Measures operations per second on `sim`. Run with `cargo run --release --example
+//! sim_throughput`.
 
 use std::time::{Duration, Instant};
 

@@ -1,15 +1,15 @@
 //! A test lab for how Linux KVM handles huge pages of Intel TDX guests.
 //!
-//! Invariant: the command line. Only this crate knows clap and indicatif, and which hosts there are;
-//! everything else is done by the crates below it, which it names once for those who use them all.
+//! Invariant: the command line. Only this crate uses clap and indicatif, and knows all kinds of
+//! hosts; the crates below do the work. It re-exports them for users of several.
 //!
 //! One step of one scenario, from YAML to verdict:
 //!
-//! 1. [`scenario`] reads the YAML and makes a [`plan`] of it: seeds drawn, addresses fixed.
-//! 2. [`predict`] says what the step must show, from rules on ranges.
-//! 3. [`host`] does it: on a TDX host ([`host_kvm`]), or in software that really keeps page tables
+//! 1. [`scenario`] reads the YAML and expands it into a [`plan`]: seeds drawn, addresses fixed.
+//! 2. [`predict`] predicts the step from rules on ranges.
+//! 3. [`host`] does it: on a TDX host ([`host_kvm`]), or in software with real page tables
 //!    ([`host_soft`] over [`softkvm`]).
-//! 4. [`kernel`] reads what can be seen from outside: counters, events, page cache, kernel log.
+//! 4. [`kernel`] reads the kernel's interfaces: counters, events, page cache, kernel log.
 //! 5. [`judge`] compares; [`run`] writes the [`journal`]; [`report`] renders it.
 
 pub mod cli;

@@ -1,4 +1,4 @@
-//! The binary: hands the command line to the library.
+//! The binary: passes the command line to the library.
 
 use std::process::ExitCode;
 

@@ -1,4 +1,4 @@
-//! Which host a run uses: the one that was asked for, or the best this machine has.
+//! Selects the host of a run: the one named, or the best of this machine.
 
 use tdxlab_faults::Fault;
 use tdxlab_host::{Host, HostError, OnHost};
@@ -13,16 +13,16 @@ use tdxlab_qemu::Installed;
 use tdxlab_qemu::interrupt::Interrupt;
 use tdxlab_qemu::version::OLDEST_FOR_TDX;
 
-/// What was asked for.
+/// The user's choice.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Choice {
-    /// The best there is.
+    /// The best host available.
     Auto,
-    /// This one.
+    /// This host.
     Only(HostKind),
 }
 
-/// What a host of software is to play.
+/// Fault and module of a software host.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Played {
     /// A fault, seeded into it.
@@ -41,7 +41,7 @@ impl From<Option<&'static Fault>> for Played {
 }
 
 impl Played {
-    /// `sim` that plays it.
+    /// `sim` with this fault and module.
     pub fn on_sim(self, host: SimHost) -> SimHost {
         let host = match self.module {
             Some(module) => host.with_module(module),
@@ -53,7 +53,7 @@ impl Played {
         }
     }
 
-    /// `soft` that plays it.
+    /// `soft` with this fault and module.
     pub fn on_soft(self, host: SoftHost) -> SoftHost {
         let host = match self.module {
             Some(module) => host.with_module(module),
@@ -74,8 +74,8 @@ pub struct Selected {
     pub why: String,
 }
 
-/// Hosts in the order in which `auto` tries them. A plain VM on KVM has no private memory, so it
-/// is only taken when asked for.
+/// Order in which `auto` tries hosts. A plain VM on KVM has no private memory, so `kvm` must be
+/// named.
 const AUTO: [HostKind; 3] = [HostKind::Tdx, HostKind::Soft, HostKind::Sim];
 
 /// Finds the host, and makes sure that it is usable.
@@ -83,13 +83,13 @@ pub fn select(choice: Choice) -> Result<Selected, HostError> {
     select_with(choice, Played::default())
 }
 
-/// The same with a fault seeded into the host, or with a TDX module that it plays; it must be one of
-/// software.
+/// The same with a seeded fault, or with a version of the TDX module; the host must be a software
+/// host.
 pub fn select_with(choice: Choice, played: impl Into<Played>) -> Result<Selected, HostError> {
     select_for(choice, played.into(), false)
 }
 
-/// The same, with guests that a person can attach to while they are held.
+/// The same, with guests that can be attached to while they are held.
 pub fn select_to_hold(
     choice: Choice,
     fault: Option<&'static Fault>,
@@ -139,8 +139,8 @@ fn why(passed_over: &[String]) -> String {
     }
 }
 
-/// A host, if it is usable here, that plays what it is to play, with guests to attach to if they are
-/// to be held.
+/// Opens a host, if usable here, with its fault and module, and with guests to attach to if they
+/// are to be held.
 fn opened(kind: HostKind, played: Played, hold: bool) -> Result<Box<dyn Host>, HostError> {
     let real = |what: String, advice: &str| {
         Err(HostError::NotUsable {
@@ -188,7 +188,7 @@ fn opened(kind: HostKind, played: Played, hold: bool) -> Result<Box<dyn Host>, H
 /// It is not, and why.
 pub fn tdx() -> Result<TdxHost, HostError> {
     let kind = HostKind::Tdx;
-    // In a rehearsal nothing of the machine is TDX, so there is nothing to ask it.
+    // In a rehearsal the machine itself has no TDX, so the doctor is not asked.
     let fact = (!tdx::is_rehearsal()).then(|| doctor::why_no_tdx(&ThisMachine::this()));
     if let Some(fact) = fact.flatten() {
         return Err(unusable(kind, fact));

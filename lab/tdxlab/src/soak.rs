@@ -1,5 +1,5 @@
-//! The same scenarios again and again, with new seeds and on a machine that is busy with something
-//! else: a lab that fails now and then without a reason is not believed when it fails with one.
+//! Repeats scenarios with new seeds and on a busy machine, to find false alarms: a lab that fails
+//! now and then without a reason is not trusted when it fails with one.
 
 use std::collections::VecDeque;
 use std::hint::spin_loop;
@@ -16,31 +16,31 @@ use tdxlab_plan::Design;
 use tdxlab_qemu::interrupt::Interrupt;
 use tdxlab_run::{InMemoryRunner, PlanResult, TestCase};
 
-/// What is run, how often, and beside what.
+/// Parameters of a soak.
 pub struct Soak<'a, E> {
     /// The plans of a round, given its seed.
     pub plans: &'a (dyn Fn(u64) -> Result<Vec<TestCase>, E> + Sync),
-    /// Where guests run.
+    /// The host that runs the guests.
     pub host: &'a dyn Host,
     /// Designs, one round after the other.
     pub designs: &'a [&'static Design],
-    /// Rounds.
+    /// Number of rounds.
     pub times: u64,
     /// Seed from which those of the rounds are drawn.
     pub seed: u64,
     /// Plans run at the same time.
     pub jobs: usize,
-    /// Threads that do nothing but keep processors busy.
+    /// Threads that keep processors busy.
     pub load: usize,
     /// Longest a single operation may take.
     pub patience: Duration,
-    /// Ends it early.
+    /// Stops it early.
     pub interrupt: &'a Interrupt,
-    /// Is told of everything that did not pass, and of every round that is begun.
+    /// Called for everything that did not pass, and at the start of every round.
     pub watcher: &'a (dyn Fn(&Told<'_>) + Sync),
 }
 
-/// What a watcher is told.
+/// Progress of a soak.
 #[derive(Clone, Copy, Debug)]
 pub enum Told<'a> {
     /// A round begins, counted from 0, with this seed and design.
@@ -60,30 +60,30 @@ pub struct Bad {
     pub design: &'static Design,
     /// Failed, or could not be judged.
     pub verdict: Verdict,
-    /// The first step that did not pass, from 1, if it came to one.
+    /// The first step that did not pass, from 1, if any.
     pub step: Option<usize>,
-    /// What was said.
+    /// Findings, in words.
     pub said: Vec<String>,
 }
 
-/// How it went.
+/// Result of a soak.
 #[derive(Clone, Debug, Default)]
 pub struct Soaked {
     /// Rounds that were begun.
     pub rounds: u64,
-    /// Plans that passed.
+    /// Number of plans that passed.
     pub passed: u64,
     /// Plans that the design does not fit.
     pub skipped: u64,
     /// Steps that were judged.
     pub steps: u64,
-    /// What did not pass.
+    /// Plans that did not pass.
     pub bad: Vec<Bad>,
     /// How long it took.
     pub took: Duration,
 }
 
-/// Why it cannot go on.
+/// Why it cannot continue.
 #[derive(Debug)]
 pub enum SoakError<E> {
     /// The plans of a round cannot be made.
@@ -119,7 +119,7 @@ impl<E: Send> Soak<'_, E> {
                 })
                 .collect();
             for worker in workers {
-                // A plan that panics is caught where it runs; nothing else here can.
+                // A plan that panics is caught where it runs; there is no other source of panics.
                 let _ = worker.join();
             }
             over.store(true, Ordering::Relaxed);

@@ -18,15 +18,15 @@ use tdxlab_run::hooks::{Hooks, NoHooks};
 use tdxlab_run::{Both, EventSink, PATIENCE, PoolOptions, Resumable};
 use thiserror::Error;
 
-/// What to run, where and how.
+/// Parameters of a run.
 pub struct RunSpec<'a> {
     /// The plans.
     pub items: &'a [TestCase],
-    /// Where guests run.
+    /// The host that runs the guests.
     pub host: &'a dyn Host,
     /// Why there, for the report.
     pub host_reason: String,
-    /// The design played or expected.
+    /// The design, emulated or expected.
     pub design: &'static Design,
     /// How to go through the plans.
     pub drive: PoolOptions,
@@ -42,11 +42,11 @@ pub struct RunSpec<'a> {
     pub paths: Vec<PathBuf>,
     /// Which part of a larger run the plans are.
     pub part: Option<Part>,
-    /// Ends the run.
+    /// Stops the run.
     pub interrupt: &'a Interrupt,
-    /// Who is told how far it is.
+    /// Receives progress.
     pub watcher: &'a dyn Progress,
-    /// Who looks on between steps.
+    /// Called around each step.
     pub hooks: &'a dyn Hooks,
     /// Gets every event once it is in the journal.
     pub listener: Option<&'a dyn EventSink>,
@@ -55,7 +55,7 @@ pub struct RunSpec<'a> {
 /// A run that is over.
 #[derive(Debug)]
 pub struct FinishedRun {
-    /// What is said of it.
+    /// Its report.
     pub report: Report,
     /// Where its files are.
     pub folder: PathBuf,
@@ -85,13 +85,13 @@ pub enum RunError {
     #[error(transparent)]
     #[diagnostic(transparent)]
     Folder(#[from] FolderError),
-    /// The journal could not be written to its end. What it holds is here.
+    /// The journal could not be completed. Its content so far is kept.
     #[error("{error}")]
     #[diagnostic(forward(error))]
     CutOff {
-        /// Why not.
+        /// The cause.
         error: JournalError,
-        /// What is known nevertheless.
+        /// Results so far, if any.
         so_far: Option<Box<FinishedRun>>,
     },
 }
@@ -138,7 +138,7 @@ impl<'a> RunSpec<'a> {
         finish(outcome, &folder, &journal)
     }
 
-    /// Goes on with the run in `folder`; the plans are those it has left, at these places.
+    /// Continues the run in `folder`; the plans are those it has left, with their positions.
     pub fn resume(
         self,
         folder: &Path,
@@ -189,8 +189,7 @@ impl<'a> RunSpec<'a> {
         Ok(())
     }
 
-    /// What the host says of itself. A seeded fault is told in every report, also in those that
-    /// know nothing but facts.
+    /// Facts about the host. A seeded fault is a fact, too, so that every report shows it.
     fn facts(&self) -> Vec<(String, String)> {
         let mut facts = self.host.facts();
         if let Some(fault) = self.host.fault() {
@@ -224,7 +223,7 @@ impl<'a> RunSpec<'a> {
     }
 }
 
-/// Makes the report of what the journal holds, also where it could not be written to its end.
+/// Makes the report of the journal, even if it could not be completed.
 fn finish(
     outcome: Result<(), JournalError>,
     folder: &RunFolder,

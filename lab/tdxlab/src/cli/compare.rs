@@ -1,7 +1,7 @@
 //! `tdxlab compare`: the same scenarios under several designs, side by side.
 //!
 //! Every scenario is run under every design that meets its needs, on the `sim` host, and judged;
-//! what is compared is what was seen, not what was predicted.
+//! the comparison is of observations, not of predictions.
 
 use std::path::Path;
 
@@ -24,7 +24,7 @@ use crate::spec::RunSpec;
 /// Widest table where the terminal does not say how wide it is.
 const WIDTH: u16 = 80;
 
-/// A design, and what came of the scenario under it.
+/// A design, and the result of the scenario under it.
 type Column<'a> = (&'a str, &'a ScenarioReport);
 
 /// Runs scenarios under several designs, on sim, and shows what differs: splits, S-EPT entries
@@ -149,7 +149,7 @@ impl Compare {
     }
 }
 
-/// What was seen of one thing under each design; `None` where nothing was.
+/// One observation under each design; `None` if unknown.
 struct Row {
     what: &'static str,
     cells: Vec<Option<String>>,
@@ -161,7 +161,7 @@ impl Row {
     }
 }
 
-/// What was seen of the step at `index`; what no design shows is left out.
+/// Observations of the step at `index`; those unknown under all designs are left out.
 fn rows(columns: &[Column<'_>], index: usize) -> Vec<Row> {
     type Of = fn(&StepReport) -> Option<String>;
     let all: [(&'static str, Of); 8] = [

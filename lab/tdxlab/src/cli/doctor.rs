@@ -1,4 +1,4 @@
-//! `tdxlab doctor`: what this machine can do, and what to do about the rest.
+//! `tdxlab doctor`: checks what this machine can do, with remedies.
 
 use std::path::{Path, PathBuf};
 

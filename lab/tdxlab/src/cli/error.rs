@@ -1,4 +1,4 @@
-//! Why a command could not do its work, and the exit code that goes with it.
+//! Errors of a command, and their exit codes.
 
 use miette::Diagnostic;
 use tdxlab_fuzz::FuzzError;
@@ -23,13 +23,13 @@ pub(super) enum CliError {
     /// The command line asks for what makes no sense.
     #[error("{message}")]
     Usage {
-        /// What is wrong.
+        /// The error.
         message: String,
         /// What would be right.
         #[help]
         help: Option<String>,
     },
-    /// Scenarios are wrong. Each is shown by itself.
+    /// Errors in scenarios, each displayed separately.
     #[error("{} wrong", count(.0.len()))]
     Scenarios(#[related] Vec<ScenarioError>),
     /// The host is not usable, or the guest could not be run on it.
@@ -68,11 +68,11 @@ pub(super) enum CliError {
     #[error(transparent)]
     #[diagnostic(transparent)]
     Merge(#[from] MergeError),
-    /// There is nothing to replay.
+    /// The replay file is unusable.
     #[error(transparent)]
     #[diagnostic(transparent)]
     Replay(#[from] ReplayError),
-    /// There is nothing to judge.
+    /// The recorded run is unusable.
     #[error(transparent)]
     #[diagnostic(transparent)]
     Rejudge(#[from] RejudgeError),
@@ -83,9 +83,9 @@ pub(super) enum CliError {
     /// Something the lab needs from the system is not to be had.
     #[error("{doing}: {source}")]
     System {
-        /// What was tried.
+        /// The operation that failed.
         doing: String,
-        /// The system's answer.
+        /// The error of the system call.
         source: std::io::Error,
     },
 }
@@ -106,7 +106,7 @@ impl CliError {
         }
     }
 
-    /// The exit code that says so.
+    /// The exit code of the error.
     pub(super) fn exit_code(&self) -> u8 {
         match self {
             CliError::Usage { .. } => exit::USAGE,

@@ -1,9 +1,8 @@
-//! Two examples for every command, at the end of its help and on its manual page. A test keeps them
-//! such that they parse.
+//! Two examples for every command, for its help and its manual page. A test checks that they parse.
 
 use clap::Command;
 
-/// The command, words after `tdxlab`; what to type, and what it is good for.
+/// The command, words after `tdxlab`; the command line and its purpose.
 type Examples = (&'static str, &'static [(&'static str, &'static str)]);
 
 const EXAMPLES: &[Examples] = &[

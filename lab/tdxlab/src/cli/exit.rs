@@ -1,4 +1,4 @@
-//! What the exit code says. Scripts and CI go by these, so they never change their meaning.
+//! Exit codes. Scripts and CI depend on them, so their meaning never changes.
 
 use std::process::ExitCode;
 
@@ -6,7 +6,7 @@ use std::process::ExitCode;
 pub const PASSED: u8 = 0;
 /// Something failed: the host or the guest did wrong.
 pub const FAILED: u8 = 1;
-/// Nothing ran, because every scenario was skipped. (kselftest's code for skip.)
+/// No scenario ran, because all were skipped. (kselftest's code for skip.)
 pub const SKIPPED: u8 = 4;
 /// The command line is wrong. (EX_USAGE)
 pub const USAGE: u8 = 64;
@@ -24,10 +24,10 @@ pub const CANNOT_TELL: u8 = 125;
 /// Under `--bisect`: no commit will do better, so the bisection is to end. (git-bisect ends from 128)
 pub const STOP_BISECTING: u8 = 128;
 
-/// The code in the words of `git bisect run`: 0 is good, 1 is bad, 125 cannot be told, and from 128 on
-/// the bisection ends. A host that is not usable, a step that could not be judged or a tdxlab that
-/// panicked say nothing of a commit; git would take each for bad. A wrong command line is as wrong at
-/// every other commit.
+/// The code for `git bisect run`: 0 is good, 1 is bad, 125 skips the commit, and from 128 on the
+/// bisection ends. An unusable host, a step that could not be judged or a panic of tdxlab prove
+/// nothing about a commit, but git would take each for bad. A wrong command line is wrong at every
+/// commit.
 pub fn bisect(code: u8) -> u8 {
     match code {
         PASSED | FAILED | STOP_BISECTING.. => code,
@@ -36,7 +36,7 @@ pub fn bisect(code: u8) -> u8 {
     }
 }
 
-/// Every exit code and what it says, in order.
+/// All exit codes and their meaning, in order.
 pub const ALL: [(u8, &str); 8] = [
     (PASSED, "all passed"),
     (FAILED, "something failed: the host or the guest did wrong"),
@@ -80,7 +80,7 @@ mod tests {
     #[case(INTERRUPTED, 130)]
     fn git_is_told_in_its_own_codes(#[case] ours: u8, #[case] gits: u8) {
         assert_eq!(bisect(ours), gits);
-        // A rehearsal hands over what the run inside has said already.
+        // A rehearsal passes on the code of the run inside, which is converted already.
         assert_eq!(bisect(gits), gits);
     }
 

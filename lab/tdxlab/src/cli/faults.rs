@@ -1,4 +1,4 @@
-//! `tdxlab faults`: what can be seeded into a host of software.
+//! `tdxlab faults`: lists the faults for software hosts.
 
 use clap::Args;
 use tdxlab_faults as faults;

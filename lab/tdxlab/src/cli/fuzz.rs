@@ -196,7 +196,7 @@ impl FuzzCommand {
     }
 }
 
-/// Leaves a failing plan as scenario and as replay file; says what it is.
+/// Writes a failing plan as scenario and as replay file; returns a description.
 fn keep(found: &Found, campaign: &Fuzz<'_>, folder: &Path) -> Result<String, CliError> {
     let failure = &found.shrunk.failure;
     let witness = failure.witnesses.first().map_or("lab", |w| w.name());
@@ -359,7 +359,7 @@ fn check(target: Target) -> Result<(), CliError> {
     }
 }
 
-/// What is not drawn on this host and why, and what a failure costs there.
+/// What is not drawn on this host and why, and the cost of a failure there.
 fn remarks(host: &dyn Host) -> Vec<String> {
     let profile = host.profile();
     let mut lines = Vec::new();

@@ -50,7 +50,7 @@ fn open(folder: &Path) -> Result<JournalReader, CliError> {
     Ok(JournalReader::of_run(folder).map_err(RejudgeError::from)?)
 }
 
-/// Scenarios of which something else is said now.
+/// Scenarios with a different verdict.
 fn differences(recorded: &Report, judged: &Report) -> Vec<String> {
     let pairs = recorded.scenarios.iter().zip(&judged.scenarios);
     let mut lines: Vec<String> = pairs

@@ -54,7 +54,7 @@ CONFIG_KVM_INTEL_TDX=y
 CONFIG_TRANSPARENT_HUGEPAGE=y
 ";
 
-/// How long a test may take, in seconds. The runner ends hung guests by itself.
+/// Timeout of a test in seconds. The runner ends hung guests itself.
 const SETTINGS: &str = "timeout=3600\n";
 
 impl Kselftest {
@@ -64,7 +64,7 @@ impl Kselftest {
             doing: format!("writing {}", folder.display()),
             source,
         };
-        // An empty directory may be there already; `rename` replaces it and nothing else.
+        // The directory may exist if it is empty; `rename` replaces only that.
         if fs::read_dir(folder).is_ok_and(|mut entries| entries.next().is_some()) {
             return Err(CliError::usage(
                 format!("{} is not empty", folder.display()),

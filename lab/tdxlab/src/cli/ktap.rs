@@ -1,4 +1,4 @@
-//! `--ktap`: results on stdout while a run goes on.
+//! `--ktap`: results on stdout during a run.
 
 use parking_lot::Mutex;
 use tdxlab_journal::PlanId;
@@ -8,7 +8,7 @@ use tdxlab_run::EventSink;
 
 use super::output;
 
-/// Prints what a run says of its plans.
+/// Prints the results of plans as they end.
 pub(super) struct KtapOnStdout(Mutex<KtapStream>);
 
 impl KtapOnStdout {

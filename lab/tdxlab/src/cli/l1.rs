@@ -123,7 +123,7 @@ pub(super) fn exit_code(outcome: &Outcome) -> u8 {
     }
 }
 
-/// The command with this program's path put in where it is meant.
+/// The command with `tdxlab` replaced by this program's path.
 fn resolved(command: Vec<String>) -> Result<Vec<String>, CliError> {
     let own_command = |word: &str| Cli::command().find_subcommand(word).is_some();
     let skip = match command.first().map(String::as_str) {

@@ -154,7 +154,7 @@ impl Linux {
         Ok(exit_code(&finished.report, false))
     }
 
-    /// What the guests are, and why.
+    /// Kind of the guests, and why.
     fn kind(&self) -> (GuestKind, String) {
         let said = |text: &str| text.to_owned();
         match self.host {

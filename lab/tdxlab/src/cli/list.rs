@@ -1,4 +1,4 @@
-//! `tdxlab list`: which scenarios there are.
+//! `tdxlab list`: lists scenarios.
 
 use clap::Args;
 use tdxlab_report::table;

@@ -1,4 +1,4 @@
-//! Scenario files to plans, with everything that is wrong in any of them.
+//! Loads scenario files into plans, and reports the errors of all.
 
 use std::path::{Path, PathBuf};
 
@@ -18,7 +18,7 @@ pub(super) struct Loaded {
     pub items: Vec<TestCase>,
 }
 
-/// Reads, expands and checks all scenarios. Nothing may start before all of them are right.
+/// Reads, expands and checks all scenarios. No guest may start before all are valid.
 pub(super) fn load(which: &Scenarios) -> Result<Vec<Loaded>, CliError> {
     let mut loaded = Vec::new();
     let mut wrong = Vec::new();
@@ -42,7 +42,7 @@ fn read(paths: &[PathBuf], wrong: &mut Vec<ScenarioError>) -> Vec<Scenario> {
             Vec::new()
         });
     }
-    // What is there is a path; the rest may be names of the default set.
+    // Existing files are paths; the rest may be names of the default set.
     let (mut files, mut scenarios) = (Vec::new(), Vec::new());
     for path in paths {
         let there = path.symlink_metadata().is_ok();
@@ -77,8 +77,8 @@ fn read(paths: &[PathBuf], wrong: &mut Vec<ScenarioError>) -> Vec<Scenario> {
     scenarios
 }
 
-/// Only the points of its matrix that are named, as `punch/edges[head]`, where no path or name stands
-/// for all of it.
+/// Keeps only the matrix points named, as `punch/edges[head]`, unless a path or name covers the
+/// whole scenario.
 fn asked_for(mut one: Loaded, paths: &[PathBuf]) -> Result<Loaded, ScenarioError> {
     let name = one.scenario.name();
     let of_this = |path: &&Path| {
@@ -120,8 +120,8 @@ fn prepare(scenario: Scenario, seed: Option<u64>) -> Result<Loaded, ScenarioErro
     Ok(Loaded { scenario, items })
 }
 
-/// All plans for a host of this kind, in order. The default set has plans of TDs and of plain VMs,
-/// and a host runs the ones or the others; what is asked for by path is taken as it is.
+/// All plans for a host of this kind, in order. From the default set, a host runs either the plans
+/// of TDs or those of plain VMs; scenarios given by path are not filtered.
 pub(super) fn items_for(which: &Scenarios, host: HostKind) -> Result<Vec<TestCase>, CliError> {
     let mut items = items(load(which)?);
     if which.paths.is_empty() {

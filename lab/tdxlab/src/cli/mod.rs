@@ -103,7 +103,7 @@ enum Command {
 /// Runs the command line and returns its exit code.
 pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     let args: Vec<OsString> = args.into_iter().collect();
-    // Looked for before parsing: what is wrong with a command line must not be taken for a bad commit.
+    // Checked before parsing: an error in the command line must not count as a bad commit.
     if !args.iter().any(|word| word == BISECT) {
         return exit::code(run(args));
     }
@@ -204,7 +204,7 @@ fn nested(mut error: clap::Error) -> clap::Error {
     error
 }
 
-/// Each wrong scenario is a diagnostic of its own, not a detail of one.
+/// Each invalid scenario is a separate diagnostic, not a detail of one.
 fn show(error: CliError) {
     match error {
         CliError::Scenarios(errors) => {

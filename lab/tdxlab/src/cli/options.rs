@@ -61,7 +61,7 @@ impl From<HostName> for Choice {
     }
 }
 
-/// The design that is played unless another is asked for.
+/// The default design of software hosts.
 const USUAL_DESIGN: &str = "headtail";
 
 /// The design of that name.
@@ -125,10 +125,10 @@ impl From<HostKind> for HostName {
     }
 }
 
-/// The design to judge by: the one that was asked for, else the one the host is found to follow, else
-/// [`USUAL_DESIGN`]. That the first two do not go together is said, and not decided. A TDX host boots a
-/// TD to find out also where a design is given: nothing but doing tells, and a run that is judged by
-/// the wrong design says nothing.
+/// The design to judge by: the one given, else the one detected on the host, else [`USUAL_DESIGN`].
+/// A conflict of the first two is reported, not resolved. A TDX host boots a TD for detection even
+/// if a design is given: there is no other way to find out, and a run judged by the wrong design
+/// proves nothing.
 pub(super) fn design_for(asked: Option<&'static Design>, host: &dyn Host) -> &'static Design {
     let found = host.design();
     if let Some(misfit) = asked.and_then(|asked| host.misfit(asked)) {

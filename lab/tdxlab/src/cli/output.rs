@@ -1,8 +1,8 @@
 //! Writing to the terminal.
 //!
-//! A reader that goes away (`tdxlab run | head`) must not end a run half-way, and is no error. Any
-//! other failure to write results, such as a full disk, is noted, and the command says so at its end:
-//! see [`failure`].
+//! A closed pipe (`tdxlab run | head`) must not end a run half-way, and is not an error. Any other
+//! failure to write results, such as a full disk, is recorded and reported at the end of the
+//! command: see [`failure`].
 
 use std::fmt::Display;
 use std::io::{self, ErrorKind, Write};
@@ -16,13 +16,13 @@ pub(super) fn say(text: impl Display) {
     note_failure(writeln!(io::stdout().lock(), "{text}"));
 }
 
-/// Prints text to stdout as it is.
+/// Prints text to stdout unchanged.
 pub(super) fn print(text: impl Display) {
     let mut out = io::stdout().lock();
     note_failure(write!(out, "{text}").and_then(|()| out.flush()));
 }
 
-/// Prints a line about what goes on to stderr.
+/// Prints a progress line to stderr.
 pub(super) fn note(text: impl Display) {
     let _ = writeln!(io::stderr().lock(), "{text}");
 }
@@ -42,7 +42,7 @@ pub(super) fn failure() -> Option<&'static io::Error> {
     FAILED.get()
 }
 
-/// stdout for what comes from elsewhere and is passed on: a failure is noted, and ends nothing.
+/// stdout for forwarded output: a failure is recorded, but ends no command.
 pub(super) struct Stdout;
 
 impl Write for Stdout {

@@ -1,4 +1,4 @@
-//! `tdxlab predict`: what every step must show, without a guest.
+//! `tdxlab predict`: predicts every step, without a guest.
 
 use clap::Args;
 use comfy_table::{Cell, Table};
@@ -67,13 +67,13 @@ impl Predict {
     }
 }
 
-/// What the columns hold.
+/// Legend of the columns.
 const LEGEND: &str = "\
 pages_4k, pages_2m: change of KVM's counters; populated: 4K pages of the guest_memfd;
 exits: those of ACCEPT + those of other accesses";
 
-/// Memory whose content an operation may have changed, and that no later step reads back: nothing in
-/// the plan would notice if it were lost.
+/// Memory whose content an operation may have changed, and that no later step verifies: a loss of
+/// it would go unnoticed.
 fn unverified(plan: &Plan) -> Vec<String> {
     let mut changed: Vec<(GpaRange, Side)> = Vec::new();
     for op in plan.steps.iter().flat_map(|step| step.action.ops()) {
@@ -116,8 +116,8 @@ fn unverified(plan: &Plan) -> Vec<String> {
         .collect()
 }
 
-/// Every step with what it must show. `check` has refused plans that cannot be foreseen under a
-/// design that meets their needs, so an error here is a defect, told as one.
+/// Every step with its prediction. `check` has rejected plans that cannot be predicted under a
+/// design that meets their needs, so an error here is a bug and is reported as one.
 fn foresee<'a>(
     plan: &'a Plan,
     design: &Design,

@@ -1,4 +1,4 @@
-//! How far a run is: bars on a terminal, plain lines elsewhere, nothing where quiet is wanted.
+//! Progress of a run: bars on a terminal, plain lines elsewhere, none with `--quiet`.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -33,11 +33,11 @@ fn can_draw() -> bool {
     console::Term::stderr().is_term() && std::env::var_os("TERM").is_none_or(|term| term != "dumb")
 }
 
-/// A line on the terminal that says how far a hunt is, for as long as this lives.
+/// A line on the terminal with the progress of a hunt, for the lifetime of this value.
 pub(super) struct Ticker(ProgressBar);
 
 impl Ticker {
-    /// Draws nothing where stderr is no terminal.
+    /// Draws only if stderr is a terminal.
     pub(super) fn start(progress: &Arc<FuzzProgress>, budget: Budget) -> Ticker {
         let bar = match can_draw() {
             true => ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr()),
@@ -74,7 +74,7 @@ impl Drop for Ticker {
     }
 }
 
-/// One line for every scenario that ended.
+/// One line per finished scenario.
 struct Lines {
     plans: usize,
     ended: AtomicUsize,
@@ -94,7 +94,7 @@ impl Progress for Lines {
     }
 }
 
-/// A bar for the run, and for every worker what it is at.
+/// A bar for the run, and one for the current plan of every worker.
 struct Bars {
     all: MultiProgress,
     run: ProgressBar,

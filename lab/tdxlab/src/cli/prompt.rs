@@ -1,4 +1,4 @@
-//! Waiting for a person: a line on stdin, or a signal.
+//! Waits for user input: a line on stdin, or a signal.
 
 use std::io::{self, Read};
 use std::os::fd::AsFd;
@@ -6,12 +6,12 @@ use std::os::fd::AsFd;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use tdxlab_qemu::interrupt::Interrupt;
 
-/// What came.
+/// The input.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Answer {
     /// A line, without its end.
     Line(String),
-    /// Nobody is there to answer.
+    /// stdin is closed.
     Closed,
     /// A signal.
     Interrupted,

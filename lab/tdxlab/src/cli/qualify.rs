@@ -1,4 +1,4 @@
-//! `tdxlab qualify`: every fault, and what catches it.
+//! `tdxlab qualify`: seeds every fault, and shows which scenario catches it.
 
 use std::time::Duration;
 

@@ -42,7 +42,7 @@ fn known_bug(name: &str) -> Result<String, String> {
     Err("--bug list names those there are".to_owned())
 }
 
-/// Says what is being done.
+/// Prints the current step.
 fn progress(doing: &str) {
     output::note(format!("rehearse: {doing}"));
 }
@@ -157,7 +157,8 @@ impl Rehearse {
         Ok(super::l1::exit_code(&outcome))
     }
 
-    /// `tdxlab run --host tdx`, or the program, with the QEMU of the parts, and KVM as it was asked for.
+    /// `tdxlab run --host tdx`, or the given program, with the QEMU of the parts and the selected
+    /// KVM.
     fn command(&self, parts: &Parts) -> Result<Vec<String>, CliError> {
         let own = std::env::current_exe().map_err(|source| CliError::System {
             doing: "finding this program".to_owned(),

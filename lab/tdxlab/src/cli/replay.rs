@@ -1,4 +1,4 @@
-//! `tdxlab replay`: runs a recorded plan again, exactly as it was.
+//! `tdxlab replay`: repeats a recorded plan exactly.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -121,7 +121,7 @@ impl ReplayCommand {
             self.hold,
             interrupt,
         );
-        // Bars would be drawn over what is asked and answered.
+        // Progress bars would overwrite the dialogue.
         let talks = self.step || self.hold;
         let watcher = progress::watcher(items.len(), 1, talks);
         let finished = RunSpec {
@@ -140,7 +140,7 @@ impl ReplayCommand {
         Ok(exit_code(&finished.report, false))
     }
 
-    /// The design that was asked for, else the recorded one. A bare plan knows none.
+    /// The design given, else the recorded one. A bare plan has none.
     fn design(&self, replay: &Replay) -> Result<&'static Design, CliError> {
         let recorded = replay.recorded.as_ref().map(|recorded| &recorded.design);
         match self.design.as_ref().or(recorded) {
@@ -170,7 +170,7 @@ impl ReplayCommand {
         })
     }
 
-    /// The lines that may appear: those that were asked for, else the recorded ones.
+    /// The allowed kernel log lines: those given, else the recorded ones.
     fn allowed_log(&self, replay: &Replay) -> Result<AllowList, CliError> {
         if self.allow_log.is_some() {
             return options::allow_list(self.allow_log.as_deref());
@@ -184,7 +184,7 @@ impl ReplayCommand {
         })
     }
 
-    /// How often each plan ended like what was recorded, and whether races went as recorded.
+    /// How often each plan ended as recorded, and whether races followed the recorded order.
     fn reliability(&self, replays: &[Replay], folder: &Path) -> Result<Vec<String>, CliError> {
         let again = replay::all(&folder.join(journal::FILE))?;
         let mut lines = Vec::new();
@@ -213,7 +213,7 @@ impl ReplayCommand {
     }
 }
 
-/// What to say of the races of a plan that was recorded on another host; nothing where it has none.
+/// Remark on the races of a plan recorded on another host; empty if it has none.
 fn elsewhere(plan: &Plan, recorded: HostKind, here: HostProfile) -> Option<String> {
     let races = |step: &Step| matches!(step.action, Action::Parallel(_));
     plan.steps.iter().any(races).then(|| {
@@ -230,8 +230,8 @@ fn elsewhere(plan: &Plan, recorded: HostKind, here: HostProfile) -> Option<Strin
     })
 }
 
-/// For each race, how often it took the recorded turns, or how near operations came to when they
-/// started, and what came of it.
+/// For each race, how often it followed the recorded turns, or how close operations came to their
+/// recorded start, and the result.
 fn orders(replay: &Replay, runs: &[Replay], whole: bool) -> Vec<String> {
     let ended = |replay: &Replay| replay.recorded.as_ref().and_then(|r| r.ended.clone());
     let mut lines = Vec::new();
@@ -268,7 +268,7 @@ fn orders(replay: &Replay, runs: &[Replay], whole: bool) -> Vec<String> {
     lines
 }
 
-/// What is to be replayed: at least one.
+/// The replays to run: at least one.
 fn load(what: &Path, scenario: Option<&str>) -> Result<Vec<Replay>, CliError> {
     let journal = what.join(journal::FILE);
     if journal.exists() {

@@ -1,4 +1,4 @@
-//! Goes along with a replay: keeps races in their order, stops between steps, holds a guest.
+//! Hooks of a replay: fixes the order of races, stops between steps, holds a guest.
 
 use std::path::Path;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -41,7 +41,7 @@ pub(super) struct Replayer<'a> {
     interrupt: &'a Interrupt,
 }
 
-/// Where to stop.
+/// Steps to stop at.
 struct Steps {
     /// `--step` was given.
     wanted: bool,
@@ -185,7 +185,7 @@ impl Hooks for Replayer<'_> {
     }
 }
 
-/// A step, what it must show, and what is there before it.
+/// A step, its prediction, and the state before it.
 fn describe(context: &StepContext<'_>, failed: Option<usize>) -> Vec<String> {
     let guest = &context.plan.guest;
     let steps = &context.plan.steps;

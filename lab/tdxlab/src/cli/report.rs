@@ -1,4 +1,4 @@
-//! `tdxlab report`: what a run has left, looked at again.
+//! `tdxlab report`: shows, converts, merges and compares finished runs.
 
 use std::path::{Path, PathBuf};
 
@@ -282,7 +282,7 @@ impl Kcidb {
     }
 }
 
-/// All runs in a folder. What is no run is not looked at; a run that cannot be read is an error.
+/// All runs in a folder. Other folders are ignored; a run that cannot be read is an error.
 fn runs_below(folder: &Path) -> Result<Vec<(Report, Pictures)>, CliError> {
     let failed = |source| CliError::System {
         doing: format!("reading {}", folder.display()),
@@ -353,7 +353,7 @@ fn read(folder: &Path) -> Result<Report, CliError> {
     Ok(report::from_journal(&folder.join(journal::FILE))?)
 }
 
-/// What the exit code says of a run. On a machine that must run something, nothing is a failure.
+/// Exit code of a run. Where a run is required, an empty one is a failure.
 pub(super) fn exit_code(report: &Report, must_run: bool) -> u8 {
     if report.interrupted {
         return exit::INTERRUPTED;

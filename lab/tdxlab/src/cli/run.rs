@@ -95,7 +95,7 @@ pub(super) struct Run {
     bisect: bool,
 }
 
-/// What is to be run.
+/// Plans and parameters of the run.
 struct Task {
     design: &'static Design,
     selected: Selected,
@@ -103,7 +103,7 @@ struct Task {
     seed: Option<u64>,
     paths: Vec<PathBuf>,
     part: Option<Part>,
-    /// The run that goes on, its folder, and the places of the plans in it.
+    /// The interrupted run: folder, state, and the positions of the plans in it.
     resumed: Option<(PathBuf, Resumable, Vec<PlanId>)>,
 }
 

@@ -1,4 +1,4 @@
-//! `tdxlab schema`: JSON Schemas of what the lab reads and writes.
+//! `tdxlab schema`: JSON Schemas of the lab's file formats.
 
 use clap::{Args, ValueEnum};
 

@@ -1,4 +1,4 @@
-//! SIGINT and SIGTERM: the first ends the run in good order, a later one at once.
+//! SIGINT and SIGTERM: the first ends the run in an orderly way, a later one at once.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 

@@ -1,4 +1,4 @@
-//! `tdxlab soak`: no false alarm, however often and however busy the machine.
+//! `tdxlab soak`: repeats scenarios to find false alarms, also on a busy machine.
 
 use std::sync::Mutex;
 use std::time::{Duration, Instant};

@@ -1,4 +1,4 @@
-//! Journals, whole and cut.
+//! Journals, complete and truncated.
 
 use tdxlab_journal::{JournalError, JournalReader, Verdict};
 

@@ -1,4 +1,4 @@
-//! Whole runs against a host that does what a script says.
+//! Whole runs against a scripted host.
 
 use tdxlab_journal::{JournalError, Verdict};
 use tdxlab_plan::MemoryMap;
@@ -28,7 +28,7 @@ use tdxlab_qemu::interrupt::Interrupt;
 use tdxlab_report as report;
 use tdxlab_run::{NoHooks, Outcome, PoolOptions, Progress, RunContext, TestCase};
 
-/// What the scripted host does wrong.
+/// Misbehaviour of the scripted host.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Script {
     Right,
@@ -199,7 +199,7 @@ impl Session for Guest0<'static> {
     }
 }
 
-/// Nothing happens, and holes succeed.
+/// Predicts no events, and that holes succeed.
 struct Calm;
 
 impl Oracle for Calm {

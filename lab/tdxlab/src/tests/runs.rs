@@ -105,7 +105,7 @@ fn what_the_kernel_says_at_the_end_is_a_finding_of_the_scenario() {
     );
 }
 
-/// A log that lost records proves nothing; one that cannot be read was missed before.
+/// A log that lost records proves nothing; one that cannot be read was missing before.
 #[test]
 fn a_kernel_log_that_lost_records_at_the_end_cannot_be_judged() {
     for (script, verdict) in [

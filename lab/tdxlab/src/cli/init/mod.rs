@@ -60,7 +60,7 @@ impl Init {
             ("scenarios/first/hole.yaml", include_str!("first.yaml")),
         ];
         files.extend(self.ci.map_or(&[][..], Engine::files));
-        // All or nothing: before the first is written.
+        // All files or none: checked before the first is written.
         for (path, _) in &files {
             let path = self.folder.join(path);
             if fs::symlink_metadata(&path).is_ok() {
