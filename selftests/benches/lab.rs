@@ -1,7 +1,7 @@
-//! What the lab costs: `make bench`. Prints a table and writes it to `target/bench.json`.
+//! Benchmarks of the lab: `make bench`. Prints a table and writes it to `target/bench.json`.
 //!
-//! Figures that depend on the machine are set against something measured on it in the same run:
-//! bare QEMU, started in turn with the lab's guests. Nothing here passes or fails.
+//! Figures that depend on the machine are compared with bare QEMU, started alternately with the
+//! lab's guests in the same run. Nothing here passes or fails.
 
 use std::fs;
 use std::io::Write;
@@ -352,8 +352,8 @@ fn default_set(root: &Path, program: &Path, rows: &mut Vec<Row>) {
     });
 }
 
-/// The set of plain VMs in an L1, and its first judged step, from the start of the program. Skipped
-/// where no kernel is to be had.
+/// The scenarios of plain VMs in an L1, and the first judged step, from the start of the program.
+/// Skipped without a kernel.
 fn l1(root: &Path, program: &Path, rows: &mut Vec<Row>) {
     let out = tempfile::tempdir().expect("a folder for reports");
     let begun = Instant::now();
@@ -383,8 +383,8 @@ fn l1(root: &Path, program: &Path, rows: &mut Vec<Row>) {
         println!("no figures of an L1: its journal has no judged step");
         return;
     };
-    // The journal's clock starts with the run in the L1, so what comes after the first step is
-    // taken off the whole.
+    // The journal's clock starts with the run in the L1, so the time after the first step is
+    // subtracted from the total.
     rows.push(Row {
         what: "L1: first judged step, at most".to_owned(),
         value: all - (last - first),

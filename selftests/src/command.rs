@@ -1,4 +1,4 @@
-//! tdxlab as its users call it.
+//! Runs tdxlab as users do.
 
 use std::path::{Path, PathBuf};
 
@@ -28,17 +28,17 @@ pub fn tdxlab(program: &str) -> Command {
     command
 }
 
-/// What a command said on its standard output.
+/// Standard output of a command.
 pub fn stdout(said: &Assert) -> String {
     String::from_utf8_lossy(&said.get_output().stdout).into_owned()
 }
 
-/// What it said on its standard error.
+/// Standard error of a command.
 pub fn stderr(said: &Assert) -> String {
     String::from_utf8_lossy(&said.get_output().stderr).into_owned()
 }
 
-/// Asserts that all of `parts` stand in a text.
+/// Asserts that a text contains all of `parts`.
 #[track_caller]
 pub fn assert_says(text: &str, parts: &[&str]) {
     for part in parts {
@@ -52,7 +52,7 @@ pub fn root() -> PathBuf {
     here.parent().unwrap_or(here).to_owned()
 }
 
-/// A file with `text` in a folder of its own.
+/// A file with `text` in a temporary folder.
 pub fn scenario(text: &str) -> (tempfile::TempDir, PathBuf) {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let path = folder.path().join("scenario.yaml");

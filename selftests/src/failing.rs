@@ -1,4 +1,4 @@
-//! Runs on hosts that do wrong, so that what is said of failures can be looked at.
+//! Runs with seeded faults, to test reports of failures.
 
 use std::path::Path;
 

@@ -1,4 +1,4 @@
-//! What the self tests share.
+//! Shared code of the self tests.
 
 pub mod command;
 pub mod failing;

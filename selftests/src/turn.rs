@@ -1,5 +1,5 @@
-//! How many L1s there may be at a time, those of rehearsals included: each keeps a processor busy and
-//! may fill gigabytes.
+//! Bound on concurrent L1s, including those of rehearsals: each keeps a processor busy and may use
+//! gigabytes.
 
 use std::sync::{Condvar, LazyLock, Mutex};
 use std::thread::available_parallelism;

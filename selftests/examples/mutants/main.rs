@@ -1,19 +1,19 @@
-//! Which small changes to the software host and to the predictor are noticed, and by what.
+//! Mutation tests of the software host and the predictor: which check notices each mutant.
 //!
-//! Rebuilding the lab for each mutant would take days. All of them are built in at once instead:
-//! every place that can be changed asks whether its number is the one in `TDXLAB_MUTANT`. So one
-//! build serves for all, and each is tried in a second.
+//! Rebuilding the lab for each mutant would take days. Instead all are compiled in at once: every
+//! mutated place compares its number with `TDXLAB_MUTANT`. So one build serves for all, and each is
+//! tried in a second.
 //!
 //! | file | what it does |
 //! |---|---|
-//! | `places` | finds what can be changed in a source |
-//! | `tree` | copies the sources, changes them in all places, builds |
-//! | `trial` | says who notices a mutant: the default set, the tests of the crates, a hunt |
-//! | `reasons` | why those may survive that nobody notices: `selftests/mutants.yaml` |
+//! | `places` | finds places to mutate in a source |
+//! | `tree` | copies the sources, mutates all places, builds |
+//! | `trial` | finds which check notices a mutant: the default set, the tests of the crates, a hunt |
+//! | `reasons` | accepted survivors, with reasons: `selftests/mutants.yaml` |
 //!
 //! `cargo run -p tdxlab-selftests --example mutants -- [--list] [FOLDER or FILE below lab]...`
 //!
-//! Ends with 1 where one survives for which no reason is given, or a reason is given for nothing.
+//! Exits with 1 if a mutant survives without a reason, or a reason is unused.
 
 mod places;
 mod reasons;
@@ -31,11 +31,10 @@ use reasons::Reasons;
 use tree::Tree;
 use trial::By;
 
-/// Where there is something to change unless said otherwise: the software KVM and TDX module, and
-/// the predictor.
+/// Sources mutated by default: the software KVM and TDX module, and the predictor.
 const SUBJECTS: [&str; 3] = ["tdxmodule/src", "softkvm/src", "predict/src"];
 
-/// Not changed: faults are made of it, tests and people read the others.
+/// Not mutated: faults are made of the first, the other is only for debugging.
 const SPARED: [&str; 2] = ["tdxmodule/src/policy.rs", "softkvm/src/kvm/dump.rs"];
 
 fn main() -> ExitCode {

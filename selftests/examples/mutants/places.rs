@@ -1,4 +1,4 @@
-//! Where sources can be changed, and how.
+//! Finds places to mutate in sources, and the edits.
 
 use std::path::{Path, PathBuf};
 use std::{fmt, fs};
@@ -9,15 +9,15 @@ use syn::visit::{self, Visit};
 /// A place that can be changed.
 #[derive(Clone, Debug)]
 pub(super) struct Mutant {
-    /// Below `lab`.
+    /// Path below `lab`.
     pub(super) file: PathBuf,
     pub(super) line: usize,
     /// The function around it.
     pub(super) function: String,
     pub(super) what: &'static str,
-    /// What stands there, on one line.
+    /// The original code, on one line.
     pub(super) code: String,
-    /// Bytes to replace, and by what; `#` stands for the number of the mutant.
+    /// Byte ranges to replace, and the replacement; `#` stands for the number of the mutant.
     pub(super) edits: Vec<(usize, usize, String)>,
 }
 
@@ -75,7 +75,7 @@ impl Finder<'_> {
         );
     }
 
-    /// Notes the function that is looked at, and that it could come back at once, with a constant.
+    /// Enters a function, and adds the mutant that returns a constant at once.
     fn enter(&mut self, signature: &syn::Signature, block: &syn::Block) {
         self.function = signature.ident.to_string();
         let syn::ReturnType::Type(_, result) = &signature.output else {
@@ -122,7 +122,7 @@ fn binds(expression: &syn::Expr) -> bool {
     }
 }
 
-/// Whether `!` before it is that of a condition, not of bits: a call says whether something is so.
+/// Whether `!` before it negates a condition, not bits: a call returns a `bool`.
 fn is_condition(expression: &syn::Expr) -> bool {
     matches!(
         expression,

@@ -1,4 +1,4 @@
-//! Why mutants may survive: `selftests/mutants.yaml`, one entry for those that survive for one reason.
+//! Why mutants may survive: `selftests/mutants.yaml`, one entry per reason.
 
 use std::fmt;
 
@@ -18,7 +18,7 @@ pub(super) struct Reason {
     functions: Vec<String>,
     /// Only changes of this kind.
     what: Option<String>,
-    /// Only where one of these is part of what is changed.
+    /// Applies only to changes that contain one of these.
     #[serde(default)]
     code: Vec<String>,
     /// The reason.
@@ -41,7 +41,7 @@ impl fmt::Display for Reason {
     }
 }
 
-/// All of them.
+/// All reasons.
 pub(super) struct Reasons(Vec<Reason>);
 
 impl Reasons {

@@ -46,7 +46,7 @@ pub(super) struct Tree {
     pub(super) of_host: Vec<Tests>,
     /// Mutants that do not compile.
     pub(super) left_out: BTreeSet<usize>,
-    /// Where hunts leave what they found.
+    /// Folder for the findings of hunts.
     pub(super) room: PathBuf,
 }
 
@@ -116,7 +116,7 @@ fn add_support(tree: &Path) {
     }
 }
 
-/// Builds programs of a package: those of which the compiler says that they can be run.
+/// Builds a package; returns its executables, as listed by the compiler.
 fn executables(tree: &Path, package: &str, arguments: &[&str]) -> Vec<PathBuf> {
     let built = cargo(tree, arguments)
         .args(["--package", package, "--message-format", "json"])
@@ -165,7 +165,7 @@ fn write(
         for (start, _, _, end, by) in edits {
             changed += &text[at.min(start)..start];
             changed += &by;
-            // What the compiler complains of is found by its line.
+            // Errors of the compiler are located by line.
             let lines = |text: &str| text.matches('\n').count();
             let lost = lines(&text[start..end.max(start)]).saturating_sub(lines(&by));
             changed += &"\n".repeat(lost);
@@ -199,7 +199,7 @@ fn cargo(tree: &Path, arguments: &[&str]) -> Command {
     cargo
 }
 
-/// Writes all mutants that compile; the others come back.
+/// Writes all mutants that compile; returns the others.
 fn write_all(tree: &Path, mutants: &[Mutant]) -> BTreeSet<usize> {
     let sources = tree.join("lab");
     let originals = mutants

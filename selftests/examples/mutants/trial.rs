@@ -1,4 +1,4 @@
-//! Who notices a mutant.
+//! Finds which check notices a mutant.
 
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -20,7 +20,7 @@ const HUNTED: &str = "300";
 /// A number that no mutant has.
 const NONE: usize = usize::MAX >> 33;
 
-/// Who notices a mutant.
+/// The check that notices a mutant.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum By {
     /// The default set on `sim`, under one of the designs.
@@ -31,7 +31,7 @@ pub(super) enum By {
     Tests,
     /// Only random scenarios.
     Hunt,
-    /// Nobody.
+    /// None: the mutant survives.
     Nobody,
 }
 
@@ -51,7 +51,7 @@ pub(super) fn is_predictor(mutant: &Mutant) -> bool {
     mutant.file.starts_with("predict")
 }
 
-/// Nothing may be noticed where nothing is changed.
+/// Without a mutant, no check may fail.
 pub(super) fn without_a_mutant(tree: &Tree) {
     assert!(set_passes(tree, NONE), "the default set must pass");
     for predictor in [true, false] {
@@ -60,8 +60,8 @@ pub(super) fn without_a_mutant(tree: &Tree) {
     assert!(hunt_passes(tree, NONE), "a hunt must find nothing");
 }
 
-/// Who notices a mutant. The tests of the predictor are asked in any case, the others where the
-/// default set does not see it.
+/// The check that notices a mutant. The tests of the predictor are always run, the others only if
+/// the default set passes.
 pub(super) fn notices(tree: &Tree, id: usize, mutant: &Mutant) -> By {
     let set = !set_passes(tree, id);
     let predictor = is_predictor(mutant);
@@ -105,7 +105,7 @@ fn hunt_passes(tree: &Tree, id: usize) -> bool {
         let room = tree.room.join(format!("{id}-{design}"));
         std::fs::create_dir_all(&room).expect("room for reports");
         let passes = passes(&tree.tdxlab, id, &[&arguments[..], &rest].concat(), &room);
-        // What was found tells which scenario is missing.
+        // The finding shows which scenario is missing.
         if passes {
             let _ = std::fs::remove_dir_all(&room);
         }

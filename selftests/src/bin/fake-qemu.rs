@@ -1,8 +1,8 @@
 //! A QEMU that misbehaves, for tests of the lab.
 //!
-//! What it does wrong is in the name it is called by. Up to that point it does what QEMU and the
-//! micro guest do: it answers `--version`, takes its ends of the lines from its command line,
-//! greets on QMP, has its memory in a memfd with a mailbox in it, and speaks the guest's protocol.
+//! The name of the program selects the fault. Up to that point it behaves like QEMU and the micro
+//! guest: it answers `--version`, takes its ends of the lines from its command line, greets on QMP,
+//! has its memory in a memfd with a mailbox in it, and speaks the guest's protocol.
 
 use std::collections::HashMap;
 use std::fs::File;
@@ -137,7 +137,7 @@ impl Fake {
         }
     }
 
-    /// Does what the fault is, in place of a task; or the task.
+    /// Carries out the fault in place of a task, or the task.
     fn answer(&mut self, id: u32, tasks: &[Task]) {
         match self.fault.as_str() {
             "dies-in-step" => complain_and_die("qemu-system-x86_64: tcg: out of luck"),
@@ -193,7 +193,7 @@ impl Fake {
         self.say(&Reply::Idle { id });
     }
 
-    /// What a guest on which all is well finds, with the lie of the fault in it.
+    /// Results of a healthy guest, altered by the fault.
     fn runs(&self, task: &Task) -> Vec<Run> {
         let Command::Fill { range, .. } = task.command else {
             complain_and_die("only fills are faked");

@@ -1,7 +1,7 @@
 //! `hold-gmem BYTES...`: makes a VM with a real guest_memfd of each size, bound to a memory slot,
-//! and holds it until it is killed. What QEMU is to the host `tdx`, this is to its tests.
+//! and holds it until it is killed. It stands for QEMU in tests of the host `tdx`.
 //!
-//! Says `held` on stderr when it does, or why this kernel has none, and then ends with 69.
+//! Prints `held` on stderr, or why this kernel has no guest_memfd, and then exits with 69.
 
 use std::fmt::Display;
 use std::process::ExitCode;
@@ -42,7 +42,7 @@ fn main() -> ExitCode {
 fn held(sizes: &[u64]) -> Result<VmFd, String> {
     let kvm = Kvm::new().map_err(failed("/dev/kvm"))?;
     // Up to 6.17 only a VM with private memory has guest_memfds, and few kernels are built with the
-    // one kind of it that needs no hardware.
+    // only such VM type that needs no hardware.
     let types = kvm.check_extension_raw(u64::from(KVM_CAP_VM_TYPES));
     let kind = match types >> KVM_X86_SW_PROTECTED_VM & 1 {
         1 => KVM_X86_SW_PROTECTED_VM,
@@ -69,7 +69,7 @@ fn held(sizes: &[u64]) -> Result<VmFd, String> {
             guest_memfd: file.cast_unsigned(),
             ..Default::default()
         };
-        // SAFETY: no vCPU ever runs in this VM, so nothing is accessed at that address.
+        // SAFETY: no vCPU ever runs in this VM, so that address is never accessed.
         unsafe { vm.set_user_memory_region2(region) }
             .map_err(failed("KVM_SET_USER_MEMORY_REGION2"))?;
     }

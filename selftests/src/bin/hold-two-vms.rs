@@ -1,8 +1,8 @@
-//! `hold-two-vms`: makes a VM, goes on with a duplicate of its file, and makes a second VM under the
+//! `hold-two-vms`: makes a VM, keeps a duplicate of its file only, and makes a second VM under the
 //! number that the first had. The kernel names the folder in debugfs by that number, so the second
-//! has none, and the first one's looks as if it were the second's.
+//! has none, and the first one's looks like the second's.
 //!
-//! Says `held` on stderr and the number, or why there is no VM here, and then ends with 69.
+//! Prints `held` and the number on stderr, or why it cannot make a VM, and then exits with 69.
 
 use std::os::fd::{AsFd, AsRawFd};
 use std::process::ExitCode;

@@ -1,7 +1,7 @@
 //! Probes the return of a function of this kernel's KVM with the lab's own code: it must fire with
-//! the value that the caller gets, and be gone afterwards. For a real kernel, as root, with kvm.
+//! the returned value, and be removed afterwards. For a real kernel, as root, with kvm.
 //!
-//! Exit 0 where all of that was seen, 69 where this kernel cannot be probed, with the reason.
+//! Exits with 0 on success, and with 69 and the reason if this kernel cannot be probed.
 
 use std::error::Error;
 use std::fs::{self, File};
@@ -20,7 +20,7 @@ const FUNCTION: &str = "kvm_vm_ioctl_check_extension";
 /// KVM_CAP_MCE, whose answer is a number, and given by that function, not before it is called.
 const CAPABILITY: u64 = 31;
 
-/// How often it is asked.
+/// Number of calls.
 const TIMES: usize = 3;
 
 fn main() -> ExitCode {

@@ -1,4 +1,4 @@
-//! The book in docs/: every chapter is listed, every link leads somewhere.
+//! The book in docs/: every chapter is listed, every link is valid.
 
 use std::collections::BTreeSet;
 use std::fs;

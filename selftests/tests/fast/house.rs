@@ -179,7 +179,7 @@ fn table(text: &str) -> BTreeMap<String, BTreeSet<String>> {
     .collect()
 }
 
-/// No crate grows beyond what one reader takes in.
+/// No crate exceeds this size.
 #[test]
 fn no_crate_is_too_large() {
     let mut broken = Vec::new();

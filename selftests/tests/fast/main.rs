@@ -1,4 +1,4 @@
-//! What needs neither a guest nor a kernel: the command line, the book, the rules of the source tree.
+//! Tests without a guest or a kernel: the command line, the book, the rules of the source tree.
 
 mod book;
 mod cli;

@@ -1,4 +1,4 @@
-//! `ci/setup` with every package manager it knows, each played by a script that notes its call.
+//! `ci/setup` with every package manager it supports, each a script that records its call.
 
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, symlink};

@@ -1,4 +1,4 @@
-//! `ci/sweep` on folders laid out like a kernel's: it ends what is lost, and nothing else.
+//! `ci/sweep` on folders laid out like a kernel's: it ends leftovers only.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -13,7 +13,7 @@ struct Machine {
 
 const QEMU: &str = "/usr/bin/qemu-system-x86_64\0-name\0tdxlab,debug-threads=on\0-nodefaults\0";
 
-/// A number no process of this machine has: above what the kernel gives.
+/// A process id that is never used: above the kernel's limit.
 const NOBODY: u32 = 4_294_967_290;
 
 impl Machine {
@@ -100,7 +100,7 @@ fn an_orphan_is_ended() {
     assert!(!orphan.0.wait().unwrap().success());
 }
 
-/// What is asked for is not understood, or is help: nothing is ended.
+/// With help or an unknown option, no process is ended.
 #[test]
 fn help_and_mistyped_options_sweep_nothing() {
     let machine = Machine::new();
@@ -126,7 +126,7 @@ fn help_and_mistyped_options_sweep_nothing() {
     }
 }
 
-/// The other scripts, which take no arguments, do nothing where they are given one.
+/// The other scripts take no arguments, and refuse any.
 #[test]
 fn scripts_that_take_no_arguments_refuse_them() {
     for script in ["ci/setup", "ci/setup-tests", "ci/lint"] {
@@ -153,7 +153,7 @@ fn so_is_one_that_a_subreaper_has_taken_in() {
     }
 }
 
-/// Whatever it is called: tdxlab, a test of it, or its copy under another name.
+/// Under any name: tdxlab, a test of it, or a renamed copy.
 #[test]
 fn guests_of_a_runner_that_lives_are_left_alone() {
     for runner in ["tdxlab", "scenarios-8f3a2c", "soft-1b2c", "nightly"] {

@@ -1,5 +1,5 @@
-//! The runner ended by force at any moment: no process, socket or temporary file stays, and every
-//! report can be read.
+//! Kills the runner at any moment: no process, socket or temporary file is left, and every report
+//! can be read.
 //!
 //! `TDXLAB_KILL_SEED` repeats the moments of an earlier run.
 
@@ -31,7 +31,7 @@ const ALONE: &str = "TDXLAB_KILL_ALONE";
 
 #[test]
 fn nothing_outlives_the_runner_and_every_report_is_readable() {
-    // It waits for every child of its process, and those of other tests are not its own.
+    // It waits for every child of its process, and other tests have children, too.
     if std::env::var_os(ALONE).is_none() {
         let name = "kill::nothing_outlives_the_runner_and_every_report_is_readable";
         let mut alone = Command::new(std::env::current_exe().unwrap());
@@ -110,8 +110,7 @@ fn wait(runner: &mut Child) -> ExitStatus {
     }
 }
 
-/// Processes the kernel has just ended may still be on their way out; what is still there after a
-/// while has outlived the runner.
+/// Killed processes may still be exiting; those that remain after a while have outlived the runner.
 fn no_child_is_left(when: &str) {
     let until = Instant::now() + PATIENCE;
     loop {

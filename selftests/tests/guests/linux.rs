@@ -1,4 +1,4 @@
-//! `tdxlab linux` from the outside: a run of Linux guests that is interrupted, and goes on.
+//! `tdxlab linux`: a run of Linux guests that is interrupted and resumed.
 
 use std::fs;
 use std::path::PathBuf;
@@ -47,7 +47,7 @@ fn a_linux_guest_that_was_interrupted_is_run_again() {
     let until = Instant::now() + PATIENCE;
     let latest = out.path().join("latest/journal.jsonl");
     let seen = |event: &str| fs::read_to_string(&latest).is_ok_and(|text| text.contains(event));
-    // Where there is no kernel for it, all is skipped and the run ends by itself.
+    // Without a kernel, all is skipped and the run ends on its own.
     while !seen("\"linux_started\"") && run.try_wait().unwrap().is_none() {
         assert!(Instant::now() < until, "nothing has begun");
         std::thread::sleep(Duration::from_millis(2));

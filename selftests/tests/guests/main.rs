@@ -1,4 +1,4 @@
-//! What boots guests in a QEMU of this machine.
+//! Tests that boot guests in this machine's QEMU.
 
 mod kill;
 mod linux;

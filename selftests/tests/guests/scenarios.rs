@@ -20,7 +20,7 @@ fn asked_for() -> Option<HostKind> {
     Some(kind.unwrap_or_else(|| panic!("TDXLAB_HOST={name} is no host")))
 }
 
-/// The host, or `None` where this is not the one asked for or this machine does not have it.
+/// The host; `None` if it is not selected or not available here.
 fn host(kind: HostKind) -> Option<Box<dyn Host>> {
     let kind = match asked_for() {
         Some(asked) if kind == HostKind::Soft => asked,

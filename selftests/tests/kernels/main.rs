@@ -1,5 +1,5 @@
-//! Real kernels: guest_memfd of this machine's, the KVM of one that is booted in QEMU, and KVM's own
-//! TDX code on top of a software TDX module.
+//! Tests on real kernels: guest_memfd of this machine, the KVM of a kernel booted in QEMU, and
+//! KVM's own TDX code over a software TDX module.
 
 mod l1;
 mod rehearsal;

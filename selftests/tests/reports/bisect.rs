@@ -8,7 +8,7 @@ use tdxlab_selftests::command::root;
 
 use super::runs::{output_of, program};
 
-/// A repository whose files stand for a kernel: `host` is where it runs, `fault` what is wrong with it.
+/// A repository whose files stand for a kernel: `host` selects the host, `fault` its fault.
 struct Repository {
     folder: tempfile::TempDir,
     git: PathBuf,
@@ -138,7 +138,7 @@ fn a_commit_that_cannot_run_is_skipped() {
         !log.contains(&format!("git bisect good {}", commits[4])),
         "{log}"
     );
-    // Which of the two is the first bad one cannot be told, and git says so.
+    // The first bad one of the two is unknown, and git says so.
     assert!(!output.status.success(), "{said}");
     for candidate in [&commits[4], &commits[5]] {
         assert!(said.contains(candidate.as_str()), "{said}");
@@ -154,7 +154,7 @@ fn a_wrong_command_line_ends_the_bisection() {
     let output = repository.bisect(&commits[3], &commits[0], "scenarios/punch/no-such.yaml");
     assert!(!output.status.success());
     let log = output_of(repository.git().args(["bisect", "log"]));
-    // Only what was told at the start.
+    // Only the verdicts given at the start.
     let told = log
         .lines()
         .filter(|line| line.starts_with("git bisect "))

@@ -1,4 +1,4 @@
-//! Runs compared: regressions, flukes, trends.
+//! Comparisons of runs: regressions, flukes, trends.
 
 use std::path::Path;
 

@@ -1,4 +1,4 @@
-//! The files under ci/, checked by what the engines publish of their own rules.
+//! The files under ci/, checked by rules published by the engines.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -72,7 +72,7 @@ fn lava_takes_the_job() {
     );
 }
 
-/// On machines that run TDs, what a cut-off night has left goes first.
+/// On machines that run TDs, leftovers of an interrupted run are removed first.
 #[test]
 fn leftovers_are_swept_before_anything_runs() {
     let workflow = documents("ci/github/nightly.yaml").remove(0);
@@ -165,7 +165,7 @@ fn the_kernel_under_test_is_booted_by_a_hook() {
     assert_eq!(call("boots", "9.9.9", &hook).0, Some(64));
 }
 
-/// The matrix of the workflow, the count of the Job and what they tell tdxlab agree.
+/// The matrix of the workflow, the count of the Job and their variables agree.
 #[test]
 fn every_shard_is_somebodys() {
     let workflow = documents("ci/github/nightly.yaml").remove(0);

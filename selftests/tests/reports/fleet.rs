@@ -1,4 +1,4 @@
-//! Many machines, one run: shards as processes, some of them killed, resumed, merged.
+//! One run on many machines: shards as processes, some of them killed, resumed, merged.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -13,7 +13,7 @@ use super::runs::report_of;
 
 const SHARDS: usize = 8;
 
-/// A shard, started.
+/// A command that runs one shard.
 fn shard(index: usize, out: &Path) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_tdxlab-under-test"));
     command
@@ -52,7 +52,7 @@ fn killed_half_way(index: usize, out: &Path) -> PathBuf {
     panic!("shard {index} is always done before it can be killed");
 }
 
-/// What has to be the same whoever ran it: everything but times and names of runs.
+/// The part of a report that must be equal on all machines: all but times and names of runs.
 pub(super) fn timeless(mut report: Report) -> Report {
     report.run = String::new();
     report.started = String::new();

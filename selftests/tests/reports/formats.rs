@@ -1,4 +1,4 @@
-//! Formats of others, read back by their rules.
+//! Formats of other projects, parsed by their rules.
 
 use std::fs;
 use std::path::Path;
@@ -196,7 +196,7 @@ fn kcidb_fits_its_published_schema(#[case] build: Option<&str>) {
         .iter()
         .map(|test| test["status"].as_str().unwrap())
         .collect();
-    // It never ran: the harness is to blame, not the kernel.
+    // It never ran: the fault is the harness's, not the kernel's.
     assert_eq!(statuses[0], "MISS");
     for status in ["PASS", "FAIL", "SKIP"] {
         assert!(statuses.contains(&status), "{status}");
@@ -363,7 +363,7 @@ fn of_kcidb(report: &Report, build: Option<&str>) -> String {
     paths
 }
 
-/// The line with the verdict of the run, and what comes after it.
+/// The line with the verdict of the run, and the lines after it.
 fn last_lines(summary: &str) -> String {
     let lines: Vec<&str> = summary.lines().rev().take(2).collect();
     assert!(lines[1].contains("on host sim"), "{lines:?}");

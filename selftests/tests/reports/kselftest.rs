@@ -1,4 +1,4 @@
-//! `tdxlab kselftest` with the kernel's own scripts, out of Debian's package linux-source.
+//! `tdxlab kselftest` with the kernel's own scripts, from Debian's package linux-source.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -10,7 +10,7 @@ use tdxlab_selftests::tdxlab;
 
 use super::runs::{output_of, program};
 
-/// What is needed of a kernel tree.
+/// Files needed of a kernel tree.
 const PARTS: [&str; 7] = [
     "scripts/subarch.include",
     "tools/testing/selftests/Makefile",
@@ -21,7 +21,8 @@ const PARTS: [&str; 7] = [
     "tools/testing/selftests/gen_kselftest_tar.sh",
 ];
 
-/// A copy of the kernel's selftest scripts, without any test; `None`, and why, where they are missing.
+/// A copy of the kernel's selftest scripts, without any test; `None`, with a message, if they are
+/// missing.
 fn kernel_tree(below: &Path) -> Option<PathBuf> {
     for needed in ["make", "rsync", "tar", "xz"] {
         program(&[needed], "the kernel's selftests")?;
@@ -102,7 +103,7 @@ fn the_kernels_scripts_run_and_understand_it() {
         "{results:?}"
     );
 
-    // Installed elsewhere, as for another machine: with one test that is told to go wrong.
+    // Installed elsewhere, as for another machine: with one test that fails on request.
     let installed = place.path().join("installed");
     output_of(
         make(&selftests)
@@ -161,6 +162,6 @@ fn a_directory_that_holds_something_is_left_alone() {
         .permissions()
         .mode();
     assert_eq!(mode & 0o111, 0o111);
-    // Nothing of the draft is left beside it.
+    // No part of the draft is left beside it.
     assert_eq!(fs::read_dir(place.path()).unwrap().count(), 2);
 }

@@ -1,4 +1,4 @@
-//! KTAP while a run goes on: the same results as afterwards, each as soon as it is known.
+//! KTAP during a run: the same results as afterwards, each as soon as it is known.
 
 use std::collections::BTreeMap;
 use std::fs;

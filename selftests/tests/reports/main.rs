@@ -1,4 +1,4 @@
-//! What is made of runs: the page, formats of others, comparisons, and runs of many machines.
+//! Output of runs: the page, formats of other projects, comparisons, and runs on many machines.
 
 mod bisect;
 mod compare;

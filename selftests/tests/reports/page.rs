@@ -10,7 +10,7 @@ use super::runs::{output_of, program, run};
 
 const GOOD: &str = "punch/head-and-tail.yaml";
 
-/// A headless Chromium with a profile of its own.
+/// A headless Chromium with a temporary profile.
 struct Browser {
     program: PathBuf,
     profile: TempDir,
@@ -46,8 +46,8 @@ impl Browser {
         command
     }
 
-    /// The page after its scripts ran, and after `script`, which leaves what it finds in
-    /// `document.body.dataset.found`. Nothing may have been said on the console.
+    /// The page after its scripts ran, and after `script`, which stores its result in
+    /// `document.body.dataset.found`. The console must be empty.
     fn visit(&self, page: &Path, script: &str, width: u32) -> String {
         let text = fs::read_to_string(page).unwrap();
         let copy = page.with_file_name("visited.html");
@@ -98,7 +98,7 @@ impl Browser {
     }
 }
 
-/// What a script left in the page.
+/// The result a script stored in the page.
 fn found(dom: &str) -> serde_json::Value {
     let found = dom
         .split_once("data-found=\"")
@@ -266,7 +266,7 @@ fn the_page_of_the_default_set_takes_eight_kibibytes_a_scenario_with_every_pictu
     assert_eq!(text.matches("<svg class=\"m\"").count(), steps);
 }
 
-/// `cargo test -p tdxlab-selftests --test reports -- --ignored pictures` makes them anew.
+/// `cargo test -p tdxlab-selftests --test reports -- --ignored pictures` regenerates them.
 #[test]
 #[ignore = "writes the pictures of the documentation"]
 fn pictures_of_the_documentation() {

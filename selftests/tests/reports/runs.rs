@@ -1,4 +1,4 @@
-//! Runs to make something of, and the programs that read it.
+//! Runs to make reports of, and the programs that check these.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -33,7 +33,7 @@ pub(super) fn run(below: &str, fault: Option<&str>, reports: &Path) -> FinishedR
         .expect("reports can be written")
 }
 
-/// With its file as it is called from the root of the repository.
+/// With a file name relative to the root of the repository.
 fn relative(item: TestCase) -> TestCase {
     let scenario = item.scenario.map(|file| {
         file.strip_prefix(root())
@@ -49,8 +49,8 @@ pub(super) fn report_of(folder: &Path) -> Report {
     serde_json::from_slice(&text).expect("that can be read")
 }
 
-/// A program of that name, or the reason to skip what needs it. Nobody is told of a test that did
-/// nothing unless it says so. Daemons are not in the PATH of every user.
+/// A program of that name, or the reason to skip the test, which is printed. Daemons are not in the
+/// PATH of every user.
 pub(super) fn program(names: &[&str], what: &str) -> Option<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();
     let found = std::env::split_paths(&path)
@@ -66,7 +66,7 @@ pub(super) fn program(names: &[&str], what: &str) -> Option<PathBuf> {
     found
 }
 
-/// What a command prints; it must succeed.
+/// Output of a command, which must succeed.
 pub(super) fn output_of(command: &mut Command) -> String {
     let output = command.output().expect("it can be started");
     assert!(

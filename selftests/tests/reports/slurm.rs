@@ -26,8 +26,8 @@ const SCENARIOS: [&str; 5] = [
     "scenarios/scale",
 ];
 
-/// Slurm finds a dead node and queues its task anew within half a minute; everything is slower on a
-/// machine that does other things beside.
+/// Slurm finds a dead node and requeues its task within half a minute; on a busy machine all is
+/// slower.
 const PATIENCE: Duration = Duration::from_secs(400);
 
 /// The daemons of a cluster. They and all they have started end with it.
@@ -134,7 +134,7 @@ PartitionName=tdx Nodes=n1,n2 Default=YES MaxTime=120 State=UP
         });
     }
 
-    /// Starts a daemon, which writes what it says to a file.
+    /// Starts a daemon, with its output in a file.
     fn daemon(&mut self, name: &str, command: &mut Command) {
         let log = fs::File::create(self.path().join(format!("{name}.out"))).unwrap();
         let child = command
@@ -172,7 +172,7 @@ PartitionName=tdx Nodes=n1,n2 Default=YES MaxTime=120 State=UP
         output_of(&mut command).trim().to_owned()
     }
 
-    /// Waits, and shows what the daemons have said where it does not come.
+    /// Waits for a condition, and shows the daemons' output on a timeout.
     #[track_caller]
     fn until(&self, what: &str, mut is: impl FnMut(&Cluster) -> bool) {
         let begin = Instant::now();
@@ -186,7 +186,7 @@ PartitionName=tdx Nodes=n1,n2 Default=YES MaxTime=120 State=UP
         }
     }
 
-    /// What daemons and jobs have said.
+    /// Logs of daemons and jobs.
     fn logs(&self) -> String {
         let mut text = String::new();
         for entry in fs::read_dir(self.path()).unwrap() {
@@ -202,7 +202,7 @@ PartitionName=tdx Nodes=n1,n2 Default=YES MaxTime=120 State=UP
         text
     }
 
-    /// Processes of this cluster, jobs and what they have started among them.
+    /// Processes of this cluster, with its jobs and their children.
     fn processes(&self) -> Vec<Process> {
         let mark = format!("SLURM_CONF={}", self.configuration().display());
         fs::read_dir("/proc")
@@ -313,7 +313,7 @@ fn a_node_that_dies_costs_no_scenario() {
         if events(&journal, "plan_ended") == 0 {
             return false;
         }
-        // It stands still while it is looked at; what is done already is no use.
+        // It is stopped meanwhile; a finished one is of no use.
         if kill(runner, Signal::SIGSTOP).is_err() || events(&journal, "run_ended") > 0 {
             let _ = kill(runner, Signal::SIGCONT);
             return false;
@@ -335,7 +335,7 @@ fn a_node_that_dies_costs_no_scenario() {
 
     let merged = out.join("merged/latest");
     assert!(merged.join("report.json").is_file(), "{}", cluster.logs());
-    // Gone on with, not begun anew: one run, of which the scenario under way was started twice.
+    // Resumed, not restarted: one run, in which the interrupted scenario was started twice.
     let part = fs::read_dir(out.join(format!("part-{lost}"))).unwrap();
     let runs = part.filter(|entry| entry.as_ref().unwrap().file_type().unwrap().is_dir());
     assert_eq!(runs.count(), 1);

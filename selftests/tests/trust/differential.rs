@@ -1,7 +1,8 @@
 //! The predictor against the software host: random plans, judged step by step.
 //!
-//! Neither knows the other, so a difference is a mistake in one of them. `TDXLAB_DIFFERENTIAL_PLANS`
-//! sets how many plans each design gets, `TDXLAB_DIFFERENTIAL_SEED` repeats those of an earlier run.
+//! Neither can name the other: a difference is a bug in one of them. `TDXLAB_DIFFERENTIAL_PLANS`
+//! sets how many plans each design gets, `TDXLAB_DIFFERENTIAL_SEED` repeats those of an earlier
+//! run.
 
 use std::path::Path;
 
@@ -11,7 +12,7 @@ use tdxlab::host_soft::sim::SimHost;
 use tdxlab::plan::Design;
 use tdxlab::qemu::interrupt::Interrupt;
 
-/// Plans of each design unless the environment says otherwise.
+/// Default number of plans per design.
 const PLANS: u64 = 20_000;
 
 fn number(variable: &str) -> Option<u64> {

@@ -1,7 +1,7 @@
-//! Replay files and journals that were cut, edited or made up: an error that says so, never a panic,
-//! and never a result lost.
+//! Replay files and journals that were cut, edited or made up: they are rejected with an error,
+//! never a panic, and no result is lost.
 //!
-//! `TDXLAB_HOSTILE_INPUTS` says how many mutated files are thrown at each reader.
+//! `TDXLAB_HOSTILE_INPUTS` sets the number of mutated files per reader.
 
 use std::fs;
 use std::io::Cursor;
@@ -27,11 +27,10 @@ use tdxlab::spec::{FinishedRun, RunSpec};
 use tdxlab_selftests::command::scenario;
 use tdxlab_selftests::failing::plans;
 
-/// One in so many of them goes through what reads journals from files, or judges them again: each
-/// writes and reads files of its own.
+/// One in so many of them is read from a file, or judged again: each writes and reads files.
 const FILES: usize = 20;
 
-/// Mutated files thrown at each reader unless the environment says otherwise.
+/// Default number of mutated files per reader.
 const INPUTS: usize = 20_000;
 
 /// A scenario with a race and a failure, small enough for every byte of its journal.
@@ -151,7 +150,7 @@ fn mutated_replay_files_are_read_or_refused() {
         match Replay::from_text(&bytes, &path()) {
             Ok(replay) => {
                 read += 1;
-                // What was let in can be foreseen, or the predictor says why not.
+                // An accepted plan can be predicted, or the predictor reports why not.
                 for design in Design::all() {
                     let mut predictor = Predictor::new(design, &replay.plan.guest);
                     for step in &replay.plan.steps {
@@ -195,13 +194,13 @@ fn mutated_evidence_is_judged_or_refused() {
             continue;
         };
         let below = reports.path().join(round.to_string());
-        // Whatever was made of it, the lab says so and goes on.
+        // In any case the lab reports an error and continues.
         let _ = rejudge(recording, None, AllowList::default(), &below);
         let _ = fs::remove_dir_all(&below);
     }
 }
 
-/// A run in a folder of its own, with this as its journal.
+/// A run in a temporary folder, with this as its journal.
 fn run_of(journal: &[u8]) -> tempfile::TempDir {
     let folder = tempfile::tempdir().unwrap();
     fs::write(folder.path().join("journal.jsonl"), journal).unwrap();
@@ -214,7 +213,7 @@ fn run_of(journal: &[u8]) -> tempfile::TempDir {
     folder
 }
 
-/// Whether what was thrown was let in; what is refused says which file is at fault.
+/// Whether the input was accepted; a rejection names the file.
 fn is_in<T, E: std::fmt::Display>(outcome: Result<T, E>, folder: &Path) -> bool {
     if let Err(error) = &outcome {
         let (said, file) = (error.to_string(), folder.display().to_string());
@@ -239,7 +238,7 @@ fn mutated_journals_are_replayed_resumed_and_merged_or_refused() {
         if is_in(replay::from_journal(&path, None), folder.path()) {
             let_in[0] += 1;
         }
-        // Unasked: what comes back may be no plan that can be run, and is none that panics.
+        // Not checked yet: the plans may be invalid, but must not panic.
         if is_in(replay::all(&path), folder.path()) {
             let_in[1] += 1;
         }
@@ -345,7 +344,7 @@ fn evidence_cut_at_every_line_is_judged_as_far_as_it_goes() {
         let again = FinishedRun::of(&finished.unwrap()).unwrap().report;
         let steps = again.scenarios.iter().flat_map(|scenario| &scenario.steps);
         let now = steps.filter(|step| step.verdict.is_some()).count();
-        // A step is judged anew as soon as it was observed.
+        // A step is judged again as soon as it was observed.
         assert!(now >= judged(cut), "{length}");
     }
 }

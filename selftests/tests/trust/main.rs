@@ -1,4 +1,5 @@
-//! Why a verdict can be trusted: seeded faults, strangers that agree, hostile files.
+//! Why a verdict can be trusted: seeded faults, two independent implementations that agree, hostile
+//! files.
 
 mod differential;
 mod hostile;

@@ -1,5 +1,4 @@
-//! Every seeded fault is caught, by the witnesses one would expect, and the documentation says by
-//! what.
+//! Every seeded fault is caught by the expected witnesses, and the documentation lists them.
 
 use std::fs;
 use std::sync::LazyLock;
@@ -110,8 +109,8 @@ fn the_documentation_says_what_catches_what() {
     );
 }
 
-/// On `soft` a few of each topic, since the whole catalogue takes minutes; of faults that only show
-/// where a race goes one way, all.
+/// On `soft` a few of each topic, since the whole catalogue takes minutes; all of the faults that
+/// show only under one order of a race.
 #[rstest]
 #[case::range(&["head-split-missing", "second-slot-not-split", "hole-ends-a-page-late"])]
 #[case::order(&["hole-split-after-zap"])]
@@ -185,7 +184,7 @@ fn where_no_counter_counts_nothing_is_judged() {
     assert!(said.contains("no counter counts"), "{said}");
 }
 
-/// One counter that stands still while pages are mapped is no witness, and the report says so.
+/// A counter that does not move while pages are mapped is not a witness, and the report says so.
 #[test]
 fn a_counter_that_stands_still_is_reported() {
     struct Still;

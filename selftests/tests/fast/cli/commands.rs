@@ -1,4 +1,4 @@
-//! Every command does what its help says.
+//! Every command works as its help describes.
 
 use rstest::rstest;
 use tdxlab_selftests::command::{root, scenario};
@@ -159,7 +159,7 @@ fn faults_can_be_searched() {
     tdxlab!("faults", "no such fault").assert().code(64);
 }
 
-/// What nothing reads back is said, and what the columns mean.
+/// Reports memory that no step verifies, and explains the columns.
 #[test]
 fn predict_says_what_nothing_verifies() {
     let (_folder, path) = scenario(

@@ -1,9 +1,9 @@
-//! What a person is shown whose scenario is wrong.
+//! Diagnostics of invalid scenarios on a terminal.
 
 use tdxlab_selftests::command::{scenario, stderr};
 use tdxlab_selftests::tdxlab;
 
-/// What `tdxlab check` says, with the path of the file cut to its name.
+/// Output of `tdxlab check`, with the path of the file cut to its name.
 fn diagnosis(text: &str) -> String {
     let (folder, path) = scenario(text);
     let said = tdxlab!("check", &path).assert().code(65);

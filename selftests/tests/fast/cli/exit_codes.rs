@@ -1,4 +1,4 @@
-//! What the exit code says, for every one there is.
+//! Every exit code.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;

@@ -1,4 +1,4 @@
-//! What somebody sees who tries the lab with a fault, compares designs, and looks at old runs.
+//! A first session: a run with a fault, a comparison of designs, reports of old runs.
 
 use std::fs;
 use std::path::Path;
@@ -30,7 +30,7 @@ fn a_fault_that_was_never_reached_is_told_from_one_that_was() {
     assert!(!page.contains("Never reached"));
 }
 
-/// Under another design than the fault's own nobody asks the question that it answers wrongly.
+/// Under another design than the fault's own, the wrong decision is never made.
 #[test]
 fn qualify_tells_not_reached_from_not_caught() {
     let said = tdxlab!("qualify", NO_SPLIT, "--fault", "tail-split-missing")

@@ -98,7 +98,7 @@ fn a_seeded_fault_comes_out_as_a_scenario_that_fails(#[case] host: &str) {
         steps - failure["set_up"].as_u64().unwrap() <= 3,
         "{failure}"
     );
-    // The files fail by themselves, and pass where the fault is not.
+    // The files fail on their own, and pass without the fault.
     let again = tempfile::tempdir().unwrap();
     let scenario = folder.join("scenario.yaml");
     for (more, code) in [(&["--fault", fault][..], 1), (&[], 0)] {

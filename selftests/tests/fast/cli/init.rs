@@ -1,4 +1,4 @@
-//! `tdxlab init`: what it lays out is right, and runs.
+//! `tdxlab init`: the files it writes are valid and run.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;

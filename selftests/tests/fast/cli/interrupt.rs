@@ -1,4 +1,4 @@
-//! A run that is interrupted, and goes on.
+//! A run that is interrupted and resumed.
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
@@ -151,7 +151,7 @@ fn a_failure_before_the_interrupt_stays_one() {
     assert!(said.contains("1 failed"), "{said}");
 }
 
-/// The runner may have been killed by what the scenario did, so that one is not judged.
+/// The scenario may have killed the runner, so it is not judged.
 #[test]
 fn a_runner_that_was_killed_says_what_to_do() {
     if !has_soft() {

@@ -12,7 +12,7 @@ fn report(folder: &Path) -> Value {
     serde_json::from_slice(&fs::read(folder.join("report.json")).unwrap()).unwrap()
 }
 
-/// What is said of a run, without where and when.
+/// The report of a run, without places and times.
 fn said(folder: &Path) -> Value {
     let mut scenarios = report(folder)["scenarios"].take();
     for scenario in scenarios.as_array_mut().unwrap() {

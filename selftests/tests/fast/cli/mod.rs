@@ -1,4 +1,4 @@
-//! The command line from the outside.
+//! Tests of the command line, through the program.
 
 mod commands;
 mod diagnostics;

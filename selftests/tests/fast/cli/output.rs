@@ -1,4 +1,4 @@
-//! What a run says while it goes and when it is over.
+//! Output during and after a run.
 
 use tdxlab::report::terminal::{self, FAILURE_LINES};
 use tdxlab_selftests::command::{root, stderr, stdout};
@@ -35,7 +35,7 @@ fn quiet_says_nothing_of_what_passed() {
     assert_eq!(stdout(&said), "");
 }
 
-/// A page lost in a split: what a kernel engineer is shown.
+/// A page lost in a split: the lines for a kernel engineer.
 #[test]
 fn a_failure_shows_expected_found_and_ranges_in_that_order() {
     let out = tempfile::tempdir().unwrap();
@@ -48,7 +48,7 @@ fn a_failure_shows_expected_found_and_ranges_in_that_order() {
     insta::assert_snapshot!(text.replace(&folder, "reports/RUN").replace(&root, ""));
 }
 
-/// A disk that is full, as `/dev/full` plays it: results that nobody will ever read are an error.
+/// A full disk, by `/dev/full`: results that cannot be written are an error.
 #[test]
 fn results_that_cannot_be_written_are_an_error_of_one_line() {
     let out = tempfile::tempdir().unwrap();

@@ -1,4 +1,4 @@
-//! Commands that the documentation shows work, and say what it shows them to say.
+//! Commands in the documentation work, and print the output shown.
 
 use std::fs;
 use std::process::Command as Process;

@@ -64,7 +64,7 @@ fn the_file_of_a_scenario_is_all_that_is_needed() {
         .assert()
         .code(1);
     assert!(stdout(&said).contains("1 ended like that"));
-    // What was at fault is gone.
+    // The fault is gone.
     tdxlab!(
         "replay",
         &file,
@@ -121,8 +121,8 @@ fn a_step_that_is_not_there_is_no_end() {
     );
 }
 
-/// A seed says how a race went on sim, so nothing but the plan is recorded of it; elsewhere that is
-/// another race.
+/// On sim the seed determines a race, so only the plan is recorded; on other hosts it is a
+/// different race.
 #[test]
 fn a_race_recorded_elsewhere_is_another_race() {
     let out = tempfile::tempdir().unwrap();
@@ -246,7 +246,7 @@ fn steps_are_shown_before_they_are_done() {
     );
 }
 
-/// `c` goes on up to the first step that fails; what follows is told from what was found.
+/// `c` continues to the first failed step; later steps are described from the actual state.
 #[test]
 fn stepping_stops_after_a_failure() {
     let out = tempfile::tempdir().unwrap();
@@ -278,7 +278,7 @@ fn stepping_stops_after_a_failure() {
     assert!(!text.contains("step 2 of 4"), "{text}");
 }
 
-/// A key that means nothing does no step.
+/// An unknown key does no step.
 #[test]
 fn stepping_takes_known_answers_only() {
     let (out, folder) = failing("sim");
@@ -324,7 +324,7 @@ fn the_command_on_the_page_does_it_again() {
     let mut words = command.split_whitespace();
     assert_eq!(words.next(), Some("tdxlab"));
     let mut again = tdxlab!();
-    // Nothing in this one needs quotes.
+    // No argument of this one needs quotes.
     again.args(words).arg("--out").arg(out.path());
     let said = again.assert().code(1);
     assert!(stdout(&said).contains("1 ended like that"), "{command}");
@@ -397,7 +397,7 @@ fn races_on_soft_take_the_recorded_order() {
     for line in orders {
         assert!(line.contains("in 3 of 3"), "{said}");
     }
-    // On sim the seed draws, and that is said.
+    // On sim the seed decides, and the output says so.
     let said = tdxlab!("replay", &folder, "--host", "sim", "--out", out.path())
         .assert()
         .success();
@@ -423,7 +423,7 @@ fn held(folder: &Path, out: &Path) -> Child {
         .unwrap()
 }
 
-/// What `--hold` says of one way in.
+/// One entry in the list of ways to attach printed by `--hold`.
 fn way(lines: &[String], name: &str) -> String {
     let line = lines
         .iter()

@@ -1,4 +1,4 @@
-//! What a run leaves.
+//! Files left by a run.
 
 use std::fs;
 use std::path::Path;
@@ -292,7 +292,7 @@ fn a_full_disk_is_a_clear_error_and_loses_no_earlier_result() {
         "{error}"
     );
     assert!(error.contains(journal::FILE), "{error}");
-    // Everything that was said to have passed is in the journal.
+    // Everything reported as passed is in the journal.
     let shown = tdxlab!("report", "show", disk.path().join("latest")).assert();
     let shown = stdout(&shown);
     let passed = error.matches("] pass ").count();

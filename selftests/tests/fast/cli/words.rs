@@ -1,6 +1,7 @@
-//! What the lab says: help texts and messages as snapshots, so that wording is reviewed as such.
+//! Help texts and messages as snapshots, so that their wording is reviewed.
 //!
-//! `INSTA_UPDATE=always cargo test -p tdxlab-selftests --test fast words` takes what is said now.
+//! `INSTA_UPDATE=always cargo test -p tdxlab-selftests --test fast words` accepts the current
+//! texts.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -104,7 +105,7 @@ fn sources(folder: &Path) -> Vec<PathBuf> {
     files
 }
 
-/// What is said to people: arguments of these, and texts in formats within.
+/// Sources of user-visible texts: arguments of these, and texts in formats within.
 const SAYING: [&str; 8] = [
     "error", "help", "usage", "usable", "limited", "unusable", "note", "say",
 ];

@@ -1,4 +1,4 @@
-//! From nothing to a guest that takes commands.
+//! Booting a guest until it accepts commands.
 
 use std::path::Path;
 use std::process::Command;
@@ -33,7 +33,7 @@ fn sixty_four_vcpus_report_in() {
     assert_eq!(booted.counters().pages_2m, 2);
 }
 
-/// What a person would do with the evidence of a failure.
+/// Evidence of a failure, used as a person would.
 #[test]
 fn the_script_of_a_failure_starts_the_same_guest() {
     let mut booted = Booted::new(&guest(4 * MIB, 2), "v5");

@@ -1,4 +1,4 @@
-//! A guest of these tests, and its operations in short.
+//! A booted guest for these tests, with short helpers.
 
 pub(super) use std::time::Duration;
 

@@ -1,5 +1,4 @@
-//! The host `soft` from the outside: a real guest in a real QEMU, and everything that can go wrong
-//! with either.
+//! The host `soft` through its interface: a real guest in a real QEMU, and failures of either.
 
 mod boot;
 mod booted;

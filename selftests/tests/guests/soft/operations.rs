@@ -1,4 +1,4 @@
-//! Operations, one after the other.
+//! Operations in sequence.
 
 use tdxlab::journal::Killer;
 use tdxlab::plan::{AccessKind, OnVe};
@@ -83,7 +83,7 @@ fn a_hole_splits_head_and_tail_and_nothing_else() {
     booted.session.end().unwrap();
 }
 
-/// Memory that comes back after a hole is zero, whatever the frame held before.
+/// Memory mapped again after a hole is zero, whatever the frame held before.
 #[test]
 fn memory_that_comes_back_is_zero() {
     let mut booted = Booted::new(&guest(8 * MIB, 1), "headtail");
@@ -187,7 +187,7 @@ fn touching_a_hole_kills_a_td_that_wants_no_ve() {
     booted.session.end().unwrap();
 }
 
-/// 16 TiB of guest: leaves far apart, a hole of 12 TiB, and nothing that grows with either.
+/// 16 TiB of guest: leaves far apart, a hole of 12 TiB, at constant cost.
 #[test]
 fn a_guest_of_sixteen_tebibytes_fits_on_a_laptop() {
     const TIB: u64 = 1 << 40;

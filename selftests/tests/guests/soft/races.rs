@@ -1,11 +1,11 @@
-//! Operations side by side.
+//! Parallel operations.
 
 use tdxlab_protocol::message::Run;
 
 use super::booted::*;
 
-/// Two vCPUs accept the same memory at different sizes while the host punches holes in it. Whatever
-/// the order, at rest the counters are what is mapped and the guest reads what it may.
+/// Two vCPUs accept the same memory at different sizes while the host punches holes in it. In any
+/// order, the counters match the mappings afterwards and the guest reads allowed content.
 #[test]
 fn accepts_race_each_other_and_a_hole() {
     let mut booted = Booted::new(&guest(8 * MIB, 3), "headtail");

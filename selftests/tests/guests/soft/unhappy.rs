@@ -1,5 +1,5 @@
-//! QEMUs and guests that misbehave, each in its own way. The lab must name what happened, at once
-//! where it can, and leave nothing behind.
+//! QEMUs and guests that misbehave. The lab must name the failure, at once where possible, and
+//! leave nothing behind.
 
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
@@ -23,7 +23,7 @@ fn fake(fault: &str) -> (TempDir, PathBuf) {
     (folder, program)
 }
 
-/// Boots on a fake and fills a little memory; the error that comes of it, and the evidence.
+/// Boots on a fake and fills a little memory; returns the error and the evidence.
 fn misadventure(fault: &str) -> (HostError, String) {
     let (_programs, program) = fake(fault);
     let host = match SoftHost::at(&program) {
@@ -41,7 +41,7 @@ fn misadventure(fault: &str) -> (HostError, String) {
     let mut session = match host.boot(&guest(4 * MIB, 1), &options) {
         Ok(session) => session,
         Err(error) => {
-            // What a guest that never took a command left behind.
+            // Evidence of a guest that never accepted a command.
             let script = std::fs::read_to_string(folder.path().join("qemu.sh")).unwrap();
             assert!(script.contains(&*program.to_string_lossy()), "{script}");
             assert!(folder.path().join("qmp.jsonl").is_file());

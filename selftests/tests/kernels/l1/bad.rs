@@ -1,4 +1,4 @@
-//! What can go wrong with a real L1 and in it. Where QEMU has to misbehave, a script stands before it.
+//! Failures of a real L1 and in it. A script in front of QEMU makes it misbehave.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -18,7 +18,7 @@ fn qemu_after(folder: &Path, first: &str) -> PathBuf {
     path
 }
 
-/// An L1 of which QEMU misbehaves; the exit code and what was said, in one line.
+/// Runs an L1 with a misbehaving QEMU; returns exit code and output, in one line.
 fn misbehaving(first: &str, options: &[&str], command: &[&str]) -> Option<(Option<i32>, String)> {
     let folder = tempfile::tempdir().unwrap();
     let qemu = qemu_after(folder.path(), first);

@@ -2,8 +2,7 @@
 
 use super::skip::{is_inside, skip};
 
-/// A timer that is set anew at each interrupt would be the end of an L1 whose emulated processor
-/// loses one.
+/// A timer reprogrammed at each interrupt would hang an L1 whose emulated processor loses one.
 #[test]
 fn an_l1_has_a_clock_that_ticks_for_itself() {
     if !is_inside() {

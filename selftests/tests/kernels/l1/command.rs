@@ -1,4 +1,4 @@
-//! `tdxlab l1` from outside: with QEMUs that are shell scripts, and with a real kernel.
+//! `tdxlab l1`: with shell scripts in place of QEMU, and with a real kernel.
 //!
 //! The real one boots where its package is in the cache or can be downloaded, and is skipped with
 //! the reason elsewhere, unless `TDXLAB_REQUIRE_L1` is set.
@@ -51,7 +51,7 @@ impl Place {
     }
 }
 
-/// A boot header and nothing to boot.
+/// A boot header without a kernel.
 fn boot_header(release: &str) -> Vec<u8> {
     let mut image = vec![0; 0x800];
     image[0x1fe..0x200].copy_from_slice(&[0x55, 0xaa]);
@@ -272,7 +272,7 @@ fn wait_for<T>(mut look: impl FnMut() -> Option<T>) -> T {
     panic!("nothing to see after half a minute");
 }
 
-/// An L1 with the distribution's kernel; `None` where there can be none, which has been said.
+/// An L1 with the distribution's kernel; `None`, with a message, if not available.
 fn real(folder: &Path, options: &[&str], command: &[&str]) -> Option<Output> {
     let output = l1(folder)
         .args(options)

@@ -1,4 +1,4 @@
-//! Random scenarios of plain VMs, judged on a kernel that nobody here wrote, and a guest that is held
+//! Random scenarios of plain VMs, judged on an independent, real kernel, and a guest that is held
 //! after a failure.
 
 use serde_json::Value;

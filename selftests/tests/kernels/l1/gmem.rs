@@ -1,5 +1,5 @@
-//! guest_memfd for real: what the host `tdx` does to QEMU's, done by the same code to that of a VM
-//! which a child process holds. No TDX is needed, only a kernel that has guest_memfd.
+//! Real guest_memfds: the code of the host `tdx`, applied to a VM held by a child process. Needs no
+//! TDX, only a kernel with guest_memfd.
 
 use std::fs;
 use std::path::Path;
@@ -27,7 +27,7 @@ const SPELLINGS: [&str; 2] = ["anon_inode:[kvm-gmem]", "/[kvm-gmem] (deleted)"];
 /// How long a child may take for what takes it a millisecond.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// A child with a VM and two guest_memfds, or `None` where this kernel has none, which is said.
+/// A child with a VM and two guest_memfds; `None`, with a message, if this kernel has none.
 fn child() -> Option<Process> {
     let line = CommandLine {
         program: env!("CARGO_BIN_EXE_hold-gmem").into(),
@@ -132,7 +132,7 @@ fn libc_einval() -> i32 {
     nix::errno::Errno::EINVAL as i32
 }
 
-/// The kernel says nothing about a hole past the end, so the lab has to.
+/// The kernel reports no error for a hole past the end, so the lab must.
 #[test]
 fn a_hole_past_the_end_is_caught_by_the_lab_alone() {
     let Some((_process, gmems)) = held() else {

@@ -1,8 +1,8 @@
-//! An L1, from outside and from inside.
+//! L1s, seen from the host and from inside.
 //!
-//! `TDXLAB_L1_KERNEL` names the kernel to boot; the distribution's own where it does not. What a
-//! machine cannot do is skipped with the reason, unless it is asked for: an L1 by
-//! `TDXLAB_REQUIRE_L1` or by `TDXLAB_L1_KERNEL=newest`, and with the newest kernel all that it has.
+//! `TDXLAB_L1_KERNEL` names the kernel to boot; by default the distribution's own. Tests that the
+//! machine cannot run are skipped with the reason, unless required: an L1 by `TDXLAB_REQUIRE_L1` or
+//! by `TDXLAB_L1_KERNEL=newest`, and with the newest kernel all of its features.
 
 mod bad;
 mod clock;

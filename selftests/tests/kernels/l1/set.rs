@@ -1,4 +1,4 @@
-//! Runs in an L1: the whole set of plain VMs, and what can go wrong with an L1 and in it.
+//! Runs in an L1: all scenarios of plain VMs, and failures of an L1 and in it.
 
 use std::path::{Path, PathBuf};
 use std::process::Output;
@@ -10,14 +10,13 @@ use tdxlab_selftests::tdxlab;
 use tdxlab_selftests::turn::Turn;
 use tempfile::TempDir;
 
-/// Far more than any of it takes.
+/// Far longer than any of them takes.
 const PATIENCE: Duration = Duration::from_secs(900);
 
-/// Stands for the folder of reports in a command.
+/// Placeholder for the folder of reports in a command.
 const REPORTS: &str = "{reports}";
 
-/// Runs a command in an L1, with a folder for its report; `None` where no kernel is to be had, which
-/// is said.
+/// Runs a command in an L1, with a folder for its report; `None`, with a message, without a kernel.
 pub(crate) fn l1(options: &[&str], command: &[&str]) -> Option<(Output, TempDir)> {
     if is_inside() {
         skip(false, "this is an L1 already");
@@ -71,7 +70,7 @@ fn run_in(reports: &Path) -> PathBuf {
         .expect("a report came back")
 }
 
-/// Keeps the report of a run for `make kernels`, by the kernel that was asked for.
+/// Keeps the report of a run for `make kernels`, by kernel.
 fn keep(run: &Path) {
     let kernel = std::env::var("TDXLAB_L1_KERNEL").unwrap_or_else(|_| "distribution".to_owned());
     if !["distribution", "newest"].contains(&kernel.as_str()) {
@@ -136,7 +135,7 @@ fn what_needs_a_real_kvm_is_tested_there_too() {
     assert!(skipped.is_empty() || may_skip, "{skipped:?}");
 }
 
-/// Beside what it is about, this sees an instance of tracefs while a run goes on and none after it.
+/// Also checks that an instance of tracefs exists during a run, and none after it.
 #[test]
 fn what_a_killed_run_leaves_is_swept_by_the_next() {
     const SCRIPT: &str = r#"
@@ -165,10 +164,10 @@ fn what_a_killed_run_leaves_is_swept_by_the_next() {
     }
 }
 
-/// What the machine lacks, one thing after the other. A pool that is empty, transparent huge pages
-/// that are off and free memory in pieces are needs that are not met; QEMUs that do not come up are
-/// no host; witnesses that this user may not read, or that are not mounted, leave the rest to judge
-/// by. Before that, two scenarios run at once.
+/// Missing features of the machine, one after the other. An empty pool, disabled transparent huge
+/// pages and fragmented memory are unmet needs; QEMUs that do not start make the host unusable;
+/// witnesses that this user may not read, or that are not mounted, are left out of the judgement.
+/// Before that, two scenarios run at once.
 #[test]
 fn what_the_machine_lacks_is_told_with_what_to_do() {
     const SCRIPT: &str = r#"

@@ -1,4 +1,4 @@
-//! Two VMs at once on a real kernel: what one does must not show in the witnesses of the other.
+//! Two VMs at once on a real kernel: events of one must not show in the witnesses of the other.
 
 use std::path::Path;
 use std::sync::Barrier;
@@ -18,7 +18,7 @@ const LEAF: u64 = PageLevel::Size2M.bytes();
 /// Leaves that each VM maps.
 const LEAVES: u64 = 4;
 
-/// Far more than any of it takes.
+/// Far longer than any of them takes.
 const PATIENCE: Duration = Duration::from_secs(240);
 
 fn host() -> Option<KvmHost> {
@@ -57,7 +57,7 @@ fn seen(sample: &Sample) -> (PageCounters, usize) {
     (*read(&sample.debugfs), read(&sample.splits).len())
 }
 
-/// What a VM saw after each of the three phases: its memory is mapped, one VM logs dirty pages, and
+/// Witnesses of a VM after each of three phases: its memory is mapped, one VM logs dirty pages,
 /// then the other does.
 fn life(
     host: &KvmHost,

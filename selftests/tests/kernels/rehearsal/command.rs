@@ -1,4 +1,4 @@
-//! How these tests call `tdxlab rehearse`.
+//! Calls `tdxlab rehearse`.
 
 use std::path::Path;
 use std::process::Output;
@@ -21,7 +21,7 @@ pub(super) fn rehearse(out: &Path, arguments: &[&str]) -> Output {
     command.output().unwrap()
 }
 
-/// All that was said, for a person to read where a test fails.
+/// All output, for the message of a failed test.
 pub(super) fn said(output: &Output) -> String {
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
     text(&output.stdout) + &text(&output.stderr)

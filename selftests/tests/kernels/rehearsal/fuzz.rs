@@ -1,4 +1,4 @@
-//! Random scenarios on the `tdx` host, races that start again when they started, and a TD that is held
+//! Random scenarios on the `tdx` host, races replayed by their start times, and a TD that is held
 //! after a failure.
 
 use std::fs;
@@ -65,8 +65,8 @@ fn random_scenarios_share_a_td_and_all_pass() {
     assert!(!done("prefault"));
 }
 
-/// What is recorded is when each operation was started; a replay starts them then again, and says how
-/// near it came.
+/// The start of each operation is recorded; a replay starts them at the same time, and reports the
+/// deviation.
 #[test]
 #[ignore = "takes an emulated machine: make test-rehearsal"]
 fn races_start_again_when_they_started() {

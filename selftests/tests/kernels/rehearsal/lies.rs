@@ -1,8 +1,7 @@
-//! What the lab makes of a TDX host that does wrong: KVM's modules lie on request, and each lie must
-//! end in the right verdict, with a line that says what to do.
+//! Verdicts on a misbehaving TDX host: KVM's modules lie on request, and each lie must end in the
+//! right verdict, with a remedy.
 //!
-//! All lies are told in one emulated machine, one after the other: starting one takes longer than a
-//! lie.
+//! All lies run in sequence in one emulated machine: starting one takes longer than a lie.
 
 use std::fmt::Write as _;
 
@@ -10,7 +9,7 @@ use tdxlab_selftests::command::root;
 
 use super::command::{PROGRAM, rehearse, said};
 
-/// A lie, the scenario in which it is told, how the run must end, and what must be said about it.
+/// A lie, its scenario, the expected exit code and messages.
 struct Case {
     lie: &'static str,
     scenario: &'static str,
@@ -115,7 +114,7 @@ const CASES: [Case; 35] = [
         "no-tdx",
         &["vm-type TDX not supported by KVM", "kvm_intel.tdx=1"],
     ),
-    // What an unmodified QEMU says on a kernel whose private memory can be huge.
+    // Errors of an unmodified QEMU on a kernel whose private memory can be huge.
     refused(
         "no-attributes",
         &["KVM does not support guest_memfd", "converts in place"],
@@ -127,7 +126,7 @@ const CASES: [Case; 35] = [
             "its initial image has",
         ],
     ),
-    // The TDX module is busy for a while: QEMU asks again, and nothing comes of it.
+    // The TDX module is busy for a while: QEMU retries, without effect.
     Case {
         lie: "refuse=INIT_MEM_REGION:EAGAIN*3",
         scenario: IMAGE,
@@ -197,7 +196,7 @@ fn every_lie_is_found_out_and_explained() {
         )
         .unwrap();
     }
-    // Anything else is refused, and what was there stays.
+    // Other values are refused, and the old one is kept.
     writeln!(
         text,
         "for lie in refuse=EVERYTHING:EIO refuse=INIT_VM:EWHAT kill=0 nap=1; do\n\

@@ -1,5 +1,4 @@
-//! The real QEMU's own words, on this machine: no emulated machine is needed for a QEMU that gives
-//! up early.
+//! The real QEMU's errors, on this machine: a QEMU that gives up early needs no emulated machine.
 
 use std::process::Command;
 
@@ -8,7 +7,7 @@ use tdxlab::l1::rehearse;
 
 use super::command::{rehearse as rehearsed, said};
 
-/// Starts the QEMU of the rehearsal and returns what it says on its way out.
+/// Starts the QEMU of the rehearsal and returns its last output.
 fn refusal_of(arguments: &[&str]) -> String {
     let cache = rehearse::cache_folder().unwrap();
     let parts = rehearse::ready(&cache).expect("`tdxlab rehearse --prepare` has been run");

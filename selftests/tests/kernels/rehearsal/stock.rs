@@ -1,4 +1,5 @@
-//! What TDX hosts do today: every scenario of `scenarios/stock`, and the doctor's deep look.
+//! The behaviour of today's TDX hosts: every scenario of `scenarios/stock`, and the doctor's check
+//! with a TD.
 
 use std::fs;
 
@@ -15,14 +16,14 @@ fn every_stock_scenario_passes_with_every_witness_read() {
     let output = rehearse(folder.path(), &["scenarios/stock", two_roots]);
     let text = said(&output);
     assert!(output.status.success(), "{text}");
-    // Nobody may take it for TDX: neither on the terminal nor in the report.
+    // It must not be mistaken for TDX: neither on the terminal nor in the report.
     assert!(text.contains("REHEARSAL"), "{text}");
     let run = fs::read_dir(folder.path()).unwrap().next().unwrap();
     let run = run.unwrap().path();
     let html = fs::read_to_string(run.join("report.html")).unwrap();
     assert!(html.contains("REHEARSAL"));
 
-    // Nor is it lost where the run goes on from here.
+    // The notice is kept where the run is processed further.
     for arguments in [&["judge"][..], &["report", "merge"]] {
         let mut again = tdxlab(PROGRAM);
         let output = again
@@ -57,7 +58,7 @@ fn every_stock_scenario_passes_with_every_witness_read() {
     assert!(!facts.contains("DESIGN MISMATCH"), "{facts}");
     let plans = started["plans"].as_array().unwrap().len();
     assert!(plans >= 13, "{plans} plans");
-    // A TD has two roots, so a hole leaves shared memory alone: nothing is skipped.
+    // A TD has two roots, so a hole leaves shared memory alone: no plan is skipped.
     assert_eq!(of("plan_skipped").count(), 0);
 
     let mut holes = 0;
@@ -116,7 +117,7 @@ fn the_doctor_looks_deeply() {
     );
 }
 
-/// One emulated machine for what is quickly seen in it.
+/// One emulated machine for several short tests.
 #[test]
 #[ignore = "takes an emulated machine: make test-rehearsal"]
 fn what_goes_wrong_is_kept_and_said() {
