@@ -1,5 +1,5 @@
-//! How a frame travels, whatever is in it: bytes with their checksum, so packed that no zero is left
-//! in them and a zero ends them.
+//! Encoding of a frame with any content: bytes and their checksum, encoded without zero bytes and
+//! terminated by one.
 //!
 //! ```text
 //! COBS( body | u32 CRC-32 ) | 0x00
@@ -31,10 +31,10 @@ pub fn encode(body: &[u8], encoded: &mut [u8]) -> Option<usize> {
     Some(encoder.finalize())
 }
 
-/// What was in a frame.
+/// A decoded frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Decoded<'p> {
-    /// What was encoded, if the checksum is right.
+    /// The encoded bytes, if the checksum is right.
     pub body: &'p [u8],
     /// The checksum that came with it.
     pub said: u32,
@@ -54,11 +54,11 @@ pub enum CodecError {
     },
 }
 
-/// Decodes a frame, given without its delimiter, into `plain`, which has room for as many bytes.
+/// Decodes a frame, given without its delimiter, into `plain`, which must be at least as long.
 ///
 /// # Errors
 ///
-/// The bytes are no frame. Of one whose checksum is wrong, the caller is told both.
+/// The bytes are not a frame. A wrong checksum is not an error; see [`Decoded`].
 pub fn decode<'p>(encoded: &[u8], plain: &'p mut [u8]) -> Result<Decoded<'p>, CodecError> {
     let bytes = cobs::decode(encoded, plain)
         .map_err(|_| CodecError::Cobs)?

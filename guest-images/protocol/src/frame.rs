@@ -1,12 +1,11 @@
-//! How messages travel on the serial line, and how a receiver finds its feet again after garbage.
+//! Framing of messages on the serial line, with resynchronisation after garbage.
 //!
 //! ```text
 //! 0x00 | COBS( u16 length | payload | u32 CRC-32 ) | 0x00
 //! ```
 //!
 //! The payload is the message in postcard's encoding and `length` its size, little-endian; the rest
-//! is [`codec`]'s. The leading zero ends what garbage may stand in front of the frame; empty frames
-//! mean nothing and are skipped.
+//! is [`codec`]'s. The leading zero terminates garbage before the frame; empty frames are skipped.
 //!
 //! Neither side allocates: a sender needs a [`FrameBuffer`], a receiver is a [`Decoder`].
 
@@ -35,8 +34,8 @@ pub type FrameBuffer = [u8; MAX_FRAME];
 /// A frame buffer to pass to [`encode`].
 pub const EMPTY_FRAME: FrameBuffer = [0; MAX_FRAME];
 
-/// What can be sent: [`Request`] by the lab, [`Reply`] by the micro guest; [`LinuxRequest`] and
-/// [`LinuxReply`] where a Linux guest is spoken to.
+/// Messages: [`Request`] of the lab and [`Reply`] of the micro guest; [`LinuxRequest`] and
+/// [`LinuxReply`] with a Linux guest.
 pub trait Message: Serialize + DeserializeOwned + sealed::Sealed {}
 
 impl Message for Request {}
@@ -72,7 +71,7 @@ pub enum FrameError {
     /// The checksum is wrong.
     #[error("checksum is {found:#010x}, but the frame says {said:#010x}")]
     Checksum {
-        /// What the frame says.
+        /// Checksum in the frame.
         said: u32,
         /// What its bytes give.
         found: u32,
@@ -118,7 +117,7 @@ pub struct Decoder<M> {
 }
 
 impl<M: Message> Decoder<M> {
-    /// A decoder that has seen nothing.
+    /// A decoder without input so far.
     pub const fn new() -> Self {
         Decoder {
             encoded: [0; MAX_ENCODED],
@@ -164,8 +163,8 @@ impl<M: Message> Decoder<M> {
         None
     }
 
-    /// The frame that [`Self::push`] gave last, as it was on the line without delimiters; of a
-    /// frame that is too long, what fits. For telling a person what the bytes were.
+    /// The frame that [`Self::push`] returned last, as on the line without delimiters; truncated if
+    /// the frame is too long. For error messages.
     pub fn frame(&self) -> &[u8] {
         &self.encoded[..self.filled.min(MAX_ENCODED)]
     }

@@ -1,4 +1,4 @@
-//! Which fill wrote a page.
+//! Numbers the fills of memory.
 
 use serde::{Deserialize, Serialize};
 

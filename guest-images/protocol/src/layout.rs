@@ -1,4 +1,4 @@
-//! Where things live: the guest's own memory (machine addresses) and its address space.
+//! Memory layout: the guest's own memory (machine addresses) and its address space.
 //!
 //! Machine memory is what QEMU gives the guest as RAM. In a TD it is the GPA space itself; on the
 //! `soft` host the tested GPA space is separate, emulated by page tables over machine memory.
@@ -21,7 +21,7 @@ pub const MAX_VCPUS: u32 = 64;
 /// At or above 1 MiB, because below it a TD has no plain RAM.
 pub const RUNTIME_START: u64 = 0x0010_0000;
 
-/// Where the guest copies its image, to run there. The page tables of its own memory lie below.
+/// Copy of the image from which the guest runs. The page tables of its own memory are below.
 pub const IMAGE_COPY: u64 = RUNTIME_START + 0x1_0000;
 
 /// End of the guest's runtime memory.
@@ -60,7 +60,7 @@ pub const WINDOW_BYTES: u64 = 0x0000_2000_0000_0000;
 /// I/O port of the serial line that carries the protocol (COM1).
 pub const SERIAL_PORT: u16 = 0x3f8;
 
-/// I/O port of the serial line on which a TD says in words how far it came (COM2).
+/// I/O port of the serial line for a TD's text output (COM2).
 pub const CONSOLE_PORT: u16 = 0x2f8;
 
 /// I/O port of the doorbell (`isa-debugcon`). The byte written is the vCPU's index.

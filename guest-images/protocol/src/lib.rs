@@ -1,18 +1,18 @@
-//! What the guests and the lab agree on.
+//! Protocol and layouts shared by the guests and the lab.
 //!
-//! `no_std`, without allocation, so that the very same code runs in the guest and on the host.
+//! `no_std`, without allocation, so that the same code runs in the guest and on the host.
 //!
-//! | module | what is agreed |
+//! | module | holds |
 //! |---|---|
 //! | [`addr`] | guest-physical addresses, ranges and page levels |
-//! | [`message`] | what the lab asks on the serial port and what the micro guest answers |
-//! | [`linux`] | what the lab asks of the agent in a Linux guest and what it answers |
-//! | [`frame`] | how those messages travel, and how a receiver survives garbage |
-//! | [`codec`] | how bytes travel in a frame, whatever they mean |
-//! | [`generation`] | which fill wrote a page |
-//! | [`pattern`] | the words with which a guest fills memory, so that a bad word says whose it is |
+//! | [`message`] | requests of the lab on the serial port, and answers of the micro guest |
+//! | [`linux`] | requests of the lab to the agent in a Linux guest, and its answers |
+//! | [`frame`] | framing of those messages, with resynchronisation |
+//! | [`codec`] | encoding of a frame |
+//! | [`generation`] | numbers of fills |
+//! | [`pattern`] | the words with which a guest fills memory, each naming its address |
 //! | [`runs`] | run-length coding of results |
-//! | [`layout`] | where things live in the guest's own memory and address space |
+//! | [`layout`] | layout of the guest's own memory and address space |
 //! | [`mailbox`] | how TDCALLs and window faults reach the soft host |
 //! | [`tdcall`] | leaf numbers, status codes and register order of the TDX ABI |
 //! | [`tdvf`] | the metadata by which a VMM loads an image as a TD |

@@ -1,14 +1,14 @@
-//! What the lab asks of the agent in a Linux guest, and what the agent answers.
+//! Requests of the lab to the agent in a Linux guest, and the agent's answers.
 //!
-//! The agent says [`LinuxReply::Hello`] once the line is open, and again whenever it is asked to.
-//! Each [`LinuxRequest`] has a number. The agent works on one at a time and answers it with any
-//! number of parts (extents, findings, bytes, progress) and one end: [`LinuxReply::Done`] or
+//! The agent sends [`LinuxReply::Hello`] once the line is open, and again on request. Each
+//! [`LinuxRequest`] has a number. The agent works on one at a time and answers it with any number
+//! of parts (extents, findings, bytes, progress) and one end: [`LinuxReply::Done`] or
 //! [`LinuxReply::Failed`].
 //!
 //! A *buffer* is memory that the agent owns. The words in it are those of [`crate::pattern`]: each
-//! names the generation of the fill and the GPA that lay under its page when it was filled. Linux
-//! may move a page later; the agent remembers where it was filled, so a page that was moved is
-//! still intact, and a page that is wrong names the GPA whose data it holds.
+//! names the generation of the fill and the GPA of its page when it was filled. Linux may move a
+//! page later; the agent remembers where it was filled, so a page that was moved is still intact,
+//! and a page that is wrong names the GPA whose data it holds.
 
 use heapless::Vec;
 use serde::{Deserialize, Serialize};
@@ -24,7 +24,7 @@ pub const VERSION: u16 = 1;
 /// Name of the virtio-serial port on which the agent speaks.
 pub const PORT: &str = "tdxlab.agent";
 
-/// What the agent writes on the console before anything it says there.
+/// Prefix of the agent's lines on the console.
 pub const CONSOLE_MARK: &str = "tdxlab-agent: ";
 
 /// Folder of the initramfs with the kernel modules to load, in the order of their names.
@@ -91,7 +91,7 @@ impl TryFrom<u8> for BufferId {
 #[error("{0} is no buffer: they go from 0 to {last}", last = MAX_BUFFERS - 1)]
 pub struct NoSuchBuffer(pub u8);
 
-/// What a buffer is made of.
+/// Pages of a buffer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum Pages {
     /// Anonymous memory that Linux maps with 4K pages (`MADV_NOHUGEPAGE`).
@@ -114,54 +114,54 @@ pub enum Pages {
 pub struct LinuxRequest {
     /// Number that every answer to this request repeats.
     pub id: u32,
-    /// What to do.
+    /// The operation.
     pub ask: Ask,
 }
 
-/// What the agent is asked to do.
+/// Operations of the agent.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[allow(clippy::large_enum_variant, reason = "no allocation in the protocol")]
 pub enum Ask {
     /// Say hello again.
     Hello,
-    /// Make a buffer and fill every word of it. Answers [`LinuxReply::Extents`]: what lies under
-    /// it.
+    /// Make a buffer and fill every word of it. Answers [`LinuxReply::Extents`], its physical
+    /// extents.
     Fill {
-        /// Which; one that is there already is filled anew, and keeps its pages.
+        /// The buffer; an existing one is filled again, and keeps its pages.
         buffer: BufferId,
         /// Its size: whole 4K pages; whole 2M pages for hugetlb; a power of two for the kernel's.
         bytes: u64,
-        /// What it is made of.
+        /// The pages of a new buffer.
         pages: Pages,
         /// The generation to write.
         generation: Generation,
     },
     /// Say which GPAs lie under a buffer now. Answers [`LinuxReply::Extents`].
     Where {
-        /// Which.
+        /// The buffer.
         buffer: BufferId,
     },
     /// Read every word of a buffer. Answers [`LinuxReply::Findings`] for pages that are not intact,
     /// and [`Outcome::Verified`].
     Verify {
-        /// Which.
+        /// The buffer.
         buffer: BufferId,
     },
     /// Give a buffer's memory back to Linux.
     Free {
-        /// Which.
+        /// The buffer.
         buffer: BufferId,
     },
     /// Convert pages of a buffer of the kernel's, by set_memory_decrypted() or
     /// set_memory_encrypted().
     Convert {
-        /// Which.
+        /// The buffer.
         buffer: BufferId,
         /// First page, counted in the buffer.
         first: u32,
-        /// How many pages.
+        /// Number of pages.
         count: u32,
-        /// To which side.
+        /// Target: private or shared.
         to: Side,
     },
     /// Put a load on the guest's memory.
@@ -175,13 +175,12 @@ pub enum Ask {
     },
     /// Ask for a quote through configfs-tsm. Answers [`LinuxReply::Bytes`].
     Quote {
-        /// What the quote is over.
+        /// Report data of the quote.
         data: [[u8; 32]; 2],
     },
-    /// Start the same kernel anew by kexec. [`Outcome::Done`] means that it is loaded. What is under
-    /// way on the line is lost with a kernel, so the agent jumps when the lab's next request says
-    /// that this answer has arrived. That request is not answered; the agent's next word is the new
-    /// kernel's Hello.
+    /// Boot the same kernel again by kexec. [`Outcome::Done`] means that it is loaded. Data in
+    /// flight is lost with a kernel, so the agent jumps when the lab's next request shows that this
+    /// answer has arrived. That request is not answered; the next reply is the new kernel's Hello.
     Kexec {
         /// The new kernel's command line.
         append: heapless::String<MAX_APPEND>,
@@ -190,14 +189,14 @@ pub enum Ask {
     PowerOff,
 }
 
-/// Loads on the guest's memory. All of them give back what they took, except `Fragment`.
+/// Loads on the guest's memory. All but `Fragment` free their memory at the end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum Load {
     /// `processes` processes map `bytes` together and write to every 4K page once.
     Touch {
         /// Memory of all of them.
         bytes: u64,
-        /// How many.
+        /// Number of processes.
         processes: u16,
     },
     /// A process writes `bytes` and forks `processes` times; each child writes to every page, which
@@ -218,7 +217,7 @@ pub enum Load {
     Release,
 }
 
-/// What of the guest kernel's own account the agent can read.
+/// Files of the guest kernel that the agent can read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum Witness {
     /// /proc/meminfo.
@@ -262,7 +261,7 @@ impl Witness {
         }
     }
 
-    /// Most bytes that the agent sends of it.
+    /// Bound on the bytes the agent sends of it.
     pub const fn most_bytes(self) -> usize {
         match self {
             Witness::KernelLog => 1 << 20,
@@ -284,7 +283,7 @@ pub enum LinuxReply {
         /// Bytes done so far.
         bytes: u64,
     },
-    /// What lies under a buffer, in the order of its pages.
+    /// Physical extents of a buffer, in the order of its pages.
     Extents {
         /// The request.
         id: u32,
@@ -298,7 +297,7 @@ pub enum LinuxReply {
         /// Consecutive findings.
         findings: Vec<Finding, MAX_FINDINGS>,
     },
-    /// The next bytes of what was read.
+    /// The next bytes of a file.
     Bytes {
         /// The request.
         id: u32,
@@ -309,14 +308,14 @@ pub enum LinuxReply {
     Done {
         /// The request.
         id: u32,
-        /// What came of it.
+        /// The result.
         outcome: Outcome,
     },
     /// The request is over, and could not be done.
     Failed {
         /// The request; 0 where it could not be read.
         id: u32,
-        /// Why.
+        /// The error.
         failure: Failure,
     },
     /// The agent has panicked and powers the guest off.
@@ -345,7 +344,7 @@ impl LinuxReply {
     }
 }
 
-/// What the agent says of itself and of the guest.
+/// Description of the agent and the guest.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LinuxHello {
     /// The agent's [`VERSION`].
@@ -367,42 +366,42 @@ pub struct LinuxHello {
 /// Consecutive pages of a buffer over consecutive GPAs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Extent {
-    /// Where it lies.
+    /// First GPA.
     pub start: Gpa,
-    /// 4K pages.
+    /// Number of 4K pages.
     pub pages: u32,
 }
 
-/// Consecutive pages of a buffer that hold the same, and not what was written to them.
+/// Consecutive pages of a buffer with equal content, other than the fill.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Finding {
     /// First page, counted in the buffer.
     pub page: u32,
     /// How many pages; they lie at consecutive GPAs.
     pub count: u32,
-    /// Where the first lies now.
+    /// Current GPA of the first page.
     pub at: Gpa,
     /// Where it lay when it was filled; its words should name this.
     pub filled_at: Gpa,
-    /// What the pages hold, seen from `filled_at`.
+    /// Content of the pages, relative to `filled_at`.
     pub content: Content,
 }
 
-/// What came of a request that went well.
+/// Result of a successful request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum Outcome {
-    /// It is done.
+    /// Done, without data.
     Done,
     /// A buffer was filled.
     Filled {
-        /// Its size.
+        /// Size in bytes.
         bytes: u64,
-        /// How much of it Linux maps with 2M pages.
+        /// Bytes mapped with 2M pages.
         huge: u64,
     },
     /// A buffer was read.
     Verified {
-        /// Its size.
+        /// Size in bytes.
         bytes: u64,
         /// Pages that are not intact, reported or not.
         wrong: u32,
@@ -418,7 +417,7 @@ pub enum Outcome {
     },
     /// A load has run.
     Loaded {
-        /// Bytes written to.
+        /// Bytes written.
         bytes: u64,
         /// Processes that did not end well.
         failed: u16,
@@ -428,7 +427,7 @@ pub enum Outcome {
 /// Why a request could not be done.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Failure {
-    /// What was tried.
+    /// The operation that failed.
     pub doing: Text,
     /// The system's answer; 0 where the agent itself refused.
     pub errno: i32,

@@ -46,7 +46,7 @@ pub const SLOT_FAULT_INFO: u64 = 0x98;
 /// Slot: u32 answer to a window fault.
 pub const SLOT_ANSWER: u64 = 0xa0;
 
-/// State: nothing asked.
+/// State: no request.
 pub const STATE_IDLE: u32 = 0;
 /// State: the guest asks, the host has not answered.
 pub const STATE_REQUEST: u32 = 1;

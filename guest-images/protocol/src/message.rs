@@ -1,9 +1,9 @@
-//! What the lab asks on the serial port and what the guest answers.
+//! Requests of the lab on the serial port, and the guest's answers.
 //!
-//! The conversation: the guest says [`Reply::Hello`] once it runs; the lab answers with
-//! [`Request::Configure`]; the guest says [`Reply::Ready`]. From then on each
-//! [`Request::Run`] is answered by one or more [`Reply::Part`] frames per task, a
-//! [`Reply::Finished`] per task, and one [`Reply::Idle`] when all tasks are over.
+//! The guest sends [`Reply::Hello`] once it runs; the lab answers with [`Request::Configure`], the
+//! guest with [`Reply::Ready`]. From then on each [`Request::Run`] is answered by one or more
+//! [`Reply::Part`] frames per task, a [`Reply::Finished`] per task, and one [`Reply::Idle`] when
+//! all tasks are over.
 
 use heapless::Vec;
 use serde::{Deserialize, Serialize};
@@ -59,7 +59,7 @@ pub enum Request {
     Run {
         /// Number that every answer to this request repeats.
         id: u32,
-        /// What to run where.
+        /// The tasks, each with its vCPU.
         tasks: Vec<Task, MAX_TASKS>,
     },
     /// End the machine through the exit port with this code.
@@ -72,20 +72,20 @@ pub enum Request {
 /// A command and the vCPU that runs it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Task {
-    /// Which vCPU.
+    /// The vCPU.
     pub vcpu: VcpuId,
-    /// What it does.
+    /// Its command.
     pub command: Command,
 }
 
 /// Sizes at which a range is accepted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum AcceptSize {
-    /// One ACCEPT per page of this level. Nothing is tried after a refusal.
+    /// One ACCEPT per page of this level, until the first failure.
     Exactly(PageLevel),
-    /// As Linux does it: at each position 1G, then 2M, then 4K, as far as alignment and what is
-    /// left allow; any non-zero status means the next smaller size; a failed 4K ends the command.
-    /// Source: `try_accept_one()` in arch/x86/coco/tdx/tdx-shared.c.
+    /// Linux's algorithm: at each position 1G, then 2M, then 4K, as far as alignment and the
+    /// remaining range allow; any non-zero status means the next smaller size; a failed 4K ends the
+    /// command. Source: `try_accept_one()` in arch/x86/coco/tdx/tdx-shared.c.
     Linux,
 }
 
@@ -103,7 +103,7 @@ pub enum AccessKind {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum OnVe {
-    /// Note it and go on with the next page.
+    /// Record it and continue with the next page.
     #[default]
     Skip,
     /// ACCEPT the 4K page and repeat the access.
@@ -115,14 +115,14 @@ pub enum OnVe {
 pub enum Command {
     /// TDG.MEM.PAGE.ACCEPT over the range. Answers [`Run::Accept`].
     Accept {
-        /// What to accept.
+        /// Range to accept.
         range: GpaRange,
-        /// At which size.
+        /// Size of each ACCEPT.
         size: AcceptSize,
     },
     /// Access one word at the start of every `stride`. Answers [`Run::Access`].
     Touch {
-        /// What to touch.
+        /// Range to touch.
         range: GpaRange,
         /// Distance between touches.
         stride: PageLevel,
@@ -135,30 +135,30 @@ pub enum Command {
     },
     /// Write every word of the range with [`crate::pattern::word`]. Answers [`Run::Access`].
     Fill {
-        /// What to fill.
+        /// Range to fill.
         range: GpaRange,
         /// The generation to write.
         generation: Generation,
         /// Private or shared window.
         side: Side,
     },
-    /// Read every word of the range and say what each page holds. Answers [`Run::Content`].
+    /// Read every word of the range and report each page's content. Answers [`Run::Content`].
     Verify {
-        /// What to read.
+        /// Range to read.
         range: GpaRange,
         /// Private or shared window.
         side: Side,
     },
     /// TDG.VP.VMCALL MapGPA, re-issued on RETRY. Answers one [`Run::MapGpa`].
     Convert {
-        /// What to convert.
+        /// Range to convert.
         range: GpaRange,
-        /// To which side.
+        /// Target: private or shared.
         to: Side,
     },
     /// TDG.MEM.PAGE.ATTR.RD at the start of every `stride`. Answers [`Run::Probe`].
     Probe {
-        /// What to probe.
+        /// Range to probe.
         range: GpaRange,
         /// Distance between probes.
         stride: PageLevel,
@@ -167,7 +167,7 @@ pub enum Command {
     Release {
         /// What to give back.
         range: GpaRange,
-        /// At which size.
+        /// Size of each RELEASE.
         level: PageLevel,
     },
 }
@@ -187,7 +187,7 @@ pub enum Reply {
     Part {
         /// The request.
         id: u32,
-        /// Whose results.
+        /// The vCPU of the results.
         vcpu: VcpuId,
         /// Consecutive results.
         runs: Vec<Run, MAX_RUNS>,
@@ -196,7 +196,7 @@ pub enum Reply {
     Finished {
         /// The request.
         id: u32,
-        /// Whose task.
+        /// The vCPU of the task.
         vcpu: VcpuId,
         /// Counted on the way.
         counts: Counts,
@@ -208,12 +208,12 @@ pub enum Reply {
     },
     /// A request could not be understood or run.
     Refused {
-        /// Why.
+        /// The reason.
         reason: Refusal,
     },
     /// The guest has panicked and has stopped.
     Panic {
-        /// On which vCPU.
+        /// The vCPU that panicked.
         vcpu: VcpuId,
         /// Source file.
         file: Text,
@@ -227,7 +227,7 @@ pub enum Reply {
 /// Short text, cut to [`MAX_TEXT`] bytes.
 pub type Text = heapless::String<MAX_TEXT>;
 
-/// What the guest says of itself.
+/// Description of the guest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Hello {
     /// The guest's [`VERSION`].
@@ -252,7 +252,7 @@ pub enum Refusal {
     Version {
         /// The guest's version.
         guest: u16,
-        /// What the lab said.
+        /// The lab's version.
         lab: u16,
     },
     /// No vCPU with that index.
@@ -264,7 +264,7 @@ pub enum Refusal {
     BadRange(GpaRange),
     /// Run before Configure.
     NotConfigured,
-    /// What came was no request: damaged on the way, or of another version.
+    /// The request was damaged on the line, or is of another version.
     Garbled,
     /// The command needs TDCALL, but there is neither a TD nor a soft host to answer it.
     NoTdcall(VcpuId),
@@ -292,7 +292,7 @@ pub enum Run {
         start: Gpa,
         /// Size asked for.
         level: PageLevel,
-        /// How many.
+        /// Number of results.
         count: u32,
         /// RAX of every one.
         status: u64,
@@ -303,16 +303,16 @@ pub enum Run {
         start: Gpa,
         /// How many strides (touch) or 4K pages (fill).
         count: u32,
-        /// What became of them.
+        /// The outcome.
         outcome: Access,
     },
     /// `count` 4K pages from `start` up with the same kind of content.
     Content {
         /// First page.
         start: Gpa,
-        /// How many pages.
+        /// Number of pages.
         count: u32,
-        /// What they hold.
+        /// Their content.
         content: Content,
     },
     /// The result of MapGPA.
@@ -328,7 +328,7 @@ pub enum Run {
     Probe {
         /// First address.
         start: Gpa,
-        /// How many.
+        /// Number of results.
         count: u32,
         /// RAX.
         status: u64,
@@ -341,7 +341,7 @@ pub enum Run {
     },
 }
 
-/// What became of an access.
+/// Outcome of an access.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Access {
     /// Done.
@@ -364,7 +364,7 @@ pub enum Access {
     },
 }
 
-/// What a 4K page holds.
+/// Content of a 4K page.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Content {
     /// Every word is right for this page and all are of one generation.

@@ -1,7 +1,7 @@
 //! The words with which a guest fills memory.
 //!
-//! Every 8-byte word names the address and the generation it was written for, so a word found in
-//! the wrong place says whose it is.
+//! Every 8-byte word names the address and the generation it was written for, so a misplaced word
+//! shows where it belongs.
 //!
 //! ```text
 //! bits 63:49  generation, 1..=32767 (0 never occurs, so no pattern word is zero)
@@ -24,7 +24,7 @@ pub const fn word(page: Gpa, index: usize, generation: Generation) -> u64 {
         | (index as u64 & 0x1ff)
 }
 
-/// What a word says of itself.
+/// Address and generation of a word.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Decoded {
     /// The fill that wrote it.
@@ -47,7 +47,7 @@ pub const fn decode(word: u64) -> Option<Decoded> {
     }
 }
 
-/// Says what the words found at `page` are.
+/// Classifies the words found at `page`.
 pub fn classify(page: Gpa, words: &[u64; WORDS]) -> Content {
     let mut classifier = Classifier::new(page, words[0]);
     for &word in &words[1..] {
@@ -56,7 +56,7 @@ pub fn classify(page: Gpa, words: &[u64; WORDS]) -> Content {
     classifier.finish()
 }
 
-/// Says what a page holds, from its words one after the other.
+/// Classifies a page, word by word.
 pub struct Classifier {
     page: Gpa,
     first: Kind,
@@ -99,13 +99,13 @@ impl Classifier {
         self.seen += 1;
     }
 
-    /// What the page holds, where all its words are known to be like the first.
+    /// The result, if all words are known to match the first.
     pub fn whole(mut self) -> Content {
         self.like_first = WORDS as u16;
         self.finish()
     }
 
-    /// What the page holds, after its last word.
+    /// The result, after the last word.
     pub fn finish(self) -> Content {
         match self.first {
             _ if usize::from(self.like_first) != WORDS => self.torn(),
@@ -127,7 +127,7 @@ impl Classifier {
     }
 }
 
-/// What the first word of a page makes one expect of the others.
+/// Expectation for all words, from the first.
 #[derive(Clone, Copy)]
 enum Kind {
     /// All zero.

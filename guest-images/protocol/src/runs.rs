@@ -4,9 +4,9 @@ use crate::addr::{Gpa, PageLevel};
 use crate::message::{Content, Run};
 
 impl Run {
-    /// Makes `next` part of this run, where it continues it: it starts where this run ends and says
-    /// the same. `stride` is the distance between two results of a touch or a probe; ACCEPTs lie
-    /// their own level apart, contents and fills 4K. Gives `next` back where it is a run of its own.
+    /// Merges `next` into this run if it is contiguous and has the same result. `stride` is the
+    /// distance between two results of a touch or a probe; ACCEPTs are their own level apart,
+    /// contents and fills 4K. Returns `next` if it is a separate run.
     pub fn absorb(&mut self, next: Run, stride: PageLevel) -> Option<Run> {
         match self.try_absorb(&next, stride) {
             Some(()) => None,

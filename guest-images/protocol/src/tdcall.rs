@@ -59,7 +59,7 @@ pub mod vmcall {
 
     /// R10 status: done.
     pub const SUCCESS: u64 = 0;
-    /// R10 status: go on from the address in R11.
+    /// R10 status: continue at the address in R11.
     pub const RETRY: u64 = 1;
     /// R10 status: an operand is wrong.
     pub const INVALID_OPERAND: u64 = 0x8000_0000_0000_0000;
@@ -83,7 +83,7 @@ pub mod status {
     pub const OPERAND_BUSY: u64 = 0x8000_0200_0000_0000;
     /// TDX_NO_VALID_VE_INFO.
     pub const NO_VALID_VE_INFO: u64 = 0xc000_0704_0000_0000;
-    /// The part of a status that says what happened; the rest is detail.
+    /// The class of a status; the other bits are details.
     pub const CLASS_MASK: u64 = 0xffff_ffff_0000_0000;
 }
 
@@ -97,6 +97,6 @@ pub const ATTR_RD_PENDING: u64 = 1 << 62;
 /// raising #VE.
 pub const ATTRIBUTES_SEPT_VE_DISABLE: u64 = 1 << 28;
 
-/// TDG.VP.INFO attributes, bit 62, which no TDX module sets: the module is played, by the kernel of a
-/// rehearsal. A report must say so.
+/// TDG.VP.INFO attributes, bit 62, which no TDX module sets: the module is software, in the kernel
+/// of a rehearsal. A report must say so.
 pub const ATTRIBUTES_REHEARSAL: u64 = 1 << 62;

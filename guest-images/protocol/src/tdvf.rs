@@ -1,7 +1,7 @@
-//! The TDVF metadata of a firmware image, by which a VMM learns how to load it as a TD: what the
-//! builder of the image writes and the lab reads.
+//! The TDVF metadata of a firmware image, which tells a VMM how to load it as a TD. The builder of
+//! the image writes it, the lab reads it.
 //!
-//! Source: "Intel TDX Virtual Firmware Design Guide", section 11; what QEMU makes of it is in
+//! Source: "Intel TDX Virtual Firmware Design Guide", section 11; QEMU's reader is in
 //! `hw/i386/pc_sysfw_ovmf.c` and `hw/i386/tdvf.c`.
 //!
 //! ```text
@@ -37,7 +37,7 @@ pub const SECTION_BYTES: usize = 32;
 /// Attribute of a section: its content is part of the measurement.
 pub const MR_EXTEND: u32 = 1;
 
-/// What a section is.
+/// Type of a section.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SectionKind {
     /// Code, copied from the image.
@@ -61,14 +61,14 @@ pub struct Section {
     pub start: u64,
     /// Bytes of memory.
     pub bytes: u64,
-    /// What it is.
+    /// Type of the section.
     pub kind: SectionKind,
     /// [`MR_EXTEND`] or 0.
     pub attributes: u32,
 }
 
 impl Section {
-    /// The entry as it lies in the image.
+    /// The entry as stored in the image.
     pub fn to_bytes(self) -> [u8; SECTION_BYTES] {
         let kind: u32 = match self.kind {
             SectionKind::Bfv => 0,

@@ -1,4 +1,4 @@
-//! Messages survive the line both ways, and the line survives anything.
+//! Messages round-trip, and the line resynchronises after any input.
 
 mod common;
 

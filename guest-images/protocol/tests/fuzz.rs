@@ -1,4 +1,4 @@
-//! Random and mutated input: no panic, no hang, and not one allocation.
+//! Random and mutated input: no panic, no hang, no allocation.
 //!
 //! A smaller run is part of `cargo test`. All ten million inputs:
 //!
@@ -152,8 +152,8 @@ fn prepare(rng: &mut SmallRng, corpus: &[Vec<u8>], input: &mut Vec<u8>) {
     }
 }
 
-/// Feeds one input and counts the messages in it. The state left behind is what the next input
-/// meets, as on a line.
+/// Feeds one input and counts the messages in it. The decoder keeps its state for the next input,
+/// as on a line.
 fn drain<M: Message>(decoder: &mut Decoder<M>, mut input: &[u8]) -> u64 {
     let mut ends = input.iter().filter(|&&byte| byte == 0).count();
     let mut messages = 0;
