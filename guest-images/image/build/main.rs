@@ -1,8 +1,8 @@
-//! Builds what runs in guests: the micro guest, of which it makes the finished image, and the agent
-//! of Linux guests.
+//! Builds the programs of guests: the micro guest, with its finished image, and the agent of Linux
+//! guests.
 //!
-//! 1. A cargo of its own builds `guest-images/micro`, with flags that suit a guest and a target
-//!    folder below `OUT_DIR`; another one `guest-images/linux`, as a static program.
+//! 1. A nested cargo builds `guest-images/micro`, with flags for a guest and a target folder
+//!    below `OUT_DIR`; another one `guest-images/linux`, as a static program.
 //! 2. The loadable segment of the micro guest's ELF file becomes the image; the TDVF metadata is
 //!    written into it.
 //! 3. `src/lib.rs` includes image and agent; the ELF file stays beside it for the debugger.
@@ -68,7 +68,7 @@ fn build_micro(source: &Path, target: &Path) -> PathBuf {
     let link = |argument: String| format!("-Clink-arg={argument}");
     let mut flags = vec![
         "-Cpanic=abort".to_owned(),
-        // The guest runs where it is linked for.
+        // The guest runs at its link address.
         "-Crelocation-model=static".to_owned(),
         "-Cforce-frame-pointers=yes".to_owned(),
         link("-nostartfiles".to_owned()),
@@ -125,7 +125,7 @@ fn build(source: &Path, target: &Path, flags: &[String], name: &str) -> PathBuf 
         .arg("--target-dir")
         .arg(target)
         .env("CARGO_ENCODED_RUSTFLAGS", flags.join("\u{1f}"));
-    // What the outer cargo was told about its own crates is not meant for the guest.
+    // Settings of the outer cargo must not apply to the guest.
     for name in outer_settings() {
         cargo.env_remove(name);
     }

@@ -1,5 +1,5 @@
-//! The metadata by which a VMM learns how to load the image as a TD, in the room that the image
-//! leaves for it.
+//! The TDVF metadata, which tells a VMM how to load the image as a TD, in the space reserved by the
+//! image.
 //!
 //! ```text
 //! end - 0x400   descriptor and sections

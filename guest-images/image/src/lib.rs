@@ -1,5 +1,5 @@
-//! What runs in guests: the finished image of the micro guest, 64 KiB to pass to QEMU with `-bios`,
-//! and the agent of Linux guests.
+//! Programs of guests: the finished image of the micro guest, 64 KiB for QEMU's `-bios`, and the
+//! agent of Linux guests.
 
 use tdxlab_protocol::layout;
 

@@ -1,4 +1,4 @@
-//! The guest's reader of the TD_HOB, on a list as QEMU writes it and on everything else.
+//! The guest's reader of the TD_HOB, on a list as written by QEMU and on invalid ones.
 
 #[path = "../../micro/src/hob.rs"]
 mod hob;

@@ -1,5 +1,5 @@
-//! The guests' own Cargo.lock files name no crate that the workspace's does not name as well: what
-//! `cargo fetch` brings for the workspace is enough to build the guests offline.
+//! The guests' own Cargo.lock files name only crates that the workspace's names, too, so that
+//! `cargo fetch` for the workspace suffices to build the guests offline.
 
 use std::collections::HashSet;
 use std::fs;

@@ -1,5 +1,5 @@
-//! Reads the finished image as QEMU does when it loads a TD, and holds it to every rule that QEMU,
-//! KVM or the processor checks. The parser is this file's own; of the builder it knows nothing.
+//! Reads the finished image as QEMU does when it loads a TD, and checks every rule of QEMU, KVM and
+//! the processor. The parser is independent of the builder.
 //!
 //! Sources: QEMU `hw/i386/pc_sysfw_ovmf.c` and `hw/i386/tdvf.c`, Linux `Documentation/virt/kvm/x86/
 //! intel-tdx.rst`, the TDX module's initial vCPU state.

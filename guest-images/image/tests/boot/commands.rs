@@ -1,4 +1,4 @@
-//! Each command asks the host for the right thing and reports what came of it.
+//! Each command makes the right calls to the host and reports the results.
 
 use std::cell::RefCell;
 use std::rc::Rc;
@@ -56,7 +56,7 @@ fn accept_passes_address_and_level_and_codes_equal_statuses_once() {
             assert_eq!(registers[reg::RAX], leaf::MEM_PAGE_ACCEPT);
             noted.borrow_mut().push(registers[reg::RCX]);
             let fifth = registers[reg::RCX] == page(5).as_u64();
-            // Whatever else a host puts into registers, the guest goes on.
+            // The guest must cope with any register contents.
             *registers = [0xdead_beef; 16];
             registers[reg::RAX] = if fifth { already } else { 0 };
         }),

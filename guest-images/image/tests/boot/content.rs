@@ -1,4 +1,4 @@
-//! What verify says about memory that the host has tampered with.
+//! Results of verify on memory that the host has tampered with.
 
 use tdxlab_protocol::addr::PageLevel;
 use tdxlab_protocol::message::*;

@@ -1,5 +1,5 @@
-//! A tiny host: enough page tables and TDCALL to see the guest do its part. Every test says what it
-//! does by hand; the real soft host is the lab's.
+//! A minimal host: just enough page tables and TDCALL for the guest. Tests write the results by
+//! hand; the real soft host is in the lab.
 
 use std::collections::VecDeque;
 use std::num::NonZero;
@@ -20,21 +20,21 @@ use tdxlab_protocol::tdcall::{leaf, reg, vmcall};
 
 use crate::qemu::{MEMORY_BYTES, Qemu};
 
-/// What the guest asks a host.
+/// Request of the guest to its host.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Ask {
     Tdcall([u64; 16]),
     Fault { gpa: Gpa, side: Side, write: bool },
 }
 
-/// What the host answers.
+/// Answer of the host.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Answer {
     /// The registers after TDCALL.
     Registers([u64; 16]),
     /// [`ANSWER_RETRY`] and so on.
     Fault(u32),
-    /// Nothing now: the test has answered by itself, or will.
+    /// None now: the test answers itself.
     Later,
 }
 
@@ -71,20 +71,20 @@ pub(crate) struct Lab {
     policy: Policy,
     unread: VecDeque<Reply>,
     module: Module,
-    /// In a TD: what the guest is still to read from its serial line.
+    /// In a TD: bytes not yet read by the guest from its serial line.
     to_td: VecDeque<u8>,
     /// In a TD: whether the data port means the divisor.
     divisor_latch: bool,
     /// The same of its second serial port.
     console_divisor_latch: bool,
-    /// What it has said there.
+    /// Output on the second serial line.
     pub(crate) console: Vec<u8>,
     is_td: bool,
     /// The registers of ReportFatalError, after which the guest gets no answer.
     pub(crate) fatal_error: Option<[u64; 16]>,
 }
 
-/// What TDG.VP.INFO says.
+/// Result of TDG.VP.INFO.
 #[derive(Clone, Copy)]
 pub(crate) struct Module {
     pub(crate) gpa_width: u8,
@@ -93,7 +93,7 @@ pub(crate) struct Module {
 }
 
 impl Lab {
-    /// Starts QEMU; `policy` answers what the guest asks, but see [`Lab::own_answer`].
+    /// Starts QEMU; `policy` answers the guest's requests, except those of [`Lab::own_answer`].
     pub(crate) fn start(vcpus: u16, policy: Policy) -> Lab {
         Lab::with_topology(&vcpus.to_string(), policy)
     }
@@ -171,7 +171,7 @@ impl Lab {
         }
     }
 
-    /// The next reply. Answers what the guest asks meanwhile.
+    /// The next reply. Serves the guest's requests meanwhile.
     pub(crate) fn reply(&mut self) -> Reply {
         loop {
             if let Some(reply) = self.unread.pop_front() {
@@ -181,7 +181,7 @@ impl Lab {
         }
     }
 
-    /// Waits for bytes and does what they ask for.
+    /// Waits for bytes and serves them.
     pub(crate) fn step(&mut self) {
         let (serial, doorbell) = self.qemu.wait();
         self.receive(&serial);
@@ -216,7 +216,7 @@ impl Lab {
         }
     }
 
-    /// What is the same for every test: TDG.VP.INFO and a TD's serial line.
+    /// Answers common to all tests: TDG.VP.INFO and a TD's serial line.
     fn own_answer(&mut self, mut registers: [u64; 16]) -> Option<Answer> {
         let sub_function = registers[reg::R11];
         match registers[reg::RAX] {
@@ -325,7 +325,7 @@ impl Lab {
     }
 }
 
-/// What came of a task.
+/// Result of a task.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Outcome {
     pub(crate) runs: Vec<Run>,
@@ -343,7 +343,7 @@ impl Memory {
     fn new(memory: OwnedFd) -> Memory {
         let length = NonZero::new(MEMORY_BYTES).expect("not zero");
         let access = ProtFlags::PROT_READ | ProtFlags::PROT_WRITE;
-        // SAFETY: a new mapping overlaps nothing.
+        // SAFETY: a new mapping overlaps no other.
         let start = unsafe { mmap(None, length, access, MapFlags::MAP_SHARED, memory, 0) };
         Memory {
             start: start.expect("the memfd can be mapped"),
@@ -509,7 +509,7 @@ impl Memory {
 
 impl Drop for Memory {
     fn drop(&mut self) {
-        // SAFETY: nothing borrows from the mapping any more.
+        // SAFETY: no borrow of the mapping is left.
         let _ = unsafe { munmap(self.start, MEMORY_BYTES) };
     }
 }

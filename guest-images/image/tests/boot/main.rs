@@ -1,14 +1,14 @@
 //! Boots the image in QEMU with TCG and does the host's part by hand.
 //!
-//! | module | what is shown |
+//! | module | tests |
 //! |---|---|
-//! | `commands` | each command asks the host for the right thing and reports what came of it |
-//! | `ve` | what the guest does about pages that are pending |
-//! | `content` | what verify says about memory that the host has tampered with |
-//! | `several` | several vCPUs, and translations that never grow stale |
+//! | `commands` | each command makes the right calls to the host and reports the results |
+//! | `ve` | the guest's handling of pending pages |
+//! | `content` | results of verify on memory that the host has tampered with |
+//! | `several` | several vCPUs, and no stale translations |
 //! | `unhappy` | wrong requests, noise, death and panics |
 //! | `td` | the image started as a TD is |
-//! | `timing` | how long things take; printed, never judged |
+//! | `timing` | durations; printed, never judged |
 
 mod commands;
 mod content;

@@ -1,4 +1,4 @@
-//! A QEMU with the image in it, and the two lines to it.
+//! A QEMU with the image in it, and its two lines.
 
 use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
@@ -128,7 +128,7 @@ impl Qemu {
         self.serial.write_all(bytes).expect("QEMU takes bytes");
     }
 
-    /// Waits until QEMU ends by itself.
+    /// Waits until QEMU exits.
     pub(crate) fn end(&mut self) -> ExitStatus {
         let start = Instant::now();
         loop {

@@ -1,4 +1,4 @@
-//! Several vCPUs, and translations that never grow stale.
+//! Several vCPUs, and no stale translations.
 
 use std::cell::RefCell;
 use std::collections::HashSet;
@@ -17,7 +17,7 @@ use crate::{generation, on, page, pages};
 
 const SIDE: Side = Side::Private;
 
-/// Every vCPU fills four pages of its own, and another one reads them.
+/// Every vCPU fills four pages, and another one reads them.
 fn all_work(vcpus: u16) {
     let mut lab = Lab::ready(vcpus, maps_on_fault());
     let range = |vcpu| pages(u64::from(vcpu) * 4, 4);
@@ -71,7 +71,7 @@ fn sixty_four_vcpus_work() {
 
 #[test]
 fn tasks_of_a_request_run_side_by_side() {
-    // No vCPU is answered before all have asked: tasks that ran one after the other would hang.
+    // No vCPU is answered before all have made a request: tasks in sequence would hang.
     const VCPUS: u16 = 4;
     let waiting = Rc::new(RefCell::new(Vec::new()));
     let noted = waiting.clone();
@@ -280,7 +280,7 @@ fn vcpus_without_work_sleep() {
     };
     let tasks: Vec<Task> = (0..8).map(|vcpu| on(vcpu, verify)).collect();
     lab.run(&tasks);
-    // A vCPU that waits awake is never halted. Once all of them are, nothing is left to wake one.
+    // A vCPU that waits awake is never halted. Once all of them are, no wake-up is left.
     let began = Instant::now();
     while lab.qemu.halted() != (8, 0) {
         assert!(

@@ -1,5 +1,6 @@
-//! The image started as a TD is, on a machine without TDX: its TDCALLs raise #UD and come to the
-//! tiny host, which plays module and VMM. All of the guest's TD side runs but the instruction.
+//! The image started as a TD is, on a machine without TDX: its TDCALLs raise #UD and reach the
+//! minimal host, which emulates module and VMM. All of the guest's TD code runs but the
+//! instruction.
 
 use std::arch::global_asm;
 
@@ -142,7 +143,7 @@ fn windows_of_a_td_lie_on_the_machine_and_the_shared_one_has_the_shared_bit() {
         };
         assert_eq!(leaf(PRIVATE_WINDOW, 0), 0x83);
         assert_eq!(leaf(SHARED_WINDOW, 0), 0x83 | 1 << (gpa_width - 1));
-        // Nothing is mapped beyond the limit, rounded up to 1G.
+        // No memory is mapped beyond the limit, rounded up to 1G.
         assert_eq!((leaf(PRIVATE_WINDOW, 1), leaf(SHARED_WINDOW, 1)), (0, 0));
 
         let start = Gpa::new(128 << 20);
@@ -228,7 +229,7 @@ fn the_second_serial_line_tells_in_words_how_far_a_td_came() {
     assert_eq!(str::from_utf8(&lab.console).unwrap(), expected);
 }
 
-/// The panic of a TD that cannot go on, and what it then tells the VMM.
+/// The panic of a TD that cannot continue, and its report to the VMM.
 fn fatal(lab: &mut Lab) -> (Text, [u64; 16]) {
     let Reply::Panic { message, .. } = lab.reply() else {
         panic!("no panic");
@@ -247,7 +248,7 @@ fn a_td_that_panics_reports_it_to_the_vmm_as_well() {
     let mut lab = start_with_hob(1, module(48, 0, 1), &[0; 64], nothing_else());
     let (message, registers) = fatal(&mut lab);
     assert_eq!(message, "TD_HOB: the entry at 0x0 cannot be 0 bytes long");
-    // And in words, whatever has become of the other line.
+    // And as text, whatever the state of the other line.
     let words = str::from_utf8(&lab.console).unwrap();
     let (first, last) = words.split_once('\n').unwrap();
     assert_eq!(first, "started as a TD, GPA width 48");

@@ -1,4 +1,4 @@
-//! How long things take; printed, never judged. See them with
+//! Durations; printed, never judged. Run them with
 //!
 //! ```text
 //! cargo test -p tdxlab-guest-image --test boot -- timing --nocapture --ignored

@@ -1,4 +1,4 @@
-//! #VE: what the guest does about pages that are pending.
+//! #VE: the guest's handling of pending pages.
 
 use std::cell::RefCell;
 use std::collections::HashSet;
