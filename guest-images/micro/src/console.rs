@@ -1,8 +1,8 @@
-//! The second serial line of a TD: words for people.
+//! The second serial line of a TD: text output.
 //!
-//! A TD cannot be looked into from outside. Where it never gets as far as its greeting, or stops in
-//! the middle of a frame, this line tells how far it came. Each byte is an exit, so there are few
-//! words, all of them from the boot processor until it serves, and those of a panic.
+//! A TD cannot be inspected by the host. If it never sends its greeting, or stops in the middle of
+//! a frame, this line shows how far it came. Each byte is an exit, so there is little text: from
+//! the boot processor until it serves, and from a panic.
 
 use core::fmt::{self, Write};
 
@@ -20,7 +20,7 @@ pub(crate) fn set_up() {
     }
 }
 
-/// Says something, as a line of its own.
+/// Prints a line.
 pub(crate) fn say(words: fmt::Arguments<'_>) {
     if td::is_td() {
         // The device takes all that is written to it.

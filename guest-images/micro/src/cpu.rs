@@ -68,14 +68,14 @@ pub(crate) fn rdtsc() -> u64 {
 
 /// Enables interrupts and waits for one, with no gap in between; interrupts are off afterwards.
 pub(crate) fn wait_for_interrupt() {
-    // SAFETY: every vector has a handler with a stack of its own.
+    // SAFETY: every vector has a handler with its own stack.
     unsafe { asm!("sti", "hlt", "cli", options(nostack)) };
 }
 
 /// Stops this vCPU for good.
 pub(crate) fn halt() -> ! {
     loop {
-        // SAFETY: stopping touches nothing.
+        // SAFETY: stopping accesses no memory.
         unsafe { asm!("cli", "hlt", options(nomem, nostack)) };
     }
 }

@@ -1,6 +1,6 @@
 //! The end of the guest: panics and fatal exceptions reach the host as a message.
 //!
-//! Both go on on a stack of their own, because the one in use may be small or at its end. Only the
+//! Both switch to a separate stack, because the one in use may be small or exhausted. Only the
 //! first vCPU to fail reports; others that fail stop.
 
 use core::fmt::{self, Write};
@@ -45,7 +45,7 @@ fn report(file: &str, line: u32, message: &dyn fmt::Display) -> ! {
     let mut text = Cut(Text::new());
     // Text that does not fit is cut, which is no error.
     let _ = write!(text, "{message}");
-    // In words first: nothing else holds that line.
+    // As text first: no other vCPU holds that line.
     console::say(format_args!(
         "vCPU {} panics at {file}:{line}: {message}",
         this().id().0
@@ -72,7 +72,7 @@ pub(crate) extern "sysv64" fn halt() -> ! {
     cpu::halt()
 }
 
-/// The end of a path, where it is too long: it says more than the beginning.
+/// The end of a path that is too long, since it is more specific than the beginning.
 fn last_of(path: &str) -> Text {
     let surplus = path.len().saturating_sub(Text::new().capacity());
     let start = (surplus..path.len()).find(|&at| path.is_char_boundary(at));

@@ -1,7 +1,7 @@
-//! The TD_HOB: what the VMM says about memory. The host writes it, so nothing in it is believed
-//! before it is checked.
+//! The TD_HOB: the VMM's description of memory. The host writes it, so all of it is checked before
+//! use.
 //!
-//! Source: UEFI PI specification, volume 3; what QEMU writes is in `hw/i386/tdvf-hob.c`.
+//! Source: UEFI PI specification, volume 3; QEMU's writer is in `hw/i386/tdvf-hob.c`.
 
 use core::fmt;
 
@@ -20,7 +20,7 @@ const MEMORY: [u32; 2] = [0, 7];
 /// Guest-physical addresses have at most this many bits.
 const ADDRESS_BITS: u32 = 52;
 
-/// Why a TD_HOB is not believed; `at` is the offset of the entry.
+/// Why a TD_HOB is rejected; `at` is the offset of the entry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum HobError {
     /// The list does not end within its memory.
@@ -57,7 +57,7 @@ impl fmt::Display for HobError {
     }
 }
 
-/// The first address after all memory that the list in `bytes` tells of.
+/// The first address after all memory in the list in `bytes`.
 pub(crate) fn end_of_memory(bytes: &[u8]) -> Result<u64, HobError> {
     let mut at = 0;
     let mut end = 0;
@@ -100,8 +100,7 @@ fn header(entry: &[u8]) -> Option<(u16, usize)> {
     Some((number(0), usize::from(number(2))))
 }
 
-/// The end of the memory of a whole entry about a piece of memory, 0 where it is about something
-/// else.
+/// The end of the memory range of a resource entry; 0 for other entries.
 fn end_of_resource(entry: &[u8], at: usize) -> Result<u64, HobError> {
     let bytes = |at: usize| entry[at..].first_chunk::<8>().copied().unwrap_or_default();
     let kind = u64::from_le_bytes(bytes(RESOURCE_TYPE)) as u32;

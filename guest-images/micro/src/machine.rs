@@ -1,4 +1,4 @@
-//! The PC around a guest that is no TD: interrupt controllers and the number of vCPUs.
+//! The PC of a guest that is not a TD: interrupt controllers and the number of vCPUs.
 
 use tdxlab_protocol::message::VcpuId;
 
@@ -38,7 +38,7 @@ const STARTUP: u32 = 0b110 << 8;
 /// SIPI vector: the page at 0xff000, the alias of the image's boot page.
 const BOOT_PAGE: u32 = 0xff;
 
-/// vCPUs of this machine, as QEMU's firmware configuration device says.
+/// Number of vCPUs, from QEMU's firmware configuration device.
 pub(crate) fn vcpus() -> u16 {
     const SELECTOR: u16 = 0x510;
     const DATA: u16 = 0x511;
@@ -54,7 +54,7 @@ pub(crate) fn vcpus() -> u16 {
     u16::from_le_bytes([inb(DATA), inb(DATA)])
 }
 
-/// Lets the serial line interrupt, and nothing else. Called on the boot processor.
+/// Enables the interrupt of the serial line only. Called on the boot processor.
 pub(crate) fn set_up_pic() {
     const FIRST_COMMAND: u16 = 0x20;
     const FIRST_DATA: u16 = 0x21;

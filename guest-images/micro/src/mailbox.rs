@@ -1,5 +1,5 @@
-//! The guest's side of [`tdxlab_protocol::mailbox`]: asking a soft host, and keeping translations
-//! no older than the host believes.
+//! The guest's side of [`tdxlab_protocol::mailbox`]: requests to a soft host, and flushing stale
+//! translations.
 
 use core::hint::spin_loop;
 use core::sync::atomic::{
@@ -37,7 +37,7 @@ fn slot() -> u64 {
     SLOTS + u64::from(this().id().0) * SLOT_BYTES
 }
 
-/// Says that the guest is there.
+/// Announces the guest.
 pub(crate) fn open() {
     word(HEADER_VERSION).store(u32::from(VERSION), SeqCst);
     double(HEADER_MAGIC).store(MAGIC, SeqCst);
@@ -51,14 +51,14 @@ pub(crate) fn tdcall(gprs: &mut [u64; 16]) {
     }
     ask(KIND_TDCALL);
     for (number, value) in gprs.iter_mut().enumerate() {
-        // TDCALL never changes these two, and the guest could not go on without them.
+        // TDCALL never changes these two, and the guest could not continue without them.
         if !matches!(number, reg::RSP | reg::RBP) {
             *value = place(number).load(Relaxed);
         }
     }
 }
 
-/// What the soft host says about a window fault.
+/// Answer of the soft host to a window fault.
 pub(crate) enum Answer {
     /// Try again.
     Retry,
@@ -68,7 +68,7 @@ pub(crate) enum Answer {
     Dead,
 }
 
-/// Tells the soft host of a window fault.
+/// Reports a window fault to the soft host.
 pub(crate) fn fault(gpa: Gpa, side: Side, write: bool) -> Answer {
     let shared = match side {
         Side::Private => 0,
@@ -86,7 +86,7 @@ pub(crate) fn fault(gpa: Gpa, side: Side, write: bool) -> Answer {
     }
 }
 
-/// Hands the slot to the host and waits until it comes back.
+/// Hands the slot to the host and waits for the answer.
 fn ask(kind: u32) {
     let slot = slot();
     let state = word(slot + SLOT_STATE);

@@ -1,20 +1,20 @@
-//! The micro guest: what the lab boots to exercise a host's private memory.
+//! The micro guest, which exercises a host's private memory.
 //!
-//! One 64 KiB image that starts in real mode (TCG, KVM) or as a TD, reaches 64-bit mode, says hello
-//! on its serial port and then does what the lab asks: accept, touch, fill, verify, convert, probe.
-//! Built by `guest-images/image`; how it boots and where things lie is told in
+//! One 64 KiB image that starts in real mode (TCG, KVM) or as a TD, reaches 64-bit mode, sends a
+//! hello on its serial port and then serves the lab's requests: accept, touch, fill, verify,
+//! convert, probe. Built by `guest-images/image`; boot and memory layout are described in
 //! `guest-images/README.md`.
 //!
-//! | module | what it is about |
+//! | module | holds |
 //! |---|---|
 //! | [`boot`] | from the reset vector to [`start`] |
-//! | [`vcpu`], [`smp`] | what each vCPU has of its own; several of them |
+//! | [`vcpu`], [`smp`] | per-vCPU data; start of several vCPUs |
 //! | [`trap`], [`fatal`] | exceptions; the end |
-//! | [`td`], [`mailbox`] | TDCALL; who answers it where there is no TDX |
+//! | [`td`], [`mailbox`] | TDCALL; its emulation without TDX |
 //! | [`window`] | the memory under test |
-//! | [`serve`], [`command`] | the conversation with the lab; what it asks for |
-//! | [`console`] | what a TD says to people |
-//! | [`serial`], [`machine`], [`port`], [`cpu`], [`mem`], [`hob`] | the hardware, and what a VMM says of it |
+//! | [`serve`], [`command`] | the conversation with the lab; its commands |
+//! | [`console`] | text output of a TD |
+//! | [`serial`], [`machine`], [`port`], [`cpu`], [`mem`], [`hob`] | the hardware, and the VMM's description of it |
 
 #![no_std]
 #![no_main]
@@ -40,7 +40,7 @@ mod window;
 use tdxlab_protocol::layout::{TD_HOB_END, TD_HOB_START};
 use tdxlab_protocol::message::{Hello, VERSION, VcpuId};
 
-/// GPA width told where there is no TD: that of the soft host's TDX module.
+/// GPA width without a TD: that of the soft host's TDX module.
 const GPA_WIDTH_WITHOUT_TD: u8 = 48;
 
 /// Where every vCPU arrives in 64-bit mode. `hob` is the address of the TD_HOB and `gpa_width` the
@@ -68,7 +68,7 @@ extern "sysv64" fn start(index: u32, hob: u32, gpa_width: u32) -> ! {
     }
 }
 
-/// Goes on in a TD.
+/// Continues the start in a TD.
 fn start_td(hob: u32, gpa_width: u32) -> ! {
     console::say(format_args!("started as a TD, GPA width {gpa_width}"));
     assert!(
@@ -76,7 +76,7 @@ fn start_td(hob: u32, gpa_width: u32) -> ! {
         "the VMM says that the TD_HOB is at {hob:#x}, but the image's metadata says {TD_HOB_START:#x}"
     );
     let bytes = (TD_HOB_END - TD_HOB_START) as usize;
-    // SAFETY: the section is accepted memory by itself, which the VMM wrote before the start.
+    // SAFETY: the section is memory accepted at start, written by the VMM before.
     let hob = unsafe { core::slice::from_raw_parts(TD_HOB_START as *const u8, bytes) };
     let end_of_memory = match hob::end_of_memory(hob) {
         Ok(end) => end,
@@ -99,9 +99,9 @@ fn start_td(hob: u32, gpa_width: u32) -> ! {
     serve::serve(hello, Some(end_of_memory))
 }
 
-/// Goes on in a machine that is no TD.
+/// Continues the start in a machine that is not a TD.
 fn start_pc() -> ! {
-    // In this order: an APIC that is not enabled keeps its lines masked, whatever is written.
+    // In this order: a disabled APIC keeps its lines masked, whatever is written.
     machine::set_up_apic();
     machine::set_up_pic();
     let hello = Hello {

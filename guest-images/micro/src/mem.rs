@@ -1,5 +1,5 @@
-//! The functions that the compiler calls by name, since there is no C library. String
-//! instructions move eight bytes at a time because an emulator pays per step.
+//! Functions that the compiler calls by name, since there is no C library. String instructions move
+//! eight bytes at a time because an emulator pays per step.
 
 use core::arch::asm;
 

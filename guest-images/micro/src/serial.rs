@@ -17,7 +17,7 @@ const TRANSMIT_EMPTY: u8 = 1 << 5;
 /// Bytes that fit in the transmit FIFO.
 const FIFO_BYTES: usize = 16;
 
-/// How often a panicking vCPU looks whether another one has left the line, before it interrupts.
+/// Polls of a panicking vCPU for the end of another one's output, before it interrupts that.
 const PATIENCE: u32 = 10_000_000;
 
 /// The line that carries the protocol.
@@ -29,7 +29,7 @@ static FRAME: Frame = Frame(UnsafeCell::new(frame::EMPTY_FRAME));
 
 struct Frame(UnsafeCell<FrameBuffer>);
 
-// SAFETY: only used by who holds `BUSY`, or by a panicking vCPU, after which nothing else counts.
+// SAFETY: only used by the holder of `BUSY`, or by a panicking vCPU, after which no other matters.
 unsafe impl Sync for Frame {}
 
 /// A 16550.
@@ -110,7 +110,7 @@ pub(crate) fn send(reply: &Reply) {
     BUSY.store(false, Ordering::Release);
 }
 
-/// Sends the last reply of this guest, even if a vCPU that will never go on holds the line.
+/// Sends the last reply of this guest, even if a stopped vCPU holds the line.
 pub(crate) fn send_at_any_cost(reply: &Reply) {
     for _ in 0..PATIENCE {
         if !BUSY.swap(true, Ordering::Acquire) {

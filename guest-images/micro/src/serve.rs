@@ -7,7 +7,7 @@ use tdxlab_protocol::message::{Hello, Refusal, Reply, Request, Task, VERSION, Wi
 
 use crate::{command, console, fatal, port, serial, smp, td, window};
 
-/// Says hello, then does what the lab asks.
+/// Sends the hello, then serves the lab's requests.
 pub(crate) fn serve(hello: Hello, end_of_memory: Option<u64>) -> ! {
     let guest = Guest {
         vcpus: hello.vcpus,
@@ -32,7 +32,7 @@ pub(crate) fn serve(hello: Hello, end_of_memory: Option<u64>) -> ! {
 /// What requests are checked against.
 struct Guest {
     vcpus: u16,
-    /// First address after all memory, where the VMM has said so.
+    /// First address after all memory, if the VMM reports it.
     end_of_memory: Option<u64>,
 }
 

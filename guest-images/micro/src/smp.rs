@@ -1,4 +1,4 @@
-//! Several vCPUs: bringing them up, handing them tasks, starting those together.
+//! Several vCPUs: start, distribution of tasks, simultaneous begin.
 
 use core::cell::UnsafeCell;
 use core::hint::spin_loop;
@@ -43,7 +43,7 @@ static READY: AtomicU32 = AtomicU32::new(0);
 /// Those that are not over.
 static LEFT: AtomicU32 = AtomicU32::new(0);
 
-/// Lets the other vCPUs in and, where they do not come by themselves, starts them.
+/// Lets the other vCPUs in, and starts them if they do not come on their own.
 pub(crate) fn open(vcpus: u16) {
     OPEN.store(true, SeqCst);
     if !td::is_td() && vcpus > 1 {
@@ -101,7 +101,7 @@ pub(crate) fn serve_as_other() -> ! {
     }
 }
 
-/// Waits in what is left of the boot until there is something to share.
+/// Waits in the rest of the boot code until there are tasks to share.
 pub(crate) fn wait_until_open() {
     while !OPEN.load(SeqCst) {
         spin_loop();
@@ -140,7 +140,7 @@ pub(crate) fn start(id: u32, tasks: &[Task]) {
     }
 }
 
-/// Runs a task together with the others of its request. Whoever ends last says so.
+/// Runs a task together with the others of its request. The last to end reports it.
 fn run(id: u32, task: &Task) {
     READY.fetch_add(1, SeqCst);
     while READY.load(SeqCst) != TASKS.load(SeqCst) {

@@ -1,6 +1,6 @@
 //! TDCALL: always the real instruction, in one place.
 //!
-//! Where there is no TDX it raises #UD, and the handler has a host answer it.
+//! Without TDX it raises #UD, and the handler forwards it to a host.
 
 use core::arch::global_asm;
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -30,11 +30,11 @@ pub(crate) const INSTRUCTION_BYTES: u64 = 4;
 const MASK_R10_TO_R15: u64 = 0xfc00;
 
 static IS_TD: AtomicBool = AtomicBool::new(false);
-/// Bit of a GPA that says it is shared.
+/// The shared bit of a GPA.
 static SHARED_BIT: AtomicU64 = AtomicU64::new(0);
 
-/// Whether the guest was started as a TD is: in protected mode, with the GPA width in RBX. CPUID
-/// says the same, but the way it was started is what the reset code has relied on already.
+/// Whether the guest was started as a TD: in protected mode, with the GPA width in RBX. CPUID would
+/// tell, too, but the reset code relies on the start already.
 pub(crate) fn is_td() -> bool {
     IS_TD.load(Ordering::Relaxed)
 }
@@ -51,18 +51,18 @@ pub(crate) fn instruction() -> u64 {
 
 /// Executes TDCALL.
 fn tdcall(registers: &mut Registers) {
-    // SAFETY: the leaves used here change registers and guest-physical memory outside of what the
-    // compiler knows.
+    // SAFETY: the leaves used here change registers and guest-physical memory outside of the
+    // compiler's model.
     unsafe { tdcall_with_registers(registers) };
 }
 
-/// Executes a TDCALL that is part of what a command does, and counts it. The serial line's are not.
+/// Executes and counts a TDCALL of a command. Those of the serial line are not counted.
 fn counted_tdcall(registers: &mut Registers) {
     this().count(|counts| counts.tdcalls += 1);
     tdcall(registers);
 }
 
-/// What TDG.VP.INFO says.
+/// Result of TDG.VP.INFO.
 pub(crate) struct Info {
     /// GPA width in bits.
     pub(crate) gpa_width: u8,
@@ -111,7 +111,7 @@ pub(crate) fn pending_ve_disabled() -> Option<bool> {
     (registers[reg::RAX] == status::SUCCESS).then_some(registers[reg::R8] & 1 != 0)
 }
 
-/// What a #VE was about.
+/// #VE information.
 #[derive(Clone, Copy)]
 pub(crate) struct VeInfo {
     /// Exit reason.
@@ -154,7 +154,7 @@ fn page_call(leaf: u64, gpa: Gpa, level: PageLevel) -> u64 {
     registers[reg::RAX]
 }
 
-/// What TDG.MEM.PAGE.ATTR.RD says.
+/// Result of TDG.MEM.PAGE.ATTR.RD.
 pub(crate) struct PageAttributes {
     pub(crate) status: u64,
     pub(crate) level: u8,
@@ -176,7 +176,7 @@ pub(crate) fn page_attributes(gpa: Gpa) -> PageAttributes {
     }
 }
 
-/// TDG.VP.VMCALL with R10 to R15: what it leaves in R10 and R11.
+/// TDG.VP.VMCALL with R10 to R15; returns R10 and R11.
 fn call_vmm(r11_to_r15: [u64; 5]) -> (u64, u64) {
     let mut registers = [0; 16];
     registers[reg::RAX] = leaf::VP_VMCALL;

@@ -1,8 +1,8 @@
-//! Exceptions: #UD and #PF that a soft host answers, #VE as a TD gets it, everything else fatal.
+//! Exceptions: #UD and #PF answered by a soft host, #VE in a TD, all others fatal.
 //!
-//! Every exception has a stack of its own, because the precompiled `core` uses the red zone. The
-//! processor has seven such stacks: six exceptions that may meet another one's handler have their
-//! own, and the rest, none of which interrupts another, share the seventh.
+//! Exceptions switch stacks, because the precompiled `core` uses the red zone. The processor has
+//! seven such stacks: six exceptions that may interrupt another one's handler have one each, and
+//! the rest, none of which interrupts another, share the seventh.
 
 use core::arch::{asm, global_asm};
 use core::fmt;
@@ -29,14 +29,14 @@ const VIRTUALIZATION: u64 = 20;
 /// Page fault error code: the access was a write.
 const FAULT_WRITE: u64 = 1 << 1;
 
-/// What the entry code in `trap.s` leaves on the stack.
+/// The frame that the entry code in `trap.s` leaves on the stack.
 #[repr(C)]
 pub(crate) struct Frame {
     /// General registers in the order of [`reg`].
     pub(crate) gprs: [u64; 16],
     vector: u64,
     error: u64,
-    /// Where the guest goes on.
+    /// Address to return to.
     pub(crate) rip: u64,
     cs: u64,
     rflags: u64,
@@ -67,7 +67,7 @@ impl fmt::Display for Frame {
     }
 }
 
-/// Handles #UD, #PF and #VE. What returns from here goes on at the frame's RIP.
+/// Handles #UD, #PF and #VE. On return the guest continues at the frame's RIP.
 extern "sysv64" fn exception(frame: &mut Frame) {
     match frame.vector {
         INVALID_OPCODE if frame.rip == td::instruction() => {

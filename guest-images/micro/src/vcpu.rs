@@ -1,4 +1,4 @@
-//! What every vCPU has of its own: stacks, descriptor tables, counters.
+//! Data of each vCPU: stacks, descriptor tables, counters.
 
 use core::arch::asm;
 use core::cell::{Cell, UnsafeCell};
@@ -71,7 +71,7 @@ pub(crate) struct Vcpu {
     tss: Tss,
     /// Counted since the current task has begun.
     pub(crate) counts: Cell<Counts>,
-    /// What the last #VE was about, until the code that ran into it takes it.
+    /// Information of the last #VE, until the code that caused it takes it.
     pub(crate) ve: Cell<Option<VeInfo>>,
     /// Results that are not yet sent.
     pub(crate) runs: UnsafeCell<heapless::Vec<Run, { tdxlab_protocol::message::MAX_RUNS }>>,
@@ -130,7 +130,7 @@ pub(crate) fn set_up(id: VcpuId) {
 fn touch(area: *const Area) {
     for offset in (0..AREA_BYTES).step_by(4096).chain([AREA_BYTES - 1]) {
         let byte = area.cast::<u8>().wrapping_add(offset);
-        // SAFETY: the byte lies in the area and stays what it is.
+        // SAFETY: the byte is in the area and is not changed.
         unsafe { asm!("or byte ptr [{}], 0", in(reg) byte, options(nostack)) };
     }
 }

@@ -1,4 +1,4 @@
-//! The windows, through which alone the guest reaches the memory under test.
+//! The windows, the guest's only access to the memory under test.
 //!
 //! | windows | tables below the PML4 entries | a missing page |
 //! |---|---|---|
@@ -46,7 +46,7 @@ pub(crate) fn are_mapped() -> bool {
     STATE.load(Ordering::Relaxed) != NOT_MAPPED
 }
 
-/// Whether somebody answers TDCALL.
+/// Whether TDCALL is answered.
 pub(crate) fn answer_tdcall() -> bool {
     td::is_td() || host_owned()
 }
@@ -62,7 +62,7 @@ pub(crate) fn map(windows: Windows) {
         Windows::HostOwned => {
             STATE.store(HOST_OWNED, Ordering::Relaxed);
             cpu::flush_tlb();
-            // Whoever plays the TDX module also says how wide its addresses are.
+            // The TDX module, real or emulated, also reports the width of its addresses.
             td::info();
         }
         Windows::Direct { limit } => {
@@ -75,7 +75,7 @@ pub(crate) fn map(windows: Windows) {
 const ENTRIES: usize = 512;
 const PRESENT_WRITE: u64 = 0b11;
 const LARGE: u64 = 1 << 7;
-/// What one PML4 entry maps.
+/// Bytes mapped by one PML4 entry.
 const PML4_ENTRY_BYTES: u64 = ENTRIES as u64 * PageLevel::Size1G.bytes();
 /// Most machine memory that windows of the guest's own can show: 16 TiB.
 pub(crate) const DIRECT_BYTES: u64 = DIRECT_ENTRIES as u64 * PML4_ENTRY_BYTES;
@@ -151,7 +151,7 @@ pub(crate) fn fault_in_host_owned(address: u64) -> Option<(Gpa, Side)> {
     .map(|(base, side)| (Gpa::new(address - base), side))
 }
 
-/// Where to go on after a #VE at `rip`; `None` where that is no access to a window.
+/// Address to continue at after a #VE at `rip`; `None` if that is not an access to a window.
 pub(crate) fn recovery(rip: u64) -> Option<u64> {
     let accesses = (&raw const accesses_begin).addr()..(&raw const accesses_end).addr();
     accesses
@@ -159,7 +159,7 @@ pub(crate) fn recovery(rip: u64) -> Option<u64> {
         .then_some((&raw const access_failed).addr() as u64)
 }
 
-/// Makes one access, or says which #VE ended it.
+/// Makes one access; returns the #VE that ended it, if any.
 fn access(access: impl FnOnce() -> u64) -> Result<(), VeInfo> {
     let failed = match host_owned() {
         true => mailbox::with_translations(access),
@@ -177,11 +177,11 @@ fn access(access: impl FnOnce() -> u64) -> Result<(), VeInfo> {
 /// Loads the word at `gpa`.
 pub(crate) fn load(gpa: Gpa, side: Side) -> Result<u64, VeInfo> {
     let mut value = 0;
-    // SAFETY: windows hold memory that nothing else uses; a fault is handled.
+    // SAFETY: memory in windows has no other use; a fault is handled.
     access(|| unsafe { access_load(address(gpa, side), &mut value) }).map(|()| value)
 }
 
-/// Writes to the word at `gpa` and leaves it as it is.
+/// Writes to the word at `gpa` without changing it.
 pub(crate) fn add_zero(gpa: Gpa, side: Side) -> Result<(), VeInfo> {
     // SAFETY: as for `load`.
     access(|| unsafe { access_add_zero(address(gpa, side)) })

@@ -1,4 +1,4 @@
-//! Touching and filling memory, and what becomes of a #VE on the way.
+//! Touching and filling memory, and handling a #VE meanwhile.
 
 use tdxlab_protocol::addr::{Gpa, GpaRange, PageLevel};
 use tdxlab_protocol::message::{Access, AccessKind, OnVe, Run, Side};
@@ -9,8 +9,8 @@ use super::results::Results;
 use crate::td::{self, VeInfo};
 use crate::window;
 
-/// How often a page is accepted that becomes pending again before it is accessed. A host that
-/// races could otherwise keep the guest here for ever.
+/// Bound on ACCEPTs of a page that becomes pending again before it is accessed. A racing host could
+/// otherwise keep the guest here forever.
 const ACCEPTS: u32 = 8;
 
 pub(super) fn touch(
@@ -80,7 +80,7 @@ fn outcome(
     Access::Ve
 }
 
-/// Whether a #VE is what an access to a pending page at `gpa` raises.
+/// Whether a #VE matches an access to a pending page at `gpa`.
 pub(super) fn fits(ve: &VeInfo, gpa: Gpa, side: Side) -> bool {
     let page = Gpa::new(ve.gpa.as_u64() & !td::side_bit(Side::Shared)).gfn();
     ve.reason == EXIT_REASON_EPT_VIOLATION && side == Side::Private && page == gpa.gfn()

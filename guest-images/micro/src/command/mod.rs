@@ -45,7 +45,7 @@ pub(crate) fn run(id: u32, task: &Task) {
     });
 }
 
-/// Says why a task cannot be run.
+/// Returns why a task cannot be run.
 pub(crate) fn check(task: &Task) -> Result<(), Refusal> {
     let (range, step, needs_tdcall) = match task.command {
         Command::Accept {
@@ -70,8 +70,8 @@ pub(crate) fn check(task: &Task) -> Result<(), Refusal> {
     Ok(())
 }
 
-/// Whether a range starts on a page and is made of whole steps. It need not start on a boundary of
-/// the step: what the TDX module says of such addresses can be tested.
+/// Whether a range starts on a page and is a multiple of the step. It need not be aligned to the
+/// step, so that the TDX module's answer for such addresses can be tested.
 fn is_whole(range: GpaRange, step: PageLevel) -> bool {
     range.start().is_aligned(PageLevel::Size4K) && range.bytes().is_multiple_of(step.bytes())
 }

@@ -10,8 +10,8 @@ use crate::vcpu::this;
 
 type Runs = heapless::Vec<Run, MAX_RUNS>;
 
-/// The results of this vCPU's task. Any vCPU sends its own as soon as they fill a part, so that
-/// none has to wait for another.
+/// The results of this vCPU's task. Each vCPU sends its results as soon as they fill a part, so
+/// that none has to wait for another.
 pub(crate) struct Results {
     id: u32,
     runs: &'static mut Runs,
@@ -41,7 +41,7 @@ impl Results {
         }
     }
 
-    /// Sends what there is.
+    /// Sends the results collected so far.
     pub(super) fn send(&mut self) {
         if !self.runs.is_empty() {
             serial::send(&Reply::Part {

@@ -1,4 +1,4 @@
-//! Reading memory back and saying what each page holds.
+//! Reads memory back and classifies each page.
 
 use tdxlab_protocol::addr::{Gpa, GpaRange, PageLevel};
 use tdxlab_protocol::message::{Content, Run, Side};
@@ -21,8 +21,7 @@ pub(super) fn run(range: GpaRange, side: Side, results: &mut Results) {
     }
 }
 
-/// What the page holds. A page that is all of one kind is seen in one fast pass; only one that is
-/// torn is read word by word.
+/// Classifies a page. A uniform page takes one fast pass; only a torn one is read word by word.
 fn read(page: Gpa, side: Side) -> Result<Content, VeInfo> {
     let first = window::load(page, side)?;
     let classifier = Classifier::new(page, first);
