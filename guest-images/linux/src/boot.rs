@@ -1,4 +1,4 @@
-//! What a first process does before anything else: mounts and modules.
+//! Set-up by the first process: mounts and modules.
 
 use std::fs;
 use std::io;
@@ -19,8 +19,8 @@ const FILE_SYSTEMS: [(&str, &str); 4] = [
     ("configfs", "/sys/kernel/config"),
 ];
 
-/// Mounts what the agent reads. What cannot be mounted is named on the console, and whoever needs
-/// it fails.
+/// Mounts the file systems that the agent reads. Failures are printed on the console, and requests
+/// that need a missing one fail.
 pub(crate) fn mount_all() {
     for (kind, place) in FILE_SYSTEMS {
         let none = None::<&str>;
@@ -38,8 +38,7 @@ pub(crate) fn mount_all() {
     }
 }
 
-/// Loads the modules, and says which could not be, to be put behind a message about what is
-/// missing.
+/// Loads the modules; returns those that failed, as a suffix for an error message.
 pub(crate) fn load_modules() -> String {
     let mut files: Vec<PathBuf> = match fs::read_dir(MODULES) {
         Ok(folder) => folder.flatten().map(|entry| entry.path()).collect(),

@@ -1,4 +1,4 @@
-//! Memory that the agent owns, filled and verified.
+//! Memory owned by the agent, filled and verified.
 
 use tdxlab_protocol::addr::{Gpa, PageLevel, Side};
 use tdxlab_protocol::linux::{
@@ -68,7 +68,7 @@ impl Memory {
 }
 
 impl Buffer {
-    /// A buffer with nothing in it.
+    /// An unfilled buffer.
     pub(crate) fn new(bytes: u64, pages: Pages) -> Result<Buffer, Failure> {
         if u32::try_from(bytes / PAGE).is_err() {
             return Err(refuse("a buffer has less than 16 TiB"));
@@ -136,7 +136,7 @@ impl Buffer {
         })
     }
 
-    /// Reads every word, and sends what is not intact.
+    /// Reads every word, and sends the findings.
     pub(crate) fn verify(&self, id: u32, line: &mut Line) -> Result<Outcome, Failure> {
         let generation = self
             .generation
@@ -153,7 +153,7 @@ impl Buffer {
         for (first, count) in self.stretches() {
             for (page, place) in (first..).zip(self.memory.places(first, count)?) {
                 let filled_at = self.filled_at[page as usize];
-                // A page that is not there now reads as what Linux makes of it.
+                // A page that is missing now reads as whatever Linux maps there.
                 let at = place.unwrap_or(filled_at);
                 moved += u32::from(at != filled_at);
                 self.memory.read(page, &mut words)?;
@@ -191,7 +191,7 @@ impl Buffer {
         }
     }
 
-    /// Sends what lies under it now.
+    /// Sends its current physical extents.
     pub(crate) fn send_extents(&self, id: u32, line: &mut Line) -> Result<(), Failure> {
         let mut batch = heapless::Vec::<Extent, MAX_EXTENTS>::new();
         for (first, count) in self.stretches() {
@@ -227,7 +227,7 @@ fn is_intact(filled_at: Gpa, generation: Generation, words: &Words) -> bool {
         .all(|(&word, wanted)| word == wanted)
 }
 
-/// Sends findings in batches, equal ones as one, and no more than the lab wants to hear.
+/// Sends findings in batches, equal ones merged, up to the lab's limit.
 struct Sender {
     id: u32,
     batch: heapless::Vec<Finding, MAX_FINDINGS>,

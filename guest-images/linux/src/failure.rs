@@ -1,4 +1,4 @@
-//! Why a request could not be done.
+//! Errors of a request.
 
 use std::io;
 
@@ -6,9 +6,9 @@ use tdxlab_protocol::linux::Failure;
 
 use crate::fatal::text;
 
-/// Names what was tried when it failed.
+/// Adds the operation to an error.
 pub(crate) trait Doing<T> {
-    /// The same result, with an error that says what was tried.
+    /// The same result, with the operation `what` in the error.
     fn doing(self, what: &str) -> Result<T, Failure>;
 }
 

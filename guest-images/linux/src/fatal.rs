@@ -1,4 +1,4 @@
-//! Ends the guest where the agent cannot go on, and says why: to the lab, and on the console.
+//! Ends the guest when the agent cannot continue, with the reason for the lab and on the console.
 
 use std::io::Write;
 use std::panic::PanicHookInfo;
@@ -9,18 +9,18 @@ use tdxlab_protocol::message::Text;
 
 use crate::line;
 
-/// Lets a panic be told before it ends the guest.
+/// Installs a panic hook that reports before the guest ends.
 pub(crate) fn arm() {
     std::panic::set_hook(Box::new(tell));
 }
 
 /// A line on the console.
 pub(crate) fn say(what: &str) {
-    // Without a console there is no way to say so either.
+    // Without a console, a failure to write cannot be reported either.
     let _ = writeln!(std::io::stderr(), "{CONSOLE_MARK}{what}");
 }
 
-/// Says why, and powers the guest off.
+/// Reports the reason, and powers the guest off.
 pub(crate) fn die(why: &str) -> ! {
     panic!("{why}")
 }

@@ -1,4 +1,4 @@
-//! Starts the same kernel anew, by kexec.
+//! Boots the same kernel again, by kexec.
 
 use std::convert::Infallible;
 use std::fs::File;
@@ -11,7 +11,7 @@ use tdxlab_protocol::linux::{Failure, KEXEC_INITRD, KEXEC_KERNEL};
 
 use crate::failure::{Doing, refuse};
 
-/// The word of the kernel command line that says that a kernel came by kexec.
+/// Word on the kernel command line of a kernel started by kexec.
 pub(crate) const MARK: &str = "tdxlab_kexec";
 
 /// Loads the kernel and the initramfs that are in the image.
@@ -22,7 +22,7 @@ pub(crate) fn load(append: &str) -> Result<(), Failure> {
     let kernel = File::open(KEXEC_KERNEL).doing(KEXEC_KERNEL)?;
     let initrd = File::open(KEXEC_INITRD).doing(KEXEC_INITRD)?;
     let line = format!("{append} {MARK}\0");
-    // SAFETY: the descriptors are open, and `line` ends with a zero and is as long as is said.
+    // SAFETY: the descriptors are open, and `line` is zero-terminated and has the given length.
     let result = unsafe {
         libc::syscall(
             libc::SYS_kexec_file_load,
@@ -36,7 +36,7 @@ pub(crate) fn load(append: &str) -> Result<(), Failure> {
     Errno::result(result).map(drop).doing("kexec_file_load")
 }
 
-/// Jumps into it.
+/// Jumps into the loaded kernel.
 pub(crate) fn jump() -> io::Result<Infallible> {
     nix::unistd::sync();
     Ok(reboot(RebootMode::RB_KEXEC)?)

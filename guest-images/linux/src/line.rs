@@ -1,4 +1,4 @@
-//! The line to the lab: a virtio-serial port where there is one, else the second serial line.
+//! The line to the lab: a virtio-serial port if there is one, else the second serial line.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Write};
@@ -38,7 +38,7 @@ pub(crate) struct Line {
     sent: Instant,
 }
 
-/// Opens the line; the error says what is missing.
+/// Opens the line; the error names what is missing.
 pub(crate) fn open() -> Result<Line, String> {
     let began = Instant::now();
     let file = loop {
@@ -99,7 +99,7 @@ impl Line {
         self.sent = Instant::now();
     }
 
-    /// Says that `bytes` of request `id` are done, if it is time for a sign of life.
+    /// Reports that `bytes` of request `id` are done, if a sign of life is due.
     pub(crate) fn progress(&mut self, id: u32, bytes: u64) {
         if self.sent.elapsed() > Duration::from_millis(500) {
             self.send(&LinuxReply::Progress { id, bytes });

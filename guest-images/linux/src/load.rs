@@ -1,4 +1,4 @@
-//! Processes that use memory, and memory left in pieces.
+//! Processes that use memory, and fragmentation of memory.
 
 use nix::sys::wait::{WaitStatus, waitpid};
 use nix::unistd::{ForkResult, fork as fork_process};

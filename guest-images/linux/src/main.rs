@@ -3,16 +3,16 @@
 //! | module | what it does |
 //! |---|---|
 //! | [`boot`] | mounts, loads the modules, reaps |
-//! | [`line`] | finds the line to the lab, and speaks on it |
-//! | [`fatal`] | ends the guest where the agent cannot go on, and says why |
-//! | [`serve`] | one request after the other |
-//! | [`buffer`] | memory that the agent owns, filled and verified |
-//! | [`memory`] | what a buffer is made of |
-//! | [`pages`] | pages of the kernel's, through the lab's module: these can be converted |
+//! | [`line`] | finds and uses the line to the lab |
+//! | [`fatal`] | ends the guest when the agent cannot continue, with the reason |
+//! | [`serve`] | serves requests in sequence |
+//! | [`buffer`] | memory owned by the agent, filled and verified |
+//! | [`memory`] | the pages of a buffer |
+//! | [`pages`] | kernel pages, through the lab's module, which can be converted |
 //! | [`load`] | processes that use memory |
 //! | [`witness`] | the kernel's own files |
 //! | [`td`] | TDREPORT, quote, and whether this is a TD |
-//! | [`kexec`] | starts the same kernel anew |
+//! | [`kexec`] | boots the same kernel again |
 //!
 //! It needs no other program, library or file than the modules beside it.
 

@@ -1,4 +1,4 @@
-//! What a buffer is made of: anonymous memory or hugetlb pages, mapped, and what lies under them.
+//! The pages of a buffer: anonymous memory or hugetlb pages, mapped, and their physical extents.
 
 use std::fs::{self, File};
 use std::num::NonZeroUsize;
@@ -19,7 +19,7 @@ const HUGE: usize = PageLevel::Size2M.bytes() as usize;
 /// `MADV_POPULATE_WRITE`: makes all pages present, or fails where a touch would kill.
 const POPULATE_WRITE: i32 = 23;
 
-/// Memory that stays free for everything else when a buffer is made.
+/// Bytes that stay free for all other uses when a buffer is made.
 const RESERVE: u64 = 24 << 20;
 
 /// The words of one page.
@@ -34,7 +34,7 @@ pub(crate) struct Mapping {
 }
 
 impl Mapping {
-    /// Maps `bytes`; nothing lies under them yet.
+    /// Maps `bytes` without populating them.
     pub(crate) fn new(bytes: u64, pages: Pages) -> Result<Mapping, Failure> {
         let hugetlb = pages == Pages::Hugetlb2M;
         let unit = if hugetlb { HUGE } else { PAGE };
@@ -60,7 +60,7 @@ impl Mapping {
             bytes: size,
             whole: (mapped, length),
         };
-        // A child of a load must not copy what the agent writes to meanwhile.
+        // A child of a load must not copy pages that the agent writes to meanwhile.
         mapping.advise(0, size, MmapAdvise::MADV_DONTFORK)?;
         match pages {
             Pages::Small => mapping.advise(0, size, MmapAdvise::MADV_NOHUGEPAGE)?,
@@ -71,13 +71,13 @@ impl Mapping {
         Ok(mapping)
     }
 
-    /// Its size.
+    /// Size in bytes.
     pub(crate) fn bytes(&self) -> u64 {
         self.bytes as u64
     }
 
     fn advise(&self, from: usize, bytes: usize, advice: MmapAdvise) -> Result<(), Failure> {
-        // SAFETY: the range lies in the mapping, and no such advice changes what is in it.
+        // SAFETY: the range is in the mapping, and no such advice changes its content.
         unsafe { madvise(self.start.add(from).cast(), bytes, advice) }.doing("madvise")
     }
 
@@ -116,7 +116,7 @@ impl Mapping {
             .iter()
             .map(|&entry| u64::from_le_bytes(entry));
         Ok(entries
-            // Frame 0 is what is shown to those who may not know.
+            // Unprivileged readers get frame 0.
             .map(|entry| Some(entry & FRAME).filter(|&gfn| entry & PRESENT != 0 && gfn != 0))
             .map(|gfn| gfn.map(Gpa::from_gfn))
             .collect())
@@ -131,7 +131,7 @@ impl Mapping {
 
     /// Copies a page out.
     pub(crate) fn read(&self, page: u32, into: &mut Words) {
-        // SAFETY: the page is mapped, aligned, and nothing else refers to it.
+        // SAFETY: the page is mapped and aligned, and there is no other reference to it.
         unsafe {
             self.page(page)
                 .copy_to_nonoverlapping(NonNull::from(into), 1)
@@ -174,13 +174,14 @@ impl Mapping {
 impl Drop for Mapping {
     fn drop(&mut self) {
         let (start, length) = self.whole;
-        // SAFETY: the mapping is this buffer's own, and no one uses it any more.
+        // SAFETY: the mapping belongs to this buffer, and no reference to it is left.
         let unmapped = unsafe { munmap(start.cast(), length.get()) };
         unmapped.expect("a mapping can be unmapped");
     }
 }
 
-/// Refuses what the guest has no memory for: Linux would end its first process sooner or later.
+/// Refuses a buffer that exceeds the guest's memory: Linux would kill its first process sooner or
+/// later.
 pub(crate) fn check_room(bytes: u64) -> Result<(), Failure> {
     let info = fs::read_to_string("/proc/meminfo").doing("/proc/meminfo")?;
     let line = info

@@ -1,4 +1,4 @@
-//! Pages of the kernel's, through the lab's module: Linux converts them as it converts its own.
+//! Kernel pages, through the lab's module: Linux converts them like its own.
 //!
 //! See `guest-images/linux/module/tdxlab_pages.c`, which these definitions must agree with.
 
@@ -75,12 +75,12 @@ impl KernelPages {
         })
     }
 
-    /// Its size.
+    /// Size in bytes.
     pub(crate) fn bytes(&self) -> u64 {
         u64::from(self.pages) * PAGE
     }
 
-    /// Where pages lie.
+    /// GPAs of pages.
     pub(crate) fn places(&self, first: u32, count: u32) -> Vec<Option<Gpa>> {
         let gfn = self.start.gfn() + u64::from(first);
         (gfn..gfn + u64::from(count))

@@ -1,4 +1,4 @@
-//! One request after the other.
+//! Serves requests in sequence.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -16,7 +16,7 @@ use crate::line::Line;
 use crate::load::Fragments;
 use crate::{boot, kexec, load, pages, td, witness};
 
-/// What the agent holds between requests.
+/// State of the agent between requests.
 struct Agent {
     line: Line,
     buffers: BTreeMap<BufferId, Buffer>,
@@ -35,8 +35,8 @@ pub(crate) fn serve(line: Line) -> ! {
         match agent.line.receive() {
             Ok(LinuxRequest { id, ask }) => agent.answer(id, ask),
             Err(FrameError::Cobs | FrameError::Length { .. }) => {
-                // What came before the first whole frame, or a damaged one: the lab waits for no
-                // answer to the former and hears of the latter.
+                // Bytes before the first whole frame, or a damaged frame: the lab expects no answer
+                // to the former, and gets an error for the latter.
                 agent.failed(0, refuse("a request came damaged"));
             }
             Err(error) => agent.failed(0, refuse(&error.to_string())),
@@ -92,7 +92,7 @@ impl Agent {
             } => {
                 let mut buffer = match self.buffers.remove(&which) {
                     Some(buffer) if buffer.is(bytes, pages) => buffer,
-                    // What is there is another's, and stays until it is freed.
+                    // The existing buffer is of another size or kind, and stays until it is freed.
                     Some(other) => {
                         self.buffers.insert(which, other);
                         let what = format!("buffer {} is of another size or kind", which.get());
@@ -173,8 +173,8 @@ impl Agent {
                     id,
                     outcome: Outcome::Done,
                 });
-                // What is under way on the line is lost with this kernel: the lab's next request, whatever
-                // it is, says that the answer has arrived.
+                // Data in flight is lost with this kernel: any further request of the lab shows
+                // that the answer has arrived.
                 let _arrived = self.line.receive();
                 kexec::jump()
                     .doing("starting the loaded kernel")

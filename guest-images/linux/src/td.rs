@@ -1,4 +1,4 @@
-//! What only a TD has: TDREPORT and quote.
+//! Features of TDs only: TDREPORT and quote.
 
 use std::arch::x86_64::__cpuid_count;
 use std::fs::{self, File};

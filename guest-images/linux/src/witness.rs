@@ -1,4 +1,4 @@
-//! The kernel's own account of its memory, as files.
+//! Files of the kernel about its memory.
 
 use std::fs::File;
 use std::io::{self, Read};
@@ -9,7 +9,7 @@ use tdxlab_protocol::linux::{Failure, LinuxReply, MAX_BYTES, Outcome, Witness};
 use crate::failure::Doing;
 use crate::line::Line;
 
-/// Sends what `which` says.
+/// Sends the content of `which`.
 pub(crate) fn send(id: u32, which: Witness, line: &mut Line) -> Result<Outcome, Failure> {
     let most = which.most_bytes();
     let bytes = match which {
