@@ -15,13 +15,13 @@ use crate::error::HostError;
 /// How long the monitor may take to start the gdb stub.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// The folder with the sockets. It goes when the session goes.
+/// The folder with the sockets, removed with the session.
 #[derive(Debug)]
 pub struct Attachment {
     folder: tempfile::TempDir,
 }
 
-/// Whether a debugger can look at a guest.
+/// Whether a debugger can attach to a guest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum GdbStub {
     /// QEMU has a gdb stub for it.
@@ -31,8 +31,7 @@ pub enum GdbStub {
 }
 
 impl Attachment {
-    /// Makes the folder, under a path that is short enough for a socket, where a guest is to be
-    /// `wanted` for a person.
+    /// Makes the folder, with a path short enough for a socket, if `wanted`.
     pub fn if_wanted(wanted: bool) -> Result<Option<Attachment>, HostError> {
         let made = wanted.then(|| tempfile::Builder::new().prefix("tdxlab-").tempdir());
         let folder = made.transpose().map_err(|source| HostError::System {
@@ -42,7 +41,7 @@ impl Attachment {
         Ok(folder.map(|folder| Attachment { folder }))
     }
 
-    /// Where QEMU listens for a person's QMP.
+    /// The socket of the second QMP monitor.
     pub fn monitor(&self) -> Line {
         Line::Listen(self.path("qmp.sock"))
     }

@@ -45,7 +45,7 @@ pub enum HostError {
     /// The guest's answer cannot be right.
     #[error("guest sent what cannot be: {what}")]
     GuestLies {
-        /// What and why not, with the bytes.
+        /// Description of the error, with the bytes.
         what: String,
     },
     /// The guest speaks another version of the protocol.

@@ -4,9 +4,9 @@
 //!
 //! | file | holds |
 //! |---|---|
-//! | `error` | why the lab or the host could not do its part |
+//! | `error` | errors, each with a remedy |
 //! | `vm` | a guest in QEMU: process, monitor, serial line, one place to wait for all of them |
-//! | `hatch` | attaching to a held guest |
+//! | `attach` | attaching to a held guest |
 
 #![warn(missing_docs)]
 
@@ -37,8 +37,7 @@ pub trait Host: Send + Sync {
     /// Facts for the report by name: kernel, QEMU, TDX module.
     fn facts(&self) -> Vec<(String, String)>;
 
-    /// The design that its KVM was found to follow; `None` where the host plays any, or where it
-    /// cannot be found out.
+    /// The detected design of its KVM; `None` if the host emulates any, or if detection failed.
     fn design(&self) -> Option<&'static Design> {
         None
     }
@@ -65,7 +64,7 @@ pub trait Host: Send + Sync {
 /// Options of a boot beside the guest.
 #[derive(Clone, Debug)]
 pub struct BootOptions {
-    /// Design whose KVM is played (soft, sim) or expected (tdx).
+    /// Design of the KVM, emulated (soft, sim) or expected (tdx).
     pub design: String,
     /// TDX module that the scenario needs; `None` for the host's own.
     pub module: Option<TdxModule>,
@@ -102,13 +101,12 @@ pub trait Session: Send {
         None
     }
 
-    /// How a person can look at the guest while it is kept: what, and what to type or open.
+    /// Ways to attach to the guest while it is held: label, and command or path.
     fn attach(&mut self) -> Vec<(String, String)> {
         Vec::new()
     }
 
-    /// Whether the fault that was seeded into the host has made it do anything otherwise so far;
-    /// `None` where none was seeded.
+    /// Whether the seeded fault has changed the host's behaviour so far; `None` without a fault.
     fn fault_reached(&self) -> Option<bool> {
         None
     }

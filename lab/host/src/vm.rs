@@ -44,7 +44,7 @@ pub struct Vm {
     command: QemuCommand,
     image: Vec<u8>,
     events: HeadTail<Event>,
-    /// stderr is at its end; polling it would only tell so again.
+    /// stderr is closed; polling it would report that again and again.
     stderr_closed: bool,
 }
 
@@ -83,7 +83,7 @@ impl Ends {
 /// Why a wait has ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Wake {
-    /// The guest has said something: see [`Vm::agent`].
+    /// The guest has sent data: see [`Vm::agent`].
     Serial,
     /// The extra file is readable.
     Extra,
@@ -280,8 +280,8 @@ impl Vm {
         }
     }
 
-    /// What to say about a guest that did not answer in time: whether it is the guest that is
-    /// silent, or QEMU that hangs or has stopped it.
+    /// Diagnosis of a guest that did not answer in time: whether the guest is silent, or QEMU hangs
+    /// or has stopped it.
     pub fn silent(&mut self, doing: &str, waited: Duration) -> HostError {
         let error = match self
             .qmp
@@ -395,7 +395,7 @@ impl Vm {
         }
     }
 
-    /// What to say about a QEMU that has ended, or that hung up and should be ending.
+    /// Diagnosis of a QEMU that has ended, or that hung up and should be ending.
     fn gone(&mut self, doing: &str) -> HostError {
         let until = Instant::now() + LAST_BREATH;
         while self.process.ended().is_none() && Instant::now() < until {
