@@ -15,8 +15,8 @@ use tdxlab_softkvm::{Advance, Request, SoftKvm};
 use super::program::{Next, Program, Reply, VeInfo};
 use super::tlb::Tlb;
 
-/// Steps a single TDCALL or access may take before the guest counts as hung. A host call that is
-/// under way beside it is over by then.
+/// Steps a single TDCALL or access may take before the guest counts as hung. A concurrent host call
+/// is done by then.
 const PATIENCE: u32 = 200_000;
 
 /// A vCPU of the guest.
@@ -32,7 +32,7 @@ pub(crate) struct Task {
     program: Program,
     waiting: Waiting,
     waited: u32,
-    /// Whether it goes page by page, so that others can come in between.
+    /// Whether it proceeds page by page, so that others can interleave.
     fine: bool,
     pub(crate) runs: Vec<Run>,
     pub(crate) counts: Counts,
@@ -55,7 +55,7 @@ enum Waiting {
     Over,
 }
 
-/// How far a task has come.
+/// Progress of a task.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Progress {
     /// The task has more steps.
@@ -64,7 +64,7 @@ pub(crate) enum Progress {
     Finished,
     /// The TD is dead.
     Dead,
-    /// A TDCALL or access does not come to an end.
+    /// A TDCALL or access does not end.
     Hung,
 }
 
@@ -95,7 +95,7 @@ fn is_bad(range: GpaRange, step: PageLevel) -> bool {
 }
 
 impl Task {
-    /// A task that has not begun. With `fine` it goes page by page.
+    /// A task that has not started. With `fine` it proceeds page by page.
     pub(crate) fn new(vcpu: VcpuId, command: &Command, fine: bool) -> Task {
         Task {
             vcpu,
@@ -179,7 +179,7 @@ impl Task {
         }
     }
 
-    /// Makes an access: goes through where a translation is found, else faults.
+    /// Makes an access: succeeds with a translation, else faults.
     fn access(
         &mut self,
         core: &mut SoftKvm<SimMachine>,

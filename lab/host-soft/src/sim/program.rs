@@ -34,7 +34,7 @@ pub(super) enum Reply {
     Start,
     /// Its TDCALL is over.
     Registers([u64; 16]),
-    /// Its access goes through.
+    /// Its access succeeds.
     Translated(Translation),
     /// Its access raised #VE.
     Ve(VeInfo),
@@ -322,7 +322,7 @@ impl Accesses {
         }
     }
 
-    /// The access goes through.
+    /// The access succeeds.
     fn access(
         &mut self,
         translation: Translation,

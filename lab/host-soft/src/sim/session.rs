@@ -17,7 +17,7 @@ use super::guest::{Cpu, Progress, Task, refusal};
 use super::witness::Witnesses;
 use crate::{calls, software};
 
-/// Steps between two looks at whether the run is to end.
+/// Steps between two checks for an interrupt.
 const STEPS_BETWEEN_LOOKS: u64 = 1 << 12;
 
 /// A guest and the host under it.
@@ -97,7 +97,7 @@ impl SimSession {
         }
     }
 
-    /// One step of an operation; whether it is over. With `fine`, the guest goes page by page.
+    /// One step of an operation; whether it is done. With `fine`, the guest proceeds page by page.
     fn step(&mut self, strand: &mut Strand, fine: bool) -> Result<bool, HostError> {
         let over = match &mut strand.work {
             Work::Guest(commands, running) => {

@@ -92,7 +92,7 @@ impl Witnesses {
         reading
     }
 
-    /// Everything there is, by file name.
+    /// All evidence, by file name.
     pub(super) fn evidence(&mut self, core: &mut SoftKvm<SimMachine>) -> Vec<(String, Vec<u8>)> {
         self.trace.push_str(&core.take_trace());
         self.log.extend(core.take_log());

@@ -214,7 +214,7 @@ fn threads(vm: &mut Vm, asked: &Ticket<QueryCpus>, until: Instant) -> Result<Vec
 }
 
 impl SoftSession {
-    /// Has the guest use the windows, whose tables are there now.
+    /// Makes the guest use the windows, whose tables are set up now.
     fn configure(&mut self, vcpus: u16, until: Instant) -> Result<(), HostError> {
         const DOING: &str = "setting up the guest";
         let request = Request::Configure {
@@ -233,7 +233,7 @@ impl SoftSession {
                 Ok(None) => {}
                 Err(error) => return Err(AgentError::into(error)),
             }
-            // The guest asks for TDG.VP.INFO on its way.
+            // The guest calls TDG.VP.INFO meanwhile.
             self.serve(until, DOING)?;
         }
     }

@@ -22,7 +22,7 @@ pub(super) struct Core {
     pub(super) kvm: SoftKvm<SoftMachine>,
     mailbox: Mailbox,
     doorbell: UnixStream,
-    /// What each vCPU asks and has no answer to.
+    /// Unanswered request of each vCPU.
     asked: Vec<Option<Request>>,
 }
 
@@ -42,7 +42,7 @@ impl Core {
         })
     }
 
-    /// Readable when a vCPU asks something.
+    /// Readable when a vCPU makes a request.
     pub(super) fn doorbell(&self) -> BorrowedFd<'_> {
         self.doorbell.as_fd()
     }
@@ -50,7 +50,7 @@ impl Core {
     /// Hands the requests of all vCPUs that have rung to the software KVM, in the order in which
     /// they rang. Never blocks.
     pub(super) fn take_requests(&mut self) -> Result<Vec<VcpuId>, HostError> {
-        // One byte per vCPU is all there can be, since each waits for its answer.
+        // At most one byte per vCPU, since each waits for its answer.
         let mut bells = [0; 64];
         let count = match self.doorbell.read(&mut bells) {
             Ok(count) => count,

@@ -47,7 +47,7 @@ impl SoftMachine {
         }
     }
 
-    /// What went wrong since the previous call.
+    /// Errors since the previous call.
     pub(super) fn trouble(&mut self) -> Result<(), HostError> {
         match self.trouble.take() {
             Some(error) => Err(error),
@@ -55,7 +55,7 @@ impl SoftMachine {
         }
     }
 
-    /// The vCPUs are gone: no kick waits for them.
+    /// The vCPUs have stopped: kicks need not wait for them.
     pub(super) fn stop(&mut self) {
         self.stopped = true;
     }

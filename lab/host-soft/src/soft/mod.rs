@@ -126,7 +126,7 @@ impl SoftHost {
         }
     }
 
-    /// The same host with QEMUs that people can attach to: see [`Session::attach`].
+    /// The same host, with QEMUs that can be attached to: see [`Session::attach`].
     #[must_use]
     pub fn attachable(self) -> SoftHost {
         SoftHost {
@@ -141,7 +141,7 @@ impl SoftHost {
         SoftHost { interrupt, ..self }
     }
 
-    /// The same host with QEMUs that come last when processors are short.
+    /// The same host, with QEMUs of lower CPU priority.
     #[must_use]
     pub fn with_nice(self, nice: i32) -> SoftHost {
         SoftHost {

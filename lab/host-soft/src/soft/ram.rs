@@ -70,7 +70,7 @@ impl RamLayout {
         Pfn(self.pool.start / PAGE)..Pfn(self.pool.end / PAGE)
     }
 
-    /// Where a machine address lies in the file behind the RAM.
+    /// Offset of a machine address in the file behind the RAM.
     fn offset(&self, address: u64) -> u64 {
         if address < HIGH {
             address

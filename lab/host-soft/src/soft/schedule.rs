@@ -25,7 +25,7 @@ impl Turn {
     }
 }
 
-/// The order that came out.
+/// The resulting order.
 #[derive(Debug)]
 pub(super) struct Schedule(pub(super) HeadTail<Turn>);
 

@@ -20,7 +20,7 @@ use super::schedule::Schedule;
 use crate::calls::{self, Work};
 use crate::software;
 
-/// Stages of one request or call between two looks at the clock.
+/// Stages of one request or call between two checks of the clock.
 const STAGES_BETWEEN_LOOKS: u32 = 4096;
 
 /// A guest and the host under it.
@@ -34,7 +34,7 @@ pub(super) struct SoftSession {
     /// The order the next race shall follow, and the one the last took.
     pub(super) follow: Option<Interleaving>,
     pub(super) interleaving: Option<Interleaving>,
-    /// Where a person may talk to QEMU.
+    /// Second monitor, for a held guest.
     hatch: Option<Attachment>,
 }
 

@@ -135,7 +135,7 @@ impl Bench {
         Bench { session, before }
     }
 
-    /// Does an operation that the case does not look at.
+    /// Does an operation whose result is not checked.
     fn given(mut self, op: Op) -> Bench {
         self.perform(&op);
         self.change();
