@@ -60,7 +60,7 @@ fn meets_another(op: &Op, evidence: &Evidence<'_>) -> bool {
         .any(|other| other.range.overlaps(walked.range))
 }
 
-/// How an operation goes through memory.
+/// How an operation walks through memory.
 struct Walked {
     range: GpaRange,
     step: u64,
@@ -98,7 +98,7 @@ impl Walked {
         }
     }
 
-    /// The accesses that fall into `extent`; `None` where there is none.
+    /// The accesses in `extent`; `None` if there are none.
     fn within<T>(&self, extent: GpaRange, value: T) -> Option<Segment<T>> {
         let extent = extent.intersect(self.range)?;
         let base = self.range.start();

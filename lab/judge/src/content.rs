@@ -184,7 +184,7 @@ fn widen(class: PageClass, range: GpaRange) -> PageClass {
     }
 }
 
-/// What two neighbouring spans are together; `None` where they differ.
+/// Joins two neighbouring spans; `None` if they differ.
 fn join(first: &PageClass, second: &PageClass) -> Option<PageClass> {
     match (first, second) {
         (PageClass::Torn { .. }, PageClass::Torn { .. }) => None,

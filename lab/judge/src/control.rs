@@ -47,8 +47,7 @@ pub struct Control {
     pub distrusted: Vec<MissingWitness>,
 }
 
-/// Judges the control. It is an error where no counter moved; it fails where one moved, but not as
-/// it had to.
+/// Judges the control: an error if no counter moved, a failure if one moved by a wrong amount.
 pub fn judge(judge: &Judge, observed: &Observed, before: &Sample, after: &Sample) -> Control {
     let mut control = Control {
         judgement: judge.quiet_time(after),

@@ -37,7 +37,7 @@ fn witness_of(run: &Run) -> Witness {
     }
 }
 
-/// What would have been possible, where `run` is not.
+/// Why `run` is impossible.
 fn lie(op: &Op, run: &Run) -> Option<String> {
     let (range, step, start, count) = match (op, run) {
         (
@@ -108,7 +108,7 @@ fn lie(op: &Op, run: &Run) -> Option<String> {
     (!possible).then(|| format!("results between {} and {}", range.start(), range.end()))
 }
 
-/// Whether there is something, and each of its steps begins inside `range`.
+/// Whether it is not empty, and each of its steps begins inside `range`.
 fn inside(range: GpaRange, start: Gpa, count: u32, step: PageLevel) -> bool {
     let last = u64::from(count)
         .checked_sub(1)

@@ -11,7 +11,7 @@
 //! | `control` | checks that the counters move, before they are used |
 //! | `plan_judge` | judges one plan from the positive control to its last step |
 //! | `oracle` | predicts a step |
-//! | `rejudge`, `read_elsewhere` | judge a recorded run again, without a host |
+//! | `rejudge`, `recorded_reads` | judge a recorded run again, without a host |
 //! | `step` | compares every witness of one step |
 //! | the others | one witness each |
 

@@ -47,7 +47,7 @@ impl HostOracle {
         move |guest| Box::new(HostOracle::new(host, design, guest))
     }
 
-    /// What memory must be like now.
+    /// The predictor, with the expected state of memory.
     pub fn predictor(&self) -> &Predictor {
         &self.predictor
     }

@@ -11,7 +11,7 @@ use tdxlab_protocol::addr::GpaRange;
 pub(super) enum Read {
     /// All that matters was read.
     Alike,
-    /// Here the guest had to touch memory that is gone, which changes it; it did not.
+    /// The guest had to touch missing memory here, which changes it; it did not.
     Untouched(GpaRange),
 }
 

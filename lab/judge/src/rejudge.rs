@@ -258,7 +258,7 @@ impl Case {
                     fault_reached,
                 }]
             }
-            // The end is the end whatever came before it.
+            // The end is recorded whatever preceded it.
             Event::Ended { plan, ending, .. } => {
                 let judgement = self.judge.end(&ending);
                 self.verdict = self.verdict.and(judgement.verdict);
