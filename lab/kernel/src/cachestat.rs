@@ -62,7 +62,7 @@ pub fn cachestat(file: impl AsFd, offset: u64, bytes: u64) -> io::Result<CacheSt
 
 /// Populated 4K pages in the pieces (offset and length in bytes) of a file.
 pub fn populated(file: impl AsFd, pieces: &[(u64, u64)]) -> Reading<u64> {
-    // Of a pipe or a socket the kernel says 0 pages, which is no reading.
+    // For a pipe or a socket the kernel reports 0 pages, which is not a reading.
     match fstat(&file) {
         Ok(status) if status.st_mode & SFlag::S_IFMT.bits() == SFlag::S_IFREG.bits() => {}
         Ok(_) => return Reading::missing("cachestat: not a file with pages"),

@@ -250,7 +250,7 @@ mod tests {
     #[test]
     fn the_vm_of_a_process_is_found_by_its_file() {
         let (root, vm) = folder(&GOOD);
-        // Left by a VM that has gone, or of one that is not meant.
+        // Left by a dead VM, or of another one.
         fs::create_dir(root.path().join("kvm/41-9")).unwrap();
         let files = open_files(&[("5", "/dev/kvm"), ("7", VM), ("8", "anon_inode:kvm-vcpu:0")]);
         let find = |root: &Path| VmFolder::of_open_file(root, 41, files.path());

@@ -20,7 +20,7 @@ use super::debugfs::VmFolder;
 use super::kmsg::KernelLog;
 use super::tracefs::TraceReader;
 
-/// Facility 0, level 4: what `pr_warn` and `pr_err` of KVM come as.
+/// Facility 0, level 4, as of KVM's `pr_warn` and `pr_err`.
 const PRINTK_PREFIX: u32 = 4;
 
 /// The kernel files of one VM, written by the software KVM and read by the lab.
@@ -57,8 +57,8 @@ impl EmulatedFiles {
             .join("tracefs/instances")
             .join(format!("tdxlab-{pid}"));
         let trace = Growing::create(&instance, "trace_pipe")?;
-        // A process number that comes again must not bring old events with it. The log, as a
-        // kernel's, is one for all VMs that are booted into the folder; readers start at its end.
+        // A reused process number must not bring old events with it. The log, as a kernel's, is one
+        // for all VMs that are booted into the folder; readers start at its end.
         trace.file.set_len(0)?;
         let log = Growing::create(&folder.join("dev"), "kmsg")?;
         Ok(EmulatedFiles {
@@ -122,7 +122,8 @@ impl Growing {
         })
     }
 
-    /// Half a write would make every later reading wrong, so after a failure there is none.
+    /// A partial write would corrupt every later reading, so all writes after a failure are
+    /// refused.
     fn append(&mut self, text: &str) -> Result<(), String> {
         if let Some(reason) = &self.broken {
             return Err(reason.clone());

@@ -55,11 +55,11 @@ impl Instance {
         self.path().join("trace_pipe")
     }
 
-    /// Turns an event on, such as `kvmmmu/kvm_mmu_split_huge_page`.
+    /// Enables an event, such as `kvmmmu/kvm_mmu_split_huge_page`.
     ///
     /// # Errors
     ///
-    /// The kernel has no such event; in words.
+    /// The kernel has no such event; as text.
     pub fn enable(&self, event: &str) -> Result<(), String> {
         self.write(&format!("events/{event}/enable"), "1")
     }
@@ -92,11 +92,11 @@ impl Instance {
         self.write("trace_marker", text)
     }
 
-    /// Takes in events of these threads only, and of those they start from now on.
+    /// Restricts events to these threads, and to those they start from now on.
     ///
     /// # Errors
     ///
-    /// The kernel has no such filter; in words.
+    /// The kernel has no such filter; as text.
     pub fn follow(&self, threads: &[u32]) -> Result<(), String> {
         self.write("options/event-fork", "1")?;
         let numbers: Vec<String> = threads.iter().map(u32::to_string).collect();
@@ -104,12 +104,12 @@ impl Instance {
             .map_err(|error| format!("set_event_pid: {error}"))
     }
 
-    /// Adds a probe on the return of a kernel function, called `name`, with its value, and turns it
-    /// on.
+    /// Adds a probe on the return of a kernel function, called `name`, with its value, and enables
+    /// it.
     ///
     /// # Errors
     ///
-    /// The kernel has no such function or no kprobes, or lockdown forbids them; in words.
+    /// The kernel has no such function or no kprobes, or lockdown forbids them; as text.
     pub fn probe_return(&mut self, name: &str, function: &str) -> Result<(), String> {
         let group = &self.name;
         let probe = format!("r:{group}/{name} {function} ret=$retval\n");
@@ -125,7 +125,7 @@ impl Instance {
     }
 }
 
-/// Why there is no instance, and what to do about it.
+/// Why there is no instance, and the remedy.
 fn refused(root: &Path, path: &Path, error: &io::Error) -> String {
     let advice = match error.kind() {
         io::ErrorKind::NotFound => {

@@ -17,7 +17,7 @@ pub const DEVICE: &str = "/dev/kmsg";
 /// Longest record. The kernel's own limit is 8 KiB (`PRINTKRB_RECORD_MAX`).
 const MAX_RECORD: usize = 16 << 10;
 
-/// Most lines that one reading takes in.
+/// Bound on the lines of one reading.
 const MAX_LINES: usize = 4096;
 
 /// A record of the kernel log.
@@ -140,8 +140,8 @@ impl KernelLog {
         }
     }
 
-    /// What the kernel said since the previous reading. Spoilt where the ring buffer has
-    /// overwritten some of it: a WARN may have been among it.
+    /// Kernel messages since the previous reading. Incomplete if the ring buffer has overwritten
+    /// some: a WARN may have been among them.
     pub fn lines(&mut self) -> Reading<Vec<String>> {
         match self.read() {
             Ok(lines) => Reading::Read(lines),

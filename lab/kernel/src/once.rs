@@ -18,11 +18,11 @@ const FILE: &str = "clear_warn_once";
 /// Most warnings that are named.
 const NAMED: usize = 3;
 
-/// Has every warning fire again.
+/// Re-arms every one-shot warning.
 ///
 /// # Errors
 ///
-/// The file is not there or may not be written, in words.
+/// The file is missing or not writable; as text.
 pub fn rearm(debugfs: &Path) -> Result<(), String> {
     let path = debugfs.join(FILE);
     let written = OpenOptions::new()

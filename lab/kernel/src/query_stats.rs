@@ -16,7 +16,7 @@ pub fn read(qmp: &mut Qmp, patience: Duration) -> Reading<PageCounters> {
     }
 }
 
-/// The page counters in an answer. Missing where one is not there or is no number.
+/// The page counters in an answer. Missing if one is absent or not a number.
 fn counters(stats: &[VmStats]) -> Reading<PageCounters> {
     let value = |name: &str| {
         stats

@@ -23,7 +23,7 @@ pub const ROOT: &str = "/sys/kernel/tracing";
 /// The event that is read.
 pub const SPLIT_EVENT: &str = "kvm_mmu_split_huge_page";
 
-/// Most events that one reading takes in. No scenario of the lab splits as many leaves.
+/// Bound on the events of one reading. No scenario of the lab splits as many leaves.
 pub const MAX_EVENTS: usize = 1 << 18;
 
 /// Longest line. The kernel's own are below 200 bytes.
@@ -46,11 +46,11 @@ pub enum Line {
     Other,
 }
 
-/// Reads a line.
+/// Parses a line.
 ///
 /// # Errors
 ///
-/// It is no line of a trace file, or one of the split event whose content cannot be; in words.
+/// It is not a line of a trace file, or a split event with impossible content; as text.
 pub fn parse_line(line: &str) -> Result<Line, String> {
     let line = line.trim_end();
     if line.is_empty() || line.starts_with('#') {
@@ -130,7 +130,7 @@ pub struct TraceReader {
     file: Result<File, String>,
     /// The beginning of a line whose end is not there yet.
     unread: Vec<u8>,
-    /// What else is in the trace.
+    /// Other lines of the trace.
     others: HeadTail<String>,
 }
 
@@ -160,12 +160,12 @@ impl TraceReader {
         Some(text).filter(|text| !text.is_empty())
     }
 
-    /// That a line was written into the trace just now, which is the positive control of all its
-    /// events. The line is not kept.
+    /// Checks that a mark written just now can be read back, the positive control of all events.
+    /// The mark itself is not kept.
     ///
     /// # Errors
     ///
-    /// It did not come out, or the trace cannot be read; in words.
+    /// The mark is missing, or the trace cannot be read; as text.
     pub fn saw(&mut self, mark: &str) -> Result<(), String> {
         if let Reading::Missing { reason } | Reading::Incomplete { reason } = self.splits() {
             return Err(reason);

@@ -35,7 +35,7 @@ fn with(answers: &[(&str, &str)]) -> ThisMachine {
     machine(&changed)
 }
 
-/// A machine with TDX off, whose kernel has said this.
+/// A machine with TDX off and this kernel log.
 fn off(log: &str) -> ThisMachine {
     with(&[
         (LOG, log),
@@ -98,7 +98,7 @@ fn fact(machine: &ThisMachine, name: &str) -> Fact {
 #[case(&[KEYS, READY, "kvm_intel: Disable TDX: MAX_VCPU_PER_TD (64) smaller than number of logical CPUs (512)."], "MAX_VCPU_PER_TD", "nr_cpus")]
 #[case(&[KEYS, "kvm_intel: Disable TDX: MAX_VCPU_PER_TD (64) smaller than max logical CPUs (512)."], "MAX_VCPU_PER_TD", "nr_cpus")]
 #[case(&[KEYS, READY, "kvm_intel: MSR c0000103 isn't included by kvm_find_user_return_msr"], "c0000103", "bug of KVM")]
-// What TDX stands on.
+// Prerequisites of TDX.
 #[case(&["kvm_intel: VMX not enabled (by BIOS) in MSR_IA32_FEAT_CTL on CPU 0"], "VMX", "VT-x")]
 #[case(&["x86/tme: not enabled by BIOS"], "x86/tme", "TME")]
 #[case(&["x86/tme: enabled by BIOS", "x86/mktme: disabled by BIOS"], "mktme", "TME-MT")]

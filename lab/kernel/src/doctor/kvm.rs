@@ -157,7 +157,7 @@ fn interrupt(thread: &JoinHandle<()>) {
     if unsafe { sigaction(Signal::SIGURG, &action) }.is_err() {
         return;
     }
-    // A signal that comes between two system calls interrupts none, so one is not enough.
+    // A signal between two system calls interrupts none, so one is not enough.
     for _ in 0..KICKS {
         if thread.is_finished() {
             return;
@@ -274,7 +274,7 @@ fn counted(pages: io::Result<Option<u64>>) -> Result<Option<String>, String> {
         )),
         Ok(Some(_)) => Ok(None),
         Ok(None) => Ok(Some("its statistics have no pages_4k".to_owned())),
-        // The positive control of each guest will tell whether debugfs counts.
+        // The positive control of each guest will show whether debugfs counts.
         Err(error) if error.raw_os_error() == Some(libc::ENOTTY) => Ok(Some(
             "it has no binary statistics, which came with Linux 5.14".to_owned(),
         )),

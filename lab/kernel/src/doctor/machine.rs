@@ -22,10 +22,10 @@ pub struct ThisMachine {
     answers: Answers,
 }
 
-/// Where answers come from.
+/// Source of answers.
 #[derive(Clone, Debug)]
 enum Answers {
-    /// From this machine; they are noted where there is a tape.
+    /// This machine; answers are recorded if there is a tape.
     This(Option<Arc<Mutex<MachineRecording>>>),
     Recorded(MachineRecording),
 }
@@ -74,7 +74,7 @@ impl ThisMachine {
         }
     }
 
-    /// The answer to a question that has a path: looked for, and noted, or as it was recorded.
+    /// The answer to a question that has a path: read and recorded, or from the recording.
     pub(super) fn answer(
         &self,
         path: &str,
@@ -92,7 +92,7 @@ impl ThisMachine {
         }
     }
 
-    /// What KVM answers to KVM_CHECK_EXTENSION.
+    /// Result of KVM_CHECK_EXTENSION.
     pub(super) fn kvm_extension(&self, capability: u32) -> io::Result<i32> {
         const PATH: &str = "/answers/kvm";
         let tape = match &self.answers {
@@ -170,7 +170,7 @@ impl ThisMachine {
         })
     }
 
-    /// Notes whatever QEMU there is, also one that is too old.
+    /// Records any QEMU, even one that is too old.
     fn note_qemu(&self) {
         let found = Installed::find(Version::new(0, 0));
         let about = |what: fn(&Installed) -> String| match &found {
@@ -185,7 +185,7 @@ impl ThisMachine {
         });
     }
 
-    /// What that QEMU says to `-object help`.
+    /// Output of that QEMU for `-object help`.
     pub(super) fn qemu_objects(&self, qemu: &Installed) -> Result<String, QemuError> {
         if let Answers::Recorded(recording) = &self.answers {
             return Ok(recording
@@ -262,7 +262,7 @@ impl ThisMachine {
         count.ok()?.parse().ok()
     }
 
-    /// How much memory a process may lock, in bytes; `u64::MAX` where there is no limit.
+    /// Bytes a process may lock; `u64::MAX` without a limit.
     pub(super) fn memlock(&self) -> io::Result<u64> {
         const UNLIMITED: &str = "unlimited";
         let limit = self.answer("/answers/memlock", || {

@@ -20,7 +20,7 @@ pub use fact::{Fact, Status};
 pub use machine::ThisMachine;
 pub use recording::MachineRecording;
 
-/// Everything there is to know, in the order it is shown.
+/// All facts, in the order of display.
 pub fn examine(machine: &ThisMachine) -> Vec<Fact> {
     let mut facts = vec![
         machine::kernel(machine),

@@ -36,7 +36,7 @@ pub struct MachineRecording {
 }
 
 impl MachineRecording {
-    /// Reads a recording. What does not fit the format is no answer, and missing later.
+    /// Parses a recording. Text that does not fit the format is skipped, so its answer is missing.
     pub fn parse(text: &str) -> MachineRecording {
         let mut recording = MachineRecording::default();
         let mut path: Option<String> = None;
@@ -91,11 +91,11 @@ impl MachineRecording {
         }
     }
 
-    /// The answer that was noted.
+    /// The recorded answer.
     ///
     /// # Errors
     ///
-    /// That which was noted, or ENOENT.
+    /// The recorded one, or ENOENT.
     pub(super) fn answer(&self, path: &str) -> io::Result<String> {
         match self.answers.get(path) {
             Some(Ok(content)) => Ok(content.trim().to_owned()),

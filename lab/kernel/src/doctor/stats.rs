@@ -17,7 +17,7 @@ const MOST: usize = 1 << 20;
 /// Bytes of a descriptor before its name.
 const DESCRIPTOR: usize = 16;
 
-/// The value of one statistic of the VM behind `vm`; `None` where there is none of that name.
+/// The value of one statistic of the VM behind `vm`; `None` if it has none of that name.
 pub(super) fn read(vm: &impl AsRawFd, name: &str) -> io::Result<Option<u64>> {
     // SAFETY: the ioctl takes no argument and returns a new file descriptor.
     let fd = unsafe { libc::ioctl(vm.as_raw_fd(), KVM_GET_STATS_FD, 0) };

@@ -89,7 +89,7 @@ fn where_a_recording_comes_from_is_said() {
     assert_eq!(files.unwrap().count(), ADAPTED.len() + RECORDED.len());
 }
 
-/// Whatever is unusable comes with something to do.
+/// Every unusable fact has a remedy.
 #[test]
 fn nobody_is_left_alone() {
     let adapted = ADAPTED.iter().map(|(name, _)| *name);

@@ -33,7 +33,7 @@ impl fmt::Display for Switch {
 }
 
 impl Switch {
-    /// What to write to have it the other way.
+    /// Setting for the opposite mode.
     pub(super) fn other_way(&self) -> String {
         let yes = matches!(self.value.as_str(), "Y" | "1");
         format!("{}={}", self.name, if yes { "N" } else { "Y" })

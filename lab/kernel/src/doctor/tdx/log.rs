@@ -31,7 +31,7 @@ pub(super) enum Story {
     Initialised {
         /// The line.
         line: String,
-        /// What went wrong beside it, with what to do about that.
+        /// A failure that does not stop TDX, with its remedy.
         but: Option<Failure>,
     },
     /// TDX stayed off.
@@ -71,7 +71,7 @@ impl TdxLog {
         })
     }
 
-    /// The last line that no known kernel says while it sets TDX up.
+    /// The last line that is not a known message of the set-up of TDX.
     pub(super) fn unknown(&self) -> Option<&str> {
         let failed = |line: &str| klog::failed_seamcall(line).is_some();
         let mut lines = self.lines.iter().rev().map(String::as_str);
@@ -129,7 +129,7 @@ impl TdxLog {
             .rposition(|line| klog::failed_seamcall(line).is_some())
     }
 
-    /// What went wrong from a line on: the best explanation of the newest, and all up to the end.
+    /// The failure from a line on: the best explanation of the newest, and all lines up to the end.
     fn failure(&self, since: usize) -> Option<Found> {
         let weighed = |at: usize| Some((at, weight(&self.lines[at])?));
         let all: Vec<(usize, Weight)> = (since..self.lines.len()).filter_map(weighed).collect();
@@ -147,7 +147,7 @@ impl TdxLog {
 
     /// The lines from `start` to before `end`, and what to do.
     fn told(&self, start: usize, end: usize) -> Failure {
-        // Registers come after a failed call, and belong to it.
+        // Registers follow a failed call, and belong to it.
         let is_registers = |line: &String| line.contains(": RCX 0x") || line.contains(": R09 0x");
         let registers = self.lines[end..]
             .iter()
@@ -209,7 +209,7 @@ fn weight(line: &str) -> Option<Weight> {
     }
 }
 
-/// What to do about a failure that begins with this line.
+/// Remedy for a failure that begins with this line.
 fn cure(line: &str, failed: Option<&FailedSeamcall>) -> String {
     const UNKNOWN: &str = "update the TDX module and the firmware; the lines before this one in the \
         kernel log may say more";

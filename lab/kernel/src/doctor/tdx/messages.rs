@@ -184,7 +184,7 @@ pub(super) fn is_about_tdx(line: &str) -> bool {
         && !OF_OTHERS.iter().any(|start| lower.starts_with(start))
 }
 
-/// Whether a line about TDX is one that no kernel known here says while it sets TDX up.
+/// Whether a line about TDX is not a known message of its set-up.
 pub(super) fn is_unknown(line: &str) -> bool {
     SETTING_UP.iter().any(|start| line.starts_with(start))
         && message(line).is_none()
@@ -234,7 +234,7 @@ pub(super) fn cure_by_errno(line: &str) -> Option<&'static str> {
     })
 }
 
-/// What to do about a status of the module, by its class.
+/// Remedy for a status of the module, by its class.
 pub(super) fn cure_by_class(class: u8) -> &'static str {
     match class {
         0x02 | 0x00 => "boot again; if it fails as before, update the TDX module",

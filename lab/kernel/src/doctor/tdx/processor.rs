@@ -17,8 +17,8 @@ const MODELS: [(u32, &str); 6] = [
     (0xdd, "Clearwater Forest"),
 ];
 
-/// `key_ids` where the kernel log shows that the firmware gave key ids to TDX: whatever is amiss then
-/// is not the firmware's.
+/// `key_ids`: the kernel log shows that the firmware assigned key ids to TDX, so the firmware is
+/// not the cause.
 pub(super) fn fact(machine: &ThisMachine, key_ids: bool) -> Fact {
     let Ok(cpuinfo) = machine.read("/proc/cpuinfo") else {
         return Fact::unusable(NAME, "/proc/cpuinfo is not readable");
