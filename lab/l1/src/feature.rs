@@ -22,7 +22,7 @@ pub(crate) fn feature_of(name: &str) -> Option<Feature> {
         .find(|feature| feature.module == name)
 }
 
-/// What every L1 needs or is better with, in the order in which it is loaded.
+/// Required and optional features of every L1, in load order.
 pub(crate) const FEATURES: [Feature; 6] = [
     feature(
         "virtio_pci",
@@ -44,7 +44,7 @@ pub(crate) const FEATURES: [Feature; 6] = [
     feature("kvm", "CONFIG_KVM", Some("it has no KVM to test")),
 ];
 
-/// Whose virtualisation the L1's CPU has.
+/// Vendor of the virtualisation of an L1's CPU.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Vendor {
     /// SVM, which QEMU's TCG emulates.

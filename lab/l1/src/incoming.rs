@@ -63,7 +63,7 @@ impl Incoming {
         self.complete
     }
 
-    /// How many files came.
+    /// Number of files received.
     pub(crate) fn files(&self) -> usize {
         self.files.len()
     }
@@ -122,7 +122,7 @@ impl Incoming {
         written.map_err(|error| self.failed(error))
     }
 
-    /// The L1 says that this was all: so many files and bytes. Moves them to where they belong.
+    /// The L1 reports the end: so many files and bytes. Moves them to the target.
     pub(crate) fn end(&mut self, files: u64, bytes: u64) -> Result<(), ReportError> {
         self.no_file_open()?;
         if (files, bytes) != (self.files.len() as u64, self.bytes) {
@@ -165,7 +165,7 @@ impl Incoming {
     }
 }
 
-/// Puts a link in place of one that is there; anything else that is there stays.
+/// Replaces an existing link; any other existing file is kept.
 fn place_link(path: &Path, target: &Path) -> io::Result<()> {
     match fs::symlink_metadata(path) {
         Ok(there) if there.is_symlink() => fs::remove_file(path)?,

@@ -9,10 +9,10 @@ use super::elf;
 use super::job::{self, Job};
 use super::modules::Module;
 
-/// Where the program lies in the initramfs.
+/// Path of the program in the initramfs.
 pub(crate) const PROGRAM: &str = "/tdxlab";
 
-/// Where its libraries lie; the kernel command line tells its dynamic linker.
+/// Folder of its libraries; the kernel command line passes it to the dynamic linker.
 pub(crate) const LIBRARIES: &str = "/lib";
 
 /// Writes the archive.

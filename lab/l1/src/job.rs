@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::feature::Vendor;
 
-/// Where the job lies in the initramfs.
+/// Path of the job in the initramfs.
 pub(crate) const PATH: &str = "/job.json";
 
 /// Where the modules lie in the initramfs.
@@ -27,7 +27,7 @@ pub(crate) struct Job {
     pub(crate) id: u64,
     /// Module names in the order in which to load them; their files are in [`MODULES`].
     pub(crate) modules: Vec<String>,
-    /// Whose virtualisation the CPU has.
+    /// Vendor of the CPU's virtualisation.
     pub(crate) vendor: Vendor,
     /// Program and arguments.
     pub(crate) command: Vec<String>,
@@ -35,7 +35,7 @@ pub(crate) struct Job {
     pub(crate) folder: String,
     /// Environment.
     pub(crate) environment: Vec<(String, String)>,
-    /// Folder, absolute, of which new and changed files come back.
+    /// Folder, absolute, whose new and changed files are sent back.
     pub(crate) report: Option<String>,
     /// Seed for the kernel's random numbers: the emulated CPU has no RDRAND, and the kernel would
     /// wait for seconds until it has gathered entropy.

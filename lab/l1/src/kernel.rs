@@ -86,7 +86,7 @@ impl fmt::Display for KernelChoice {
     }
 }
 
-/// What QEMU is given to boot.
+/// The kernel QEMU boots.
 #[derive(Debug)]
 pub enum Boot {
     /// A file.
@@ -98,13 +98,13 @@ pub enum Boot {
 /// A kernel ready to boot.
 #[derive(Debug)]
 pub struct Kernel {
-    /// What to call it in messages: package or path.
+    /// Name for messages: package or path.
     pub name: String,
-    /// Release, where the image says.
+    /// Release, if the image contains it.
     pub release: Option<String>,
-    /// What to boot.
+    /// The kernel to boot.
     pub boot: Boot,
-    /// Its modules; `None` where none were found.
+    /// Its modules; `None` if not found.
     pub modules: Option<ModuleFolder>,
     /// The image as it was packaged or built: a bzImage, or an ELF kernel.
     pub image: PathBuf,

@@ -104,7 +104,7 @@ pub struct Options {
     pub command: Vec<String>,
     /// Working folder of the command.
     pub folder: PathBuf,
-    /// Folder, absolute, of which new files come back; also holds the console output.
+    /// Folder, absolute, whose new files are sent back; also holds the console output.
     pub report: Option<PathBuf>,
 }
 
@@ -115,9 +115,9 @@ pub struct Outcome {
     pub ended: Ended,
     /// Release of the kernel it ran on.
     pub release: String,
-    /// What ran its instructions, and why that.
+    /// The accelerator used, and why.
     pub accelerator: String,
-    /// Files that came back.
+    /// Number of files received.
     pub files: usize,
     /// Durations of its phases.
     pub timing: Timing,

@@ -15,7 +15,7 @@ use crate::feature::Vendor;
 /// Name of the hidden command that starts [`crate::init`].
 pub const INIT_COMMAND: &str = "l1-init";
 
-/// What shall run the L1's instructions.
+/// The accelerator to use.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum AcceleratorChoice {
     /// The machine's KVM where it runs guests and lets them use KVM themselves, else the translator.
@@ -27,7 +27,7 @@ pub enum AcceleratorChoice {
 }
 
 impl AcceleratorChoice {
-    /// What that is on this machine, and why.
+    /// Resolves the choice on this machine; with the reason.
     pub(crate) fn here(self) -> Result<(Accelerator, String), L1Error> {
         let asked = |accelerator| (accelerator, "as asked".to_owned());
         match self {
@@ -62,7 +62,7 @@ impl AcceleratorChoice {
         }
     }
 
-    /// The machine's KVM, where it lets its guests use KVM; else why there is none.
+    /// The machine's KVM, if it supports nesting; else why not.
     fn nested() -> Result<Accelerator, String> {
         let info = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
         let vendor = vendor(&info).ok_or("this CPU shows neither vmx nor svm")?;
@@ -78,7 +78,7 @@ impl AcceleratorChoice {
     }
 }
 
-/// Whose virtualisation `/proc/cpuinfo` shows.
+/// Vendor of the virtualisation in `/proc/cpuinfo`.
 fn vendor(info: &str) -> Option<Vendor> {
     let flags = info.lines().find(|line| line.starts_with("flags"))?;
     let has = |flag: &str| flags.split_whitespace().any(|word| word == flag);
@@ -89,7 +89,7 @@ fn vendor(info: &str) -> Option<Vendor> {
     }
 }
 
-/// What runs the L1's instructions.
+/// The accelerator of the L1.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Accelerator {
     /// QEMU's translator, which emulates an AMD CPU with SVM and nested paging.
@@ -108,7 +108,7 @@ impl fmt::Display for Accelerator {
 }
 
 impl Accelerator {
-    /// Whose virtualisation the L1 sees.
+    /// Vendor of the virtualisation in the L1.
     pub(crate) const fn vendor(self) -> Vendor {
         match self {
             Accelerator::Tcg => Vendor::Amd,

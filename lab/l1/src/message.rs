@@ -16,7 +16,7 @@ pub(crate) const CHUNK: usize = 32 << 10;
 /// Longest frame a reader waits for.
 const LONGEST: usize = 2 * CHUNK;
 
-/// One thing an L1 says.
+/// A message of an L1.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum Message {
     /// The first word: the L1's own process runs and has found this line.
@@ -73,7 +73,7 @@ pub(crate) enum Message {
         /// Last lines of its kernel log.
         log: Vec<String>,
     },
-    /// All has been said.
+    /// The last message.
     Done,
 }
 
@@ -140,7 +140,7 @@ pub(crate) enum Cause {
     },
     /// The command is not there, or cannot be run.
     Command {
-        /// As it was looked for.
+        /// Name of the program as given.
         program: String,
         /// errno of exec.
         errno: i32,
@@ -149,7 +149,7 @@ pub(crate) enum Cause {
     System {
         /// The operation that failed.
         doing: String,
-        /// Its errno; 0 where there is none.
+        /// Its errno; 0 if there is none.
         errno: i32,
         /// Error text.
         text: String,
@@ -218,7 +218,7 @@ impl Receiver {
         }
     }
 
-    /// Takes in bytes and hands each whole message to `each`.
+    /// Adds bytes and passes each complete message to `each`.
     pub(crate) fn push(
         &mut self,
         bytes: &[u8],

@@ -67,7 +67,7 @@ impl ModuleFolder {
         Ok(ModuleFolder { files, built_in })
     }
 
-    /// Whether the folder says that the kernel has no such module, neither as a file nor built in.
+    /// Whether the kernel has no such module, neither as a file nor built in.
     pub fn lacks(&self, name: &str) -> bool {
         let built_in = |built_in: &BTreeSet<String>| built_in.contains(name);
         !self.files.contains_key(name) && !self.built_in.as_ref().is_none_or(built_in)
@@ -106,8 +106,8 @@ impl ModuleFolder {
         Ok(modules.into_iter().map(|(module, _)| module).collect())
     }
 
-    /// All modules that an L1 on one of these CPUs, or a Linux guest, can need, as far as they are
-    /// there.
+    /// All modules that an L1 on one of these CPUs, or a Linux guest, can need, as far as they
+    /// exist.
     pub(crate) fn wanted(&self, vendors: &[Vendor]) -> Result<Vec<Module>, L1Error> {
         let features = FEATURES.iter().map(|feature| feature.module);
         let vendors = vendors.iter().map(|vendor| vendor.feature().module);

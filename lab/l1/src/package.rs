@@ -2,12 +2,12 @@
 //!
 //! ```text
 //! ~/.cache/tdxlab/kernels/
-//!   linux-image-amd64 -> linux-image-6.1.0-56-amd64_6.1.192-2_amd64    what was asked for
+//!   linux-image-amd64 -> linux-image-6.1.0-56-amd64_6.1.192-2_amd64    the name given by the user
 //!   linux-image-6.1.0-56-amd64_6.1.192-2_amd64/
 //!     kernel.json      release and file names
 //!     vmlinuz          the image as packaged
-//!     vmlinux          the same unpacked, where QEMU can start that
-//!     modules/         what an L1 loads, and the list of what is built in
+//!     vmlinux          the same unpacked, if QEMU can start that
+//!     modules/         modules for an L1, and the list of built-in ones
 //! ```
 
 use std::os::unix::fs::symlink;
@@ -32,7 +32,7 @@ pub(crate) struct Unpacked {
     pub(crate) release: String,
     /// File to boot, in the folder.
     pub(crate) boot: String,
-    /// The folder it lies in.
+    /// Folder of the kernel.
     #[serde(skip)]
     pub(crate) folder: PathBuf,
 }
@@ -94,7 +94,7 @@ pub(crate) fn kernel(
     let download = tempfile::tempdir_in(&kernels).map_err(failed)?;
     let files = packages::download(package, suite, &cache.join("apt"), download.path())?;
     let unpacked = unpack(&files, &kernels)?;
-    // The link is put in place whole, so that a reader finds the old kernel or the new.
+    // The link is replaced atomically, so that a reader finds the old kernel or the new.
     let link = download.path().join("asked");
     symlink(
         unpacked
@@ -181,7 +181,7 @@ pub(crate) fn unpack(packages: &[PathBuf], kernels: &Path) -> Result<Unpacked, L
     }
 }
 
-/// Takes the kernel image and the modules out of a package; says whether there was an image.
+/// Extracts the kernel image and the modules from a package; whether there was an image.
 fn extract(tar: &mut dyn io::Read, folder: &Path) -> io::Result<bool> {
     let modules = folder.join("modules");
     let mut has_image = false;
@@ -211,7 +211,7 @@ fn extract(tar: &mut dyn io::Read, folder: &Path) -> io::Result<bool> {
     Ok(has_image)
 }
 
-/// Moves the modules an L1 can need, for either CPU, or a Linux guest, and the list of what is built in.
+/// Moves the modules for an L1, on either CPU, or for a Linux guest, and the list of built-in ones.
 fn keep_modules(from: &Path, to: &Path) -> Result<(), L1Error> {
     let failed = |source| L1Error::Cache {
         folder: to.to_owned(),

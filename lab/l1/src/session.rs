@@ -18,7 +18,7 @@ use super::message::{Ended, Message, Receiver, Stage, Stream};
 /// Interval of checks for an interrupt.
 const TICK: Duration = Duration::from_millis(200);
 
-/// How long a kernel that has panicked may go on printing why.
+/// Time for a panicked kernel to print its reason.
 const LAST_WORDS: Duration = Duration::from_millis(300);
 
 /// Number of console lines in an error.
@@ -41,7 +41,7 @@ pub struct Timing {
     pub hello: Option<Duration>,
     /// The command was started.
     pub command: Option<Duration>,
-    /// Its first output came.
+    /// Time of its first output.
     pub output: Option<Duration>,
     /// Time of the last message.
     pub done: Option<Duration>,
@@ -121,7 +121,7 @@ impl Session<'_> {
         Ok(answer)
     }
 
-    /// Waits for something to happen; the result says whether QEMU has ended.
+    /// Waits for an event; whether QEMU has ended.
     fn wait(&mut self) -> Result<bool, L1Error> {
         if self.process.ended().is_some() {
             return Ok(true);
@@ -374,7 +374,7 @@ fn system(doing: &str, source: io::Error) -> L1Error {
     }
 }
 
-/// What to do about a QEMU that did not start.
+/// Remedy for a QEMU that did not start.
 fn advice_on_qemu(said: &str, memory: Memory) -> String {
     let has = |text: &str| said.contains(text);
     if has("Cannot allocate memory") || has("cannot set up guest memory") {
@@ -394,7 +394,7 @@ fn advice_on_qemu(said: &str, memory: Memory) -> String {
     }
 }
 
-/// What to do about a panic, where its line tells.
+/// Remedy for a panic, if its line shows the cause.
 fn advice_on_panic(line: &str, memory: Memory) -> String {
     let has = |text: &str| line.contains(text);
     if has("Unable to mount root fs") {

@@ -75,14 +75,14 @@ impl Archive {
         self.get(&arguments).map(drop)
     }
 
-    /// Where a downloaded package lies.
+    /// Path of a downloaded package.
     pub(crate) fn file(&self, package: &Package) -> PathBuf {
         self.folder.join("cache/archives").join(&package.file)
     }
 
     /// Removes the downloads.
     pub(crate) fn clean(&self) {
-        // What stays is found again and not downloaded twice.
+        // Kept files are found again and not downloaded twice.
         let _ = self.get(&["clean"]);
     }
 
@@ -104,7 +104,7 @@ pub(crate) struct Package {
 }
 
 impl Package {
-    /// Its name.
+    /// Name of the package.
     pub(crate) fn name(&self) -> &str {
         self.file.split('_').next().unwrap_or_default()
     }

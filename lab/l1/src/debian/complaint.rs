@@ -5,13 +5,13 @@ use std::process::Output;
 
 use crate::error::L1Error;
 
-/// What apt complained of.
+/// An error of apt.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Complaint {
     said: String,
 }
 
-/// How apt words it that it did not get through to a mirror.
+/// apt's messages for an unreachable mirror.
 const NOT_REACHED: [&str; 10] = [
     "Temporary failure resolving",
     "Could not resolve",
@@ -53,7 +53,7 @@ impl Complaint {
         Complaint::new(&format!("apt ended with {}", output.status))
     }
 
-    /// The text.
+    /// The error text.
     pub(crate) fn said(&self) -> &str {
         &self.said
     }
@@ -99,7 +99,7 @@ mod tests {
 
     #[test]
     fn a_network_that_is_down_is_told_from_a_package_that_is_not_there() {
-        // What `apt-get update` says, with an exit code of 0.
+        // Output of `apt-get update`, with an exit code of 0.
         let down = said(
             "W: Download is performed unsandboxed as root\n\
              W: Failed to fetch http://deb.debian.org/debian/dists/bookworm/InRelease  Temporary \

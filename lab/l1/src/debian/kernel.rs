@@ -60,7 +60,7 @@ pub(crate) fn download(
         let packages = apt.resolve(package).map_err(text)?.ok_or(None)?;
         apt.download(&packages, folder).map_err(text)?.map_err(Some)
     };
-    // Fails early and clearly where there is no apt at all.
+    // Fails early and clearly without apt.
     Apt::of_machine()
         .run("apt-get", &["--version"], Path::new("/"))
         .map_err(failed)?;
@@ -69,12 +69,12 @@ pub(crate) fn download(
     if suite.is_none() {
         match attempt(&Apt::of_machine()) {
             Ok(()) => return packages_in(folder).map_err(failed),
-            // Lists of the lab's own come from the same place.
+            // The lab's own lists come from the same place.
             Err(Some(complaint)) if complaint.is_unreachable() => return Err(gone(complaint)),
             Err(complaint) => first = complaint,
         }
     }
-    // The machine has no lists, or old ones that name packages which are gone.
+    // The machine has no lists, or old ones that name removed packages.
     let state = state.join(suite.unwrap_or("machine"));
     let own = Apt::of_folder(&state, suite.as_slice()).map_err(failed)?;
     let updated = own.get(&["update"], Path::new("/")).map_err(failed)?;

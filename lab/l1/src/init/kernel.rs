@@ -27,7 +27,7 @@ pub(super) fn load_modules(names: &[String]) -> Result<(), Failure> {
         match loaded {
             // A module that is built in as well is as good.
             Ok(()) | Err(Errno::EEXIST) => {}
-            // That CPU feature is missing: /dev/kvm tells better what follows from it.
+            // That CPU feature is missing: the error of /dev/kvm is clearer.
             Err(Errno::EOPNOTSUPP) if name.starts_with("kvm_") => {}
             Err(errno) => {
                 let cause = Cause::Module {
@@ -89,8 +89,8 @@ pub(super) fn tune() {
         ("lru_gen/min_ttl_ms", "1000"),
     ];
     for (name, value) in SETTINGS {
-        // Missing files are fine: without transparent huge pages the command that needs them reports it, and
-        // without lru_gen the OOM killer only acts later.
+        // Missing files are fine: without transparent huge pages the command that needs them
+        // reports it, and without lru_gen the OOM killer only acts later.
         let _ = fs::write(Path::new("/sys/kernel/mm").join(name), value);
     }
 }

@@ -23,7 +23,7 @@ pub(super) struct Line {
 }
 
 impl Line {
-    /// Opens whichever line there is.
+    /// Opens the line available.
     pub(super) fn open(id: u64) -> io::Result<Line> {
         let (name, device) = match port()? {
             Some(path) => (
@@ -74,7 +74,7 @@ fn port() -> io::Result<Option<PathBuf>> {
     if !Path::new("/sys/bus/virtio/drivers/virtio_console").exists() {
         return Ok(None);
     }
-    // The driver learns the port's name from the device a moment after it is there.
+    // The driver learns the port's name a moment after the device appears.
     let deadline = Instant::now() + PORT_APPEARS;
     loop {
         for entry in fs::read_dir("/sys/class/virtio-ports")? {

@@ -79,7 +79,7 @@ fn reap_until(pid: Pid) -> Result<Ended, Errno> {
     }
 }
 
-/// Passes on all that comes out of a pipe.
+/// Forwards the output of a pipe.
 fn pass_on(pipe: Option<impl Read>, stream: Stream, line: &Line) {
     let Some(mut pipe) = pipe else {
         return;

@@ -26,7 +26,7 @@ pub enum RehearsalError {
     #[error("the parts of a rehearsal are not in {}", folder.display())]
     #[diagnostic(help("run `tdxlab rehearse --prepare` (411 MB to download, once)"))]
     NotPrepared {
-        /// Where they were looked for.
+        /// The folder searched.
         folder: PathBuf,
     },
     /// The modules do not build.
@@ -42,7 +42,7 @@ pub enum RehearsalError {
     Failed {
         /// The step of the preparation.
         doing: String,
-        /// The last thing the program said.
+        /// The last line of its output.
         said: String,
         /// What to do about it.
         advice: &'static str,

@@ -14,13 +14,13 @@ use super::root::Root;
 /// The modules, as their files are called.
 const MODULES: [&str; 2] = ["kvm.ko", "kvm-amd.ko"];
 
-/// Where the parts of the distribution's kernel source that KVM lies in are in the root.
+/// Folder in the root of KVM's parts of the kernel source.
 const SOURCE: &str = "usr/src/kvm-source";
 
-/// Says of which sources the modules beside it are.
+/// File that identifies the sources of the modules beside it.
 const STAMP: &str = "softtdx.stamp";
 
-/// What modules are built from.
+/// Source of the modules.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Tree<'a> {
     /// The distribution's kernel source.
@@ -29,7 +29,7 @@ pub(crate) enum Tree<'a> {
     Own(&'a Path),
 }
 
-/// Unpacks the parts of the kernel's source that KVM lies in; the packed source goes.
+/// Unpacks KVM's parts of the kernel's source; removes the packed source.
 pub(crate) fn unpack_source(root: &Root) -> Result<(), RehearsalError> {
     let source = root.entry("usr/src", "linux-source-", ".tar.xz");
     let source = source.ok_or_else(|| missing("source"))?;

@@ -293,7 +293,7 @@ fn plain(version: &str) -> &str {
     version.split(['+', '-', '~']).next().unwrap_or(version)
 }
 
-/// What tells one set of parts from another.
+/// Identifies a set of parts.
 fn fingerprint(packages: &std::collections::BTreeSet<Package>) -> u32 {
     // The hash depends on the input and the release of the standard library only; another release
     // at worst rebuilds the parts.
