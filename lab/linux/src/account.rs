@@ -40,9 +40,9 @@ impl MemInfo {
 pub struct Resource {
     /// The address range.
     pub range: GpaRange,
-    /// How many others it lies in.
+    /// Nesting depth.
     pub depth: usize,
-    /// What Linux has there.
+    /// Linux's name of the resource.
     pub name: String,
 }
 
@@ -71,7 +71,7 @@ pub fn at(resources: &[Resource], gpa: Gpa) -> Option<&Resource> {
     inside.max_by_key(|resource| resource.depth)
 }
 
-/// RAM as Linux sees it.
+/// RAM according to Linux.
 pub fn system_ram(resources: &[Resource]) -> u64 {
     let ram = resources
         .iter()
@@ -90,7 +90,7 @@ pub struct Message {
     pub text: String,
 }
 
-/// What `/dev/kmsg` gave: `PRIORITY,SEQUENCE,MICROSECONDS,FLAGS;TEXT` lines.
+/// Parses `/dev/kmsg`: `PRIORITY,SEQUENCE,MICROSECONDS,FLAGS;TEXT` lines.
 pub fn kernel_log(bytes: &[u8]) -> Vec<Message> {
     let text = String::from_utf8_lossy(bytes);
     let message = |line: &str| {
@@ -149,8 +149,7 @@ pub fn is_splat(text: &str) -> bool {
         || (text.contains(": page allocation failure: "))
 }
 
-/// The line of a console that says why the kernel came to its end: where there is an oops before
-/// the panic, the oops.
+/// The console line with the cause of the kernel's end: the oops before the panic, if there is one.
 pub fn cause(console: &str) -> Option<String> {
     let lines = console.lines().map(without_time);
     let complaints = lines.filter(|line| is_splat(line) && !line.starts_with("WARNING: "));

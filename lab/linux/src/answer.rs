@@ -41,7 +41,7 @@ pub struct Answer {
     pub outcome: Result<Outcome, Failure>,
 }
 
-/// An answer as it comes in.
+/// Collects the parts of an answer.
 #[derive(Debug)]
 pub struct Collector {
     id: u32,
@@ -77,7 +77,7 @@ impl Collector {
         }
     }
 
-    /// Whether the end has come.
+    /// Whether the answer is complete.
     pub fn is_over(&self) -> bool {
         self.outcome.is_some()
     }

@@ -13,7 +13,7 @@ use std::time::Instant;
 use tdxlab_protocol::frame::{self, Decoder, Message};
 use tdxlab_qemu::head_tail::HeadTail;
 
-/// Bytes that may come before the guest's first word: what firmware or a UART may say.
+/// Bound on bytes before the guest's first message, from firmware or a UART.
 const MAX_NOISE: usize = 64 << 10;
 
 /// Frames kept from the beginning and from the end.
@@ -77,7 +77,7 @@ impl<Q: Message + Debug, R: Message + Debug> Conversation<Q, R> {
         })
     }
 
-    /// Readable when the guest has said something.
+    /// Readable when the guest has sent data.
     pub fn socket(&self) -> BorrowedFd<'_> {
         self.socket.as_fd()
     }
@@ -155,7 +155,7 @@ impl<Q: Message + Debug, R: Message + Debug> Conversation<Q, R> {
         }
     }
 
-    /// The next reply that came in whole.
+    /// The next complete reply.
     pub fn next_reply(&mut self) -> Option<R> {
         self.inbox.pop_front()
     }

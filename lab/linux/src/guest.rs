@@ -26,7 +26,7 @@ use crate::memory::GuestMemory;
 /// Interval of checks for an interrupt.
 const TICK: Duration = Duration::from_millis(200);
 
-/// How long a kernel that has panicked may go on printing why.
+/// Time for a panicked kernel to print its reason.
 const LAST_WORDS: Duration = Duration::from_millis(300);
 
 /// Longest that QEMU may take to end when the guest has switched itself off.
@@ -364,8 +364,7 @@ impl LinuxGuest {
         }
     }
 
-    /// Waits for something to happen, and takes in what did. Gives whether the guest gave a sign
-    /// of life.
+    /// Waits for events and handles them. Returns whether the guest gave a sign of life.
     fn wait(&mut self, doing: &str) -> Result<bool, LinuxError> {
         let ended = self.process.ended().is_some();
         if !ended {
@@ -378,7 +377,7 @@ impl LinuxGuest {
         match self.talk.receive() {
             Ok(()) => {}
             Err(LineError::Closed) => {
-                // The process's end says more than that of its line.
+                // The exit of the process is more informative than the end of its line.
                 if self
                     .process
                     .wait_for_exit(Instant::now() + LAST_WORDS)
@@ -437,7 +436,7 @@ impl LinuxGuest {
         Ok(length > 0)
     }
 
-    /// The kernel has panicked. A moment later all of its words are there.
+    /// The kernel has panicked. A moment later its console output is complete.
     fn panicked(&mut self, doing: &str, line: String) -> LinuxError {
         let until = Instant::now() + LAST_WORDS;
         while self.process.ended().is_none() && Instant::now() < until {
@@ -478,7 +477,7 @@ impl LinuxGuest {
     /// The error after QEMU has exited and all data was read.
     fn died(&mut self, doing: &str) -> LinuxError {
         let console = self.console.text();
-        // An agent that has no line to the lab says on the console why it gives up.
+        // An agent without a line to the lab prints the reason on the console.
         let said = console
             .lines()
             .rev()
@@ -590,7 +589,7 @@ fn line_failed(error: LineError) -> LinuxError {
     }
 }
 
-/// What to do about a panic, where its line tells.
+/// Remedy for a panic, if its line shows the cause.
 fn advice_on_panic(line: &str, mebibytes: u64) -> String {
     let has = |text: &str| line.contains(text);
     if has("Unable to mount root fs") {
@@ -606,7 +605,7 @@ fn advice_on_panic(line: &str, mebibytes: u64) -> String {
     }
 }
 
-/// What to do about a QEMU that ended.
+/// Remedy for a QEMU that ended.
 fn advice_on_qemu(said: &str, mebibytes: u64) -> String {
     let has = |text: &str| said.contains(text);
     if has("Cannot allocate memory") || has("cannot set up guest memory") {

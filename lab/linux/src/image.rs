@@ -82,9 +82,9 @@ pub struct LinuxImage {
     pub initramfs: PathBuf,
     /// Start of the hash of all it was made of.
     pub id: String,
-    /// What to call the kernel in messages: package or path.
+    /// Name of the kernel for messages: package or path.
     pub name: String,
-    /// The kernel's release, where its image says.
+    /// The kernel's release, if its image contains it.
     pub release: Option<String>,
     /// The agent's line.
     pub line: AgentLine,
@@ -254,7 +254,7 @@ fn modules_of(
     Ok((AgentLine::VirtioSerial, modules))
 }
 
-/// Adds what kexec needs; or says why it cannot be had.
+/// Adds the files for kexec; or returns why it is not available.
 fn add_kexec(files: &mut Files, kernel: &Kernel) -> Result<Option<String>, LinuxError> {
     let bytes = read(&kernel.image)?;
     if bytes.get(0x202..0x206) != Some(b"HdrS") {

@@ -39,7 +39,7 @@ pub enum AgentLine {
     Serial,
 }
 
-/// What makes the guest a TD.
+/// Parameters of a TD.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Td {
     /// Firmware that starts as a TD.
@@ -53,7 +53,7 @@ pub struct Machine {
     pub qemu: PathBuf,
     /// Its version.
     pub version: Version,
-    /// What runs the guest's instructions.
+    /// The accelerator.
     pub accelerator: Accelerator,
     /// The CPU model.
     pub cpu: Cpu,

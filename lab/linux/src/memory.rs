@@ -22,7 +22,7 @@ pub struct GuestMemory {
 /// Why memory cannot be reached by its GPA.
 #[derive(Debug, thiserror::Error)]
 pub enum OutOfReach {
-    /// It is not in the guest, or not where its GPA says.
+    /// It is outside the guest, or at another offset than its GPA.
     #[error(
         "{0} is not in the first 2 GiB of the guest's memory, where offset and GPA are the same"
     )]

@@ -16,7 +16,7 @@ use tdxlab_qemu::{Accelerator, Cpu, Installed, Version};
 
 const PATIENCE: Duration = Duration::from_secs(120);
 
-/// QEMU and an image; `None`, said why, where there is none.
+/// QEMU and an image; `None`, with a message, if one is missing.
 fn machine(options: &ImageOptions) -> Option<(Machine, LinuxImage)> {
     let missing = |what: String| {
         eprintln!("NOT TESTED: {what}");
@@ -166,7 +166,7 @@ fn memory_is_filled_found_and_lost_where_a_hole_is_punched() {
         })
     );
 
-    // What Linux says of itself.
+    // Linux's own account.
     let info = guest.ask(Ask::Read(Witness::MemInfo)).unwrap();
     let info = account::MemInfo::parse(&info.bytes);
     assert!(info.bytes("MemTotal").unwrap() < 768 << 20);
@@ -231,7 +231,7 @@ fn loads_leave_nothing_behind_and_buffers_intact() {
         matches!(verified.outcome, Ok(Outcome::Verified { wrong: 0, .. })),
         "{verified:?}"
     );
-    // More than there is, is refused and not the end of the guest.
+    // A request for more than exists is refused and does not end the guest.
     let much = guest
         .ask(Ask::Load(Load::Touch {
             bytes: 4 << 30,
