@@ -15,7 +15,7 @@ use crate::observe::{GuestAccount, Seen, words};
 /// RAM that firmware and kernel may reserve: at most this fraction, and this many bytes.
 const KEPT: (u64, u64) = (16, 64 << 20);
 
-/// Says whose memory an address was when it was filled.
+/// The owner of an address when it was filled.
 pub(crate) type Owner<'a> = &'a dyn Fn(Gpa) -> Option<(BufferId, u64)>;
 
 /// Judges a step: verdict, and the observation in words.

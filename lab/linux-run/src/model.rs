@@ -9,7 +9,7 @@ use tdxlab_plan::{Generation, addr::PageLevel};
 /// Expectation of a step.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Expected {
-    /// A guest of this size is there.
+    /// A guest of this size runs.
     Guest(LinuxGuest),
     /// A buffer is filled.
     Filled {

@@ -18,7 +18,7 @@ pub(crate) enum Seen {
     Guest(Box<GuestAccount>),
     /// A buffer was filled.
     Filled {
-        /// How the agent says it ended.
+        /// The agent's result.
         outcome: Outcome,
         /// Pages that lie under the buffer.
         pages: u64,
@@ -78,7 +78,7 @@ pub(crate) struct GuestAccount {
 /// Does steps on a guest.
 pub(crate) struct Observer {
     guest: LinuxGuest,
-    /// What lay under each buffer when it was filled.
+    /// Physical extents of each buffer when it was filled.
     places: BTreeMap<BufferId, Vec<Extent>>,
     /// Time of the last kernel message that was read, in microseconds of the guest's clock.
     looked: Option<u64>,

@@ -19,7 +19,7 @@ use crate::judge::judge;
 use crate::model::Model;
 use crate::observe::Observer;
 
-/// A plan and where it came from.
+/// A plan and its origin.
 #[derive(Clone, Debug)]
 pub struct LinuxCase {
     /// The plan.
@@ -33,7 +33,7 @@ pub struct LinuxCase {
 pub struct Place {
     /// QEMU.
     pub qemu: Installed,
-    /// What runs the guest's instructions.
+    /// The accelerator.
     pub accelerator: Accelerator,
     /// The board of plain guests.
     pub board: Board,
@@ -65,13 +65,13 @@ pub struct LinuxRunner<'a> {
 struct Course {
     verdict: Verdict,
     reason: Option<String>,
-    /// Where its evidence goes, in the run's folder.
+    /// Folder of its evidence.
     folder: PathBuf,
 }
 
 impl LinuxRunner<'_> {
-    /// Runs a plan, or skips it where a need is not met. Whatever happens to it is an outcome; an
-    /// error means that it could not be written down.
+    /// Runs a plan, or skips it if a need is not met. Any failure is an outcome; an error means
+    /// that it could not be recorded.
     ///
     /// # Errors
     ///
@@ -108,7 +108,7 @@ impl LinuxRunner<'_> {
             folder: RunFolder::of_plan(id, &plan.name),
         };
         let evidence = self.folder.path().join(&course.folder);
-        // A run that was ended by force may have left something here, and goes on.
+        // An earlier runner that was killed may have left this folder.
         let _ = fs::remove_dir_all(&evidence);
         self.run(id, plan, &image, &mut course)?;
         let outcome = Outcome {

@@ -28,7 +28,7 @@ use crate::runner::{LinuxCase, LinuxRunner, Place};
 
 const PATIENCE: Duration = Duration::from_secs(240);
 
-/// QEMU and an image; `None`, said why, where there is none.
+/// QEMU and an image; `None`, with a message, if one is missing.
 fn here() -> Option<(Installed, LinuxImage)> {
     let qemu = Installed::find(Version::new(7, 2)).map_err(|error| error.to_string());
     let image = LinuxImage::prepare(&ImageOptions::default()).map_err(|error| error.to_string());
@@ -149,7 +149,7 @@ impl Spoilt {
         op
     }
 
-    /// Where a page of a buffer lies.
+    /// GPA range of a page of a buffer.
     fn place(&self, number: u8, page: u32) -> GpaRange {
         let places = self
             .observer
