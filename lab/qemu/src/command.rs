@@ -39,7 +39,7 @@ pub struct QemuCommand {
     pub monitor: Option<Line>,
     /// The serial port that carries the protocol.
     pub serial: Line,
-    /// A second serial port, on which a TD says in words how far it came.
+    /// A second serial port for a TD's text output.
     pub console: Option<Line>,
     /// The doorbell port of the soft host.
     pub doorbell: Option<Line>,

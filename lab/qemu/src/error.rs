@@ -50,7 +50,7 @@ pub enum QemuError {
         doing: String,
         /// Exit status.
         status: ExitStatus,
-        /// The last thing it said on stderr.
+        /// The last line on stderr.
         last_line: String,
     },
     /// QEMU lives, but its monitor does not answer.

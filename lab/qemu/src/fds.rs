@@ -83,7 +83,7 @@ fn refused(number: i32, source: io::Error) -> QemuError {
     }
 }
 
-/// What `/proc/PID/fd` says: number and link text of each open file.
+/// Number and link target of each open file in `/proc/PID/fd`.
 fn links(process: &Process) -> Result<Vec<(i32, String)>, QemuError> {
     let folder = PathBuf::from(format!("/proc/{}/fd", process.pid()));
     let entries = fs::read_dir(&folder)

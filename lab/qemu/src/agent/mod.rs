@@ -5,7 +5,7 @@
 //! | [`Agent`] | encodes requests, decodes replies, keeps the transcript |
 //! | [`request`] | operation of a plan to guest tasks |
 //! | [`collect`] | collects the parts of the answers, within bounds |
-//! | [`plausible`] | whether an answer can be true at all |
+//! | [`plausible`] | whether an answer is plausible |
 //!
 //! The guest is not trusted: with broken memory it may run anything. An implausible answer is an
 //! error that shows its bytes, never a verdict.
@@ -107,7 +107,7 @@ impl Agent {
         })
     }
 
-    /// Readable when the guest has said something.
+    /// Readable when the guest has sent data.
     pub fn socket(&self) -> BorrowedFd<'_> {
         self.socket.as_fd()
     }

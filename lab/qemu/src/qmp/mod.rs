@@ -153,7 +153,7 @@ impl Qmp {
         Ok(qmp)
     }
 
-    /// Readable when the monitor has said something.
+    /// Readable when the monitor has sent data.
     pub fn socket(&self) -> BorrowedFd<'_> {
         self.socket.as_fd()
     }
@@ -286,8 +286,8 @@ impl Qmp {
         !self.events.is_empty()
     }
 
-    /// Everything said so far, as JSON lines with timestamps; the middle of a long conversation
-    /// is left out.
+    /// The conversation so far, as JSON lines with timestamps; the middle of a long one is left
+    /// out.
     pub fn trace(&self) -> String {
         self.record.to_json_lines()
     }
