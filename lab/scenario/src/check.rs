@@ -91,7 +91,7 @@ impl Objection {
     }
 }
 
-/// What would be right under `expect`, as an author writes it.
+/// The correct value under `expect`, in the author's notation.
 fn right(field: &str, plan: &Plan, expectation: &Expectation) -> Option<String> {
     let pages = &expectation.pages;
     Some(match field {

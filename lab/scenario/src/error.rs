@@ -45,7 +45,7 @@ pub enum ScenarioError {
     #[error("scenario `{name}` is in two files: {} and {}", first.display(), second.display())]
     #[diagnostic(code(scenario::twice), help("give one of them another name"))]
     Twice {
-        /// The name.
+        /// The name used twice.
         name: String,
         /// Where it was first.
         first: PathBuf,
@@ -91,7 +91,7 @@ pub struct Problem {
     /// The text at fault.
     #[label("{label}")]
     pub span: SourceSpan,
-    /// What would be right.
+    /// The suggestion.
     #[help]
     pub help: Option<String>,
 }

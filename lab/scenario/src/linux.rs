@@ -62,7 +62,7 @@ pub fn parse_linux(path: &Path, text: &str) -> Result<LinuxPlan, ScenarioError> 
 
 struct Reader {
     problems: Vec<Problem>,
-    /// What each buffer is, as far as the steps have come.
+    /// Size and pages of each buffer so far.
     buffers: BTreeMap<u8, (u64, Pages)>,
     generation: u16,
     vars: Vars,

@@ -165,7 +165,7 @@ impl Operations {
         }
     }
 
-    /// Branches that run side by side; the list stands at `node`.
+    /// Parallel branches; the list is at `node`.
     pub(super) fn parallel(
         &mut self,
         reader: &mut Reader<'_>,

@@ -11,7 +11,7 @@ use super::yaml::Node;
 pub(super) struct Reader<'a> {
     source: &'a str,
     pub(super) vars: Vars,
-    /// The variant being read, as in the plan's name; empty where there is one only.
+    /// The variant being read, as in the plan's name; empty if there is only one.
     pub(super) variant: String,
     problems: Vec<Problem>,
 }
@@ -68,8 +68,8 @@ impl<'a> Reader<'a> {
         });
     }
 
-    /// Tells a problem with the value at `node`. Where it depends on variables, the message says
-    /// for which variant.
+    /// Reports a problem with the value at `node`. If it depends on variables, the message names
+    /// the variant.
     pub(super) fn wrong(&mut self, node: &Node, message: String, label: &str, help: String) {
         let depends = node.text().is_some_and(|text| text.contains('$'));
         let message = match depends && !self.variant.is_empty() {

@@ -119,8 +119,7 @@ fn cases(reader: &mut Reader<'_>, file: &File, node: &Node) -> Vec<Variant> {
     variants
 }
 
-/// Tells names that cannot be variables, or that are defined twice, in `cases`, `matrix` and
-/// `draw`.
+/// Reports invalid and duplicate names of variables in `cases`, `matrix` and `draw`.
 pub(super) fn check_names(reader: &mut Reader<'_>, file: &File, root: &Node) {
     let mut known: IndexMap<&str, &str> = IndexMap::new();
     let case = file.cases.first();

@@ -67,7 +67,7 @@ impl Vars {
     }
 }
 
-/// The name in `$name` or `${name}`, where that is all there is.
+/// The name in `$name` or `${name}`, if that is the whole text.
 pub(super) fn whole_variable(text: &str) -> Option<&str> {
     let rest = text.strip_prefix('$')?;
     let name = match rest.strip_prefix('{') {
@@ -83,7 +83,7 @@ pub(super) fn is_name(name: &str) -> bool {
         && name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_')
 }
 
-/// The candidate most like `word`, where one is like it at all.
+/// The candidate most similar to `word`, if any is.
 pub(super) fn nearest<'a>(
     word: &str,
     candidates: impl Iterator<Item = &'a str>,
@@ -104,7 +104,7 @@ pub(super) struct Fault {
     pub(super) message: String,
     /// Label of the underlined text.
     pub(super) label: String,
-    /// What would be right.
+    /// The suggestion.
     pub(super) help: Option<String>,
 }
 

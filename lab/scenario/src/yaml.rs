@@ -51,7 +51,7 @@ pub(super) struct Entry {
 }
 
 impl Node {
-    /// The value of `key`; this node where it has none, so that there is always a place to show.
+    /// The value of `key`; this node if it is missing, so that there is always a position.
     pub(super) fn key(&self, key: &str) -> &Node {
         self.entry(key).map_or(self, |entry| &entry.value)
     }
@@ -69,7 +69,7 @@ impl Node {
         }
     }
 
-    /// The `index`th value of a list; this node where there is none.
+    /// The `index`th value of a list; this node if it is missing.
     pub(super) fn item(&self, index: usize) -> &Node {
         self.items().get(index).unwrap_or(self)
     }
