@@ -11,7 +11,7 @@ use super::{Fault, all};
 pub enum Kind {
     /// A defect that can be seeded.
     Fault,
-    /// A situation that goes wrong easily: it takes a scenario.
+    /// A risky situation: it takes a scenario.
     Scenario,
     /// Both.
     Both,
@@ -33,7 +33,7 @@ impl Kind {
 pub struct Known {
     /// Its number, from 1.
     pub row: u8,
-    /// How it can be met.
+    /// How it is covered.
     pub kind: Kind,
     /// One-line description.
     pub about: &'static str,
@@ -66,7 +66,7 @@ const fn known(
     }
 }
 
-/// A row of which something cannot be played.
+/// A row with a part that cannot be emulated.
 const fn partly(
     row: u8,
     kind: Kind,

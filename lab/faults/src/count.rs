@@ -125,8 +125,8 @@ faults! {
             if call != Seamcall::PageAug {
                 return None;
             }
-            // The page of the positive control is the first; of those after it, the second call
-            // of each goes through.
+            // The page of the positive control is the first; of those after it, the second call of
+            // each succeeds.
             self.augs += 1;
             (self.augs.is_multiple_of(2)).then_some(Status::OPERAND_BUSY.rcx())
         }
