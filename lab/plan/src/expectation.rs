@@ -24,8 +24,8 @@ pub struct Expectation {
     pub accept_exits: Interval,
     /// VM exits: other EPT violations on private memory.
     pub access_exits: Interval,
-    /// S-EPT entries a range operation may look at to decide its splits; `None` where the design
-    /// makes no promise.
+    /// S-EPT entries a range operation may visit to decide its splits; `None` if the design
+    /// promises no bound.
     pub entries_at_most: Option<u64>,
     /// Status of every ACCEPT, in the order the guest makes them. `None` where the step races or
     /// makes none.
@@ -36,7 +36,7 @@ pub struct Expectation {
     pub errnos: Vec<i32>,
     /// Private accesses of touch and fill: for each extent, what happens. In order.
     pub accesses: Option<Vec<(GpaRange, AccessOutcome)>>,
-    /// What `probe` reads, in order.
+    /// Results of `probe`, in order.
     pub probes: Option<Vec<ProbeRun>>,
     /// R10 of MapGPA.
     pub map_gpa: Option<u64>,
@@ -87,7 +87,7 @@ pub struct ProbeRun {
     pub pending: bool,
 }
 
-/// What journals mean that do not say it.
+/// Default for journals without the field.
 const fn every_page() -> PageLevel {
     PageLevel::Size4K
 }
