@@ -169,6 +169,8 @@ impl LinuxImage {
         let id = made.id();
         let folder = cache.join("guests").join(&id);
         let booted = match &kernel.boot {
+            // Firmware starts the image as packaged, by its EFI stub.
+            _ if options.td => kernel.image.clone(),
             Boot::File(path) => path.clone(),
             Boot::Bytes(_) => folder.join("kernel"),
         };

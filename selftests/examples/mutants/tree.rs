@@ -69,7 +69,7 @@ impl Tree {
         copy(&tree);
         add_support(&tree);
         let left_out = write_all(&tree, mutants);
-        // The next build of the real tree goes to the same place.
+        // The next build of another copy goes to the same place.
         let keep = |built: &Path| {
             let kept = tree.join(built.file_name().expect("a file"));
             fs::copy(built, &kept).expect("room");
@@ -195,7 +195,8 @@ fn cargo(tree: &Path, arguments: &[&str]) -> Command {
     cargo
         .args(arguments)
         .current_dir(tree)
-        .env("CARGO_TARGET_DIR", root().join("target"));
+        // Cargo tells packages of the tree and of the copy apart by nothing but their files.
+        .env("CARGO_TARGET_DIR", root().join("target/mutants-build"));
     cargo
 }
 
