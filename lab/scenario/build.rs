@@ -1,4 +1,4 @@
-//! Embeds the default set of scenarios, so that the lab runs from any folder.
+//! Embeds the scenarios, so that the lab runs from any folder.
 
 use std::fmt::Write;
 use std::path::{Path, PathBuf};
@@ -13,8 +13,8 @@ fn main() -> io::Result<()> {
     collect(&folder, &mut files)?;
     files.sort();
     let mut code = String::from(
-        "/// Path and text of every scenario of the default set.\n\
-         static DEFAULT_SET: &[(&str, &str)] = &[\n",
+        "/// Path and text of every scenario that comes with the lab.\n\
+         static EMBEDDED: &[(&str, &str)] = &[\n",
     );
     for file in files {
         let name = file.strip_prefix(&root).expect("found below it");
@@ -23,7 +23,7 @@ fn main() -> io::Result<()> {
     }
     code += "];\n";
     let out = PathBuf::from(env::var_os("OUT_DIR").expect("cargo sets it"));
-    fs::write(out.join("default_set.rs"), code)
+    fs::write(out.join("embedded.rs"), code)
 }
 
 /// Adds all `*.yaml` below `folder`.

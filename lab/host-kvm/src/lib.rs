@@ -7,8 +7,10 @@
 //! |---|---|
 //! | `kvm` | plain VMs: memory slots, huge pages, dirty logging |
 //! | `tdx` | TDs: TDVF, guest_memfd, SEAMCALL probes, detection of KVM's design |
+//! | `counted` | what KVM has counted of a VM: exits, TLB flushes |
 //! | `deep` | the doctor's check with a TD, through every witness |
 
+mod counted;
 mod deep;
 pub mod kvm;
 pub mod tdx;

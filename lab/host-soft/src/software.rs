@@ -1,10 +1,10 @@
 //! Common to `soft` and `sim`: the software KVM's configuration for a plan's guest.
 
 use tdxlab_host::{BootOptions, HostError};
-use tdxlab_journal::{Death, ExitCounters, Killer};
+use tdxlab_journal::{Cost, Death, ExitCounters, Killer};
 use tdxlab_plan::{CONTROL_PAGE, Guest, HostKind, TdxModule};
 use tdxlab_protocol::addr::GpaRange;
-use tdxlab_softkvm::{Config, Exits, KvmDesign, MemSlot, ModuleVersion, SoftKvmError};
+use tdxlab_softkvm::{Config, Exits, KvmDesign, MemSlot, ModuleVersion, SoftKvmError, Work};
 
 /// The software KVM for `guest`. The design's name is the only thing that can be wrong here.
 pub(crate) fn config(
@@ -86,4 +86,16 @@ pub(crate) fn exits(exits: Exits) -> ExitCounters {
         accept: exits.accept,
         access: exits.access,
     }
+}
+
+/// Adds what was counted to the cost of an operation.
+pub(crate) fn account(cost: &mut Cost, work: Work) {
+    let [auged_4k, auged_2m, auged_1g] = work.auged;
+    let add = |sum: &mut Option<u64>, more| *sum.get_or_insert(0) += more;
+    add(&mut cost.exits, work.exits);
+    add(&mut cost.vmcalls, work.vmcalls);
+    add(&mut cost.auged_4k, auged_4k);
+    add(&mut cost.auged_2m, auged_2m);
+    add(&mut cost.auged_1g, auged_1g);
+    add(&mut cost.kicks, work.tracks);
 }

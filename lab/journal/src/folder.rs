@@ -107,6 +107,7 @@ impl RunFolder {
             paths: Vec::new(),
             allowed_log: Vec::new(),
             part: None,
+            repeat: None,
             merged: Vec::new(),
         }
     }

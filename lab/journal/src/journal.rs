@@ -14,7 +14,7 @@ use parking_lot::{Mutex, MutexGuard};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tdxlab_plan::linux::LinuxPlan;
-use tdxlab_plan::{Expectation, HostKind, HostProfile, MemoryMap, Plan};
+use tdxlab_plan::{Expectation, HostKind, HostProfile, MemoryMap, Plan, Repeat};
 use thiserror::Error;
 
 use crate::interleaving::Interleaving;
@@ -239,6 +239,9 @@ pub struct RunStarted {
     /// Which part of a larger run this is.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub part: Option<Part>,
+    /// How often every scenario is done, where that is more than once.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub repeat: Option<Repeat>,
     /// Names of the runs this one was merged from.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub merged: Vec<String>,

@@ -6,6 +6,7 @@
 //! | file | holds |
 //! |---|---|
 //! | `observed` | results of an operation |
+//! | `cost` | what an operation cost besides |
 //! | `sample` | readings of all witnesses |
 //! | `content` | content of guest memory |
 //! | `verdict` | verdicts, findings, judgements |
@@ -19,6 +20,7 @@
 #![warn(missing_docs)]
 
 pub mod content;
+mod cost;
 pub mod folder;
 mod inside;
 pub mod interleaving;
@@ -33,6 +35,7 @@ pub mod shard;
 pub mod verdict;
 
 pub use content::{ContentSpan, PageClass};
+pub use cost::Cost;
 pub use folder::{FolderError, RunFolder};
 pub use journal::{Journal, JournalError, PlanId};
 pub use observed::{

@@ -5,6 +5,8 @@ use std::time::Instant;
 use serde::{Deserialize, Serialize};
 use tdxlab_protocol::message::{Counts, Run};
 
+use crate::cost::Cost;
+
 /// The fact that marks a run as a rehearsal.
 pub const REHEARSAL_FACT: &str = "REHEARSAL";
 /// The fact that tells whether one-shot warnings are re-armed.
@@ -40,6 +42,9 @@ pub struct Observed {
     pub leaves_zapped: Option<u64>,
     /// How long it took, in microseconds.
     pub micros: u64,
+    /// What else was counted of it.
+    #[serde(default, skip_serializing_if = "Cost::is_unseen")]
+    pub cost: Cost,
 }
 
 impl Observed {

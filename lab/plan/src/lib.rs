@@ -17,6 +17,7 @@
 //! | `expectation` | the predictor's expectation of a step |
 //! | `linux` | plans for a Linux guest |
 //! | `map` | the state of guest memory |
+//! | `repeat` | scenarios that a run does several times |
 //! | `names`, `text` | statuses, operations and expectations in words |
 
 #![warn(missing_docs)]
@@ -34,6 +35,7 @@ pub mod needs;
 mod op;
 pub mod op_words;
 mod plan;
+pub mod repeat;
 mod tdx_module;
 pub mod text;
 
@@ -50,6 +52,7 @@ pub use op::{Action, Branch, Gone, GuestOp, HostOp, Kind, Op, Size, VmOp};
 pub use plan::{
     Backing, CONTROL_PAGE, Guest, HIGH_BASE, LOW_BASE, Needs, Plan, Slot, Step, VERSION,
 };
+pub use repeat::Repeat;
 pub use tdx_module::TdxModule;
 pub use tdxlab_protocol::addr;
 pub use tdxlab_protocol::message::{AccessKind, OnVe, Side, VcpuId};

@@ -16,6 +16,7 @@ use super::model::{
     ScenarioReport, StepReport, VERSION, VerdictCounts,
 };
 use super::observed::seen;
+use super::work;
 
 /// Name of the extra step for findings during the teardown of the guest.
 const END: &str = "end of the guest";
@@ -315,6 +316,9 @@ impl Draft {
                     step.seen = seen(&observed);
                     let micros = observed.iter().flatten().map(|o| o.micros);
                     step.micros = micros.fold(0, u64::saturating_add);
+                    if let Some(work) = &mut step.work {
+                        work.micros = work::micros(&observed);
+                    }
                 }
             }
             Event::StepJudged {
@@ -342,6 +346,7 @@ impl Draft {
             return;
         };
         self.report.steps.push(StepReport {
+            work: work::of(&planned.action),
             line: planned.line,
             expected: words::expectation(expected),
             ..StepReport::begun(number, op_words::action(&planned.action, &plan.guest))
@@ -418,7 +423,11 @@ fn content(span: &ContentSpan) -> ContentReport {
     }
 }
 
-fn numbers(observed: &[Vec<Observed>], before: Option<&Sample>, after: &Sample) -> Numbers {
+pub(super) fn numbers(
+    observed: &[Vec<Observed>],
+    before: Option<&Sample>,
+    after: &Sample,
+) -> Numbers {
     let pages = before.and_then(|before| {
         both(&before.debugfs, &after.debugfs)
             .or_else(|| both(&before.query_stats, &after.query_stats))
@@ -441,7 +450,23 @@ fn numbers(observed: &[Vec<Observed>], before: Option<&Sample>, after: &Sample) 
         access_exits: exits.and_then(|(before, after)| after.access.checked_sub(before.access)),
         entries_looked_at: sum(observed, |o| o.entries_looked_at),
         leaves_zapped: sum(observed, |o| o.leaves_zapped),
+        exits: sum(observed, |o| o.cost.exits),
+        vmcalls: sum(observed, |o| o.cost.vmcalls),
+        auged_4k: sum(observed, |o| o.cost.auged_4k),
+        auged_2m: sum(observed, |o| o.cost.auged_2m),
+        auged_1g: sum(observed, |o| o.cost.auged_1g),
+        tlb_kicks: sum(observed, |o| o.cost.kicks),
+        shared_apart: shared_apart(observed),
     }
+}
+
+/// The largest that an operation has left; each sees all of the guest's.
+fn shared_apart(observed: &[Vec<Observed>]) -> Option<u64> {
+    let left = observed
+        .iter()
+        .flatten()
+        .filter_map(|o| o.cost.shared_apart);
+    left.max()
 }
 
 fn both<'a, T>(before: &'a Reading<T>, after: &'a Reading<T>) -> Option<(&'a T, &'a T)> {

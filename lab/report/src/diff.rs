@@ -1,19 +1,22 @@
 //! Compares two runs: changed verdicts and numbers, new and missing scenarios.
 //!
-//! Times vary from run to run, so a change counts only where it is large. Counters do not: on equal
-//! host and design the same scenario gives the same numbers, unless its steps race.
+//! Times vary from run to run: one has changed where it lies beyond the spread that the repeats of both
+//! runs show (`run --repeat`), and nothing is said of it where there are too few. Counters do not vary: on
+//! equal host and design the same scenario gives the same numbers, unless its steps race.
 
 use std::collections::BTreeMap;
 use std::fmt;
 
 use tdxlab_journal::verdict::Verdict;
 use tdxlab_journal::{ONE_SHOT, REHEARSAL_FACT, REJUDGED_FACT};
+use tdxlab_plan::repeat;
 use tdxlab_plan::text::Micros;
 
+use super::cost::Spread;
 use super::{Confirmation, Numbers, Report, ScenarioReport, terminal};
 
-/// A time has changed where it grew or shrank by half and by this many microseconds.
-const NOISE_MICROS: u64 = 50_000;
+/// Repeats that a scenario needs in either run before its times are compared.
+const REPEATS: usize = 3;
 
 /// Differences in the later run.
 #[derive(Clone, Debug, Default)]
@@ -28,6 +31,10 @@ pub struct Diff {
     pub verdicts: Vec<VerdictChange>,
     /// Scenarios whose numbers changed.
     pub numbers: Vec<NumberChange>,
+    /// Scenarios whose times changed by more than their repeats differ.
+    pub times: Vec<NumberChange>,
+    /// Whether there was a scenario with repeats enough to compare its times.
+    pub times_compared: bool,
     /// Scenarios that only the later run has, with their verdicts.
     pub new: Vec<(String, Verdict)>,
     /// Scenarios that only the earlier run has.
@@ -114,8 +121,11 @@ impl Diff {
             .map(|scenario| (scenario.name.as_str(), scenario))
             .collect();
         let alike = before.host == after.host && before.design == after.design;
+        let exact = after.host.is_software();
         for scenario in &after.scenarios {
-            match earlier.remove(scenario.name.as_str()) {
+            let old = earlier.remove(scenario.name.as_str());
+            // A repeat that the earlier run has not is one of the same scenario.
+            match old.or_else(|| first_of(before, &scenario.name)) {
                 _ if scenario.unfinished => diff.unfinished += 1,
                 None => diff.new.push((scenario.name.clone(), scenario.verdict)),
                 Some(old) if old.verdict != scenario.verdict => diff.verdicts.push(VerdictChange {
@@ -125,11 +135,44 @@ impl Diff {
                     confirmed: scenario.confirmed,
                     why: why(scenario),
                 }),
-                Some(old) => diff.numbers.extend(numbers(old, scenario, alike)),
+                Some(old) => diff.numbers.extend(numbers(old, scenario, alike, exact)),
             }
         }
-        diff.gone = earlier.into_keys().map(str::to_owned).collect();
+        let there = |name: &&str| first_of(after, name).is_none();
+        diff.gone = earlier
+            .into_keys()
+            .filter(there)
+            .map(str::to_owned)
+            .collect();
+        if alike {
+            diff.compare_times(before, after);
+        }
         diff
+    }
+
+    fn compare_times(&mut self, before: &Report, after: &Report) {
+        let (before, after) = (times(before), times(after));
+        for (name, new) in after {
+            let Some(old) = before.get(name).filter(|old| old.repeats >= REPEATS) else {
+                continue;
+            };
+            if new.repeats < REPEATS {
+                continue;
+            }
+            self.times_compared = true;
+            if (new.median - old.median).abs() > old.width() + new.width() {
+                let said = |time: &Spread| {
+                    let (min, max) = (Micros(time.min as u64), Micros(time.max as u64));
+                    format!("{} ({min} to {max})", Micros(time.median as u64))
+                };
+                self.times.push(NumberChange {
+                    name: name.to_owned(),
+                    what: "time".to_owned(),
+                    before: said(old),
+                    after: said(&new),
+                });
+            }
+        }
     }
 
     /// Whether the later run is worse: a regression or a suspect, a scenario that is gone, or a
@@ -153,6 +196,7 @@ impl Diff {
             && self.unfinished == 0
             && self.verdicts.is_empty()
             && self.numbers.is_empty()
+            && self.times.is_empty()
             && self.new.is_empty()
             && self.gone.is_empty()
     }
@@ -188,7 +232,33 @@ fn runs(before: &Report, after: &Report) -> Vec<String> {
     changes
 }
 
-fn numbers(before: &ScenarioReport, after: &ScenarioReport, alike: bool) -> Vec<NumberChange> {
+/// The scenario of a run that goes by this name, whichever repeat of it is meant.
+fn first_of<'a>(report: &'a Report, name: &str) -> Option<&'a ScenarioReport> {
+    let base = repeat::base(name);
+    report.scenarios.iter().find(|one| one.name == base)
+}
+
+/// Times of the scenarios that passed, over their repeats.
+fn times(report: &Report) -> BTreeMap<&str, Spread> {
+    let mut times: BTreeMap<&str, Vec<f64>> = BTreeMap::new();
+    for scenario in &report.scenarios {
+        if scenario.verdict == Verdict::Pass {
+            let known = times.entry(repeat::base(&scenario.name)).or_default();
+            known.push(scenario.micros as f64);
+        }
+    }
+    let spread = |(name, times)| Some((name, Spread::of(times)?));
+    times.into_iter().filter_map(spread).collect()
+}
+
+/// `exact` hosts count the same exits and kicks every time; on others the interrupts of the machine are
+/// among them.
+fn numbers(
+    before: &ScenarioReport,
+    after: &ScenarioReport,
+    alike: bool,
+    exact: bool,
+) -> Vec<NumberChange> {
     let mut changes = Vec::new();
     let mut add = |what: String, old: String, new: String| {
         changes.push(NumberChange {
@@ -198,20 +268,14 @@ fn numbers(before: &ScenarioReport, after: &ScenarioReport, alike: bool) -> Vec<
             after: new,
         });
     };
-    let (old, new) = (before.micros, after.micros);
-    if old.abs_diff(new) > NOISE_MICROS && old.abs_diff(new) > old.min(new) / 2 {
-        add(
-            "time".to_owned(),
-            Micros(old).to_string(),
-            Micros(new).to_string(),
-        );
-    }
     for (old_step, step) in before.steps.iter().zip(&after.steps) {
         let races = step.action.starts_with("in parallel");
         if !alike || races || old_step.action != step.action {
             continue;
         }
-        for (what, old, new) in pairs(&old_step.numbers, &step.numbers) {
+        let counted = pairs(&old_step.numbers, &step.numbers);
+        let costs = costs(&old_step.numbers, &step.numbers, exact);
+        for (what, old, new) in counted.into_iter().chain(costs) {
             if old != new {
                 add(
                     format!("step {}, {what}", step.number),
@@ -260,6 +324,29 @@ fn pairs(old: &Numbers, new: &Numbers) -> [Pair; 9] {
             wide(new.leaves_zapped),
         ),
     ]
+}
+
+/// What it cost, as far as both runs have seen it.
+fn costs(old: &Numbers, new: &Numbers, exact: bool) -> Vec<Pair> {
+    let always = [
+        ("hypercalls", old.vmcalls, new.vmcalls),
+        ("pages AUGed at 4K", old.auged_4k, new.auged_4k),
+        ("pages AUGed at 2M", old.auged_2m, new.auged_2m),
+        ("pages AUGed at 1G", old.auged_1g, new.auged_1g),
+        (
+            "shared pages outside the guest_memfd",
+            old.shared_apart,
+            new.shared_apart,
+        ),
+    ];
+    let if_exact = [
+        ("exits", old.exits, new.exits),
+        ("TLB kicks", old.tlb_kicks, new.tlb_kicks),
+    ];
+    let all = if_exact.into_iter().filter(|_| exact).chain(always);
+    all.filter(|(_, old, new)| old.is_some() && new.is_some())
+        .map(|(what, old, new)| (what, old.map(i128::from), new.map(i128::from)))
+        .collect()
 }
 
 impl fmt::Display for Diff {
@@ -314,7 +401,7 @@ impl fmt::Display for Diff {
         for name in &self.gone {
             writeln!(f, "gone        {name}")?;
         }
-        for change in &self.numbers {
+        for change in self.numbers.iter().chain(&self.times) {
             writeln!(
                 f,
                 "changed     {}, {}: {} -> {}",
@@ -323,6 +410,12 @@ impl fmt::Display for Diff {
         }
         if self.is_empty() {
             writeln!(f, "no difference")?;
+        }
+        if !self.times_compared && self.rejudged.is_none() {
+            writeln!(
+                f,
+                "times       not compared: that needs {REPEATS} repeats in both runs (run --repeat {REPEATS})"
+            )?;
         }
         Ok(())
     }

@@ -5,6 +5,7 @@
 //! `build` makes a [`Report`] from a journal; each format has a file that renders it.
 
 mod build;
+pub mod cost;
 pub mod diff;
 mod files;
 pub mod github;
@@ -22,10 +23,11 @@ pub mod table;
 pub mod terminal;
 pub mod timeline;
 pub mod trend;
+mod work;
 
 pub use build::{by_topic, from_journal, from_recording, topic};
 pub use files::{REPORT_FILES, write_all};
 pub use model::{
     Confirmation, ContentReport, ControlReport, Fact, FindingReport, Numbers, Report,
-    ScenarioReport, StepReport, VERSION, VerdictCounts, schema,
+    ScenarioReport, StepReport, StepWork, VERSION, VerdictCounts, schema,
 };

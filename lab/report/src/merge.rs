@@ -316,6 +316,7 @@ fn head(sources: &[Source], plans: Vec<String>, target: &RunFolder) -> RunStarte
         paths: first.paths.clone(),
         allowed_log: allowed_log.into_iter().collect(),
         part: None,
+        repeat: first.repeat,
         merged: sources
             .iter()
             .map(|source| source.head.run.clone())

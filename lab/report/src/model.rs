@@ -198,6 +198,7 @@ impl StepReport {
             content: Vec::new(),
             content_omitted: 0,
             micros: 0,
+            work: None,
         }
     }
 }
@@ -273,6 +274,26 @@ pub struct StepReport {
     pub content_omitted: u64,
     /// How long the operations took.
     pub micros: u64,
+    /// What the step did, for those who compare what it cost; left out where its operations are of
+    /// different kinds, or have no range.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub work: Option<StepWork>,
+}
+
+/// Work of one kind.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct StepWork {
+    /// What was done: `accept`, `convert to shared`, `punch`.
+    pub operation: String,
+    /// At which page level or stride, or `linux`; `null` where it takes a range as a whole.
+    pub level: Option<String>,
+    /// How many vCPUs did it side by side; 0 for the host.
+    pub vcpus: u32,
+    /// To how many bytes.
+    pub bytes: u64,
+    /// From the start to the end of the slowest branch; `null` where it was not done.
+    pub micros: Option<u64>,
 }
 
 /// What was seen of a step, in numbers; `null` where nobody could see it.
@@ -297,6 +318,27 @@ pub struct Numbers {
     pub entries_looked_at: Option<u64>,
     /// Leaves zapped.
     pub leaves_zapped: Option<u64>,
+    /// VM exits of any kind.
+    #[serde(default)]
+    pub exits: Option<u64>,
+    /// Hypercalls of the guest among them.
+    #[serde(default)]
+    pub vmcalls: Option<u64>,
+    /// Private pages of 4K added by TDH.MEM.PAGE.AUG.
+    #[serde(default)]
+    pub auged_4k: Option<u64>,
+    /// The same, of 2M.
+    #[serde(default)]
+    pub auged_2m: Option<u64>,
+    /// The same, of 1G.
+    #[serde(default)]
+    pub auged_1g: Option<u64>,
+    /// TLB kicks: TDH.MEM.TRACK; in a plain VM, remote TLB flushes.
+    #[serde(default)]
+    pub tlb_kicks: Option<u64>,
+    /// 4K pages of shared memory outside the guest_memfd, after the step.
+    #[serde(default)]
+    pub shared_apart: Option<u64>,
 }
 
 /// One difference between what had to happen and what was seen.

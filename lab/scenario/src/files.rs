@@ -13,7 +13,7 @@ use super::source::Scenario;
 use super::vars::nearest;
 use super::{text, yaml};
 
-include!(concat!(env!("OUT_DIR"), "/default_set.rs"));
+include!(concat!(env!("OUT_DIR"), "/embedded.rs"));
 
 /// The scenario files behind `paths`: a file is taken as it is, a folder means all `*.yaml` below
 /// it except those of Linux guests. Sorted; two files with one name are an error.
@@ -66,7 +66,7 @@ fn find_of(paths: &[PathBuf], linux: bool) -> Result<Vec<PathBuf>, ScenarioError
 /// The error for a path that does not exist. It may be meant as the name of a scenario.
 fn no_such(path: &Path) -> ScenarioError {
     let wanted = path.to_string_lossy();
-    let names = embedded().unwrap_or_default();
+    let names = all().unwrap_or_default();
     let near = nearest(&wanted, names.iter().map(Scenario::name));
     ScenarioError::NoSuch {
         path: path.to_owned(),
@@ -77,15 +77,18 @@ fn no_such(path: &Path) -> ScenarioError {
     }
 }
 
-/// Scenarios of the default set with this name or below it: `punch/whole` is one, `punch` all of a
+/// The folder of scenarios that measure. They run where they are asked for.
+const COST: &str = "scenarios/cost/";
+
+/// Embedded scenarios with this name or below it: `punch/whole` is one, `punch` all of a
 /// folder; a matrix point in brackets is ignored. Empty if the name is unknown.
 ///
 /// # Errors
 ///
-/// The default set is damaged.
+/// What is compiled in is damaged.
 pub fn named(name: &str) -> Result<Vec<Scenario>, ScenarioError> {
     let name = name.split('[').next().unwrap_or(name).trim_end_matches('/');
-    let all = embedded()?.into_iter();
+    let all = all()?.into_iter();
     let fits = |scenario: &Scenario| {
         let rest = scenario.name().strip_prefix(name);
         !name.is_empty() && rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
@@ -143,15 +146,26 @@ fn name_in(path: &Path) -> Result<Option<String>, ScenarioError> {
 
 /// The default set, compiled in: what runs where no path is given. Sorted by name.
 pub fn embedded() -> Result<Vec<Scenario>, ScenarioError> {
-    DEFAULT_SET
+    parsed(|path| !path.starts_with(COST))
+}
+
+/// The same with all that comes with the lab.
+fn all() -> Result<Vec<Scenario>, ScenarioError> {
+    parsed(|_| true)
+}
+
+fn parsed(which: fn(&str) -> bool) -> Result<Vec<Scenario>, ScenarioError> {
+    EMBEDDED
         .iter()
+        .filter(|(path, _)| which(path))
         .map(|(path, text)| parse(Path::new(path), text))
         .collect()
 }
 
 /// The files of the default set: each path from the root of the repository, with its text.
 pub fn embedded_files() -> impl Iterator<Item = (&'static Path, &'static str)> {
-    DEFAULT_SET
+    EMBEDDED
         .iter()
+        .filter(|(path, _)| !path.starts_with(COST))
         .map(|(path, text)| (Path::new(*path), *text))
 }

@@ -111,6 +111,19 @@ pub struct Exits {
     pub access: u64,
 }
 
+/// What work has been done, counted where it was done.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Work {
+    /// TD exits: EPT violations of all kinds and TDG.VP.VMCALLs.
+    pub exits: u64,
+    /// TDG.VP.VMCALLs among them.
+    pub vmcalls: u64,
+    /// Pages that TDH.MEM.PAGE.AUG has added, of 4K, 2M and 1G.
+    pub auged: [u64; 3],
+    /// TDH.MEM.TRACKs that were done, each with a kick of all vCPUs.
+    pub tracks: u64,
+}
+
 /// How a TD died.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Death {

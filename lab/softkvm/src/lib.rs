@@ -21,7 +21,9 @@ mod vcpu;
 #[cfg(test)]
 mod tests;
 
-pub use self::api::{Advance, Config, Death, Exits, HostCall, Killer, MemSlot, PortWrite, Request};
+pub use self::api::{
+    Advance, Config, Death, Exits, HostCall, Killer, MemSlot, PortWrite, Request, Work,
+};
 pub use self::error::SoftKvmError;
 pub use self::kvm::design::{Conversion, KvmDesign, RangeSplit, Rules};
 pub use self::kvm::stats::PageGauges;
@@ -176,6 +178,22 @@ impl<M: PhysicalMemory> SoftKvm<M> {
     /// Leaves zapped since the previous call.
     pub fn take_leaves_zapped(&mut self) -> u64 {
         std::mem::take(&mut self.kvm.leaves_zapped)
+    }
+
+    /// Exits and SEAMCALLs since the previous call.
+    pub fn take_work(&mut self) -> Work {
+        let module = self.kvm.hardware.take_done();
+        let kvm = std::mem::take(&mut self.kvm.work);
+        Work {
+            auged: module.auged,
+            tracks: module.tracks,
+            ..kvm
+        }
+    }
+
+    /// 4K pages of shared memory that lie outside the guest_memfd.
+    pub fn shared_apart(&self) -> u64 {
+        self.kvm.shared_apart()
     }
 
     /// How the TD died, if it did.

@@ -120,6 +120,7 @@ impl Vcpu {
             // A shared page, or an address that no memory slot can serve.
             Request::Fault { gpa, side, .. } => {
                 kvm.hardware.td.leave(index);
+                kvm.work.exits += 1;
                 self.exited(id, gpa, kvm);
                 let fault = Fault {
                     gpa,
@@ -144,6 +145,7 @@ impl Vcpu {
             }
             Outcome::Exit(exit) => {
                 kvm.hardware.td.leave(index);
+                kvm.work.exits += 1;
                 self.exit(id, request, exit, kvm, io)
             }
         }
@@ -205,6 +207,7 @@ impl Vcpu {
         kvm: &mut Kvm<M>,
         io: &mut Vec<PortWrite>,
     ) -> (State, Advance) {
+        kvm.work.vmcalls += 1;
         let [r12, r13, r14, r15] = call.args;
         let status = match (call.kind, call.function) {
             (0, vmcall::MAP_GPA) => match MapGpa::new(r12, r13) {

@@ -12,9 +12,10 @@
 //! 4. [`kernel`] reads the kernel's interfaces: counters, events, page cache, kernel log.
 //! 5. [`judge`] compares; [`run`] writes the [`journal`]; [`report`] renders it.
 
+mod busy;
 pub mod cli;
+pub mod rounds;
 pub mod select;
-pub mod soak;
 pub mod spec;
 #[cfg(test)]
 mod tests;

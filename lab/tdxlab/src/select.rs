@@ -29,13 +29,15 @@ pub struct Played {
     pub fault: Option<&'static Fault>,
     /// The TDX module, where the scenario needs none in particular.
     pub module: Option<TdxModule>,
+    /// Nice value of QEMU (soft).
+    pub nice: Option<i32>,
 }
 
 impl From<Option<&'static Fault>> for Played {
     fn from(fault: Option<&'static Fault>) -> Played {
         Played {
             fault,
-            module: None,
+            ..Played::default()
         }
     }
 }
@@ -55,6 +57,10 @@ impl Played {
 
     /// `soft` with this fault and module.
     pub fn on_soft(self, host: SoftHost) -> SoftHost {
+        let host = match self.nice {
+            Some(nice) => host.with_nice(nice),
+            None => host,
+        };
         let host = match self.module {
             Some(module) => host.with_module(module),
             None => host,

@@ -8,8 +8,8 @@ use tdxlab_host::Host;
 use tdxlab_journal::folder::{FolderError, RunFolder};
 use tdxlab_journal::journal::{self, Event, Journal, JournalError, Part, PlanId, RunStarted};
 use tdxlab_judge::{AllowList, HostOracle};
-use tdxlab_plan::Design;
 use tdxlab_plan::needs::HostAndDesign;
+use tdxlab_plan::{Design, Repeat};
 use tdxlab_qemu::interrupt::Interrupt;
 use tdxlab_report as report;
 use tdxlab_report::Report;
@@ -42,6 +42,8 @@ pub struct RunSpec<'a> {
     pub paths: Vec<PathBuf>,
     /// Which part of a larger run the plans are.
     pub part: Option<Part>,
+    /// How often every scenario is among the plans, if more than once.
+    pub repeat: Option<Repeat>,
     /// Stops the run.
     pub interrupt: &'a Interrupt,
     /// Receives progress.
@@ -120,6 +122,7 @@ impl<'a> RunSpec<'a> {
             seed: None,
             paths: Vec::new(),
             part: None,
+            repeat: None,
             interrupt: Interrupt::of_process(),
             watcher,
             hooks: &NoHooks,
@@ -218,6 +221,7 @@ impl<'a> RunSpec<'a> {
             paths: self.paths.clone(),
             allowed_log: self.allowed_log.texts().to_vec(),
             part: self.part.clone(),
+            repeat: self.repeat,
             ..folder.head(self.host.kind(), self.host.profile())
         })
     }

@@ -27,14 +27,31 @@ impl<M: PhysicalMemory> Platform<M> {
     /// Makes a SEAMCALL. Returns RAX; results, and the entry that stood in the way, are in `regs`.
     pub fn seamcall(&mut self, call: Seamcall, regs: &mut SeamcallRegs) -> Status {
         self.pamt.begin();
+        let level = (regs.rcx & 7) as usize;
         let result = match call {
             Seamcall::PamtAdd => self.pamt_add(regs),
             Seamcall::PamtRemove => self.pamt_remove(regs),
             _ => self.seamcall_on_td(call, regs),
         };
         match result {
-            Ok(()) => Status::SUCCESS,
+            Ok(()) => {
+                self.count(call, level);
+                Status::SUCCESS
+            }
             Err(status) => status,
+        }
+    }
+
+    /// Counts a call that was done, on an entry of `level`.
+    fn count(&mut self, call: Seamcall, level: usize) {
+        match call {
+            Seamcall::Track => self.done.tracks += 1,
+            Seamcall::PageAug => {
+                if let Some(count) = self.done.auged.get_mut(level) {
+                    *count += 1;
+                }
+            }
+            _ => {}
         }
     }
 

@@ -67,7 +67,7 @@ pub use self::exit::{Eeq, Exit, Gprs, Outcome, VeInfo, Vmcall};
 pub use self::frame_allocator::Pool;
 pub use self::lock::{Hold, Lock};
 pub use self::physical_memory::{Pfn, PhysicalMemory};
-pub use self::platform::{Platform, SHARED_BIT, TdParams};
+pub use self::platform::{Done, Platform, SHARED_BIT, TdParams};
 pub use self::policy::{Faithful, Policy, Watched};
 pub use self::profile::{ModuleVersion, NoSuchModule};
 pub use self::seamcall::{Seamcall, SeamcallRegs};

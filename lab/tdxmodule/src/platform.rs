@@ -36,6 +36,17 @@ pub struct Platform<M> {
     pub(super) pamt: Pamt,
     /// Number of checks for a pending interrupt that still find none; `None` if none is pending.
     pub(super) interrupt_after: Option<u64>,
+    /// What was done since it was last taken.
+    pub(super) done: Done,
+}
+
+/// SEAMCALLs that were done.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Done {
+    /// Pages added by PAGE.AUG, by level of the entry.
+    pub auged: [u64; 3],
+    /// TRACKs.
+    pub tracks: u64,
 }
 
 /// Parameters of a TD.
@@ -180,7 +191,13 @@ impl<M: PhysicalMemory> Platform<M> {
             version,
             pamt,
             interrupt_after: None,
+            done: Done::default(),
         }
+    }
+
+    /// What SEAMCALLs have done since the previous call.
+    pub fn take_done(&mut self) -> Done {
+        std::mem::take(&mut self.done)
     }
 
     /// The module's version.

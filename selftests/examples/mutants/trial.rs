@@ -78,8 +78,8 @@ pub(super) fn notices(tree: &Tree, id: usize, mutant: &Mutant) -> By {
 fn set_passes(tree: &Tree, id: usize) -> bool {
     let rounds = DESIGNS.len().to_string();
     let designs = DESIGNS.join(",");
-    let arguments = ["soak", "--host", "sim", "--jobs", "1", "--seed", "1"];
-    let rest = ["--times", &rounds, "--design", &designs];
+    let arguments = ["run", "--host", "sim", "--jobs", "1", "--seed", "1"];
+    let rest = ["--no-report", "--repeat", &rounds, "--design", &designs];
     passes(
         &tree.tdxlab,
         id,

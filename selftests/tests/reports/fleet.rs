@@ -65,6 +65,9 @@ pub(super) fn timeless(mut report: Report) -> Report {
         scenario.boot_micros = None;
         for step in &mut scenario.steps {
             step.micros = 0;
+            if let Some(work) = &mut step.work {
+                work.micros = None;
+            }
         }
     }
     report

@@ -2,6 +2,7 @@
 
 mod bisect;
 mod compare;
+mod cost;
 mod engines;
 mod fleet;
 mod formats;

@@ -269,10 +269,13 @@ fn a_fault_nobody_knows_is_a_wrong_command_line() {
 }
 
 #[test]
-fn soaking_raises_no_false_alarm() {
+fn many_rounds_raise_no_false_alarm() {
     let said = tdxlab!(
-        "soak",
-        "--times",
+        "run",
+        "--host",
+        "sim",
+        "--no-report",
+        "--repeat",
         "20",
         "--design",
         "stock,v3,v5,headtail",

@@ -24,6 +24,7 @@ use super::dirty_log::DirtyLog;
 use super::hugetlb::Held;
 use super::memory::TestMemory;
 use super::{Places, registers};
+use crate::counted::Counted;
 
 /// Longest a monitor may take for an answer at rest.
 const MONITOR_PATIENCE: Duration = Duration::from_secs(10);
@@ -255,6 +256,7 @@ fn no_private_memory() -> HostError {
 
 impl Session for KvmSession {
     fn perform(&mut self, op: &Op, reads: &[GpaRange]) -> Result<Observed, HostError> {
+        let counted = Counted::of_plain(&self.watch.counters);
         let began = Instant::now();
         let mut observed = Observed::default();
         match op.kind() {
@@ -280,6 +282,7 @@ impl Session for KvmSession {
             }
         }
         observed.took_since(began);
+        observed.cost = Counted::of_plain(&self.watch.counters).since(counted);
         Ok(observed)
     }
 

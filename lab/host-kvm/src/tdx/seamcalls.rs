@@ -24,12 +24,19 @@ const FUNCTIONS: [(&str, &str); 5] = [
 /// Most different return values kept for one function.
 const MAX_VALUES: usize = 64;
 
+/// Most threads whose TRACKs are counted, of the whole machine.
+const MAX_THREADS: usize = 4096;
+
 /// A watch on the wrappers.
 #[derive(Debug)]
 pub(super) struct Seamcalls {
     pipe: File,
     unread: String,
     counts: BTreeMap<(String, u64), u64>,
+    /// TRACKs that were done, by the thread that made them.
+    tracks: BTreeMap<u32, u64>,
+    /// Whether the trace has lost calls.
+    lost: bool,
     absent: Vec<String>,
     /// Last, since the kernel removes no instance that is being read.
     _instance: Instance,
@@ -62,6 +69,8 @@ impl Seamcalls {
             pipe,
             unread: String::new(),
             counts: BTreeMap::new(),
+            tracks: BTreeMap::new(),
+            lost: false,
             absent,
         })
     }
@@ -87,6 +96,12 @@ impl Seamcalls {
                 .push_str(&String::from_utf8_lossy(&buffer[..count]));
             while let Some(end) = self.unread.find('\n') {
                 let line: String = self.unread.drain(..=end).collect();
+                self.lost |= line.contains("LOST");
+                if let Some(thread) = tracked_by(&line)
+                    && (self.tracks.contains_key(&thread) || self.tracks.len() < MAX_THREADS)
+                {
+                    *self.tracks.entry(thread).or_default() += 1;
+                }
                 if let Some(call) = parse(&line)
                     && (self.counts.contains_key(&call)
                         || self.counts.len() < MAX_VALUES * FUNCTIONS.len())
@@ -95,6 +110,17 @@ impl Seamcalls {
                 }
             }
         }
+    }
+
+    /// TRACKs that these threads have made so far; `None` where they are not watched, or some were
+    /// lost.
+    pub(super) fn tracks(&self, threads: &[u32]) -> Option<u64> {
+        let unwatched = |reason: &String| reason.starts_with("tdh_mem_track");
+        if self.lost || self.tracks.len() >= MAX_THREADS || self.absent.iter().any(unwatched) {
+            return None;
+        }
+        let made = threads.iter().filter_map(|thread| self.tracks.get(thread));
+        Some(made.sum())
     }
 
     /// How often each was called, by return value.
@@ -121,6 +147,15 @@ fn parse(line: &str) -> Option<(String, u64)> {
     Some((name.to_owned(), value))
 }
 
+/// The thread that has made a TRACK, if the line tells of one that was done.
+fn tracked_by(line: &str) -> Option<u32> {
+    let (name, 0) = parse(line)? else {
+        return None;
+    };
+    let (task, _) = line.split_once(" [").filter(|_| name == "track")?;
+    task.trim_end().rsplit_once('-')?.1.parse().ok()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -133,6 +168,12 @@ mod tests {
             parse(line),
             Some(("demote".to_owned(), 0x8000_0200_0000_0092))
         );
+        assert_eq!(tracked_by(line), None);
+        let track = "  CPU 0/KVM-77   [001] d..1.  12.3: track: (tdx_track+0x5/0x10 [kvm_intel] \
+                     <- tdh_mem_track) ret=0x0\n";
+        assert_eq!(tracked_by(track), Some(77));
+        let busy = track.replace("ret=0x0", "ret=0x8000020000000001");
+        assert_eq!(tracked_by(&busy), None);
         assert_eq!(parse("CPU:1 [LOST 3 EVENTS]\n"), None);
         assert_eq!(parse(""), None);
     }

@@ -32,6 +32,7 @@ use super::layout::{Piece, RamLayout};
 use super::preflight::Preflight;
 use super::seamcalls::Seamcalls;
 use super::start::StartBarrier;
+use crate::counted::Counted;
 
 /// Longest a monitor may take for an answer at rest.
 const MONITOR_PATIENCE: Duration = Duration::from_secs(10);
@@ -120,6 +121,18 @@ impl Watch {
         if !self.threads.contains(&thread) {
             self.threads.push(thread);
         }
+    }
+
+    /// What KVM and the SEAMCALL wrappers have counted so far.
+    fn counted(&mut self) -> Counted {
+        let tracks = match &mut self.seamcalls {
+            Ok(seamcalls) => {
+                seamcalls.read();
+                seamcalls.tracks(&self.threads)
+            }
+            Err(_) => None,
+        };
+        Counted::of_td(&self.counters, tracks)
     }
 
     /// The kernel log since the last sample, which it stays part of.
@@ -364,6 +377,7 @@ impl TdxSession {
 impl Session for TdxSession {
     fn perform(&mut self, op: &Op, reads: &[GpaRange]) -> Result<Observed, HostError> {
         self.check_alive()?;
+        let counted = self.watch.counted();
         let began = Instant::now();
         let mut observed = Observed::default();
         match op.kind() {
@@ -382,6 +396,7 @@ impl Session for TdxSession {
             }
         }
         self.conclude(&mut observed, began);
+        observed.cost = self.watch.counted().since(counted);
         Ok(observed)
     }
 
@@ -393,6 +408,7 @@ impl Session for TdxSession {
         _seed: u64,
     ) -> Result<Vec<Vec<Observed>>, HostError> {
         self.check_alive()?;
+        let counted = self.watch.counted();
         let followed = self.follow.take().unwrap_or_default();
         let mut results: Vec<Vec<Observed>> = vec![Vec::new(); branches.len()];
         let mut on_host = Vec::new();
@@ -490,6 +506,10 @@ impl Session for TdxSession {
             taken.started(at, racing);
         }
         self.taken = Some(taken);
+        // KVM does not say which of the operations it was.
+        if let Some(first) = results.iter_mut().flatten().next() {
+            first.cost = self.watch.counted().since(counted);
+        }
         Ok(results)
     }
 

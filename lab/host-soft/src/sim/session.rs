@@ -179,6 +179,7 @@ impl SimSession {
 
     /// Records results that are known only at the end.
     fn finish(&mut self, strand: &mut Strand) -> bool {
+        strand.observed.cost.shared_apart = Some(self.core.shared_apart());
         strand.observed.death = self.core.death().map(software::death);
         strand.observed.took_since(strand.started);
         true
@@ -190,6 +191,7 @@ impl SimSession {
         let zapped = self.core.take_leaves_zapped();
         *observed.entries_looked_at.get_or_insert(0) += looked;
         *observed.leaves_zapped.get_or_insert(0) += zapped;
+        software::account(&mut observed.cost, self.core.take_work());
     }
 }
 

@@ -160,6 +160,7 @@ impl SoftSession {
         let zapped = self.core.kvm.take_leaves_zapped();
         *observed.entries_looked_at.get_or_insert(0) += looked;
         *observed.leaves_zapped.get_or_insert(0) += zapped;
+        software::account(&mut observed.cost, self.core.kvm.take_work());
     }
 
     /// Notes the end of an operation: how the TD died, if it did, and whether memory ran out.
@@ -170,6 +171,7 @@ impl SoftSession {
     ) -> Result<(), HostError> {
         self.account(observed);
         observed.took_since(began);
+        observed.cost.shared_apart = Some(self.core.kvm.shared_apart());
         observed.death = self.core.kvm.death().map(software::death);
         if observed.death.is_some() {
             self.core.kvm.machine_mut().stop();

@@ -11,11 +11,13 @@
 //! | `split` | leaves that had to split, and that did split |
 //! | `states`, `legend` | colours and what they mean |
 //! | `scenario` | a scenario: steps, pictures, witnesses, files |
+//! | `cost` | cost of operations |
 //! | `trend` | numbers over several runs |
 //! | `place` | addresses as offsets |
 
 mod axis;
 mod cells;
+mod cost;
 mod legend;
 mod place;
 mod scenario;
@@ -32,6 +34,7 @@ use tdxlab_journal::verdict::Verdict;
 use tdxlab_plan::text::Micros;
 
 use self::scenario::Excerpts;
+use super::cost::Costs;
 use super::terminal::count;
 use super::timeline::Pictures;
 use super::trend::Trend;
@@ -150,6 +153,7 @@ fn page(report: &Report, entries: &[Markup], trend: Option<&Trend>) -> Markup {
                 (head(report))
                 main {
                     @if let Some(trend) = trend { (trend::section(trend)) }
+                    @if let Some(costs) = measured(report) { (cost::section(&costs)) }
                     section #scenarios aria-label="Scenarios" {
                         (controls(report))
                         (legend::section())
@@ -166,6 +170,11 @@ fn page(report: &Report, entries: &[Markup], trend: Option<&Trend>) -> Markup {
             }
         }
     }
+}
+
+/// What a run cost that has scenarios which are there to measure.
+fn measured(report: &Report) -> Option<Costs> {
+    Costs::over(std::slice::from_ref(report), Some("cost/")).ok()
 }
 
 fn head(report: &Report) -> Markup {

@@ -51,7 +51,8 @@ fn every_file_fits_the_schema() {
 
 #[test]
 fn the_set_is_compiled_in_whole() {
-    let found = find(&[folder()]).expect("the set is there");
+    let mut found = find(&[folder()]).expect("the set is there");
+    found.retain(|path| path.parent().is_none_or(|folder| !folder.ends_with("cost")));
     let embedded = embedded().unwrap_or_else(|error| panic!("{}", render(&error)));
     assert_eq!(found.len(), embedded.len());
     let plans: usize = embedded

@@ -42,7 +42,7 @@ use self::slots::Slots;
 use self::stats::{PageGauges, Trace};
 use super::gmem::GuestMemfd;
 use super::ranges::RangeSet;
-use crate::api::{Config, Death, Exits, Killer};
+use crate::api::{Config, Death, Exits, Killer, Work};
 use crate::error::SoftKvmError;
 
 /// One VM.
@@ -66,6 +66,8 @@ pub(crate) struct Kvm<M> {
     gauges: PageGauges,
     pub(crate) trace: Trace,
     pub(crate) exits: Exits,
+    /// Exits since they were last taken; the module counts its own part.
+    pub(crate) work: Work,
     pub(crate) entries_looked_at: u64,
     pub(crate) leaves_zapped: u64,
     log: Vec<String>,
@@ -120,6 +122,7 @@ impl<M: PhysicalMemory> Kvm<M> {
             gauges: PageGauges::default(),
             trace: Trace::new(config.vcpus),
             exits: Exits::default(),
+            work: Work::default(),
             entries_looked_at: 0,
             leaves_zapped: 0,
             log: Vec::new(),
@@ -209,6 +212,11 @@ impl<M: PhysicalMemory> Kvm<M> {
             .map(|(slot, part)| (slot.offset_of(part.start()), part.bytes()))
             .map(|(offset, bytes)| file.populated(offset..offset + bytes))
             .sum()
+    }
+
+    /// 4K pages of shared memory that the VMM has of its own, outside the guest_memfd.
+    pub(crate) fn shared_apart(&self) -> u64 {
+        self.user_pages.len() as u64
     }
 
     /// Whether `gpa` is mapped shared.

@@ -94,16 +94,6 @@ const EXAMPLES: &[Examples] = &[
         ],
     ),
     (
-        "soak",
-        &[
-            ("tdxlab soak --times 1000", "the default set on sim"),
-            (
-                "tdxlab soak my.yaml --host soft --times 20 --load",
-                "on a busy machine",
-            ),
-        ],
-    ),
-    (
         "fuzz",
         &[
             ("tdxlab fuzz --for 10m", "ten minutes on sim"),
@@ -220,6 +210,16 @@ const EXAMPLES: &[Examples] = &[
             (
                 "tdxlab report trend --scenario punch --design v5",
                 "some scenarios, one design",
+            ),
+        ],
+    ),
+    (
+        "report cost",
+        &[
+            ("tdxlab report cost", "of the last run, as tables"),
+            (
+                "tdxlab report cost old/latest new/latest --csv",
+                "two kernels, for a spreadsheet",
             ),
         ],
     ),

@@ -171,6 +171,7 @@ impl FuzzCommand {
         let played = Played {
             fault,
             module: self.module,
+            nice: None,
         };
         let why = match self.host {
             HostName::Auto => "default of fuzz: most steps a second",

@@ -3,6 +3,7 @@
 mod check;
 mod compare;
 mod completions;
+mod cost;
 mod doctor;
 mod error;
 mod examples;
@@ -28,10 +29,10 @@ mod rehearse;
 mod replay;
 mod replayer;
 mod report;
+mod rounds;
 mod run;
 mod schema;
 mod signals;
-mod soak;
 
 use std::ffi::OsString;
 use std::process::ExitCode;
@@ -69,8 +70,6 @@ enum Command {
     Faults(faults::Faults),
     /// Seed every fault and show what catches it
     Qualify(qualify::Qualify),
-    /// Run scenarios many times, to find any that fails without a reason
-    Soak(soak::Soak),
     /// Run random scenarios, and shrink the first that fails
     Fuzz(fuzz::FuzzCommand),
     /// Run a recorded plan again, exactly as it was
@@ -159,7 +158,6 @@ fn execute(command: Command) -> Result<u8, CliError> {
         Command::Compare(compare) => compare.execute(),
         Command::List(list) => list.execute(),
         Command::Qualify(qualify) => qualify.execute(),
-        Command::Soak(soak) => soak.execute(),
         Command::Faults(faults) => faults.execute(),
         Command::Fuzz(fuzz) => fuzz.execute(),
         Command::Replay(replay) => replay.execute(),
@@ -190,11 +188,15 @@ fn nested(mut error: clap::Error) -> clap::Error {
         return error;
     };
     let command = command_line();
-    let found: Vec<String> = command
+    let mut found: Vec<String> = command
         .get_subcommands()
         .filter(|outer| outer.find_subcommand(word).is_some())
         .map(|outer| format!("{} {word}", outer.get_name()))
         .collect();
+    // A command of earlier versions.
+    if word == "soak" {
+        found = vec!["run --repeat".to_owned()];
+    }
     if !found.is_empty() {
         error.insert(
             ContextKind::SuggestedSubcommand,

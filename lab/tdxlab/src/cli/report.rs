@@ -12,6 +12,7 @@ use tdxlab_report::timeline::Pictures;
 use tdxlab_report::trend::{Choice, Trend};
 use tdxlab_report::{Report, github, html, kcidb, kernels, lava, merge, table, terminal};
 
+use super::cost::CostOf;
 use super::error::CliError;
 use super::options::{self, HostName};
 use super::{exit, output};
@@ -41,6 +42,8 @@ enum What {
     Diff(DiffOf),
     /// Print the numbers of each scenario over the runs in a folder
     Trend(TrendOf),
+    /// Print what operations cost, for each MiB, over one or several runs
+    Cost(CostOf),
     /// Print a table of kernels and scenarios, as Markdown
     Kernels(Kernels),
     /// Merge shards, or runs on several machines, into one run
@@ -163,6 +166,7 @@ impl ReportCommand {
                 })
             }
             What::Trend(trend) => trend.execute(),
+            What::Cost(cost) => cost.execute(),
             What::Kernels(Kernels { folders }) => {
                 let reports = folders
                     .iter()
@@ -349,7 +353,7 @@ fn trend_table(trend: &Trend) -> String {
     )
 }
 
-fn read(folder: &Path) -> Result<Report, CliError> {
+pub(super) fn read(folder: &Path) -> Result<Report, CliError> {
     Ok(report::from_journal(&folder.join(journal::FILE))?)
 }
 

@@ -9,7 +9,7 @@ use clap::Args;
 use tdxlab_faults::Fault;
 use tdxlab_journal::journal::Part;
 use tdxlab_journal::{PlanId, Shard};
-use tdxlab_plan::{Design, HostProfile, TdxModule};
+use tdxlab_plan::{Design, HostProfile, Repeat, TdxModule, repeat};
 use tdxlab_report as report;
 use tdxlab_report::{github, lava, terminal};
 use tdxlab_run::{EventSink, PATIENCE, PoolOptions, Resumable, TestCase};
@@ -18,7 +18,9 @@ use super::error::CliError;
 use super::ktap::KtapOnStdout;
 use super::options::{self, HostName, Scenarios};
 use super::report::exit_code;
-use super::{load, output, progress, signals};
+use super::rounds::{self, InMemory, Repeated, processors};
+use super::{output, progress, signals};
+use crate::busy::Busy;
 use crate::select::{self, Played, Selected};
 use crate::spec::{FinishedRun, RunError, RunSpec};
 
@@ -31,9 +33,9 @@ pub(super) struct Run {
     #[arg(long, value_enum, default_value = "auto", env = "TDXLAB_HOST")]
     host: HostName,
     /// Design that the software KVM follows (soft, sim; default headtail), or that is expected (tdx;
-    /// default: as detected)
-    #[arg(long, value_name = "D")]
-    design: Option<String>,
+    /// default: as detected); several, separated by commas, with --no-report
+    #[arg(long, value_name = "D", value_delimiter = ',')]
+    design: Vec<String>,
     /// TDX module that a host of software plays: 1.5.01, 1.5.25, 1.5.34 or 2.0.18; a scenario may need
     /// another
     #[arg(long, value_name = "V")]
@@ -84,6 +86,8 @@ pub(super) struct Run {
     /// Seed a fault into the host (soft, sim); `tdxlab faults` lists them
     #[arg(long, value_name = "NAME", conflicts_with = "resume")]
     fault: Option<String>,
+    #[command(flatten)]
+    repeated: Repeated,
     /// Print LAVA signals at the end
     #[arg(long, conflicts_with = "ktap")]
     lava: bool,
@@ -103,6 +107,7 @@ struct Task {
     seed: Option<u64>,
     paths: Vec<PathBuf>,
     part: Option<Part>,
+    repeat: Option<Repeat>,
     /// The interrupted run: folder, state, and the positions of the plans in it.
     resumed: Option<(PathBuf, Resumable, Vec<PlanId>)>,
 }
@@ -123,6 +128,9 @@ impl Run {
         let allowed_log = options::allow_list(self.allow_log.as_deref())?;
         // Before anything is booted: a TDX host boots a TD to find out its design.
         let interrupt = signals::install()?;
+        if self.repeated.no_report {
+            return self.in_memory();
+        }
         let task = match &self.resume {
             Some(folder) => self.resumed(folder)?,
             None => self.started()?,
@@ -139,6 +147,7 @@ impl Run {
         let jobs = self.jobs(task.items.len(), task.selected.host.profile());
         let ktap = self.ktap.then(|| KtapOnStdout::new(task.plans()));
         let outcome = {
+            let _busy = Busy::threads(self.repeated.busy());
             let watcher = progress::watcher(task.items.len(), jobs, self.quiet);
             let host = task.selected.host.as_ref();
             let spec = RunSpec {
@@ -154,6 +163,7 @@ impl Run {
                 seed: task.seed,
                 paths: task.paths.clone(),
                 part: task.part.clone(),
+                repeat: task.repeat,
                 interrupt,
                 listener: ktap.as_ref().map(|ktap| ktap as &dyn EventSink),
                 ..RunSpec::new(&task.items, host, task.design, watcher.as_ref())
@@ -202,14 +212,24 @@ impl Run {
 
     /// A new run.
     fn started(&self) -> Result<Task, CliError> {
-        let asked = self.design.as_deref().map(options::design).transpose()?;
+        let asked = match self.designs()?.as_slice() {
+            [] => None,
+            [one] => Some(*one),
+            _ => {
+                return Err(CliError::usage(
+                    "a report is of one design",
+                    "name one, or --no-report; `tdxlab compare` shows several side by side",
+                ));
+            }
+        };
         let shard = self.shard()?;
         let selected = self.select(self.host, options::fault(self.fault.as_deref())?)?;
-        let all = load::items_for(&self.scenarios, selected.host.kind())?;
+        let repeat = self.repeated.asked(self.scenarios.seed);
+        let all = rounds::items(&self.scenarios, selected.host.kind(), repeat)?;
         let of_plans = u32::try_from(all.len()).unwrap_or(u32::MAX);
         let (places, items): (Vec<u32>, Vec<TestCase>) = (0..)
             .zip(all)
-            .filter(|(_, item)| shard.is_none_or(|shard| shard.holds(&item.plan.name)))
+            .filter(|(_, item)| shard.is_none_or(|shard| holds(shard, item)))
             .unzip();
         Ok(Task {
             design: options::design_for(asked, selected.host.as_ref()),
@@ -222,6 +242,7 @@ impl Run {
                 of_plans,
                 places,
             }),
+            repeat,
             resumed: None,
         })
     }
@@ -246,13 +267,10 @@ impl Run {
             paths: head.paths.clone(),
             seed: head.seed,
         };
-        let items = load::items_for(&scenarios, head.host)?
+        let part = head.part.as_ref();
+        let items = rounds::items(&scenarios, head.host, head.repeat)?
             .into_iter()
-            .filter(|item| {
-                head.part
-                    .as_ref()
-                    .is_none_or(|part| part.shard.holds(&item.plan.name))
-            })
+            .filter(|item| part.is_none_or(|part| holds(part.shard, item)))
             .collect();
         let (places, items) = progress
             .left(items, |item: &TestCase| &item.plan.name)?
@@ -268,8 +286,43 @@ impl Run {
             seed: head.seed,
             paths: head.paths,
             part: head.part,
+            repeat: head.repeat,
             resumed: Some((folder.to_owned(), progress, places)),
         })
+    }
+
+    /// Many rounds, judged in memory.
+    fn in_memory(&self) -> Result<u8, CliError> {
+        let selected = self.select(self.host, None)?;
+        let mut designs = self.designs()?;
+        if designs.is_empty() {
+            designs.push(options::design_for(None, selected.host.as_ref()));
+        }
+        InMemory {
+            scenarios: &self.scenarios,
+            repeated: &self.repeated,
+            played: self.played(None),
+            selected,
+            designs,
+            jobs: self.jobs,
+            patience: Duration::from_secs(self.patience),
+        }
+        .execute()
+    }
+
+    fn designs(&self) -> Result<Vec<&'static Design>, CliError> {
+        self.design
+            .iter()
+            .map(|name| options::design(name))
+            .collect()
+    }
+
+    fn played(&self, fault: Option<&'static Fault>) -> Played {
+        Played {
+            fault,
+            module: self.module,
+            nice: self.repeated.nice(),
+        }
     }
 
     fn shard(&self) -> Result<Option<Shard>, CliError> {
@@ -284,10 +337,7 @@ impl Run {
     }
 
     fn select(&self, host: HostName, fault: Option<&'static Fault>) -> Result<Selected, CliError> {
-        let played = Played {
-            fault,
-            module: self.module,
-        };
+        let played = self.played(fault);
         let selected = match self.require {
             None => select::select_with(host.into(), played)?,
             Some(required) => {
@@ -310,10 +360,14 @@ impl Run {
     }
 
     fn jobs(&self, plans: usize, host: HostProfile) -> usize {
-        let processors = std::thread::available_parallelism().map_or(1, usize::from);
-        let jobs = self.jobs.map_or(host.jobs(processors), usize::from);
+        let jobs = self.jobs.map_or(host.jobs(processors()), usize::from);
         jobs.clamp(1, plans.max(1))
     }
+}
+
+/// Whether a plan belongs to a shard. All repeats of a scenario stay together.
+fn holds(shard: Shard, item: &TestCase) -> bool {
+    shard.holds(repeat::base(&item.plan.name))
 }
 
 /// Annotations and a summary, where this is a step of a GitHub job.

@@ -370,6 +370,7 @@ fn head(folder: &RunFolder, items: &[TestCase]) -> Event {
         paths: Vec::new(),
         allowed_log: Vec::new(),
         part: None,
+        repeat: None,
         merged: Vec::new(),
     })
 }

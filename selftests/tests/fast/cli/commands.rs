@@ -15,7 +15,24 @@ fn stdout(mut command: assert_cmd::Command) -> String {
 fn the_default_set_checks() {
     let said = stdout(tdxlab!("check"));
     assert!(said.contains("all right"), "{said}");
-    assert_eq!(said, stdout(tdxlab!("check", "scenarios")));
+    // With those that measure, which run only where they are asked for.
+    let numbers = |said: &str| -> Vec<usize> {
+        let words = said.split_whitespace();
+        words.filter_map(|word| word.parse().ok()).collect()
+    };
+    let of = |arguments: &[&str]| {
+        let mut command = tdxlab!("check");
+        command.args(arguments);
+        numbers(&stdout(command))
+    };
+    let (set, cost) = (numbers(&said), of(&["cost"]));
+    let both: Vec<usize> = set
+        .iter()
+        .zip(&cost)
+        .map(|(one, other)| one + other)
+        .collect();
+    assert!(set.len() == 2 && cost[0] >= 10, "{said}");
+    assert_eq!(both, of(&["scenarios"]));
 }
 
 #[test]

@@ -2,9 +2,7 @@
 //! now and then without a reason is not trusted when it fails with one.
 
 use std::collections::VecDeque;
-use std::hint::spin_loop;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
@@ -16,8 +14,10 @@ use tdxlab_plan::Design;
 use tdxlab_qemu::interrupt::Interrupt;
 use tdxlab_run::{InMemoryRunner, PlanResult, TestCase};
 
-/// Parameters of a soak.
-pub struct Soak<'a, E> {
+use crate::busy::Busy;
+
+/// Parameters of repeated rounds.
+pub struct Rounds<'a, E> {
     /// The plans of a round, given its seed.
     pub plans: &'a (dyn Fn(u64) -> Result<Vec<TestCase>, E> + Sync),
     /// The host that runs the guests.
@@ -40,7 +40,7 @@ pub struct Soak<'a, E> {
     pub watcher: &'a (dyn Fn(&Told<'_>) + Sync),
 }
 
-/// Progress of a soak.
+/// Progress of the rounds.
 #[derive(Clone, Copy, Debug)]
 pub enum Told<'a> {
     /// A round begins, counted from 0, with this seed and design.
@@ -66,9 +66,9 @@ pub struct Bad {
     pub said: Vec<String>,
 }
 
-/// Result of a soak.
+/// Result of the rounds.
 #[derive(Clone, Debug, Default)]
-pub struct Soaked {
+pub struct RoundsDone {
     /// Rounds that were begun.
     pub rounds: u64,
     /// Number of plans that passed.
@@ -85,33 +85,26 @@ pub struct Soaked {
 
 /// Why it cannot continue.
 #[derive(Debug)]
-pub enum SoakError<E> {
+pub enum RoundsError<E> {
     /// The plans of a round cannot be made.
     Plans(E),
     /// There is no room for the files of a guest.
     Folder(FolderError),
 }
 
-impl<E: Send> Soak<'_, E> {
+impl<E: Send> Rounds<'_, E> {
     /// Runs all rounds.
-    pub fn run(&self) -> Result<Soaked, SoakError<E>> {
+    pub fn run(&self) -> Result<RoundsDone, RoundsError<E>> {
         let started = Instant::now();
         let queue = Mutex::new(Queue::new(self));
-        let soaked = Mutex::new(Soaked::default());
+        let done = Mutex::new(RoundsDone::default());
         let broken = Mutex::new(None);
-        let over = AtomicBool::new(false);
+        let _busy = Busy::threads(self.load);
         std::thread::scope(|scope| {
-            for _ in 0..self.load {
-                scope.spawn(|| {
-                    while !over.load(Ordering::Relaxed) {
-                        spin_loop();
-                    }
-                });
-            }
             let workers: Vec<_> = (0..self.jobs.max(1))
                 .map(|_| {
                     scope.spawn(|| {
-                        if let Err(error) = self.work(&queue, &soaked) {
+                        if let Err(error) = self.work(&queue, &done) {
                             queue.lock().stop();
                             broken.lock().get_or_insert(error);
                         }
@@ -122,25 +115,24 @@ impl<E: Send> Soak<'_, E> {
                 // A plan that panics is caught where it runs; there is no other source of panics.
                 let _ = worker.join();
             }
-            over.store(true, Ordering::Relaxed);
         });
         if let Some(error) = broken.lock().take() {
             return Err(error);
         }
         let rounds = queue.lock().begun;
-        let soaked = soaked.into_inner();
-        Ok(Soaked {
+        let done = done.into_inner();
+        Ok(RoundsDone {
             rounds,
             took: started.elapsed(),
-            ..soaked
+            ..done
         })
     }
 
     fn work(
         &self,
         queue: &Mutex<Queue<'_, '_, E>>,
-        soaked: &Mutex<Soaked>,
-    ) -> Result<(), SoakError<E>> {
+        done: &Mutex<RoundsDone>,
+    ) -> Result<(), RoundsError<E>> {
         let trials = self
             .designs
             .iter()
@@ -149,9 +141,9 @@ impl<E: Send> Soak<'_, E> {
                     .map(|trial| trial.with_patience(self.patience))
             })
             .collect::<Result<Vec<_>, _>>()
-            .map_err(SoakError::Folder)?;
+            .map_err(RoundsError::Folder)?;
         while !self.interrupt.is_raised() {
-            let Some((round, index)) = queue.lock().next().map_err(SoakError::Plans)? else {
+            let Some((round, index)) = queue.lock().next().map_err(RoundsError::Plans)? else {
                 break;
             };
             let item = &round.items[index];
@@ -159,15 +151,15 @@ impl<E: Send> Soak<'_, E> {
             if self.interrupt.is_raised() {
                 break;
             }
-            let mut soaked = soaked.lock();
-            soaked.steps += tried.steps.len() as u64;
+            let mut done = done.lock();
+            done.steps += tried.steps.len() as u64;
             match tried.outcome.verdict {
-                Verdict::Pass => soaked.passed += 1,
-                Verdict::Skip => soaked.skipped += 1,
+                Verdict::Pass => done.passed += 1,
+                Verdict::Skip => done.skipped += 1,
                 Verdict::Fail | Verdict::Error => {
                     let bad = bad(item, round.seed, self.designs[round.design], tried);
                     (self.watcher)(&Told::Bad(&bad));
-                    soaked.bad.push(bad);
+                    done.bad.push(bad);
                 }
             }
         }
@@ -210,7 +202,7 @@ struct Round {
 
 /// Plans that wait, round after round.
 struct Queue<'a, 's, E> {
-    soak: &'a Soak<'s, E>,
+    rounds: &'a Rounds<'s, E>,
     seeds: ChaCha8Rng,
     begun: u64,
     round: Option<Arc<Round>>,
@@ -219,10 +211,10 @@ struct Queue<'a, 's, E> {
 }
 
 impl<'a, 's, E> Queue<'a, 's, E> {
-    fn new(soak: &'a Soak<'s, E>) -> Queue<'a, 's, E> {
+    fn new(rounds: &'a Rounds<'s, E>) -> Queue<'a, 's, E> {
         Queue {
-            soak,
-            seeds: ChaCha8Rng::seed_from_u64(soak.seed),
+            rounds,
+            seeds: ChaCha8Rng::seed_from_u64(rounds.seed),
             begun: 0,
             round: None,
             waiting: VecDeque::new(),
@@ -243,14 +235,14 @@ impl<'a, 's, E> Queue<'a, 's, E> {
             if let (Some(round), Some(index)) = (&self.round, self.waiting.pop_front()) {
                 return Ok(Some((Arc::clone(round), index)));
             }
-            if self.begun == self.soak.times {
+            if self.begun == self.rounds.times {
                 return Ok(None);
             }
             let seed = self.seeds.next_u64();
-            let design = (self.begun % self.soak.designs.len().max(1) as u64) as usize;
-            let told = Told::Round(self.begun, seed, self.soak.designs[design]);
-            (self.soak.watcher)(&told);
-            let items = (self.soak.plans)(seed)?;
+            let design = (self.begun % self.rounds.designs.len().max(1) as u64) as usize;
+            let told = Told::Round(self.begun, seed, self.rounds.designs[design]);
+            (self.rounds.watcher)(&told);
+            let items = (self.rounds.plans)(seed)?;
             if items.is_empty() {
                 return Ok(None);
             }
