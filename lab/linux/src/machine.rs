@@ -121,7 +121,10 @@ impl Machine {
             (Accelerator::Tcg, _) => ("tcg,thread=multi", "max,la57=off"),
             (Accelerator::Kvm, Cpu::Max) => ("kvm", "max"),
             // An emulated CPU reports contradicting XSAVE sizes in a guest, and Linux warns.
-            (Accelerator::Kvm, Cpu::Host) if in_an_l1() => ("kvm", "host,xsave=off"),
+            // What a TD sees of XSAVE is the TDX module's.
+            (Accelerator::Kvm, Cpu::Host) if in_an_l1() && self.td.is_none() => {
+                ("kvm", "host,xsave=off")
+            }
             (Accelerator::Kvm, Cpu::Host) => ("kvm", "host"),
         };
         option("-accel", accelerator.to_owned());
