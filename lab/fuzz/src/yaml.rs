@@ -52,10 +52,14 @@ fn needs(design: &Design) -> Option<String> {
     if design.is_plain() {
         return None;
     }
+    let converts = match Design::converting_otherwise().contains(design) {
+        true => format!(", converts: {}", design.converts.name()),
+        false => String::new(),
+    };
     if design.private_leaf == PageLevel::Size4K {
-        return Some("private_leaf_at_most: 4K".to_owned());
+        return Some(format!("private_leaf_at_most: 4K{converts}"));
     }
-    let leaf = format!("private_leaf: {}", design.private_leaf);
+    let leaf = format!("private_leaf: {}{converts}", design.private_leaf);
     Some(match (design.hole_alignment, design.range_split) {
         (PageLevel::Size4K, RangeSplit::HeadAndTail) => format!("{leaf}, hole_alignment: 4K"),
         (alignment, _) => format!("{leaf}, hole_alignment_at_least: {alignment}"),

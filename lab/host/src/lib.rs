@@ -43,7 +43,7 @@ pub trait Host: Send + Sync {
     }
 
     /// Observed behaviour of this host that no KVM of `design` shows; `None` if it is consistent.
-    fn misfit(&self, _design: &Design) -> Option<String> {
+    fn misfit(&self, _design: &'static Design) -> Option<String> {
         None
     }
 

@@ -15,7 +15,7 @@ pub const ONE_SHOT: &str = "one-shot warnings";
 /// Name of the fact that names the original run of a re-judgement.
 pub const REJUDGED_FACT: &str = "re-judged";
 /// Shown wherever a result of a rehearsal goes, so that it is not mistaken for TDX.
-pub const REHEARSAL: &str = "THE TDX MODULE IS PLAYED BY A FIXTURE; THIS IS NOT TDX";
+pub const REHEARSAL: &str = "KVM'S OWN TDX CODE ON A SOFTWARE TDX MODULE; THIS IS NOT TDX";
 
 /// Prefixes a reason with the notice of a rehearsal.
 pub fn after_rehearsal(facts: &[(String, String)], reason: String) -> String {

@@ -1,7 +1,7 @@
 //! Sources of predictions.
 
-use tdxlab_plan::addr::GpaRange;
-use tdxlab_plan::{Action, Design, Expectation, Guest, HostProfile, Interval, MemoryMap, Op};
+use tdxlab_plan::addr::{Gpa, GpaRange, PageLevel};
+use tdxlab_plan::{Action, Design, Expectation, Guest, HostProfile, MemoryMap, Op, Side};
 use tdxlab_predict::{Predictor, Unjudgeable};
 
 /// Follows one plan, step by step. The predictor is one; tests have others.
@@ -84,29 +84,72 @@ fn mapped_conversion(
     predictor: &mut Predictor,
     action: &Action,
 ) -> Result<Expectation, Unjudgeable> {
-    let Action::One(Op::Convert { range, .. }) = *action else {
+    let Action::One(Op::Convert { range, to, vcpu }) = *action else {
         return predictor.step(action);
     };
     let before = predictor.clone();
-    let converted = predictor.step(action)?;
-    let mapped = predictor.step(&Action::One(Op::Prefault { range }));
-    let mapped = mapped.inspect_err(|_| *predictor = before)?;
-    let sum = |one: Interval, other: Interval| one + other;
-    let mut both = converted;
-    both.td_alive &= mapped.td_alive;
-    both.splits = sum(both.splits, mapped.splits);
-    both.split_leaves.extend(mapped.split_leaves);
-    both.pages.pages_4k = sum(both.pages.pages_4k, mapped.pages.pages_4k);
-    both.pages.pages_2m = sum(both.pages.pages_2m, mapped.pages.pages_2m);
-    both.pages.pages_1g = sum(both.pages.pages_1g, mapped.pages.pages_1g);
-    both.populated = mapped.populated;
-    Ok(both)
+    let mut all: Option<Expectation> = None;
+    for range in pieces(range, to) {
+        let convert = Action::One(Op::Convert { range, to, vcpu });
+        let piece = converted_and_mapped(predictor, &convert, range)
+            .inspect_err(|_| predictor.clone_from(&before))?;
+        all = Some(match all {
+            None => piece,
+            Some(all) => followed_by(all, piece),
+        });
+    }
+    // A conversion of nothing is no plan.
+    all.map_or_else(|| predictor.step(action), Ok)
+}
+
+/// The pieces of a conversion after each of which QEMU has KVM map it. KVM's chunks are 2M counted
+/// from the start; where that is a 2M boundary, no chunk cuts a leaf of another and all go at once.
+fn pieces(range: GpaRange, to: Side) -> Vec<GpaRange> {
+    let step = PageLevel::Size2M.bytes();
+    if to == Side::Shared || range.start().is_aligned(PageLevel::Size2M) {
+        return vec![range];
+    }
+    let end = range.end().as_u64();
+    let starts = (range.start().as_u64()..end).step_by(PageLevel::Size2M.bytes() as usize);
+    starts
+        .filter_map(|start| GpaRange::with_len(Gpa::new(start), step.min(end - start)))
+        .collect()
+}
+
+/// A conversion of `range`, which is then mapped.
+fn converted_and_mapped(
+    predictor: &mut Predictor,
+    convert: &Action,
+    range: GpaRange,
+) -> Result<Expectation, Unjudgeable> {
+    let converted = predictor.step(convert)?;
+    let mapped = predictor.step(&Action::One(Op::Prefault { range }))?;
+    Ok(Expectation {
+        errnos: converted.errnos.clone(),
+        entries_at_most: converted.entries_at_most,
+        map_gpa: converted.map_gpa,
+        ..followed_by(converted, mapped)
+    })
+}
+
+/// What two things in a row must show, as one.
+fn followed_by(mut one: Expectation, other: Expectation) -> Expectation {
+    one.td_alive &= other.td_alive;
+    one.splits = one.splits + other.splits;
+    one.split_leaves.extend(other.split_leaves);
+    one.split_leaves.truncate(Expectation::MAX_SPLIT_LEAVES);
+    one.pages.pages_4k = one.pages.pages_4k + other.pages.pages_4k;
+    one.pages.pages_2m = one.pages.pages_2m + other.pages.pages_2m;
+    one.pages.pages_1g = one.pages.pages_1g + other.pages.pages_1g;
+    one.populated = other.populated;
+    let entries = one.entries_at_most.zip(other.entries_at_most);
+    one.entries_at_most = entries.map(|(one, other)| one + other);
+    one
 }
 
 #[cfg(test)]
 mod tests {
-    use tdxlab_plan::{Design, Guest, HostKind, LOW_BASE, Side, Size, VcpuId};
-    use tdxlab_protocol::addr::{Gpa, PageLevel};
+    use tdxlab_plan::{Design, Guest, HostKind, Interval, LOW_BASE, Size, VcpuId};
 
     use super::*;
 
@@ -159,5 +202,29 @@ mod tests {
             "they were pending"
         );
         assert_eq!(again.accept_exits, Interval::exactly(0));
+    }
+
+    /// Back to private off a 2M boundary: a chunk is mapped while the half of its last 2M is shared
+    /// still, so only the first and the last leaf come back whole.
+    #[test]
+    fn each_chunk_is_mapped_before_the_next_is_converted() {
+        let memory = GpaRange::with_len(LOW_BASE, 16 << 20).unwrap();
+        let design = Design::named("headtail-attributes").unwrap();
+        let host = HostProfile::of(HostKind::Tdx);
+        let mut oracle = HostOracle::new(host, design, &Guest::over(memory));
+        let start = Gpa::new(LOW_BASE.as_u64() + (1 << 20));
+        let range = GpaRange::with_len(start, 8 << 20).unwrap();
+        let mut convert = |to| {
+            let vcpu = VcpuId(0);
+            let action = Action::One(Op::Convert { range, to, vcpu });
+            oracle.foresee(&action).unwrap()
+        };
+        assert_eq!(
+            convert(Side::Shared).pages.pages_4k,
+            Interval::exactly(2048)
+        );
+        let back = convert(Side::Private);
+        assert_eq!(back.pages.pages_2m, Interval::exactly(2));
+        assert_eq!(back.pages.pages_4k, Interval::exactly(3 * 512 - 2048));
     }
 }

@@ -11,6 +11,7 @@
 //! | [`instance`] | a private instance of tracefs to read them from |
 //! | [`cachestat`] | populated pages of a guest_memfd |
 //! | [`kmsg`] | the kernel log |
+//! | [`meminfo`] | the memory of this machine |
 //! | [`once`] | nothing: it re-arms one-shot warnings |
 //!
 //! [`doctor`] checks what this machine can do. [`emulated`] writes the interface files of the
@@ -22,6 +23,7 @@ pub mod doctor;
 pub mod emulated;
 pub mod instance;
 pub mod kmsg;
+pub mod meminfo;
 pub mod once;
 pub mod query_stats;
 pub mod tracefs;

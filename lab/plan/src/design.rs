@@ -1,5 +1,6 @@
 //! The designs: how a host's KVM handles huge private pages, each as a small value.
 
+use serde::{Deserialize, Serialize};
 use tdxlab_protocol::addr::PageLevel;
 
 use crate::plan::{Guest, Needs};
@@ -17,13 +18,42 @@ pub struct Design {
     pub folio: PageLevel,
     /// Offset and length of a hole must be multiples of this, else fallocate says EINVAL.
     pub hole_alignment: PageLevel,
-    /// Private and shared memory are the same guest_memfd pages. Where not, a conversion to shared
-    /// punches the private pages out (QEMU's `kvm_convert_memory()`).
-    pub in_place: bool,
+    /// How a range changes sides.
+    pub converts: Converts,
     /// How the leaves to split for a range are found.
     pub range_split: RangeSplit,
     /// Plain VMs: when dirty logging ends, tables over huge pages become leaves again at once.
     pub recovers_leaves: bool,
+}
+
+/// How a range changes sides between private and shared.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Converts {
+    /// The VMM sets the VM's memory attributes and punches the private pages out of the guest_memfd;
+    /// shared memory lies elsewhere. Source: QEMU's `kvm_convert_memory()`.
+    #[serde(rename = "attributes")]
+    AttributesAndHole,
+    /// In the guest_memfd, whose pages are shared and private memory alike.
+    InPlace,
+}
+
+impl Converts {
+    /// The name used in scenarios.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Converts::AttributesAndHole => "attributes",
+            Converts::InPlace => "in_place",
+        }
+    }
+
+    /// The way, in words that follow "converts".
+    pub const fn described(self) -> &'static str {
+        match self {
+            Converts::AttributesAndHole => "by memory attributes and a hole",
+            Converts::InPlace => "in place",
+        }
+    }
 }
 
 /// How the leaves to split for a range are found.
@@ -45,7 +75,7 @@ const ALL: [Design; 4] = [
         private_leaf: PageLevel::Size4K,
         folio: PageLevel::Size4K,
         hole_alignment: PageLevel::Size4K,
-        in_place: false,
+        converts: Converts::AttributesAndHole,
         range_split: RangeSplit::Never,
         recovers_leaves: false,
     },
@@ -55,7 +85,7 @@ const ALL: [Design; 4] = [
         private_leaf: PageLevel::Size2M,
         folio: PageLevel::Size2M,
         hole_alignment: PageLevel::Size2M,
-        in_place: true,
+        converts: Converts::InPlace,
         range_split: RangeSplit::Walk,
         recovers_leaves: false,
     },
@@ -65,7 +95,7 @@ const ALL: [Design; 4] = [
         private_leaf: PageLevel::Size2M,
         folio: PageLevel::Size2M,
         hole_alignment: PageLevel::Size2M,
-        in_place: true,
+        converts: Converts::InPlace,
         range_split: RangeSplit::HeadAndTail,
         recovers_leaves: false,
     },
@@ -75,9 +105,39 @@ const ALL: [Design; 4] = [
         private_leaf: PageLevel::Size2M,
         folio: PageLevel::Size2M,
         hole_alignment: PageLevel::Size4K,
-        in_place: true,
+        converts: Converts::InPlace,
         range_split: RangeSplit::HeadAndTail,
         recovers_leaves: false,
+    },
+];
+
+/// The same designs, each with the other way of converting, which is independent of how a kernel maps.
+/// Kernels of today convert by attributes whatever they map; the first that convert in place map at
+/// 4K.
+const CONVERTING_OTHERWISE: [Design; 4] = [
+    Design {
+        name: "stock-in-place",
+        about: "4K only, and memory converts in place",
+        converts: Converts::InPlace,
+        ..ALL[0]
+    },
+    Design {
+        name: "v3-attributes",
+        about: "v3 where the VMM converts by memory attributes and a hole",
+        converts: Converts::AttributesAndHole,
+        ..ALL[1]
+    },
+    Design {
+        name: "v5-attributes",
+        about: "v5 where the VMM converts by memory attributes and a hole",
+        converts: Converts::AttributesAndHole,
+        ..ALL[2]
+    },
+    Design {
+        name: "headtail-attributes",
+        about: "headtail where the VMM converts by memory attributes and a hole",
+        converts: Converts::AttributesAndHole,
+        ..ALL[3]
     },
 ];
 
@@ -98,7 +158,7 @@ const PLAIN_TODAY: Design = Design {
     private_leaf: PageLevel::Size4K,
     folio: PageLevel::Size4K,
     hole_alignment: PageLevel::Size4K,
-    in_place: false,
+    converts: Converts::AttributesAndHole,
     range_split: RangeSplit::Never,
     recovers_leaves: true,
 };
@@ -113,9 +173,28 @@ pub struct Unmet {
 }
 
 impl Design {
-    /// Every design for TDs, oldest first.
+    /// Every design for TDs, oldest first, each with the way of converting that belongs to it.
     pub fn all() -> &'static [Design] {
         &ALL
+    }
+
+    /// The same designs with the other way of converting, in the same order.
+    pub fn converting_otherwise() -> &'static [Design] {
+        &CONVERTING_OTHERWISE
+    }
+
+    /// This design, or its twin, whichever converts like that. Plain VMs convert nothing.
+    pub fn converting(&'static self, converts: Converts) -> &'static Design {
+        let pairs = || ALL.iter().zip(&CONVERTING_OTHERWISE);
+        pairs()
+            .find(|(one, other)| self == *one || self == *other)
+            .map(|(one, other)| if one.converts == converts { one } else { other })
+            .unwrap_or(self)
+    }
+
+    /// Whether private and shared memory are the same pages of the guest_memfd.
+    pub fn in_place(&self) -> bool {
+        self.converts == Converts::InPlace
     }
 
     /// Every design that can run such a guest.
@@ -128,7 +207,8 @@ impl Design {
 
     /// The design of that name.
     pub fn named(name: &str) -> Option<&'static Design> {
-        ALL.iter().chain(&PLAIN).find(|design| design.name == name)
+        let all = ALL.iter().chain(&CONVERTING_OTHERWISE).chain(&PLAIN);
+        all.into_iter().find(|design| design.name == name)
     }
 
     /// Whether it is one for plain VMs.
@@ -163,6 +243,13 @@ impl Design {
                 hole_alignment_at_least: Some(level),
                 ..
             } if self.hole_alignment < level => unmet("hole_alignment_at_least", level, hole),
+            Needs {
+                converts: Some(wanted),
+                ..
+            } if self.converts != wanted => Err(Unmet {
+                need: format!("converts: {}", wanted.name()),
+                offers: format!("{} converts {}", self.name, self.converts.described()),
+            }),
             _ => Ok(()),
         }
     }

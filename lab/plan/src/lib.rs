@@ -40,7 +40,7 @@ mod tdx_module;
 pub mod text;
 
 pub use check::{WrongPlan, check};
-pub use design::{Design, RangeSplit, Unmet};
+pub use design::{Converts, Design, RangeSplit, Unmet};
 pub use expect::{Expect, ExpectErrno, ExpectStatus, ExpectTd};
 pub use expectation::{
     AccessOutcome, Content, Expectation, Interval, PageDelta, ProbeRun, ReadPlan, SplitLeaf,

@@ -1,6 +1,8 @@
 //! Whether host and design offer what a plan needs.
 
+use rangemap::RangeSet;
 use tdxlab_protocol::addr::PageLevel;
+use tdxlab_protocol::message::Side;
 
 use crate::design::Design;
 use crate::host::HostProfile;
@@ -21,6 +23,7 @@ pub fn unmet(plan: &Plan, offer: &HostAndDesign) -> Option<String> {
     unmet_needs(&plan.needs, offer)
         .or_else(|| unmet_guest(&plan.guest, &offer.host))
         .or_else(|| out_of_reach(plan, &offer.host))
+        .or_else(|| hole_of_a_conversion(plan, offer.design))
 }
 
 /// The first unmet need, and what is offered instead.
@@ -103,6 +106,61 @@ fn fixed_slots(plan: &Plan) -> Option<String> {
     None
 }
 
+/// Where the VMM punches a hole for each conversion to shared, and KVM takes holes of whole 2M only,
+/// converting less ends the VMM: `ram_block_discard_guest_memfd_range()` of QEMU fails with EINVAL.
+fn hole_of_a_conversion(plan: &Plan, design: &Design) -> Option<String> {
+    let alignment = design.hole_alignment;
+    if design.in_place() || alignment == PageLevel::Size4K {
+        return None;
+    }
+    let mut shared = RangeSet::new();
+    for op in plan.steps.iter().flat_map(|step| step.action.ops()) {
+        let fits = match *op {
+            Op::Convert {
+                range,
+                to: Side::Shared,
+                ..
+            } => {
+                shared.insert(range.start()..range.end());
+                range.start().is_aligned(alignment) && range.end().is_aligned(alignment)
+            }
+            // Each page that is private still is converted by itself.
+            Op::Touch {
+                range,
+                side: Side::Shared,
+                ..
+            }
+            | Op::Fill {
+                range,
+                side: Side::Shared,
+                ..
+            }
+            | Op::Verify {
+                range,
+                side: Side::Shared,
+                ..
+            } => shared.gaps(&(range.start()..range.end())).next().is_none(),
+            Op::Convert { range, .. }
+            | Op::Accept { range, .. }
+            | Op::Touch { range, .. }
+            | Op::Fill { range, .. }
+            | Op::Verify { range, .. } => {
+                shared.remove(range.start()..range.end());
+                true
+            }
+            _ => true,
+        };
+        if !fits {
+            return Some(format!(
+                "needs conversions of less than {alignment}; the hole that the VMM punches for one is \
+                 refused, since {} punches at {alignment}",
+                design.name
+            ));
+        }
+    }
+    None
+}
+
 const NO_PREFAULT: &str =
     "needs prefault; on tdx KVM takes it from QEMU only, which has no command for it";
 
@@ -111,10 +169,15 @@ const NO_RACING_CONVERSION: &str = "needs a conversion that races; on tdx QEMU m
 #[cfg(test)]
 mod tests {
     use rstest::rstest;
-    use tdxlab_protocol::addr::PageLevel;
+    use tdxlab_protocol::addr::{Gpa, GpaRange, PageLevel};
+    use tdxlab_protocol::message::VcpuId;
+    use tdxlab_protocol::pattern::Generation;
 
     use super::*;
+    use crate::expect::Expect;
     use crate::host::HostKind;
+    use crate::op::Size;
+    use crate::plan::{LOW_BASE, Step, VERSION};
 
     fn v3() -> HostAndDesign {
         HostAndDesign {
@@ -147,5 +210,66 @@ mod tests {
     )]
     fn a_need_that_is_not_met_is_named(#[case] needs: Needs, #[case] why: Option<&str>) {
         assert_eq!(unmet_needs(&needs, &v3()).as_deref(), why);
+    }
+
+    fn op(text: &str, start: u64, len: u64) -> Op {
+        let range = GpaRange::with_len(Gpa::new(LOW_BASE.as_u64() + start), len).unwrap();
+        let vcpu = VcpuId(0);
+        match text {
+            "share" => Op::Convert {
+                range,
+                to: Side::Shared,
+                vcpu,
+            },
+            "unshare" => Op::Convert {
+                range,
+                to: Side::Private,
+                vcpu,
+            },
+            "accept" => Op::Accept {
+                range,
+                size: Size::Size4K,
+                vcpu,
+            },
+            _ => Op::Fill {
+                range,
+                generation: Generation::MAX,
+                side: Side::Shared,
+                vcpu,
+            },
+        }
+    }
+
+    const M: u64 = 1 << 20;
+
+    #[rstest]
+    #[case::whole(&[("share", 2 * M, 4 * M), ("fill", 3 * M, M)], true)]
+    #[case::head(&[("share", M, 3 * M)], false)]
+    #[case::tail(&[("share", 2 * M, M)], false)]
+    #[case::back(&[("share", 2 * M, 2 * M), ("unshare", 3 * M, 4096)], true)]
+    #[case::implicit(&[("fill", 2 * M, 4096)], false)]
+    #[case::private_again(&[("share", 0, 2 * M), ("accept", M, 4096), ("fill", M, 4096)], false)]
+    fn conversions_whose_hole_is_refused(#[case] ops: &[(&str, u64, u64)], #[case] can: bool) {
+        let memory = GpaRange::with_len(LOW_BASE, 16 << 20).unwrap();
+        let steps = ops.iter().map(|(text, start, len)| Step {
+            line: 0,
+            action: Action::One(op(text, *start, *len)),
+            expect: Expect::default(),
+        });
+        let plan = Plan {
+            version: VERSION,
+            name: "conversions".to_owned(),
+            about: String::new(),
+            seed: 0,
+            needs: Needs::default(),
+            guest: Guest::over(memory),
+            steps: steps.collect(),
+        };
+        for design in Design::all().iter().chain(Design::converting_otherwise()) {
+            let host = HostProfile::of(HostKind::Tdx);
+            let why = unmet(&plan, &HostAndDesign { host, design });
+            let refused = matches!(design.name, "v3-attributes" | "v5-attributes");
+            assert_eq!(why.is_none(), can || !refused, "{}: {why:?}", design.name);
+        }
     }
 }

@@ -4,6 +4,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tdxlab_protocol::addr::{Gpa, GpaRange, PageLevel};
 
+use crate::design::Converts;
 use crate::expect::Expect;
 use crate::host::HostKind;
 use crate::op::Action;
@@ -59,6 +60,9 @@ pub struct Needs {
     /// Holes of finer alignment than this must be refused with EINVAL.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub hole_alignment_at_least: Option<PageLevel>,
+    /// Memory must convert like that.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub converts: Option<Converts>,
     /// The TDX module must be this version.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub module: Option<TdxModule>,

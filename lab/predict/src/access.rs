@@ -221,7 +221,7 @@ impl State {
         }
         if !view.mapped {
             tally.pages_4k += count(&pages);
-            if self.design.in_place {
+            if self.design.in_place() {
                 self.populate(&pages);
             }
         }

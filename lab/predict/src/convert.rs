@@ -70,7 +70,7 @@ impl State {
     /// Conversion to shared: private mappings go; where user space punches, the memory too.
     fn share(&mut self, tally: &mut Tally, pages: Pages) {
         self.unmap_private(tally, pages.clone());
-        if !self.design.in_place {
+        if !self.design.in_place() {
             for (_, file) in self.slots.pieces(&pages) {
                 self.folios.free(file);
             }
@@ -114,10 +114,10 @@ impl State {
             Settled::Converted(Side::Private) => self.stir(tally, &own),
             Settled::Converted(Side::Shared) => {
                 self.uncertain.widen(region, &self.design);
-                self.uncertain.clear(region, true, self.design.in_place);
+                self.uncertain.clear(region, true, self.design.in_place());
             }
             // Leaves wholly inside a hole do not split.
-            Settled::Punched => self.uncertain.clear(region, !self.design.in_place, false),
+            Settled::Punched => self.uncertain.clear(region, !self.design.in_place(), false),
         }
     }
 }

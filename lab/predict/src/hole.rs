@@ -58,7 +58,7 @@ impl State {
         let uncertain = self.uncertain_regions(&pages);
         self.split_ends(tally, &pages);
         self.unmap_private(tally, pages.clone());
-        if self.design.in_place {
+        if self.design.in_place() {
             self.unmap_shared(tally, pages.clone());
         }
         for (_, file) in self.slots.pieces(&pages) {

@@ -88,7 +88,7 @@ impl State {
         let stretches: Vec<_> = self.shared.stretches(pages).collect();
         // After a race even the attribute is in doubt.
         let is_new =
-            |stretch: &Pages| !self.design.in_place && self.uncertain_regions(stretch).is_empty();
+            |stretch: &Pages| !self.design.in_place() && self.uncertain_regions(stretch).is_empty();
         let mut known = stretches.iter().filter(|(_, page)| page.attribute);
         if let Some((stretch, _)) =
             known.find(|(stretch, page)| page.filled.is_none() && !is_new(stretch))

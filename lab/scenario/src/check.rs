@@ -13,8 +13,14 @@ use super::yaml::Node;
 
 /// All contradictions with the predictor, for every design that meets the plan's needs.
 pub(super) fn plan(plan: &Plan, root: &Node) -> Vec<Problem> {
+    // The other way of converting is looked at only where a plan is about the way.
+    let twins = match plan.needs.converts {
+        Some(_) => Design::converting_otherwise(),
+        None => &[],
+    };
     let designs = Design::all_for(&plan.guest)
         .iter()
+        .chain(twins)
         .filter(|design| design.meets(&plan.needs).is_ok());
     let all = designs.clone().count();
     // Designs that object to one thing in the same way are named together.
@@ -166,6 +172,10 @@ fn step_at(root: &Node, line: u32) -> Option<&Node> {
 
 /// Why no design can meet `needs`; `None` if one does.
 pub(super) fn impossible(needs: &Needs) -> Option<String> {
+    let mut twins = Design::converting_otherwise().iter();
+    if twins.any(|design| design.meets(needs).is_ok()) {
+        return None;
+    }
     let mut unmet = Vec::new();
     for design in Design::all() {
         match design.meets(needs) {

@@ -165,6 +165,9 @@ impl<'r, 'a> Expander<'r, 'a> {
         let hole_alignment = level(&needs.hole_alignment, "hole_alignment");
         let hole_alignment_at_least =
             level(&needs.hole_alignment_at_least, "hole_alignment_at_least");
+        let converts = self
+            .reader
+            .get_if(needs.converts.as_ref(), node.key("converts"));
         let module = self
             .reader
             .get_if(needs.module.as_ref(), node.key("module"));
@@ -173,6 +176,7 @@ impl<'r, 'a> Expander<'r, 'a> {
             private_leaf_at_most: private_leaf_at_most?,
             hole_alignment: hole_alignment?,
             hole_alignment_at_least: hole_alignment_at_least?,
+            converts: converts?,
             module: module?,
             hosts: hosts.into_iter().collect::<Option<_>>()?,
         };

@@ -8,8 +8,8 @@ use schemars::{JsonSchema, Schema};
 use serde::Deserialize;
 use tdxlab_plan::addr::PageLevel;
 use tdxlab_plan::{
-    AccessKind, Backing, ExpectErrno, ExpectStatus, ExpectTd, Gone, HostKind, OnVe, Side, Size,
-    TdxModule,
+    AccessKind, Backing, Converts, ExpectErrno, ExpectStatus, ExpectTd, Gone, HostKind, OnVe, Side,
+    Size, TdxModule,
 };
 
 use super::scalar::{Bytes, Change, Count, Extent, Literal, OnOff, Scalar, StopCont};
@@ -63,6 +63,8 @@ pub(super) struct Needs {
     pub(super) hole_alignment: Option<Scalar<PageLevel>>,
     /// Holes that are aligned to less than this are refused with EINVAL.
     pub(super) hole_alignment_at_least: Option<Scalar<PageLevel>>,
+    /// How memory converts between private and shared.
+    pub(super) converts: Option<Scalar<Converts>>,
     /// Version of the TDX module. Hosts of software play it.
     pub(super) module: Option<Scalar<TdxModule>>,
     /// The hosts on which it makes sense; any where absent.

@@ -10,8 +10,8 @@ use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::de::{Deserialize, Deserializer, Visitor};
 use tdxlab_plan::addr::PageLevel;
 use tdxlab_plan::{
-    AccessKind, Backing, ExpectErrno, ExpectStatus, ExpectTd, Gone, HostKind, OnVe, Side, Size,
-    TdxModule,
+    AccessKind, Backing, Converts, ExpectErrno, ExpectStatus, ExpectTd, Gone, HostKind, OnVe, Side,
+    Size, TdxModule,
 };
 
 use super::expr;
@@ -321,6 +321,8 @@ words! {
     StopCont, "an order to the vCPUs": "stop" = StopCont::Stop, "cont" = StopCont::Cont;
     HostKind, "a host":
         "tdx" = HostKind::Tdx, "kvm" = HostKind::Kvm, "soft" = HostKind::Soft, "sim" = HostKind::Sim;
+    Converts, "a way of converting":
+        "attributes" = Converts::AttributesAndHole, "in_place" = Converts::InPlace;
     TdxModule, "a version of the TDX module":
         "1.5.01" = TdxModule::V1_5_01, "1.5.25" = TdxModule::V1_5_25,
         "1.5.34" = TdxModule::V1_5_34, "2.0.18" = TdxModule::V2_0_18;

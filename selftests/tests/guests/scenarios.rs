@@ -55,7 +55,16 @@ fn on_sim(
     #[files("../scenarios/**/*.yaml")]
     #[exclude("scenarios/linux/")]
     path: PathBuf,
-    #[values("stock", "v3", "v5", "headtail")] design: &str,
+    #[values(
+        "stock",
+        "v3",
+        "v5",
+        "headtail",
+        "stock-in-place",
+        "v5-attributes",
+        "headtail-attributes"
+    )]
+    design: &str,
 ) {
     if let Some(host) = host(HostKind::Sim) {
         passes(&path, host.as_ref(), design);

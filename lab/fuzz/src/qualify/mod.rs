@@ -11,6 +11,7 @@ mod pick;
 
 pub use markdown::markdown;
 pub use matrix::{Catch, Matrix, Row, Unjudged};
+pub use pick::caught;
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -167,7 +168,7 @@ impl Qualify<'_> {
                     plan: item.plan.name.clone(),
                     reason: "it fails without a fault too".to_owned(),
                 }),
-                Verdict::Fail => row.catches.extend(pick::catch(plan, &item, &tried)),
+                Verdict::Fail => row.catches.extend(pick::caught(plan, &item, &tried)),
                 Verdict::Error => match pick::stuck(plan, &item, &tried) {
                     Some(catch) if sound.passes(design, plan)? => row.catches.push(catch),
                     _ => row.unjudged.push(Unjudged {

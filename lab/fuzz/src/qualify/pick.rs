@@ -8,7 +8,7 @@ use super::matrix::Catch;
 
 /// The catch of a failed plan. Later steps may fail as a consequence, so only the first counts;
 /// their witnesses are recorded separately.
-pub(super) fn catch(plan: usize, item: &TestCase, tried: &PlanResult) -> Option<Catch> {
+pub fn caught(plan: usize, item: &TestCase, tried: &PlanResult) -> Option<Catch> {
     let control = tried
         .control
         .iter()

@@ -8,7 +8,7 @@ use std::{fmt, fs};
 
 use tdxlab_host::{HostError, Session};
 use tdxlab_journal::Observed;
-use tdxlab_plan::{Design, Guest, LOW_BASE, Op, Size, Slot, VcpuId};
+use tdxlab_plan::{Converts, Design, Guest, LOW_BASE, Op, Size, Slot, VcpuId};
 use tdxlab_protocol::addr::{GpaRange, PageLevel};
 use tdxlab_protocol::message::Run;
 use tdxlab_protocol::tdcall::status;
@@ -38,6 +38,14 @@ impl Parameters {
             }),
         }
     }
+
+    /// How memory converts: a kernel without a parameter about it knows attributes of a VM only.
+    pub fn converts(&self) -> Converts {
+        match self.in_place {
+            Some(true) => Converts::InPlace,
+            Some(false) | None => Converts::AttributesAndHole,
+        }
+    }
 }
 
 /// Behaviour found on a host.
@@ -54,14 +62,15 @@ pub enum Detected {
 }
 
 impl Detected {
-    /// The design that fits, the newest where several do.
-    pub fn design(self) -> Option<&'static Design> {
-        Design::named(match self {
+    /// The design that fits and converts like that, the newest where several do.
+    pub fn design(self, converts: Converts) -> Option<&'static Design> {
+        let design = Design::named(match self {
             Detected::Stock => "stock",
             Detected::HugeCoarseHoles => "v5",
             Detected::HugeFineHoles => "headtail",
             Detected::Huge => return None,
-        })
+        })?;
+        Some(design.converting(converts))
     }
 
     /// Whether these parameters are consistent with the probe's result.
@@ -72,13 +81,14 @@ impl Detected {
         }
     }
 
-    /// Whether a host that shows this may follow `design`.
-    pub fn fits(self, design: &str) -> bool {
+    /// Whether a host that shows this may follow `design`, as far as leaves and holes go.
+    pub fn fits(self, design: &Design) -> bool {
+        let coarse = design.hole_alignment == PageLevel::Size2M;
         match self {
-            Detected::Stock => design == "stock",
-            Detected::HugeCoarseHoles => matches!(design, "v3" | "v5"),
-            Detected::HugeFineHoles => design == "headtail",
-            Detected::Huge => design != "stock",
+            Detected::Stock => !design.huge(),
+            Detected::HugeCoarseHoles => design.huge() && coarse,
+            Detected::HugeFineHoles => design.huge() && !coarse,
+            Detected::Huge => design.huge(),
         }
     }
 }
@@ -202,6 +212,18 @@ mod tests {
         );
     }
 
+    #[rstest]
+    #[case(None, Converts::AttributesAndHole)]
+    #[case(Some(false), Converts::AttributesAndHole)]
+    #[case(Some(true), Converts::InPlace)]
+    fn the_way_of_converting(#[case] in_place: Option<bool>, #[case] converts: Converts) {
+        let parameters = Parameters {
+            in_place,
+            ..Parameters::default()
+        };
+        assert_eq!(parameters.converts(), converts);
+    }
+
     #[test]
     fn promises_are_held_against_what_is_found() {
         assert!(Detected::Stock.agrees_with(Detected::Stock));
@@ -243,10 +265,13 @@ mod tests {
         let mut session = SimHost::new().boot(&guest(), &options).unwrap();
         let found = probe(session.as_mut()).unwrap();
         assert_eq!(found, detected);
-        assert!(found.fits(design));
-        for other in ["stock", "v3", "v5", "headtail"] {
-            let alike = matches!((design, other), ("v3", "v5") | ("v5", "v3"));
-            assert_eq!(found.fits(other), other == design || alike);
+        for other in Design::all() {
+            let alike = matches!((design, other.name), ("v3", "v5") | ("v5", "v3"));
+            assert_eq!(found.fits(other), other.name == design || alike);
+        }
+        for converts in [Converts::InPlace, Converts::AttributesAndHole] {
+            let design = found.design(converts).unwrap();
+            assert!(found.fits(design) && design.converts == converts);
         }
     }
 }

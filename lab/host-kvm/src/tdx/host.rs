@@ -4,10 +4,11 @@ use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
 use tdxlab_kernel::{debugfs, kmsg, tracefs};
+use tdxlab_plan::Converts;
 use tdxlab_qemu::Installed;
 use tdxlab_qemu::interrupt::Interrupt;
 
-use super::detect::Detected;
+use super::detect::{Detected, Parameters};
 
 /// A TDX host.
 #[derive(Debug)]
@@ -17,6 +18,8 @@ pub struct TdxHost {
     pub(crate) places: Places,
     pub(crate) rehearsal: bool,
     pub(super) probed: OnceLock<Result<Detected, String>>,
+    /// How memory converts, by KVM's parameters.
+    pub(super) converts: Converts,
     /// SEAMCALL probes that the first TD could attach, or why none.
     pub(super) seamcalls: OnceLock<Result<String, String>>,
     pub(super) attachable: bool,
@@ -43,6 +46,7 @@ impl TdxHost {
             },
             rehearsal: is_rehearsal(),
             probed: OnceLock::new(),
+            converts: Parameters::of_machine().converts(),
             seamcalls: OnceLock::new(),
             attachable: false,
         }

@@ -12,6 +12,7 @@
 //! Under `tdxlab rehearse` all of this runs unchanged, on KVM's own TDX code over the software TDX
 //! module. The guest, the kernel and the report all say so.
 
+mod attributes;
 mod boot;
 mod console;
 pub mod death;
@@ -35,8 +36,8 @@ pub use boot::Stages;
 pub use host::{TdxHost, is_rehearsal};
 use tdxlab_host::{BootOptions, Host, HostError, Session};
 use tdxlab_journal::{ONE_SHOT, REHEARSAL, REHEARSAL_FACT};
-use tdxlab_kernel::once;
-use tdxlab_plan::{Design, Guest, HostKind, HostProfile};
+use tdxlab_kernel::{meminfo, once};
+use tdxlab_plan::{Converts, Design, Guest, HostKind, HostProfile};
 
 use detect::Detected;
 
@@ -105,6 +106,7 @@ impl Host for TdxHost {
         fact("QEMU", self.qemu.described());
         let promised = detect::from_parameters(&detect::Parameters::of_machine());
         fact("design by module parameters", promised.to_string());
+        fact("converts", self.converts.described().to_owned());
         match self.probed.get() {
             Some(Ok(found)) if promised.agrees_with(*found) => {
                 fact("design by probe", found.to_string());
@@ -128,14 +130,32 @@ impl Host for TdxHost {
         facts
     }
 
-    fn misfit(&self, design: &Design) -> Option<String> {
+    fn misfit(&self, design: &'static Design) -> Option<String> {
         let found = self.probed.get()?.as_ref().ok()?;
-        (!found.fits(design.name)).then(|| {
-            format!(
+        if !found.fits(design) {
+            return Some(format!(
                 "{} was asked for, but the KVM of this host looks like {found}",
                 design.name
+            ));
+        }
+        let twin = design.converting(self.converts);
+        (twin != design).then(|| {
+            format!(
+                "{} was asked for, but the KVM of this host converts {}: see {}",
+                design.name,
+                self.converts.described(),
+                twin.name
             )
         })
+    }
+
+    fn unmet(&self, guest: &Guest) -> Option<String> {
+        match self.converts {
+            Converts::AttributesAndHole => {
+                attributes::unmet(guest.memory.bytes(), meminfo::available()?)
+            }
+            Converts::InPlace => None,
+        }
     }
 
     fn boot(&self, guest: &Guest, options: &BootOptions) -> Result<Box<dyn Session>, HostError> {
@@ -148,7 +168,7 @@ impl Host for TdxHost {
         let found = self.probed().as_ref().copied();
         found
             .unwrap_or_else(|_| detect::from_parameters(&detect::Parameters::of_machine()))
-            .design()
+            .design(self.converts)
     }
 }
 
@@ -190,11 +210,30 @@ mod tests {
         #[case] fits: bool,
     ) {
         let design = Design::named(asked).unwrap();
-        let misfit = host(found).misfit(design);
+        let host = TdxHost {
+            converts: design.converts,
+            ..host(found)
+        };
+        let misfit = host.misfit(design);
         assert_eq!(misfit.is_none(), fits, "{misfit:?}");
         if let Some(misfit) = misfit {
             assert!(misfit.contains(asked) && misfit.contains(&found.to_string()));
         }
+    }
+
+    #[test]
+    fn a_way_of_converting_that_the_host_does_not_have_is_said() {
+        let host = TdxHost {
+            converts: Converts::AttributesAndHole,
+            ..host(Detected::HugeFineHoles)
+        };
+        let misfit = host.misfit(Design::named("headtail").unwrap()).unwrap();
+        assert!(misfit.contains("headtail-attributes"), "{misfit}");
+        assert_eq!(
+            host.misfit(Design::named("headtail-attributes").unwrap()),
+            None
+        );
+        assert_eq!(host.design().unwrap().name, "headtail-attributes");
     }
 
     /// A host that was not probed contradicts no design.

@@ -15,6 +15,7 @@ use tdxlab_qemu::{Installed, QemuError, Version};
 use super::recording::MachineRecording;
 use crate::doctor::fact::Fact;
 use crate::kmsg;
+use crate::meminfo::field_kib;
 
 /// A machine to be examined: this one, or one whose answers were recorded.
 #[derive(Clone, Debug)]
@@ -322,14 +323,4 @@ pub(super) fn memory(machine: &ThisMachine) -> Fact {
         }
         _ => Fact::usable("memory", found),
     }
-}
-
-/// A number of KiB in the format of /proc/meminfo.
-pub(super) fn field_kib(text: &str, name: &str) -> Option<u64> {
-    text.lines()
-        .find_map(|line| line.strip_prefix(name))?
-        .split_whitespace()
-        .next()?
-        .parse()
-        .ok()
 }

@@ -1,8 +1,9 @@
 //! The witnesses that need privileges: whether this user may read them.
 
-use super::machine::{Access, field_kib};
+use super::machine::Access;
 use crate::doctor::fact::Fact;
 use crate::doctor::machine::ThisMachine;
+use crate::meminfo::field_kib;
 
 pub(super) fn facts(machine: &ThisMachine) -> Vec<Fact> {
     vec![

@@ -1,4 +1,4 @@
-//! The four designs, each a small value.
+//! The designs, each a small value.
 
 use std::fmt;
 use std::str::FromStr;
@@ -18,15 +18,27 @@ pub enum KvmDesign {
     V5,
     /// Head and tail by arithmetic, for holes at 4K too.
     HeadTail,
+    /// 4K private pages that convert in place.
+    StockInPlace,
+    /// V3 under a VMM that converts by attributes and a hole.
+    V3Attributes,
+    /// V5 under such a VMM.
+    V5Attributes,
+    /// Holes at 4K under such a VMM.
+    HeadTailAttributes,
 }
 
 impl KvmDesign {
     /// All designs.
-    pub const ALL: [KvmDesign; 4] = [
+    pub const ALL: [KvmDesign; 8] = [
         KvmDesign::Stock,
         KvmDesign::V3,
         KvmDesign::V5,
         KvmDesign::HeadTail,
+        KvmDesign::StockInPlace,
+        KvmDesign::V3Attributes,
+        KvmDesign::V5Attributes,
+        KvmDesign::HeadTailAttributes,
     ];
 
     /// The name used on the command line and in reports.
@@ -36,6 +48,10 @@ impl KvmDesign {
             KvmDesign::V3 => "v3",
             KvmDesign::V5 => "v5",
             KvmDesign::HeadTail => "headtail",
+            KvmDesign::StockInPlace => "stock-in-place",
+            KvmDesign::V3Attributes => "v3-attributes",
+            KvmDesign::V5Attributes => "v5-attributes",
+            KvmDesign::HeadTailAttributes => "headtail-attributes",
         }
     }
 
@@ -66,7 +82,22 @@ impl KvmDesign {
                 hole_alignment: PageLevel::Size4K,
                 ..KvmDesign::V5.rules()
             },
+            KvmDesign::StockInPlace => Rules {
+                conversion: Conversion::InPlace,
+                ..KvmDesign::Stock.rules()
+            },
+            KvmDesign::V3Attributes => by_attributes(KvmDesign::V3),
+            KvmDesign::V5Attributes => by_attributes(KvmDesign::V5),
+            KvmDesign::HeadTailAttributes => by_attributes(KvmDesign::HeadTail),
         }
+    }
+}
+
+/// A design under a VMM that converts by attributes and a hole.
+const fn by_attributes(design: KvmDesign) -> Rules {
+    Rules {
+        conversion: Conversion::AttributesAndHole,
+        ..design.rules()
     }
 }
 

@@ -46,7 +46,9 @@ fn complete(arg: Arg, names: Vec<&'static str>) -> Arg {
 }
 
 fn designs() -> Vec<&'static str> {
-    Design::all().iter().map(|design| design.name).collect()
+    let twins = Design::converting_otherwise();
+    let all = Design::all().iter().chain(twins);
+    all.map(|design| design.name).collect()
 }
 
 /// Scenarios of the default set, without the points of a matrix, whose names no shell takes unquoted.

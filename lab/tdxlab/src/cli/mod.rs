@@ -12,6 +12,7 @@ mod faults;
 mod fuzz;
 mod init;
 mod judge;
+mod kernel_bugs;
 mod kselftest;
 mod ktap;
 mod l1;

@@ -67,7 +67,8 @@ const USUAL_DESIGN: &str = "headtail";
 /// The design of that name.
 pub(super) fn design(name: &str) -> Result<&'static Design, CliError> {
     Design::named(name).ok_or_else(|| {
-        let known: Vec<&str> = Design::all().iter().map(|design| design.name).collect();
+        let all = Design::all().iter().chain(Design::converting_otherwise());
+        let known: Vec<&str> = all.map(|design| design.name).collect();
         CliError::usage(
             format!("there is no design `{name}`"),
             format!("designs are {}", known.join(", ")),

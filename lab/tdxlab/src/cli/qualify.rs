@@ -7,11 +7,14 @@ use comfy_table::Cell;
 use tdxlab_faults as faults;
 use tdxlab_faults::Fault;
 use tdxlab_fuzz::qualify::{self, Matrix, Row};
+use tdxlab_host_kvm::tdx;
 use tdxlab_plan::HostKind;
 use tdxlab_report::table;
 
 use super::error::CliError;
+use super::kernel_bugs::{self, KernelBugs};
 use super::options::{self, Scenarios};
+use super::rehearse::Rehearse;
 use super::{exit, load, output, signals};
 use crate::select::{self, Choice};
 
@@ -19,7 +22,8 @@ use crate::select::{self, Choice};
 /// by which witnesses. Exits with 1 where one is not caught, or only by unexpected witnesses.
 ///
 /// Each fault is tried under the design it is a fault of. On sim all scenarios run under every
-/// fault; on soft the first that catches it as expected is enough.
+/// fault; on soft the first that catches it as expected is enough. With --host rehearsal, bugs are
+/// seeded into KVM's own code, in one emulated machine; without paths, the few plans that reach each run.
 #[derive(Args, Debug)]
 pub(super) struct Qualify {
     #[command(flatten)]
@@ -55,6 +59,8 @@ pub(super) enum SoftwareHost {
     Sim,
     /// QEMU over the same
     Soft,
+    /// KVM's own TDX code in an emulated machine, with bugs seeded into it
+    Rehearsal,
 }
 
 impl From<SoftwareHost> for HostKind {
@@ -62,12 +68,16 @@ impl From<SoftwareHost> for HostKind {
         match host {
             SoftwareHost::Sim => HostKind::Sim,
             SoftwareHost::Soft => HostKind::Soft,
+            SoftwareHost::Rehearsal => HostKind::Tdx,
         }
     }
 }
 
 impl Qualify {
     pub(super) fn execute(self) -> Result<u8, CliError> {
+        if self.host == SoftwareHost::Rehearsal {
+            return self.rehearse();
+        }
         let items = load::items_for(&self.scenarios, self.host.into())?;
         let faults = self.faults()?;
         let processors = std::thread::available_parallelism().map_or(1, usize::from);
@@ -97,6 +107,28 @@ impl Qualify {
         } else {
             exit::PASSED
         })
+    }
+
+    /// In the emulated machine: tries the bugs. Outside: boots one, with this very command in it.
+    fn rehearse(&self) -> Result<u8, CliError> {
+        kernel_bugs::named(&self.fault)?;
+        if !tdx::is_rehearsal() {
+            return Rehearse::of_this_program(std::env::args_os().skip(1)).execute();
+        }
+        let form = match (self.json, self.markdown) {
+            (true, _) => kernel_bugs::Form::Json,
+            (_, true) => kernel_bugs::Form::Markdown,
+            _ => kernel_bugs::Form::Table {
+                findings: self.findings,
+            },
+        };
+        let bugs = KernelBugs {
+            scenarios: &self.scenarios,
+            bugs: &self.fault,
+            patience: Duration::from_secs(self.patience),
+            interrupt: signals::install()?,
+        };
+        bugs.run(form)
     }
 
     fn faults(&self) -> Result<Vec<&'static Fault>, CliError> {

@@ -3,7 +3,9 @@
 //! `make test-rehearsal` runs these. They take parts of 411 MB to download once, and minutes, so
 //! `cargo test` alone passes them over.
 
+mod bugs;
 mod command;
+mod designs;
 mod fuzz;
 mod lies;
 mod qemu;
