@@ -48,6 +48,15 @@ pub enum LinuxError {
         console: Vec<String>,
     },
 
+    #[error("the firmware did not start the kernel {doing}: {why}")]
+    #[diagnostic(code(tdxlab::linux::firmware), help("{advice}"))]
+    Firmware {
+        doing: String,
+        why: &'static str,
+        advice: &'static str,
+        console: Vec<String>,
+    },
+
     #[error("the agent panicked {doing} at {file}:{line}: {message}")]
     #[diagnostic(
         code(tdxlab::linux::agent_panic),

@@ -32,6 +32,26 @@ const LAST_WORDS: Duration = Duration::from_millis(300);
 /// Longest that QEMU may take to end when the guest has switched itself off.
 const SWITCH_OFF: Duration = Duration::from_secs(20);
 
+/// What firmware prints when it does not start the kernel, the reason, and the remedy. Source: EDK II,
+/// `BdsBoot.c`, `Shell.c` and `DxeImageVerificationLib.c`.
+const FIRMWARE_GIVES_UP: [(&str, &str, &str); 3] = [
+    (
+        "Security Violation",
+        "it verifies signatures, and the kernel has none that it trusts",
+        "use firmware with Secure Boot off, or a kernel signed for its keys",
+    ),
+    (
+        "Access Denied",
+        "it verifies signatures, and the kernel has none that it trusts",
+        "use firmware with Secure Boot off, or a kernel signed for its keys",
+    ),
+    (
+        "UEFI Interactive Shell",
+        "it found nothing to start and is in its shell",
+        "give a bzImage with CONFIG_EFI_STUB; an unpacked vmlinux has no EFI stub",
+    ),
+];
+
 /// Number of console lines in an error.
 const SHOWN: usize = 12;
 
@@ -433,7 +453,26 @@ impl LinuxGuest {
                 return Err(self.panicked(doing, line));
             }
         }
+        if length > 0 && self.hello.is_none() {
+            self.refused(doing)?;
+        }
         Ok(length > 0)
+    }
+
+    /// An error once the firmware has given up on starting the kernel.
+    fn refused(&self, doing: &str) -> Result<(), LinuxError> {
+        let console = self.console.last(SHOWN);
+        let says = |text: &str| console.iter().any(|line| line.contains(text));
+        let Some((_, why, advice)) = FIRMWARE_GIVES_UP.into_iter().find(|(text, ..)| says(text))
+        else {
+            return Ok(());
+        };
+        Err(LinuxError::Firmware {
+            doing: doing.to_owned(),
+            why,
+            advice,
+            console,
+        })
     }
 
     /// The kernel has panicked. A moment later its console output is complete.

@@ -49,6 +49,8 @@ pub struct ImageOptions {
     pub modules: Option<PathBuf>,
     /// Folder of its headers, for the lab's own module; where `None`, the usual places.
     pub headers: Option<PathBuf>,
+    /// The lab's own module, if it is built already.
+    pub pages_module: Option<PathBuf>,
     /// Further modules to load, where the kernel has them.
     pub extra: Vec<String>,
     /// Whether it must support kexec into itself.
@@ -66,6 +68,7 @@ impl Default for ImageOptions {
             },
             modules: None,
             headers: None,
+            pages_module: None,
             extra: Vec::new(),
             kexec: false,
             td: false,
@@ -141,7 +144,10 @@ impl LinuxImage {
     /// The image of a kernel that was found.
     fn of(kernel: &Kernel, options: &ImageOptions, cache: &Path) -> Result<LinuxImage, LinuxError> {
         let (line, mut modules) = modules_of(kernel, options)?;
-        let own = pages_module::of(kernel, options.headers.as_deref(), cache);
+        let own = match &options.pages_module {
+            Some(built) => pages_module::built(built),
+            None => pages_module::of(kernel, options.headers.as_deref(), cache),
+        };
         let no_convert = own.as_ref().err().map(ToString::to_string);
         modules.extend(own.ok());
 

@@ -8,6 +8,7 @@ use std::process::{Command, Stdio};
 use tdxlab_guest_image::PAGES_MODULE;
 use tdxlab_l1::kernel::Kernel;
 use tdxlab_l1::modules::Module;
+use tdxlab_l1::rehearse::{Parts, RehearsalError};
 
 use crate::hash::hash;
 
@@ -61,10 +62,24 @@ pub(crate) fn of(
     if !kept.is_file() {
         build(&headers, &kept)?;
     }
+    built(&kept)
+}
+
+/// The module for the kernel of a rehearsal, built with its parts.
+///
+/// # Errors
+///
+/// It does not build.
+pub fn in_parts(parts: &Parts) -> Result<PathBuf, RehearsalError> {
+    parts.build_module(NAME, &PAGES_MODULE)
+}
+
+/// The module in a file.
+pub(crate) fn built(path: &Path) -> Result<Module, NoModule> {
     Ok(Module {
         name: NAME.to_owned(),
-        bytes: fs::read(&kept)?,
-        path: kept,
+        bytes: fs::read(path)?,
+        path: path.to_owned(),
     })
 }
 

@@ -128,7 +128,7 @@ fn collect(path: &Path, files: &mut Vec<PathBuf>) -> Result<(), ScenarioError> {
 
 /// Whether a file is a scenario of a Linux guest. An unreadable file counts as either; loading it
 /// reports the error.
-fn is_of_linux(path: &Path) -> bool {
+pub fn is_of_linux(path: &Path) -> bool {
     let tree = text::of(path)
         .ok()
         .and_then(|text| yaml::tree(&text, &mut Vec::new()).ok());

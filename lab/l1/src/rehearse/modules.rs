@@ -60,10 +60,8 @@ pub(crate) fn are_current(modules: &Path) -> bool {
 /// Builds them in `root`, which holds compiler, headers and source, and puts them into `modules`.
 /// One build at a time; what another process has built meanwhile is not built again.
 pub(crate) fn build_in(root: &Root, tree: Tree<'_>, modules: &Path) -> Result<(), RehearsalError> {
-    let flavour = root.entry("usr/src", "linux-headers-", "-amd64");
-    let flavour = flavour.ok_or_else(|| missing("headers for amd64"))?;
-    let lock = File::create(root.inside("softtdx.lock")).map_err(system("locking the build"))?;
-    lock.lock().map_err(system("locking the build"))?;
+    let headers = headers(root)?;
+    let _lock = lock(root)?;
     if tree == Tree::Distribution && are_current(modules) {
         return Ok(());
     }
@@ -73,7 +71,7 @@ pub(crate) fn build_in(root: &Root, tree: Tree<'_>, modules: &Path) -> Result<()
     };
     let request = BuildRequest {
         source,
-        headers: PathBuf::from("/usr/src").join(flavour),
+        headers,
         work: root.inside(work),
         work_inside: PathBuf::from("/").join(work),
         jobs: available_parallelism().unwrap_or(NonZero::<usize>::MIN),
@@ -87,6 +85,51 @@ pub(crate) fn build_in(root: &Root, tree: Tree<'_>, modules: &Path) -> Result<()
         fs::write(modules.join(STAMP), fingerprint()).map_err(system("keeping KVM's modules"))?;
     }
     Ok(())
+}
+
+/// Builds a module outside of the kernel's tree; kept while its files are the same.
+pub(crate) fn build_outside(
+    root: &Root,
+    name: &str,
+    files: &[(&str, &str)],
+) -> Result<PathBuf, RehearsalError> {
+    let headers = headers(root)?;
+    let _lock = lock(root)?;
+    let work = root.inside(name);
+    let module = work.join(format!("{name}.ko"));
+    let same = |(file, text): &(&str, &str)| {
+        fs::read_to_string(work.join(file)).is_ok_and(|there| there == *text)
+    };
+    if module.is_file() && files.iter().all(same) {
+        return Ok(module);
+    }
+    let failed = || system(format!("laying {name} out"));
+    let _ = fs::remove_dir_all(&work);
+    fs::create_dir_all(&work).map_err(failed())?;
+    for (file, text) in files {
+        fs::write(work.join(file), text).map_err(failed())?;
+    }
+    let script = format!(
+        "make -C {} M=/{name} CONFIG_MODULE_SIG_ALL= CONFIG_DEBUG_INFO_BTF_MODULES= KCFLAGS=-g0 \\\n  \
+         modules\n",
+        headers.display()
+    );
+    root.run(&format!("building {name}"), &script)?;
+    Ok(module)
+}
+
+/// The folder of the kernel's headers, as seen inside.
+fn headers(root: &Root) -> Result<PathBuf, RehearsalError> {
+    let flavour = root.entry("usr/src", "linux-headers-", "-amd64");
+    let flavour = flavour.ok_or_else(|| missing("headers for amd64"))?;
+    Ok(PathBuf::from("/usr/src").join(flavour))
+}
+
+/// Keeps other builds in the root away until it is dropped.
+fn lock(root: &Root) -> Result<File, RehearsalError> {
+    let lock = File::create(root.inside("softtdx.lock")).map_err(system("locking the build"))?;
+    lock.lock().map_err(system("locking the build"))?;
+    Ok(lock)
 }
 
 /// Replaces by rename: a running rehearsal keeps the old file.

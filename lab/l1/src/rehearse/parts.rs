@@ -8,6 +8,7 @@
 //!     kernel/vmlinuz   the distribution's kernel
 //!     kernel/modules/  its modules, KVM's rebuilt
 //!     kernel/own/      the same, KVM's built from a developer's tree
+//!     firmware/        OVMF, which starts Linux as a TD
 //!     build/           a root with compiler, headers and KVM's source
 //!     qemu/            a root with QEMU and its libraries
 //!     qemu-system-x86_64   starts it through that root's own dynamic linker
@@ -27,7 +28,7 @@ use super::root::Root;
 use crate::debian::closure::{Archive, Package};
 
 /// Raised when the same packages give other parts.
-const RECIPE: u32 = 2;
+const RECIPE: u32 = 3;
 
 /// The QEMU.
 const QEMU: &str = "qemu-system-x86";
@@ -47,6 +48,11 @@ const TOOLS: [&str; 11] = [
     "make",
     "bash",
 ];
+
+/// Firmware that starts as a TD, too.
+const FIRMWARE: &str = "ovmf";
+/// Its image.
+const OVMF: &str = "OVMF.fd";
 
 /// The manifest, written last.
 const MANIFEST: &str = "parts.json";
@@ -132,6 +138,25 @@ impl Parts {
         Ok(own)
     }
 
+    /// Firmware that starts as a TD; `None` in parts of an older tdxlab.
+    pub fn firmware(&self) -> Option<PathBuf> {
+        let image = self.folder.join("firmware").join(OVMF);
+        image.is_file().then_some(image)
+    }
+
+    /// Builds a module of these files, by name and text, for the kernel.
+    ///
+    /// # Errors
+    ///
+    /// It does not build.
+    pub fn build_module(
+        &self,
+        name: &str,
+        files: &[(&str, &str)],
+    ) -> Result<PathBuf, RehearsalError> {
+        modules::build_outside(&self.build_root(), name, files)
+    }
+
     fn build_root(&self) -> Root {
         Root::at(self.folder.join("build"))
     }
@@ -177,7 +202,7 @@ pub fn prepare(
     progress("fetching Debian's package lists");
     apt.update()
         .map_err(apt_said("fetching Debian's package lists"))?;
-    let wanted: Vec<&str> = [&[QEMU], &KERNEL[..], &TOOLS[..]].concat();
+    let wanted: Vec<&str> = [&[QEMU, FIRMWARE], &KERNEL[..], &TOOLS[..]].concat();
     let closure = |packages: &[&str]| {
         let found = apt.closure(packages);
         found.map_err(apt_said("working out which packages are needed"))
@@ -251,7 +276,17 @@ pub fn prepare(
     keep_kernel(&kernel_root, &release, &whole.join("kernel"))?;
 
     progress("building KVM's modules, with its TDX code");
-    let build_files = all.iter().filter(|package| !is_kernel(package));
+    let is_firmware = |package: &&Package| package.name() == FIRMWARE;
+    let firmware = all.iter().filter(is_firmware);
+    let firmware = Root::unpack(
+        work.path().join("firmware"),
+        firmware.map(|package| apt.file(package)),
+    )?;
+    keep_firmware(&firmware, &whole.join("firmware"))?;
+
+    let build_files = all
+        .iter()
+        .filter(|package| !is_kernel(package) && !is_firmware(package));
     let build_root = Root::unpack(
         whole.join("build"),
         build_files.map(|package| apt.file(package)),
@@ -310,6 +345,15 @@ fn point_to(rehearsal: &Path, name: &str) -> Result<(), RehearsalError> {
     let link = rehearsal.join(format!("current-{}", std::process::id()));
     let linked = symlink(name, &link).and_then(|()| fs::rename(&link, rehearsal.join("current")));
     linked.map_err(system("choosing the current parts"))
+}
+
+/// Keeps the image that holds code and variables.
+fn keep_firmware(root: &Root, target: &Path) -> Result<(), RehearsalError> {
+    let image = root.inside("usr/share/ovmf").join(OVMF);
+    fs::create_dir_all(target)
+        .and_then(|()| fs::copy(image, target.join(OVMF)))
+        .map(drop)
+        .map_err(system("keeping the firmware"))
 }
 
 /// Keeps the image and the modules, whose names are unique, without their folders.
@@ -387,7 +431,7 @@ mod tests {
         let mut parts: Parts = serde_json::from_str(text).unwrap();
         let said = parts.to_string();
         assert!(
-            said.contains("QEMU 1:11.1.3+ds-1~bpo13+1, 411 MB"),
+            said.contains("QEMU 1:11.1.3+ds-1~bpo13+1, 416 MB"),
             "{said}"
         );
         assert!(said.ends_with("before times were noted"), "{said}");

@@ -55,6 +55,9 @@ pub(super) struct Linux {
     /// Folder of the kernel's headers, to build the module that converts pages
     #[arg(long, value_name = "DIR")]
     guest_headers: Option<PathBuf>,
+    /// The module that converts pages, built for the kernel before
+    #[arg(long, value_name = "FILE", conflicts_with = "guest_headers")]
+    pages_module: Option<PathBuf>,
     /// Firmware of a TD; without it the one that QEMU's descriptors name for TDX
     #[arg(long, value_name = "FILE")]
     firmware: Option<PathBuf>,
@@ -121,6 +124,7 @@ impl Linux {
                 kernel: self.guest_kernel.clone(),
                 modules: self.guest_modules.clone(),
                 headers: self.guest_headers.clone(),
+                pages_module: self.pages_module.clone(),
                 ..ImageOptions::default()
             },
             journal: &journal,

@@ -7,7 +7,10 @@ use std::time::Duration;
 use clap::Args;
 use tdxlab_l1::rehearse::{self, Parts, RehearsalError};
 use tdxlab_l1::{AcceleratorChoice, KernelChoice, Memory, Options};
+use tdxlab_linux::pages_module;
 use tdxlab_qemu::installed::PROGRAM_VARIABLE;
+
+use tdxlab_scenario as scenario;
 
 use super::error::CliError;
 use super::output;
@@ -48,11 +51,12 @@ fn progress(doing: &str) {
 /// TDX module under it is played.
 ///
 /// KVM's TDX code, its page tables, guest_memfd and QEMU are real; the module is not, and the report
-/// says so. The parts (QEMU, a kernel, a compiler) are downloaded once, 411 MB, and kept in the
+/// says so. The parts (QEMU, a kernel, a compiler) are downloaded once, 416 MB, and kept in the
 /// user's cache folder; nothing is installed.
 #[derive(Args, Debug)]
 pub(super) struct Rehearse {
-    /// Scenario files, folders of them, or names of the default set; without any, all of that set
+    /// Scenario files, folders of them, or names of the default set; without any, all of that set.
+    /// Scenarios of Linux guests run their Linux as a TD
     #[arg(value_name = "PATH")]
     paths: Vec<PathBuf>,
 
@@ -194,6 +198,7 @@ impl Rehearse {
                 command.push(program.into());
                 command.extend(self.options.iter().cloned());
             }
+            None if self.are_of_linux()? => self.linux(own.into(), parts, &mut command)?,
             None => self.scenarios(own.into(), &mut command),
         }
         let text = |word: OsString| {
@@ -202,6 +207,57 @@ impl Rehearse {
             })
         };
         command.into_iter().map(text).collect()
+    }
+
+    /// Whether the paths are of Linux guests: all of them, or none.
+    fn are_of_linux(&self) -> Result<bool, CliError> {
+        let is = |path: &PathBuf| match path.is_dir() {
+            true => {
+                let path = std::slice::from_ref(path);
+                scenario::find_linux(path).is_ok() && scenario::find(path).is_err()
+            }
+            false => scenario::is_of_linux(path),
+        };
+        let linux = self.paths.iter().filter(|path| is(path));
+        match linux.count() {
+            0 => Ok(false),
+            all if all == self.paths.len() => Ok(true),
+            _ => Err(CliError::usage(
+                "scenarios of Linux guests and of others do not run together",
+                "rehearse the one, then the other",
+            )),
+        }
+    }
+
+    /// `tdxlab linux` inside: the parts' kernel, started by their firmware.
+    fn linux(
+        &self,
+        own: OsString,
+        parts: &Parts,
+        command: &mut Vec<OsString>,
+    ) -> Result<(), CliError> {
+        let firmware = parts.firmware().ok_or_else(|| {
+            CliError::usage(
+                "these parts have no firmware",
+                "bring them up to date with `tdxlab rehearse --prepare`",
+            )
+        })?;
+        let pages = pages_module::in_parts(parts)?;
+        command.push(own);
+        command.extend(["linux", "--host", "tdx", "--out"].map(OsString::from));
+        command.push(self.out.clone().into());
+        for (option, path) in [
+            ("--firmware", firmware),
+            ("--guest-kernel", parts.kernel()),
+            ("--guest-modules", parts.modules()),
+            ("--pages-module", pages),
+        ] {
+            command.push(option.into());
+            command.push(path.into());
+        }
+        command.extend(self.options.iter().cloned());
+        command.extend(self.paths.iter().map(OsString::from));
+        Ok(())
     }
 
     fn scenarios(&self, own: OsString, command: &mut Vec<OsString>) {
