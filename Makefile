@@ -39,8 +39,12 @@ tested: setup ## Build every test, and the program that they call
 rehearsal-parts: tested ## Fetch the parts of a rehearsal (416 MB, once), or bring them up to date
 	@$(TESTED) rehearse --prepare
 
-test-rehearsal: rehearsal-parts ## Fetch the parts of a rehearsal, and test the tdx host with them
+test-rehearsal: rehearsal-parts ## Fetch the parts of a rehearsal, and test all that it can show
 	@$(MAKE) --no-print-directory rehearsal-tests
+	@cargo build --locked --package tdxlab-softtdx --example vectors
+	@$(TESTED) rehearse --command target/debug/examples/vectors -- lab/softkvm/vectors/tdx-module.csv
+	@$(TESTED) qualify --host rehearsal
+	@$(TESTED) compare --host rehearsal scale/hole-growth scale/twelve-terabyte-hole
 
 rehearsal-tests:
 	@cargo test --locked --workspace --test kernels -- --ignored rehearsal::

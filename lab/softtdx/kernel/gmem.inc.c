@@ -17,6 +17,26 @@ static bool softtdx_inode_huge(struct inode *inode)
 	return false;
 }
 
+/* The folio of softtdx_one_folio, locked. It is there as long as the module is. */
+static struct folio *softtdx_only_folio(void)
+{
+	static DEFINE_MUTEX(making);
+	static struct folio *only;
+
+	mutex_lock(&making);
+	if (!only) {
+		only = folio_alloc(GFP_KERNEL | __GFP_ZERO, HPAGE_PMD_ORDER);
+		if (only)
+			folio_mark_uptodate(only);
+	}
+	mutex_unlock(&making);
+	if (!only)
+		return ERR_PTR(-ENOMEM);
+	folio_lock(only);
+	folio_get(only);
+	return only;
+}
+
 /*
  * A new, locked folio of 2M around @index.  An error where there is none, where
  * the range sticks out of the file, or where it is partly populated: then the
@@ -35,6 +55,8 @@ struct folio *softtdx_gmem_huge_folio(struct inode *inode, pgoff_t index)
 		return ERR_PTR(-EOPNOTSUPP);
 	if (start + HPAGE_PMD_SIZE > i_size_read(inode))
 		return ERR_PTR(-ERANGE);
+	if (READ_ONCE(softtdx_one_folio))
+		return softtdx_only_folio();
 	if (filemap_range_has_page(mapping, start, start + HPAGE_PMD_SIZE - 1))
 		return ERR_PTR(-EEXIST);
 

@@ -55,6 +55,15 @@ static inline bool softtdx_huge(struct kvm *kvm)
 	return READ_ONCE(softtdx_design)->huge && kvm_arch_has_private_mem(kvm);
 }
 
+/* For terabytes of private memory on a machine of gigabytes: see split.c. */
+extern bool softtdx_one_folio;
+
+static inline bool softtdx_mem_is_private(struct kvm *kvm, gfn_t gfn)
+{
+	return (READ_ONCE(softtdx_one_folio) && softtdx_is_td(kvm)) ||
+	       kvm_mem_is_private(kvm, gfn);
+}
+
 /* split.c */
 int softtdx_split_range(struct kvm *kvm, struct kvm_gfn_range *range);
 int softtdx_accept_level(struct kvm_vcpu *vcpu, gfn_t gfn, int level);

@@ -58,6 +58,14 @@ static const struct kernel_param_ops design_ops = {
 };
 module_param_cb(softtdx_design, &design_ops, NULL, 0644);
 
+/*
+ * One folio of 2M is all private memory of TDs, and all of their memory is
+ * private without an attribute: what ranges of terabytes cost can be measured
+ * then, and nothing else.
+ */
+bool softtdx_one_folio;
+module_param(softtdx_one_folio, bool, 0644);
+
 /* The frame whose place in a 2M page decides; a bug takes that in the file. */
 static gfn_t round_2m(const struct kvm_memory_slot *slot, gfn_t gfn)
 {

@@ -158,7 +158,8 @@ pub(crate) const EDITS: &[Edit] = &[
     in_file(
         MMU,
         "#include \"mmutrace.h\"\n",
-        "#include \"mmutrace.h\"\n#include \"softtdx/softtdx.h\"\n",
+        "#include \"mmutrace.h\"\n#include \"softtdx/softtdx.h\"\n\
+         #define kvm_mem_is_private\tsofttdx_mem_is_private\n",
     ),
     // Tables of a mirror stay tables.
     unless(

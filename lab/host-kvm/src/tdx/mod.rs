@@ -28,6 +28,7 @@ mod seamcalls;
 mod session;
 mod start;
 pub mod tdvf;
+pub mod terabytes;
 
 use std::path::Path;
 use std::time::Duration;

@@ -2,6 +2,7 @@
 
 mod check;
 mod compare;
+mod compare_kernel;
 mod completions;
 mod cost;
 mod doctor;

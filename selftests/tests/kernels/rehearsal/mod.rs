@@ -5,6 +5,7 @@
 
 mod bugs;
 mod command;
+mod compare;
 mod designs;
 mod fuzz;
 mod lies;
