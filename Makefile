@@ -42,7 +42,7 @@ rehearsal-parts: tested ## Fetch the parts of a rehearsal (416 MB, once), or bri
 test-rehearsal: rehearsal-parts ## Fetch the parts of a rehearsal, and test all that it can show
 	@$(MAKE) --no-print-directory rehearsal-tests
 	@cargo build --locked --package tdxlab-softtdx --example vectors
-	@$(TESTED) rehearse --command target/debug/examples/vectors -- lab/softkvm/vectors/tdx-module.csv
+	@$(TESTED) rehearse --command target/debug/examples/vectors -- lab/tdxmodule/vectors/tdx-module.csv
 	@$(TESTED) qualify --host rehearsal
 	@$(TESTED) compare --host rehearsal scale/hole-growth scale/twelve-terabyte-hole
 
