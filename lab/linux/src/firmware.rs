@@ -15,6 +15,33 @@ const FOLDERS: [&str; 3] = [
     "/etc/qemu/firmware",
 ];
 
+/// What firmware prints when it does not start the kernel, the reason, and the remedy. Source: EDK II,
+/// `BdsBoot.c`, `Shell.c` and `DxeImageVerificationLib.c`.
+const GIVES_UP: [(&str, &str, &str); 3] = [
+    (
+        "Security Violation",
+        "it verifies signatures, and the kernel has none that it trusts",
+        "use firmware with Secure Boot off, or a kernel signed for its keys",
+    ),
+    (
+        "Access Denied",
+        "it verifies signatures, and the kernel has none that it trusts",
+        "use firmware with Secure Boot off, or a kernel signed for its keys",
+    ),
+    (
+        "UEFI Interactive Shell",
+        "it found nothing to start and is in its shell",
+        "give a bzImage with CONFIG_EFI_STUB; an unpacked vmlinux has no EFI stub",
+    ),
+];
+
+/// Why firmware has given up on starting the kernel, and the remedy, if the console shows that it has.
+pub(crate) fn gave_up(console: &[String]) -> Option<(&'static str, &'static str)> {
+    let says = |text: &str| console.iter().any(|line| line.contains(text));
+    let found = GIVES_UP.into_iter().find(|(text, ..)| says(text));
+    found.map(|(_, why, advice)| (why, advice))
+}
+
 /// No firmware was found.
 #[derive(Debug, thiserror::Error)]
 #[error(
@@ -93,5 +120,20 @@ mod tests {
         fs::write(etc.join("60-tdx.json"), "{").unwrap();
         assert_eq!(find_in(&[&usr, &etc]), Some("/other.fd".into()));
         assert_eq!(find_in(&[Path::new("/none/such")]), None);
+    }
+
+    #[test]
+    fn firmware_that_gives_up_is_told_from_one_at_work() {
+        let console = |line: &str| [line.to_owned()];
+        assert_eq!(gave_up(&console("BdsDxe: starting Boot0001")), None);
+        let (_, advice) = gave_up(&console("UEFI Interactive Shell v2.2")).unwrap();
+        assert!(advice.contains("CONFIG_EFI_STUB"));
+        let refused = "BdsDxe: failed to start Boot0001: Security Violation";
+        assert!(
+            gave_up(&console(refused))
+                .unwrap()
+                .1
+                .contains("Secure Boot")
+        );
     }
 }

@@ -20,6 +20,7 @@ use crate::account;
 use crate::answer::{Answer, Collector, Known, describe};
 use crate::conversation::{Conversation, LineError};
 use crate::error::{LinuxError, system};
+use crate::firmware;
 use crate::machine::{Ends, Machine};
 use crate::memory::GuestMemory;
 
@@ -31,26 +32,6 @@ const LAST_WORDS: Duration = Duration::from_millis(300);
 
 /// Longest that QEMU may take to end when the guest has switched itself off.
 const SWITCH_OFF: Duration = Duration::from_secs(20);
-
-/// What firmware prints when it does not start the kernel, the reason, and the remedy. Source: EDK II,
-/// `BdsBoot.c`, `Shell.c` and `DxeImageVerificationLib.c`.
-const FIRMWARE_GIVES_UP: [(&str, &str, &str); 3] = [
-    (
-        "Security Violation",
-        "it verifies signatures, and the kernel has none that it trusts",
-        "use firmware with Secure Boot off, or a kernel signed for its keys",
-    ),
-    (
-        "Access Denied",
-        "it verifies signatures, and the kernel has none that it trusts",
-        "use firmware with Secure Boot off, or a kernel signed for its keys",
-    ),
-    (
-        "UEFI Interactive Shell",
-        "it found nothing to start and is in its shell",
-        "give a bzImage with CONFIG_EFI_STUB; an unpacked vmlinux has no EFI stub",
-    ),
-];
 
 /// Number of console lines in an error.
 const SHOWN: usize = 12;
@@ -462,9 +443,7 @@ impl LinuxGuest {
     /// An error once the firmware has given up on starting the kernel.
     fn refused(&self, doing: &str) -> Result<(), LinuxError> {
         let console = self.console.last(SHOWN);
-        let says = |text: &str| console.iter().any(|line| line.contains(text));
-        let Some((_, why, advice)) = FIRMWARE_GIVES_UP.into_iter().find(|(text, ..)| says(text))
-        else {
+        let Some((why, advice)) = firmware::gave_up(&console) else {
             return Ok(());
         };
         Err(LinuxError::Firmware {

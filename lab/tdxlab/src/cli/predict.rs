@@ -1,12 +1,10 @@
 //! `tdxlab predict`: predicts every step, without a guest.
 
 use clap::Args;
-use comfy_table::{Cell, Table};
 use tdxlab_plan::addr::GpaRange;
 use tdxlab_plan::names::{Errno, Unsigned, VmcallStatus};
-use tdxlab_plan::{Design, Expectation, Guest, Op, Plan, Side, Step, op_words, text as words};
+use tdxlab_plan::{Design, Expectation, Op, Plan, Side, Step, op_words, text as words};
 use tdxlab_predict::Predictor;
-use tdxlab_report::table;
 
 use super::error::CliError;
 use super::options::{self, Scenarios};
@@ -148,40 +146,45 @@ fn print_json(plan: &Plan, design: &Design) -> Result<(), CliError> {
     Ok(())
 }
 
-fn table(plan: &Plan, design: &Design) -> Result<Table, CliError> {
-    let mut table = table::table([
-        "step",
-        "operation",
-        "splits",
-        "pages_4k",
-        "pages_2m",
-        "populated",
-        "exits",
-        "guest and host see",
-    ]);
+/// Columns of the numbers, each with its width; the text of guest and host follows.
+const COLUMNS: [(&str, usize); 5] = [
+    ("splits", 10),
+    ("pages_4k", 10),
+    ("pages_2m", 10),
+    ("populated", 11),
+    ("exits", 8),
+];
+
+/// Two lines for each step, in 80 columns where its text allows: the operation, and what must show.
+fn table(plan: &Plan, design: &Design) -> Result<String, CliError> {
+    let heads = COLUMNS.map(|(name, _)| name.to_owned());
+    let mut text = line(heads, "guest and host see");
     for step in foresee(plan, design) {
         let (number, step, expected) = step?;
-        table.add_row(row(number, step, &expected, &plan.guest));
+        let operation = op_words::action(&step.action, &plan.guest);
+        let numbers = [
+            Unsigned(expected.splits).to_string(),
+            expected.pages.pages_4k.to_string(),
+            expected.pages.pages_2m.to_string(),
+            Unsigned(expected.populated).to_string(),
+            format!(
+                "{}+{}",
+                Unsigned(expected.accept_exits),
+                Unsigned(expected.access_exits)
+            ),
+        ];
+        text.push_str(&format!("\n{number:>3} {operation}\n"));
+        text.push_str(&line(numbers, &seen(&expected)));
     }
-    Ok(table)
+    Ok(text)
 }
 
-fn row(index: usize, step: &Step, expected: &Expectation, guest: &Guest) -> Vec<Cell> {
-    use table::number;
-    vec![
-        number(index),
-        Cell::new(op_words::action(&step.action, guest)),
-        number(Unsigned(expected.splits)),
-        number(expected.pages.pages_4k.to_string()),
-        number(expected.pages.pages_2m.to_string()),
-        number(Unsigned(expected.populated)),
-        number(format!(
-            "{}+{}",
-            Unsigned(expected.accept_exits),
-            Unsigned(expected.access_exits)
-        )),
-        Cell::new(seen(expected)),
-    ]
+fn line(cells: [String; COLUMNS.len()], seen: &str) -> String {
+    let cells = cells.iter().zip(COLUMNS);
+    let numbers: String = cells
+        .map(|(cell, (_, width))| format!("{cell:>width$}"))
+        .collect();
+    format!("{numbers}  {seen}").trim_end().to_owned()
 }
 
 /// What guest and host call see, in words.
