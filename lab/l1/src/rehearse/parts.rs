@@ -431,7 +431,7 @@ mod tests {
         let mut parts: Parts = serde_json::from_str(text).unwrap();
         let said = parts.to_string();
         assert!(
-            said.contains("QEMU 1:11.1.3+ds-1~bpo13+1, 416 MB"),
+            said.contains("QEMU 1:11.1.3+ds-1~bpo13+1, 411 MB"),
             "{said}"
         );
         assert!(said.ends_with("before times were noted"), "{said}");
