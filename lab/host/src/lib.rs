@@ -52,6 +52,11 @@ pub trait Host: Send + Sync {
         None
     }
 
+    /// Whether its guests keep files in the folder of their plan while they run.
+    fn keeps_files(&self) -> bool {
+        true
+    }
+
     /// The fault that was seeded into it, if one was.
     fn fault(&self) -> Option<SeededFault> {
         None
@@ -109,6 +114,12 @@ pub trait Session: Send {
     /// Whether the seeded fault has changed the host's behaviour so far; `None` without a fault.
     fn fault_reached(&self) -> Option<bool> {
         None
+    }
+
+    /// Another plan begins, in memory of this guest that was never touched. A host that decides
+    /// anything by chance, or by a fault that was seeded, decides as after a boot from here on.
+    fn next_plan(&mut self, seed: u64) {
+        let _ = seed;
     }
 
     /// Reads all witnesses. Called at rest. Split events and log lines are those since the

@@ -100,6 +100,9 @@ pub enum Event {
         plan: PlanId,
         /// How long it took, in microseconds.
         micros: u64,
+        /// The guest, where the plan has it not for itself.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        shared: Option<SharedGuest>,
     },
     /// The positive control was done.
     Controlled {
@@ -178,6 +181,18 @@ pub enum Event {
         /// Whether a seeded fault has made the host do anything otherwise.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         fault_reached: Option<bool>,
+    },
+    /// A plan that did not pass in a guest it shared was run again in one of its own, whose results
+    /// count.
+    FailedShared {
+        /// Which plan.
+        plan: PlanId,
+        /// The guest it shared.
+        guest: SharedGuest,
+        /// What was said of it there.
+        verdict: Verdict,
+        /// Why, in words.
+        why: String,
     },
     /// A plan that had failed was run again, to see how reliably it fails.
     Confirmed {
@@ -260,6 +275,18 @@ impl RunStarted {
     pub fn profile(&self) -> HostProfile {
         self.profile.unwrap_or(HostProfile::of(self.host))
     }
+}
+
+/// A guest in which several plans run one after the other, each in memory that was never touched.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct SharedGuest {
+    /// Its number in the run.
+    pub guest: u32,
+    /// How many plans ran in it before.
+    pub before: u32,
+    /// Where its memory for the plan starts, in bytes; journals and reports have the plan's own addresses.
+    pub at: u64,
 }
 
 /// A fault that was seeded into the host of a run.

@@ -6,6 +6,7 @@
 //! | file | holds |
 //! |---|---|
 //! | `observed` | results of an operation |
+//! | `moved` | observations of a plan in a shared guest, at its own addresses |
 //! | `cost` | what an operation cost besides |
 //! | `sample` | readings of all witnesses |
 //! | `content` | content of guest memory |
@@ -26,6 +27,7 @@ mod inside;
 pub mod interleaving;
 pub mod journal;
 pub mod klog;
+mod moved;
 mod observed;
 pub mod reader;
 pub mod replay;
@@ -37,7 +39,7 @@ pub mod verdict;
 pub use content::{ContentSpan, PageClass};
 pub use cost::Cost;
 pub use folder::{FolderError, RunFolder};
-pub use journal::{Journal, JournalError, PlanId};
+pub use journal::{Journal, JournalError, PlanId, SharedGuest};
 pub use observed::{
     Death, Killer, ONE_SHOT, Observed, REHEARSAL, REHEARSAL_FACT, REJUDGED_FACT, after_rehearsal,
 };

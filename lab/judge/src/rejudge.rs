@@ -191,6 +191,7 @@ impl Bench<'_> {
             | Event::StepJudged { plan, .. }
             | Event::Ended { plan, .. }
             | Event::PlanEnded { plan, .. }
+            | Event::FailedShared { plan, .. }
             | Event::Confirmed { plan, .. } => {
                 let Some(case) = self.cases.get_mut(&plan) else {
                     return Ok(());
@@ -233,7 +234,9 @@ impl Case {
     /// The events that replace a recorded event.
     fn take(&mut self, event: Event) -> Vec<Event> {
         match event {
-            Event::Booted { .. } | Event::Confirmed { .. } => vec![event],
+            Event::Booted { .. } | Event::FailedShared { .. } | Event::Confirmed { .. } => {
+                vec![event]
+            }
             Event::PlanEnded {
                 plan,
                 reason,

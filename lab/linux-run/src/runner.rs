@@ -238,6 +238,7 @@ impl LinuxRunner<'_> {
                 self.journal.write(&Event::Booted {
                     plan: id,
                     micros: took,
+                    shared: None,
                 })?;
             }
             let owner = |gpa| observer.owner(gpa);

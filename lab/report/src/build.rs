@@ -151,6 +151,19 @@ impl Builder {
                     draft.report.confirmed = Some(Confirmation { times, failed });
                 }
             }
+            Event::FailedShared {
+                plan,
+                guest,
+                verdict,
+                why,
+            } => {
+                if let Some(draft) = self.draft(plan) {
+                    draft.report.failed_shared = Some(format!(
+                        "{verdict} in guest {}, after {} others: {why}",
+                        guest.guest, guest.before
+                    ));
+                }
+            }
             Event::RunEnded {
                 verdict,
                 interrupted,
@@ -251,6 +264,8 @@ impl Draft {
                 unfinished: false,
                 micros: 0,
                 boot_micros: None,
+                shared_guest: None,
+                failed_shared: None,
                 control: None,
                 steps: Vec::new(),
                 steps_planned: 0,
@@ -268,7 +283,10 @@ impl Draft {
 
     fn take(&mut self, event: Event) {
         match event {
-            Event::Booted { micros, .. } => self.report.boot_micros = Some(micros),
+            Event::Booted { micros, shared, .. } => {
+                self.report.boot_micros = Some(micros);
+                self.report.shared_guest = shared;
+            }
             Event::Controlled {
                 after,
                 judgement,

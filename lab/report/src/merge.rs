@@ -388,6 +388,7 @@ fn plan_of(event: &mut Event) -> Option<&mut PlanId> {
         | Event::StepJudged { plan, .. }
         | Event::Ended { plan, .. }
         | Event::PlanEnded { plan, .. }
+        | Event::FailedShared { plan, .. }
         | Event::Confirmed { plan, .. } => Some(plan),
         Event::RunStarted(_) | Event::RunEnded { .. } => None,
     }

@@ -4,7 +4,7 @@
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use tdxlab_journal::journal::SeededFault;
+use tdxlab_journal::journal::{SeededFault, SharedGuest};
 use tdxlab_journal::verdict::{FindingKind, MissingWitness, Verdict, Witness};
 use tdxlab_journal::{REHEARSAL_FACT, REJUDGED_FACT};
 use tdxlab_plan::HostKind;
@@ -152,6 +152,13 @@ pub struct ScenarioReport {
     pub micros: u64,
     /// How long the guest took to boot, of that.
     pub boot_micros: Option<u64>,
+    /// The guest it ran in, where others ran in it, too.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub shared_guest: Option<SharedGuest>,
+    /// What was said of it in a guest it shared, where it did not pass there; what counts is what came of
+    /// it in a guest of its own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub failed_shared: Option<String>,
     /// What is said of the positive control.
     pub control: Option<ControlReport>,
     /// The steps that were begun. Where something was found after the guest had gone, a last one says

@@ -344,6 +344,7 @@ pub fn summary(report: &Report, run_folder: &Path) -> String {
         );
     }
     out += &missing_witnesses(report);
+    out += &shared_guests(report);
     out += &format!("{}\n", table(report));
     out += &last_line(report, run_folder);
     out
@@ -359,6 +360,32 @@ fn skips(report: &Report) -> BTreeMap<&str, usize> {
         }
     }
     skips
+}
+
+/// How many guests were shared, and what passed only in a guest of its own.
+fn shared_guests(report: &Report) -> String {
+    let mut out = String::new();
+    let all = || report.scenarios.iter();
+    let guests: std::collections::BTreeSet<u32> = all()
+        .filter_map(|one| Some(one.shared_guest?.guest))
+        .collect();
+    if !guests.is_empty() {
+        let sharing = all().filter(|one| one.shared_guest.is_some()).count();
+        out += &format!(
+            "{} in {} (--fresh boots one for each)\n",
+            count(sharing, "scenario"),
+            count(guests.len(), "shared guest")
+        );
+    }
+    for scenario in all().filter(|one| one.verdict == Verdict::Pass) {
+        if let Some(said) = &scenario.failed_shared {
+            out += &format!(
+                "passed in a guest of its own only: {}; {said}\n",
+                scenario.name
+            );
+        }
+    }
+    out
 }
 
 /// A missing witness is not a failure, but must be reported.

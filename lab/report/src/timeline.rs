@@ -170,6 +170,7 @@ impl Pictures {
             | Event::LinuxStarted { .. }
             | Event::LinuxStep { .. }
             | Event::Ended { .. }
+            | Event::FailedShared { .. }
             | Event::Confirmed { .. }
             | Event::RunEnded { .. } => {}
         }

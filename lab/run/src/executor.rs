@@ -106,7 +106,7 @@ impl Progress for NoProgress {
 }
 
 /// Why a plan could not be judged to the end.
-enum Stop {
+pub(super) enum Stop {
     /// The host or the lab could not do its part.
     Reason(String),
     /// The journal cannot be written.
@@ -164,25 +164,8 @@ impl RunContext<'_> {
                 fault_reached: None,
             });
         }
-        self.watcher
-            .plan_started(worker, &plan.name, plan.steps.len());
-        self.journal.write(&Event::PlanStarted {
-            plan: id,
-            scenario: item.scenario.clone(),
-            body: plan.clone(),
-        })?;
-        let mut plan_run = PlanRun {
-            lab: self,
-            worker,
-            id,
-            plan,
-            verdict: Verdict::Pass,
-            samples: String::new(),
-            orders: BTreeMap::new(),
-            signature: Signature::passing(),
-            fault_reached: None,
-            folder: RunFolder::of_plan(id, &plan.name),
-        };
+        self.begin(worker, id, item)?;
+        let mut plan_run = PlanRun::new(self, worker, id, plan);
         let reason = match plan_run.run() {
             Ok(()) => None,
             Err(Stop::Reason(reason)) => Some(reason),
@@ -223,41 +206,93 @@ impl RunContext<'_> {
         })?;
         Ok(outcome)
     }
+
+    /// A plan starts.
+    pub(super) fn begin(
+        &self,
+        worker: usize,
+        id: PlanId,
+        item: &TestCase,
+    ) -> Result<(), JournalError> {
+        let plan = &item.plan;
+        self.watcher
+            .plan_started(worker, &plan.name, plan.steps.len());
+        self.journal.write(&Event::PlanStarted {
+            plan: id,
+            scenario: item.scenario.clone(),
+            body: plan.clone(),
+        })
+    }
 }
 
 /// One plan on its way.
-struct PlanRun<'a> {
+pub(super) struct PlanRun<'a> {
     lab: &'a RunContext<'a>,
     worker: usize,
     id: PlanId,
     plan: &'a Plan,
-    verdict: Verdict,
+    pub(super) verdict: Verdict,
     /// Witnesses before and after each step, as text for people.
     samples: String,
     /// The order of steps that raced.
     orders: BTreeMap<u32, Interleaving>,
     /// Its failure, if any.
-    signature: Signature,
+    pub(super) signature: Signature,
     /// Whether a seeded fault has made the host do anything otherwise.
-    fault_reached: Option<bool>,
+    pub(super) fault_reached: Option<bool>,
+    /// Whether the TD has died.
+    pub(super) dead: bool,
     /// Relative to the run's folder.
     folder: PathBuf,
+}
+
+impl<'a> PlanRun<'a> {
+    /// Before its guest boots.
+    pub(super) fn new(
+        lab: &'a RunContext<'a>,
+        worker: usize,
+        id: PlanId,
+        plan: &'a Plan,
+    ) -> PlanRun<'a> {
+        PlanRun {
+            lab,
+            worker,
+            id,
+            plan,
+            verdict: Verdict::Pass,
+            samples: String::new(),
+            orders: BTreeMap::new(),
+            signature: Signature::passing(),
+            fault_reached: None,
+            dead: false,
+            folder: RunFolder::of_plan(id, &plan.name),
+        }
+    }
+
+    /// The judge of its steps.
+    pub(super) fn judge(&self) -> PlanJudge<Box<dyn Oracle>> {
+        PlanJudge::new(
+            (self.lab.oracle)(&self.plan.guest),
+            &self.plan.guest,
+            self.lab.allowed_log.clone(),
+        )
+    }
 }
 
 impl PlanRun<'_> {
     fn run(&mut self) -> Result<(), Stop> {
         let folder = self.path();
         // An earlier runner that was killed may have left this folder.
-        let _ = fs::remove_dir_all(&folder);
-        fs::create_dir_all(&folder).map_err(|source| FolderError::Write {
-            path: folder.clone(),
-            source,
-        })?;
-        let mut judge = PlanJudge::new(
-            (self.lab.oracle)(&self.plan.guest),
-            &self.plan.guest,
-            self.lab.allowed_log.clone(),
-        );
+        if folder.exists() {
+            let _ = fs::remove_dir_all(&folder);
+        }
+        if self.lab.host.keeps_files() {
+            fs::create_dir_all(&folder).map_err(|source| FolderError::Write {
+                path: folder.clone(),
+                source,
+            })?;
+        }
+        let mut judge = self.judge();
         let booting = Instant::now();
         let mut session = self.lab.host.boot(
             &self.plan.guest,
@@ -322,10 +357,12 @@ impl PlanRun<'_> {
         Ok(self.lab.journal.write(&Event::Booted {
             plan: self.id,
             micros: micros(took),
+            shared: None,
         })?)
     }
 
-    fn judge_all(
+    /// The positive control, and all steps.
+    pub(super) fn judge_all(
         &mut self,
         session: &mut dyn Session,
         judge: &mut PlanJudge<Box<dyn Oracle>>,
@@ -382,6 +419,7 @@ impl PlanRun<'_> {
                 )));
             }
             if observed.iter().flatten().any(|o| o.death.is_some()) {
+                self.dead = true;
                 return self.after_death(number);
             }
         }
@@ -471,6 +509,7 @@ impl PlanRun<'_> {
     /// Writes the evidence. A failure to write does not change the verdict.
     fn leave_evidence(&self, session: &mut dyn Session) {
         let folder = self.path();
+        let _ = fs::create_dir_all(&folder);
         for (name, content) in session.evidence() {
             // Names are the host's: only the last component is used.
             if let Some(name) = Path::new(&name).file_name() {
@@ -484,9 +523,12 @@ impl PlanRun<'_> {
     fn tidy(&self) -> Option<PathBuf> {
         let folder = self.path();
         if !self.lab.keep.keeps(self.verdict) {
-            let _ = fs::remove_dir_all(&folder);
+            if folder.exists() {
+                let _ = fs::remove_dir_all(&folder);
+            }
             return None;
         }
+        let _ = fs::create_dir_all(&folder);
         let _ = write_whole(&folder.join(replay::FILE), &self.replay().to_text());
         if !self.samples.is_empty() {
             let _ = write_whole(&folder.join("samples.txt"), self.samples.as_bytes());
@@ -524,6 +566,7 @@ fn killed_for_memory(ending: &Ending) -> Option<String> {
     lines.iter().find(of_qemu).cloned()
 }
 
-fn micros(duration: Duration) -> u64 {
+/// Whole microseconds.
+pub(super) fn micros(duration: Duration) -> u64 {
     u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
 }

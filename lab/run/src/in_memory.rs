@@ -18,9 +18,8 @@ use tempfile::TempDir;
 
 use super::executor::{KeepEvidence, NoProgress, RunContext, TestCase};
 use super::hooks::NoHooks;
+use super::outcome::{Outcome, PANICKED, PATIENCE};
 use super::sink::{MemorySink, PlanResult};
-use super::workers::PANICKED;
-use crate::outcome::{Outcome, PATIENCE};
 
 /// A host, a design, and room for the files that a guest needs while it lives.
 pub struct InMemoryRunner<'a> {

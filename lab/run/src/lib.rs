@@ -9,6 +9,7 @@
 //! | `workers` | runs plans on a few worker threads |
 //! | `hooks` | called around each step; may fix the order of a race |
 //! | `confirm` | runs a plan that failed again |
+//! | `shared`, `plan_run`, `window` | several plans in one guest, each in a stretch of its memory |
 //! | `in_memory` | runs a plan and keeps its judgements in memory |
 //! | `resume` | continues an interrupted run |
 //! | `sink` | receives the events of a run |
@@ -19,14 +20,17 @@ pub mod hooks;
 mod in_memory;
 mod outcome;
 pub mod perform;
+mod plan_run;
 mod resume;
+mod shared;
 mod sink;
+mod window;
 mod workers;
 
 pub use executor::{KeepEvidence, MakeOracle, NoProgress, Progress, RunContext, TestCase};
 pub use hooks::{Hooks, NoHooks, StepContext};
 pub use in_memory::InMemoryRunner;
-pub use outcome::{Outcome, PATIENCE};
+pub use outcome::{Outcome, PANICKED, PATIENCE};
 pub use resume::{Resumable, ResumeError};
 pub use sink::{Both, EventSink, PlanResult};
-pub use workers::{PANICKED, PoolOptions, run, run_some};
+pub use workers::{PoolOptions, run, run_some};

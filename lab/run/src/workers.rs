@@ -5,7 +5,7 @@
 //! its worker, and every guest ends with the runner.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use parking_lot::Mutex;
@@ -14,10 +14,8 @@ use tdxlab_journal::verdict::Verdict;
 
 use super::confirm::confirm;
 use super::executor::{RunContext, TestCase};
-use crate::outcome::Outcome;
-
-/// Message for a plan in which the lab itself panicked.
-pub const PANICKED: &str = "tdxlab panicked, which is a defect of it";
+use super::outcome::{Outcome, PANICKED};
+use super::shared::{Numbered, Sharing, batches};
 
 /// How to go through the plans.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -28,6 +26,8 @@ pub struct PoolOptions {
     pub fail_fast: bool,
     /// How often a plan that failed is run again, to see how reliably it fails.
     pub confirm: u32,
+    /// Let plans share guests that need the same one, where booting costs.
+    pub share: bool,
 }
 
 /// Runs all plans and writes the end of the run down.
@@ -50,17 +50,23 @@ pub fn run_some(
     lab: &RunContext<'_>,
     drive: PoolOptions,
 ) -> Result<Verdict, JournalError> {
+    let jobs = drive.jobs.clamp(1, items.len().max(1));
+    // A seeded fault may strike by address, or once in a guest: it is tried in guests of its own.
+    let share = drive.share && lab.host.profile().boots_cost && lab.host.fault().is_none();
     let queue = Queue {
-        items,
+        batches: batches(items, lab, share, jobs),
         next: AtomicUsize::new(0),
+        guests: AtomicU32::new(0),
         stop: AtomicBool::new(false),
         verdict: Mutex::new(None),
         broken: Mutex::new(None),
+        lab,
+        drive,
     };
     std::thread::scope(|scope| {
-        for worker in 0..drive.jobs.clamp(1, items.len().max(1)) {
+        for worker in 0..jobs {
             let queue = &queue;
-            scope.spawn(move || queue.work(worker, lab, drive));
+            scope.spawn(move || queue.work(worker));
         }
     });
     if let Some(error) = queue.broken.lock().take() {
@@ -75,53 +81,74 @@ pub fn run_some(
 }
 
 struct Queue<'a> {
-    items: &'a [(PlanId, &'a TestCase)],
+    batches: Vec<Vec<Numbered<'a>>>,
     next: AtomicUsize,
+    /// Guests that were shared.
+    guests: AtomicU32,
     stop: AtomicBool,
     verdict: Mutex<Option<Verdict>>,
     broken: Mutex<Option<JournalError>>,
+    lab: &'a RunContext<'a>,
+    drive: PoolOptions,
 }
 
 impl Queue<'_> {
-    fn work(&self, worker: usize, lab: &RunContext<'_>, drive: PoolOptions) {
-        loop {
-            if self.stop.load(Ordering::Relaxed) || lab.interrupt.is_raised() {
-                return;
-            }
+    fn work(&self, worker: usize) {
+        let sharing = Sharing {
+            lab: self.lab,
+            worker,
+            guests: &self.guests,
+            alone: &|item| self.alone(worker, item),
+            over: &|item, outcome| self.over(worker, item, outcome),
+        };
+        while !self.is_stopped() {
             let index = self.next.fetch_add(1, Ordering::Relaxed);
-            let Some((id, item)) = self.items.get(index).copied() else {
+            let Some(batch) = self.batches.get(index) else {
                 return;
             };
-            let outcome = catch_unwind(AssertUnwindSafe(|| lab.execute(worker, id, item)))
-                .unwrap_or_else(|panic| lab_panicked(lab, id, &panic));
-            let outcome = outcome.and_then(|outcome| {
-                if outcome.verdict == Verdict::Fail && drive.confirm > 0 {
-                    confirm(lab, worker, id, item, drive.confirm)?;
-                }
-                Ok(outcome)
-            });
-            match outcome {
-                Ok(outcome) => {
-                    lab.watcher.plan_ended(worker, &item.plan.name, &outcome);
-                    if outcome.interrupted {
-                        return;
-                    }
-                    let mut verdict = self.verdict.lock();
-                    *verdict = Some(match *verdict {
-                        Some(so_far) => so_far.and(outcome.verdict),
-                        None => outcome.verdict,
-                    });
-                    let bad = matches!(outcome.verdict, Verdict::Fail | Verdict::Error);
-                    if bad && drive.fail_fast {
-                        self.stop.store(true, Ordering::Relaxed);
-                    }
-                }
+            match sharing.run(batch) {
+                Ok(true) => {}
+                Ok(false) => return,
                 Err(error) => {
                     self.stop.store(true, Ordering::Relaxed);
                     self.broken.lock().get_or_insert(error);
                 }
             }
         }
+    }
+
+    fn is_stopped(&self) -> bool {
+        self.stop.load(Ordering::Relaxed) || self.lab.interrupt.is_raised()
+    }
+
+    /// Runs a plan in a guest of its own.
+    fn alone(&self, worker: usize, (id, item): Numbered<'_>) -> Result<Outcome, JournalError> {
+        let outcome = catch_unwind(AssertUnwindSafe(|| self.lab.execute(worker, id, item)))
+            .unwrap_or_else(|panic| lab_panicked(self.lab, id, &panic))?;
+        if outcome.verdict == Verdict::Fail && self.drive.confirm > 0 {
+            confirm(self.lab, worker, id, item, self.drive.confirm)?;
+        }
+        Ok(outcome)
+    }
+
+    /// Takes down how a plan ended; whether to go on.
+    fn over(&self, worker: usize, (_, item): Numbered<'_>, outcome: &Outcome) -> bool {
+        self.lab
+            .watcher
+            .plan_ended(worker, &item.plan.name, outcome);
+        if outcome.interrupted {
+            return false;
+        }
+        let mut verdict = self.verdict.lock();
+        *verdict = Some(match *verdict {
+            Some(so_far) => so_far.and(outcome.verdict),
+            None => outcome.verdict,
+        });
+        let bad = matches!(outcome.verdict, Verdict::Fail | Verdict::Error);
+        if bad && self.drive.fail_fast {
+            self.stop.store(true, Ordering::Relaxed);
+        }
+        !self.is_stopped()
     }
 }
 

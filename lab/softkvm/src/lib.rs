@@ -207,6 +207,12 @@ impl<M: PhysicalMemory> SoftKvm<M> {
         self.kvm.hardware.policy.reached()
     }
 
+    /// Replaces the policy, and draws interrupts from another seed: as after a boot, but memory stays.
+    pub fn decide_anew(&mut self, policy: Box<dyn Policy>, seed: u64) {
+        self.kvm.hardware.policy = policy;
+        self.kvm.draw_interrupts_from(seed);
+    }
+
     /// Text of all mappings: private leaves with their states, then shared ranges.
     pub fn describe_memory(&self) -> String {
         self.kvm.describe_memory()

@@ -160,7 +160,7 @@ fn opened(kind: HostKind, played: Played, hold: bool) -> Result<Box<dyn Host>, H
             let host = played.on_soft(SoftHost::find()?);
             Ok(Box::new(if hold { host.attachable() } else { host }))
         }
-        (HostKind::Sim, _) => Ok(Box::new(played.on_sim(SimHost::new()))),
+        (HostKind::Sim, _) => Ok(Box::new(played.on_sim(SimHost::in_memory()))),
         (
             _,
             Played {

@@ -115,6 +115,7 @@ impl<'a> RunSpec<'a> {
                 jobs: 1,
                 fail_fast: false,
                 confirm: 0,
+                share: false,
             },
             allowed_log: AllowList::default(),
             patience: PATIENCE,

@@ -70,6 +70,7 @@ fn confirmed(reports: &Path, always: bool) -> tdxlab::report::Report {
             jobs: 1,
             fail_fast: false,
             confirm: 3,
+            share: false,
         },
         ..RunSpec::new(
             &items,

@@ -45,6 +45,7 @@ fn plan_of(event: &Event) -> Option<PlanId> {
         | Event::Ended { plan, .. }
         | Event::LinuxStep { plan, .. }
         | Event::PlanEnded { plan, .. }
+        | Event::FailedShared { plan, .. }
         | Event::Confirmed { plan, .. } => Some(*plan),
         Event::RunStarted(_) | Event::RunEnded { .. } => None,
     }

@@ -75,7 +75,8 @@ impl SimHost {
         }
     }
 
-    /// Keeps its witness files in memory: for runs of hundreds of thousands of steps.
+    /// Keeps its witness files in memory. Their texts are read by the same parsers, and are left as
+    /// evidence by the same names.
     pub fn in_memory() -> SimHost {
         SimHost {
             in_memory: true,
@@ -137,6 +138,10 @@ impl Host for SimHost {
         ]
     }
 
+    fn keeps_files(&self) -> bool {
+        !self.in_memory
+    }
+
     fn fault(&self) -> Option<SeededFault> {
         self.fault.clone()
     }
@@ -157,6 +162,7 @@ impl Host for SimHost {
             guest.vcpus,
             guest.memory,
             witness,
+            Arc::clone(&self.policy),
         )))
     }
 }

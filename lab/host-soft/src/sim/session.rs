@@ -13,6 +13,7 @@ use tdxlab_qemu::interrupt::Interrupt;
 use tdxlab_softkvm::memory::SimMachine;
 use tdxlab_softkvm::{HostCall, SoftKvm};
 
+use super::MakePolicy;
 use super::guest::{Cpu, Progress, Task, refusal};
 use super::witness::Witnesses;
 use crate::{calls, software};
@@ -26,6 +27,8 @@ pub(crate) struct SimSession {
     cpus: Vec<Cpu>,
     memory: GpaRange,
     witness: Witnesses,
+    /// Makes the policy of each plan.
+    policy: MakePolicy,
     steps: u64,
 }
 
@@ -50,12 +53,14 @@ impl SimSession {
         vcpus: u16,
         memory: GpaRange,
         witness: Witnesses,
+        policy: MakePolicy,
     ) -> SimSession {
         SimSession {
             core,
             cpus: (0..vcpus).map(|_| Cpu::default()).collect(),
             memory,
             witness,
+            policy,
             steps: 0,
         }
     }
@@ -247,6 +252,10 @@ impl Session for SimSession {
 
     fn fault_reached(&self) -> Option<bool> {
         self.core.fault_reached()
+    }
+
+    fn next_plan(&mut self, seed: u64) {
+        self.core.decide_anew((self.policy)(), seed);
     }
 
     fn sample(&mut self) -> Sample {

@@ -56,7 +56,15 @@ pub(super) fn boot(
         }
     })?;
     let patience = options.patience;
-    let mut session = SoftSession::new(vm, core, parts.kernel, guest.memory, patience, hatch);
+    let mut session = SoftSession::new(
+        vm,
+        core,
+        parts.kernel,
+        Arc::clone(&host.policy),
+        guest.memory,
+        patience,
+        hatch,
+    );
     match session.configure(guest.vcpus, until) {
         Ok(()) => Ok(session),
         Err(error) => {

@@ -15,6 +15,7 @@ use tdxlab_qemu::agent::collect::{Answer, Collector};
 use tdxlab_qemu::agent::request;
 use tdxlab_softkvm::HostCall;
 
+use super::MakePolicy;
 use super::core::Core;
 use super::schedule::Schedule;
 use crate::calls::{self, Work};
@@ -28,6 +29,8 @@ pub(super) struct SoftSession {
     pub(super) vm: Vm,
     pub(super) core: Core,
     kernel: EmulatedFiles,
+    /// Makes the policy of each plan.
+    policy: MakePolicy,
     memory: GpaRange,
     pub(super) patience: Duration,
     pub(super) schedule: Schedule,
@@ -43,6 +46,7 @@ impl SoftSession {
         vm: Vm,
         core: Core,
         kernel: EmulatedFiles,
+        policy: MakePolicy,
         memory: GpaRange,
         patience: Duration,
         hatch: Option<Attachment>,
@@ -51,6 +55,7 @@ impl SoftSession {
             vm,
             core,
             kernel,
+            policy,
             memory,
             patience,
             schedule: Schedule::new(),
@@ -230,6 +235,11 @@ impl Session for SoftSession {
 
     fn fault_reached(&self) -> Option<bool> {
         self.core.kvm.fault_reached()
+    }
+
+    fn next_plan(&mut self, seed: u64) {
+        self.core.kvm.decide_anew((self.policy)(), seed);
+        self.schedule = Schedule::new();
     }
 
     fn sample(&mut self) -> Sample {

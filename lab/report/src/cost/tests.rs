@@ -30,6 +30,8 @@ fn scenario(name: &str, steps: Vec<StepReport>) -> ScenarioReport {
         unfinished: false,
         micros: 0,
         boot_micros: None,
+        shared_guest: None,
+        failed_shared: None,
         control: None,
         steps_planned: steps.len(),
         steps,

@@ -158,6 +158,11 @@ impl<M: PhysicalMemory> Kvm<M> {
         Ok(())
     }
 
+    /// Draws interrupts from this seed.
+    pub(crate) fn draw_interrupts_from(&mut self, seed: u64) {
+        self.interrupts = ChaCha8Rng::seed_from_u64(seed);
+    }
+
     /// How the VM died, if it did.
     pub(crate) fn death(&self) -> Option<&Death> {
         self.death.as_ref()

@@ -235,9 +235,10 @@ fn run(
             jobs,
             fail_fast: false,
             confirm: 0,
+            share: false,
         },
         interrupt,
-        ..RunSpec::new(items, &SimHost::new(), design, &NoProgress)
+        ..RunSpec::new(items, &SimHost::in_memory(), design, &NoProgress)
     }
     .run(&below.join(design.name))?;
     Ok(finished.report)

@@ -8,7 +8,6 @@ use clap::Args;
 use rand::{RngCore, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use tdxlab_host::Host;
-use tdxlab_host_soft::sim::SimHost;
 use tdxlab_journal::Verdict;
 use tdxlab_plan::{Design, HostKind, Repeat, op_words, repeat};
 use tdxlab_run::TestCase;
@@ -129,10 +128,7 @@ impl InMemory<'_> {
     pub(super) fn execute(self) -> Result<u8, CliError> {
         let played = self.played;
         let kind = self.selected.host.kind();
-        let host = match kind {
-            HostKind::Sim => Box::new(played.on_sim(SimHost::in_memory())),
-            _ => self.selected.host,
-        };
+        let host = self.selected.host;
         let seed = self.scenarios.seed.unwrap_or_else(rand::random);
         let times = self.repeated.repeat.map_or(1, NonZeroU32::get);
         let interrupt = signals::install()?;

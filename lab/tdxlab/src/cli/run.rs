@@ -83,6 +83,10 @@ pub(super) struct Run {
     /// Rerun each failure N times, to see how reliably it fails
     #[arg(long, value_name = "N", default_value_t = 0, value_parser = clap::value_parser!(u32).range(0..=1000))]
     confirm: u32,
+    /// Boot a guest for every scenario; by default, scenarios that need the same guest share one where
+    /// booting takes long (tdx, soft), and what does not pass is run again in a guest of its own
+    #[arg(long)]
+    fresh: bool,
     /// Seed a fault into the host (soft, sim); `tdxlab faults` lists them
     #[arg(long, value_name = "NAME", conflicts_with = "resume")]
     fault: Option<String>,
@@ -156,6 +160,7 @@ impl Run {
                     jobs,
                     fail_fast: self.fail_fast,
                     confirm: self.confirm,
+                    share: !self.fresh && !self.keep,
                 },
                 allowed_log,
                 patience: Duration::from_secs(self.patience),

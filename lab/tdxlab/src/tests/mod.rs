@@ -330,6 +330,7 @@ impl Setup {
                 jobs: self.jobs,
                 fail_fast: self.fail_fast,
                 confirm: 0,
+                share: false,
             },
         );
         assert_eq!(host.alive.load(Ordering::SeqCst), 0, "a guest lives on");
