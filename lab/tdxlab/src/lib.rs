@@ -1,7 +1,7 @@
 //! A test lab for how Linux KVM handles huge pages of Intel TDX guests.
 //!
-//! Invariant: the command line. Only this crate uses clap and indicatif, and knows all kinds of
-//! hosts; the crates below do the work. It re-exports them for users of several.
+//! Invariant: the command line. Only this crate uses clap and indicatif; the crates below do the
+//! work. It re-exports them for users of several.
 //!
 //! One step of one scenario, from YAML to verdict:
 //!
@@ -12,13 +12,7 @@
 //! 4. [`kernel`] reads the kernel's interfaces: counters, events, page cache, kernel log.
 //! 5. [`judge`] compares; [`run`] writes the [`journal`]; [`report`] renders it.
 
-mod busy;
 pub mod cli;
-pub mod rounds;
-pub mod select;
-pub mod spec;
-#[cfg(test)]
-mod tests;
 
 pub use tdxlab_faults as faults;
 pub use tdxlab_fuzz as fuzz;
@@ -29,6 +23,7 @@ pub use tdxlab_journal as journal;
 pub use tdxlab_judge as judge;
 pub use tdxlab_kernel as kernel;
 pub use tdxlab_l1 as l1;
+pub use tdxlab_launch::{rounds, select, spec};
 pub use tdxlab_plan as plan;
 pub use tdxlab_plan::addr;
 pub use tdxlab_predict as predict;

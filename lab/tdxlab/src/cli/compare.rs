@@ -19,7 +19,7 @@ use super::error::CliError;
 use super::options::{self, Scenarios};
 use super::report::exit_code;
 use super::{compare_kernel, exit, load, output, signals};
-use crate::spec::RunSpec;
+use tdxlab_launch::spec::RunSpec;
 
 /// Widest table where the terminal does not say how wide it is.
 const WIDTH: u16 = 80;

@@ -11,7 +11,7 @@ use tdxlab_report::table;
 
 use super::error::CliError;
 use super::{exit, output, signals};
-use crate::select;
+use tdxlab_launch::select;
 
 /// Looks at this machine: what was found, whether the lab can use it, and what to do. Changes
 /// nothing, and makes no TD unless asked to.

@@ -15,7 +15,7 @@ use tdxlab_scenario::ScenarioError;
 use thiserror::Error;
 
 use super::exit;
-use crate::spec::RunError;
+use tdxlab_launch::spec::RunError;
 
 /// Why a command could not do its work.
 #[derive(Debug, Error, Diagnostic)]

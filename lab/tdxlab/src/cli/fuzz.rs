@@ -21,7 +21,7 @@ use tdxlab_scenario as scenario;
 use super::error::CliError;
 use super::options::{self, HostName};
 use super::{exit, output, progress, signals};
-use crate::select::{self, Played};
+use tdxlab_launch::select::{self, Played};
 
 /// Runs random scenarios that are chosen for what was exercised least, confirms and shrinks the
 /// first that fails, and leaves it as a scenario file.

@@ -11,7 +11,7 @@ use tdxlab_report::{Report, terminal};
 use super::error::CliError;
 use super::report::exit_code;
 use super::{options, output};
-use crate::spec::FinishedRun;
+use tdxlab_launch::spec::FinishedRun;
 
 /// Judges a recorded run again, from its journal alone: no host, no QEMU. Everything is predicted
 /// anew, by the design the run was recorded under or by another.

@@ -22,7 +22,7 @@ use tdxlab_scenario as scenario;
 use super::error::CliError;
 use super::report::exit_code;
 use super::{output, progress, signals};
-use crate::spec::FinishedRun;
+use tdxlab_launch::spec::FinishedRun;
 
 /// The oldest QEMU that a plain guest boots in.
 const NEEDED: Version = Version::new(7, 2);

@@ -11,7 +11,7 @@ use tdxlab_plan::{Design, HostKind};
 
 use super::error::CliError;
 use super::output;
-use crate::select::Choice;
+use tdxlab_launch::select::Choice;
 
 /// Scenarios to work on.
 #[derive(Args, Clone, Debug)]

@@ -16,7 +16,7 @@ use super::kernel_bugs::{self, KernelBugs};
 use super::options::{self, Scenarios};
 use super::rehearse::Rehearse;
 use super::{exit, load, output, signals};
-use crate::select::{self, Choice};
+use tdxlab_launch::select::{self, Choice};
 
 /// Runs the scenarios under every seeded fault and shows which scenario catches it, at which step,
 /// by which witnesses. Exits with 1 where one is not caught, or only by unexpected witnesses.

@@ -17,8 +17,8 @@ use super::options::{self, HostName};
 use super::replayer::Replayer;
 use super::report::exit_code;
 use super::{output, progress, signals};
-use crate::select::{self, Selected};
-use crate::spec::RunSpec;
+use tdxlab_launch::select::{self, Selected};
+use tdxlab_launch::spec::RunSpec;
 
 /// Runs a recorded plan again: the same operations in the same order with the same seeds, and
 /// races in the order in which they went.

@@ -15,8 +15,8 @@ use tdxlab_run::TestCase;
 use super::error::CliError;
 use super::options::Scenarios;
 use super::{exit, load, output, signals};
-use crate::rounds::{Bad, Rounds, RoundsDone, RoundsError, Told};
-use crate::select::{Played, Selected};
+use tdxlab_launch::rounds::{Bad, Rounds, RoundsDone, RoundsError, Told};
+use tdxlab_launch::select::{Played, Selected};
 
 /// Time between two lines that say how far it is.
 const QUIET: Duration = Duration::from_secs(10);

@@ -20,9 +20,9 @@ use super::options::{self, HostName, Scenarios};
 use super::report::exit_code;
 use super::rounds::{self, InMemory, Repeated, processors};
 use super::{output, progress, signals};
-use crate::busy::Busy;
-use crate::select::{self, Played, Selected};
-use crate::spec::{FinishedRun, RunError, RunSpec};
+use tdxlab_launch::busy::Busy;
+use tdxlab_launch::select::{self, Played, Selected};
+use tdxlab_launch::spec::{FinishedRun, RunError, RunSpec};
 
 /// Runs scenarios and judges every step.
 #[derive(Args, Debug)]

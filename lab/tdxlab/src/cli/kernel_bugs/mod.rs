@@ -25,7 +25,7 @@ use tdxlab_softtdx::Bug;
 use super::error::CliError;
 use super::options::Scenarios;
 use super::{exit, load, output};
-use crate::select;
+use tdxlab_launch::select;
 
 /// What a host says of a guest that never answers.
 const NO_ANSWER: &str = "guest did not answer";

@@ -8,14 +8,14 @@ use std::thread::JoinHandle;
 
 /// Such threads; they end when this is dropped.
 #[derive(Debug)]
-pub(crate) struct Busy {
+pub struct Busy {
     over: Arc<AtomicBool>,
     threads: Vec<JoinHandle<()>>,
 }
 
 impl Busy {
     /// So many of them.
-    pub(crate) fn threads(number: usize) -> Busy {
+    pub fn threads(number: usize) -> Busy {
         let over = Arc::new(AtomicBool::new(false));
         let spin = || {
             let over = Arc::clone(&over);
