@@ -18,6 +18,14 @@ fn without_request(limits: &LevelLimits) -> PageLevel {
 }
 
 faults! {
+    "no-memory-resumes": "an ACCEPT where no slot is resumes the guest, which exits for ever"
+    ("KVM_EXIT_MEMORY_FAULT not raised for a GPA without a slot", under "v5", seen by Td)
+    NoMemoryResumes {} {
+        fn ends_without_memory(&mut self) -> bool {
+            false
+        }
+    }
+
     "split-in-the-shared-root": "the split for an ACCEPT goes to the shared root: nothing is split"
     ("found by the author of RFC v5 in his own patch", rows 19, under "v5", seen by Td Exits)
     SharedRoot {} {

@@ -319,12 +319,11 @@ pub const ROWS: &[Known] = &[
         "the PAMT reference count is not 512 after a split",
         &[],
     ),
-    partly(
+    known(
         38,
-        S,
-        "a conversion meets a folio that somebody holds: EAGAIN with error_offset",
-        &[],
-        "the guest converts by MapGPA, and nobody else holds references to its folios",
+        Both,
+        "a conversion meets a folio that is held: EAGAIN with error_offset",
+        &["convert/held-page"],
     ),
     known(
         39,

@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use tdxlab_protocol::addr::{Gpa, PageLevel};
+use tdxlab_protocol::addr::{Gpa, GpaRange, PageLevel};
 use tdxlab_protocol::tdcall::vmcall;
 use tdxlab_softkvm::policy::PendingAccess;
 use tdxlab_softkvm::{Level, Pfn, SeptEntry, State, Status};
@@ -166,6 +166,55 @@ faults! {
         }
         fn map_gpa_status(&mut self, _: u64) -> u64 {
             vmcall::SUCCESS
+        }
+    }
+
+    "map-gpa-past-memory": "a MapGPA that leaves memory reports success"
+    ("KVM_HC_MAP_GPA_RANGE for addresses without a slot, GHCI 3.2", under "headtail", seen by MapGpa)
+    MapGpaPastMemory {} {
+        fn vmm_refuses(&mut self, covered: bool) -> bool {
+            covered
+        }
+    }
+
+    "map-gpa-rounds": "a MapGPA of parts of pages is rounded down and done, where ALIGN_ERROR is due"
+    ("tdx_map_gpa(): PAGE_ALIGNED() of both operands", under "v5", seen by MapGpa)
+    MapGpaRounds {} {
+        fn map_gpa_is_aligned(&mut self, _: bool) -> bool {
+            true
+        }
+    }
+
+    "refusal-not-passed-on": "the VMM refuses a conversion, and the guest is told that it was done"
+    ("vcpu->run->hypercall.ret not looked at, tdx_complete_vmcall_map_gpa()", under "v5", seen by MapGpa)
+    RefusalNotPassedOn {} {
+        fn vmm_refuses(&mut self, covered: bool) -> bool {
+            !covered
+        }
+    }
+
+    "busy-taken-for-done": "the VMM is busy, and the guest is told that the chunk and all after it are converted"
+    ("userspace errors of MapGPA mapped to statuses, v2 review", under "v5", seen by Debugfs Splits)
+    BusyTakenForDone {} {
+        fn map_gpa_status(&mut self, status: u64) -> u64 {
+            if status == vmcall::RETRY { vmcall::SUCCESS } else { status }
+        }
+    }
+
+    "held-page-converted": "a page that a device holds becomes private: DMA meets private memory"
+    ("kvm_gmem_is_safe_for_conversion() left out", rows 38, under "v5", seen by MapGpa)
+    HeldPageConverted {} {
+        fn heeds_references(&mut self, _: GpaRange) -> bool {
+            false
+        }
+    }
+
+    "eagain-after-zap": "a conversion that ends in EAGAIN for a held page has unmapped the others before"
+    ("references looked at after the point of no return, in-place conversion review", rows 38,
+     under "v5", seen by Debugfs)
+    EagainAfterZap {} {
+        fn looks_for_references_first(&mut self) -> bool {
+            false
         }
     }
 

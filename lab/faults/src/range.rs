@@ -22,6 +22,22 @@ fn moved(range: GpaRange, start: i64, end: i64) -> GpaRange {
 }
 
 faults! {
+    "slot-delete-zaps-all": "a memory slot is deleted, and all private memory of the TD goes with it"
+    ("KVM_X86_QUIRK_SLOT_ZAP_ALL, which a TD cannot stand", under "v5", seen by Debugfs Content)
+    SlotDeleteZapsAll {} {
+        fn slot_zap_range(&mut self, _: GpaRange, memory: GpaRange) -> Option<GpaRange> {
+            Some(memory)
+        }
+    }
+
+    "slot-delete-keeps-leaves": "a memory slot is deleted, and the guest can still reach what it served"
+    ("kvm_arch_flush_shadow_memslot() leaves the mirror alone", under "v5", seen by Debugfs)
+    SlotDeleteKeepsLeaves {} {
+        fn slot_zap_range(&mut self, _: GpaRange, _: GpaRange) -> Option<GpaRange> {
+            None
+        }
+    }
+
     "over-zap": "leaves that stick out of a range are zapped, not split: data outside is lost"
     ("data loss named in the v3 cover letter and the RFC v5 review", rows 1, under "headtail",
      seen by Splits Content Debugfs)

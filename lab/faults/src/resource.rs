@@ -1,7 +1,7 @@
 //! Allocation failures, errors swallowed, memory kept or lost.
 
 use tdxlab_softkvm::policy::{
-    Allocation, ConversionStage, Failure, Faithful, HoleStage, HostCallKind, Why,
+    Allocation, AtTheEnd, ConversionStage, Failure, Faithful, HoleStage, HostCallKind, Why,
 };
 
 use super::faults;
@@ -153,6 +153,30 @@ faults! {
         fn remark_on_teardown(&mut self) -> Option<String> {
             let line = "kvm_intel: SEAMCALL TDH_PHYMEM_PAGE_RECLAIM failed: 0x8000020000000000";
             Some(line.to_owned())
+        }
+    }
+
+    "leaves-left-at-the-end": "a guest that ends leaves its leaves in the counters: the VM is never freed"
+    ("reference to a VM that is never dropped, kvm_put_kvm()", under "v5", seen by Remains)
+    LeavesLeftAtTheEnd {} {
+        fn frees_at_the_end(&mut self, what: AtTheEnd) -> bool {
+            what != AtTheEnd::Leaf
+        }
+    }
+
+    "table-lost-at-the-end": "the S-EPT pages of a guest that ends are never reclaimed"
+    ("tdx_sept_free_private_spt() leaks pages whose reclaim fails", under "v5", seen by Remains)
+    TableLostAtTheEnd {} {
+        fn frees_at_the_end(&mut self, what: AtTheEnd) -> bool {
+            what != AtTheEnd::Table
+        }
+    }
+
+    "file-kept-at-the-end": "the guest_memfd of a guest that ends keeps its pages"
+    ("kvm_gmem_release() without truncation, a reference too many", under "stock", seen by Remains)
+    FileKeptAtTheEnd {} {
+        fn frees_at_the_end(&mut self, what: AtTheEnd) -> bool {
+            what != AtTheEnd::File
         }
     }
 

@@ -2,10 +2,10 @@
 
 use tdxlab_host::HostError;
 use tdxlab_plan::addr::GpaRange;
-use tdxlab_plan::{HostOp, Kind, Op};
+use tdxlab_plan::{HostOp, Kind, Op, SlotChange, VmmAnswer};
 use tdxlab_protocol::message::Task;
 use tdxlab_qemu::agent::request;
-use tdxlab_softkvm::{HostCall, PhysicalMemory, SoftKvm};
+use tdxlab_softkvm::{Answer, HostCall, PhysicalMemory, SoftKvm};
 
 /// An operation, in the pieces in which it is done.
 #[derive(Debug)]
@@ -43,5 +43,17 @@ fn calls<M: PhysicalMemory>(kvm: &SoftKvm<M>, op: HostOp) -> Vec<HostCall> {
         HostOp::Punch(range) => pieces(range, |offset, len| HostCall::Punch { offset, len }),
         HostOp::Allocate(range) => pieces(range, |offset, len| HostCall::Allocate { offset, len }),
         HostOp::Prefault(range) => vec![HostCall::Prefault { range }],
+        HostOp::Pin(range) => vec![HostCall::Pin { range }],
+        HostOp::Unpin(range) => vec![HostCall::Unpin { range }],
+        HostOp::Slot(range, SlotChange::Delete) => vec![HostCall::DeleteSlot { range }],
+        HostOp::Slot(range, SlotChange::Add) => vec![HostCall::AddSlot { range }],
+        HostOp::Conversions(range, answer) => {
+            let answer = match answer {
+                VmmAnswer::Serve => Answer::Serve,
+                VmmAnswer::Delay => Answer::Delay,
+                VmmAnswer::Refuse => Answer::Refuse,
+            };
+            vec![HostCall::Conversions { range, answer }]
+        }
     }
 }

@@ -1,7 +1,7 @@
 //! Common to `soft` and `sim`: the software KVM's configuration for a plan's guest.
 
 use tdxlab_host::{BootOptions, HostError};
-use tdxlab_journal::{Cost, Death, ExitCounters, Killer};
+use tdxlab_journal::{Cost, Death, ExitCounters, Killer, PageCounters, Reading, Taken};
 use tdxlab_plan::{CONTROL_PAGE, Guest, HostKind, TdxModule};
 use tdxlab_protocol::addr::GpaRange;
 use tdxlab_softkvm::{Config, Exits, KvmDesign, MemSlot, ModuleVersion, SoftKvmError, Work};
@@ -78,6 +78,27 @@ pub(crate) fn death(death: tdxlab_softkvm::Death) -> Death {
         },
         text: death.text,
     }
+}
+
+/// What a guest held and must have given back, given KVM's counters after its end.
+pub(crate) fn taken(counters: &Reading<PageCounters>, frames: u64) -> Vec<Taken> {
+    let count = |what: &str, pages: fn(&PageCounters) -> u64| Taken {
+        what: what.to_owned(),
+        before: 0,
+        after: match counters {
+            Reading::Read(counters) => Reading::Read(pages(counters)),
+            _ => Reading::missing("KVM's counters cannot be read"),
+        },
+    };
+    vec![
+        count("4K leaves that KVM counts", |counters| counters.pages_4k),
+        count("2M leaves that KVM counts", |counters| counters.pages_2m),
+        Taken {
+            what: "frames of guest memory and its tables".to_owned(),
+            before: 0,
+            after: Reading::Read(frames),
+        },
+    ]
 }
 
 /// Exits as a witness reads them.

@@ -44,6 +44,6 @@ pub use observed::{
     Death, Killer, ONE_SHOT, Observed, REHEARSAL, REHEARSAL_FACT, REJUDGED_FACT, after_rehearsal,
 };
 pub use reader::JournalReader;
-pub use sample::{Ending, ExitCounters, PageCounters, Reading, Sample, SplitEvent};
+pub use sample::{Ending, ExitCounters, PageCounters, Reading, Sample, SplitEvent, Taken};
 pub use shard::{Shard, ShardError};
 pub use verdict::{Finding, FindingKind, Judgement, MissingWitness, Verdict, Witness};

@@ -88,6 +88,20 @@ pub struct ExitCounters {
 pub struct Ending {
     /// Kernel log lines since the last sample: KVM's messages during teardown.
     pub kernel_log: Reading<Vec<String>>,
+    /// What the guest took from the machine, each before it was started and after it had gone.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub taken: Vec<Taken>,
+}
+
+/// Something that a guest takes from the machine and must give back.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Taken {
+    /// What, in words: `4K leaves that KVM counts`.
+    pub what: String,
+    /// How much of it was in use before the guest was started.
+    pub before: u64,
+    /// How much is in use after it has gone.
+    pub after: Reading<u64>,
 }
 
 /// All witnesses, sampled while host and guest are at rest.

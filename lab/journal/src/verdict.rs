@@ -88,6 +88,8 @@ pub enum Witness {
     Errno,
     /// Guest memory, read back.
     Content,
+    /// What is still taken when the guest has gone.
+    Remains,
     /// The kernel log.
     KernelLog,
     /// The agent in a Linux guest.
@@ -113,6 +115,7 @@ impl Witness {
             Witness::MapGpa => "MapGPA",
             Witness::Errno => "errno",
             Witness::Content => "content",
+            Witness::Remains => "what is left",
             Witness::KernelLog => "kernel log",
             Witness::Agent => "agent",
             Witness::GuestLog => "guest's kernel log",

@@ -321,6 +321,7 @@ pub(super) fn map_gpa(evidence: &Evidence<'_>, findings: &mut Findings) {
     let Some(expected) = evidence.expected.map_gpa else {
         return;
     };
+    let stopped = evidence.expected.map_gpa_stopped_at;
     for (op, observed) in evidence.pairs() {
         let Op::Convert { range, .. } = op else {
             continue;
@@ -332,13 +333,20 @@ pub(super) fn map_gpa(evidence: &Evidence<'_>, findings: &mut Findings) {
             _ => None,
         });
         match result {
-            Some((status, _)) if status == expected => findings.heard(Witness::MapGpa),
+            Some((status, stopped_at))
+                if status == expected && stopped.is_none_or(|gpa| gpa == stopped_at) =>
+            {
+                findings.heard(Witness::MapGpa);
+            }
             Some((status, stopped_at)) => {
                 findings.heard(Witness::MapGpa);
                 findings.find(
                     Finding::wrong(
                         Witness::MapGpa,
-                        VmcallStatus(expected).to_string(),
+                        match stopped {
+                            Some(gpa) => format!("{}, stopped at {gpa}", VmcallStatus(expected)),
+                            None => VmcallStatus(expected).to_string(),
+                        },
                         format!("{}, stopped at {stopped_at}", VmcallStatus(status)),
                     )
                     .at(*range),

@@ -10,6 +10,13 @@ use super::findings::{Evidence, Findings};
 /// fault.
 pub(super) fn life(evidence: &Evidence<'_>, findings: &mut Findings) {
     court_hears_life(evidence, findings);
+    let (killer, must) = if evidence.expected.ended_by_vmm {
+        let must = "the VMM ends the TD, since no memory lies behind an address";
+        (Killer::Vmm, must)
+    } else {
+        let must = "KVM ends the TD for an access to a page that is not accepted";
+        (Killer::AccessBeforeAccept, must)
+    };
     match (evidence.expected.td_alive, evidence.death()) {
         (true, None) => {}
         (true, Some(death)) => findings.find(Finding::wrong(
@@ -17,17 +24,11 @@ pub(super) fn life(evidence: &Evidence<'_>, findings: &mut Findings) {
             "the TD lives on",
             describe(death),
         )),
-        (false, None) => findings.find(Finding::wrong(
-            Witness::Td,
-            "KVM ends the TD for an access to a page that is not accepted",
-            "the TD lives on",
-        )),
-        (false, Some(death)) if death.by == Killer::AccessBeforeAccept => {}
-        (false, Some(death)) => findings.find(Finding::wrong(
-            Witness::Td,
-            "KVM ends the TD for an access to a page that is not accepted",
-            describe(death),
-        )),
+        (false, None) => findings.find(Finding::wrong(Witness::Td, must, "the TD lives on")),
+        (false, Some(death)) if death.by == killer => {}
+        (false, Some(death)) => {
+            findings.find(Finding::wrong(Witness::Td, must, describe(death)));
+        }
     }
 }
 

@@ -27,6 +27,7 @@ pub mod oracle;
 mod plan_judge;
 mod recorded_reads;
 mod rejudge;
+mod remains;
 mod segments;
 mod splits;
 mod step;

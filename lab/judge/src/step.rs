@@ -4,7 +4,7 @@ use tdxlab_journal::{Ending, Judgement, Sample, Verdict};
 
 use crate::findings::{Evidence, Findings};
 use crate::kernel_log::{self, AllowList};
-use crate::{access, content, counters, guest, host, splits};
+use crate::{access, content, counters, guest, host, remains, splits};
 
 /// Judges the steps of one plan, in order.
 #[derive(Clone, Debug, Default)]
@@ -50,6 +50,7 @@ impl Judge {
     pub fn end(&self, ending: &Ending) -> Judgement {
         let mut findings = Findings::default();
         kernel_log::lines(&ending.kernel_log, &self.allowed_log, &mut findings);
+        remains::given_back(&ending.taken, &mut findings);
         let mut judgement = findings.close();
         // Guest and host were idle: a witness that is missing now was missing before.
         if judgement.findings.is_empty() {

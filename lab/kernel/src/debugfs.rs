@@ -8,7 +8,9 @@ use std::fs::{self, OpenOptions};
 use std::io::{self, Read};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
+use nix::sys::statfs::{DEBUGFS_MAGIC, statfs};
 use tdxlab_journal::{PageCounters, Reading};
 
 /// Where debugfs usually is.
@@ -17,6 +19,9 @@ pub const ROOT: &str = "/sys/kernel/debug";
 /// Longest content of a counter file: a 64-bit number and an end of line, with room to see that
 /// it is longer.
 const MAX_CONTENT: u64 = 32;
+
+/// How often a folder is looked for that should go.
+const TICK: Duration = Duration::from_millis(10);
 
 /// The folder of one VM.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -89,6 +94,24 @@ impl VmFolder {
     /// Path of the folder.
     pub fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// How many VMs are left of it once `patience` has passed: KVM removes the folder when the last
+    /// reference to the VM is dropped (`kvm_destroy_vm_debugfs()`), some of them by its own threads
+    /// and after the process has ended.
+    pub fn left(&self, patience: Duration) -> Reading<u64> {
+        let until = Instant::now() + patience;
+        while self.path.exists() {
+            if Instant::now() < until {
+                std::thread::sleep(TICK);
+                continue;
+            }
+            return match statfs(&self.path) {
+                Ok(found) if found.filesystem_type() == DEBUGFS_MAGIC => Reading::Read(1),
+                _ => Reading::missing(format!("{} is no folder of a kernel", self.path.display())),
+            };
+        }
+        Reading::Read(0)
     }
 
     /// The page counters. Missing as soon as one of them is, with the reason of each.
@@ -179,6 +202,16 @@ mod tests {
     use tempfile::TempDir;
 
     use super::*;
+
+    /// A folder that goes is a VM that is gone; one that stays counts only where a kernel made it.
+    #[test]
+    fn a_vm_is_gone_with_its_folder() {
+        let (root, vm) = folder(&[("pages_4k", "0\n")]);
+        let left = vm.left(Duration::ZERO);
+        assert!(matches!(left, Reading::Missing { .. }), "{left:?}");
+        drop(root);
+        assert_eq!(vm.left(Duration::ZERO), Reading::Read(0));
+    }
 
     fn folder(files: &[(&str, &str)]) -> (TempDir, VmFolder) {
         let root = TempDir::new().unwrap();

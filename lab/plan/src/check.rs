@@ -13,7 +13,7 @@ use crate::limits::{
     LOW_END, MAX_ACTIONS, MAX_BRANCHES, MAX_IMAGE, MAX_OPERATIONS, MAX_SLOTS, MAX_VCPUS,
     WINDOW_BYTES,
 };
-use crate::op::{Action, Branch, HostOp, Kind, Op};
+use crate::op::{Action, Branch, GuestOp, HostOp, Kind, Op};
 use crate::plan::{Guest, HIGH_BASE, LOW_BASE, Plan};
 
 /// An error in a plan, and its step.
@@ -142,6 +142,12 @@ fn parallel(branches: &[Branch], guest: &Guest) -> Result<(), String> {
             if matches!(op, Op::Verify { .. }) {
                 return Err("`verify` cannot race".to_owned());
             }
+            if op.range().is_some_and(|range| {
+                matches!(op, Op::Accept { .. } | Op::Convert { .. })
+                    && inside(range, PageLevel::Size4K, guest).is_err()
+            }) {
+                return Err("a range that leaves test memory cannot race".to_owned());
+            }
             if op.vcpu() != vcpu {
                 return Err("a branch that runs in several places".to_owned());
             }
@@ -168,6 +174,16 @@ fn op(op: &Op, guest: &Guest) -> Result<(), String> {
     }
     match op.kind() {
         Kind::Host(HostOp::Punch(range)) => hole(range, guest),
+        Kind::Guest(_, GuestOp::Convert { range, .. }) => from_memory(range, guest),
+        Kind::Guest(_, GuestOp::Accept { range, size }) => {
+            whole_pages(range, size.smallest())?;
+            from_memory(range, guest)?;
+            few(range, size.smallest())
+        }
+        Kind::Host(part) if part.is_for_software() && guest.backing.is_some() => {
+            Err("only TDs have private memory, slots that go, and conversions".to_owned())
+        }
+        Kind::Host(HostOp::Slot(range, _)) => slot(range, guest),
         Kind::Guest(_, part) => on_range(op, part.range(), guest),
         Kind::Host(part) => on_range(op, part.range(), guest),
         Kind::Vm(_) if guest.backing.is_none() => {
@@ -187,6 +203,10 @@ fn on_range(op: &Op, range: GpaRange, guest: &Guest) -> Result<(), String> {
 /// Checks a range in which each `level` is a separate action.
 fn bounded(range: GpaRange, level: PageLevel, guest: &Guest) -> Result<(), String> {
     inside(range, level, guest)?;
+    few(range, level)
+}
+
+fn few(range: GpaRange, level: PageLevel) -> Result<(), String> {
     let actions = range.bytes() / level.bytes();
     if actions > MAX_ACTIONS {
         return Err(format!(
@@ -194,6 +214,28 @@ fn bounded(range: GpaRange, level: PageLevel, guest: &Guest) -> Result<(), Strin
         ));
     }
     Ok(())
+}
+
+/// The range is that of one memory slot.
+fn slot(range: GpaRange, guest: &Guest) -> Result<(), String> {
+    if guest.slots.iter().any(|slot| slot.range == range) {
+        Ok(())
+    } else {
+        Err(format!("no memory slot serves exactly {range}"))
+    }
+}
+
+/// A range that starts in test memory. It may end past it, to be refused.
+fn from_memory(range: GpaRange, guest: &Guest) -> Result<(), String> {
+    let starts = guest.memory.contains(range.start());
+    if !range.is_empty() && starts && range.end().as_u64() <= WINDOW_BYTES {
+        Ok(())
+    } else {
+        Err(format!(
+            "{range}; it starts in test memory, {}, and is not empty",
+            guest.memory
+        ))
+    }
 }
 
 fn inside(range: GpaRange, level: PageLevel, guest: &Guest) -> Result<(), String> {

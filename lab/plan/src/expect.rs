@@ -29,6 +29,9 @@ pub struct Expect {
     /// How the host call ends.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub errno: Option<ExpectErrno>,
+    /// R10 of the step's MapGPA.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub map_gpa: Option<ExpectMapGpa>,
     /// Whether the TD survives.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub td: Option<ExpectTd>,
@@ -58,6 +61,20 @@ pub enum ExpectStatus {
     OperandInvalid,
 }
 
+/// What the guest gets for a MapGPA, by name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum ExpectMapGpa {
+    /// TDVMCALL_STATUS_SUCCESS.
+    Success,
+    /// TDVMCALL_STATUS_RETRY, however often the guest asks again.
+    Retry,
+    /// TDVMCALL_STATUS_INVALID_OPERAND.
+    InvalidOperand,
+    /// TDVMCALL_STATUS_ALIGN_ERROR.
+    AlignError,
+}
+
 /// How a host call ends, by name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub enum ExpectErrno {
@@ -68,6 +85,8 @@ pub enum ExpectErrno {
     EINVAL,
     /// ENOMEM.
     ENOMEM,
+    /// EFAULT.
+    EFAULT,
 }
 
 /// What becomes of the TD.

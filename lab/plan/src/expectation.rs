@@ -40,6 +40,13 @@ pub struct Expectation {
     pub probes: Option<Vec<ProbeRun>>,
     /// R10 of MapGPA.
     pub map_gpa: Option<u64>,
+    /// R11 of a MapGPA that does not succeed: where it stopped, without the shared bit.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub map_gpa_stopped_at: Option<Gpa>,
+    /// A TD that does not live on is ended by the VMM, which finds no memory behind an address;
+    /// where not, by KVM for an access before ACCEPT.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub ended_by_vmm: bool,
     /// For `verify`: which ranges the guest is to read, and what each must hold.
     pub reads: Vec<ReadPlan>,
 }

@@ -41,14 +41,14 @@ pub mod text;
 
 pub use check::{WrongPlan, check};
 pub use design::{Converts, Design, RangeSplit, Unmet};
-pub use expect::{Expect, ExpectErrno, ExpectStatus, ExpectTd};
+pub use expect::{Expect, ExpectErrno, ExpectMapGpa, ExpectStatus, ExpectTd};
 pub use expectation::{
     AccessOutcome, Content, Expectation, Interval, PageDelta, ProbeRun, ReadPlan, SplitLeaf,
     StatusRun,
 };
 pub use host::{HostKind, HostProfile, Races};
 pub use map::{MemoryMap, RegionState};
-pub use op::{Action, Branch, Gone, GuestOp, HostOp, Kind, Op, Size, VmOp};
+pub use op::{Action, Branch, Gone, GuestOp, HostOp, Kind, Op, Size, SlotChange, VmOp, VmmAnswer};
 pub use plan::{
     Backing, CONTROL_PAGE, Guest, HIGH_BASE, LOW_BASE, Needs, Plan, Slot, Step, VERSION,
 };

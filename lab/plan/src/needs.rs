@@ -6,7 +6,7 @@ use tdxlab_protocol::message::Side;
 
 use crate::design::Design;
 use crate::host::HostProfile;
-use crate::op::{Action, Op};
+use crate::op::{Action, Kind, Op};
 use crate::plan::{Guest, Needs, Plan, Slot};
 
 /// A host, and the design of its KVM.
@@ -79,8 +79,32 @@ fn out_of_reach(plan: &Plan, host: &HostProfile) -> Option<String> {
     if !host.kind.is_software() && ops.any(releases) {
         return Some(NO_RELEASE.to_owned());
     }
+    let mut ops = plan.steps.iter().flat_map(|step| step.action.ops());
+    if !host.kind.is_software() && ops.any(is_for_software) {
+        return Some(NO_VMM_OF_ITS_OWN.to_owned());
+    }
+    let memory = plan.guest.memory;
+    let leaves = |op: &Op| {
+        matches!(op, Op::Accept { .. } | Op::Convert { .. })
+            && op.range().is_some_and(|range| range.end() > memory.end())
+    };
+    let mut ops = plan.steps.iter().flat_map(|step| step.action.ops());
+    if !host.kind.is_software() && ops.any(leaves) {
+        return Some(NO_END_OF_MEMORY.to_owned());
+    }
     fixed_slots(plan).filter(|_| host.fixed_slots)
 }
+
+/// Pinned pages, slots that go, and what the VMM answers: nothing in QEMU can be told to do these.
+fn is_for_software(op: &Op) -> bool {
+    matches!(op.kind(), Kind::Host(op) if op.is_for_software())
+}
+
+const NO_END_OF_MEMORY: &str =
+    "needs that nothing follows test memory; in QEMU more memory may. soft and sim do";
+
+const NO_VMM_OF_ITS_OWN: &str =
+    "needs a VMM that pins, deletes slots or refuses at will, which QEMU does not; soft and sim do";
 
 fn fixed_slots(plan: &Plan) -> Option<String> {
     if plan.guest.slots.len() > 1 {

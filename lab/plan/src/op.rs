@@ -101,6 +101,25 @@ pub enum Op {
     Prefault { range: GpaRange },
     /// Host: fallocate(KEEP_SIZE): allocate guest_memfd pages without mapping them.
     Allocate { range: GpaRange },
+    /// Host: takes a reference to every page of the range, which user space can map, as a device
+    /// does before DMA (pin_user_pages()). Software hosts only.
+    Pin { range: GpaRange },
+    /// Host: drops the references that [`Op::Pin`] took.
+    Unpin { range: GpaRange },
+    /// Host: deletes the memory slot that serves exactly this range, or adds it again as it was
+    /// (KVM_SET_USER_MEMORY_REGION2). Software hosts only.
+    Slot {
+        range: GpaRange,
+        /// Which of the two.
+        change: SlotChange,
+    },
+    /// Host: what the VMM answers from now on to conversions that touch the range. Software hosts
+    /// only.
+    Conversions {
+        range: GpaRange,
+        /// The answer.
+        answer: VmmAnswer,
+    },
     /// Host: log which pages the guest writes (KVM_MEM_LOG_DIRTY_PAGES), or stop that. Plain VMs
     /// only.
     DirtyLog {
@@ -192,6 +211,36 @@ pub enum HostOp {
     Prefault(GpaRange),
     /// [`Op::Allocate`]
     Allocate(GpaRange),
+    /// [`Op::Pin`]
+    Pin(GpaRange),
+    /// [`Op::Unpin`]
+    Unpin(GpaRange),
+    /// [`Op::Slot`]
+    Slot(GpaRange, SlotChange),
+    /// [`Op::Conversions`]
+    Conversions(GpaRange, VmmAnswer),
+}
+
+/// What becomes of a memory slot.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum SlotChange {
+    /// It is deleted.
+    Delete,
+    /// It is added again, where it was and with the same part of the guest_memfd.
+    Add,
+}
+
+/// What a VMM answers to a conversion (KVM_HC_MAP_GPA_RANGE).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum VmmAnswer {
+    /// It does what the guest asks for.
+    Serve,
+    /// It is busy: the first call for every chunk ends in RETRY, the second is served.
+    Delay,
+    /// It refuses, and leaves everything as it is.
+    Refuse,
 }
 
 /// An operation on the whole VM.
@@ -259,6 +308,10 @@ impl Op {
             Op::Punch { range } => Kind::Host(HostOp::Punch(range)),
             Op::Prefault { range } => Kind::Host(HostOp::Prefault(range)),
             Op::Allocate { range } => Kind::Host(HostOp::Allocate(range)),
+            Op::Pin { range } => Kind::Host(HostOp::Pin(range)),
+            Op::Unpin { range } => Kind::Host(HostOp::Unpin(range)),
+            Op::Slot { range, change } => Kind::Host(HostOp::Slot(range, change)),
+            Op::Conversions { range, answer } => Kind::Host(HostOp::Conversions(range, answer)),
             Op::DirtyLog { on } => Kind::Vm(VmOp::DirtyLog(on)),
             Op::Stop => Kind::Vm(VmOp::Stop),
             Op::Cont => Kind::Vm(VmOp::Cont),
@@ -305,9 +358,13 @@ impl Op {
             | Op::Convert { range, vcpu, .. }
             | Op::Probe { range, vcpu, .. }
             | Op::Release { range, vcpu, .. } => (Some(range), Some(vcpu)),
-            Op::Punch { range } | Op::Prefault { range } | Op::Allocate { range } => {
-                (Some(range), None)
-            }
+            Op::Punch { range }
+            | Op::Prefault { range }
+            | Op::Allocate { range }
+            | Op::Pin { range }
+            | Op::Unpin { range }
+            | Op::Slot { range, .. }
+            | Op::Conversions { range, .. } => (Some(range), None),
             Op::DirtyLog { .. } | Op::Stop | Op::Cont => (None, None),
         }
     }
@@ -324,8 +381,11 @@ impl Op {
     pub const fn unit(&self) -> Option<PageLevel> {
         match self.kind() {
             Kind::Guest(_, op) => op.unit(),
-            Kind::Host(HostOp::Prefault(_) | HostOp::Allocate(_)) => Some(PageLevel::Size4K),
-            Kind::Host(HostOp::Punch(_)) | Kind::Vm(_) => None,
+            Kind::Host(
+                HostOp::Prefault(_) | HostOp::Allocate(_) | HostOp::Pin(_) | HostOp::Unpin(_),
+            ) => Some(PageLevel::Size4K),
+            Kind::Host(HostOp::Punch(_) | HostOp::Slot(..) | HostOp::Conversions(..))
+            | Kind::Vm(_) => None,
         }
     }
 }
@@ -371,10 +431,24 @@ impl GuestOp {
 }
 
 impl HostOp {
+    /// Whether only software hosts can do it.
+    pub const fn is_for_software(&self) -> bool {
+        match self {
+            HostOp::Pin(_) | HostOp::Unpin(_) | HostOp::Slot(..) | HostOp::Conversions(..) => true,
+            HostOp::Punch(_) | HostOp::Prefault(_) | HostOp::Allocate(_) => false,
+        }
+    }
+
     /// Its range.
     pub const fn range(&self) -> GpaRange {
         match *self {
-            HostOp::Punch(range) | HostOp::Prefault(range) | HostOp::Allocate(range) => range,
+            HostOp::Punch(range)
+            | HostOp::Prefault(range)
+            | HostOp::Allocate(range)
+            | HostOp::Pin(range)
+            | HostOp::Unpin(range)
+            | HostOp::Slot(range, _)
+            | HostOp::Conversions(range, _) => range,
         }
     }
 }

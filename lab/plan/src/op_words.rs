@@ -3,7 +3,7 @@
 use tdxlab_protocol::addr::{Gpa, GpaRange, PageLevel};
 use tdxlab_protocol::message::{AccessKind, OnVe, Side, VcpuId};
 
-use crate::op::{Action, Gone, Op, Size};
+use crate::op::{Action, Gone, Op, Size, SlotChange, VmmAnswer};
 use crate::plan::Guest;
 use crate::text::{Bytes, place};
 
@@ -106,6 +106,23 @@ fn sentence(op: &Op, guest: &Guest) -> String {
         Op::Punch { range } => format!("punch {}", place(range)),
         Op::Prefault { range } => format!("prefault {}", place(range)),
         Op::Allocate { range } => format!("allocate {}", place(range)),
+        Op::Pin { range } => format!("pin {}", place(range)),
+        Op::Unpin { range } => format!("unpin {}", place(range)),
+        Op::Slot { range, change } => match change {
+            SlotChange::Delete => format!("delete the memory slot {}", place(range)),
+            SlotChange::Add => format!("add the memory slot {} again", place(range)),
+        },
+        Op::Conversions { range, answer } => {
+            let answer = match answer {
+                VmmAnswer::Serve => "serves",
+                VmmAnswer::Delay => "delays",
+                VmmAnswer::Refuse => "refuses",
+            };
+            format!(
+                "from now on the VMM {answer} conversions of {}",
+                place(range)
+            )
+        }
         Op::DirtyLog { on: true } => "log dirty pages".to_owned(),
         Op::DirtyLog { on: false } => "stop logging dirty pages".to_owned(),
         Op::Stop => "stop the vCPUs".to_owned(),
@@ -131,6 +148,17 @@ pub const fn name(op: &Op) -> &'static str {
         Op::Punch { .. } => "punch",
         Op::Prefault { .. } => "prefault",
         Op::Allocate { .. } => "allocate",
+        Op::Pin { .. } => "pin",
+        Op::Unpin { .. } => "unpin",
+        Op::Slot {
+            change: SlotChange::Delete,
+            ..
+        } => "delete a slot",
+        Op::Slot {
+            change: SlotChange::Add,
+            ..
+        } => "add a slot",
+        Op::Conversions { .. } => "VMM's answer",
         Op::DirtyLog { on: true } => "log dirty pages",
         Op::DirtyLog { on: false } => "stop logging",
         Op::Stop => "stop",
@@ -203,6 +231,25 @@ pub fn yaml(op: &Op, guest: &Guest) -> String {
         Op::Punch { .. } => "punch",
         Op::Prefault { .. } => "prefault",
         Op::Allocate { .. } => "allocate",
+        Op::Pin { .. } => "pin",
+        Op::Unpin { .. } => "unpin",
+        Op::Slot { change, .. } => {
+            let change = match change {
+                SlotChange::Delete => "delete",
+                SlotChange::Add => "add",
+            };
+            parts.push(format!("change: {change}"));
+            "slot"
+        }
+        Op::Conversions { answer, .. } => {
+            let answer = match answer {
+                VmmAnswer::Serve => "serve",
+                VmmAnswer::Delay => "delay",
+                VmmAnswer::Refuse => "refuse",
+            };
+            parts.push(format!("vmm: {answer}"));
+            "conversions"
+        }
         Op::DirtyLog { on: true } => return "dirty_log: on".to_owned(),
         Op::DirtyLog { on: false } => return "dirty_log: off".to_owned(),
         Op::Stop => return "vm: stop".to_owned(),

@@ -103,7 +103,12 @@ pub const fn state(state: RegionState) -> &'static str {
 pub fn expectation(expected: &Expectation) -> Vec<String> {
     let mut lines = Vec::new();
     if !expected.td_alive {
-        lines.push("the TD is ended by KVM".to_owned());
+        let who = if expected.ended_by_vmm {
+            "the VMM, which has no memory there"
+        } else {
+            "KVM"
+        };
+        lines.push(format!("the TD is ended by {who}"));
     }
     lines.push(splits(expected));
     lines.push(pages(expected));
@@ -121,7 +126,9 @@ pub fn expectation(expected: &Expectation) -> Vec<String> {
         lines.push(format!("errno {}", names.join(", ")));
     }
     if let Some(status) = expected.map_gpa {
-        lines.push(format!("MapGPA {}", VmcallStatus(status)));
+        let at = expected.map_gpa_stopped_at;
+        let stopped = at.map_or_else(String::new, |gpa| format!(", stopped at {gpa}"));
+        lines.push(format!("MapGPA {}{stopped}", VmcallStatus(status)));
     }
     let kinds = [
         ("access", accesses_text(expected)),

@@ -14,9 +14,37 @@ const PAGES_1G: u64 = PageLevel::Size1G.pages_4k();
 
 impl State {
     /// The guest accepts a range at one size.
-    pub(super) fn accept(&mut self, tally: &mut Tally, range: GpaRange, size: Size) {
+    ///
+    /// A 2M page of which only the start lies in memory is mapped by 4K, so its ACCEPT finds a table.
+    /// Where nothing lies behind an address, the EPT violation becomes an exit that no VMM can serve.
+    pub(super) fn accept(
+        &mut self,
+        tally: &mut Tally,
+        range: GpaRange,
+        size: Size,
+    ) -> Result<(), Unjudgeable> {
         tally.makes_accepts();
-        let pages = pages_of(range);
+        let mut pages = pages_of(range);
+        let memory = self.memory.end().gfn();
+        if pages.end > memory && size != Size::Size1G {
+            let last = match size {
+                Size::Size4K => memory,
+                Size::Size2M => memory.next_multiple_of(REGION),
+                Size::Size1G | Size::Linux => {
+                    return Err(Unjudgeable {
+                        why: format!("{range} ends past test memory"),
+                        advice: "accept past the end of memory at 4K or 2M".to_owned(),
+                    });
+                }
+            };
+            if last < pages.end {
+                pages.end = last;
+                tally.accept_exits += 1;
+                tally.died = true;
+                tally.ended_by_vmm = true;
+                self.alive = false;
+            }
+        }
         match size {
             Size::Size4K => self.accept_pages(tally, pages),
             Size::Size2M => self.accept_regions(tally, pages),
@@ -26,6 +54,7 @@ impl State {
             }
             Size::Linux => self.accept_like_linux(tally, pages),
         }
+        Ok(())
     }
 
     /// The guest releases accepted pages, each at the size at which it is mapped: they are pending

@@ -1,6 +1,6 @@
 //! MapGPA and implicit conversions: docs/semantics.md, section 6.
 
-use tdxlab_plan::addr::{GpaRange, Side};
+use tdxlab_plan::addr::{Gpa, GpaRange, PageLevel, Side};
 
 use super::entries::entries;
 use super::pages::{REGION, gfns_of, pages_of, regions_touching};
@@ -11,6 +11,9 @@ use super::tally::Tally;
 /// R10 of a MapGPA that went through.
 const MAP_GPA_DONE: u64 = 0;
 
+/// R10 of a MapGPA that is not made of whole pages.
+const MAP_GPA_ALIGN: u64 = (1 << 63) + 2;
+
 impl State {
     /// The guest converts a range with MapGPA.
     ///
@@ -18,8 +21,21 @@ impl State {
     /// on a 2M boundary covers every leaf but the last by one chunk, and one that does not covers
     /// none: all leaves it touches split.
     pub(super) fn convert(&mut self, tally: &mut Tally, range: GpaRange, to: Side) {
-        let pages = pages_of(range);
-        tally.map_gpa = Some(MAP_GPA_DONE);
+        if !range.is_aligned(PageLevel::Size4K) {
+            // KVM looks at the whole request before it asks the VMM (`tdx_map_gpa()`).
+            tally.map_gpa = Some(MAP_GPA_ALIGN);
+            tally.map_gpa_stopped_at = Some(range.start());
+            return;
+        }
+        let stop = self.stop(&pages_of(range), to);
+        tally.map_gpa = Some(stop.map_or(MAP_GPA_DONE, |stop| stop.status));
+        tally.map_gpa_stopped_at = stop.map(|stop| Gpa::from_gfn(stop.at));
+        let asked = pages_of(range);
+        let pages = asked.start..stop.map_or(asked.end, |stop| stop.at);
+        if pages.is_empty() {
+            tally.entries_at_most = Some(0);
+            return;
+        }
         tally.entries_at_most = match to {
             Side::Private => Some(0),
             Side::Shared => self.entries_of_chunks(&pages),

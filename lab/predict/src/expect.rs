@@ -1,7 +1,9 @@
 //! Compares the author's expectations with the prediction.
 
 use tdxlab_plan::addr::PageLevel;
-use tdxlab_plan::{Expect, ExpectErrno, ExpectStatus, ExpectTd, Expectation};
+use tdxlab_plan::{Expect, ExpectErrno, ExpectMapGpa, ExpectStatus, ExpectTd, Expectation};
+
+use tdxlab_plan::names::VmcallStatus;
 
 use super::status;
 
@@ -63,6 +65,7 @@ pub(super) fn mismatches(expected: &Expectation, expect: &Expect) -> Vec<Mismatc
             ExpectErrno::Ok => 0,
             ExpectErrno::EINVAL => 22,
             ExpectErrno::ENOMEM => 12,
+            ExpectErrno::EFAULT => 14,
         };
         if expected.errnos.is_empty() || expected.errnos.iter().any(|errno| *errno != number) {
             differ(
@@ -70,6 +73,19 @@ pub(super) fn mismatches(expected: &Expectation, expect: &Expect) -> Vec<Mismatc
                 number.to_string(),
                 format!("{:?}", expected.errnos),
             );
+        }
+    }
+    if let Some(wanted) = expect.map_gpa {
+        let number = match wanted {
+            ExpectMapGpa::Success => 0,
+            ExpectMapGpa::Retry => 1,
+            ExpectMapGpa::InvalidOperand => 1 << 63,
+            ExpectMapGpa::AlignError => (1 << 63) + 2,
+        };
+        if expected.map_gpa != Some(number) {
+            let says = expected.map_gpa.map(VmcallStatus);
+            let says = says.map_or_else(|| "no MapGPA".to_owned(), |status| status.to_string());
+            differ("map_gpa", format!("{wanted:?}"), says);
         }
     }
     if let Some(wanted) = expect.td

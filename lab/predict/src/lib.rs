@@ -13,6 +13,7 @@
 //! | `verify` | expected content of memory |
 //! | `race`, `uncertain` | parallel steps, and the knowledge left after them |
 //! | `state`, `runs`, `pages`, `slots`, `folio` | knowledge between steps, as runs |
+//! | `others` | pinned pages, memory slots that go, conversions that the VMM does not serve |
 //! | `entries` | entries a range operation may visit |
 //! | `plain` | plain VMs, without any of this |
 
@@ -24,6 +25,7 @@ mod expect;
 mod folio;
 mod hole;
 mod map;
+mod others;
 mod pages;
 mod plain;
 mod race;
@@ -165,8 +167,9 @@ impl State {
                     .to_owned(),
             });
         }
+        self.stays_clear(op)?;
         match *op {
-            Op::Accept { range, size, .. } => self.accept(tally, range, size),
+            Op::Accept { range, size, .. } => self.accept(tally, range, size)?,
             Op::Release { range, level, .. } => self.release(tally, range, level)?,
             Op::Touch {
                 range,
@@ -212,6 +215,10 @@ impl State {
                 tally.errnos.push(0);
             }
             Op::Allocate { range } => self.allocate(tally, range),
+            Op::Pin { range } => self.pin(tally, range)?,
+            Op::Unpin { range } => self.unpin(tally, range)?,
+            Op::Slot { range, change } => self.change_slot(tally, range, change)?,
+            Op::Conversions { range, answer } => self.answer(tally, range, answer),
             Op::DirtyLog { .. } | Op::Stop | Op::Cont => {
                 return Err(Unjudgeable {
                     why: "that is done to plain VMs only".to_owned(),

@@ -25,6 +25,7 @@ impl State {
         tally: &mut Tally,
         branches: &[Branch],
     ) -> Result<(), Unjudgeable> {
+        self.may_race(branches)?;
         let meeting = self.meeting_regions(branches)?;
         let before = self.clone();
         let raced = self.race_over(tally, meeting, branches);

@@ -7,6 +7,7 @@ use tdxlab_plan::addr::GpaRange;
 use tdxlab_plan::{Design, Generation, Guest};
 
 use super::folio::Folios;
+use super::others::Others;
 use super::pages::{REGION, count, gfns_of, pages_of, regions_touching};
 use super::runs::{Pages, Runs};
 use super::slots::Slots;
@@ -68,6 +69,8 @@ pub(super) struct State {
     /// Keyed by region number: gfn / 512.
     pub(super) regions: Runs<Region>,
     pub(super) shared: Runs<SharedPage>,
+    /// What others did, by page.
+    pub(super) others: Runs<Others>,
     /// The fill of a private page since it was accepted; `None`: it is zero.
     pub(super) filled: Runs<Option<Generation>>,
     pub(super) folios: Folios,
@@ -102,6 +105,7 @@ impl State {
             sept: Runs::default(),
             regions: Runs::default(),
             shared: Runs::default(),
+            others: Runs::default(),
             filled: Runs::default(),
             uncertain: UncertainRegions::default(),
         };

@@ -20,8 +20,12 @@ pub(super) struct Tally {
     pub(super) entries_at_most: Option<u64>,
     pub(super) errnos: Vec<i32>,
     pub(super) map_gpa: Option<u64>,
+    /// Where a MapGPA stopped that did not go through.
+    pub(super) map_gpa_stopped_at: Option<Gpa>,
     pub(super) reads: Vec<ReadPlan>,
     pub(super) died: bool,
+    /// The VMM ended it, for want of memory behind an address.
+    pub(super) ended_by_vmm: bool,
     splits: i64,
     split_leaves: Vec<SplitLeaf>,
     statuses: Vec<StatusRun>,
@@ -116,6 +120,10 @@ impl Tally {
             min: exact,
             max: if self.is_uncertain { NO_BOUND } else { exact },
         };
+        // What the guest still reports of ACCEPTs before the last is known; how much it is, is not.
+        let mut before_the_end: Vec<u64> = self.statuses.iter().map(|run| run.status).collect();
+        before_the_end.sort_unstable();
+        before_the_end.dedup();
         Expectation {
             td_alive: !self.died,
             splits: Interval::exactly(self.splits) + uncertain.splits,
@@ -130,7 +138,9 @@ impl Tally {
             access_exits: exits(self.access_exits),
             entries_at_most: self.entries_at_most,
             statuses: (self.accepts && seen).then_some(self.statuses),
-            legal_statuses: if (self.accepts || self.handler_accepts) && self.is_uncertain {
+            legal_statuses: if self.ended_by_vmm {
+                before_the_end
+            } else if (self.accepts || self.handler_accepts) && self.is_uncertain {
                 let mut legal = status::RACING.to_vec();
                 legal.push(status::OPERAND_INVALID);
                 legal
@@ -141,6 +151,8 @@ impl Tally {
             accesses: (self.accessed && seen).then_some(self.accesses),
             probes: (self.probed && seen).then_some(self.probes),
             map_gpa: self.map_gpa,
+            map_gpa_stopped_at: self.map_gpa_stopped_at,
+            ended_by_vmm: self.ended_by_vmm,
             reads: self.reads,
         }
     }

@@ -5,6 +5,7 @@ use tdxlab_plan::Content;
 
 mod ends;
 mod guest;
+mod others;
 mod picture;
 mod races;
 mod refused;

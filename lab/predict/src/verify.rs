@@ -105,6 +105,8 @@ impl State {
             match page.filled {
                 Some(generation) => {
                     push_read(&mut tally.reads, &stretch, Content::Filled(generation));
+                    // A slot that came back maps nothing yet.
+                    self.access_shared_here(tally, stretch, page, Some(generation));
                 }
                 None if page.attribute => {
                     push_read(&mut tally.reads, &stretch, Content::Zero);

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use tdxlab_journal::Observed;
-use tdxlab_plan::{Action, GuestOp, HostOp, Kind, OnVe, Op, Side, Size};
+use tdxlab_plan::{Action, GuestOp, HostOp, Kind, OnVe, Op, Side, Size, SlotChange};
 
 use super::model::StepWork;
 
@@ -79,6 +79,11 @@ fn kind(op: &Op) -> Option<(&'static str, Option<String>)> {
         Kind::Host(HostOp::Punch(_)) => ("punch", None),
         Kind::Host(HostOp::Prefault(_)) => ("prefault", None),
         Kind::Host(HostOp::Allocate(_)) => ("allocate", None),
+        Kind::Host(HostOp::Pin(_)) => ("pin", None),
+        Kind::Host(HostOp::Unpin(_)) => ("unpin", None),
+        Kind::Host(HostOp::Slot(_, SlotChange::Delete)) => ("delete a slot", None),
+        Kind::Host(HostOp::Slot(_, SlotChange::Add)) => ("add a slot", None),
+        Kind::Host(HostOp::Conversions(..)) => ("VMM's answer", None),
         Kind::Vm(_) => return None,
     })
 }

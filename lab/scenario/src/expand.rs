@@ -131,7 +131,7 @@ impl<'r, 'a> Expander<'r, 'a> {
         variant::draw(self.reader, &self.file.draw, draws, &mut random);
         let needs = self.needs();
         let guest = guest::guest(self.reader, &self.file.guest, self.root.key("guest"))?;
-        let mut operations = Operations::new(guest.memory, guest.vcpus);
+        let mut operations = Operations::new(&guest);
         self.steps(
             &self.file.steps.0,
             self.root.key("steps"),
@@ -341,6 +341,7 @@ impl<'r, 'a> Expander<'r, 'a> {
         let exits = reader.get_if(expect.accept_exits.as_ref(), node.key("accept_exits"));
         let status = reader.get_if(expect.status.as_ref(), node.key("status"));
         let errno = reader.get_if(expect.errno.as_ref(), node.key("errno"));
+        let map_gpa = reader.get_if(expect.map_gpa.as_ref(), node.key("map_gpa"));
         let td = reader.get_if(expect.td.as_ref(), node.key("td"));
         let entries = reader.get_if(expect.entries_at_most.as_ref(), node.key("entries_at_most"));
         Some(Expect {
@@ -351,6 +352,7 @@ impl<'r, 'a> Expander<'r, 'a> {
             accept_exits: exits?,
             status: status?,
             errno: errno?,
+            map_gpa: map_gpa?,
             td: td?,
             entries_at_most: entries?,
         })
@@ -365,6 +367,7 @@ impl<'r, 'a> Expander<'r, 'a> {
         };
         let accepts = any(|op| matches!(op, Op::Accept { .. } | Op::Release { .. }));
         let calls = any(|op| matches!(op.kind(), plan::Kind::Host(_)));
+        let converts = any(|op| matches!(op, Op::Convert { .. }));
         let mut misfit = |key: &str, what: &str| {
             if let Some(entry) = node.key("expect").entry(key) {
                 self.reader.push(read::at(
@@ -377,6 +380,9 @@ impl<'r, 'a> Expander<'r, 'a> {
         };
         if expect.status.is_some() && !accepts {
             misfit("status", "ACCEPTs");
+        }
+        if expect.map_gpa.is_some() && !converts {
+            misfit("map_gpa", "conversions");
         }
         if expect.errno.is_some() && !calls {
             misfit("errno", "host calls");

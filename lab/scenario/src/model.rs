@@ -8,8 +8,8 @@ use schemars::{JsonSchema, Schema};
 use serde::Deserialize;
 use tdxlab_plan::addr::PageLevel;
 use tdxlab_plan::{
-    AccessKind, Backing, Converts, ExpectErrno, ExpectStatus, ExpectTd, Gone, HostKind, OnVe, Side,
-    Size, TdxModule,
+    AccessKind, Backing, Converts, ExpectErrno, ExpectMapGpa, ExpectStatus, ExpectTd, Gone,
+    HostKind, OnVe, Side, Size, SlotChange, TdxModule, VmmAnswer,
 };
 
 use super::scalar::{Bytes, Change, Count, Extent, Literal, OnOff, Scalar, StopCont};
@@ -213,6 +213,14 @@ operations! {
     prefault / Prefault: OrRange<HostCall>,
     /// Host: fallocate on the guest_memfd, mapping nothing.
     allocate / Allocate: OrRange<HostCall>,
+    /// Host: take a reference to every shared page of the range, as a device does before DMA.
+    pin / Pin: OrRange<HostCall>,
+    /// Host: drop these references.
+    unpin / Unpin: OrRange<HostCall>,
+    /// Host: delete a memory slot under the running guest, or add it again.
+    slot / Slot: SlotCall,
+    /// Host: what the VMM answers from now on to conversions that touch the range.
+    conversions / Conversions: Conversions,
     /// Host: log which pages the guest writes, or stop that. Plain VMs only.
     dirty_log / DirtyLog: Scalar<OnOff>,
     /// Host: stop all vCPUs, or let them go on. Plain VMs only.
@@ -369,6 +377,26 @@ pub(super) struct Probe {
     pub(super) vcpu: Option<Scalar<Count>>,
 }
 
+/// A memory slot that goes or comes back.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct SlotCall {
+    /// The range that the slot serves, all of it.
+    pub(super) range: Scalar<Extent>,
+    /// `delete` it, or `add` it again as it was.
+    pub(super) change: Scalar<SlotChange>,
+}
+
+/// What the VMM answers to conversions.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Conversions {
+    /// Conversions that touch it are meant.
+    pub(super) range: Scalar<Extent>,
+    /// `serve` them, `delay` each by one RETRY, or `refuse` them.
+    pub(super) vmm: Scalar<VmmAnswer>,
+}
+
 /// A call of the host on a range.
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
@@ -414,6 +442,8 @@ pub(super) struct Expect {
     pub(super) status: Option<Scalar<ExpectStatus>>,
     /// How the host call ends.
     pub(super) errno: Option<Scalar<ExpectErrno>>,
+    /// What the guest gets for the MapGPA of the step.
+    pub(super) map_gpa: Option<Scalar<ExpectMapGpa>>,
     /// Whether the TD survives.
     pub(super) td: Option<Scalar<ExpectTd>>,
     /// Most S-EPT entries looked at to decide the splits.

@@ -1,10 +1,11 @@
 //! Single operations and branches: from keys to [`Op`]s with addresses.
 
 use tdxlab_plan as plan;
-use tdxlab_plan::addr::{GpaRange, PageLevel};
+use tdxlab_plan::addr::{Gpa, GpaRange, PageLevel};
 use tdxlab_plan::limits::{MAX_ACTIONS, MAX_BRANCHES, WINDOW_BYTES};
 use tdxlab_plan::{
-    AccessKind, Expect, ExpectErrno, Generation, Gone, OnVe, Op, Side, Size, VcpuId,
+    AccessKind, Expect, ExpectErrno, ExpectMapGpa, ExpectStatus, ExpectTd, Generation, Gone, Guest,
+    OnVe, Op, Side, Size, VcpuId,
 };
 
 use super::expr::Bytes;
@@ -14,18 +15,23 @@ use super::read::{self, Reader};
 use super::scalar::{Count, Extent, OnOff, Scalar, StopCont};
 use super::yaml::Node;
 
+/// A range that is refused for where it ends need not go far past the end.
+const MAX_LEAVING: u64 = 16 << 20;
+
 /// Makes operations of one plan.
 pub(super) struct Operations {
     memory: GpaRange,
     vcpus: u16,
+    slots: Vec<GpaRange>,
     fills: u16,
 }
 
 impl Operations {
-    pub(super) fn new(memory: GpaRange, vcpus: u16) -> Operations {
+    pub(super) fn new(guest: &Guest) -> Operations {
         Operations {
-            memory,
-            vcpus,
+            memory: guest.memory,
+            vcpus: guest.vcpus,
+            slots: guest.slots.iter().map(|slot| slot.range).collect(),
             fills: 0,
         }
     }
@@ -55,7 +61,22 @@ impl Operations {
                     Size::Size1G => PageLevel::Size1G,
                 };
                 Some(Op::Accept {
-                    range: self.bounded(reader, &accept.range, range_node, level)?,
+                    range: match expect {
+                        // One that leaves memory meets a table, or an exit that no VMM can serve.
+                        Some(Expect {
+                            td: Some(ExpectTd::Killed),
+                            ..
+                        })
+                        | Some(Expect {
+                            status: Some(ExpectStatus::SizeMismatch),
+                            ..
+                        }) => {
+                            let range = reader.get(&accept.range, range_node)?;
+                            aligned(reader, &range, range_node, level)?;
+                            self.leaving(reader, range, range_node)?
+                        }
+                        _ => self.bounded(reader, &accept.range, range_node, level)?,
+                    },
                     size: size?,
                     vcpu: vcpu?,
                 })
@@ -129,8 +150,20 @@ impl Operations {
                 let vcpu = vcpu(reader, &convert.vcpu);
                 let to = reader.get(&convert.to, node.key("to"));
                 let page = PageLevel::Size4K;
+                let status = expect.as_ref().and_then(|expect| expect.map_gpa);
                 Some(Op::Convert {
-                    range: extent(reader, &convert.range, range_node, self.memory, page)?,
+                    range: match status {
+                        Some(ExpectMapGpa::InvalidOperand) => {
+                            let range = reader.get(&convert.range, range_node)?;
+                            aligned(reader, &range, range_node, page)?;
+                            self.leaving(reader, range, range_node)?
+                        }
+                        Some(ExpectMapGpa::AlignError) => {
+                            let range = reader.get(&convert.range, range_node)?;
+                            self.leaving(reader, range, range_node)?
+                        }
+                        _ => extent(reader, &convert.range, range_node, self.memory, page)?,
+                    },
                     to: to?,
                     vcpu: vcpu?,
                 })
@@ -155,6 +188,27 @@ impl Operations {
             OneOf::Allocate(call) => Some(Op::Allocate {
                 range: self.bounded(reader, &call.full().range, range_node, PageLevel::Size4K)?,
             }),
+            OneOf::Pin(call) => Some(Op::Pin {
+                range: self.bounded(reader, &call.full().range, range_node, PageLevel::Size4K)?,
+            }),
+            OneOf::Unpin(call) => Some(Op::Unpin {
+                range: self.bounded(reader, &call.full().range, range_node, PageLevel::Size4K)?,
+            }),
+            OneOf::Slot(call) => {
+                let change = reader.get(&call.change, node.key("change"));
+                Some(Op::Slot {
+                    range: self.slot(reader, &call.range, range_node)?,
+                    change: change?,
+                })
+            }
+            OneOf::Conversions(call) => {
+                let answer = reader.get(&call.vmm, node.key("vmm"));
+                let page = PageLevel::Size4K;
+                Some(Op::Conversions {
+                    range: extent(reader, &call.range, range_node, self.memory, page)?,
+                    answer: answer?,
+                })
+            }
             OneOf::DirtyLog(switch) => Some(Op::DirtyLog {
                 on: reader.get(switch, node)? == OnOff::On,
             }),
@@ -344,6 +398,56 @@ impl Operations {
             return None;
         }
         place(self.memory, range)
+    }
+
+    /// The addresses of a range that starts in test memory and may end past it, where the step says
+    /// that it is refused for that.
+    fn leaving(
+        &self,
+        reader: &mut Reader<'_>,
+        range: std::ops::Range<u64>,
+        node: &Node,
+    ) -> Option<GpaRange> {
+        if range.start >= self.memory.bytes() {
+            inside(reader, range, node, self.memory)?;
+            return None;
+        }
+        let most = WINDOW_BYTES - self.memory.start().as_u64();
+        if range.end > most || range.end > self.memory.bytes() + MAX_LEAVING {
+            let message = format!("the range ends at {}", Bytes(range.end));
+            let help = "end it nearer to the end of test memory".to_owned();
+            reader.wrong(node, message, "out of bounds", help);
+            return None;
+        }
+        place(self.memory, range)
+    }
+
+    /// The range of a memory slot.
+    fn slot(
+        &self,
+        reader: &mut Reader<'_>,
+        scalar: &Scalar<Extent>,
+        node: &Node,
+    ) -> Option<GpaRange> {
+        let range = extent(reader, scalar, node, self.memory, PageLevel::Size4K)?;
+        if !self.slots.contains(&range) {
+            let known: Vec<String> = self
+                .slots
+                .iter()
+                .map(|slot| {
+                    let offset = |gpa: Gpa| Bytes(gpa.as_u64() - self.memory.start().as_u64());
+                    format!("{}..{}", offset(slot.start()), offset(slot.end()))
+                })
+                .collect();
+            reader.wrong(
+                node,
+                "no memory slot serves exactly this range".to_owned(),
+                "no slot",
+                format!("the slots of `guest` are {}", known.join(", ")),
+            );
+            return None;
+        }
+        Some(range)
     }
 
     fn generation(&mut self) -> Option<Generation> {

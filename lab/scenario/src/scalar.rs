@@ -10,8 +10,8 @@ use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::de::{Deserialize, Deserializer, Visitor};
 use tdxlab_plan::addr::PageLevel;
 use tdxlab_plan::{
-    AccessKind, Backing, Converts, ExpectErrno, ExpectStatus, ExpectTd, Gone, HostKind, OnVe, Side,
-    Size, TdxModule,
+    AccessKind, Backing, Converts, ExpectErrno, ExpectMapGpa, ExpectStatus, ExpectTd, Gone,
+    HostKind, OnVe, Side, Size, SlotChange, TdxModule, VmmAnswer,
 };
 
 use super::expr;
@@ -332,6 +332,14 @@ words! {
         "size_mismatch" = ExpectStatus::SizeMismatch,
         "operand_invalid" = ExpectStatus::OperandInvalid;
     ExpectErrno, "a result of a host call":
-        "ok" = ExpectErrno::Ok, "EINVAL" = ExpectErrno::EINVAL, "ENOMEM" = ExpectErrno::ENOMEM;
+        "ok" = ExpectErrno::Ok, "EINVAL" = ExpectErrno::EINVAL, "ENOMEM" = ExpectErrno::ENOMEM,
+        "EFAULT" = ExpectErrno::EFAULT;
+    ExpectMapGpa, "a status of MapGPA":
+        "success" = ExpectMapGpa::Success, "retry" = ExpectMapGpa::Retry,
+        "invalid_operand" = ExpectMapGpa::InvalidOperand, "align_error" = ExpectMapGpa::AlignError;
+    SlotChange, "what becomes of a memory slot":
+        "delete" = SlotChange::Delete, "add" = SlotChange::Add;
+    VmmAnswer, "an answer of the VMM":
+        "serve" = VmmAnswer::Serve, "delay" = VmmAnswer::Delay, "refuse" = VmmAnswer::Refuse;
     ExpectTd, "a fate of the TD": "alive" = ExpectTd::Alive, "killed" = ExpectTd::Killed;
 }

@@ -89,6 +89,44 @@ pub enum HostCall {
         /// Length in bytes.
         len: u64,
     },
+    /// References to what user space maps of a range, as a device takes them.
+    Pin {
+        /// Where.
+        range: GpaRange,
+    },
+    /// These references dropped.
+    Unpin {
+        /// Where.
+        range: GpaRange,
+    },
+    /// The memory slot that serves exactly this range deleted.
+    DeleteSlot {
+        /// Which.
+        range: GpaRange,
+    },
+    /// A deleted slot added again as it was.
+    AddSlot {
+        /// Which.
+        range: GpaRange,
+    },
+    /// What the VMM answers from now on to conversions that touch a range.
+    Conversions {
+        /// Where.
+        range: GpaRange,
+        /// The answer.
+        answer: Answer,
+    },
+}
+
+/// What a VMM answers to a conversion.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Answer {
+    /// Done.
+    Serve,
+    /// Later: the guest is to ask again.
+    Delay,
+    /// No.
+    Refuse,
 }
 
 /// A write to an I/O port through TDG.VP.VMCALL.

@@ -22,7 +22,7 @@ mod vcpu;
 mod tests;
 
 pub use self::api::{
-    Advance, Config, Death, Exits, HostCall, Killer, MemSlot, PortWrite, Request, Work,
+    Advance, Answer, Config, Death, Exits, HostCall, Killer, MemSlot, PortWrite, Request, Work,
 };
 pub use self::error::SoftKvmError;
 pub use self::kvm::design::{Conversion, KvmDesign, RangeSplit, Rules};
@@ -147,6 +147,12 @@ impl<M: PhysicalMemory> SoftKvm<M> {
     /// Takes the guest apart, as KVM does when the last file of a VM is closed.
     pub fn tear_down(&mut self) {
         self.kvm.tear_down();
+    }
+
+    /// Frames of machine memory that the guest holds: its memory and the tables that map it. None
+    /// once it was taken apart.
+    pub fn frames_in_use(&self) -> u64 {
+        self.kvm.frames_in_use()
     }
 
     /// New kernel log lines.

@@ -1,5 +1,6 @@
 //! Tests through the API: stages, hypercalls, and consequences of wrong decisions.
 
+mod others;
 mod wrong;
 
 use rstest::rstest;

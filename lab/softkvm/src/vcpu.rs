@@ -210,7 +210,7 @@ impl Vcpu {
         kvm.work.vmcalls += 1;
         let [r12, r13, r14, r15] = call.args;
         let status = match (call.kind, call.function) {
-            (0, vmcall::MAP_GPA) => match MapGpa::new(r12, r13) {
+            (0, vmcall::MAP_GPA) => match MapGpa::new(r12, r13, &mut *kvm.hardware.policy) {
                 Ok(map) => return (State::MapGpa(map), Advance::Working),
                 Err(result) => return (State::Idle, self.finish_map_gpa(id, result, kvm)),
             },

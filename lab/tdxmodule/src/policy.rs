@@ -323,6 +323,37 @@ pub trait Policy: Send {
         pending
     }
 
+    /// Whether MapGPA takes its operands for whole pages, given whether they are.
+    fn map_gpa_is_aligned(&mut self, aligned: bool) -> bool {
+        aligned
+    }
+
+    /// Whether a chunk of MapGPA is refused that the VMM does not convert, given whether memory lies
+    /// behind all of it.
+    fn vmm_refuses(&mut self, covered: bool) -> bool {
+        true
+    }
+
+    /// Whether the guest_memfd refuses to make pages private to which someone has references.
+    fn heeds_references(&mut self, range: GpaRange) -> bool {
+        true
+    }
+
+    /// Whether that is found out before anything is changed.
+    fn looks_for_references_first(&mut self) -> bool {
+        true
+    }
+
+    /// What is zapped when the memory slot at `slot` is deleted, of all memory.
+    fn slot_zap_range(&mut self, slot: GpaRange, memory: GpaRange) -> Option<GpaRange> {
+        Some(slot)
+    }
+
+    /// Whether the VMM ends where no memory lies behind an address.
+    fn ends_without_memory(&mut self) -> bool {
+        true
+    }
+
     /// R10 of MapGPA.
     fn map_gpa_status(&mut self, status: u64) -> u64 {
         status
@@ -368,6 +399,11 @@ pub trait Policy: Send {
     /// Kernel log line for the teardown of a VM.
     fn remark_on_teardown(&mut self) -> Option<String> {
         None
+    }
+
+    /// Whether the end of a VM gives this back.
+    fn frees_at_the_end(&mut self, what: AtTheEnd) -> bool {
+        true
     }
 
     /// The line that the kernel log gets; `None` loses it.
@@ -495,6 +531,17 @@ pub enum OnInterrupt {
     Fail,
     /// Lets its caller try again later, and leaves the leaf blocked. Never right.
     Abandon,
+}
+
+/// What the end of a VM gives back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AtTheEnd {
+    /// A private leaf, which the counters know.
+    Leaf,
+    /// A page table.
+    Table,
+    /// The guest_memfds with their pages.
+    File,
 }
 
 /// An allocation that can fail.

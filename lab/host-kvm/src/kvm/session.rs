@@ -25,6 +25,7 @@ use super::hugetlb::Held;
 use super::memory::TestMemory;
 use super::{Places, registers};
 use crate::counted::Counted;
+use crate::remains::vm_left;
 
 /// Longest a monitor may take for an answer at rest.
 const MONITOR_PATIENCE: Duration = Duration::from_secs(10);
@@ -343,6 +344,7 @@ impl Session for KvmSession {
         self.vm.end()?;
         Ok(Ending {
             kernel_log: self.watch.log.lines(),
+            taken: vec![vm_left(&self.watch.counters)],
         })
     }
 }

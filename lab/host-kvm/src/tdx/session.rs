@@ -33,6 +33,7 @@ use super::preflight::Preflight;
 use super::seamcalls::Seamcalls;
 use super::start::StartBarrier;
 use crate::counted::Counted;
+use crate::remains::vm_left;
 
 /// Longest a monitor may take for an answer at rest.
 const MONITOR_PATIENCE: Duration = Duration::from_secs(10);
@@ -299,6 +300,16 @@ impl TdxSession {
         let (change, range) = match op {
             HostOp::Punch(range) => (Change::Punch, range),
             HostOp::Allocate(range) => (Change::Allocate, range),
+            HostOp::Pin(range)
+            | HostOp::Unpin(range)
+            | HostOp::Slot(range, _)
+            | HostOp::Conversions(range, _) => {
+                return Err(HostError::GuestRefused {
+                    reason: format!(
+                        "{range}: QEMU has no command for it; only soft and sim have a VMM that does"
+                    ),
+                });
+            }
             HostOp::Prefault(range) => {
                 return Err(HostError::GuestRefused {
                     reason: format!(
@@ -591,6 +602,7 @@ impl Session for TdxSession {
         self.watch.look_at_log();
         Ok(Ending {
             kernel_log: self.watch.take_log(),
+            taken: vec![vm_left(&self.watch.counters)],
         })
     }
 }

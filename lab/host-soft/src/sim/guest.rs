@@ -80,9 +80,12 @@ pub(crate) fn refusal(command: &Command) -> Option<String> {
         }
         Command::Touch { range, stride, .. } | Command::Probe { range, stride } => (range, stride),
         Command::Release { range, level } => (range, level),
-        Command::Fill { range, .. }
-        | Command::Verify { range, .. }
-        | Command::Convert { range, .. } => (range, PageLevel::Size4K),
+        Command::Fill { range, .. } | Command::Verify { range, .. } => (range, PageLevel::Size4K),
+        // Whether MapGPA takes what is not made of pages is for the VMM to say.
+        Command::Convert { range, .. } => {
+            let bad = range.is_empty() || range.end().as_u64() > WINDOW_BYTES;
+            return bad.then(|| format!("guest refused {range}: empty, or outside the window"));
+        }
     };
     is_bad(range, step)
         .then(|| format!("guest refused {range}: not whole steps of {step} inside the window"))

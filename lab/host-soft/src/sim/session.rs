@@ -275,7 +275,9 @@ impl Session for SimSession {
 
     fn end(mut self: Box<Self>) -> Result<Ending, HostError> {
         self.core.tear_down();
+        let counters = self.witness.counters(&self.core);
         Ok(Ending {
+            taken: software::taken(&counters, self.core.frames_in_use()),
             kernel_log: self.witness.kernel_log(&mut self.core),
         })
     }

@@ -270,8 +270,11 @@ impl Session for SoftSession {
     fn end(mut self: Box<Self>) -> Result<Ending, HostError> {
         self.vm.end()?;
         self.core.kvm.tear_down();
+        let kvm = &mut self.core.kvm;
+        let counters = self.kernel.counters(&kvm.debugfs());
         Ok(Ending {
-            kernel_log: self.kernel.kernel_log(&self.core.kvm.take_log()),
+            taken: software::taken(&counters, kvm.frames_in_use()),
+            kernel_log: self.kernel.kernel_log(&kvm.take_log()),
         })
     }
 }

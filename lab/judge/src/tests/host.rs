@@ -1,7 +1,9 @@
 //! Counters, events, errno, the kernel log, and whether the TD lives.
 
 use rstest::rstest;
-use tdxlab_journal::{Death, Finding, FindingKind, Killer, Reading, Verdict, Witness};
+use tdxlab_journal::{
+    Death, Ending, Finding, FindingKind, Killer, Reading, Taken, Verdict, Witness,
+};
 use tdxlab_plan::{Expectation, Op, Size, VcpuId};
 
 use super::*;
@@ -283,4 +285,31 @@ fn an_expected_death(#[case] by: Option<Killer>, #[case] verdict: Verdict) {
         text: String::new(),
     });
     assert_eq!(hole.judge().verdict, verdict);
+}
+
+/// A guest that has gone must have given everything back; what cannot be counted is no complaint.
+#[rstest]
+#[case::all_back(0, Reading::Read(0), Verdict::Pass)]
+#[case::less_than_before(7, Reading::Read(5), Verdict::Pass)]
+#[case::a_page_kept(7, Reading::Read(8), Verdict::Fail)]
+#[case::not_counted(0, Reading::missing("no debugfs"), Verdict::Pass)]
+fn what_a_guest_took_is_back(
+    #[case] before: u64,
+    #[case] after: Reading<u64>,
+    #[case] verdict: Verdict,
+) {
+    let ending = Ending {
+        kernel_log: Reading::Read(Vec::new()),
+        taken: vec![Taken {
+            what: "2M leaves".to_owned(),
+            before,
+            after,
+        }],
+    };
+    let judgement = Judge::new(AllowList::default()).end(&ending);
+    assert_eq!(judgement.verdict, verdict, "{judgement:#?}");
+    for finding in &judgement.findings {
+        assert_eq!(finding.witness, Witness::Remains);
+        assert!(finding.expected.starts_with("2M leaves: 7"), "{finding}");
+    }
 }

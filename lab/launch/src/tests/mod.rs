@@ -183,17 +183,21 @@ impl Session for Guest0<'static> {
                 kernel_log: Reading::Read(vec![
                     "kvm_intel: SEAMCALL TDH_MNG_VPFLUSHDONE failed: 0x8000082400000000".to_owned(),
                 ]),
+                taken: Vec::new(),
             }),
             Script::KilledForMemory => Ok(Ending {
                 kernel_log: Reading::Read(vec![
                     "Out of memory: Killed process 812 (qemu-system-x86) total-vm:9kB".to_owned(),
                 ]),
+                taken: Vec::new(),
             }),
             Script::LogOverwritten => Ok(Ending {
                 kernel_log: Reading::incomplete("records were overwritten before they were read"),
+                taken: Vec::new(),
             }),
             _ => Ok(Ending {
                 kernel_log: Reading::missing("no /dev/kmsg"),
+                taken: Vec::new(),
             }),
         }
     }

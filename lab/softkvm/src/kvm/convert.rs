@@ -3,11 +3,12 @@
 use rand::Rng;
 use tdxlab_protocol::addr::{Gpa, GpaRange, PageLevel, Side};
 use tdxlab_protocol::tdcall::vmcall;
-use tdxlab_tdxmodule::policy::{ConversionStage, Failure};
+use tdxlab_tdxmodule::policy::{ConversionStage, Failure, Policy};
 use tdxlab_tdxmodule::{PhysicalMemory, SHARED_BIT};
 
-use super::Kvm;
 use super::design::Conversion;
+use super::{Kvm, death};
+use crate::api::Killer;
 
 /// An interrupt comes in the middle of a MapGPA about once in so many chunks.
 const CHUNKS_PER_INTERRUPT: u32 = 16;
@@ -36,7 +37,11 @@ pub(crate) struct MapGpaResult {
 
 impl MapGpa {
     /// Checks the operands: R12 with the shared bit saying to which side, and R13.
-    pub(crate) fn new(address: u64, size: u64) -> Result<MapGpa, MapGpaResult> {
+    pub(crate) fn new(
+        address: u64,
+        size: u64,
+        policy: &mut dyn Policy,
+    ) -> Result<MapGpa, MapGpaResult> {
         let refuse = |status| MapGpaResult {
             status,
             stopped_at: Some(address),
@@ -52,9 +57,12 @@ impl MapGpa {
             .checked_add(size)
             .filter(|end| end.as_u64() <= SHARED_BIT)
             .ok_or_else(|| refuse(vmcall::INVALID_OPERAND))?;
-        if !start.is_aligned(PageLevel::Size4K) || !end.is_aligned(PageLevel::Size4K) {
+        let aligned = start.is_aligned(PageLevel::Size4K) && end.is_aligned(PageLevel::Size4K);
+        if !policy.map_gpa_is_aligned(aligned) {
             return Err(refuse(vmcall::ALIGN_ERROR));
         }
+        let start = start.align_down(PageLevel::Size4K);
+        let end = end.align_down(PageLevel::Size4K);
         Ok(MapGpa {
             to,
             next: start,
@@ -94,13 +102,23 @@ impl<M: PhysicalMemory> Kvm<M> {
             return Some(map.stop(status));
         }
         let end = self.hardware.policy.map_gpa_chunk_end(map.next, map.end);
-        let result = match GpaRange::new(map.next, end) {
-            Some(chunk) if self.slots.cover(chunk) => self.convert(chunk, map.to),
-            _ => {
-                let status = self.hardware.policy.map_gpa_status(vmcall::INVALID_OPERAND);
-                return Some(map.stop(status));
-            }
+        let invalid = |kvm: &mut Self| {
+            let status = kvm.hardware.policy.map_gpa_status(vmcall::INVALID_OPERAND);
+            Some(map.stop(status))
         };
+        let Some(chunk) = GpaRange::new(map.next, end) else {
+            return invalid(self);
+        };
+        let covered = self.slots.cover(chunk);
+        let served = covered && !self.refused.overlaps(chunk);
+        if !served && self.hardware.policy.vmm_refuses(covered) {
+            return invalid(self);
+        }
+        if self.delays(chunk) {
+            let status = self.hardware.policy.map_gpa_status(vmcall::RETRY);
+            return Some(map.stop(status));
+        }
+        let result = self.convert(chunk, map.to);
         match result {
             Ok(()) => {
                 map.next = end;
@@ -133,7 +151,27 @@ impl<M: PhysicalMemory> Kvm<M> {
             Side::Shared if in_place && self.shared.covers(range) => Ok(()),
             Side::Shared => self.convert_to_shared(range),
             Side::Private => {
+                // All or nothing: whether anything is held comes before anything is changed.
+                if !self.hardware.policy.looks_for_references_first() {
+                    self.zap_shared(range);
+                }
+                self.refuse_held(range)?;
                 self.convert_to_private(range);
+                Ok(())
+            }
+        }
+    }
+
+    /// An access through the other half: KVM_EXIT_MEMORY_FAULT, and the VMM converts the page and runs
+    /// the vCPU again. Where it cannot, that is the end.
+    pub(super) fn convert_for_access(&mut self, page: GpaRange, to: Side) -> Result<(), Failure> {
+        let served = !self.refused.overlaps(page);
+        match served.then(|| self.convert(page, to)) {
+            Some(Ok(())) => Ok(()),
+            Some(Err(failure)) if failure != Failure::Again => Err(failure),
+            _ => {
+                let text = format!("error: kvm run failed Bad address (cannot convert {page})");
+                self.die(death(Killer::Vmm, text));
                 Ok(())
             }
         }
@@ -175,7 +213,9 @@ impl<M: PhysicalMemory> Kvm<M> {
                 .map(|(&gpa, _)| gpa)
                 .collect();
             for gpa in gone {
-                if let Some(frame) = self.user_pages.remove(&gpa) {
+                if let Some(frame) = self.user_pages.remove(&gpa)
+                    && self.held_elsewhere.get(&gpa) != Some(&frame)
+                {
                     self.hardware.pool.give_frame(frame);
                 }
             }

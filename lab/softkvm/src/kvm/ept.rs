@@ -1,7 +1,7 @@
 //! The EPT for shared memory: ordinary tables that KVM writes itself, with 4K leaves.
 
 use tdxlab_protocol::addr::{Gpa, GpaRange, PageLevel, Side};
-use tdxlab_tdxmodule::policy::{Allocation, Failure};
+use tdxlab_tdxmodule::policy::{Allocation, AtTheEnd, Failure};
 use tdxlab_tdxmodule::{Level, Pfn, PhysicalMemory, Platform, SeptEntry, State};
 
 /// The root; all other tables are frames of the machine.
@@ -86,6 +86,16 @@ impl SharedEpt {
         zapped
     }
 
+    /// Gives all tables back, with whatever they map.
+    pub(crate) fn free<M: PhysicalMemory>(&mut self, hardware: &mut Platform<M>) {
+        for entry in std::mem::take(&mut self.root) {
+            if entry.state(Level::Pgd) == State::NonLeaf {
+                free_table(entry.frame(), Level::Pud, hardware);
+            }
+        }
+        self.leaves = 0;
+    }
+
     fn root_entry(&self, index: usize) -> SeptEntry {
         self.root.get(index).copied().unwrap_or(SeptEntry::FREE)
     }
@@ -125,6 +135,20 @@ fn zap_table<M: PhysicalMemory>(
         }
     }
     zapped
+}
+
+fn free_table<M: PhysicalMemory>(table: Pfn, level: Level, hardware: &mut Platform<M>) {
+    if let Some(below) = level.below().filter(|_| level > Level::Pte) {
+        for index in 0..512 {
+            let entry = SeptEntry::from_bits(hardware.machine.read_entry(table, index));
+            if entry.state(level) == State::NonLeaf {
+                free_table(entry.frame(), below, hardware);
+            }
+        }
+    }
+    if hardware.policy.frees_at_the_end(AtTheEnd::Table) {
+        hardware.pool.give_frame(table);
+    }
 }
 
 fn new_table<M: PhysicalMemory>(hardware: &mut Platform<M>) -> Result<SeptEntry, Failure> {

@@ -103,9 +103,11 @@ impl<M: PhysicalMemory> Kvm<M> {
             return Ok(FaultProgress::Again);
         }
         if self.shared.contains(gpa) {
-            // KVM_EXIT_MEMORY_FAULT: the VMM converts the page and runs the vCPU again.
             let page = self.hardware.policy.implicit_conversion(gpa);
-            self.convert(page, Side::Private)?;
+            self.convert_for_access(page, Side::Private)?;
+            if self.death().is_some() {
+                return Ok(FaultProgress::Resume);
+            }
         }
         if let Some(requested) = fault.accept {
             self.honor_accept_level(gpa, requested)?;
@@ -234,41 +236,57 @@ impl<M: PhysicalMemory> Kvm<M> {
     /// Maps the 4K page at `gpa` shared. A page whose attribute is private is converted first.
     fn shared_fault(&mut self, gpa: Gpa) -> Result<(), Failure> {
         let gpa = gpa.align_down(PageLevel::Size4K);
-        let Some(slot) = self.slots.find(gpa) else {
+        if self.slots.find(gpa).is_none() {
             self.no_memory_there(gpa);
             return Ok(());
-        };
+        }
         if self.invalidated(gpa, self.invalidation.sequence) {
             return Err(Failure::Again);
         }
         if !self.shared.contains(gpa) {
             let page = self.hardware.policy.implicit_conversion(gpa);
-            self.convert(page, Side::Shared)?;
+            self.convert_for_access(page, Side::Shared)?;
+            if self.death().is_some() {
+                return Ok(());
+            }
         }
         if self.ept.is_mapped(gpa, &self.hardware.machine) {
             return Ok(());
         }
-        let (frame, dirty) = match self.rules.conversion {
-            Conversion::InPlace => {
-                let offset = self.hardware.policy.file_offset(&slot, gpa);
-                let file = &mut self.files[slot.file as usize];
-                let page = file
-                    .populate(offset, &mut self.hardware)
-                    .ok_or(Failure::NoMemory)?;
-                (page.frame, file.use_shared(offset))
+        let frame = match self.rules.conversion {
+            Conversion::InPlace => self.shared_page(gpa)?,
+            Conversion::AttributesAndHole => {
+                let (frame, dirty) = self.user_page(gpa)?;
+                self.clear_for_shared(frame, dirty);
+                frame
             }
-            Conversion::AttributesAndHole => self.user_page(gpa)?,
         };
-        if self.hardware.policy.clears_for_shared(dirty) {
-            self.hardware.machine.zero_frames(frame, 1);
-        }
         self.ept.map(gpa, frame, &mut self.hardware)?;
         self.count(Counted::SharedMap, PageLevel::Size4K, 1);
         Ok(())
     }
 
+    /// The page of the guest_memfd behind `gpa`, fit to be seen by those who share it.
+    pub(super) fn shared_page(&mut self, gpa: Gpa) -> Result<Pfn, Failure> {
+        let slot = self.slots.find(gpa).ok_or(Failure::Bugged)?;
+        let offset = self.hardware.policy.file_offset(&slot, gpa);
+        let file = &mut self.files[slot.file as usize];
+        let page = file
+            .populate(offset, &mut self.hardware)
+            .ok_or(Failure::NoMemory)?;
+        let dirty = file.use_shared(offset);
+        self.clear_for_shared(page.frame, dirty);
+        Ok(page.frame)
+    }
+
+    fn clear_for_shared(&mut self, frame: Pfn, dirty: bool) {
+        if self.hardware.policy.clears_for_shared(dirty) {
+            self.hardware.machine.zero_frames(frame, 1);
+        }
+    }
+
     /// The page of the VMM's own memory behind `gpa`, and whether it is new.
-    fn user_page(&mut self, gpa: Gpa) -> Result<(Pfn, bool), Failure> {
+    pub(super) fn user_page(&mut self, gpa: Gpa) -> Result<(Pfn, bool), Failure> {
         if let Some(&frame) = self.user_pages.get(&gpa) {
             return Ok((frame, false));
         }
@@ -283,7 +301,9 @@ impl<M: PhysicalMemory> Kvm<M> {
     /// No slot contains the address: the VMM finds no memory to convert and gives up.
     fn no_memory_there(&mut self, gpa: Gpa) -> FaultProgress {
         let text = format!("error: kvm run failed Bad address (no memory at {gpa})");
-        self.die(death(Killer::Vmm, text));
+        if self.hardware.policy.ends_without_memory() {
+            self.die(death(Killer::Vmm, text));
+        }
         FaultProgress::Resume
     }
 

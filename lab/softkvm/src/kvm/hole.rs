@@ -87,6 +87,11 @@ impl<M: PhysicalMemory> Kvm<M> {
                     _ => self.over(HostCallKind::Allocate, libc::EINVAL),
                 }
             }
+            HostCall::Pin { range } => Running::Over(self.pin(range)),
+            HostCall::Unpin { range } => Running::Over(self.unpin(range)),
+            HostCall::DeleteSlot { range } => Running::Over(self.delete_slot(range)),
+            HostCall::AddSlot { range } => Running::Over(self.add_slot(range)),
+            HostCall::Conversions { range, answer } => Running::Over(self.answer(range, answer)),
         }
     }
 

@@ -10,7 +10,9 @@
 //! | [`split`], [`zap`] | changes to a range |
 //! | [`convert`] | between private and shared |
 //! | [`hole`] | calls of the host |
+//! | [`others`] | held pages, slots that go, a VMM that does not serve |
 //! | [`tdx`] | SEAMCALL sequences |
+//! | [`teardown`] | the end of the VM |
 //! | [`stats`] | externally visible counters, events and log lines |
 //! | [`dump`] | all mappings as text, for debugging |
 
@@ -21,10 +23,12 @@ mod ept;
 pub(crate) mod fault;
 pub(crate) mod hole;
 mod mirror;
+mod others;
 mod slots;
 mod split;
 pub(crate) mod stats;
 mod tdx;
+mod teardown;
 mod zap;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -54,10 +58,22 @@ pub(crate) struct Kvm<M> {
     files: [GuestMemfd; 2],
     mirror: Mirror,
     ept: SharedEpt,
+    /// Frames of the S-EPT's tables, which KVM gave to the module.
+    sept_tables: Vec<Pfn>,
     /// The VMM's own memory behind shared pages, where conversion is not in place.
     user_pages: BTreeMap<Gpa, Pfn>,
     /// Pages whose attribute is shared.
     shared: RangeSet,
+    /// Shared pages of the guest_memfd to which a device has references.
+    held: RangeSet,
+    /// Pages of the VMM's own memory to which a device has references.
+    held_elsewhere: BTreeMap<Gpa, Pfn>,
+    /// What the VMM refuses to convert.
+    refused: RangeSet,
+    /// What the VMM converts when it is asked for the second time.
+    delayed: RangeSet,
+    /// Chunks that it was asked for once.
+    put_off: BTreeSet<Gpa>,
     /// 2M regions in which the guest has accepted at 4K.
     inhibited: BTreeSet<Gpa>,
     invalidation: Invalidation,
@@ -114,8 +130,14 @@ impl<M: PhysicalMemory> Kvm<M> {
             files,
             mirror: Mirror::default(),
             ept: SharedEpt::default(),
+            sept_tables: Vec::new(),
             user_pages: BTreeMap::new(),
             shared: RangeSet::default(),
+            held: RangeSet::default(),
+            held_elsewhere: BTreeMap::new(),
+            refused: RangeSet::default(),
+            delayed: RangeSet::default(),
+            put_off: BTreeSet::new(),
             inhibited: BTreeSet::new(),
             invalidation: Invalidation::default(),
             interrupts: ChaCha8Rng::seed_from_u64(config.seed),
@@ -180,13 +202,6 @@ impl<M: PhysicalMemory> Kvm<M> {
         }
     }
 
-    /// Takes the VM apart.
-    pub(crate) fn tear_down(&mut self) {
-        if let Some(line) = self.hardware.policy.remark_on_teardown() {
-            self.log(line);
-        }
-    }
-
     /// Log lines since the previous call.
     pub(crate) fn take_log(&mut self) -> Vec<String> {
         std::mem::take(&mut self.log)
@@ -212,7 +227,7 @@ impl<M: PhysicalMemory> Kvm<M> {
     pub(crate) fn populated(&self, range: GpaRange) -> u64 {
         let file = &self.files[FileId::Test as usize];
         self.slots
-            .parts(range)
+            .layout(range)
             .filter(|(slot, _)| slot.file == FileId::Test)
             .map(|(slot, part)| (slot.offset_of(part.start()), part.bytes()))
             .map(|(offset, bytes)| file.populated(offset..offset + bytes))

@@ -9,7 +9,14 @@ use crate::api::MemSlot;
 
 /// The slots of a VM, in address order.
 #[derive(Clone, Debug)]
-pub(crate) struct Slots(Vec<BoundSlot>);
+pub(crate) struct Slots {
+    /// Those that serve memory now.
+    live: Vec<BoundSlot>,
+    /// Those that were deleted.
+    deleted: Vec<BoundSlot>,
+    /// As they were set up: which part of the file belongs to which addresses does not change.
+    layout: Vec<BoundSlot>,
+}
 
 impl Slots {
     /// Slots over test memory and the one of the control page. The reason, where they make no
@@ -50,13 +57,46 @@ impl Slots {
                 pair[0].range, pair[1].range
             ));
         }
-        Ok(Slots(slots))
+        Ok(Slots {
+            live: slots.clone(),
+            deleted: Vec::new(),
+            layout: slots,
+        })
+    }
+
+    /// Whether a slot serves exactly `range` out of `file`.
+    pub(crate) fn is_there(&self, range: GpaRange, file: FileId) -> bool {
+        let is_it = |slot: &BoundSlot| slot.range == range && slot.file == file;
+        self.live.iter().any(is_it)
+    }
+
+    /// From the first to the last address that slots were set up for.
+    pub(crate) fn span(&self) -> GpaRange {
+        let ends = self.layout.first().zip(self.layout.last());
+        ends.and_then(|(first, last)| GpaRange::new(first.range.start(), last.range.end()))
+            .unwrap_or_default()
+    }
+
+    /// Deletes the slot that serves exactly `range`.
+    pub(crate) fn delete(&mut self, range: GpaRange) {
+        let gone = self.live.extract_if(.., |slot| slot.range == range);
+        self.deleted.extend(gone);
+    }
+
+    /// Adds one that was deleted; whether there was one.
+    pub(crate) fn add(&mut self, range: GpaRange) -> bool {
+        let Some(at) = self.deleted.iter().position(|slot| slot.range == range) else {
+            return false;
+        };
+        self.live.push(self.deleted.swap_remove(at));
+        self.live.sort_by_key(|slot| slot.range.start());
+        true
     }
 
     /// The slot that serves `gpa`.
     pub(crate) fn find(&self, gpa: Gpa) -> Option<BoundSlot> {
-        let at = self.0.partition_point(|slot| slot.range.end() <= gpa);
-        self.0
+        let at = self.live.partition_point(|slot| slot.range.end() <= gpa);
+        self.live
             .get(at)
             .filter(|slot| slot.range.contains(gpa))
             .copied()
@@ -64,12 +104,12 @@ impl Slots {
 
     /// The parts of `range` that slots serve, in address order.
     pub(crate) fn parts(&self, range: GpaRange) -> impl Iterator<Item = (BoundSlot, GpaRange)> {
-        let first = self
-            .0
-            .partition_point(|slot| slot.range.end() <= range.start());
-        self.0[first..]
-            .iter()
-            .map_while(move |slot| Some((*slot, slot.range.intersect(range)?)))
+        parts(&self.live, range)
+    }
+
+    /// The parts of `range` that slots were set up for, whether they serve it now or not.
+    pub(crate) fn layout(&self, range: GpaRange) -> impl Iterator<Item = (BoundSlot, GpaRange)> {
+        parts(&self.layout, range)
     }
 
     /// The first of these parts.
@@ -85,12 +125,16 @@ impl Slots {
 
     /// The slots bound to `file`, in address order.
     pub(crate) fn of_file(&self, file: FileId) -> impl DoubleEndedIterator<Item = &BoundSlot> {
-        self.0.iter().filter(move |slot| slot.file == file)
+        self.live.iter().filter(move |slot| slot.file == file)
+    }
+
+    fn laid_out(&self, file: FileId) -> impl DoubleEndedIterator<Item = &BoundSlot> {
+        self.layout.iter().filter(move |slot| slot.file == file)
     }
 
     /// Size of `file`: up to the last byte that a slot needs.
     pub(crate) fn file_size(&self, file: FileId) -> u64 {
-        self.of_file(file)
+        self.laid_out(file)
             .map(|slot| slot.offset + slot.range.bytes())
             .max()
             .unwrap_or(0)
@@ -104,14 +148,14 @@ impl Slots {
             Some(last) if last.end == piece.start => last.end = piece.end,
             _ => pieces.push(piece),
         };
-        for (slot, part) in self.parts(range) {
+        for (slot, part) in self.layout(range) {
             if slot.file == FileId::Test {
                 let offset = slot.offset_of(part.start());
                 push(offset..offset + part.bytes());
             }
         }
         let end = self
-            .of_file(FileId::Test)
+            .laid_out(FileId::Test)
             .next_back()
             .map_or(Gpa::new(0), |slot| slot.range.end());
         if range.end() > end {
@@ -126,6 +170,16 @@ impl Slots {
             .map(|piece| (piece.start, piece.end - piece.start))
             .collect()
     }
+}
+
+fn parts(
+    slots: &[BoundSlot],
+    range: GpaRange,
+) -> impl Iterator<Item = (BoundSlot, GpaRange)> + use<'_> {
+    let first = slots.partition_point(|slot| slot.range.end() <= range.start());
+    slots[first..]
+        .iter()
+        .map_while(move |slot| Some((*slot, slot.range.intersect(range)?)))
 }
 
 #[cfg(test)]

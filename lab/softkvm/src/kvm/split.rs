@@ -76,6 +76,7 @@ impl<M: PhysicalMemory> Kvm<M> {
                         self.hardware.pool.give_frame(table);
                         return Err(failure);
                     }
+                    self.sept_tables.push(table);
                 }
                 SplitStage::Mirror => self.mirror.split(leaf),
                 SplitStage::Count => {

@@ -36,6 +36,7 @@ impl<M: PhysicalMemory> Kvm<M> {
                 self.hardware.pool.give_frame(table);
                 return Err(failure);
             }
+            self.sept_tables.push(table);
             self.mirror.add_table(gpa, missing);
         }
         for stage in self.hardware.policy.map_stages() {
