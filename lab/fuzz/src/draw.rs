@@ -6,7 +6,7 @@ use rand_chacha::ChaCha8Rng;
 use tdxlab_plan::addr::{Gpa, GpaRange, PageLevel};
 use tdxlab_plan::{
     AccessKind, Action, Branch, Generation, Gone, Guest, HostProfile, LOW_BASE, OnVe, Op, Side,
-    Size, Slot, VcpuId,
+    Size, Slot, SlotChange, VcpuId, VmmAnswer,
 };
 use tdxlab_predict::Predictor;
 
@@ -29,6 +29,9 @@ const ROUND_WINDOW: u64 = 4 * PageLevel::Size2M.bytes();
 /// One guest in so many has the gigabyte that an ACCEPT at 1G takes.
 const GIGABYTE_EVERY: u32 = 16;
 
+/// One step in so many is what devices and the VMM do, or a RELEASE.
+const OTHERS_EVERY: u32 = 24;
+
 /// Draws everything of one plan.
 #[derive(Debug)]
 pub struct Draw {
@@ -40,6 +43,11 @@ pub struct Draw {
     candidates: usize,
     /// Whether the host can do all that software can.
     all: bool,
+    /// Slots that may go, and whether others may do what no one puts right again.
+    slots: Vec<GpaRange>,
+    others: bool,
+    /// What was to be pinned last.
+    pinned: Option<GpaRange>,
 }
 
 /// A step and its coverage.
@@ -90,6 +98,9 @@ impl Draw {
             fills: 0,
             candidates: CANDIDATES,
             all: !host.fixed_slots,
+            slots: Vec::new(),
+            others: false,
+            pinned: None,
         }
     }
 
@@ -107,6 +118,8 @@ impl Draw {
         let mut draw = Draw::new(seed, window, &guest, host);
         draw.furnish(&mut guest);
         draw.memory = guest.memory;
+        draw.slots = guest.slots.iter().map(|slot| slot.range).collect();
+        draw.others = host.kind.is_software();
         (draw, guest)
     }
 
@@ -161,6 +174,10 @@ impl Draw {
 
     /// The next step, chosen for what `coverage` has seen least. Counts it as seen.
     pub fn step(&mut self, predictor: &Predictor, coverage: &mut Coverage) -> Action {
+        // Not on the chart, whose every combination can come: these hang on what was done before.
+        if self.others && self.random.random_ratio(1, OTHERS_EVERY) {
+            return Action::One(self.other_op());
+        }
         let mut action = rarest(self.candidates, coverage, || self.candidate(predictor));
         steps::number(&mut action, &mut self.fills);
         action
@@ -214,6 +231,69 @@ impl Draw {
             branches.push(Branch(vec![op]));
         }
         branches
+    }
+
+    /// What devices and the VMM do, and pages that the guest gives back. Most of it is foreseen in some
+    /// states only, and passed over in others.
+    fn other_op(&mut self) -> Op {
+        let range = self.short();
+        let answers = [
+            VmmAnswer::Serve,
+            VmmAnswer::Serve,
+            VmmAnswer::Delay,
+            VmmAnswer::Refuse,
+        ];
+        match self.random.random_range(0..8) {
+            0 => {
+                self.pinned = Some(range);
+                Op::Pin { range }
+            }
+            1 => Op::Unpin {
+                range: self.pinned.unwrap_or(range),
+            },
+            2 | 3 if !self.slots.is_empty() => Op::Slot {
+                range: self.slots[self.random.random_range(0..self.slots.len())],
+                change: match self.random.random() {
+                    true => SlotChange::Delete,
+                    false => SlotChange::Add,
+                },
+            },
+            4 => Op::Conversions {
+                range: self.range(),
+                answer: answers[self.random.random_range(0..answers.len())],
+            },
+            5 => Op::Convert {
+                range: self
+                    .memory
+                    .end()
+                    .checked_add(PageLevel::Size2M.bytes() / 2)
+                    .and_then(|end| GpaRange::new(range.start(), end))
+                    .unwrap_or(range),
+                to: match self.random.random() {
+                    true => Side::Shared,
+                    false => Side::Private,
+                },
+                vcpu: VcpuId(0),
+            },
+            _ => {
+                let level = match self.random.random_ratio(1, 3) {
+                    true => PageLevel::Size4K,
+                    false => PageLevel::Size2M,
+                };
+                match places::widen(range, level, self.window) {
+                    Some(range) => Op::Release {
+                        range,
+                        level,
+                        vcpu: VcpuId(0),
+                    },
+                    None => Op::Release {
+                        range,
+                        level: PageLevel::Size4K,
+                        vcpu: VcpuId(0),
+                    },
+                }
+            }
+        }
     }
 
     fn op(&mut self) -> Op {

@@ -93,7 +93,7 @@ fn what_is_rare_is_favoured() {
 #[case::stock("stock")]
 #[case::headtail("headtail")]
 fn holes_are_holes(#[case] design: &str) {
-    let outcome = hunt(None, design, 1, 6000);
+    let outcome = hunt(None, design, 1, 7000);
     if let Some(found) = &outcome.found {
         fails(found, design);
     }

@@ -2,10 +2,10 @@
 
 use std::fmt::Write;
 
-use tdxlab_plan::addr::PageLevel;
+use tdxlab_plan::addr::{GpaRange, PageLevel};
 use tdxlab_plan::op_words::{self, offsets};
 use tdxlab_plan::text::Bytes;
-use tdxlab_plan::{Action, Design, Guest, Plan, RangeSplit};
+use tdxlab_plan::{Action, Design, Guest, Op, Plan, RangeSplit, Size};
 
 /// The text of a scenario that expands to this plan, for designs like this one. `name` and `about`
 /// are its header.
@@ -22,6 +22,10 @@ pub fn scenario(plan: &Plan, design: &Design, name: &str, about: &str) -> String
         match &step.action {
             Action::One(op) => {
                 let _ = writeln!(text, "  - {}", op_words::yaml(op, &plan.guest));
+                // What leaves memory must say that it is refused for that.
+                if let Some(refused) = refused(op, plan.guest.memory) {
+                    let _ = writeln!(text, "    expect: {{ {refused} }}");
+                }
             }
             Action::Parallel(branches) => {
                 text.push_str("  - parallel:\n");
@@ -45,6 +49,28 @@ pub fn scenario(plan: &Plan, design: &Design, name: &str, about: &str) -> String
         }
     }
     text
+}
+
+/// What becomes of an operation whose range leaves memory; `None` for one that stays inside.
+fn refused(op: &Op, memory: GpaRange) -> Option<&'static str> {
+    let end = op.range()?.end();
+    if end <= memory.end() {
+        return None;
+    }
+    let last_leaf = memory
+        .end()
+        .align_down(PageLevel::Size2M)
+        .page(PageLevel::Size2M);
+    match op {
+        Op::Convert { .. } => Some("map_gpa: invalid_operand"),
+        Op::Accept {
+            size: Size::Size2M, ..
+        } if end <= last_leaf.end() && !memory.end().is_aligned(PageLevel::Size2M) => {
+            Some("status: size_mismatch")
+        }
+        Op::Accept { .. } => Some("td: killed"),
+        _ => None,
+    }
 }
 
 /// The need that distinguishes a design from others.

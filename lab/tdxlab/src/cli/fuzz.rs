@@ -134,7 +134,7 @@ impl FuzzCommand {
         let story = outcome
             .found
             .as_ref()
-            .map(|found| keep(found, &campaign, &folder))
+            .map(|found| keep(found, &campaign, self.module, &folder))
             .transpose()?;
         let head = format!("Design {}, host {}, seed {seed}.", design.name, kind.name());
         let mut text = format!("# Random scenarios\n\n{head}\n\n{summary}\n\n");
@@ -198,7 +198,12 @@ impl FuzzCommand {
 }
 
 /// Writes a failing plan as scenario and as replay file; returns a description.
-fn keep(found: &Found, campaign: &Fuzz<'_>, folder: &Path) -> Result<String, CliError> {
+fn keep(
+    found: &Found,
+    campaign: &Fuzz<'_>,
+    module: Option<TdxModule>,
+    folder: &Path,
+) -> Result<String, CliError> {
     let failure = &found.shrunk.failure;
     let witness = failure.witnesses.first().map_or("lab", |w| w.name());
     let slug: String = witness
@@ -214,13 +219,12 @@ fn keep(found: &Found, campaign: &Fuzz<'_>, folder: &Path) -> Result<String, Cli
     let mut plan = found.shrunk.plan.clone();
     plan.name = name;
     plan.about = about;
+    // A replay boots what the plan needs, whatever the host plays otherwise.
+    plan.needs.module = module;
     replay(plan, failure, campaign, &folder.join("replay.json"))?;
-    replay(
-        found.plan.clone(),
-        &found.failure,
-        campaign,
-        &folder.join("drawn.json"),
-    )?;
+    let mut drawn = found.plan.clone();
+    drawn.needs.module = module;
+    replay(drawn, &found.failure, campaign, &folder.join("drawn.json"))?;
     let same = fails_alike(&path, found, campaign);
     let mut story = format!(
         "failure: {}\nreproduced {}/{}; shrunk from {} to {} in {}\n",
@@ -240,9 +244,10 @@ fn keep(found: &Found, campaign: &Fuzz<'_>, folder: &Path) -> Result<String, Cli
         .host
         .fault()
         .map_or(String::new(), |fault| format!(" --fault {}", fault.name));
+    let played = module.map_or(String::new(), |module| format!(" --module {module}"));
     if same {
         story += &format!(
-            "tdxlab run {} --host {} --design {}{fault}\n",
+            "tdxlab run {} --host {} --design {}{fault}{played}\n",
             path.display(),
             campaign.host.kind().name(),
             campaign.design.name
