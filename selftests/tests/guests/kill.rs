@@ -171,8 +171,10 @@ fn check_folder(folder: &Path, signal: Signal, status: ExitStatus) {
     for entry in fs::read_dir(folder).unwrap() {
         let name = entry.unwrap().file_name().into_string().unwrap();
         let known = [journal::FILE, "scenarios", "latest"];
+        // Files of guests that were shared stay where the runner had no chance.
+        let is_of_guests = name == "guests" && signal == Signal::SIGKILL;
         assert!(
-            known.contains(&name.as_str()) || REPORT_FILES.contains(&name.as_str()),
+            known.contains(&name.as_str()) || REPORT_FILES.contains(&name.as_str()) || is_of_guests,
             "{name} is left in the report"
         );
     }

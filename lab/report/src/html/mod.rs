@@ -43,7 +43,7 @@ use super::{Report, ScenarioReport};
 /// Size up to which pictures of scenarios that passed are drawn. Those of others always are.
 ///
 /// Some is left for the end tags that [`compact`] takes away.
-const BUDGET: usize = (1 << 20) + (1 << 17);
+const BUDGET: usize = 2 << 20;
 /// Most bytes shown of the end of a file, and most files of one scenario.
 const EXCERPT: u64 = 6 << 10;
 const EXCERPT_FILES: usize = 4;
