@@ -12,7 +12,8 @@ use tdxlab::{faults, scenario};
 use tdxlab_selftests::command::root;
 use tdxlab_selftests::failing::plans;
 
-/// Runs a scenario, or a folder of them, on `sim` with a seeded fault, or without one.
+/// Runs a scenario, or a folder of them, on `sim` with a seeded fault, or without one. Without a name,
+/// that is the default set, to which the scenarios that measure do not belong.
 pub(super) fn run(below: &str, fault: Option<&str>, reports: &Path) -> FinishedRun {
     let host = match fault {
         None => SimHost::new(),
@@ -23,8 +24,10 @@ pub(super) fn run(below: &str, fault: Option<&str>, reports: &Path) -> FinishedR
     };
     let design = Design::named("headtail").expect("a known design");
     let files = scenario::find(&[root().join("scenarios").join(below)]).expect("scenarios");
+    let measures = |file: &Path| file.parent().is_some_and(|folder| folder.ends_with("cost"));
     let items: Vec<_> = files
         .iter()
+        .filter(|file| !below.is_empty() || !measures(file))
         .flat_map(|file| plans(file))
         .map(relative)
         .collect();

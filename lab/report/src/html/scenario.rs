@@ -45,6 +45,7 @@ pub(super) fn entry(
                 @if let Some(reason) = &scenario.reason { p.reason { (reason) } }
                 (control(scenario))
                 @if scenario.verdict != Verdict::Skip { (again(folder, scenario)) }
+                (guest(scenario))
                 (steps(scenario, index, album))
                 (files(scenario, excerpts))
             }
@@ -90,6 +91,18 @@ fn control(scenario: &ScenarioReport) -> Markup {
                     p { (missing.witness) " is not believed: " (missing.reason) }
                 }
             }
+        }
+    }
+}
+
+/// The guest it shared, and what was said of it there.
+fn guest(scenario: &ScenarioReport) -> Markup {
+    html! {
+        @if let Some(said) = &scenario.failed_shared {
+            p.reason { "Did not pass in a guest it shared: " (said) ". What follows is from a guest of its own." }
+        }
+        @if let Some(guest) = &scenario.shared_guest {
+            p.files { "Guest " (guest.guest) ", shared; scenarios in it before: " (guest.before) }
         }
     }
 }
