@@ -12,10 +12,10 @@ pub(super) fn unmet(memory: u64, available: u64) -> Option<String> {
     let takes = memory / PageLevel::Size4K.bytes() * BYTES_A_PAGE;
     (takes > available).then(|| {
         format!(
-            "needs {} MiB for KVM's memory attributes of a TD of {}; {} MiB are available",
-            takes >> 20,
+            "needs {} GiB for KVM's memory attributes of a TD of {}; {} GiB are available",
+            takes.div_ceil(1 << 30),
             text::size(memory),
-            available >> 20
+            available >> 30
         )
     })
 }
@@ -28,8 +28,7 @@ mod tests {
     fn terabytes_take_gigabytes() {
         assert_eq!(unmet(1 << 40, 6 << 30), None);
         let why = unmet(16 << 40, 6 << 30).unwrap();
-        let wanted =
-            "needs 36864 MiB for KVM's memory attributes of a TD of 16T; 6144 MiB are available";
+        let wanted = "needs 36 GiB for KVM's memory attributes of a TD of 16T; 6 GiB are available";
         assert_eq!(why, wanted);
     }
 }
