@@ -7,7 +7,7 @@
 //!
 //! | file | holds |
 //! |---|---|
-//! | `design` | where designs differ |
+//! | `design`, `converts` | where designs differ |
 //! | `plan` | plans, guests, steps |
 //! | `op` | operations of the guest, the host, the whole VM |
 //! | `limits`, `check` | bounds and validity of a plan from any source |
@@ -23,6 +23,7 @@
 #![warn(missing_docs)]
 
 mod check;
+mod converts;
 mod design;
 mod expect;
 mod expectation;
@@ -40,7 +41,8 @@ mod tdx_module;
 pub mod text;
 
 pub use check::{WrongPlan, check};
-pub use design::{Converts, Design, RangeSplit, Unmet};
+pub use converts::Converts;
+pub use design::{Design, RangeSplit, Unmet};
 pub use expect::{Expect, ExpectErrno, ExpectMapGpa, ExpectStatus, ExpectTd};
 pub use expectation::{
     AccessOutcome, Content, Expectation, Interval, PageDelta, ProbeRun, ReadPlan, SplitLeaf,

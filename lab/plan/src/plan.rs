@@ -4,7 +4,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tdxlab_protocol::addr::{Gpa, GpaRange, PageLevel};
 
-use crate::design::Converts;
+use crate::converts::Converts;
 use crate::expect::Expect;
 use crate::host::HostKind;
 use crate::op::Action;

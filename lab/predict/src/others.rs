@@ -6,7 +6,7 @@ use tdxlab_plan::{Branch, Gone, GuestOp, HostOp, Kind, Op, SlotChange, VmmAnswer
 
 use super::pages::{REGION, pages_of, regions_touching};
 use super::runs::Pages;
-use super::state::{Region, SharedPage, State};
+use super::state::{Others, Region, SharedPage, State};
 use super::tally::Tally;
 use super::unjudgeable::Unjudgeable;
 
@@ -18,17 +18,6 @@ const EINVAL: i32 = 22;
 const MAP_GPA_RETRY: u64 = 1;
 /// R10 of a MapGPA with a wrong operand, or one that the VMM refuses.
 const MAP_GPA_INVALID: u64 = 1 << 63;
-
-/// What stands in the way of a conversion, or of memory as such.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Others {
-    /// A device holds a reference to the page.
-    held: bool,
-    /// The memory slot was deleted.
-    no_slot: bool,
-    /// The VMM refuses to convert the page.
-    refused: bool,
-}
 
 /// Where a MapGPA stops, and with which status.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -7,7 +7,6 @@ use tdxlab_plan::addr::GpaRange;
 use tdxlab_plan::{Design, Generation, Guest};
 
 use super::folio::Folios;
-use super::others::Others;
 use super::pages::{REGION, count, gfns_of, pages_of, regions_touching};
 use super::runs::{Pages, Runs};
 use super::slots::Slots;
@@ -55,6 +54,17 @@ pub(super) struct SharedPage {
     pub(super) mapped: bool,
     /// The fill since it became shared; `None` if not filled.
     pub(super) filled: Option<Generation>,
+}
+
+/// What stands in the way of a conversion, or of memory as such.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Others {
+    /// A device holds a reference to the page.
+    pub(super) held: bool,
+    /// The memory slot was deleted.
+    pub(super) no_slot: bool,
+    /// The VMM refuses to convert the page.
+    pub(super) refused: bool,
 }
 
 /// State of one guest.

@@ -141,6 +141,7 @@ impl Session for Moody {
                 "WARNING: CPU: 0 PID: 1 at arch/x86/kvm/mmu/tdp_mmu.c:57 kvm_mmu_uninit_tdp_mmu";
             return Ok(Ending {
                 kernel_log: Reading::Read(vec![line.to_owned()]),
+                ..ending
             });
         }
         Ok(ending)

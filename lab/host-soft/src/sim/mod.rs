@@ -29,13 +29,10 @@ use tdxlab_softkvm::{Faithful, ModuleVersion, Policy, SoftKvm, Watched};
 
 use self::session::SimSession;
 use self::witness::Witnesses;
-use super::software;
+use super::software::{self, MakePolicy};
 
 /// Largest machine memory of a session. It takes no room until it is used.
 const LARGEST_MACHINE: u64 = 1 << 40;
-
-/// Makes the policy of each session.
-type MakePolicy = Arc<dyn Fn() -> Box<dyn Policy> + Send + Sync>;
 
 /// The host `sim`.
 #[derive(Clone)]

@@ -13,9 +13,9 @@ use tdxlab_qemu::interrupt::Interrupt;
 use tdxlab_softkvm::memory::SimMachine;
 use tdxlab_softkvm::{HostCall, SoftKvm};
 
-use super::MakePolicy;
 use super::guest::{Cpu, Progress, Task, refusal};
 use super::witness::Witnesses;
+use crate::software::MakePolicy;
 use crate::{calls, software};
 
 /// Steps between two checks for an interrupt.

@@ -36,10 +36,7 @@ use tdxlab_qemu::interrupt::Interrupt;
 use tdxlab_qemu::{Installed, version};
 use tdxlab_softkvm::{Faithful, ModuleVersion, Policy, Watched};
 
-use crate::software;
-
-/// Makes the policy of each session.
-type MakePolicy = Arc<dyn Fn() -> Box<dyn Policy> + Send + Sync>;
+use crate::software::{self, MakePolicy};
 
 /// The host `soft`.
 #[derive(Clone)]

@@ -15,11 +15,11 @@ use tdxlab_qemu::agent::collect::{Answer, Collector};
 use tdxlab_qemu::agent::request;
 use tdxlab_softkvm::HostCall;
 
-use super::MakePolicy;
 use super::core::Core;
 use super::schedule::Schedule;
 use crate::calls::{self, Work};
 use crate::software;
+use crate::software::MakePolicy;
 
 /// Stages of one request or call between two checks of the clock.
 const STAGES_BETWEEN_LOOKS: u32 = 4096;

@@ -6,7 +6,7 @@ use clap::Args;
 use tdxlab_report::cost::{Costs, csv, tables};
 
 use super::error::CliError;
-use super::report::read;
+use super::recorded::read;
 use super::{exit, output};
 
 #[derive(Args, Debug)]

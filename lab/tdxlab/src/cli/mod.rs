@@ -27,6 +27,7 @@ mod predict;
 mod progress;
 mod prompt;
 mod qualify;
+mod recorded;
 mod rehearse;
 mod replay;
 mod replayer;

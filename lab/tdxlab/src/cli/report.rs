@@ -15,6 +15,7 @@ use tdxlab_report::{Report, github, html, kcidb, kernels, lava, merge, table, te
 use super::cost::CostOf;
 use super::error::CliError;
 use super::options::{self, HostName};
+use super::recorded::read;
 use super::{exit, output};
 
 /// Works on the report of a run, also of one that was cut off.
@@ -351,10 +352,6 @@ fn trend_table(trend: &Trend) -> String {
         trend.runs.first().map_or("", String::as_str),
         trend.runs.last().map_or("", String::as_str)
     )
-}
-
-pub(super) fn read(folder: &Path) -> Result<Report, CliError> {
-    Ok(report::from_journal(&folder.join(journal::FILE))?)
 }
 
 /// Exit code of a run. Where a run is required, an empty one is a failure.
