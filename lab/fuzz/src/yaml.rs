@@ -51,9 +51,14 @@ pub fn scenario(plan: &Plan, design: &Design, name: &str, about: &str) -> String
     text
 }
 
-/// What becomes of an operation whose range leaves memory; `None` for one that stays inside.
+/// What becomes of a conversion off pages, or of an operation whose range leaves memory; `None` for
+/// one that is as it should be.
 fn refused(op: &Op, memory: GpaRange) -> Option<&'static str> {
-    let end = op.range()?.end();
+    let range = op.range()?;
+    if matches!(op, Op::Convert { .. }) && !range.is_aligned(PageLevel::Size4K) {
+        return Some("map_gpa: align_error");
+    }
+    let end = range.end();
     if end <= memory.end() {
         return None;
     }

@@ -8,6 +8,7 @@ use tdxlab_tdxmodule::{Level, Pfn, PhysicalMemory, Platform, SeptEntry, State};
 #[derive(Clone, Debug, Default)]
 pub(crate) struct SharedEpt {
     root: Vec<SeptEntry>,
+    tables: Vec<Pfn>,
     leaves: u64,
 }
 
@@ -35,7 +36,7 @@ impl SharedEpt {
         let index = Level::Pgd.index(gpa);
         let mut entry = self.root_entry(index);
         if entry.state(Level::Pgd) != State::NonLeaf {
-            entry = new_table(hardware)?;
+            entry = self.new_table(hardware)?;
             if self.root.len() <= index {
                 self.root.resize(index + 1, SeptEntry::FREE);
             }
@@ -49,7 +50,7 @@ impl SharedEpt {
             let index = level.index(gpa);
             entry = SeptEntry::from_bits(hardware.machine.read_entry(table, index));
             if entry.state(level) != State::NonLeaf {
-                entry = new_table(hardware)?;
+                entry = self.new_table(hardware)?;
                 hardware.machine.write_entry(table, index, entry.bits());
             }
         }
@@ -82,18 +83,34 @@ impl SharedEpt {
                 zapped += zap_table(entry.frame(), Level::Pud, base, range, hardware, wanted);
             }
         }
-        self.leaves -= zapped;
+        // A guest that a faulty host let at the tables may have made leaves of its own.
+        self.leaves = self.leaves.saturating_sub(zapped);
         zapped
     }
 
-    /// Gives all tables back, with whatever they map.
-    pub(crate) fn free<M: PhysicalMemory>(&mut self, hardware: &mut Platform<M>) {
-        for entry in std::mem::take(&mut self.root) {
-            if entry.state(Level::Pgd) == State::NonLeaf {
-                free_table(entry.frame(), Level::Pud, hardware);
+    /// Gives all tables back; how many leaves they held. The tables themselves are not read: a guest
+    /// that a faulty host let at them may have written anything there.
+    pub(crate) fn free<M: PhysicalMemory>(&mut self, hardware: &mut Platform<M>) -> u64 {
+        self.root.clear();
+        for table in std::mem::take(&mut self.tables) {
+            if hardware.policy.frees_at_the_end(AtTheEnd::Table) {
+                hardware.pool.give_frame(table);
             }
         }
-        self.leaves = 0;
+        std::mem::take(&mut self.leaves)
+    }
+
+    fn new_table<M: PhysicalMemory>(
+        &mut self,
+        hardware: &mut Platform<M>,
+    ) -> Result<SeptEntry, Failure> {
+        if !hardware.policy.allocates(Allocation::EptTable) {
+            return Err(Failure::NoMemory);
+        }
+        let table = hardware.pool.take_frame().ok_or(Failure::NoMemory)?;
+        hardware.machine.zero_frames(table, 1);
+        self.tables.push(table);
+        Ok(SeptEntry::table(table))
     }
 
     fn root_entry(&self, index: usize) -> SeptEntry {
@@ -135,27 +152,4 @@ fn zap_table<M: PhysicalMemory>(
         }
     }
     zapped
-}
-
-fn free_table<M: PhysicalMemory>(table: Pfn, level: Level, hardware: &mut Platform<M>) {
-    if let Some(below) = level.below().filter(|_| level > Level::Pte) {
-        for index in 0..512 {
-            let entry = SeptEntry::from_bits(hardware.machine.read_entry(table, index));
-            if entry.state(level) == State::NonLeaf {
-                free_table(entry.frame(), below, hardware);
-            }
-        }
-    }
-    if hardware.policy.frees_at_the_end(AtTheEnd::Table) {
-        hardware.pool.give_frame(table);
-    }
-}
-
-fn new_table<M: PhysicalMemory>(hardware: &mut Platform<M>) -> Result<SeptEntry, Failure> {
-    if !hardware.policy.allocates(Allocation::EptTable) {
-        return Err(Failure::NoMemory);
-    }
-    let table = hardware.pool.take_frame().ok_or(Failure::NoMemory)?;
-    hardware.machine.zero_frames(table, 1);
-    Ok(SeptEntry::table(table))
 }

@@ -26,12 +26,10 @@ impl<M: PhysicalMemory> Kvm<M> {
             }
             rest = GpaRange::new(leaf.range().end(), range.end());
         }
-        let all = GpaRange::new(Gpa::new(0), Gpa::new(SHARED_BIT)).unwrap_or_default();
-        let shared = self.ept.zap(all, &mut self.hardware, &mut |_, _| true);
+        let shared = self.ept.free(&mut self.hardware);
         if shared > 0 {
             self.count(Counted::SharedZap, PageLevel::Size4K, -(shared as i64));
         }
-        self.ept.free(&mut self.hardware);
         for table in std::mem::take(&mut self.sept_tables) {
             if self.hardware.policy.frees_at_the_end(AtTheEnd::Table) {
                 self.hardware.pool.give_frame(table);
