@@ -51,7 +51,7 @@ pub fn scenario(plan: &Plan, design: &Design, name: &str, about: &str) -> String
     text
 }
 
-/// What becomes of a conversion off pages, or of an operation whose range leaves memory; `None` for
+/// The outcome of a conversion off pages, or of an operation whose range leaves memory; `None` for
 /// one that is as it should be.
 fn refused(op: &Op, memory: GpaRange) -> Option<&'static str> {
     let range = op.range()?;

@@ -28,7 +28,7 @@ impl Counted {
         }
     }
 
-    /// Those of a TD, whose TRACKs somebody else has counted.
+    /// Those of a TD, whose TRACKs are counted elsewhere.
     pub(crate) fn of_td(folder: &Result<VmFolder, String>, tracks: Option<u64>) -> Counted {
         Counted {
             exits: number(folder, EXITS),

@@ -1,4 +1,4 @@
-//! What an operation has cost, as whoever did the work has counted it.
+//! The cost of an operation, as counted where the work was done.
 
 use serde::{Deserialize, Serialize};
 

@@ -89,7 +89,7 @@ pub enum Event {
         expected: Vec<String>,
         /// Observation, in words.
         seen: Vec<String>,
-        /// What is said of it.
+        /// The judgement.
         judgement: Judgement,
         /// How long it took, in microseconds.
         micros: u64,
@@ -114,7 +114,7 @@ pub enum Event {
         after: Sample,
         /// Result of the ACCEPT of the control page.
         observed: Observed,
-        /// What is said of it.
+        /// The judgement.
         judgement: Judgement,
         /// Counters that did not move; ignored for the rest of the plan.
         distrusted: Vec<MissingWitness>,
@@ -151,7 +151,7 @@ pub enum Event {
         plan: PlanId,
         /// Which step, from 0.
         step: u32,
-        /// What is said of it.
+        /// The judgement.
         judgement: Judgement,
         /// How memory must look now.
         map: MemoryMap,
@@ -162,14 +162,14 @@ pub enum Event {
         plan: PlanId,
         /// Witnesses of the teardown.
         ending: Ending,
-        /// What is said of it.
+        /// The judgement.
         judgement: Judgement,
     },
     /// A plan is over.
     PlanEnded {
         /// The plan.
         plan: PlanId,
-        /// What is said of it.
+        /// The verdict.
         verdict: Verdict,
         /// Why it was not judged to the end, if so.
         reason: Option<String>,
@@ -205,7 +205,7 @@ pub enum Event {
     },
     /// Last line of every journal that was not cut off.
     RunEnded {
-        /// What is said of the run.
+        /// The verdict of the run.
         verdict: Verdict,
         /// Whether the run was interrupted before all plans were run.
         interrupted: bool,

@@ -8,7 +8,7 @@ use tdxlab_protocol::addr::GpaRange;
 
 use crate::ContentSpan;
 
-/// What is said of a step, a scenario or a run.
+/// The verdict on a step, a scenario or a run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Verdict {
@@ -78,7 +78,7 @@ pub enum Witness {
     Entries,
     /// Status of every ACCEPT.
     Status,
-    /// What became of every access.
+    /// Outcome of every access.
     Access,
     /// What every probe read.
     Probe,

@@ -89,7 +89,7 @@ pub enum ExpectErrno {
     EFAULT,
 }
 
-/// What becomes of the TD.
+/// Whether the TD survives.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum ExpectTd {

@@ -221,7 +221,7 @@ pub enum HostOp {
     Conversions(GpaRange, VmmAnswer),
 }
 
-/// What becomes of a memory slot.
+/// A change of a memory slot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum SlotChange {

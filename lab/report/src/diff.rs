@@ -1,7 +1,7 @@
 //! Compares two runs: changed verdicts and numbers, new and missing scenarios.
 //!
 //! Times vary from run to run: one has changed where it lies beyond the spread that the repeats of both
-//! runs show (`run --repeat`), and nothing is said of it where there are too few. Counters do not vary: on
+//! runs show (`run --repeat`), and is not compared where there are too few. Counters do not vary: on
 //! equal host and design the same scenario gives the same numbers, unless its steps race.
 
 use std::collections::BTreeMap;

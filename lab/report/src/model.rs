@@ -12,7 +12,7 @@ use tdxlab_plan::HostKind;
 /// Version of the report format. Raised when a field changes its meaning or goes away.
 pub const VERSION: u32 = 1;
 
-/// A run of scenarios and what is said of it.
+/// A run of scenarios, with its verdicts.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Report {
@@ -41,11 +41,11 @@ pub struct Report {
     pub seed: Option<u64>,
     /// Plans run at the same time.
     pub jobs: usize,
-    /// What is said of the run.
+    /// The verdict of the run.
     pub verdict: Verdict,
     /// Whether the journal has an end. Where not, the runner was ended by force.
     pub complete: bool,
-    /// Whether somebody stopped the run.
+    /// Whether the run was interrupted.
     pub interrupted: bool,
     /// How long it took.
     pub micros: u64,
@@ -141,7 +141,7 @@ pub struct ScenarioReport {
     pub about: String,
     /// Its file.
     pub file: Option<String>,
-    /// What is said of it.
+    /// The verdict.
     pub verdict: Verdict,
     /// Why it was skipped or not judged to the end.
     pub reason: Option<String>,
@@ -155,11 +155,10 @@ pub struct ScenarioReport {
     /// The guest it ran in, where others ran in it, too.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub shared_guest: Option<SharedGuest>,
-    /// What was said of it in a guest it shared, where it did not pass there; what counts is what came of
-    /// it in a guest of its own.
+    /// Why it did not pass in a guest it shared, if so; the result in a guest of its own counts.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub failed_shared: Option<String>,
-    /// What is said of the positive control.
+    /// The judgement of the positive control.
     pub control: Option<ControlReport>,
     /// The steps that were begun. Where something was found after the guest had gone, a last one says
     /// so, numbered after all that were planned.
@@ -172,7 +171,7 @@ pub struct ScenarioReport {
     /// seeded.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub fault_reached: Option<bool>,
-    /// What came of running it again after it had failed.
+    /// Results of running it again after it had failed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub confirmed: Option<Confirmation>,
 }
@@ -241,7 +240,7 @@ impl ScenarioReport {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ControlReport {
-    /// What is said of it.
+    /// The verdict.
     pub verdict: Verdict,
     /// What was not as it had to be.
     pub findings: Vec<FindingReport>,
@@ -259,7 +258,7 @@ pub struct StepReport {
     pub line: u32,
     /// What was done.
     pub action: String,
-    /// What is said of it; `null` where the run ended before it was judged.
+    /// The verdict; `null` if the run ended before it was judged.
     pub verdict: Option<Verdict>,
     /// What had to happen, one witness a line.
     pub expected: Vec<String>,
@@ -303,7 +302,7 @@ pub struct StepWork {
     pub micros: Option<u64>,
 }
 
-/// What was seen of a step, in numbers; `null` where nobody could see it.
+/// What was seen of a step, in numbers; `null` where it could not be seen.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Numbers {

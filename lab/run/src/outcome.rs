@@ -7,7 +7,7 @@ use tdxlab_journal::verdict::Verdict;
 /// Default timeout of a single operation.
 pub const PATIENCE: Duration = Duration::from_secs(60);
 
-/// What is said of a plan at which the lab itself panicked.
+/// The reason given for a plan at which the lab itself panicked.
 pub const PANICKED: &str = "tdxlab panicked, which is a defect of it";
 
 /// How a plan ended.

@@ -17,7 +17,7 @@ use super::outcome::Outcome;
 pub(super) struct Attempt<'a> {
     run: PlanRun<'a>,
     judge: PlanJudge<Box<dyn Oracle>>,
-    /// What is said of its steps.
+    /// The verdict of its steps.
     pub(super) verdict: Verdict,
     reason: Option<String>,
     /// Whether the TD is dead.

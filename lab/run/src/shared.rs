@@ -152,7 +152,7 @@ struct Held<'a> {
     attempt: Attempt<'a>,
 }
 
-/// What became of the plans of one guest.
+/// Results of the plans of one guest.
 struct Shared<'a> {
     /// Passed so far.
     held: Vec<Held<'a>>,

@@ -296,7 +296,7 @@ pub(super) enum OnOff {
     Off,
 }
 
-/// What becomes of the vCPUs.
+/// Stop or continue the vCPUs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum StopCont {
     Stop,

@@ -104,7 +104,7 @@ impl Metric {
         }
     }
 
-    /// What a step has counted of it; `None` where nobody could see it. Times are not among the
+    /// What a step has counted of it; `None` where it could not be seen. Times are not among the
     /// counts.
     pub(super) fn of(self, numbers: &Numbers) -> Option<u64> {
         match self {

@@ -26,7 +26,7 @@ use super::topic;
 /// The folder of scenarios that are there to measure.
 const TOPIC: &str = "cost";
 
-/// Points with different numbers of vCPUs, below which nothing is said of how a cost grows.
+/// Fewest points with different numbers of vCPUs for which growth is fitted.
 const POINTS: usize = 3;
 
 /// What the steps of several runs cost.

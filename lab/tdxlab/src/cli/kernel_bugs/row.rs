@@ -1,4 +1,4 @@
-//! What came of one bug, and how the rows are printed.
+//! The result of one bug, and how rows are printed.
 
 use std::time::Duration;
 
@@ -18,7 +18,7 @@ pub(super) const DESIGN: (&str, &str) = ("headtail", "headtail-attributes");
 const SELFTESTS: &str =
     "KVM's own selftests are not compared: up to Linux 7.3 none of them makes a TD";
 
-/// What came of one bug.
+/// The result of one bug.
 pub(super) struct Row {
     pub(super) bug: &'static Bug,
     pub(super) expected: Option<Witness>,
