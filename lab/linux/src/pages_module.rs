@@ -8,7 +8,7 @@ use std::process::{Command, Stdio};
 use tdxlab_guest_image::PAGES_MODULE;
 use tdxlab_l1::kernel::Kernel;
 use tdxlab_l1::modules::Module;
-use tdxlab_l1::rehearse::{Parts, RehearsalError};
+use tdxlab_l1::rehearse::{OUTSIDE_OF_TREE, Parts, RehearsalError};
 
 use crate::hash::hash;
 
@@ -118,12 +118,8 @@ fn build(headers: &Path, target: &Path) -> Result<(), NoModule> {
         .arg("-C")
         .arg(headers)
         .arg(format!("M={}", work.path().display()))
-        .args([
-            "CONFIG_MODULE_SIG_ALL=",
-            "CONFIG_DEBUG_INFO_BTF_MODULES=",
-            "KCFLAGS=-g0",
-            "modules",
-        ])
+        .args(OUTSIDE_OF_TREE)
+        .args(["KCFLAGS=-g0", "modules"])
         .env("LC_ALL", "C")
         .env_remove("MAKEFLAGS")
         .stdin(Stdio::null())

@@ -27,7 +27,7 @@ pub mod vectors;
 
 pub use bugs::{Bug, bugs, designs};
 pub use error::BuildError;
-pub use make::{BuildRequest, Modules, Shell, build};
+pub use make::{BuildRequest, Modules, OUTSIDE_OF_TREE, Shell, build};
 
 /// Identifies modules built by this version of the crate.
 pub fn fingerprint() -> String {

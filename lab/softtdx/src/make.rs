@@ -95,13 +95,18 @@ pub fn build(request: &BuildRequest, shell: &dyn Shell) -> Result<Modules, Build
     })
 }
 
+/// Settings of kbuild for modules that are built outside of the kernel's tree: unsigned, and without
+/// BTF, for which vmlinux would be needed.
+pub const OUTSIDE_OF_TREE: [&str; 2] = ["CONFIG_MODULE_SIG_ALL=", "CONFIG_DEBUG_INFO_BTF_MODULES="];
+
 fn script(request: &BuildRequest) -> String {
     let settings = OPTIONS.map(|option| format!("{option}=y")).join(" ");
     let defines = OPTIONS.map(|option| format!("-D{option}=1")).join(" ");
     let kvm = request.work_inside.join("arch/x86/kvm");
+    let outside = OUTSIDE_OF_TREE.join(" ");
     format!(
         "exec make -C {} M={} -j{} \\\n  \
-         {settings} CONFIG_KVM_INTEL= CONFIG_MODULE_SIG_ALL= CONFIG_DEBUG_INFO_BTF_MODULES= \\\n  \
+         {settings} CONFIG_KVM_INTEL= {outside} \\\n  \
          KCFLAGS='{defines} -g0' modules 2>&1\n",
         quoted(&request.headers),
         quoted(&kvm),

@@ -21,6 +21,7 @@ mod root;
 
 pub use error::RehearsalError;
 pub use parts::{Parts, Progress, prepare, ready};
+pub use tdxlab_softtdx::OUTSIDE_OF_TREE;
 
 use std::path::PathBuf;
 

@@ -6,7 +6,7 @@ use std::num::NonZero;
 use std::path::{Path, PathBuf};
 use std::thread::available_parallelism;
 
-use tdxlab_softtdx::{BuildRequest, build, fingerprint};
+use tdxlab_softtdx::{BuildRequest, OUTSIDE_OF_TREE, build, fingerprint};
 
 use super::error::{RehearsalError, system};
 use super::root::Root;
@@ -110,9 +110,9 @@ pub(crate) fn build_outside(
         fs::write(work.join(file), text).map_err(failed())?;
     }
     let script = format!(
-        "make -C {} M=/{name} CONFIG_MODULE_SIG_ALL= CONFIG_DEBUG_INFO_BTF_MODULES= KCFLAGS=-g0 \\\n  \
-         modules\n",
-        headers.display()
+        "make -C {} M=/{name} {} KCFLAGS=-g0 modules\n",
+        headers.display(),
+        OUTSIDE_OF_TREE.join(" ")
     );
     root.run(&format!("building {name}"), &script)?;
     Ok(module)
