@@ -28,6 +28,8 @@ const APIC_TIMER_DIVIDE: u64 = 0x3e0;
 /// Longest a sleeping vCPU does not look whether there is something to do: 20 ms at the 1 GHz that
 /// the timer has in QEMU and KVM alike.
 const NAP: u32 = 20_000_000;
+/// The same where the lab cannot interrupt the sleep: 250 us.
+const SHORT_NAP: u32 = 100_000;
 
 const COMMAND_BUSY: u32 = 1 << 12;
 const COMMAND_ASSERT: u32 = 1 << 14;
@@ -88,7 +90,16 @@ pub(crate) fn set_up_apic() {
 /// Waits asleep for an interrupt, or for a moment: where KVM runs on an SVM that is itself emulated,
 /// an interrupt is now and then acknowledged and never delivered.
 pub(crate) fn sleep() {
-    write(APIC_TIMER_COUNT, NAP);
+    sleep_for(NAP);
+}
+
+/// Waits asleep for a short moment, or for an interrupt.
+pub(crate) fn doze() {
+    sleep_for(SHORT_NAP);
+}
+
+fn sleep_for(ticks: u32) {
+    write(APIC_TIMER_COUNT, ticks);
     cpu::wait_for_interrupt();
     write(APIC_TIMER_COUNT, 0);
 }

@@ -13,11 +13,14 @@ use tdxlab_protocol::mailbox::*;
 use tdxlab_protocol::message::{Side, VERSION};
 use tdxlab_protocol::tdcall::reg;
 
-use crate::cpu;
+use crate::{cpu, machine};
 use crate::vcpu::this;
 
 /// Looks at the mailbox between two PAUSEs, each of which costs an emulator far more than a look.
 const LOOKS: u32 = 64;
+/// PAUSEs before a vCPU goes to sleep. Most answers are there sooner; one that takes its turn after
+/// those of other vCPUs comes when these have been let run.
+const PAUSES: u32 = 512;
 
 /// A word of the mailbox.
 fn word(offset: u64) -> &'static AtomicU32 {
@@ -93,13 +96,19 @@ fn ask(kind: u32) {
     word(slot + SLOT_KIND).store(kind, SeqCst);
     state.store(STATE_REQUEST, SeqCst);
     cpu::outb(DOORBELL_PORT, this().id().0 as u8);
+    let mut pauses = 0;
     'waiting: loop {
         for _ in 0..LOOKS {
             if state.load(SeqCst) == STATE_ANSWERED {
                 break 'waiting;
             }
         }
-        spin_loop();
+        if pauses < PAUSES {
+            pauses += 1;
+            spin_loop();
+        } else {
+            machine::doze();
+        }
     }
     state.store(STATE_IDLE, SeqCst);
     catch_up();
