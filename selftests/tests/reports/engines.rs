@@ -1,13 +1,15 @@
 //! The files under ci/, checked by rules published by the engines.
 
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::Path;
 use std::process::Command;
 
 use rstest::rstest;
 use serde::Deserialize;
+use tdxlab::journal::Verdict;
 use tdxlab_selftests::command::root;
+use tdxlab_selftests::tdxlab;
 
 use super::runs::{output_of, program};
 
@@ -48,6 +50,53 @@ fn a_schema_that_takes_anything_would_be_noticed() {
     assert!(validator.is_valid(&job));
     job["spec"]["completionsMode"] = "Indexed".into();
     assert!(!validator.is_valid(&job));
+}
+
+/// Four shards of which three have nothing to do, and their merge, as GitLab's shell executor does it.
+#[test]
+fn gitlab_runs_the_file_of_init() {
+    let Some(runner) = program(&["gitlab-ci-local"], "GitLab's file") else {
+        return;
+    };
+    let place = tempfile::tempdir().unwrap();
+    let folder = place.path().join("lab");
+    tdxlab!("init", &folder, "--ci", "gitlab")
+        .assert()
+        .success();
+    let commit = [
+        "-c",
+        "user.name=x",
+        "-c",
+        "user.email=x@localhost",
+        "commit",
+    ];
+    for args in [&["init", "-q"][..], &["add", "-A"], &[]] {
+        let mut git = Command::new("git");
+        git.current_dir(&folder);
+        match args {
+            [] => git.args(commit).args(["-q", "-m", "x"]),
+            args => git.args(args),
+        };
+        output_of(&mut git);
+    }
+    let programs = place.path().join("bin");
+    fs::create_dir(&programs).unwrap();
+    symlink(
+        env!("CARGO_BIN_EXE_tdxlab-under-test"),
+        programs.join("tdxlab"),
+    )
+    .unwrap();
+    let path = std::env::var("PATH").unwrap();
+    let log = output_of(
+        Command::new(runner)
+            .current_dir(&folder)
+            .args(["--shell-isolation", "--variable", "TDXLAB_HOST=sim"])
+            .env("HOME", place.path())
+            .env("PATH", format!("{}:{path}", programs.display())),
+    );
+    let report = super::runs::report_of(&folder.join("reports/latest"));
+    assert_eq!(report.scenarios.len(), 1, "{log}");
+    assert_eq!(report.verdict, Verdict::Pass, "{log}");
 }
 
 /// LAVA publishes its rules as a Debian package only.

@@ -8,13 +8,14 @@ use std::time::Duration;
 use clap::Args;
 use tdxlab_faults::Fault;
 use tdxlab_journal::journal::Part;
-use tdxlab_journal::{PlanId, Shard};
+use tdxlab_journal::{PlanId, Shard, Verdict};
 use tdxlab_plan::{Design, HostProfile, Repeat, TdxModule, repeat};
 use tdxlab_report as report;
 use tdxlab_report::{github, lava, terminal};
 use tdxlab_run::{EventSink, PATIENCE, PoolOptions, Resumable, TestCase};
 
 use super::error::CliError;
+use super::exit;
 use super::ktap::KtapOnStdout;
 use super::options::{self, HostName, Scenarios};
 use super::report::exit_code;
@@ -186,6 +187,11 @@ impl Run {
                 }
                 if !self.ktap {
                     github_job(&finished.report)?;
+                }
+                if let Some(part) = &task.part
+                    && finished.report.verdict == Verdict::Skip
+                {
+                    return Ok(nothing_ran(part));
                 }
                 let must_run = self.require.is_some() && !self.bisect;
                 Ok(exit_code(&finished.report, must_run))
@@ -368,6 +374,16 @@ impl Run {
         let jobs = self.jobs.map_or(host.jobs(processors()), usize::from);
         jobs.clamp(1, plans.max(1))
     }
+}
+
+/// Exit code of a shard of which nothing ran. That is no failure of its: whether any scenario of the
+/// whole run ran shows when the shards are merged.
+fn nothing_ran(part: &Part) -> u8 {
+    output::note(&match part.places.len() {
+        0 => format!("no scenario of this run belongs to shard {}", part.shard),
+        _ => format!("nothing ran in shard {}; others may have", part.shard),
+    });
+    exit::PASSED
 }
 
 /// Whether a plan belongs to a shard. All repeats of a scenario stay together.
