@@ -18,6 +18,7 @@
 //! | `linux` | plans for a Linux guest |
 //! | `map` | the state of guest memory |
 //! | `repeat` | scenarios that a run does several times |
+//! | `tdx_status` | statuses of the TDX module, and what they mean |
 //! | `names`, `text` | statuses, operations and expectations in words |
 
 #![warn(missing_docs)]
@@ -38,6 +39,7 @@ pub mod op_words;
 mod plan;
 pub mod repeat;
 mod tdx_module;
+pub mod tdx_status;
 pub mod text;
 
 pub use check::{WrongPlan, check};

@@ -5,24 +5,25 @@ use std::fmt;
 use tdxlab_protocol::tdcall::{status, vmcall};
 
 use crate::expectation::Interval;
+use crate::tdx_status;
 
-/// Class of a completion status (bits 63:32) and its name in the TDX module's headers. `true`
-/// where the low bits of the detail are a level.
-///
-/// Source: `tdx_error_codes_defs.h` of the public TDX module 1.5.01 source.
-const CLASSES: &[(u64, &str, bool)] = &[
-    (status::SUCCESS, "SUCCESS", false),
-    (status::PAGE_ALREADY_ACCEPTED, "PAGE_ALREADY_ACCEPTED", true),
-    (status::PAGE_SIZE_MISMATCH, "PAGE_SIZE_MISMATCH", true),
-    (status::OPERAND_INVALID, "OPERAND_INVALID", false),
-    (status::OPERAND_BUSY, "OPERAND_BUSY", false),
-    (status::NO_VALID_VE_INFO, "NO_VALID_VE_INFO", false),
-    (0x8000_0004_0000_0000, "INTERRUPTED_RESTARTABLE", false),
-    (0x9000_0205_0000_0000, "HOST_PRIORITY_BUSY_TIMEOUT", false),
-    (0xc000_0b00_0000_0000, "EPT_WALK_FAILED", false),
-    (0xc000_0b0c_0000_0000, "GPA_RANGE_BLOCKED", false),
-    (0xc000_0b0d_0000_0000, "EPT_ENTRY_STATE_INCORRECT", false),
-    (0xc000_0b11_0000_0000, "PAGE_ATTR_INVALID", false),
+/// Statuses (bits 63:32) that the leaves which the lab calls can have. `true` where the low bits of the
+/// detail are a level.
+const OF_TDCALLS: &[(u64, bool)] = &[
+    (status::SUCCESS, false),
+    (status::PAGE_ALREADY_ACCEPTED, true),
+    (status::PAGE_SIZE_MISMATCH, true),
+    (status::OPERAND_INVALID, false),
+    (status::OPERAND_BUSY, false),
+    (status::NO_VALID_VE_INFO, false),
+    // INTERRUPTED_RESTARTABLE, HOST_PRIORITY_BUSY_TIMEOUT, EPT_WALK_FAILED, GPA_RANGE_BLOCKED,
+    // EPT_ENTRY_STATE_INCORRECT, PAGE_ATTR_INVALID
+    (0x8000_0004_0000_0000, false),
+    (0x9000_0205_0000_0000, false),
+    (0xc000_0b00_0000_0000, false),
+    (0xc000_0b0c_0000_0000, false),
+    (0xc000_0b0d_0000_0000, false),
+    (0xc000_0b11_0000_0000, false),
 ];
 
 /// A completion status of a TDCALL (raw RAX), shown by name.
@@ -33,23 +34,25 @@ impl Status {
     /// Whether the TDX module has such a status for the leaves the lab calls. One that has no name
     /// was not made by a TDX module.
     pub fn is_known(self) -> bool {
-        self.class().is_some() && (self.0 & status::CLASS_MASK != 0 || self.0 == 0)
+        self.name().is_some() && (self.0 & status::CLASS_MASK != 0 || self.0 == 0)
     }
 
-    fn class(self) -> Option<&'static (u64, &'static str, bool)> {
-        CLASSES
-            .iter()
-            .find(|(class, _, _)| *class == self.0 & status::CLASS_MASK)
+    /// The name, and whether the detail is a level.
+    fn name(self) -> Option<(&'static str, bool)> {
+        let class = self.0 & status::CLASS_MASK;
+        let (_, level) = OF_TDCALLS.iter().find(|(known, _)| *known == class)?;
+        let (name, _) = tdx_status::find(self.0)?;
+        Some((name, *level))
     }
 }
 
 impl fmt::Display for Status {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let detail = self.0 & !status::CLASS_MASK;
-        match self.class() {
-            Some((_, name, _)) if self.0 == 0 => f.write_str(name),
-            Some((_, name, true)) => write!(f, "{name} L={detail} ({:#018x})", self.0),
-            Some((_, name, false)) => write!(f, "{name} ({:#018x})", self.0),
+        match self.name() {
+            Some((name, _)) if self.0 == 0 => f.write_str(name),
+            Some((name, true)) => write!(f, "{name} L={detail} ({:#018x})", self.0),
+            Some((name, false)) => write!(f, "{name} ({:#018x})", self.0),
             None => write!(f, "{:#018x}, which is no status of the TDX module", self.0),
         }
     }
