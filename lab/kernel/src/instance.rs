@@ -6,6 +6,8 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::{fs, io};
 
+use crate::returned::{Returns, TRIGGER};
+
 /// Beginning of the names of the lab's instances and probes; the process that made it follows.
 const PREFIX: &str = "tdxlab_";
 
@@ -104,19 +106,22 @@ impl Instance {
             .map_err(|error| format!("set_event_pid: {error}"))
     }
 
-    /// Adds a probe on the return of a kernel function, called `name`, with its value, and enables
-    /// it.
+    /// Adds a probe on the return of a kernel function, called `name`, and has its values counted.
     ///
     /// # Errors
     ///
-    /// The kernel has no such function or no kprobes, or lockdown forbids them; as text.
-    pub fn probe_return(&mut self, name: &str, function: &str) -> Result<(), String> {
+    /// The kernel has no such function, no kprobes or no histograms of events, or lockdown forbids them;
+    /// as text.
+    pub fn probe_return(&mut self, name: &str, function: &str) -> Result<Returns, String> {
         let group = &self.name;
         let probe = format!("r:{group}/{name} {function} ret=$retval\n");
         append(&self.root.join("kprobe_events"), &probe)
             .map_err(|error| format!("{function}: {error}"))?;
         self.probes.push(format!("{group}/{name}"));
-        self.enable(&format!("{group}/{name}"))
+        let event = format!("events/{group}/{name}");
+        self.write(&format!("{event}/trigger"), TRIGGER)
+            .map_err(|error| format!("{function}: {error}; is CONFIG_HIST_TRIGGERS missing?"))?;
+        Ok(Returns(self.path().join(event).join("hist")))
     }
 
     fn write(&self, file: &str, text: &str) -> Result<(), String> {

@@ -9,6 +9,7 @@
 //! | [`query_stats`] | the same counters, through QEMU's monitor |
 //! | [`tracefs`] | split events |
 //! | [`instance`] | a private instance of tracefs to read them from |
+//! | [`returned`] | return values of a kernel function, counted by a probe |
 //! | [`cachestat`] | populated pages of a guest_memfd |
 //! | [`kmsg`] | the kernel log |
 //! | [`meminfo`] | the memory of this machine |
@@ -26,4 +27,5 @@ pub mod kmsg;
 pub mod meminfo;
 pub mod once;
 pub mod query_stats;
+pub mod returned;
 pub mod tracefs;

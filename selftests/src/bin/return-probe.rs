@@ -4,14 +4,13 @@
 //! Exits with 0 on success, and with 69 and the reason if this kernel cannot be probed.
 
 use std::error::Error;
-use std::fs::{self, File};
-use std::io::Read;
-use std::os::unix::fs::OpenOptionsExt;
+use std::fs;
 use std::path::Path;
 use std::process::ExitCode;
 
 use kvm_ioctls::Kvm;
 use tdxlab::kernel::instance::Instance;
+use tdxlab::kernel::returned::{Returned, Returns};
 use tdxlab::kernel::tracefs;
 
 /// What KVM_CHECK_EXTENSION calls in every KVM.
@@ -29,10 +28,11 @@ fn main() -> ExitCode {
         Ok(instance) => instance,
         Err(reason) => return cannot(&reason),
     };
-    if let Err(reason) = instance.probe_return("check", FUNCTION) {
-        return cannot(&reason);
-    }
-    match fires(&instance) {
+    let returns = match instance.probe_return("check", FUNCTION) {
+        Ok(returns) => returns,
+        Err(reason) => return cannot(&reason),
+    };
+    match fires(&returns) {
         Ok(value) => println!("fired {TIMES} times with {value:#x}"),
         Err(error) => return wrong(&error.to_string()),
     }
@@ -49,31 +49,22 @@ fn main() -> ExitCode {
     ExitCode::SUCCESS
 }
 
-/// The value it has fired with, each time.
-fn fires(instance: &Instance) -> Result<u64, Box<dyn Error>> {
-    let mut pipe = File::options()
-        .read(true)
-        .custom_flags(nix::libc::O_NONBLOCK)
-        .open(instance.pipe())?;
+/// The value it has fired with, each time, in this thread.
+fn fires(returns: &Returns) -> Result<u64, Box<dyn Error>> {
     let kvm = Kvm::new()?;
     let mut answer = 0;
     for _ in 0..TIMES {
         answer = kvm.check_extension_raw(CAPABILITY);
     }
     let value = u64::try_from(answer)?;
-    let mut text = Vec::new();
-    let mut buffer = [0; 4096];
-    while let Ok(count @ 1..) = pipe.read(&mut buffer) {
-        text.extend_from_slice(&buffer[..count]);
-    }
-    let text = String::from_utf8_lossy(&text).into_owned();
-    let wanted = format!(" ret={value:#x}");
-    let fired = text
-        .lines()
-        .filter(|line| line.contains("check: (") && line.trim_end().ends_with(&wanted))
-        .count();
-    if value == 0 || fired != TIMES {
-        return Err(format!("{fired} events with {value:#x} in:\n{text}").into());
+    let wanted = Returned {
+        thread: std::process::id(),
+        value,
+        count: TIMES as u64,
+    };
+    let counted = returns.read()?;
+    if value == 0 || !counted.contains(&wanted) {
+        return Err(format!("{wanted:?} is not in {counted:?}").into());
     }
     Ok(value)
 }

@@ -126,13 +126,8 @@ impl Watch {
 
     /// What KVM and the SEAMCALL wrappers have counted so far.
     fn counted(&mut self) -> Counted {
-        let tracks = match &mut self.seamcalls {
-            Ok(seamcalls) => {
-                seamcalls.read();
-                seamcalls.tracks(&self.threads)
-            }
-            Err(_) => None,
-        };
+        let seamcalls = self.seamcalls.as_ref().ok();
+        let tracks = seamcalls.and_then(|seamcalls| seamcalls.tracks(&self.threads));
         Counted::of_td(&self.counters, tracks)
     }
 
@@ -540,9 +535,6 @@ impl Session for TdxSession {
     }
 
     fn sample(&mut self) -> Sample {
-        if let Ok(seamcalls) = &mut self.watch.seamcalls {
-            seamcalls.read();
-        }
         let missing = |reason: &String| reason.clone();
         let debugfs = match &self.watch.counters {
             Ok(folder) => folder.counters(),
@@ -575,11 +567,8 @@ impl Session for TdxSession {
 
     fn evidence(&mut self) -> Vec<(String, Vec<u8>)> {
         let mut evidence = self.vm.evidence();
-        let seamcalls = match &mut self.watch.seamcalls {
-            Ok(seamcalls) => {
-                seamcalls.read();
-                seamcalls.to_text()
-            }
+        let seamcalls = match &self.watch.seamcalls {
+            Ok(seamcalls) => seamcalls.to_text(),
             Err(reason) => format!("# {reason}\n"),
         };
         evidence.push(("seamcalls.txt".to_owned(), seamcalls.into_bytes()));
