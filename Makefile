@@ -12,6 +12,8 @@ TDXLAB := target/debug/tdxlab
 # to build both is to build nearly everything twice.
 TESTED := target/debug/tdxlab-under-test
 ARGS ?=
+# Half of the time a test waits: for a guest, a hang that it provokes, another process.
+export RUST_TEST_THREADS ?= $(shell expr 2 \* $$(nproc))
 
 help: ## Show this
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
