@@ -51,6 +51,16 @@ pub(crate) const fn module_version(module: TdxModule) -> ModuleVersion {
     }
 }
 
+/// The name for one that is played.
+pub(crate) const fn module_named(version: ModuleVersion) -> TdxModule {
+    match version {
+        ModuleVersion::V1_5_01 => TdxModule::V1_5_01,
+        ModuleVersion::V1_5_25 => TdxModule::V1_5_25,
+        ModuleVersion::V1_5_34 => TdxModule::V1_5_34,
+        ModuleVersion::V2_0_18 => TdxModule::V2_0_18,
+    }
+}
+
 /// Room for the control page, the upper tables, and folios that are in pieces.
 const SLACK: u64 = 64 << 20;
 
@@ -89,22 +99,20 @@ pub(crate) fn death(death: tdxlab_softkvm::Death) -> Death {
 
 /// What a guest held and must have given back, given KVM's counters after its end.
 pub(crate) fn taken(counters: &Reading<PageCounters>, frames: u64) -> Vec<Taken> {
-    let count = |what: &str, pages: fn(&PageCounters) -> u64| Taken {
-        what: what.to_owned(),
-        before: 0,
-        after: match counters {
+    let count = |what: &str, pages: fn(&PageCounters) -> u64| {
+        let after = match counters {
             Reading::Read(counters) => Reading::Read(pages(counters)),
             _ => Reading::missing("KVM's counters cannot be read"),
-        },
+        };
+        Taken::by_guest(what, after)
     };
     vec![
         count("4K leaves that KVM counts", |counters| counters.pages_4k),
         count("2M leaves that KVM counts", |counters| counters.pages_2m),
-        Taken {
-            what: "frames of guest memory and its tables".to_owned(),
-            before: 0,
-            after: Reading::Read(frames),
-        },
+        Taken::by_guest(
+            "frames of guest memory and its tables",
+            Reading::Read(frames),
+        ),
     ]
 }
 

@@ -37,6 +37,11 @@ pub trait Host: Send + Sync {
     /// Facts for the report by name: kernel, QEMU, TDX module.
     fn facts(&self) -> Vec<(String, String)>;
 
+    /// Facts of [`Host::facts`] that can change under a run, as they are now.
+    fn changing_facts(&self) -> Vec<(String, String)> {
+        Vec::new()
+    }
+
     /// The detected design of its KVM; `None` if the host emulates any, or if detection failed.
     fn design(&self) -> Option<&'static Design> {
         None

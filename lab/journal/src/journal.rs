@@ -209,6 +209,9 @@ pub enum Event {
         verdict: Verdict,
         /// Whether the run was interrupted before all plans were run.
         interrupted: bool,
+        /// Facts about the host that can change under a run, by name, as they are now.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        facts: Vec<(String, String)>,
     },
 }
 
@@ -567,6 +570,7 @@ mod tests {
         let event = Event::RunEnded {
             verdict: Verdict::Pass,
             interrupted: false,
+            facts: Vec::new(),
         };
         for _ in 0..2 {
             let error = journal.write(&event).unwrap_err().to_string();
@@ -589,6 +593,7 @@ mod tests {
         let event = Event::RunEnded {
             verdict: Verdict::Pass,
             interrupted: false,
+            facts: Vec::new(),
         };
         journal.write(&event).unwrap();
         let text = std::fs::read_to_string(&path).unwrap();

@@ -41,7 +41,8 @@ pub use cost::Cost;
 pub use folder::{FolderError, RunFolder};
 pub use journal::{Journal, JournalError, PlanId, SharedGuest};
 pub use observed::{
-    Death, Killer, ONE_SHOT, Observed, REHEARSAL, REHEARSAL_FACT, REJUDGED_FACT, after_rehearsal,
+    Death, Killer, MODULE_FACT, ONE_SHOT, Observed, REHEARSAL, REHEARSAL_FACT, REJUDGED_FACT,
+    after_rehearsal,
 };
 pub use reader::JournalReader;
 pub use sample::{Ending, ExitCounters, PageCounters, Reading, Sample, SplitEvent, Taken};

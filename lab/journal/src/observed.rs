@@ -12,6 +12,9 @@ pub const REHEARSAL_FACT: &str = "REHEARSAL";
 /// The fact that tells whether one-shot warnings are re-armed.
 pub const ONE_SHOT: &str = "one-shot warnings";
 
+/// The fact that names the version of the TDX module.
+pub const MODULE_FACT: &str = "TDX module";
+
 /// Name of the fact that names the original run of a re-judgement.
 pub const REJUDGED_FACT: &str = "re-judged";
 /// Shown wherever a result of a rehearsal goes, so that it is not mistaken for TDX.

@@ -100,8 +100,41 @@ pub struct Taken {
     pub what: String,
     /// How much of it was in use before the guest was started.
     pub before: u64,
+    /// By how much that moves without the guest.
+    #[serde(default, skip_serializing_if = "is_nothing")]
+    pub slack: u64,
     /// How much is in use after it has gone.
     pub after: Reading<u64>,
+    /// Who holds what is left, where that is known.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub detail: String,
+}
+
+impl Taken {
+    /// Of what only guests take: nothing was in use before.
+    pub fn by_guest(what: impl Into<String>, after: Reading<u64>) -> Taken {
+        Taken {
+            what: what.into(),
+            before: 0,
+            slack: 0,
+            after,
+            detail: String::new(),
+        }
+    }
+
+    /// Whether more is in use than before the guest.
+    pub fn is_too_much(&self) -> bool {
+        let bound = self.before.saturating_add(self.slack);
+        self.after.value().is_some_and(|after| *after > bound)
+    }
+}
+
+#[allow(
+    clippy::trivially_copy_pass_by_ref,
+    reason = "serde hands out a reference"
+)]
+fn is_nothing(slack: &u64) -> bool {
+    *slack == 0
 }
 
 /// All witnesses, sampled while host and guest are at rest.

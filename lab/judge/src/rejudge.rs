@@ -173,13 +173,16 @@ impl Bench<'_> {
                 self.cases.remove(&plan);
                 self.write(at, &event)
             }
-            Event::RunEnded { interrupted, .. } => {
+            Event::RunEnded {
+                interrupted, facts, ..
+            } => {
                 let verdict = self.verdict.unwrap_or(Verdict::Skip);
                 self.write(
                     at,
                     &Event::RunEnded {
                         verdict,
                         interrupted,
+                        facts,
                     },
                 )
             }

@@ -17,11 +17,15 @@ pub(super) fn given_back(taken: &[Taken], findings: &mut Findings) {
             Reading::Incomplete { .. } => continue,
         };
         findings.heard(Witness::Remains);
-        if after > one.before {
+        if one.is_too_much() {
+            let by = match one.detail.as_str() {
+                "" => String::new(),
+                who => format!(", in {who}"),
+            };
             findings.find(Finding::wrong(
                 Witness::Remains,
                 format!("{}: {}, as before the guest", one.what, one.before),
-                format!("{after} after it has gone"),
+                format!("{after} after it has gone{by}"),
             ));
         }
     }

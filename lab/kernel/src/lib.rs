@@ -12,8 +12,10 @@
 //! | [`returned`] | return values of a kernel function, counted by a probe |
 //! | [`cachestat`] | populated pages of a guest_memfd |
 //! | [`kmsg`] | the kernel log |
+//! | [`in_use`] | what guests take: key ids, hugetlb pages, locked memory, open files |
 //! | [`meminfo`] | the memory of this machine |
 //! | [`once`] | nothing: it re-arms one-shot warnings |
+//! | [`tdx_module`] | the version of the TDX module |
 //!
 //! [`doctor`] checks what this machine can do. [`emulated`] writes the interface files of the
 //! software KVM in the kernel's format, so that the same readers read both.
@@ -22,10 +24,12 @@ pub mod cachestat;
 pub mod debugfs;
 pub mod doctor;
 pub mod emulated;
+pub mod in_use;
 pub mod instance;
 pub mod kmsg;
 pub mod meminfo;
 pub mod once;
 pub mod query_stats;
 pub mod returned;
+pub mod tdx_module;
 pub mod tracefs;

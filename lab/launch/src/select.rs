@@ -96,11 +96,8 @@ pub fn select_with(choice: Choice, played: impl Into<Played>) -> Result<Selected
 }
 
 /// The same, with guests that can be attached to while they are held.
-pub fn select_to_hold(
-    choice: Choice,
-    fault: Option<&'static Fault>,
-) -> Result<Selected, HostError> {
-    select_for(choice, fault.into(), true)
+pub fn select_to_hold(choice: Choice, played: Played) -> Result<Selected, HostError> {
+    select_for(choice, played, true)
 }
 
 fn select_for(choice: Choice, played: Played, hold: bool) -> Result<Selected, HostError> {

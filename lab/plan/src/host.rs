@@ -3,6 +3,8 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::tdx_module::TdxModule;
+
 /// Where a plan runs.
 #[derive(
     Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema,
@@ -56,6 +58,10 @@ pub struct HostProfile {
     pub fixed_slots: bool,
     /// Every guest is a process of its own, or a real kernel takes part: a boot costs.
     pub boots_cost: bool,
+    /// The TDX module that it plays, for plans that need none in particular; `None` where the machine
+    /// has its own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub module: Option<TdxModule>,
 }
 
 /// Who decides the order of operations that race.
@@ -84,6 +90,7 @@ impl HostProfile {
             maps_conversions: false,
             fixed_slots: false,
             boots_cost: false,
+            module: None,
         };
         match kind {
             HostKind::Sim => software,

@@ -46,6 +46,7 @@ pub(super) struct Builder {
     plans: Vec<Option<Draft>>,
     last_at: u64,
     end: Option<(Verdict, bool)>,
+    facts_at_end: Vec<Fact>,
 }
 
 /// A scenario with events in the journal.
@@ -167,7 +168,11 @@ impl Builder {
             Event::RunEnded {
                 verdict,
                 interrupted,
-            } => self.end = Some((verdict, interrupted)),
+                facts,
+            } => {
+                self.end = Some((verdict, interrupted));
+                self.facts_at_end = facts_of(facts);
+            }
             Event::Booted { plan, .. }
             | Event::LinuxStep { plan, .. }
             | Event::Controlled { plan, .. }
@@ -213,11 +218,8 @@ impl Builder {
             command: head.command,
             host: head.host,
             host_reason: head.host_reason,
-            facts: head
-                .facts
-                .into_iter()
-                .map(|(name, value)| Fact { name, value })
-                .collect(),
+            facts: facts_of(head.facts),
+            facts_at_end: self.facts_at_end,
             fault: head.fault,
             design: head.design,
             seed: head.seed,
@@ -233,6 +235,11 @@ impl Builder {
             scenarios,
         }
     }
+}
+
+fn facts_of(facts: Vec<(String, String)>) -> Vec<Fact> {
+    let named = |(name, value)| Fact { name, value };
+    facts.into_iter().map(named).collect()
 }
 
 fn not_run(name: &str, reason: &str) -> ScenarioReport {

@@ -83,6 +83,9 @@ pub fn summary(report: &Report) -> String {
     if let Some(rehearsal) = report.rehearsal() {
         let _ = write!(out, "> [!WARNING]\n> {}.\n\n", cell(&rehearsal));
     }
+    for change in report.changes() {
+        let _ = write!(out, "> [!WARNING]\n> {}.\n\n", cell(&change));
+    }
     if let Some(fault) = &report.fault {
         let _ = write!(
             out,

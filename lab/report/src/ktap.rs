@@ -21,6 +21,9 @@ pub fn render(report: &Report) -> String {
     if let Some(rehearsal) = report.rehearsal() {
         let _ = writeln!(out, "# {}", one_line(&rehearsal));
     }
+    for change in report.changes() {
+        let _ = writeln!(out, "# WARNING: {}", one_line(&change));
+    }
     if let Some(fault) = &report.fault {
         let _ = writeln!(out, "# {}", one_line(&fault.to_string()));
     }

@@ -142,6 +142,7 @@ pub fn merge(folders: &[PathBuf], reports: &Path, mixed: bool) -> Result<RunFold
     journal.write(&Event::RunEnded {
         verdict: end.verdict.unwrap_or(Verdict::Skip),
         interrupted: end.interrupted,
+        facts: end.facts,
     })?;
     Ok(target)
 }
@@ -278,15 +279,22 @@ fn arrange(sources: &mut [Source]) -> Result<Vec<String>, MergeError> {
     Ok(plans.into_values().collect())
 }
 
-fn head(sources: &[Source], plans: Vec<String>, target: &RunFolder) -> RunStarted {
-    let first = &sources[0].head;
-    let mut facts: Vec<(String, String)> = Vec::new();
-    for (name, value) in sources.iter().flat_map(|source| &source.head.facts) {
+/// Adds facts of another run: each name once, with every value that it has in any.
+fn unite(facts: &mut Vec<(String, String)>, more: &[(String, String)]) {
+    for (name, value) in more {
         match facts.iter_mut().find(|(known, _)| known == name) {
             None => facts.push((name.clone(), value.clone())),
             Some((_, known)) if known.split(" | ").any(|one| one == value) => {}
             Some((_, known)) => *known = format!("{known} | {value}"),
         }
+    }
+}
+
+fn head(sources: &[Source], plans: Vec<String>, target: &RunFolder) -> RunStarted {
+    let first = &sources[0].head;
+    let mut facts = Vec::new();
+    for source in sources {
+        unite(&mut facts, &source.head.facts);
     }
     let mut designs: Vec<&str> = sources
         .iter()
@@ -328,6 +336,7 @@ fn head(sources: &[Source], plans: Vec<String>, target: &RunFolder) -> RunStarte
 struct End {
     verdict: Option<Verdict>,
     interrupted: bool,
+    facts: Vec<(String, String)>,
 }
 
 /// Appends the events of a run under their new places, and takes its files along.
@@ -340,13 +349,16 @@ fn copy(
     let mut recording = JournalReader::open(&source.folder.join(journal::FILE))?;
     // A run that was interrupted and resumed has several ends, of which the last one counts.
     let mut interrupted_last = false;
+    let mut facts_last = Vec::new();
     while let Some(line) = recording.next_line()? {
         let mut event = line.event;
         if let Event::RunEnded {
             verdict,
             interrupted,
+            facts,
         } = event
         {
+            facts_last = facts;
             end.verdict = Some(end.verdict.map_or(verdict, |so_far| so_far.and(verdict)));
             interrupted_last = interrupted;
             continue;
@@ -372,6 +384,7 @@ fn copy(
         journal.write_at(line.at, &event)?;
     }
     end.interrupted |= interrupted_last;
+    unite(&mut end.facts, &facts_last);
     Ok(())
 }
 

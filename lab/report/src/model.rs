@@ -32,6 +32,9 @@ pub struct Report {
     pub host_reason: String,
     /// What the host said of itself.
     pub facts: Vec<Fact>,
+    /// Those of them that can change under a run, as they were at its end.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub facts_at_end: Vec<Fact>,
     /// The fault that was seeded into the host: whatever failed, this is why.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub fault: Option<SeededFault>,
@@ -60,6 +63,21 @@ impl Report {
     pub fn rehearsal(&self) -> Option<String> {
         let fact = self.facts.iter().find(|fact| fact.name == REHEARSAL_FACT)?;
         Some(format!("{}: {}", fact.name, fact.value))
+    }
+
+    /// Facts about the host that changed under the run, each as a warning.
+    pub fn changes(&self) -> Vec<String> {
+        let changed = self.facts_at_end.iter().filter_map(|end| {
+            let start = self.facts.iter().find(|fact| fact.name == end.name)?;
+            (start.value != end.value).then(|| {
+                format!(
+                    "{} changed under this run: {} when it started, {} when it ended; which scenario ran \
+                     on which is not known",
+                    end.name, start.value, end.value
+                )
+            })
+        });
+        changed.collect()
     }
 
     /// Whether a fault was seeded that made no difference in any scenario that ran.

@@ -254,6 +254,9 @@ pub fn failures(report: &Report, run_folder: &Path) -> String {
         Some(rehearsal) => format!("{}\n\n", style(rehearsal).yellow().bold()),
         None => String::new(),
     };
+    for change in report.changes() {
+        out += &format!("{} {change}\n\n", style("warning:").yellow().bold());
+    }
     if let Some(fault) = &report.fault {
         out += &format!(
             "{} {}: {}\n  injected on purpose; says nothing about a real kernel\n{}\n",

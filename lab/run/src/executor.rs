@@ -546,6 +546,7 @@ impl PlanRun<'_> {
                 run: self.lab.folder.name().to_owned(),
                 host: self.lab.host.kind(),
                 design: self.lab.offer.design.name.to_owned(),
+                module: self.lab.offer.host.module,
                 fault: self.lab.host.fault().map(|fault| fault.name),
                 allowed_log: self.lab.allowed_log.texts().to_vec(),
                 ended: Some(Signature {

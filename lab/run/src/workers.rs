@@ -76,6 +76,7 @@ pub fn run_some(
     lab.journal.write(&Event::RunEnded {
         verdict,
         interrupted: lab.interrupt.is_raised(),
+        facts: lab.host.changing_facts(),
     })?;
     Ok(verdict)
 }

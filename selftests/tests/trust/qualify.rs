@@ -41,6 +41,7 @@ static MATRIX: LazyLock<Matrix> = LazyLock::new(|| {
         items: &items(),
         faults: &faults,
         host: HostKind::Sim,
+        module: None,
         open: &|_| unreachable!("only `soft` is opened"),
         jobs: std::thread::available_parallelism().map_or(1, usize::from),
         patience: Duration::from_secs(60),

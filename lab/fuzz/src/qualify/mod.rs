@@ -24,7 +24,7 @@ use tdxlab_faults::Fault;
 use tdxlab_host::{Host, HostError};
 use tdxlab_host_soft::sim::SimHost;
 use tdxlab_journal::{FolderError, Verdict};
-use tdxlab_plan::{Action, Design, HostKind};
+use tdxlab_plan::{Action, Design, HostKind, TdxModule};
 use tdxlab_qemu::interrupt::Interrupt;
 use tdxlab_run::{InMemoryRunner, TestCase};
 use thiserror::Error;
@@ -37,6 +37,8 @@ pub struct Qualify<'a> {
     pub faults: &'a [&'static Fault],
     /// Where guests run; one of software.
     pub host: HostKind,
+    /// The TDX module that sim plays, for plans that need none in particular; `None` for the usual one.
+    pub module: Option<TdxModule>,
     /// Opens that host, with a fault seeded into it or without.
     pub open: &'a OpenHost,
     /// Faults tried at the same time.
@@ -107,10 +109,18 @@ impl Qualify<'_> {
         })
     }
 
+    fn sim(&self) -> SimHost {
+        let sim = SimHost::in_memory();
+        match self.module {
+            Some(module) => sim.with_module(module),
+            None => sim,
+        }
+    }
+
     fn try_fault(&self, fault: &'static Fault, sound: &Sound<'_>) -> Result<Row, QualifyError> {
         let started = Instant::now();
         let all: Vec<Try> = (0..self.items.len()).map(Try::first).collect();
-        let sim = SimHost::in_memory().with_fault(fault.seeded());
+        let sim = self.sim().with_fault(fault.seeded());
         let mut row = match self.host {
             HostKind::Sim => self.sweep(fault, &sim, &all, sound, false)?,
             _ => {
@@ -228,7 +238,7 @@ struct Sound<'a> {
 impl<'a> Sound<'a> {
     fn new(qualify: &Qualify<'a>) -> Result<Sound<'a>, QualifyError> {
         let host: Box<dyn Host> = match qualify.host {
-            HostKind::Sim => Box::new(SimHost::in_memory()),
+            HostKind::Sim => Box::new(qualify.sim()),
             _ => (qualify.open)(None)?,
         };
         Ok(Sound {

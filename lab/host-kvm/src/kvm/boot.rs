@@ -16,6 +16,7 @@ use super::memory::{self, TestMemory};
 use super::registers::registers;
 use super::session::{KvmSession, Watch};
 use super::{KvmHost, hugetlb};
+use crate::remains::Before;
 
 /// Where q35 cuts memory that reaches beyond 2.75 GiB: the rest is above 4 GiB.
 const CUT: Gpa = Gpa::new(2 << 30);
@@ -96,9 +97,10 @@ fn begin(
     options: &BootOptions,
     until: Instant,
 ) -> Result<Begun, HostError> {
+    let before = Before::of(host.places.in_use(), false);
     let mut vm = start(host, guest, backing, monitor)?;
     // Before the guest touches memory, so that no event is missed.
-    let watch = Watch::new(&host.places, vm.process().pid());
+    let watch = Watch::new(&host.places, vm.process().pid(), before);
     let ready = hello(&mut vm, guest, options, until)
         .and_then(|_| configure(&mut vm, guest, options, until))
         .and_then(|()| TestMemory::take(vm.process(), guest.memory));

@@ -28,6 +28,7 @@ use kvm_bindings::{KVM_CAP_DIRTY_LOG_RING, KVM_CAP_DIRTY_LOG_RING_ACQ_REL};
 use tdxlab_host::{BootOptions, Host, HostError, OnHost, Session};
 use tdxlab_journal::ONE_SHOT;
 use tdxlab_kernel::doctor::{self, Status};
+use tdxlab_kernel::in_use::MachineUse;
 use tdxlab_kernel::{debugfs, kmsg, once, tracefs};
 use tdxlab_plan::{Design, Guest, HostKind};
 use tdxlab_protocol::message::VERSION;
@@ -66,6 +67,13 @@ struct Places {
 }
 
 impl Places {
+    fn in_use(&self) -> MachineUse {
+        MachineUse {
+            mm: self.huge_pages.clone(),
+            ..MachineUse::of_machine(&self.debugfs)
+        }
+    }
+
     fn pools(&self) -> Pools<'_> {
         Pools {
             mm: &self.huge_pages,

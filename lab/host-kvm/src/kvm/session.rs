@@ -25,7 +25,7 @@ use super::hugetlb::Held;
 use super::memory::TestMemory;
 use super::{Places, registers};
 use crate::counted::Counted;
-use crate::remains::vm_left;
+use crate::remains::{Before, Files};
 
 /// Longest a monitor may take for an answer at rest.
 const MONITOR_PATIENCE: Duration = Duration::from_secs(10);
@@ -35,6 +35,8 @@ pub(super) struct Watch {
     counters: Result<VmFolder, String>,
     splits: Result<Splits, Reading<Vec<SplitEvent>>>,
     log: KernelLog,
+    /// The machine before QEMU was started.
+    before: Before,
 }
 
 /// Split events of one VM, and the threads that can cause them.
@@ -49,7 +51,7 @@ struct Splits {
 impl Watch {
     /// Those of the VM that process `pid` has. Split events are those of its threads, also of
     /// threads to come, and of this thread, which punches the holes.
-    pub(super) fn new(places: &Places, pid: u32) -> Watch {
+    pub(super) fn new(places: &Places, pid: u32, before: Before) -> Watch {
         // Re-arm warnings that fired for another guest. If this fails, the report says so.
         let _ = once::rearm(&places.debugfs);
         let splits = Instance::new(&places.tracefs)
@@ -81,6 +83,7 @@ impl Watch {
             counters: Err("the VM is not there yet".to_owned()),
             splits,
             log: KernelLog::open(&places.kmsg),
+            before,
         }
         .with_counters(places, pid)
     }
@@ -342,9 +345,14 @@ impl Session for KvmSession {
 
     fn end(mut self: Box<Self>) -> Result<Ending, HostError> {
         self.vm.end()?;
+        // Its pages are back once the file is closed.
+        drop(self.memory);
         Ok(Ending {
             kernel_log: self.watch.log.lines(),
-            taken: vec![vm_left(&self.watch.counters)],
+            taken: self
+                .watch
+                .before
+                .taken(&self.watch.counters, &Files::default()),
         })
     }
 }

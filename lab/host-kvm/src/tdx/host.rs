@@ -3,6 +3,8 @@
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
+use tdxlab_journal::{MODULE_FACT, Reading};
+use tdxlab_kernel::tdx_module::Sources;
 use tdxlab_kernel::{debugfs, kmsg, tracefs};
 use tdxlab_plan::Converts;
 use tdxlab_qemu::Installed;
@@ -23,6 +25,8 @@ pub struct TdxHost {
     /// SEAMCALL probes that the first TD could attach, or why none.
     pub(super) seamcalls: OnceLock<Result<String, String>>,
     pub(super) attachable: bool,
+    /// What knows the version of its TDX module.
+    pub(super) module: Sources,
 }
 
 /// Where the kernel shows itself.
@@ -49,6 +53,7 @@ impl TdxHost {
             converts: Parameters::of_machine().converts(),
             seamcalls: OnceLock::new(),
             attachable: false,
+            module: Sources::default(),
         }
     }
 
@@ -63,6 +68,17 @@ impl TdxHost {
 }
 
 impl TdxHost {
+    /// Version of its TDX module now.
+    pub(super) fn module_fact(&self) -> (String, String) {
+        let value = match self.module.version() {
+            Reading::Read(version) => version.to_string(),
+            Reading::Missing { reason } | Reading::Incomplete { reason } => {
+                format!("unknown: {reason}")
+            }
+        };
+        (MODULE_FACT.to_owned(), value)
+    }
+
     /// Notes what SEAMCALLs can be watched by, for the report.
     pub(super) fn heard_of_seamcalls(&self, watched: Result<String, String>) {
         let _ = self.seamcalls.set(watched);

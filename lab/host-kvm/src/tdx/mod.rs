@@ -105,6 +105,8 @@ impl Host for TdxHost {
             fact("kernel", release.trim().to_owned());
         }
         fact("QEMU", self.qemu.described());
+        let (name, version) = self.module_fact();
+        fact(&name, version);
         let promised = detect::from_parameters(&detect::Parameters::of_machine());
         fact("design by module parameters", promised.to_string());
         fact("converts", self.converts.described().to_owned());
@@ -129,6 +131,10 @@ impl Host for TdxHost {
             None => {}
         }
         facts
+    }
+
+    fn changing_facts(&self) -> Vec<(String, String)> {
+        vec![self.module_fact()]
     }
 
     fn misfit(&self, design: &'static Design) -> Option<String> {
@@ -245,6 +251,22 @@ mod tests {
         assert_eq!(host.misfit(Design::named("v3").unwrap()), None);
         host.probed = OnceLock::from(Err("no TD can be made".to_owned()));
         assert_eq!(host.misfit(Design::named("v3").unwrap()), None);
+    }
+
+    /// A module can be updated under a running host.
+    #[test]
+    fn the_version_of_the_module_is_that_of_now() {
+        let sysfs = tempfile::tempdir().unwrap();
+        let attribute = sysfs.path().join("devices/faux/tdx_host/version");
+        std::fs::create_dir_all(attribute.parent().unwrap()).unwrap();
+        let mut host = host(Detected::Stock);
+        host.module.sysfs = sysfs.path().to_owned();
+        for version in ["1.5.28", "1.5.34"] {
+            std::fs::write(&attribute, format!("{version}\n")).unwrap();
+            let fact = ("TDX module".to_owned(), version.to_owned());
+            assert!(host.facts().contains(&fact), "{:?}", host.facts());
+            assert_eq!(host.changing_facts(), [fact]);
+        }
     }
 
     #[test]

@@ -11,6 +11,7 @@ use tdxlab_host::{HostError, OnHost, Session};
 use tdxlab_journal::interleaving::Interleaving;
 use tdxlab_journal::{Death, Ending, Observed, Reading, Sample};
 use tdxlab_kernel::debugfs::VmFolder;
+use tdxlab_kernel::in_use::MachineUse;
 use tdxlab_kernel::instance::Instance;
 use tdxlab_kernel::kmsg::KernelLog;
 use tdxlab_kernel::tracefs::{SPLIT_EVENT, TraceReader};
@@ -18,11 +19,11 @@ use tdxlab_kernel::{once, query_stats};
 use tdxlab_plan::{HostKind, HostOp, Kind, Op};
 use tdxlab_protocol::addr::GpaRange;
 use tdxlab_protocol::message::Task;
-use tdxlab_qemu::QemuError;
 use tdxlab_qemu::agent::collect::Answer;
 use tdxlab_qemu::agent::request;
 use tdxlab_qemu::qmp::Event;
 use tdxlab_qemu::qmp::commands::QueryStatus;
+use tdxlab_qemu::{QemuError, fds};
 
 use super::console::Console;
 use super::death::{self, Signs};
@@ -33,7 +34,7 @@ use super::preflight::Preflight;
 use super::seamcalls::Seamcalls;
 use super::start::StartBarrier;
 use crate::counted::Counted;
-use crate::remains::vm_left;
+use crate::remains::{Before, Files};
 
 /// Longest a monitor may take for an answer at rest.
 const MONITOR_PATIENCE: Duration = Duration::from_secs(10);
@@ -70,6 +71,9 @@ pub(super) struct Watch {
     unsampled: Reading<Vec<String>>,
     /// Threads whose split events are this TD's.
     threads: Vec<u32>,
+    /// The machine before QEMU was started, and the files that must be closed once it has gone.
+    before: Before,
+    files: Files,
 }
 
 impl Watch {
@@ -89,6 +93,8 @@ impl Watch {
             log: KernelLog::open(&host.places.kmsg),
             unsampled: Reading::Read(Vec::new()),
             threads: Vec::new(),
+            before: Before::of(MachineUse::of_machine(&host.places.debugfs), true),
+            files: Files::default(),
         }
     }
 
@@ -97,6 +103,7 @@ impl Watch {
         Watch {
             counters: VmFolder::find(&host.places.debugfs, pid),
             threads,
+            files: self.before.files(pid, fds::GUEST_MEMFD),
             ..self
         }
     }
@@ -591,7 +598,10 @@ impl Session for TdxSession {
         self.watch.look_at_log();
         Ok(Ending {
             kernel_log: self.watch.take_log(),
-            taken: vec![vm_left(&self.watch.counters)],
+            taken: self
+                .watch
+                .before
+                .taken(&self.watch.counters, &self.watch.files),
         })
     }
 }

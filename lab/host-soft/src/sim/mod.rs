@@ -22,8 +22,9 @@ use std::fmt;
 use std::sync::Arc;
 
 use tdxlab_host::{BootOptions, Host, HostError, Session};
+use tdxlab_journal::MODULE_FACT;
 use tdxlab_journal::journal::SeededFault;
-use tdxlab_plan::{Guest, HostKind, TdxModule};
+use tdxlab_plan::{Guest, HostKind, HostProfile, TdxModule};
 use tdxlab_softkvm::memory::SimMachine;
 use tdxlab_softkvm::{Faithful, ModuleVersion, Policy, SoftKvm, Watched};
 
@@ -126,11 +127,18 @@ impl Host for SimHost {
         HostKind::Sim
     }
 
+    fn profile(&self) -> HostProfile {
+        HostProfile {
+            module: Some(software::module_named(self.module)),
+            ..HostProfile::of(self.kind())
+        }
+    }
+
     fn facts(&self) -> Vec<(String, String)> {
         let fact = |name: &str, value: &str| (name.to_owned(), value.to_owned());
         vec![
             fact("kernel", "software KVM"),
-            fact("TDX module", &format!("software, rules of {}", self.module)),
+            fact(MODULE_FACT, &format!("software, rules of {}", self.module)),
             fact("QEMU", "none, the guest runs in process"),
         ]
     }

@@ -29,8 +29,9 @@ use std::path::Path;
 use std::sync::Arc;
 
 use tdxlab_host::{BootOptions, Host, HostError, OnHost, Session};
+use tdxlab_journal::MODULE_FACT;
 use tdxlab_journal::journal::SeededFault;
-use tdxlab_plan::{Guest, HostKind, TdxModule};
+use tdxlab_plan::{Guest, HostKind, HostProfile, TdxModule};
 use tdxlab_protocol::message::VERSION;
 use tdxlab_qemu::interrupt::Interrupt;
 use tdxlab_qemu::{Installed, version};
@@ -158,11 +159,18 @@ impl Host for SoftHost {
         HostKind::Soft
     }
 
+    fn profile(&self) -> HostProfile {
+        HostProfile {
+            module: Some(software::module_named(self.module)),
+            ..HostProfile::of(self.kind())
+        }
+    }
+
     fn facts(&self) -> Vec<(String, String)> {
         let fact = |name: &str, value: String| (name.to_owned(), value);
         vec![
             fact("kernel", "software KVM".into()),
-            fact("TDX module", format!("software, rules of {}", self.module)),
+            fact(MODULE_FACT, format!("software, rules of {}", self.module)),
             fact("QEMU", self.qemu.described()),
             fact("accelerator", "TCG".into()),
             fact("guest", format!("micro guest, protocol version {VERSION}")),

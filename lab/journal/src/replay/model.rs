@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
-use tdxlab_plan::{HostKind, Plan};
+use tdxlab_plan::{HostKind, Plan, TdxModule};
 
 use super::signature::Signature;
 use crate::interleaving::Interleaving;
@@ -37,6 +37,9 @@ pub struct ReplayOrigin {
     pub host: HostKind,
     /// The design, emulated or expected.
     pub design: String,
+    /// The TDX module that the host played.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub module: Option<TdxModule>,
     /// The fault that was seeded into the host.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub fault: Option<String>,

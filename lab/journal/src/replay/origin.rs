@@ -81,6 +81,7 @@ fn begun(head: &RunStarted, plan: tdxlab_plan::Plan) -> Replay {
             run: head.run.clone(),
             host: head.host,
             design: head.design.clone(),
+            module: head.profile().module,
             fault: head.fault.as_ref().map(|fault| fault.name.clone()),
             allowed_log: head.allowed_log.clone(),
             ended: Some(Signature::passing()),

@@ -287,6 +287,27 @@ fn an_expected_death(#[case] by: Option<Killer>, #[case] verdict: Verdict) {
     assert_eq!(hole.judge().verdict, verdict);
 }
 
+/// What moves without a guest may move; whoever holds what is left is named.
+#[test]
+fn what_is_left_is_judged_beyond_what_moves_by_itself() {
+    let left = |after| Taken {
+        before: 100,
+        slack: 10,
+        detail: "812 (collector)".to_owned(),
+        ..Taken::by_guest("guest_memfds", Reading::Read(after))
+    };
+    let judged = |after| {
+        let ending = Ending {
+            kernel_log: Reading::Read(Vec::new()),
+            taken: vec![left(after)],
+        };
+        Judge::new(AllowList::default()).end(&ending)
+    };
+    assert_eq!(judged(110).verdict, Verdict::Pass);
+    let found = &judged(111).findings[0].found;
+    assert_eq!(found, "111 after it has gone, in 812 (collector)");
+}
+
 /// A guest that has gone must have given everything back; what cannot be counted is no complaint.
 #[rstest]
 #[case::all_back(0, Reading::Read(0), Verdict::Pass)]
@@ -301,9 +322,8 @@ fn what_a_guest_took_is_back(
     let ending = Ending {
         kernel_log: Reading::Read(Vec::new()),
         taken: vec![Taken {
-            what: "2M leaves".to_owned(),
             before,
-            after,
+            ..Taken::by_guest("2M leaves", after)
         }],
     };
     let judgement = Judge::new(AllowList::default()).end(&ending);

@@ -199,6 +199,57 @@ fn kernels_are_taken_by_what_they_can(
     assert_eq!(why_no_tdx(&machine).is_some(), standing == Status::Unusable);
 }
 
+/// The module's version: by sysfs, by the log, or not at all; and what it means for huge pages.
+#[rstest]
+#[case::by_sysfs("2.0.18", READY, "Y", Status::Usable, "2.0.18, by /sys/devices/faux")]
+#[case::updated_since(
+    "1.5.34",
+    "virt/tdx: Module version: 1.5.28",
+    "Y",
+    Status::Usable,
+    "1.5.34"
+)]
+#[case::by_the_log(
+    "",
+    "virt/tdx: Module version: 1.5.28",
+    "Y",
+    Status::Usable,
+    "by the kernel log"
+)]
+#[case::unknown("", READY, "Y", Status::Limited, "unknown")]
+#[case::garbled("none", READY, "Y", Status::Limited, "unknown")]
+#[case::no_splits("1.5.25", READY, "Y", Status::Limited, "private memory at 4K")]
+#[case::no_splits_in_the_other_series(
+    "2.0.14",
+    READY,
+    "N",
+    Status::Limited,
+    "private memory at 4K"
+)]
+#[case::no_huge_pages_anyway("1.5.16", READY, "", Status::Usable, "1.5.16")]
+#[case::a_later_series("3.1.02", READY, "Y", Status::Usable, "3.1.02")]
+fn the_module_has_a_version(
+    #[case] sysfs: &str,
+    #[case] line: &str,
+    #[case] huge: &str,
+    #[case] standing: Status,
+    #[case] found: &str,
+) {
+    let log = format!("{}\n{}", KEYS.trim_end(), line.trim_end());
+    let mut answers = vec![
+        (LOG, log.as_str()),
+        (KVM, OFFERED),
+        (TDX, "Y"),
+        ("/sys/devices/faux/tdx_host/version", sysfs),
+    ];
+    if !huge.is_empty() {
+        answers.push((HUGE, huge));
+    }
+    let version = fact(&with(&answers), "tdx.module_version");
+    assert_eq!(version.standing, standing, "{version:?}");
+    assert!(version.found.contains(found), "{version:?}");
+}
+
 const OLD_QEMU: &str = "List of user creatable objects:\n  memory-backend-memfd\n  tdx-guest";
 const NEW_QEMU: &str = "List of user creatable objects:\n  memory-backend-guest-memfd\n  tdx-guest";
 

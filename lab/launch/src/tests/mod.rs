@@ -43,6 +43,7 @@ enum Script {
     ComplaintAtTheEnd,
     KilledForMemory,
     LogOverwritten,
+    ModuleUpdated,
 }
 
 struct Scripted {
@@ -77,7 +78,16 @@ impl Host for &'static Scripted {
     }
 
     fn facts(&self) -> Vec<(String, String)> {
-        vec![("host".to_owned(), "scripted".to_owned())]
+        let module = ("TDX module".to_owned(), "1.5.28".to_owned());
+        vec![("host".to_owned(), "scripted".to_owned()), module]
+    }
+
+    fn changing_facts(&self) -> Vec<(String, String)> {
+        let version = match self.script {
+            Script::ModuleUpdated => "1.5.34",
+            _ => "1.5.28",
+        };
+        vec![("TDX module".to_owned(), version.to_owned())]
     }
 
     fn boot(&self, _: &Guest, options: &BootOptions) -> Result<Box<dyn Session>, HostError> {
@@ -366,7 +376,7 @@ fn head(folder: &RunFolder, items: &[TestCase]) -> Event {
         host: HostKind::Sim,
         profile: None,
         host_reason: "asked for".to_owned(),
-        facts: Vec::new(),
+        facts: host(Script::Right).facts(),
         fault: None,
         design: "headtail".to_owned(),
         seed: None,

@@ -18,6 +18,30 @@ fn a_run_in_which_all_is_right_passes_and_leaves_no_evidence() {
     assert_eq!(left.count(), 0);
 }
 
+/// A module that was updated under a run is written down, and warned of wherever people look.
+#[test]
+fn a_module_that_changes_under_a_run_is_warned_of() {
+    let changed = Setup::of(Script::ModuleUpdated).run(&[plan("punch/a", vec![punch()])]);
+    let still = Setup::of(Script::Right).run(&[plan("punch/a", vec![punch()])]);
+    let said = "TDX module changed under this run: 1.5.28 when it started, 1.5.34 when it ended";
+    for (finished, warned) in [(&changed, true), (&still, false)] {
+        let report = &finished.report;
+        assert_eq!(report.facts_at_end[0].name, "TDX module");
+        report::write_all(report, &finished.folder).unwrap();
+        let texts = [
+            report::terminal::failures(report, &finished.folder),
+            report::github::summary(report),
+            report::ktap::render(report),
+            fs::read_to_string(finished.folder.join("report.html")).unwrap(),
+        ];
+        for text in texts {
+            assert_eq!(text.contains(said), warned, "{text}");
+        }
+    }
+    // What was seen of it stays as it was.
+    assert_eq!(changed.verdict.unwrap(), Verdict::Pass);
+}
+
 #[test]
 fn a_failing_step_leaves_evidence_and_the_plan_goes_on() {
     let finished = Setup::of(Script::PunchFails).run(&[plan("punch/a", vec![punch(), punch()])]);

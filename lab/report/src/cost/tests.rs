@@ -51,6 +51,7 @@ fn report(run: &str, host: HostKind, scenarios: Vec<ScenarioReport>) -> Report {
         host,
         host_reason: String::new(),
         facts: Vec::new(),
+        facts_at_end: Vec::new(),
         fault: None,
         design: "headtail".to_owned(),
         seed: None,

@@ -203,6 +203,7 @@ fn head(report: &Report) -> Markup {
                 @if let Some(seed) = report.seed { (fact("seed", &seed.to_string(), "")) }
             }
             @if let Some(rehearsal) = report.rehearsal() { p.seeded role="note" { strong { (rehearsal) } } }
+            @for change in report.changes() { p.seeded role="note" { strong { "Warning: " } (change) "." } }
             @if let Some(fault) = &report.fault { p.seeded role="note" { strong { "Seeded fault " code { (fault.name) } } ": " (fault.wrong) ". Injected on purpose; says nothing about a real kernel." @if report.fault_never_reached() { " Never reached: no scenario here makes the host do it." } } }
             @if report.interrupted { p.reason { "Interrupted: scenarios that were not run count as skipped." } }
             @else if !report.complete { p.reason { "The runner was killed. Everything up to that moment is here." } }

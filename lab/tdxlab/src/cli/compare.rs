@@ -16,9 +16,10 @@ use tdxlab_report::{FindingReport, Report, ScenarioReport, StepReport, table};
 use tdxlab_run::{NoProgress, PoolOptions, TestCase};
 
 use super::error::CliError;
-use super::options::{self, Scenarios};
+use super::options::{self, PlayedModule, Scenarios};
 use super::report::exit_code;
 use super::{compare_kernel, exit, load, output, signals};
+use tdxlab_launch::select::Played;
 use tdxlab_launch::spec::RunSpec;
 
 /// Widest table where the terminal does not say how wide it is.
@@ -39,6 +40,8 @@ pub(super) struct Compare {
     /// The designs; without any, v3,v5,headtail, or walk,headtail with --host rehearsal
     #[arg(long, value_name = "D,D", value_delimiter = ',')]
     designs: Vec<String>,
+    #[command(flatten)]
+    played: PlayedModule,
     /// Where they are compared
     #[arg(long, value_enum, default_value = "sim")]
     host: CompareHost,
@@ -79,13 +82,22 @@ impl Compare {
             source,
         })?;
         let interrupt = signals::install()?;
+        let played = Played {
+            module: self.played.module,
+            ..Played::default()
+        };
+        let host = played.on_sim(SimHost::in_memory());
         let reports = designs
             .iter()
-            .map(|design| run(&items, design, interrupt, folder.path()))
+            .map(|design| run(&items, design, &host, interrupt, folder.path()))
             .collect::<Result<Vec<_>, _>>()?;
         let names: Vec<&str> = designs.iter().map(|design| design.name).collect();
         output::say(format!(
-            "host sim; designs {}; `*` marks what differs\n",
+            "host sim{}; designs {}; `*` marks what differs\n",
+            match self.played.module {
+                Some(module) => format!(", TDX module {module}"),
+                None => String::new(),
+            },
             names.join(", ")
         ));
         for index in 0..items.len() {
@@ -225,6 +237,7 @@ fn rows(columns: &[Column<'_>], index: usize) -> Vec<Row> {
 fn run(
     items: &[TestCase],
     design: &'static Design,
+    host: &SimHost,
     interrupt: &Interrupt,
     below: &Path,
 ) -> Result<Report, CliError> {
@@ -238,7 +251,7 @@ fn run(
             share: false,
         },
         interrupt,
-        ..RunSpec::new(items, &SimHost::in_memory(), design, &NoProgress)
+        ..RunSpec::new(items, host, design, &NoProgress)
     }
     .run(&below.join(design.name))?;
     Ok(finished.report)

@@ -19,7 +19,7 @@ use tdxlab_report::terminal::count;
 use tdxlab_scenario as scenario;
 
 use super::error::CliError;
-use super::options::{self, HostName};
+use super::options::{self, HostName, PlayedModule};
 use super::{exit, output, progress, signals};
 use tdxlab_launch::select::{self, Played};
 
@@ -33,10 +33,8 @@ pub(super) struct FuzzCommand {
     /// Design to follow or to expect; by default headtail, on tdx and kvm as detected
     #[arg(long, value_name = "D")]
     design: Option<String>,
-    /// TDX module that a host of software plays: 1.5.01, 1.5.25, 1.5.34 or 2.0.18; a scenario may need
-    /// another
-    #[arg(long, value_name = "V")]
-    module: Option<TdxModule>,
+    #[command(flatten)]
+    played: PlayedModule,
     /// RNG seed; random by default
     #[arg(long, value_name = "S")]
     seed: Option<u64>,
@@ -134,7 +132,7 @@ impl FuzzCommand {
         let story = outcome
             .found
             .as_ref()
-            .map(|found| keep(found, &campaign, self.module, &folder))
+            .map(|found| keep(found, &campaign, self.played.module, &folder))
             .transpose()?;
         let head = format!("Design {}, host {}, seed {seed}.", design.name, kind.name());
         let mut text = format!("# Random scenarios\n\n{head}\n\n{summary}\n\n");
@@ -170,7 +168,7 @@ impl FuzzCommand {
     fn host(&self, fault: Option<&'static Fault>) -> Result<(Box<dyn Host>, String), CliError> {
         let played = Played {
             fault,
-            module: self.module,
+            module: self.played.module,
             nice: None,
         };
         let why = match self.host {
@@ -271,6 +269,7 @@ fn replay(
             run: "fuzz".to_owned(),
             host: campaign.host.kind(),
             design: campaign.design.name.to_owned(),
+            module: campaign.host.profile().module,
             fault: campaign.host.fault().map(|fault| fault.name.to_owned()),
             allowed_log: Vec::new(),
             ended: Some(Signature {

@@ -148,6 +148,7 @@ impl Linux {
         journal.write(&Event::RunEnded {
             verdict: verdict.unwrap_or(Verdict::Skip),
             interrupted: interrupt.is_raised(),
+            facts: Vec::new(),
         })?;
         drop(watcher);
         let finished = FinishedRun::of(&folder)?;

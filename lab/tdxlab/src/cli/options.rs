@@ -7,7 +7,7 @@ use tdxlab_faults as faults;
 use tdxlab_faults::Fault;
 use tdxlab_host::Host;
 use tdxlab_judge::AllowList;
-use tdxlab_plan::{Design, HostKind};
+use tdxlab_plan::{Design, HostKind, TdxModule};
 
 use super::error::CliError;
 use super::output;
@@ -22,6 +22,15 @@ pub(super) struct Scenarios {
     /// RNG seed, in place of those in the scenarios
     #[arg(long, value_name = "S")]
     pub seed: Option<u64>,
+}
+
+/// The TDX module that a host of software plays, as said on the command line.
+#[derive(Args, Clone, Copy, Debug)]
+pub(super) struct PlayedModule {
+    /// TDX module that a host of software plays: 1.5.01, 1.5.25, 1.5.34 or 2.0.18; a scenario may need
+    /// another
+    #[arg(long, value_name = "V")]
+    pub module: Option<TdxModule>,
 }
 
 /// Where guests run, as said on the command line.

@@ -13,10 +13,10 @@ use tdxlab_report::table;
 
 use super::error::CliError;
 use super::kernel_bugs::{self, KernelBugs};
-use super::options::{self, Scenarios};
+use super::options::{self, PlayedModule, Scenarios};
 use super::rehearse::Rehearse;
 use super::{exit, load, output, signals};
-use tdxlab_launch::select::{self, Choice};
+use tdxlab_launch::select::{self, Choice, Played};
 
 /// Runs the scenarios under every seeded fault and shows which scenario catches it, at which step,
 /// by which witnesses. Exits with 1 where one is not caught, or only by unexpected witnesses.
@@ -31,6 +31,8 @@ pub(super) struct Qualify {
     /// Where guests run
     #[arg(long, value_enum, default_value = "sim")]
     host: SoftwareHost,
+    #[command(flatten)]
+    played: PlayedModule,
     /// Only this fault; may be given several times
     #[arg(long, value_name = "NAME")]
     fault: Vec<String>,
@@ -83,11 +85,19 @@ impl Qualify {
         let processors = std::thread::available_parallelism().map_or(1, usize::from);
         let interrupt = signals::install()?;
         let choice = Choice::Only(self.host.into());
-        let open = move |fault| Ok(select::select_with(choice, fault)?.host);
+        let module = self.played.module;
+        let open = move |fault| {
+            let played = Played {
+                module,
+                ..Played::from(fault)
+            };
+            Ok(select::select_with(choice, played)?.host)
+        };
         let matrix = qualify::Qualify {
             items: &items,
             faults: &faults,
             host: self.host.into(),
+            module,
             open: &open,
             jobs: self.jobs.map_or(processors, usize::from),
             patience: Duration::from_secs(self.patience),

@@ -5,10 +5,10 @@ use std::time::Duration;
 
 use clap::Args;
 use tdxlab_journal::interleaving::Interleaving;
-use tdxlab_journal::replay::{self, Replay, Signature};
+use tdxlab_journal::replay::{self, Replay, ReplayOrigin, Signature};
 use tdxlab_journal::{Verdict, journal};
 use tdxlab_judge::AllowList;
-use tdxlab_plan::{Action, Design, HostKind, HostProfile, Plan, Races, Step};
+use tdxlab_plan::{Action, Design, HostKind, HostProfile, Plan, Races, Step, TdxModule};
 use tdxlab_report::terminal;
 use tdxlab_run::{PATIENCE, TestCase};
 
@@ -17,7 +17,7 @@ use super::options::{self, HostName};
 use super::replayer::Replayer;
 use super::report::exit_code;
 use super::{output, progress, signals};
-use tdxlab_launch::select::{self, Selected};
+use tdxlab_launch::select::{self, Played, Selected};
 use tdxlab_launch::spec::RunSpec;
 
 /// Runs a recorded plan again: the same operations in the same order with the same seeds, and
@@ -46,6 +46,9 @@ pub(super) struct ReplayCommand {
     /// Design to follow or to expect; by default the recorded one
     #[arg(long, value_name = "D")]
     design: Option<String>,
+    /// TDX module that a host of software plays, as for `run`; by default the recorded one
+    #[arg(long, value_name = "V")]
+    module: Option<TdxModule>,
     /// Fault to seed into the host; by default the recorded one, `none` for none
     #[arg(long, value_name = "F")]
     fault: Option<String>,
@@ -163,10 +166,21 @@ impl ReplayCommand {
             Some(name) => Some(name),
             None => recorded.and_then(|recorded| recorded.fault.as_deref()),
         };
-        let fault = options::fault(fault)?;
+        // A real machine has a module of its own.
+        let played = |recorded: &ReplayOrigin| {
+            let software = match host.kind() {
+                Some(kind) => kind.is_software(),
+                None => false,
+            };
+            recorded.module.filter(|_| software)
+        };
+        let played = Played {
+            module: self.module.or_else(|| recorded.and_then(played)),
+            ..Played::from(options::fault(fault)?)
+        };
         Ok(match self.hold {
-            true => select::select_to_hold(host.into(), fault)?,
-            false => select::select_with(host.into(), fault)?,
+            true => select::select_to_hold(host.into(), played)?,
+            false => select::select_with(host.into(), played)?,
         })
     }
 

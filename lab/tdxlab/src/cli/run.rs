@@ -17,7 +17,7 @@ use tdxlab_run::{EventSink, PATIENCE, PoolOptions, Resumable, TestCase};
 use super::error::CliError;
 use super::exit;
 use super::ktap::KtapOnStdout;
-use super::options::{self, HostName, Scenarios};
+use super::options::{self, HostName, PlayedModule, Scenarios};
 use super::report::exit_code;
 use super::rounds::{self, InMemory, Repeated, processors};
 use super::{output, progress, signals};
@@ -37,10 +37,8 @@ pub(super) struct Run {
     /// default: as detected); several, separated by commas, with --no-report
     #[arg(long, value_name = "D", value_delimiter = ',')]
     design: Vec<String>,
-    /// TDX module that a host of software plays: 1.5.01, 1.5.25, 1.5.34 or 2.0.18; a scenario may need
-    /// another
-    #[arg(long, value_name = "V")]
-    module: Option<TdxModule>,
+    #[command(flatten)]
+    played: PlayedModule,
     /// Scenarios run in parallel; by default one per CPU, on tdx one at a time
     #[arg(long, short, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
     jobs: Option<u16>,
@@ -234,7 +232,8 @@ impl Run {
             }
         };
         let shard = self.shard()?;
-        let selected = self.select(self.host, options::fault(self.fault.as_deref())?)?;
+        let fault = options::fault(self.fault.as_deref())?;
+        let selected = self.select(self.host, self.played(fault, None))?;
         let repeat = self.repeated.asked(self.scenarios.seed);
         let all = rounds::items(&self.scenarios, selected.host.kind(), repeat)?;
         let of_plans = u32::try_from(all.len()).unwrap_or(u32::MAX);
@@ -287,12 +286,11 @@ impl Run {
             .left(items, |item: &TestCase| &item.plan.name)?
             .into_iter()
             .unzip();
+        let fault = options::fault(head.fault.as_ref().map(|fault| fault.name.as_str()))?;
+        let played = self.played(fault, head.profile().module);
         Ok(Task {
             design: options::design(&head.design)?,
-            selected: self.select(
-                HostName::from(head.host),
-                options::fault(head.fault.as_ref().map(|fault| fault.name.as_str()))?,
-            )?,
+            selected: self.select(HostName::from(head.host), played)?,
             items,
             seed: head.seed,
             paths: head.paths,
@@ -304,7 +302,8 @@ impl Run {
 
     /// Many rounds, judged in memory.
     fn in_memory(&self) -> Result<u8, CliError> {
-        let selected = self.select(self.host, None)?;
+        let played = self.played(None, None);
+        let selected = self.select(self.host, played)?;
         let mut designs = self.designs()?;
         if designs.is_empty() {
             designs.push(options::design_for(None, selected.host.as_ref()));
@@ -312,7 +311,7 @@ impl Run {
         InMemory {
             scenarios: &self.scenarios,
             repeated: &self.repeated,
-            played: self.played(None),
+            played,
             selected,
             designs,
             jobs: self.jobs,
@@ -328,10 +327,11 @@ impl Run {
             .collect()
     }
 
-    fn played(&self, fault: Option<&'static Fault>) -> Played {
+    /// Fault and module of a software host; `recorded` is the module of a run that is continued.
+    fn played(&self, fault: Option<&'static Fault>, recorded: Option<TdxModule>) -> Played {
         Played {
             fault,
-            module: self.module,
+            module: self.played.module.or(recorded),
             nice: self.repeated.nice(),
         }
     }
@@ -347,8 +347,7 @@ impl Run {
         })
     }
 
-    fn select(&self, host: HostName, fault: Option<&'static Fault>) -> Result<Selected, CliError> {
-        let played = self.played(fault);
+    fn select(&self, host: HostName, played: Played) -> Result<Selected, CliError> {
         let selected = match self.require {
             None => select::select_with(host.into(), played)?,
             Some(required) => {

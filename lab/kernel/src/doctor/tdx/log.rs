@@ -78,6 +78,11 @@ impl TdxLog {
         lines.find(|line| is_unknown(line) && !failed(line))
     }
 
+    /// What the last line says that says anything of this kind.
+    pub(super) fn newest(&self, read: impl Fn(&str) -> Option<String>) -> Option<String> {
+        self.lines.iter().rev().find_map(|line| read(line))
+    }
+
     /// Whether the firmware has given key ids to TDX.
     pub(super) fn has_key_ids(&self) -> bool {
         let says = |meaning| {

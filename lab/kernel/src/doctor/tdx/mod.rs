@@ -6,6 +6,7 @@ mod kvm;
 mod log;
 mod messages;
 mod module;
+mod module_version;
 mod processor;
 
 use std::io;
@@ -33,6 +34,9 @@ pub(super) fn facts(machine: &ThisMachine) -> Vec<Fact> {
         huge_pages(machine),
         keys::fact(machine, offered),
     ];
+    if let Some(version) = module_version::fact(machine, &log, offered) {
+        facts.insert(3, version);
+    }
     facts.extend(qemu::for_tdx(machine));
     facts
 }
