@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * What a TDX host says of itself, said here: the CPU flag, KVM's parameters, and
- * the lines of the kernel log.
+ * What a TDX host says of itself, said here: the CPU flag, KVM's parameters, the
+ * module's version, and the lines of the kernel log.
  */
 #define pr_fmt(fmt) "virt/tdx: " fmt
 
+#include <linux/device/faux.h>
 #include <linux/module.h>
 #include <linux/sysfs.h>
 #include <asm/cpufeature.h>
@@ -33,8 +34,28 @@ static const struct attribute *const attributes[] = {
 	NULL,
 };
 
+/* As the driver tdx-host has it; that of the module whose answers are played. */
+static ssize_t version_show(struct device *dev, struct device_attribute *attr, char *text)
+{
+	const struct tdx_sys_info_version *version = &soft_sysinfo()->version;
+
+	return sysfs_emit(text, TDX_VERSION_FMT "\n", version->major_version,
+			  version->minor_version, version->update_version);
+}
+
+static DEVICE_ATTR_RO(version);
+
+static struct attribute *tdx_host_attrs[] = {
+	&dev_attr_version.attr,
+	NULL,
+};
+ATTRIBUTE_GROUPS(tdx_host);
+
+static struct faux_device *tdx_host;
+
 void softtdx_host_setup(void)
 {
+	const struct tdx_sys_info_version *version = &soft_sysinfo()->version;
 	struct kobject *modules = THIS_MODULE->mkobj.kobj.parent;
 	int cpu;
 
@@ -48,13 +69,22 @@ void softtdx_host_setup(void)
 	if (!parameters || sysfs_create_files(parameters, attributes))
 		pr_warn("no /sys/module/kvm_intel/parameters\n");
 
+	tdx_host = faux_device_create_with_groups("tdx_host", NULL, NULL, tdx_host_groups);
+	if (!tdx_host)
+		pr_warn("no /sys/devices/faux/tdx_host\n");
+
 	pr_info("BIOS enabled: private KeyID range [1, 64)\n");
+	pr_info("Module version: " TDX_VERSION_FMT "\n", version->major_version,
+		version->minor_version, version->update_version);
 	pr_info("TDX-Module initialized\n");
 	pr_warn("REHEARSAL: the TDX module is played by softtdx; this is not TDX\n");
 }
 
 void softtdx_host_unsetup(void)
 {
+	if (tdx_host)
+		faux_device_destroy(tdx_host);
+	tdx_host = NULL;
 	kobject_put(parameters);
 	kobject_put(kvm_intel);
 	parameters = NULL;
