@@ -51,6 +51,7 @@ enum softtdx_bug {
 	SOFTTDX_BUG_NONE,
 	SOFTTDX_BUGS(SOFTTDX_BUG_ENUM)
 };
+
 #undef SOFTTDX_BUG_ENUM
 
 extern enum softtdx_bug softtdx_seeded;

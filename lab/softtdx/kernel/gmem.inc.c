@@ -8,7 +8,7 @@ static bool softtdx_inode_huge(struct inode *inode)
 {
 	struct gmem_file *f;
 
-	if (!kvm_gmem_is_private_mem(inode, 0))
+	if (GMEM_I(inode)->flags & GUEST_MEMFD_FLAG_INIT_SHARED)
 		return false;
 	kvm_gmem_for_each_file(f, inode) {
 		if (softtdx_huge(f->kvm))

@@ -18,9 +18,9 @@
 
 /* The misc controller's TDX resource is not in a kernel without TDX. */
 #undef misc_cg_try_charge
-#define misc_cg_try_charge(type, cg, amount)	((void)(cg), 0)
+#define misc_cg_try_charge(type, cg, amount)	((void)(cg), (void)(amount), 0)
 #undef misc_cg_uncharge
-#define misc_cg_uncharge(type, cg, amount)	((void)(cg))
+#define misc_cg_uncharge(type, cg, amount)	((void)(cg), (void)(amount))
 
 static const struct tdx_sys_info *tdx_sysinfo;
 static DEFINE_MUTEX(tdx_lock);
@@ -30,7 +30,7 @@ static DEFINE_PER_CPU(struct list_head, associated_tdvcpus);
 #define to_vt(vcpu)			(&softtdx_vcpu(vcpu)->vt)
 #define vmx_get_exit_reason(vcpu)	(to_vt(vcpu)->exit_reason)
 #define vmx_get_exit_qual(vcpu)		(to_vt(vcpu)->exit_qualification)
-#define vmx_vcpu_pi_load(vcpu, cpu)	do { } while (0)
+#define vmx_vcpu_pi_load(vcpu, cpu)	((void)(vcpu), (void)(cpu))
 #define cpu_has_vmx_ept_5levels()	false
 
 int vt_handle_bus_lock_vmexit(struct kvm_vcpu *vcpu)
@@ -126,10 +126,14 @@ int softtdx_gmem_level(struct kvm *kvm, kvm_pfn_t pfn, bool is_private)
 /* TD exit with what lies in vp_enter_args: KVM's handler does the rest. */
 int softtdx_td_exit(struct kvm_vcpu *vcpu, u32 reason)
 {
+	typeof(tdx_to_vmx_exit_reason(vcpu)) vmx_reason;
 	struct vcpu_tdx *tdx = to_tdx(vcpu);
 
 	tdx->vp_enter_ret = reason;
-	to_vt(vcpu)->exit_reason = tdx_to_vmx_exit_reason(vcpu);
+	/* A u32 up to Linux 7.2, a union since. */
+	vmx_reason = tdx_to_vmx_exit_reason(vcpu);
+	BUILD_BUG_ON(sizeof(vmx_reason) != sizeof(to_vt(vcpu)->exit_reason));
+	memcpy(&to_vt(vcpu)->exit_reason, &vmx_reason, sizeof(vmx_reason));
 	return tdx_handle_exit(vcpu, EXIT_FASTPATH_NONE);
 }
 

@@ -36,6 +36,9 @@ static inline struct soft_td *softtdx_td(struct kvm *kvm)
 	return tdr ? page_address(tdr) : NULL;
 }
 
+/* KVM declares it itself from Linux 7.3 on. */
+int vt_handle_bus_lock_vmexit(struct kvm_vcpu *vcpu);
+
 /* kvm_tdx.c: KVM's functions, and what stands around them. */
 int softtdx_td_exit(struct kvm_vcpu *vcpu, u32 reason);
 int softtdx_ept_exit(struct kvm_vcpu *vcpu, const struct soft_result *result);

@@ -14,8 +14,19 @@ pub struct Edit {
     pub find: &'static str,
     /// What takes its place.
     pub replace: &'static str,
-    /// Skipped if the file contains this: a tree with its own code keeps it.
-    pub unless: Option<&'static str>,
+    /// The trees that it is for.
+    pub applies: Applies,
+}
+
+/// The trees that an edit is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Applies {
+    /// All.
+    Always,
+    /// Those whose file does not contain this: a tree with its own code keeps it.
+    Unless(&'static str),
+    /// Those whose file contains this: only some kernels have it.
+    IfThere(&'static str),
 }
 
 /// Returns `source` with `edit` applied.
@@ -24,7 +35,12 @@ pub struct Edit {
 ///
 /// The function, or the text in it, is missing or occurs more than once.
 pub fn apply(source: &str, edit: &Edit) -> Result<String, BuildError> {
-    if edit.unless.is_some_and(|own| source.contains(own)) {
+    let applies = match edit.applies {
+        Applies::Always => true,
+        Applies::Unless(own) => !source.contains(own),
+        Applies::IfThere(text) => source.contains(text),
+    };
+    if !applies {
         return Ok(source.to_owned());
     }
     let error = |found| AnchorError {
@@ -68,7 +84,7 @@ mod tests {
             function,
             find,
             replace: "return 2;",
-            unless: None,
+            applies: Applies::Always,
         }
     }
 
@@ -84,10 +100,24 @@ mod tests {
     #[test]
     fn a_tree_with_its_own_code_keeps_it() {
         let edit = Edit {
-            unless: Some("int b("),
+            applies: Applies::Unless("int b("),
             ..edit(Some("c"), "nothing")
         };
         assert_eq!(apply(SOURCE, &edit).unwrap(), SOURCE);
+    }
+
+    #[test]
+    fn what_only_some_kernels_have_is_edited_there_only() {
+        let edit = |text| Edit {
+            applies: Applies::IfThere(text),
+            ..edit(Some("b"), "return 1;")
+        };
+        assert_eq!(apply(SOURCE, &edit("int c(")).unwrap(), SOURCE);
+        assert!(
+            apply(SOURCE, &edit("int b("))
+                .unwrap()
+                .contains("return 2;")
+        );
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! The edits of KVM's own files, each with its purpose and anchor.
 
-use crate::edit::Edit;
+use crate::edit::{Applies, Edit};
 
 const SVM: &str = "arch/x86/kvm/svm/svm.c";
 const TDX: &str = crate::names::TDX;
@@ -24,7 +24,7 @@ const fn in_function(
         function: Some(function),
         find,
         replace,
-        unless: None,
+        applies: Applies::Always,
     }
 }
 
@@ -35,14 +35,22 @@ const fn in_file(file: &'static str, find: &'static str, replace: &'static str) 
         function: None,
         find,
         replace,
-        unless: None,
+        applies: Applies::Always,
     }
 }
 
 /// An edit that a tree does without which has `own` already.
 const fn unless(own: &'static str, edit: Edit) -> Edit {
     Edit {
-        unless: Some(own),
+        applies: Applies::Unless(own),
+        ..edit
+    }
+}
+
+/// An edit of what only some kernels have.
+const fn if_there(text: &'static str, edit: Edit) -> Edit {
+    Edit {
+        applies: Applies::IfThere(text),
         ..edit
     }
 }
@@ -237,8 +245,18 @@ pub(crate) const EDITS: &[Edit] = &[
     // guest_memfd: folios of 2M, and holes that split before they zap.
     in_file(
         GMEM,
-        "#include \"guest_memfd.h\"\n",
-        "#include \"guest_memfd.h\"\n#include \"softtdx/softtdx.h\"\n",
+        "#include \"kvm_mm.h\"\n",
+        "#include \"kvm_mm.h\"\n#include \"softtdx/softtdx.h\"\n",
+    ),
+    // Linux 7.2 warns of slots whose place in the file is not that aligned, as QEMU's are.
+    if_there(
+        "WARN_ON(!IS_ALIGNED(slot->gmem.pgoff",
+        in_function(
+            GMEM,
+            "kvm_gmem_prepare_folio",
+            "\tWARN_ON(!IS_ALIGNED(slot->gmem.pgoff, folio_nr_pages(folio)));\n",
+            "",
+        ),
     ),
     in_function(
         GMEM,

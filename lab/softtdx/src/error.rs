@@ -4,6 +4,9 @@ use std::fmt;
 use std::io;
 use std::path::PathBuf;
 
+/// Kernels whose KVM is known.
+const KNOWN: &str = "Linux 7.2 and 7.3";
+
 /// Why the modules could not be built.
 #[derive(Debug, thiserror::Error)]
 pub enum BuildError {
@@ -29,6 +32,9 @@ pub enum BuildError {
     /// A file of KVM lacks the anchor of an edit.
     #[error(transparent)]
     Anchor(#[from] AnchorError),
+    /// All of the tree that differs.
+    #[error(transparent)]
+    Differs(#[from] Differs),
     /// A file of the tree is no C that can be followed.
     #[error("{file}:{line}: this starts something that does not end; is the file cut?")]
     Unfinished {
@@ -66,12 +72,7 @@ impl std::error::Error for NotFound {}
 
 impl fmt::Display for NotFound {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "{} has no {}: its KVM differs from what this program knows (Linux 7.3)",
-            self.file,
-            self.names.join(", no ")
-        )
+        write!(f, "{} has no {}", self.file, self.names.join(", no "))
     }
 }
 
@@ -111,6 +112,34 @@ impl fmt::Display for AnchorError {
         write!(f, " what is to be edited:")?;
         for line in anchor.trim_matches('\n').lines() {
             write!(f, "\n    {}", line.trim_end())?;
+        }
+        Ok(())
+    }
+}
+
+/// One place where a tree differs from the known kernels.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Misfit {
+    /// Names that are not there.
+    NotFound(NotFound),
+    /// The anchor of an edit.
+    Anchor(AnchorError),
+}
+
+/// All places where a tree differs from the known kernels.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Differs(pub Vec<Misfit>);
+
+impl std::error::Error for Differs {}
+
+impl fmt::Display for Differs {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "its KVM differs from what this program knows ({KNOWN}):")?;
+        for misfit in &self.0 {
+            match misfit {
+                Misfit::NotFound(misfit) => write!(f, "\n{misfit}")?,
+                Misfit::Anchor(misfit) => write!(f, "\n{misfit}")?,
+            }
         }
         Ok(())
     }

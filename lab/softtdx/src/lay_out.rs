@@ -14,9 +14,9 @@ use std::path::Path;
 
 use crate::edit;
 use crate::edits::{EDITS, TAILS};
-use crate::error::{BuildError, system};
+use crate::error::{BuildError, Differs, Misfit, system};
 use crate::extract;
-use crate::names::{TAKEN, TDX};
+use crate::names::{TAKEN, TAKEN_IF_THERE, TDX};
 use crate::sources;
 
 /// The parts of a kernel's source that are built.
@@ -39,13 +39,23 @@ pub fn lay_out(tree: &Path, work: &Path) -> Result<(), BuildError> {
         copy(&tree.join(part), &work.join(part), part, &edited)
             .map_err(system(format!("copying {}", tree.join(part).display())))?;
     }
+    // All that differs is reported at once: each attempt of a developer costs a build.
+    let mut misfits = Vec::new();
     let mut texts = BTreeMap::new();
     for edit in EDITS {
         let text = match texts.remove(edit.file) {
             Some(text) => text,
             None => read(tree, edit.file)?,
         };
-        texts.insert(edit.file, edit::apply(&text, edit)?);
+        let text = match edit::apply(&text, edit) {
+            Ok(edited) => edited,
+            Err(BuildError::Anchor(misfit)) => {
+                misfits.push(Misfit::Anchor(misfit));
+                text
+            }
+            Err(error) => return Err(error),
+        };
+        texts.insert(edit.file, text);
     }
     for (file, tail) in TAILS {
         let text = texts.entry(file).or_default();
@@ -55,7 +65,17 @@ pub fn lay_out(tree: &Path, work: &Path) -> Result<(), BuildError> {
     for folder in [&softtdx, &work.join("include/trace")] {
         fs::create_dir_all(folder).map_err(system("making the build folder"))?;
     }
-    let taken = extract::take(&texts[TDX], TDX, TAKEN)?;
+    let taken = match extract::take(&texts[TDX], TDX, TAKEN, TAKEN_IF_THERE) {
+        Ok(taken) => taken,
+        Err(BuildError::NotFound(misfit)) => {
+            misfits.push(Misfit::NotFound(misfit));
+            String::new()
+        }
+        Err(error) => return Err(error),
+    };
+    if !misfits.is_empty() {
+        return Err(BuildError::Differs(Differs(misfits)));
+    }
     write(&softtdx.join("taken.inc"), &taken)?;
     for (name, text) in sources::FILES {
         write(&softtdx.join(name), text)?;
@@ -166,5 +186,25 @@ mod tests {
         }
         let error = lay_out(folder.path(), &folder.path().join("work")).unwrap_err();
         assert!(error.to_string().contains("Linux 6.16"), "{error}");
+    }
+
+    #[test]
+    fn all_that_differs_is_told_at_once() {
+        let folder = tempfile::tempdir().unwrap();
+        let tree = folder.path().join("tree");
+        for edit in EDITS {
+            let path = tree.join(edit.file);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, "").unwrap();
+        }
+        fs::write(tree.join("arch/x86/kvm/x86.c"), "").unwrap();
+        let error = lay_out(&tree, &folder.path().join("work")).unwrap_err();
+        let text = error.to_string();
+        assert!(
+            text.contains("svm.c: there is no function svm_init()"),
+            "{text}"
+        );
+        assert!(text.contains("tdp_mmu.c: the file does not have"), "{text}");
+        assert!(text.contains("tdx.c has no TDX_BUG_ON, no"), "{text}");
     }
 }

@@ -36,7 +36,7 @@ pub fn fingerprint() -> String {
     // Another release of the standard library at worst builds the modules again.
     let mut hasher = DefaultHasher::new();
     sources::FILES.hash(&mut hasher);
-    names::TAKEN.hash(&mut hasher);
+    (names::TAKEN, names::TAKEN_IF_THERE).hash(&mut hasher);
     edits::TAILS.hash(&mut hasher);
     make::OPTIONS.hash(&mut hasher);
     for edit in edits::EDITS {

@@ -3,7 +3,7 @@
 /// Below the kernel's source.
 pub(crate) const TDX: &str = "arch/x86/kvm/vmx/tdx.c";
 
-/// Functions, macros and types that every KVM with TDX has, as of Linux 7.3.
+/// Functions, macros and types that every KVM with TDX has, as of Linux 7.2.
 pub(crate) const TAKEN: &[&str] = &[
     // Reports of failed SEAMCALLs.
     "__TDX_BUG_ON",
@@ -76,10 +76,8 @@ pub(crate) const TAKEN: &[&str] = &[
     "tdvmcall_set_return_code",
     "tdvmcall_set_return_val",
     "tdcall_to_vmx_exit_reason",
-    "tdx_is_exit_reason_valid",
     "tdx_to_vmx_exit_reason",
     "tdx_failed_vmentry",
-    "__tdx_handle_exit",
     "tdx_handle_exit",
     "complete_hypercall_exit",
     "tdx_emulate_vmcall",
@@ -133,4 +131,11 @@ pub(crate) const TAKEN: &[&str] = &[
     "tdx_vcpu_init_mem_region",
     "tdx_vcpu_unlocked_ioctl",
     "tdx_vcpu_ioctl",
+];
+
+/// Further ones, which only some kernels have; what calls them is theirs, too.
+pub(crate) const TAKEN_IF_THERE: &[&str] = &[
+    // From Linux 7.3 on.
+    "tdx_is_exit_reason_valid",
+    "__tdx_handle_exit",
 ];

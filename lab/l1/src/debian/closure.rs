@@ -61,6 +61,16 @@ impl Archive {
         self.get(&["update"]).map(drop)
     }
 
+    /// Names of packages that start like this.
+    pub(crate) fn names(&self, start: &str) -> Result<BTreeSet<String>, ArchiveError> {
+        let output = self
+            .apt
+            .run("apt-cache", &["pkgnames", start], Path::new("/"));
+        let output = output.map_err(ArchiveError::System)?;
+        let text = String::from_utf8_lossy(&output.stdout);
+        Ok(text.lines().map(str::to_owned).collect())
+    }
+
     /// `packages` and all they depend on.
     pub(crate) fn closure(&self, packages: &[&str]) -> Result<BTreeSet<Package>, ArchiveError> {
         // Already downloaded packages have no URI, so an empty folder is used.

@@ -29,6 +29,30 @@ pub enum RehearsalError {
         /// The folder searched.
         folder: PathBuf,
     },
+    /// Debian has no such kernel.
+    #[error("Debian packages no source of Linux {version}")]
+    #[diagnostic(help(
+        "it has {}; of another, build the tree and give --source TREE --kernel \
+         TREE/arch/x86/boot/bzImage",
+        there.join(", ")
+    ))]
+    NoSuchKernel {
+        /// The version asked for.
+        version: String,
+        /// Versions with TDX that there are.
+        there: Vec<String>,
+    },
+    /// The kernel that was built from a tree cannot run its modules.
+    #[error("{}: {why}", tree.display())]
+    #[diagnostic(help("{advice}"))]
+    NotBuilt {
+        /// The tree.
+        tree: PathBuf,
+        /// What it lacks.
+        why: String,
+        /// What to do about it.
+        advice: &'static str,
+    },
     /// The modules do not build.
     #[error(transparent)]
     #[diagnostic(help(

@@ -12,15 +12,22 @@
 //!
 //! Nothing is installed on the machine: packages are downloaded and unpacked in the user's cache
 //! folder. No kernel is built either: only KVM's two modules are, against the headers of the
-//! distribution's own kernel, by the compiler it was built with.
+//! distribution's own kernel, by the compiler it was built with. A developer's own kernel is taken
+//! as it was built ([`built`]).
 
+mod built;
+mod choice;
 mod error;
 mod modules;
 mod parts;
+mod prepare;
 mod root;
 
+pub use built::modules_for;
+pub use choice::{Choice, Distributed, Version};
 pub use error::RehearsalError;
-pub use parts::{Parts, Progress, prepare, ready};
+pub use parts::{Parts, Progress, ready};
+pub use prepare::prepare;
 pub use tdxlab_softtdx::OUTSIDE_OF_TREE;
 
 use std::path::PathBuf;

@@ -12,7 +12,7 @@ use super::error::{RehearsalError, system};
 use super::root::Root;
 
 /// The modules, as their files are called.
-const MODULES: [&str; 2] = ["kvm.ko", "kvm-amd.ko"];
+pub(super) const MODULES: [&str; 2] = ["kvm.ko", "kvm-amd.ko"];
 
 /// Folder in the root of KVM's parts of the kernel source.
 const SOURCE: &str = "usr/src/kvm-source";
@@ -61,7 +61,7 @@ pub(crate) fn are_current(modules: &Path) -> bool {
 /// One build at a time; what another process has built meanwhile is not built again.
 pub(crate) fn build_in(root: &Root, tree: Tree<'_>, modules: &Path) -> Result<(), RehearsalError> {
     let headers = headers(root)?;
-    let _lock = lock(root)?;
+    let _lock = lock(&root.inside("softtdx.lock"))?;
     if tree == Tree::Distribution && are_current(modules) {
         return Ok(());
     }
@@ -94,7 +94,7 @@ pub(crate) fn build_outside(
     files: &[(&str, &str)],
 ) -> Result<PathBuf, RehearsalError> {
     let headers = headers(root)?;
-    let _lock = lock(root)?;
+    let _lock = lock(&root.inside("softtdx.lock"))?;
     let work = root.inside(name);
     let module = work.join(format!("{name}.ko"));
     let same = |(file, text): &(&str, &str)| {
@@ -125,9 +125,9 @@ fn headers(root: &Root) -> Result<PathBuf, RehearsalError> {
     Ok(PathBuf::from("/usr/src").join(flavour))
 }
 
-/// Keeps other builds in the root away until it is dropped.
-fn lock(root: &Root) -> Result<File, RehearsalError> {
-    let lock = File::create(root.inside("softtdx.lock")).map_err(system("locking the build"))?;
+/// Keeps other builds in the same place away until it is dropped.
+pub(super) fn lock(file: &Path) -> Result<File, RehearsalError> {
+    let lock = File::create(file).map_err(system("locking the build"))?;
     lock.lock().map_err(system("locking the build"))?;
     Ok(lock)
 }

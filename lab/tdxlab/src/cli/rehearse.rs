@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::Args;
-use tdxlab_l1::rehearse::{self, Parts, RehearsalError};
+use tdxlab_l1::rehearse::{self, Choice, Distributed, Parts, RehearsalError};
 use tdxlab_l1::{AcceleratorChoice, KernelChoice, Memory, Options};
 use tdxlab_linux::pages_module;
 use tdxlab_qemu::installed::PROGRAM_VARIABLE;
@@ -80,6 +80,11 @@ pub(super) struct Rehearse {
     #[arg(long, value_name = "TREE", conflicts_with = "prepare")]
     source: Option<PathBuf>,
 
+    /// Kernel: `newest` or a version of Debian's, such as 7.2, whose parts are a download of their
+    /// own; with --source, also the arch/x86/boot/bzImage that was built with the modules from TREE
+    #[arg(long, value_name = "KERNEL", default_value = "newest")]
+    kernel: Choice,
+
     /// Seed a bug into KVM: `list` names them
     #[arg(long, value_name = "NAME", value_parser = known_bug)]
     bug: Option<String>,
@@ -112,6 +117,7 @@ impl Rehearse {
             offline: false,
             design: "stock".to_owned(),
             source: None,
+            kernel: Choice::Distributed(Distributed::Newest),
             bug: None,
             command: std::env::current_exe().ok(),
             memory: Memory::USUAL,
@@ -129,33 +135,44 @@ impl Rehearse {
             return Ok(super::exit::PASSED);
         }
         let cache = rehearse::cache_folder()?;
-        let parts = match rehearse::ready(&cache) {
+        let distributed = match &self.kernel {
+            Choice::Distributed(distributed) => distributed.clone(),
+            // QEMU is needed all the same.
+            Choice::Image(image) if self.source.is_some() => Distributed::Newest,
+            Choice::Image(_) => {
+                return Err(CliError::usage(
+                    "--kernel with an image needs --source",
+                    "give the tree that it was built from, whose KVM is rehearsed",
+                ));
+            }
+        };
+        let parts = match rehearse::ready(&cache, &distributed) {
             Some(parts) if !self.prepare || self.offline => parts,
             _ if self.offline => return Err(RehearsalError::NotPrepared { folder: cache }.into()),
-            _ => self.fetch(&cache)?,
+            _ => rehearse::prepare(&cache, &distributed, self.keep, &mut progress)?,
         };
         output::note(format!("rehearse: {parts}"));
         if self.prepare {
             return Ok(super::exit::PASSED);
         }
-        self.run(&parts)
+        self.run(&parts, &cache)
     }
 
-    fn fetch(&self, cache: &Path) -> Result<Parts, CliError> {
-        Ok(rehearse::prepare(cache, self.keep, &mut progress)?)
-    }
-
-    fn run(self, parts: &Parts) -> Result<u8, CliError> {
+    fn run(self, parts: &Parts, cache: &Path) -> Result<u8, CliError> {
         let folder = std::env::current_dir().map_err(|source| CliError::System {
             doing: "finding the working folder".to_owned(),
             source,
         })?;
-        let modules = match &self.source {
-            Some(source) => parts.modules_of(source, &mut progress)?,
-            None => parts.current_modules(&mut progress)?,
+        let (kernel, modules) = match (&self.kernel, &self.source) {
+            (Choice::Image(image), Some(source)) => {
+                let modules = rehearse::modules_for(cache, source, image, &mut progress)?;
+                (image.clone(), modules)
+            }
+            (_, Some(source)) => (parts.kernel(), parts.modules_of(source, &mut progress)?),
+            (_, None) => (parts.kernel(), parts.current_modules(&mut progress)?),
         };
         let options = Options {
-            kernel: KernelChoice::Image(parts.kernel()),
+            kernel: KernelChoice::Image(kernel),
             modules: Some(modules),
             fresh: false,
             accelerator: AcceleratorChoice::Tcg,

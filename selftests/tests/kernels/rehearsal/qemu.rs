@@ -10,7 +10,8 @@ use super::command::{rehearse as rehearsed, said};
 /// Starts the QEMU of the rehearsal and returns its last output.
 fn refusal_of(arguments: &[&str]) -> String {
     let cache = rehearse::cache_folder().unwrap();
-    let parts = rehearse::ready(&cache).expect("`tdxlab rehearse --prepare` has been run");
+    let parts = rehearse::ready(&cache, &rehearse::Distributed::Newest)
+        .expect("`tdxlab rehearse --prepare` has been run");
     let output = Command::new(parts.qemu())
         .args(["-nodefaults", "-no-user-config", "-display", "none", "-S"])
         .args(arguments)
@@ -99,7 +100,8 @@ fn an_image_without_a_footer_is_refused_in_known_words() {
 #[ignore = "takes the QEMU of a rehearsal: make test-rehearsal"]
 fn it_knows_the_object_that_makes_a_td() {
     let cache = rehearse::cache_folder().unwrap();
-    let parts = rehearse::ready(&cache).expect("`tdxlab rehearse --prepare` has been run");
+    let parts = rehearse::ready(&cache, &rehearse::Distributed::Newest)
+        .expect("`tdxlab rehearse --prepare` has been run");
     let needed = tdxlab::qemu::Version::new(10, 1);
     let installed = tdxlab::qemu::Installed::at(&parts.qemu(), needed).unwrap();
     assert!(installed.objects().unwrap().contains("tdx-guest"));
