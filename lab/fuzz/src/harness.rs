@@ -10,7 +10,7 @@ use tdxlab_host::{BootOptions, Host, HostError, Session};
 use tdxlab_journal::interleaving::Interleaving;
 use tdxlab_journal::{Judgement, Verdict, Witness};
 use tdxlab_judge::{AllowList, HostOracle, PlanJudge};
-use tdxlab_plan::{Action, Design, Guest, Plan, Races};
+use tdxlab_plan::{Action, ConversionHoles, Design, Guest, Plan, Races};
 use tdxlab_predict::Predictor;
 use tdxlab_run::{PANICKED, perform};
 
@@ -27,6 +27,7 @@ pub struct Harness {
     seed: u64,
     steps: u32,
     orders: Orders,
+    holes: ConversionHoles,
 }
 
 /// Result of a step.
@@ -153,16 +154,27 @@ impl Harness {
                 advice: "see `tdxlab doctor`".to_owned(),
             });
         }
-        Ok(Harness::new(session, judge, seed))
+        // The VMM of a software host outlives what it is refused.
+        let holes = match profile.kind.is_software() {
+            true => ConversionHoles::default(),
+            false => ConversionHoles::of(design),
+        };
+        Ok(Harness::new(session, judge, seed, holes))
     }
 
-    fn new(session: Box<dyn Session>, judge: PlanJudge<HostOracle>, seed: u64) -> Harness {
+    fn new(
+        session: Box<dyn Session>,
+        judge: PlanJudge<HostOracle>,
+        seed: u64,
+        holes: ConversionHoles,
+    ) -> Harness {
         Harness {
             session,
             judge,
             seed,
             steps: 0,
             orders: Orders::new(),
+            holes,
         }
     }
 
@@ -215,6 +227,11 @@ impl Harness {
         let Ok(expected) = self.judge.expect(action) else {
             return Ok(None);
         };
+        let mut holes = self.holes.clone();
+        if !action.ops().all(|op| holes.allow(op)) {
+            return Ok(None);
+        }
+        self.holes = holes;
         let step = self.steps;
         self.steps += 1;
         let session = self.session.as_mut();

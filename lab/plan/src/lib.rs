@@ -24,6 +24,7 @@
 #![warn(missing_docs)]
 
 mod check;
+mod conversion_holes;
 mod converts;
 mod design;
 mod expect;
@@ -43,6 +44,7 @@ pub mod tdx_status;
 pub mod text;
 
 pub use check::{WrongPlan, check};
+pub use conversion_holes::ConversionHoles;
 pub use converts::Converts;
 pub use design::{Design, RangeSplit, Unmet};
 pub use expect::{Expect, ExpectErrno, ExpectMapGpa, ExpectStatus, ExpectTd};

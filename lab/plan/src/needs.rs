@@ -1,9 +1,8 @@
 //! Whether host and design offer what a plan needs.
 
-use rangemap::RangeSet;
 use tdxlab_protocol::addr::PageLevel;
-use tdxlab_protocol::message::Side;
 
+use crate::conversion_holes::ConversionHoles;
 use crate::design::Design;
 use crate::host::HostProfile;
 use crate::op::{Action, Kind, Op};
@@ -130,59 +129,17 @@ fn fixed_slots(plan: &Plan) -> Option<String> {
     None
 }
 
-/// Where the VMM punches a hole for each conversion to shared, and KVM takes holes of whole 2M only,
-/// converting less ends the VMM: `ram_block_discard_guest_memfd_range()` of QEMU fails with EINVAL.
 fn hole_of_a_conversion(plan: &Plan, design: &Design) -> Option<String> {
-    let alignment = design.hole_alignment;
-    if design.in_place() || alignment == PageLevel::Size4K {
-        return None;
-    }
-    let mut shared = RangeSet::new();
-    for op in plan.steps.iter().flat_map(|step| step.action.ops()) {
-        let fits = match *op {
-            Op::Convert {
-                range,
-                to: Side::Shared,
-                ..
-            } => {
-                shared.insert(range.start()..range.end());
-                range.start().is_aligned(alignment) && range.end().is_aligned(alignment)
-            }
-            // Each page that is private still is converted by itself.
-            Op::Touch {
-                range,
-                side: Side::Shared,
-                ..
-            }
-            | Op::Fill {
-                range,
-                side: Side::Shared,
-                ..
-            }
-            | Op::Verify {
-                range,
-                side: Side::Shared,
-                ..
-            } => shared.gaps(&(range.start()..range.end())).next().is_none(),
-            Op::Convert { range, .. }
-            | Op::Accept { range, .. }
-            | Op::Touch { range, .. }
-            | Op::Fill { range, .. }
-            | Op::Verify { range, .. } => {
-                shared.remove(range.start()..range.end());
-                true
-            }
-            _ => true,
-        };
-        if !fits {
-            return Some(format!(
-                "needs conversions of less than {alignment}; the hole that the VMM punches for one is \
-                 refused, since {} punches at {alignment}",
-                design.name
-            ));
-        }
-    }
-    None
+    let mut holes = ConversionHoles::of(design);
+    let mut ops = plan.steps.iter().flat_map(|step| step.action.ops());
+    ops.any(|op| !holes.allow(op)).then(|| {
+        let alignment = design.hole_alignment;
+        format!(
+            "needs conversions of less than {alignment}; the hole that the VMM punches for one is \
+             refused, since {} punches at {alignment}",
+            design.name
+        )
+    })
 }
 
 const NO_PREFAULT: &str =
@@ -194,7 +151,7 @@ const NO_RACING_CONVERSION: &str = "needs a conversion that races; on tdx QEMU m
 mod tests {
     use rstest::rstest;
     use tdxlab_protocol::addr::{Gpa, GpaRange, PageLevel};
-    use tdxlab_protocol::message::VcpuId;
+    use tdxlab_protocol::message::{Side, VcpuId};
     use tdxlab_protocol::pattern::Generation;
 
     use super::*;
