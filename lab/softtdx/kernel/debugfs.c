@@ -192,10 +192,18 @@ static const struct file_operations ranges_fops = {
 	.release = single_release,
 };
 
+static int pool_show(struct seq_file *m, void *unused)
+{
+	softtdx_pool_show(m);
+	return 0;
+}
+DEFINE_SHOW_ATTRIBUTE(pool);
+
 void softtdx_debugfs_setup(void)
 {
 	folder = debugfs_create_dir("softtdx", NULL);
 	debugfs_create_file("ranges", 0644, folder, NULL, &ranges_fops);
+	debugfs_create_file("pool", 0444, folder, NULL, &pool_fops);
 	debugfs_create_file("vectors", 0600, folder, NULL, &softtdx_vectors_fops);
 }
 

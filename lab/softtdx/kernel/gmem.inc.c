@@ -60,7 +60,12 @@ struct folio *softtdx_gmem_huge_folio(struct inode *inode, pgoff_t index)
 	if (filemap_range_has_page(mapping, start, start + HPAGE_PMD_SIZE - 1))
 		return ERR_PTR(-EEXIST);
 
-	folio = filemap_alloc_folio(gfp | __GFP_NORETRY | __GFP_NOWARN, HPAGE_PMD_ORDER, NULL);
+	folio = NULL;
+	if (!softtdx_fragmented())
+		folio = filemap_alloc_folio(gfp | __GFP_NORETRY | __GFP_NOWARN,
+					    HPAGE_PMD_ORDER, NULL);
+	if (!folio)
+		folio = softtdx_pool_take();
 	if (!folio)
 		return ERR_PTR(-ENOMEM);
 

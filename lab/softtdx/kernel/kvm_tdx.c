@@ -175,6 +175,8 @@ int softtdx_vm_init(struct kvm *kvm)
 	/* KVM allows as many vCPUs as the host has CPUs; an emulated host has few. */
 	to_kvm_tdx(kvm)->state = TD_STATE_UNINITIALIZED;
 	softtdx_lies_restart();
+	if (softtdx_huge(kvm))
+		softtdx_pool_fill();
 	return 0;
 }
 

@@ -21,6 +21,7 @@ struct lies {
 	bool no_tdx;
 	bool no_attributes;
 	bool coarse_holes;
+	bool fragmented;
 };
 
 /* What has happened in the life of the current TD. */
@@ -106,6 +107,8 @@ static int parse_lie(char *text, struct lies *l)
 			l->no_attributes = true;
 		else if (!strcmp(name, "coarse-holes"))
 			l->coarse_holes = true;
+		else if (!strcmp(name, "fragmented"))
+			l->fragmented = true;
 		else
 			return -EINVAL;
 		return 0;
@@ -246,4 +249,9 @@ bool softtdx_no_attributes(struct kvm *kvm)
 bool softtdx_coarse_holes(void)
 {
 	return READ_ONCE(lies.coarse_holes);
+}
+
+bool softtdx_fragmented(void)
+{
+	return READ_ONCE(lies.fragmented);
 }

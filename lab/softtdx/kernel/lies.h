@@ -13,6 +13,7 @@
  *   panic=N, panic=N:CODE	the TD reports a fatal error there
  *   triple-fault=N		the TD ends in a triple fault there
  *   drop-conversion=N		the Nth chunk of MapGPA reports success and changes nothing
+ *   fragmented			the buddy allocator has no 2M in one piece
  *   coarse-holes		the guest_memfd refuses holes that are not of whole 2M
  *
  * They are told to TDs only, and counted from the start of each TD.
@@ -54,5 +55,6 @@ unsigned long softtdx_populates(void);
 bool softtdx_no_tdx(void);
 bool softtdx_no_attributes(struct kvm *kvm);
 bool softtdx_coarse_holes(void);
+bool softtdx_fragmented(void);
 
 #endif /* __KVM_SOFTTDX_LIES_H */

@@ -103,6 +103,14 @@ int softtdx_hole_begin(struct inode *inode, pgoff_t start, pgoff_t end);
 int softtdx_hole_zapped(struct inode *inode, loff_t *offset, loff_t *len);
 void softtdx_hole_end(struct inode *inode, pgoff_t start, pgoff_t end);
 
+/* pool.c */
+struct seq_file;
+
+void softtdx_pool_fill(void);
+struct folio *softtdx_pool_take(void);
+void softtdx_pool_drain(void);
+void softtdx_pool_show(struct seq_file *m);
+
 /* kvm-amd.ko */
 extern const unsigned int softtdx_vcpu_size;
 void softtdx_hardware_setup(struct kvm_x86_ops *ops);

@@ -386,5 +386,6 @@ void softtdx_hardware_setup(struct kvm_x86_ops *ops)
 void softtdx_unsetup(void)
 {
 	softtdx_debugfs_unsetup();
+	softtdx_pool_drain();
 	softtdx_host_unsetup();
 }

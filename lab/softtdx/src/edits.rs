@@ -81,7 +81,7 @@ pub(crate) const EDITS: &[Edit] = &[
     in_file(
         MAKEFILE,
         "obj-$(CONFIG_KVM_X86)\t+= kvm.o\n",
-        "kvm-y\t\t\t+= softtdx/split.o softtdx/bugs.o softtdx/lies.o\n\
+        "kvm-y\t\t\t+= softtdx/split.o softtdx/bugs.o softtdx/lies.o softtdx/pool.o\n\
          kvm-amd-y\t\t+= softtdx/kvm_tdx.o softtdx/vcpu.o softtdx/guest.o softtdx/manage.o \\\n\
          \t\t\t   softtdx/seamcall.o softtdx/tdcall.o softtdx/sept.o softtdx/host.o \\\n\
          \t\t\t   softtdx/debugfs.o softtdx/vectors.o\n\n\

@@ -7,6 +7,7 @@ pub(crate) const FILES: &[(&str, &str)] = &[
     ("bugs.c", include_str!("../kernel/bugs.c")),
     ("lies.h", include_str!("../kernel/lies.h")),
     ("lies.c", include_str!("../kernel/lies.c")),
+    ("pool.c", include_str!("../kernel/pool.c")),
     ("split.c", include_str!("../kernel/split.c")),
     ("tdp_mmu.inc.c", include_str!("../kernel/tdp_mmu.inc.c")),
     ("gmem.inc.c", include_str!("../kernel/gmem.inc.c")),

@@ -10,5 +10,6 @@ mod designs;
 mod fuzz;
 mod lies;
 mod linux;
+mod own_kernel;
 mod qemu;
 mod stock;
