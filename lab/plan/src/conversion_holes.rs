@@ -62,8 +62,8 @@ impl ConversionHoles {
                 side: Side::Shared,
                 ..
             } => {
-                let mut private = self.shared.gaps(&(range.start()..range.end()));
-                private.next().is_none()
+                let range = range.start()..range.end();
+                self.shared.gaps(&range).next().is_none()
             }
             Op::Convert { range, .. }
             | Op::Accept { range, .. }
