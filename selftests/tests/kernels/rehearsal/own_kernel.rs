@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::Path;
 
-use tdxlab_l1::rehearse::{self, Distributed};
+use tdxlab::l1::rehearse::{self, Distributed};
 
 use super::command::{rehearse, said};
 
@@ -46,7 +46,10 @@ fn what_is_wrong_with_a_tree_is_told_by_name() {
     let gone = gone.replace("KVM_BUG_ON(level != PG_LEVEL_4K, kvm)", "0");
     fs::write(&tdx, gone).unwrap();
     let text = refused(&tree);
-    assert!(text.contains("tdx_sept_map_leaf_spte() does not have"), "{text}");
+    assert!(
+        text.contains("tdx_sept_map_leaf_spte() does not have"),
+        "{text}"
+    );
     assert!(text.contains("tdx.c has no __tdx_reclaim_page"), "{text}");
 
     let broken = known.replacen("tdx_track(kvm);", "tdx_trakc(kvm);", 1);
@@ -105,7 +108,7 @@ fn fragmented_memory_is_mapped_at_2m_out_of_a_pool() {
     ];
     let text = said(&rehearse(out.path(), &command));
     assert!(text.contains("pool of 0: taken 0"), "{text}");
-    assert!(text.contains("fail: 1 of 1"), "{text}");
+    assert!(text.contains("fail: 1 scenario"), "{text}");
     assert!(text.contains("pass: 1 scenario"), "{text}");
     let taken = text.split("pool of 64: taken ").nth(1).unwrap();
     let taken: u32 = taken.lines().next().unwrap().parse().unwrap();
