@@ -38,6 +38,25 @@ faults! {
         }
     }
 
+    "dirty-log-splits-mirror": "dirty logging of a TD is not refused, and splits every leaf of the mirror"
+    ("kvm_tdp_mmu_try_split_huge_pages() visits mirror roots", under "v5", seen by Splits Debugfs Errno)
+    DirtyLogSplitsMirror {} {
+        fn refuses_dirty_log(&mut self) -> bool {
+            false
+        }
+        fn dirty_log_splits_mirror(&mut self) -> bool {
+            true
+        }
+    }
+
+    "dirty-log-refused-too-late": "dirty logging of a TD is refused when the leaves of the mirror are split already"
+    ("the flag is looked at after kvm_mmu_slot_apply_flags()", under "v5", seen by Splits Debugfs)
+    DirtyLogRefusedTooLate {} {
+        fn dirty_log_splits_mirror(&mut self) -> bool {
+            true
+        }
+    }
+
     "over-zap": "leaves that stick out of a range are zapped, not split: data outside is lost"
     ("data loss named in the v3 cover letter and the RFC v5 review", rows 1, under "headtail",
      seen by Splits Content Debugfs)

@@ -275,6 +275,9 @@ impl Draw {
                 },
                 vcpu: VcpuId(0),
             },
+            6 => Op::DirtyLog {
+                on: self.random.random(),
+            },
             _ => {
                 let level = match self.random.random_ratio(1, 3) {
                     true => PageLevel::Size4K,

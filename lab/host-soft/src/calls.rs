@@ -2,7 +2,7 @@
 
 use tdxlab_host::HostError;
 use tdxlab_plan::addr::GpaRange;
-use tdxlab_plan::{HostOp, Kind, Op, SlotChange, VmmAnswer};
+use tdxlab_plan::{HostOp, Kind, Op, SlotChange, VmOp, VmmAnswer};
 use tdxlab_protocol::message::Task;
 use tdxlab_qemu::agent::request;
 use tdxlab_softkvm::{Answer, HostCall, PhysicalMemory, SoftKvm};
@@ -29,7 +29,8 @@ pub(crate) fn work<M: PhysicalMemory>(
     match op.kind() {
         Kind::Guest(vcpu, op) => Ok(Work::Guest(request::tasks(vcpu, op, reads))),
         Kind::Host(op) => Ok(Work::Host(calls(kvm, op))),
-        Kind::Vm(_) => Err(HostError::for_plain_vms_only()),
+        Kind::Vm(VmOp::DirtyLog(on)) => Ok(Work::Host(vec![HostCall::LogDirtyPages { on }])),
+        Kind::Vm(VmOp::Stop | VmOp::Cont) => Err(HostError::for_plain_vms_only()),
     }
 }
 

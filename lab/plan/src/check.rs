@@ -13,7 +13,7 @@ use crate::limits::{
     LOW_END, MAX_ACTIONS, MAX_BRANCHES, MAX_IMAGE, MAX_OPERATIONS, MAX_SLOTS, MAX_VCPUS,
     WINDOW_BYTES,
 };
-use crate::op::{Action, Branch, GuestOp, HostOp, Kind, Op};
+use crate::op::{Action, Branch, GuestOp, HostOp, Kind, Op, VmOp};
 use crate::plan::{Guest, HIGH_BASE, LOW_BASE, Plan};
 
 /// An error in a plan, and its step.
@@ -142,6 +142,9 @@ fn parallel(branches: &[Branch], guest: &Guest) -> Result<(), String> {
             if matches!(op, Op::Verify { .. }) {
                 return Err("`verify` cannot race".to_owned());
             }
+            if matches!(op, Op::DirtyLog { .. }) && guest.backing.is_none() {
+                return Err("`dirty_log` of a TD cannot race".to_owned());
+            }
             if op.range().is_some_and(|range| {
                 matches!(op, Op::Accept { .. } | Op::Convert { .. })
                     && inside(range, PageLevel::Size4K, guest).is_err()
@@ -186,8 +189,8 @@ fn op(op: &Op, guest: &Guest) -> Result<(), String> {
         Kind::Host(HostOp::Slot(range, _)) => slot(range, guest),
         Kind::Guest(_, part) => on_range(op, part.range(), guest),
         Kind::Host(part) => on_range(op, part.range(), guest),
-        Kind::Vm(_) if guest.backing.is_none() => {
-            Err("only plain VMs are logged and stopped".to_owned())
+        Kind::Vm(VmOp::Stop | VmOp::Cont) if guest.backing.is_none() => {
+            Err("only plain VMs are stopped".to_owned())
         }
         Kind::Vm(_) => Ok(()),
     }

@@ -82,6 +82,11 @@ fn out_of_reach(plan: &Plan, host: &HostProfile) -> Option<String> {
     if !host.kind.is_software() && ops.any(is_for_software) {
         return Some(NO_VMM_OF_ITS_OWN.to_owned());
     }
+    let logs = |op: &Op| matches!(op, Op::DirtyLog { .. });
+    let mut ops = plan.steps.iter().flat_map(|step| step.action.ops());
+    if !host.kind.is_software() && !host.plain && ops.any(logs) {
+        return Some(NO_DIRTY_LOG.to_owned());
+    }
     let memory = plan.guest.memory;
     let leaves = |op: &Op| {
         matches!(op, Op::Accept { .. } | Op::Convert { .. })
@@ -98,6 +103,10 @@ fn out_of_reach(plan: &Plan, host: &HostProfile) -> Option<String> {
 fn is_for_software(op: &Op) -> bool {
     matches!(op.kind(), Kind::Host(op) if op.is_for_software())
 }
+
+/// QEMU blocks the migration of a TD, and takes KVM's refusal of a flag for its own bug.
+const NO_DIRTY_LOG: &str =
+    "needs a VMM that lives on when KVM refuses dirty logging, which ends QEMU; soft and sim do";
 
 const NO_END_OF_MEMORY: &str =
     "needs that nothing follows test memory; in QEMU more memory may. soft and sim do";

@@ -120,8 +120,8 @@ pub enum Op {
         /// The answer.
         answer: VmmAnswer,
     },
-    /// Host: log which pages the guest writes (KVM_MEM_LOG_DIRTY_PAGES), or stop that. Plain VMs
-    /// only.
+    /// Host: log which pages the guest writes (KVM_MEM_LOG_DIRTY_PAGES), or stop that. KVM refuses
+    /// it for the private memory of TDs.
     DirtyLog {
         /// Whether from now on.
         on: bool,
@@ -161,7 +161,7 @@ pub enum Kind {
     Guest(VcpuId, GuestOp),
     /// The host, to the guest_memfd or the memory of a TD.
     Host(HostOp),
-    /// The VMM, to the whole VM. Plain VMs only.
+    /// The VMM, to the whole VM.
     Vm(VmOp),
 }
 

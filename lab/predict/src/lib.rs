@@ -219,7 +219,8 @@ impl State {
             Op::Unpin { range } => self.unpin(tally, range)?,
             Op::Slot { range, change } => self.change_slot(tally, range, change)?,
             Op::Conversions { range, answer } => self.answer(tally, range, answer),
-            Op::DirtyLog { .. } | Op::Stop | Op::Cont => {
+            Op::DirtyLog { .. } => self.log_dirty_pages(tally),
+            Op::Stop | Op::Cont => {
                 return Err(Unjudgeable {
                     why: "that is done to plain VMs only".to_owned(),
                     advice: "say with `backing` what is behind the memory of a plain VM".to_owned(),

@@ -121,6 +121,13 @@ impl State {
         tally.errnos.push(0);
     }
 
+    /// The VMM asks for dirty logging, or for its end. KVM refuses the flag beside a guest_memfd, and
+    /// any other change of such a slot (`check_memory_region_flags()`, `kvm_set_memory_region()`):
+    /// no page table is touched.
+    pub(super) fn log_dirty_pages(&self, tally: &mut Tally) {
+        tally.errnos.push(EINVAL);
+    }
+
     /// Where a MapGPA of `pages` stops: at the first chunk with a page that no slot serves, that the
     /// VMM refuses, or that is held while it should become private. `None` where it goes through. A
     /// chunk that stops is left as it was, as a whole.

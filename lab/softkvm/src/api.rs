@@ -109,6 +109,11 @@ pub enum HostCall {
         /// Which.
         range: GpaRange,
     },
+    /// Dirty logging of the slots over the guest_memfd switched on or off.
+    LogDirtyPages {
+        /// Which.
+        on: bool,
+    },
     /// What the VMM answers from now on to conversions that touch a range.
     Conversions {
         /// Where.

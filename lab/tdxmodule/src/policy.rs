@@ -349,6 +349,16 @@ pub trait Policy: Send {
         Some(slot)
     }
 
+    /// Whether KVM refuses to log writes to private memory.
+    fn refuses_dirty_log(&mut self) -> bool {
+        true
+    }
+
+    /// Whether dirty logging splits the leaves of the mirror.
+    fn dirty_log_splits_mirror(&mut self) -> bool {
+        false
+    }
+
     /// Whether the VMM ends where no memory lies behind an address.
     fn ends_without_memory(&mut self) -> bool {
         true
@@ -501,6 +511,8 @@ pub enum Why {
     AcceptSplit,
     /// A leaf is split for a hole or a conversion.
     RangeSplit,
+    /// A leaf is split for dirty logging.
+    DirtyLog,
     /// A private leaf is zapped.
     Zap,
     /// Shared mappings are zapped.

@@ -91,6 +91,7 @@ impl<M: PhysicalMemory> Kvm<M> {
             HostCall::Unpin { range } => Running::Over(self.unpin(range)),
             HostCall::DeleteSlot { range } => Running::Over(self.delete_slot(range)),
             HostCall::AddSlot { range } => Running::Over(self.add_slot(range)),
+            HostCall::LogDirtyPages { on } => Running::Over(self.log_dirty_pages(on)),
             HostCall::Conversions { range, answer } => Running::Over(self.answer(range, answer)),
         }
     }

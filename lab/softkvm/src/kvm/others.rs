@@ -3,7 +3,7 @@
 
 use tdxlab_protocol::addr::{GpaRange, PageLevel};
 use tdxlab_tdxmodule::PhysicalMemory;
-use tdxlab_tdxmodule::policy::{Failure, FileId};
+use tdxlab_tdxmodule::policy::{Failure, FileId, Why};
 
 use super::Kvm;
 use super::design::Conversion;
@@ -81,6 +81,30 @@ impl<M: PhysicalMemory> Kvm<M> {
             0
         } else {
             libc::EINVAL
+        }
+    }
+
+    /// KVM_SET_USER_MEMORY_REGION2 with KVM_MEM_LOG_DIRTY_PAGES set, or with it taken away, for the
+    /// slots over the guest_memfd of test memory. Source: `check_memory_region_flags()`.
+    ///
+    /// A policy may let it through: `kvm_tdp_mmu_try_split_huge_pages()` visits mirror roots, too.
+    pub(super) fn log_dirty_pages(&mut self, on: bool) -> i32 {
+        let refusal = self.hardware.policy.refuses_dirty_log();
+        if on && self.hardware.policy.dirty_log_splits_mirror() {
+            let mut leaves = Vec::new();
+            for slot in self.slots.of_file(FileId::Test) {
+                self.mirror.walk_range(slot.range, &mut |leaf| {
+                    leaves.extend(leaf.map(|leaf| leaf.gpa))
+                });
+            }
+            // Without memory for a table, KVM splits no further and reports nothing.
+            let _ = leaves
+                .into_iter()
+                .try_for_each(|gpa| self.split_at(gpa, Why::DirtyLog));
+        }
+        match refusal {
+            true => libc::EINVAL,
+            false => 0,
         }
     }
 
