@@ -323,7 +323,7 @@ pub const ROWS: &[Known] = &[
         38,
         Both,
         "a conversion meets a folio that is held: EAGAIN with error_offset",
-        &["convert/held-page"],
+        &["convert/held-page", "convert/host-attributes-held"],
     ),
     known(
         39,

@@ -218,6 +218,32 @@ faults! {
         }
     }
 
+    "error-offset-of-the-call": "an ioctl that is refused for a held page says that it stopped at its start"
+    ("error_offset of KVM_SET_MEMORY_ATTRIBUTES2, in-place conversion v8", rows 38, under "headtail",
+     seen by Errno)
+    ErrorOffsetOfTheCall {} {
+        fn error_at(&mut self, start: Gpa, _: Gpa) -> Gpa {
+            start
+        }
+    }
+
+    "attributes-half-set": "an ioctl that meets a held page has made those before it private"
+    ("all or nothing for the range, in-place conversion v8", rows 38, under "headtail", seen by Debugfs)
+    AttributesHalfSet {} {
+        fn refuses_as_a_whole(&mut self) -> bool {
+            false
+        }
+    }
+
+    "equal-attributes-zapped": "setting the attribute that memory has zaps its private pages: the guest's data is gone"
+    ("a range that has the attribute is no work, in-place conversion v8", under "headtail",
+     seen by Debugfs)
+    EqualAttributesZapped {} {
+        fn skips_equal_attributes(&mut self, _: bool) -> bool {
+            false
+        }
+    }
+
     "map-gpa-refused": "MapGPA converts and then reports an invalid operand"
     ("error after the point of no return, v3 review", rows 13, under "v5", seen by MapGpa)
     MapGpaRefused {} {

@@ -243,7 +243,7 @@ impl Draw {
             VmmAnswer::Delay,
             VmmAnswer::Refuse,
         ];
-        match self.random.random_range(0..8) {
+        match self.random.random_range(0..10) {
             0 => {
                 self.pinned = Some(range);
                 Op::Pin { range }
@@ -261,6 +261,13 @@ impl Draw {
             4 => Op::Conversions {
                 range: self.range(),
                 answer: answers[self.random.random_range(0..answers.len())],
+            },
+            6 | 7 => Op::SetAttributes {
+                range: self.range(),
+                to: match self.random.random() {
+                    true => Side::Shared,
+                    false => Side::Private,
+                },
             },
             5 => Op::Convert {
                 range: self

@@ -84,6 +84,7 @@ pub(super) const fn counted_as(op: &Op) -> &'static str {
         Op::Unpin { .. } => "unpin",
         Op::Slot { .. } => "slot",
         Op::Conversions { .. } => "conversions",
+        Op::SetAttributes { .. } => "attributes",
         Op::DirtyLog { on: true } => "dirty log on",
         Op::DirtyLog { on: false } => "dirty log off",
         Op::Stop => "stop",
@@ -97,7 +98,11 @@ pub(super) fn weight(op: &Op) -> u32 {
     let vcpu = op.vcpu().map_or(0, |vcpu| u32::from(vcpu.0 > 0));
     vcpu + match op {
         Op::Release { .. } => 4,
-        Op::Pin { .. } | Op::Unpin { .. } | Op::Slot { .. } | Op::Conversions { .. } => 2,
+        Op::Pin { .. }
+        | Op::Unpin { .. }
+        | Op::Slot { .. }
+        | Op::Conversions { .. }
+        | Op::SetAttributes { .. } => 2,
         Op::Accept { size, .. } => match size {
             Size::Size4K => 0,
             Size::Size2M => 1,

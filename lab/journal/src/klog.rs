@@ -141,6 +141,11 @@ const MARKS: &[(Mark, Kind)] = &[
     (Says("TDX private memory error"), Kind::BrokenMemory),
     (Both("Machine Check Exception", "Bank"), Kind::BrokenMemory),
     (Starts("Memory failure: "), Kind::BrokenMemory),
+    // do_sigbus(): a process that touches what is poisoned already.
+    (
+        Both("MCE: Killing", "hardware memory corruption"),
+        Kind::BrokenMemory,
+    ),
     (
         Says("Uncorrected hardware memory error"),
         Kind::BrokenMemory,

@@ -11,6 +11,9 @@ impl Observed {
     /// where it is: it belongs to nothing that was moved.
     #[must_use]
     pub fn moved_down(mut self, bytes: u64) -> Observed {
+        if let Some(at) = &mut self.error_at {
+            move_down(at, bytes);
+        }
         for run in &mut self.runs {
             match run {
                 Run::Accept { start, .. }

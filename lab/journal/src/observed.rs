@@ -3,6 +3,7 @@
 use std::time::Instant;
 
 use serde::{Deserialize, Serialize};
+use tdxlab_protocol::addr::Gpa;
 use tdxlab_protocol::message::{Counts, Run};
 
 use crate::cost::Cost;
@@ -37,6 +38,9 @@ pub struct Observed {
     pub counts: Counts,
     /// errno of the host call; 0 for success; `None` for guest operations.
     pub errno: Option<i32>,
+    /// The page at which the host call says that it stopped (`error_offset`).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub error_at: Option<Gpa>,
     /// How the TD died, if it did.
     pub death: Option<Death>,
     /// S-EPT entries the host visited to decide the splits of a range; `None` if unknown.

@@ -2,6 +2,7 @@
 
 use tdxlab_journal::verdict::{Finding, Witness};
 use tdxlab_journal::{Death, Killer};
+use tdxlab_plan::addr::Gpa;
 use tdxlab_plan::names::Errno;
 
 use super::findings::{Evidence, Findings};
@@ -98,5 +99,19 @@ pub(super) fn errnos(evidence: &Evidence<'_>, findings: &mut Findings) {
                 Errno(*found).to_string(),
             ));
         }
+    }
+    stopped(evidence, findings);
+}
+
+/// Where a call says that it stopped.
+fn stopped(evidence: &Evidence<'_>, findings: &mut Findings) {
+    let told = |at: Option<Gpa>| match at {
+        Some(gpa) => format!("a call that stops at {gpa}"),
+        None => "no call that stops anywhere".to_owned(),
+    };
+    let found = evidence.pairs().find_map(|(_, observed)| observed.error_at);
+    let expected = evidence.expected.error_at;
+    if found != expected {
+        findings.find(Finding::wrong(Witness::Errno, told(expected), told(found)));
     }
 }

@@ -14,7 +14,7 @@ use tdxlab_journal::reader::JournalReader;
 use tdxlab_journal::verdict::Verdict;
 use tdxlab_journal::{Observed, REJUDGED_FACT, Sample, after_rehearsal};
 use tdxlab_plan::needs::{self, HostAndDesign};
-use tdxlab_plan::{Design, Expectation, Plan, WrongPlan};
+use tdxlab_plan::{Design, Expectation, HostProfile, Plan, TdxModule, WrongPlan};
 use thiserror::Error;
 
 use super::oracle::HostOracle;
@@ -57,15 +57,22 @@ pub enum RejudgeError {
     },
 }
 
-/// Judges the run in a journal under `design`, or under the recorded one, and leaves a new run below
-/// `reports`.
+/// Judges the run in a journal under `design` and for a TDX module, or as recorded, and leaves a new run
+/// below `reports`.
 pub fn rejudge(
     mut recording: JournalReader,
     design: Option<&'static Design>,
+    module: Option<TdxModule>,
     allowed_log: AllowList,
     reports: &Path,
 ) -> Result<RunFolder, RejudgeError> {
-    let head = recording.head().clone();
+    let mut head = recording.head().clone();
+    if module.is_some() {
+        head.profile = Some(HostProfile {
+            module,
+            ..head.profile()
+        });
+    }
     let design = match design.or_else(|| Design::named(&head.design)) {
         Some(design) => design,
         None => {

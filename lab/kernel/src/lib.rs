@@ -12,6 +12,7 @@
 //! | [`returned`] | return values of a kernel function, counted by a probe |
 //! | [`cachestat`] | populated pages of a guest_memfd |
 //! | [`kmsg`] | the kernel log |
+//! | [`gmem_attributes`] | nothing: it is the call that makes memory of a guest_memfd private or shared |
 //! | [`in_use`] | what guests take: key ids, hugetlb pages, locked memory, open files |
 //! | [`meminfo`] | the memory of this machine |
 //! | [`once`] | nothing: it re-arms one-shot warnings |
@@ -24,6 +25,7 @@ pub mod cachestat;
 pub mod debugfs;
 pub mod doctor;
 pub mod emulated;
+pub mod gmem_attributes;
 pub mod in_use;
 pub mod instance;
 pub mod kmsg;

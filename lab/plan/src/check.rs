@@ -176,7 +176,7 @@ fn op(op: &Op, guest: &Guest) -> Result<(), String> {
         ));
     }
     match op.kind() {
-        Kind::Host(HostOp::Punch(range)) => hole(range, guest),
+        Kind::Host(HostOp::Punch(range) | HostOp::SetAttributes(range, _)) => hole(range, guest),
         Kind::Guest(_, GuestOp::Convert { range, .. }) => from_memory(range, guest),
         Kind::Guest(_, GuestOp::Accept { range, size }) => {
             whole_pages(range, size.smallest())?;
@@ -253,7 +253,7 @@ fn inside(range: GpaRange, level: PageLevel, guest: &Guest) -> Result<(), String
     }
 }
 
-/// A hole may end past test memory, and may be unaligned, to be refused.
+/// A hole, or a change of attributes, may end past test memory, and may be unaligned, to be refused.
 fn hole(range: GpaRange, guest: &Guest) -> Result<(), String> {
     let starts = guest.memory.start() <= range.start() && range.start() <= guest.memory.end();
     if !range.is_empty() && starts && range.end().as_u64() <= WINDOW_BYTES {

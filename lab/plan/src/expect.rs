@@ -87,6 +87,10 @@ pub enum ExpectErrno {
     ENOMEM,
     /// EFAULT.
     EFAULT,
+    /// EAGAIN.
+    EAGAIN,
+    /// ENOTTY.
+    ENOTTY,
 }
 
 /// Whether the TD survives.

@@ -34,6 +34,9 @@ pub struct Expectation {
     pub legal_statuses: Vec<u64>,
     /// errno of every host call of the step, in order; 0 for success.
     pub errnos: Vec<i32>,
+    /// The page at which a call must say that it stopped (`error_offset`).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub error_at: Option<Gpa>,
     /// Private accesses of touch and fill: for each extent, what happens. In order.
     pub accesses: Option<Vec<(GpaRange, AccessOutcome)>>,
     /// Results of `probe`, in order.

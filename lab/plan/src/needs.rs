@@ -89,8 +89,10 @@ fn out_of_reach(plan: &Plan, host: &HostProfile) -> Option<String> {
     }
     let memory = plan.guest.memory;
     let leaves = |op: &Op| {
-        matches!(op, Op::Accept { .. } | Op::Convert { .. })
-            && op.range().is_some_and(|range| range.end() > memory.end())
+        matches!(
+            op,
+            Op::Accept { .. } | Op::Convert { .. } | Op::SetAttributes { .. }
+        ) && op.range().is_some_and(|range| range.end() > memory.end())
     };
     let mut ops = plan.steps.iter().flat_map(|step| step.action.ops());
     if !host.kind.is_software() && ops.any(leaves) {

@@ -120,6 +120,14 @@ pub enum Op {
         /// The answer.
         answer: VmmAnswer,
     },
+    /// Host: KVM_SET_MEMORY_ATTRIBUTES2 on the guest_memfd, from outside the VMM: the range becomes
+    /// private or shared at once, and the guest is not asked.
+    SetAttributes {
+        /// Where. May end past test memory, to show that it is refused.
+        range: GpaRange,
+        /// To which side.
+        to: Side,
+    },
     /// Host: log which pages the guest writes (KVM_MEM_LOG_DIRTY_PAGES), or stop that. KVM refuses
     /// it for the private memory of TDs.
     DirtyLog {
@@ -219,6 +227,8 @@ pub enum HostOp {
     Slot(GpaRange, SlotChange),
     /// [`Op::Conversions`]
     Conversions(GpaRange, VmmAnswer),
+    /// [`Op::SetAttributes`]
+    SetAttributes(GpaRange, Side),
 }
 
 /// A change of a memory slot.
@@ -312,6 +322,7 @@ impl Op {
             Op::Unpin { range } => Kind::Host(HostOp::Unpin(range)),
             Op::Slot { range, change } => Kind::Host(HostOp::Slot(range, change)),
             Op::Conversions { range, answer } => Kind::Host(HostOp::Conversions(range, answer)),
+            Op::SetAttributes { range, to } => Kind::Host(HostOp::SetAttributes(range, to)),
             Op::DirtyLog { on } => Kind::Vm(VmOp::DirtyLog(on)),
             Op::Stop => Kind::Vm(VmOp::Stop),
             Op::Cont => Kind::Vm(VmOp::Cont),
@@ -364,7 +375,8 @@ impl Op {
             | Op::Pin { range }
             | Op::Unpin { range }
             | Op::Slot { range, .. }
-            | Op::Conversions { range, .. } => (Some(range), None),
+            | Op::Conversions { range, .. }
+            | Op::SetAttributes { range, .. } => (Some(range), None),
             Op::DirtyLog { .. } | Op::Stop | Op::Cont => (None, None),
         }
     }
@@ -384,7 +396,12 @@ impl Op {
             Kind::Host(
                 HostOp::Prefault(_) | HostOp::Allocate(_) | HostOp::Pin(_) | HostOp::Unpin(_),
             ) => Some(PageLevel::Size4K),
-            Kind::Host(HostOp::Punch(_) | HostOp::Slot(..) | HostOp::Conversions(..))
+            Kind::Host(
+                HostOp::Punch(_)
+                | HostOp::Slot(..)
+                | HostOp::Conversions(..)
+                | HostOp::SetAttributes(..),
+            )
             | Kind::Vm(_) => None,
         }
     }
@@ -435,7 +452,10 @@ impl HostOp {
     pub const fn is_for_software(&self) -> bool {
         match self {
             HostOp::Pin(_) | HostOp::Unpin(_) | HostOp::Slot(..) | HostOp::Conversions(..) => true,
-            HostOp::Punch(_) | HostOp::Prefault(_) | HostOp::Allocate(_) => false,
+            HostOp::Punch(_)
+            | HostOp::Prefault(_)
+            | HostOp::Allocate(_)
+            | HostOp::SetAttributes(..) => false,
         }
     }
 
@@ -448,7 +468,8 @@ impl HostOp {
             | HostOp::Pin(range)
             | HostOp::Unpin(range)
             | HostOp::Slot(range, _)
-            | HostOp::Conversions(range, _) => range,
+            | HostOp::Conversions(range, _)
+            | HostOp::SetAttributes(range, _) => range,
         }
     }
 }

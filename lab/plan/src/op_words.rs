@@ -92,11 +92,7 @@ fn sentence(op: &Op, guest: &Guest) -> String {
             format!("verify {}{side}{gone}{}", place(range), on(*vcpu))
         }
         Op::Convert { range, to, vcpu } => {
-            let to = match to {
-                Side::Private => "private",
-                Side::Shared => "shared",
-            };
-            format!("convert {} to {to}{}", place(range), on(*vcpu))
+            format!("convert {} to {}{}", place(range), half(*to), on(*vcpu))
         }
         Op::Probe {
             range,
@@ -122,6 +118,9 @@ fn sentence(op: &Op, guest: &Guest) -> String {
                 "from now on the VMM {answer} conversions of {}",
                 place(range)
             )
+        }
+        Op::SetAttributes { range, to } => {
+            format!("make {} {} in the guest_memfd", place(range), half(*to))
         }
         Op::DirtyLog { on: true } => "log dirty pages".to_owned(),
         Op::DirtyLog { on: false } => "stop logging dirty pages".to_owned(),
@@ -159,6 +158,7 @@ pub const fn name(op: &Op) -> &'static str {
             ..
         } => "add a slot",
         Op::Conversions { .. } => "VMM's answer",
+        Op::SetAttributes { .. } => "attributes",
         Op::DirtyLog { on: true } => "log dirty pages",
         Op::DirtyLog { on: false } => "stop logging",
         Op::Stop => "stop",
@@ -217,12 +217,12 @@ pub fn yaml(op: &Op, guest: &Guest) -> String {
             "verify"
         }
         Op::Convert { to, .. } => {
-            let to = match to {
-                Side::Private => "private",
-                Side::Shared => "shared",
-            };
-            parts.push(format!("to: {to}"));
+            parts.push(format!("to: {}", half(*to)));
             "convert"
+        }
+        Op::SetAttributes { to, .. } => {
+            parts.push(format!("to: {}", half(*to)));
+            "attributes"
         }
         Op::Probe { stride, .. } => {
             parts.extend(every(stride));
@@ -266,6 +266,13 @@ fn on(vcpu: VcpuId) -> String {
     match vcpu.0 {
         0 => String::new(),
         index => format!(" on vCPU {index}"),
+    }
+}
+
+const fn half(side: Side) -> &'static str {
+    match side {
+        Side::Private => "private",
+        Side::Shared => "shared",
     }
 }
 

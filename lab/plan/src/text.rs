@@ -123,7 +123,9 @@ pub fn expectation(expected: &Expectation) -> Vec<String> {
             .iter()
             .map(|errno| Errno(*errno).to_string())
             .collect();
-        lines.push(format!("errno {}", names.join(", ")));
+        let at = expected.error_at;
+        let stopped = at.map_or_else(String::new, |gpa| format!(", stopped at {gpa}"));
+        lines.push(format!("errno {}{stopped}", names.join(", ")));
     }
     if let Some(status) = expected.map_gpa {
         let at = expected.map_gpa_stopped_at;

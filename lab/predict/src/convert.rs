@@ -84,7 +84,7 @@ impl State {
     }
 
     /// Conversion to shared: private mappings go; where user space punches, the memory too.
-    fn share(&mut self, tally: &mut Tally, pages: Pages) {
+    pub(super) fn share(&mut self, tally: &mut Tally, pages: Pages) {
         self.unmap_private(tally, pages.clone());
         if !self.design.in_place() {
             for (_, file) in self.slots.pieces(&pages) {

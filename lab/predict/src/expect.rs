@@ -66,6 +66,8 @@ pub(super) fn mismatches(expected: &Expectation, expect: &Expect) -> Vec<Mismatc
             ExpectErrno::EINVAL => 22,
             ExpectErrno::ENOMEM => 12,
             ExpectErrno::EFAULT => 14,
+            ExpectErrno::EAGAIN => 11,
+            ExpectErrno::ENOTTY => 25,
         };
         if expected.errnos.is_empty() || expected.errnos.iter().any(|errno| *errno != number) {
             differ(

@@ -71,7 +71,7 @@ impl State {
 
     /// The range as pieces that are contiguous in gfns and in the file. The part past the end of
     /// test memory, if any, lengthens the last piece in the file only.
-    fn file_pieces(&self, pages: &Pages) -> Vec<(Pages, Pages)> {
+    pub(super) fn file_pieces(&self, pages: &Pages) -> Vec<(Pages, Pages)> {
         let mut pieces: Vec<(Pages, Pages)> = Vec::new();
         for (gfns, file) in self.slots.pieces(pages) {
             match pieces.last_mut() {
@@ -100,7 +100,7 @@ impl State {
 }
 
 /// The pages a range touches, partly touched ones too.
-fn pages_around(range: GpaRange) -> Pages {
+pub(super) fn pages_around(range: GpaRange) -> Pages {
     let last = range.end().as_u64().div_ceil(PageLevel::Size4K.bytes());
     range.start().gfn()..last
 }

@@ -19,6 +19,7 @@
 
 mod accept;
 mod access;
+mod attributes;
 mod convert;
 mod entries;
 mod expect;
@@ -219,6 +220,7 @@ impl State {
             Op::Unpin { range } => self.unpin(tally, range)?,
             Op::Slot { range, change } => self.change_slot(tally, range, change)?,
             Op::Conversions { range, answer } => self.answer(tally, range, answer),
+            Op::SetAttributes { range, to } => self.set_attributes(tally, range, to)?,
             Op::DirtyLog { .. } => self.log_dirty_pages(tally),
             Op::Stop | Op::Cont => {
                 return Err(Unjudgeable {

@@ -244,6 +244,7 @@ impl State {
                             .map(|op| regions_touching(&pages_of(op.range().unwrap_or_default())))
                             .all(|other| other.end <= mine.start || mine.end <= other.start)
                     }
+                    Kind::Host(HostOp::SetAttributes(..)) => false,
                     Kind::Host(part) => !part.is_for_software(),
                     Kind::Guest(_, GuestOp::Convert { .. }) => {
                         self.others.all(pages, |page| page == Others::default())
@@ -253,7 +254,7 @@ impl State {
                 if !alone {
                     return Err(Unjudgeable {
                         why: "what others do to memory races with the guest's use of it".to_owned(),
-                        advice: "put `pin`, `unpin`, `conversions` and conversions that fail in \
+                        advice: "put `pin`, `unpin`, `conversions`, `attributes` and conversions that fail in \
                                  steps of their own, and race `slot` with what lies in other 2M \
                                  regions"
                             .to_owned(),
@@ -264,7 +265,7 @@ impl State {
         Ok(())
     }
 
-    fn must_be_certain(&self, pages: &Pages) -> Result<(), Unjudgeable> {
+    pub(super) fn must_be_certain(&self, pages: &Pages) -> Result<(), Unjudgeable> {
         if self.uncertain_regions(pages).is_empty() {
             return Ok(());
         }
@@ -275,7 +276,7 @@ impl State {
     }
 }
 
-fn no_slot(range: GpaRange) -> Unjudgeable {
+pub(super) fn no_slot(range: GpaRange) -> Unjudgeable {
     Unjudgeable {
         why: format!("no memory slot serves all of {range}: an access ends the VM"),
         advice: "add the slot again before the guest uses its memory".to_owned(),

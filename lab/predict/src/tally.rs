@@ -19,6 +19,8 @@ pub(super) struct Tally {
     pub(super) access_exits: i64,
     pub(super) entries_at_most: Option<u64>,
     pub(super) errnos: Vec<i32>,
+    /// Where a host call says that it stopped.
+    pub(super) error_at: Option<Gpa>,
     pub(super) map_gpa: Option<u64>,
     /// Where a MapGPA stopped that did not go through.
     pub(super) map_gpa_stopped_at: Option<Gpa>,
@@ -148,6 +150,7 @@ impl Tally {
                 Vec::new()
             },
             errnos: self.errnos,
+            error_at: self.error_at,
             accesses: (self.accessed && seen).then_some(self.accesses),
             probes: (self.probed && seen).then_some(self.probes),
             map_gpa: self.map_gpa,

@@ -10,7 +10,9 @@ pub(super) fn seen(observed: &[Vec<Observed>]) -> Vec<String> {
     let mut sums = Sums::default();
     for observed in observed.iter().flatten() {
         if let Some(errno) = observed.errno {
-            sums.add(format!("errno {}", Errno(errno)), None);
+            let at = observed.error_at;
+            let stopped = at.map_or_else(String::new, |gpa| format!(", stopped at {gpa}"));
+            sums.add(format!("errno {}{stopped}", Errno(errno)), None);
         }
         for run in &observed.runs {
             sums.run(run);

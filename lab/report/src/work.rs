@@ -84,6 +84,8 @@ fn kind(op: &Op) -> Option<(&'static str, Option<String>)> {
         Kind::Host(HostOp::Slot(_, SlotChange::Delete)) => ("delete a slot", None),
         Kind::Host(HostOp::Slot(_, SlotChange::Add)) => ("add a slot", None),
         Kind::Host(HostOp::Conversions(..)) => ("VMM's answer", None),
+        Kind::Host(HostOp::SetAttributes(_, Side::Shared)) => ("attributes to shared", None),
+        Kind::Host(HostOp::SetAttributes(_, Side::Private)) => ("attributes to private", None),
         Kind::Vm(_) => return None,
     })
 }

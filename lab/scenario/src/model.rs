@@ -221,6 +221,8 @@ operations! {
     slot / Slot: SlotCall,
     /// Host: what the VMM answers from now on to conversions that touch the range.
     conversions / Conversions: Conversions,
+    /// Host: KVM_SET_MEMORY_ATTRIBUTES2 on the guest_memfd: private or shared, without asking the guest.
+    attributes / Attributes: Attributes,
     /// Host: log which pages the guest writes, or stop that. Plain VMs only.
     dirty_log / DirtyLog: Scalar<OnOff>,
     /// Host: stop all vCPUs, or let them go on. Plain VMs only.
@@ -395,6 +397,16 @@ pub(super) struct Conversions {
     pub(super) range: Scalar<Extent>,
     /// `serve` them, `delay` each by one RETRY, or `refuse` them.
     pub(super) vmm: Scalar<VmmAnswer>,
+}
+
+/// A change of attributes in the guest_memfd.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Attributes {
+    /// Where. May end past test memory.
+    pub(super) range: Scalar<Extent>,
+    /// To which side.
+    pub(super) to: Scalar<Side>,
 }
 
 /// A call of the host on a range.

@@ -209,6 +209,13 @@ impl Operations {
                     answer: answer?,
                 })
             }
+            OneOf::Attributes(call) => {
+                let to = reader.get(&call.to, node.key("to"));
+                Some(Op::SetAttributes {
+                    range: self.hole(reader, &call.range, range_node, expect)?,
+                    to: to?,
+                })
+            }
             OneOf::DirtyLog(switch) => Some(Op::DirtyLog {
                 on: reader.get(switch, node)? == OnOff::On,
             }),

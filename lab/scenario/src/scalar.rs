@@ -333,7 +333,8 @@ words! {
         "operand_invalid" = ExpectStatus::OperandInvalid;
     ExpectErrno, "a result of a host call":
         "ok" = ExpectErrno::Ok, "EINVAL" = ExpectErrno::EINVAL, "ENOMEM" = ExpectErrno::ENOMEM,
-        "EFAULT" = ExpectErrno::EFAULT;
+        "EFAULT" = ExpectErrno::EFAULT, "EAGAIN" = ExpectErrno::EAGAIN,
+        "ENOTTY" = ExpectErrno::ENOTTY;
     ExpectMapGpa, "a status of MapGPA":
         "success" = ExpectMapGpa::Success, "retry" = ExpectMapGpa::Retry,
         "invalid_operand" = ExpectMapGpa::InvalidOperand, "align_error" = ExpectMapGpa::AlignError;

@@ -89,6 +89,15 @@ pub enum HostCall {
         /// Length in bytes.
         len: u64,
     },
+    /// KVM_SET_MEMORY_ATTRIBUTES2 on the guest_memfd, in bytes.
+    SetAttributes {
+        /// File offset in bytes.
+        offset: u64,
+        /// Length in bytes.
+        len: u64,
+        /// Private or shared.
+        to: Side,
+    },
     /// References to what user space maps of a range, as a device takes them.
     Pin {
         /// Where.

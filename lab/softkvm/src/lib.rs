@@ -33,7 +33,7 @@ pub use tdxlab_tdxmodule::{
     State, Status, Watched, memory, policy,
 };
 
-use tdxlab_protocol::addr::{GpaRange, PageLevel};
+use tdxlab_protocol::addr::{Gpa, GpaRange, PageLevel};
 use tdxlab_protocol::message::VcpuId;
 
 use self::kvm::Kvm;
@@ -116,6 +116,11 @@ impl<M: PhysicalMemory> SoftKvm<M> {
                 None
             }
         }
+    }
+
+    /// The page at which the last call says that it stopped (`error_offset`), once.
+    pub fn take_error_at(&mut self) -> Option<Gpa> {
+        self.kvm.error_at.take()
     }
 
     /// Whether a host call is under way.

@@ -344,6 +344,21 @@ pub trait Policy: Send {
         true
     }
 
+    /// Whether setting attributes to what they are is no work at all, given whether they are.
+    fn skips_equal_attributes(&mut self, equal: bool) -> bool {
+        equal
+    }
+
+    /// Where a call from `start` says that it met the held page `held`.
+    fn error_at(&mut self, start: Gpa, held: Gpa) -> Gpa {
+        held
+    }
+
+    /// Whether a call that meets a held page leaves those before it alone.
+    fn refuses_as_a_whole(&mut self) -> bool {
+        true
+    }
+
     /// What is zapped when the memory slot at `slot` is deleted, of all memory.
     fn slot_zap_range(&mut self, slot: GpaRange, memory: GpaRange) -> Option<GpaRange> {
         Some(slot)

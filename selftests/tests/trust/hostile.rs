@@ -195,7 +195,7 @@ fn mutated_evidence_is_judged_or_refused() {
         };
         let below = reports.path().join(round.to_string());
         // In any case the lab reports an error and continues.
-        let _ = rejudge(recording, None, AllowList::default(), &below);
+        let _ = rejudge(recording, None, None, AllowList::default(), &below);
         let _ = fs::remove_dir_all(&below);
     }
 }
@@ -340,7 +340,13 @@ fn evidence_cut_at_every_line_is_judged_as_far_as_it_goes() {
     for length in ends {
         let cut = &good[..length];
         let below = reports.path().join(length.to_string());
-        let finished = rejudge(recording(cut).unwrap(), None, AllowList::default(), &below);
+        let finished = rejudge(
+            recording(cut).unwrap(),
+            None,
+            None,
+            AllowList::default(),
+            &below,
+        );
         let again = FinishedRun::of(&finished.unwrap()).unwrap().report;
         let steps = again.scenarios.iter().flat_map(|scenario| &scenario.steps);
         let now = steps.filter(|step| step.verdict.is_some()).count();

@@ -8,11 +8,12 @@ use std::os::fd::AsFd;
 use nix::fcntl::{FallocateFlags, fallocate};
 use tdxlab_journal::Reading;
 use tdxlab_kernel::cachestat;
-use tdxlab_protocol::addr::GpaRange;
+use tdxlab_protocol::addr::{GpaRange, Side};
 use tdxlab_qemu::fds::{self, TakenFile};
 use tdxlab_qemu::{Process, QemuError};
 
 use super::layout::{Piece, RamLayout};
+use super::set_attributes as attributes;
 
 /// The guest_memfds of a TD. Drop them before QEMU's end is judged: they keep the VM alive.
 #[derive(Debug)]
@@ -75,16 +76,17 @@ pub enum Change {
     Punch,
     /// `fallocate(KEEP_SIZE)`.
     Allocate,
+    /// `ioctl(KVM_SET_MEMORY_ATTRIBUTES2)`.
+    Attributes(Side),
 }
 
-impl Change {
-    fn mode(self) -> FallocateFlags {
-        let keep = FallocateFlags::FALLOC_FL_KEEP_SIZE;
-        match self {
-            Change::Punch => keep | FallocateFlags::FALLOC_FL_PUNCH_HOLE,
-            Change::Allocate => keep,
-        }
-    }
+/// How a change ended.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Changed {
+    /// 0 for success.
+    pub errno: i32,
+    /// File offset at which the kernel says that it stopped.
+    pub stopped_at: Option<u64>,
 }
 
 /// The calls for a change of a range: one for each piece that is contiguous in the file. Addresses
@@ -123,19 +125,36 @@ pub fn calls(range: GpaRange, layout: RamLayout, file_bytes: u64) -> Result<Vec<
     Ok(pieces)
 }
 
-/// Makes the calls one after the other, up to the first that fails; the errno, or 0.
-pub fn change(file: impl AsFd, change: Change, pieces: &[Piece]) -> i32 {
+/// Makes the calls one after the other, up to the first that fails.
+pub fn change(file: impl AsFd, change: Change, pieces: &[Piece]) -> Changed {
+    let keep = FallocateFlags::FALLOC_FL_KEEP_SIZE;
     for piece in pieces {
-        let (offset, bytes) = (piece.offset.cast_signed(), piece.bytes.cast_signed());
-        loop {
-            match fallocate(&file, change.mode(), offset, bytes) {
-                Ok(()) => break,
-                Err(nix::Error::EINTR) => {}
-                Err(errno) => return errno as i32,
+        let changed = match change {
+            Change::Punch => fallocated(&file, keep | FallocateFlags::FALLOC_FL_PUNCH_HOLE, piece),
+            Change::Allocate => fallocated(&file, keep, piece),
+            Change::Attributes(to) => attributes::set(&file, piece, to),
+        };
+        if changed.errno != 0 {
+            return changed;
+        }
+    }
+    Changed::default()
+}
+
+fn fallocated(file: impl AsFd, mode: FallocateFlags, piece: &Piece) -> Changed {
+    let (offset, bytes) = (piece.offset.cast_signed(), piece.bytes.cast_signed());
+    loop {
+        match fallocate(&file, mode, offset, bytes) {
+            Ok(()) => return Changed::default(),
+            Err(nix::Error::EINTR) => {}
+            Err(errno) => {
+                return Changed {
+                    errno: errno as i32,
+                    stopped_at: None,
+                };
             }
         }
     }
-    0
 }
 
 /// Populated 4K pages in the pieces of a range.
@@ -248,7 +267,7 @@ mod tests {
             offset: 4096,
             bytes: 2 * 4096,
         };
-        assert_eq!(change(&file, Change::Punch, &[piece]), 0);
+        assert_eq!(change(&file, Change::Punch, &[piece]).errno, 0);
         let mut byte = [9];
         file.read_exact_at(&mut byte, 4096).unwrap();
         assert_eq!(byte, [0]);
@@ -256,7 +275,7 @@ mod tests {
             offset: 0,
             bytes: 0,
         };
-        assert_eq!(change(&file, Change::Punch, &[nothing]), libc::EINVAL);
+        assert_eq!(change(&file, Change::Punch, &[nothing]).errno, libc::EINVAL);
         if let Reading::Read(pages) = populated(
             &file,
             &[Piece {

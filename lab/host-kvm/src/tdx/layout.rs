@@ -69,6 +69,13 @@ impl RamLayout {
         (above < self.bytes - self.low).then_some(self.low + above)
     }
 
+    /// The address of an offset; `None` past the end.
+    pub fn gpa(self, offset: u64) -> Option<Gpa> {
+        let above = || FOUR_GIB + (offset - self.low);
+        let gpa = if offset < self.low { offset } else { above() };
+        (offset < self.bytes).then_some(Gpa::new(gpa))
+    }
+
     /// Whether all of `range` is RAM.
     pub fn holds(self, range: GpaRange) -> bool {
         let pieces = self.pieces(range);

@@ -26,6 +26,7 @@ pub mod preflight;
 pub mod refusal;
 mod seamcalls;
 mod session;
+mod set_attributes;
 mod start;
 pub mod tdvf;
 pub mod terabytes;

@@ -27,7 +27,7 @@ use tdxlab_qemu::{QemuError, fds};
 
 use super::console::Console;
 use super::death::{self, Signs};
-use super::gmem::{self, Change, Gmems};
+use super::gmem::{self, Change, Changed, Gmems};
 use super::host::TdxHost;
 use super::layout::{Piece, RamLayout};
 use super::preflight::Preflight;
@@ -302,6 +302,7 @@ impl TdxSession {
         let (change, range) = match op {
             HostOp::Punch(range) => (Change::Punch, range),
             HostOp::Allocate(range) => (Change::Allocate, range),
+            HostOp::SetAttributes(range, to) => (Change::Attributes(to), range),
             HostOp::Pin(range)
             | HostOp::Unpin(range)
             | HostOp::Slot(range, _)
@@ -336,8 +337,8 @@ impl TdxSession {
         Ok((gmems, change, pieces))
     }
 
-    /// Does an operation of the host; its errno.
-    fn host_call(&mut self, op: HostOp) -> Result<i32, HostError> {
+    /// Does an operation of the host.
+    fn host_call(&mut self, op: HostOp) -> Result<Changed, HostError> {
         self.watch.also(own_thread());
         let (gmems, change, pieces) = self.pieces(op)?;
         Ok(gmem::change(&gmems.ram.file, change, &pieces))
@@ -394,7 +395,11 @@ impl Session for TdxSession {
         let began = Instant::now();
         let mut observed = Observed::default();
         match op.kind() {
-            Kind::Host(op) => observed.errno = Some(self.host_call(op)?),
+            Kind::Host(op) => {
+                let done = self.host_call(op)?;
+                observed.errno = Some(done.errno);
+                observed.error_at = done.stopped_at.and_then(|offset| self.layout.gpa(offset));
+            }
             Kind::Vm(_) => return Err(HostError::for_plain_vms_only()),
             Kind::Guest(vcpu, op) => {
                 for task in request::tasks(vcpu, op, reads) {
@@ -473,9 +478,9 @@ impl Session for TdxSession {
                         let observed = calls.iter().map(|(change, pieces)| {
                             let at = line.wait_for(due.next());
                             let began = Instant::now();
-                            let errno = gmem::change(file, *change, pieces);
+                            let done = gmem::change(file, *change, pieces);
                             let mut observed = Observed {
-                                errno: Some(errno),
+                                errno: Some(done.errno),
                                 ..Observed::default()
                             };
                             observed.took_since(began);

@@ -134,6 +134,7 @@ impl SimSession {
                     Some(errno) => {
                         *running = false;
                         strand.observed.errno = Some(errno);
+                        strand.observed.error_at = self.core.take_error_at();
                         if errno != 0 {
                             calls.clear();
                         }

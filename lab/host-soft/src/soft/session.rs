@@ -194,7 +194,10 @@ impl Session for SoftSession {
         let began = Instant::now();
         let mut observed = Observed::default();
         match calls::work(&self.core.kvm, op, reads)? {
-            Work::Host(calls) => observed.errno = Some(self.call(&calls)?),
+            Work::Host(calls) => {
+                observed.errno = Some(self.call(&calls)?);
+                observed.error_at = self.core.kvm.take_error_at();
+            }
             Work::Guest(tasks) => {
                 for task in tasks {
                     let answer = self.run(task)?;

@@ -54,6 +54,10 @@ use super::*;
     "kvm_intel: tdh_mng_key_freeid() failed. HKID 70 is leaked.",
     Kind::KeyLeak
 )]
+#[case(
+    "MCE: Killing qemu-system-x86:812 due to hardware memory corruption fault at 7f0000001000",
+    Kind::BrokenMemory
+)]
 // WARN and BUG, old form and new.
 #[case(
     "WARNING: CPU: 1 PID: 77 at arch/x86/kvm/mmu/tdp_mmu.c:512 handle_changed_spte+0x4/0x9 [kvm]",

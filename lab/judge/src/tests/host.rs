@@ -255,6 +255,26 @@ fn an_allow_list_that_hides_everything_is_refused() {
     assert!(error.to_string().contains("line 2"), "{error}");
 }
 
+/// EAGAIN is right, and the page at which the call stopped must be, too.
+#[rstest]
+#[case::there(Some(0x4030_0000), Some(0x4030_0000), Verdict::Pass)]
+#[case::elsewhere(Some(0x4030_0000), Some(0x4000_0000), Verdict::Fail)]
+#[case::nowhere(Some(0x4030_0000), None, Verdict::Fail)]
+#[case::not_at_all(None, Some(0x4030_0000), Verdict::Fail)]
+fn where_a_call_stops_is_judged(
+    #[case] expected: Option<u64>,
+    #[case] found: Option<u64>,
+    #[case] verdict: Verdict,
+) {
+    let mut hole = Hole::new();
+    hole.expected.errnos = vec![11];
+    hole.observed.errno = Some(11);
+    hole.expected.error_at = expected.map(Gpa::new);
+    hole.observed.error_at = found.map(Gpa::new);
+    let judgement = hole.judge();
+    assert_eq!(judgement.verdict, verdict, "{judgement:#?}");
+}
+
 #[rstest]
 #[case::kvm_is_to_blame(Killer::KvmBug, "KVM ended the TD")]
 #[case::the_guest_is_to_blame(Killer::Guest, "the guest ended itself")]

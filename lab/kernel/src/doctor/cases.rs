@@ -338,6 +338,27 @@ fn conversion_in_place_goes_by_the_kernels_own_name(
     assert!(!(text + &said("tdx.huge_pages").0).contains(other));
 }
 
+/// What the guest_memfd itself answered; a kernel that has the call, with a QEMU that does not know it.
+#[rstest]
+#[case::has_it("yes", OLD_QEMU, Status::Unusable, "the file's own does")]
+#[case::has_it_and_qemu_too("yes", NEW_QEMU, Status::Limited, "the file's own does")]
+#[case::has_it_not("no", OLD_QEMU, Status::Unusable, "nor does one of the file")]
+#[case::not_tried("", OLD_QEMU, Status::Unusable, "is not known")]
+fn the_guest_memfd_is_asked_by_doing(
+    #[case] answer: &str,
+    #[case] objects: &str,
+    #[case] standing: Status,
+    #[case] found: &str,
+) {
+    let mut answers = vec![(KVM, OFFERED_IN_PLACE), (OBJECTS, objects)];
+    if !answer.is_empty() {
+        answers.push(("/answers/guest-memfd-attributes", answer));
+    }
+    let memory = fact(&with(&answers), "tdx.guest_memfd");
+    assert_eq!(memory.standing, standing, "{memory:?}");
+    assert!(memory.found.contains(found), "{memory:?}");
+}
+
 #[rstest]
 #[case::off("sev 0\nsev_es 0", NO_TDX, Status::Limited, "turned off")]
 #[case::off_with_a_line("sev 0\ntdx 0", NO_TDX, Status::Limited, "turned off")]

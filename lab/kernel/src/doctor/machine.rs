@@ -14,6 +14,7 @@ use tdxlab_qemu::{Installed, QemuError, Version};
 
 use super::recording::MachineRecording;
 use crate::doctor::fact::Fact;
+use crate::gmem_attributes;
 use crate::kmsg;
 use crate::meminfo::field_kib;
 
@@ -126,6 +127,14 @@ impl ThisMachine {
             }
         }
         answer
+    }
+
+    /// Whether a guest_memfd of its KVM keeps private and shared itself. Tried on one of an empty VM.
+    pub(super) fn gmem_has_attributes(&self) -> io::Result<bool> {
+        let answer = self.answer("/answers/guest-memfd-attributes", || {
+            gmem_attributes::is_known().map(|known| if known { "yes" } else { "no" }.to_owned())
+        });
+        answer.map(|answer| answer == "yes")
     }
 
     /// Messages of its kernel that satisfy `wanted`, oldest first.

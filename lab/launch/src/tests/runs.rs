@@ -116,7 +116,7 @@ fn what_the_kernel_says_at_the_end_is_a_finding_of_the_scenario() {
         let reports = tempfile::tempdir().unwrap();
         let recording = JournalReader::of_run(&finished.folder).unwrap();
         let allowed = AllowList::parse(allowed).unwrap();
-        let again = tdxlab_judge::rejudge(recording, None, allowed, reports.path()).unwrap();
+        let again = tdxlab_judge::rejudge(recording, None, None, allowed, reports.path()).unwrap();
         let journal = again.path().join(journal::FILE);
         let scenario = report::from_journal(&journal).unwrap().scenarios.remove(0);
         let places = scenario.steps.iter().map(|step| scenario.place(step));

@@ -94,6 +94,49 @@ fn held_pages_are_left_alone(#[case] op: Op) {
     assert!(predictor.step(&Action::One(op)).is_err());
 }
 
+fn set(start: u64, end: u64, to: Side) -> Op {
+    Op::SetAttributes {
+        range: range(start, end),
+        to,
+    }
+}
+
+/// One call is one range: MapGPA would cut it into chunks, and split what each cuts.
+#[test]
+fn attributes_are_set_by_one_call() {
+    let mut predictor = after("headtail", &guest(8 * M), &[accept_2m(0, 8 * M)]);
+    let expected = one(&mut predictor, set(M, 7 * M, Side::Shared));
+    assert_eq!(expected.errnos, [0]);
+    assert_eq!(expected.splits.single(), Some(2));
+    assert_eq!(expected.pages.pages_2m.single(), Some(-4));
+    assert_eq!(expected.pages.pages_4k.single(), Some(512));
+    let again = one(&mut predictor, set(M, 7 * M, Side::Shared));
+    assert_eq!((again.errnos, again.entries_at_most), (vec![0], Some(0)));
+}
+
+/// Refused as a whole, at the first page of the range that is held.
+#[rstest]
+#[case::held(set(0, 6 * M, Side::Private), 11, Some(3 * M))]
+#[case::held_at_its_start(set(3 * M, 4 * M, Side::Private), 11, Some(3 * M))]
+#[case::beside_it(set(4 * M, 6 * M, Side::Private), 0, None)]
+#[case::to_what_it_is(set(0, 6 * M, Side::Shared), 0, None)]
+#[case::off_a_page(set(512, M, Side::Private), 22, None)]
+#[case::past_memory(set(7 * M, 9 * M, Side::Private), 22, None)]
+fn a_held_page_refuses_a_call(#[case] op: Op, #[case] errno: i32, #[case] at: Option<u64>) {
+    let before = [share(0, 6 * M), pin(3 * M, 3 * M + PAGE)];
+    let mut predictor = after("headtail", &guest(8 * M), &before);
+    let expected = one(&mut predictor, op);
+    assert_eq!(expected.errnos, [errno]);
+    let at = at.map(|at| Gpa::new(LOW_BASE.as_u64() + at));
+    assert_eq!(expected.error_at, at);
+}
+
+#[test]
+fn a_guest_memfd_has_no_attributes_where_the_vm_has() {
+    let mut predictor = after("stock", &guest(8 * M), &[accept_4k(0, M)]);
+    assert_eq!(one(&mut predictor, set(0, M, Side::Shared)).errnos, [25]);
+}
+
 #[test]
 fn a_slot_takes_its_leaves_with_it() {
     let slots = [slot(0, 4 * M, 0), slot(4 * M, 8 * M, 4 * M)];

@@ -87,6 +87,9 @@ impl<M: PhysicalMemory> Kvm<M> {
                     _ => self.over(HostCallKind::Allocate, libc::EINVAL),
                 }
             }
+            HostCall::SetAttributes { offset, len, to } => {
+                Running::Over(self.set_attributes(offset, len, to))
+            }
             HostCall::Pin { range } => Running::Over(self.pin(range)),
             HostCall::Unpin { range } => Running::Over(self.unpin(range)),
             HostCall::DeleteSlot { range } => Running::Over(self.delete_slot(range)),

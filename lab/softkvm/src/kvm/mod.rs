@@ -16,6 +16,7 @@
 //! | [`stats`] | externally visible counters, events and log lines |
 //! | [`dump`] | all mappings as text, for debugging |
 
+mod attributes;
 pub(crate) mod convert;
 pub(crate) mod design;
 mod dump;
@@ -74,6 +75,8 @@ pub(crate) struct Kvm<M> {
     delayed: RangeSet,
     /// Chunks that it was asked for once.
     put_off: BTreeSet<Gpa>,
+    /// Where the last call on a file stopped.
+    pub(crate) error_at: Option<Gpa>,
     /// 2M regions in which the guest has accepted at 4K.
     inhibited: BTreeSet<Gpa>,
     invalidation: Invalidation,
@@ -138,6 +141,7 @@ impl<M: PhysicalMemory> Kvm<M> {
             refused: RangeSet::default(),
             delayed: RangeSet::default(),
             put_off: BTreeSet::new(),
+            error_at: None,
             inhibited: BTreeSet::new(),
             invalidation: Invalidation::default(),
             interrupts: ChaCha8Rng::seed_from_u64(config.seed),

@@ -47,6 +47,42 @@ fn a_held_page_does_not_become_private_and_the_rest_of_its_chunk_stays() {
     assert_eq!(pages(&core), (0, 0));
 }
 
+fn set(offset: u64, len: u64, to: Side) -> HostCall {
+    HostCall::SetAttributes { offset, len, to }
+}
+
+#[test]
+fn a_call_on_the_file_is_made_as_a_whole_or_not_at_all() {
+    let mut core = core(KvmDesign::V5, Faithful);
+    assert_eq!(accept(&mut core, 0, PageLevel::Size2M), DONE);
+    assert_eq!(call(&mut core, set(M, M, Side::Private)), 0);
+    assert_eq!(pages(&core), (0, 1), "it is private, and stays mapped");
+    assert_eq!(call(&mut core, set(M, 3 * M, Side::Shared)), 0);
+    assert_eq!(pages(&core), (256, 0), "the leaf was split at its one end");
+    assert_eq!(touch_shared(&mut core, M), Advance::Done);
+    let range = at(3 * M, 4096);
+    assert_eq!(call(&mut core, HostCall::Pin { range }), 0);
+    assert_eq!(call(&mut core, set(0, 4 * M, Side::Private)), libc::EAGAIN);
+    assert_eq!(core.take_error_at(), Some(gpa(3 * M)));
+    assert_eq!(pages(&core), (257, 0), "nothing was unmapped");
+    assert_eq!(call(&mut core, set(0, 2 * M, Side::Private)), 0);
+    assert_eq!((pages(&core), core.take_error_at()), ((256, 0), None));
+}
+
+#[rstest]
+#[case::empty(set(0, 0, Side::Shared), libc::EINVAL)]
+#[case::off_a_page(set(512, 4096, Side::Shared), libc::EINVAL)]
+#[case::part_of_a_page(set(0, 6144, Side::Shared), libc::EINVAL)]
+#[case::past_the_end(set(63 * M, 2 * M, Side::Shared), libc::EINVAL)]
+#[case::past_all_numbers(set(u64::MAX - 4095, 8192, Side::Shared), libc::EINVAL)]
+#[case::the_last_page(set(64 * M - 4096, 4096, Side::Shared), 0)]
+fn a_call_on_the_file_has_its_bounds(#[case] made: HostCall, #[case] errno: i32) {
+    let mut in_place = core(KvmDesign::V5, Faithful);
+    assert_eq!(call(&mut in_place, made), errno);
+    let mut stock = core(KvmDesign::Stock, Faithful);
+    assert_eq!(call(&mut stock, made), libc::ENOTTY);
+}
+
 #[test]
 fn a_slot_takes_its_leaves_with_it_and_comes_back_empty() {
     let mut core = core(KvmDesign::V5, Faithful);

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 use tdxlab_journal::reader::JournalReader;
 use tdxlab_judge::{RejudgeError, rejudge};
+use tdxlab_plan::TdxModule;
 use tdxlab_report as report;
 use tdxlab_report::{Report, terminal};
 
@@ -23,6 +24,10 @@ pub(super) struct JudgeCommand {
     /// Design to judge by; by default the recorded one
     #[arg(long, value_name = "D")]
     design: Option<String>,
+    /// TDX module to judge for: 1.5.01, 1.5.25, 1.5.34 or 2.0.18; by default the recorded one. No verdict
+    /// depends on it; the new report names it
+    #[arg(long, value_name = "V")]
+    module: Option<TdxModule>,
     /// File of kernel log texts to allow, one per line
     #[arg(long, value_name = "FILE")]
     allow_log: Option<PathBuf>,
@@ -36,7 +41,13 @@ impl JudgeCommand {
         let design = self.design.as_deref().map(options::design).transpose()?;
         let allowed_log = options::allow_list(self.allow_log.as_deref())?;
         let recorded = report::from_recording(open(&self.folder)?)?;
-        let folder = rejudge(open(&self.folder)?, design, allowed_log, &self.out)?;
+        let folder = rejudge(
+            open(&self.folder)?,
+            design,
+            self.module,
+            allowed_log,
+            &self.out,
+        )?;
         let finished = FinishedRun::of(&folder)?;
         output::print(terminal::summary(&finished.report, &finished.folder));
         for line in differences(&recorded, &finished.report) {

@@ -3,7 +3,7 @@
 use clap::Args;
 use tdxlab_plan::addr::GpaRange;
 use tdxlab_plan::names::{Errno, Unsigned, VmcallStatus};
-use tdxlab_plan::{Design, Expectation, Op, Plan, Side, Step, op_words, text as words};
+use tdxlab_plan::{Design, Expectation, Op, Plan, Side, Step, TdxModule, op_words, text as words};
 use tdxlab_predict::Predictor;
 
 use super::error::CliError;
@@ -18,6 +18,10 @@ pub(super) struct Predict {
     /// The design
     #[arg(long, value_name = "D", default_value = "headtail")]
     design: String,
+    /// TDX module that the design stands on: 1.5.01, 1.5.25, 1.5.34 or 2.0.18. No prediction depends on it,
+    /// which the output says
+    #[arg(long, value_name = "V")]
+    module: Option<TdxModule>,
     /// Print JSON, one step a line, with everything the predictor says
     #[arg(long)]
     json: bool,
@@ -60,10 +64,16 @@ impl Predict {
         }
         if !self.json {
             output::say(LEGEND);
+            if let Some(module) = self.module {
+                output::say(format!("TDX module {module}: as with any other; {SAME}"));
+            }
         }
         Ok(exit::PASSED)
     }
 }
+
+/// What differs between the modules.
+const SAME: &str = "what they differ in, KVM hides from guest and counters";
 
 /// Legend of the columns.
 const LEGEND: &str = "\

@@ -65,7 +65,12 @@ pub(super) fn private_memory(machine: &ThisMachine) -> Fact {
     let said = format!("guest_memfd with {}", flags_in_words(flags));
     if attributes & ATTRIBUTE_PRIVATE == 0 {
         // Kernels that convert in place have moved attributes into the guest_memfd.
-        let found = format!("{said}; no VM-wide attribute makes memory private");
+        let own = match machine.gmem_has_attributes() {
+            Ok(true) => "the file's own does (KVM_SET_MEMORY_ATTRIBUTES2)",
+            Ok(false) => "nor does one of the file",
+            Err(_) => "whether one of the file does is not known",
+        };
+        let found = format!("{said}; no VM-wide attribute makes memory private, {own}");
         let (found, cure) = match in_place::switch(machine) {
             Some(switch) if switch.on => (
                 format!("{found} ({switch})"),
