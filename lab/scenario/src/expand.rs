@@ -366,7 +366,8 @@ impl<'r, 'a> Expander<'r, 'a> {
             Action::Parallel(branches) => branches.iter().flat_map(|branch| &branch.0).any(wanted),
         };
         let accepts = any(|op| matches!(op, Op::Accept { .. } | Op::Release { .. }));
-        let calls = any(|op| matches!(op.kind(), plan::Kind::Host(_)));
+        let calls =
+            any(|op| matches!(op.kind(), plan::Kind::Host(_)) || matches!(op, Op::DirtyLog { .. }));
         let converts = any(|op| matches!(op, Op::Convert { .. }));
         let mut misfit = |key: &str, what: &str| {
             if let Some(entry) = node.key("expect").entry(key) {
