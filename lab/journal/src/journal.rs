@@ -17,6 +17,7 @@ use tdxlab_plan::linux::LinuxPlan;
 use tdxlab_plan::{Expectation, HostKind, HostProfile, MemoryMap, Plan, Repeat};
 use thiserror::Error;
 
+use crate::boot::BootAccount;
 use crate::interleaving::Interleaving;
 use crate::shard::Shard;
 use crate::verdict::{Judgement, MissingWitness, Verdict};
@@ -93,6 +94,9 @@ pub enum Event {
         judgement: Judgement,
         /// How long it took, in microseconds.
         micros: u64,
+        /// The account of a boot, where the step was one.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        boot: Option<Box<BootAccount>>,
     },
     /// Its guest takes commands.
     Booted {

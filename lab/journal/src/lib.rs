@@ -9,6 +9,7 @@
 //! | `moved` | observations of a plan in a shared guest, at its own addresses |
 //! | `cost` | what an operation cost besides |
 //! | `sample` | readings of all witnesses |
+//! | `boot` | what a Linux guest did to its memory while it booted |
 //! | `content` | content of guest memory |
 //! | `verdict` | verdicts, findings, judgements |
 //! | `journal` | `journal.jsonl`, one event per line, as it happens; `recording` reads it back |
@@ -20,6 +21,7 @@
 
 #![warn(missing_docs)]
 
+pub mod boot;
 pub mod content;
 mod cost;
 pub mod folder;

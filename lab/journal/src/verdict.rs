@@ -92,6 +92,8 @@ pub enum Witness {
     Remains,
     /// The kernel log.
     KernelLog,
+    /// The TDX module of a rehearsal: its S-EPT, and what it has done.
+    Module,
     /// The agent in a Linux guest.
     Agent,
     /// The kernel log of a Linux guest.
@@ -117,6 +119,7 @@ impl Witness {
             Witness::Content => "content",
             Witness::Remains => "what is left",
             Witness::KernelLog => "kernel log",
+            Witness::Module => "TDX module",
             Witness::Agent => "agent",
             Witness::GuestLog => "guest's kernel log",
         }

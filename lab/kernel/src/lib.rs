@@ -10,6 +10,7 @@
 //! | [`tracefs`] | split events |
 //! | [`instance`] | a private instance of tracefs to read them from |
 //! | [`returned`] | return values of a kernel function, counted by a probe |
+//! | [`software_module`] | S-EPT and calls of a TD, in a rehearsal |
 //! | [`cachestat`] | populated pages of a guest_memfd |
 //! | [`kmsg`] | the kernel log |
 //! | [`gmem_attributes`] | nothing: it is the call that makes memory of a guest_memfd private or shared |
@@ -33,5 +34,6 @@ pub mod meminfo;
 pub mod once;
 pub mod query_stats;
 pub mod returned;
+pub mod software_module;
 pub mod tdx_module;
 pub mod tracefs;

@@ -2,13 +2,14 @@
 
 use std::ops::Range;
 
-use tdxlab_journal::verdict::{Finding, Judgement, Verdict, Witness};
+use tdxlab_journal::verdict::{Finding, Witness};
 use tdxlab_plan::Generation;
 use tdxlab_plan::linux::BufferId;
 use tdxlab_protocol::addr::{Gpa, GpaRange, PageLevel};
 use tdxlab_protocol::linux::{self, MOST_FINDINGS, Outcome};
 use tdxlab_protocol::message::Content;
 
+use crate::court::Court;
 use crate::model::{Expected, PageState};
 use crate::observe::{GuestAccount, Seen, words};
 
@@ -18,13 +19,8 @@ const KEPT: (u64, u64) = (16, 64 << 20);
 /// The owner of an address when it was filled.
 pub(crate) type Owner<'a> = &'a dyn Fn(Gpa) -> Option<(BufferId, u64)>;
 
-/// Judges a step: verdict, and the observation in words.
-pub(crate) fn judge(
-    expected: &Expected,
-    seen: &Seen,
-    owner: Owner<'_>,
-) -> (Judgement, Vec<String>) {
-    let mut court = Court::default();
+/// Judges a step by what agent and host showed.
+pub(crate) fn judge(court: &mut Court, expected: &Expected, seen: &Seen, owner: Owner<'_>) {
     match (expected, seen) {
         (Expected::Guest(guest), Seen::Guest(account)) => {
             court.guest(guest.vcpus, guest.mebibytes << 20, account);
@@ -98,7 +94,7 @@ pub(crate) fn judge(
         (Expected::Off, Seen::Off { after, splats }) => {
             court.show(format!("off after {:.1} s", after.as_secs_f64()));
             court.hear(Witness::Agent);
-            court.healthy(splats);
+            court.healthy(Witness::GuestLog, splats);
         }
         (_, Seen::Failed(failure)) => {
             court.find(Finding::wrong(Witness::Agent, "done", words(failure)));
@@ -113,47 +109,9 @@ pub(crate) fn judge(
             ));
         }
     }
-    court.finish()
-}
-
-#[derive(Default)]
-struct Court {
-    findings: Vec<Finding>,
-    heard: Vec<Witness>,
-    seen: Vec<String>,
 }
 
 impl Court {
-    fn show(&mut self, line: String) {
-        self.seen.push(line);
-    }
-
-    fn hear(&mut self, witness: Witness) {
-        if !self.heard.contains(&witness) {
-            self.heard.push(witness);
-        }
-    }
-
-    fn find(&mut self, finding: Finding) {
-        self.hear(finding.witness);
-        self.findings.push(finding);
-    }
-
-    fn equal(&mut self, witness: Witness, what: &str, expected: u64, found: u64) {
-        self.hear(witness);
-        if expected != found {
-            let text = |number| format!("{number} {what}");
-            self.find(Finding::wrong(witness, text(expected), text(found)));
-        }
-    }
-
-    fn healthy(&mut self, splats: &[String]) {
-        self.hear(Witness::GuestLog);
-        for splat in splats {
-            self.find(Finding::wrong(Witness::GuestLog, "no complaint", splat));
-        }
-    }
-
     fn guest(&mut self, vcpus: u16, bytes: u64, account: &GuestAccount) {
         if let Some(ready) = &account.ready {
             let kernel = f64::from(ready.hello.uptime_ms) / 1000.0;
@@ -192,7 +150,7 @@ impl Court {
                 );
             }
         }
-        self.healthy(&account.splats);
+        self.healthy(Witness::GuestLog, &account.splats);
     }
 
     fn content(
@@ -248,28 +206,6 @@ impl Court {
             pages.len().saturating_sub(wrong as usize),
             pages.len()
         ));
-    }
-
-    fn finish(mut self) -> (Judgement, Vec<String>) {
-        use tdxlab_journal::verdict::FindingKind::Impossible;
-        let verdict = match &self.findings[..] {
-            [] if self.heard.is_empty() => Verdict::Error,
-            [] => Verdict::Pass,
-            findings if findings.iter().any(|finding| finding.kind == Impossible) => Verdict::Error,
-            _ => Verdict::Fail,
-        };
-        let omitted = self.findings.len().saturating_sub(Judgement::MAX_FINDINGS);
-        self.findings.truncate(Judgement::MAX_FINDINGS);
-        let judgement = Judgement {
-            verdict,
-            findings: self.findings,
-            findings_omitted: omitted as u64,
-            heard: self.heard,
-            missing: Vec::new(),
-            content: Vec::new(),
-            spans_omitted: 0,
-        };
-        (judgement, self.seen)
     }
 }
 
@@ -345,6 +281,8 @@ fn picture(touched: &[GpaRange], bytes: u64) -> String {
 
 #[cfg(test)]
 mod tests {
+    use tdxlab_journal::verdict::{Judgement, Verdict};
+
     use super::*;
 
     fn finding(page: u32, count: u32, content: Content) -> linux::Finding {
@@ -371,7 +309,9 @@ mod tests {
             moved: 0,
         };
         let owner = |gpa: Gpa| (gpa.gfn() == 0x40).then(|| (BufferId::new(2).unwrap(), 7));
-        judge(&expected, &seen, &owner).0
+        let mut court = Court::default();
+        judge(&mut court, &expected, &seen, &owner);
+        court.finish().0
     }
 
     #[test]
@@ -439,7 +379,11 @@ mod tests {
             splats,
         };
         let owner = |_| None;
-        let judged = |expected: &Expected, seen: &Seen| judge(expected, seen, &owner).0.verdict;
+        let judged = |expected: &Expected, seen: &Seen| {
+            let mut court = Court::default();
+            judge(&mut court, expected, seen, &owner);
+            court.finish().0.verdict
+        };
         assert_eq!(judged(&Expected::Off, &off(vec![])), Verdict::Pass);
         assert_eq!(
             judged(&Expected::Off, &off(vec!["WARNING: x".to_owned()])),

@@ -7,18 +7,32 @@
 //! | `model` | what a step must show, from the plan |
 //! | `observe` | does a step and records guest and host |
 //! | `judge` | compares the two |
+//! | `host` | what the host's kernel shows of leaves and splits |
+//! | `leaves`, `ledger` | what a step must do to them |
+//! | `laws` | compares those two, exactly or by what must hold |
+//! | `boot` | the account of a boot |
+//! | `baseline` | judges a boot by an earlier run |
 //! | `runner` | boots, runs the steps, writes journal and evidence |
 //!
 //! A step is judged in one of three ways, named in its report. *Exactly*, where the plan alone
-//! determines the result: contents, sizes, pages under a hole. *By bounds*, where Linux decides:
-//! how much memory it finds and touches. Values that are only *shown*, such as times, are for
+//! determines the result: contents, sizes, pages under a hole, leaves under conversions. *By bounds* and
+//! by what *must hold* whatever Linux does: how much memory it finds and touches, how many leaves it
+//! has. Values that are only *shown*, such as times, are for
 //! `report diff` and for people.
 
+mod baseline;
+mod boot;
+mod court;
+mod host;
 mod judge;
+mod laws;
+mod leaves;
+mod ledger;
 mod model;
 mod observe;
 mod runner;
 #[cfg(test)]
 mod tests;
 
+pub use baseline::Baseline;
 pub use runner::{LinuxCase, LinuxRunner, Place};

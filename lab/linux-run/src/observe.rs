@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use tdxlab_linux::account::{self, MemInfo};
+use tdxlab_linux::account::{self, MemInfo, Resource};
 use tdxlab_linux::answer::Answer;
 use tdxlab_linux::guest::Ready;
 use tdxlab_linux::{LinuxError, LinuxGuest};
@@ -67,6 +67,8 @@ pub(crate) struct GuestAccount {
     pub(crate) vcpus: u16,
     /// Bytes of RAM in /proc/iomem.
     pub(crate) ram: u64,
+    /// /proc/iomem.
+    pub(crate) resources: Vec<Resource>,
     /// /proc/meminfo.
     pub(crate) memory: MemInfo,
     /// Complaints in the kernel log since the last look.
@@ -114,10 +116,13 @@ impl Observer {
         })
     }
 
-    /// Where pages of a buffer lay when it was filled.
-    #[cfg(test)]
-    pub(crate) fn places(&self, buffer: BufferId, first: u32, count: u32) -> Vec<GpaRange> {
-        part(&self.places[&buffer], first, count)
+    /// Where pages of a buffer lay when it was filled, or all of it.
+    pub(crate) fn places(&self, buffer: BufferId, pages: Option<(u32, u32)>) -> Vec<GpaRange> {
+        let extents = self.places.get(&buffer).map_or(&[][..], Vec::as_slice);
+        match pages {
+            Some((first, count)) => part(extents, first, count),
+            None => extents.iter().filter_map(range).collect(),
+        }
     }
 
     /// Does a step.
@@ -202,6 +207,7 @@ impl Observer {
             ready,
             vcpus,
             ram: account::system_ram(&resources),
+            resources,
             memory,
             splats,
             touched: self.touched()?,

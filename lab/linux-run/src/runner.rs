@@ -15,9 +15,14 @@ use tdxlab_qemu::interrupt::Interrupt;
 use tdxlab_qemu::{Accelerator, Cpu, Installed};
 use tdxlab_run::{Outcome, Progress};
 
+use crate::baseline::{self, Baseline};
+use crate::boot;
+use crate::court::Court;
 use crate::judge::judge;
+use crate::laws;
+use crate::ledger::Ledger;
 use crate::model::Model;
-use crate::observe::Observer;
+use crate::observe::{Observer, Seen};
 
 /// A plan and its origin.
 #[derive(Clone, Debug)]
@@ -57,6 +62,8 @@ pub struct LinuxRunner<'a> {
     pub patience: Duration,
     /// Keep the evidence of plans that passed, too.
     pub keep: bool,
+    /// An earlier run of the same kernel and firmware, to judge boots by.
+    pub baseline: Option<&'a Baseline>,
     /// Receives progress.
     pub watcher: &'a dyn Progress,
 }
@@ -207,6 +214,10 @@ impl LinuxRunner<'_> {
         course: &mut Course,
     ) -> Result<(), JournalError> {
         let machine = self.machine(plan, image);
+        let kvm = self.place.accelerator == Accelerator::Kvm;
+        let td = self.place.td.is_some();
+        // Before QEMU: firmware splits leaves, too.
+        let mut ledger = Ledger::open(kvm, td);
         let guest = LinuxGuest::start(machine, &image.name, self.interrupt, self.patience);
         let mut observer = match guest {
             Ok(guest) => Observer::new(guest),
@@ -215,7 +226,7 @@ impl LinuxRunner<'_> {
                 return Ok(());
             }
         };
-        let mut model = Model::new(plan, self.place.td.is_some());
+        let mut model = Model::new(plan, td);
         for (number, step) in plan.steps.iter().enumerate() {
             self.watcher.step_started(0, number);
             let expected = match model.step(&step.op) {
@@ -225,6 +236,8 @@ impl LinuxRunner<'_> {
                     break;
                 }
             };
+            let prediction =
+                ledger.predict(&step.op, &|buffer, pages| observer.places(buffer, pages));
             let began = Instant::now();
             let seen = match observer.perform(&step.op) {
                 Ok(seen) => seen,
@@ -242,16 +255,51 @@ impl LinuxRunner<'_> {
                 })?;
             }
             let owner = |gpa| observer.owner(gpa);
-            let (judgement, seen) = judge(&expected, &seen, &owner);
+            let mut boot = None;
+            let mut court = Court::default();
+            judge(&mut court, &expected, &seen, &owner);
+            let mut lines = expected.text();
+            if step.op == LinuxOp::PowerOff {
+                if let Some((left, complaints)) = ledger.end() {
+                    laws::judge_end(&mut court, &left, &complaints);
+                    lines.push(laws::END.to_owned());
+                }
+            } else {
+                let sample = ledger.sample(observer.guest());
+                let (before, after) = match &sample {
+                    Some((before, after)) => (before.as_ref(), Some(after)),
+                    None => (None, None),
+                };
+                if let Seen::Guest(account) = &seen {
+                    boot = boot::account(account, before, after).map(Box::new);
+                    laws::ram(&mut court, account, after);
+                }
+                if let Some(boot) = &boot {
+                    match self.baseline {
+                        Some(baseline) => baseline.judge(&mut court, &plan.guest, &step.op, boot),
+                        None => baseline::none(&mut court),
+                    }
+                }
+                for line in boot.iter().flat_map(|boot| boot::lines(boot)) {
+                    court.show(line);
+                }
+                if let Some(after) = after.filter(|_| td) {
+                    let bytes = plan.guest.mebibytes << 20;
+                    laws::judge(&mut court, &prediction, before, after, bytes);
+                    lines.extend(prediction.text());
+                }
+            }
+            let (judgement, seen) = court.finish();
             course.verdict = course.verdict.and(judgement.verdict);
             let cannot_go_on = judgement.verdict == Verdict::Error;
             self.journal.write(&Event::LinuxStep {
                 plan: id,
                 step: u32::try_from(number).unwrap_or(u32::MAX),
-                expected: expected.text(),
+                expected: lines,
                 seen,
                 judgement,
                 micros: took,
+                boot,
             })?;
             if cannot_go_on {
                 course.stop(format!("step {} could not be judged", number + 1));

@@ -21,6 +21,7 @@ use tdxlab_qemu::{Accelerator, Cpu, Installed, Version};
 use tdxlab_run::NoProgress;
 use tdxlab_scenario as scenario;
 
+use crate::court::Court;
 use crate::judge::judge;
 use crate::model::Model;
 use crate::observe::Observer;
@@ -48,26 +49,14 @@ fn here() -> Option<(Installed, LinuxImage)> {
 fn set() -> Vec<LinuxCase> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../scenarios/linux");
     let files = scenario::find_linux(&[folder]).unwrap();
-    let case = |path: PathBuf| LinuxCase {
-        plan: scenario::load_linux(&path).unwrap(),
-        scenario: path,
+    let cases = |path: PathBuf| {
+        let plans = scenario::load_linux(&path, None).unwrap();
+        plans.into_iter().map(move |plan| LinuxCase {
+            plan,
+            scenario: path.clone(),
+        })
     };
-    files.into_iter().map(case).collect()
-}
-
-#[test]
-fn there_are_scenarios_and_each_is_called_as_its_file() {
-    let cases = set();
-    assert!(cases.len() >= 14, "{}", cases.len());
-    for case in cases {
-        let path = case.scenario.with_extension("");
-        assert!(
-            path.ends_with(&case.plan.name),
-            "{} in {}",
-            case.plan.name,
-            path.display()
-        );
-    }
+    files.into_iter().flat_map(cases).collect()
 }
 
 #[test]
@@ -97,6 +86,7 @@ fn every_scenario_passes_on_a_plain_guest_or_is_skipped_for_what_it_needs() {
                     interrupt: Interrupt::of_process(),
                     patience: PATIENCE,
                     keep: false,
+                    baseline: None,
                     watcher: &NoProgress,
                 };
                 loop {
@@ -135,7 +125,11 @@ impl Spoilt {
     fn step(&mut self, op: &LinuxOp) -> Judgement {
         let expected = self.model.step(op).unwrap();
         let seen = self.observer.perform(op).unwrap();
-        judge(&expected, &seen, &|gpa| self.observer.owner(gpa)).0
+        let mut court = Court::default();
+        judge(&mut court, &expected, &seen, &|gpa| {
+            self.observer.owner(gpa)
+        });
+        court.finish().0
     }
 
     fn fill(&mut self, number: u8) -> LinuxOp {
@@ -153,7 +147,7 @@ impl Spoilt {
     fn place(&self, number: u8, page: u32) -> GpaRange {
         let places = self
             .observer
-            .places(BufferId::new(number).unwrap(), page, 1);
+            .places(BufferId::new(number).unwrap(), Some((page, 1)));
         places[0]
     }
 }

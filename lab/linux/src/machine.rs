@@ -141,6 +141,14 @@ impl Machine {
             );
         }
         if let Some(td) = &self.td {
+            // Its shared memory, which then has 4K pages, whatever the THP setting.
+            option(
+                "-object",
+                format!(
+                    "memory-backend-memfd,id=ram,size={}M,share=on",
+                    self.mebibytes
+                ),
+            );
             option(
                 "-object",
                 r#"{"qom-type":"tdx-guest","id":"tdx0"}"#.to_owned(),
@@ -186,7 +194,7 @@ impl Machine {
         if self.td.is_some() {
             machine += ",kernel-irqchip=split,confidential-guest-support=tdx0";
         }
-        if self.ends.memory.is_some() {
+        if self.ends.memory.is_some() || self.td.is_some() {
             machine += ",memory-backend=ram";
         }
         machine
@@ -290,13 +298,14 @@ mod tests {
         .command_line()
         .to_string();
         for part in [
-            "confidential-guest-support=tdx0",
+            "confidential-guest-support=tdx0,memory-backend=ram",
+            "memory-backend-memfd,id=ram,size=512M,share=on",
             "-bios /fw/OVMF.fd",
             "monitor-qmp",
         ] {
             assert!(line.contains(part), "{line}");
         }
-        assert!(!line.contains("memory-backend"), "{line}");
+        assert!(!line.contains("memory-backend-file"), "{line}");
     }
 
     #[test]

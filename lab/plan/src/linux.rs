@@ -16,6 +16,9 @@ pub struct LinuxPlan {
     pub name: String,
     /// Description of the scenario.
     pub about: String,
+    /// Seed that was drawn from.
+    #[serde(default)]
+    pub seed: u64,
     /// Whether the guest must be a TD; `None` for either.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub td: Option<bool>,

@@ -315,6 +315,7 @@ impl Draft {
                 seen,
                 judgement,
                 micros,
+                boot,
                 ..
             } => {
                 let planned = self.linux.as_ref();
@@ -324,6 +325,7 @@ impl Draft {
                     let mut report = step_report(number, planned.line, action, expected);
                     report.seen = seen;
                     report.micros = micros;
+                    report.boot = boot.map(|boot| *boot);
                     judged(&mut report, judgement);
                     self.report.steps.push(report);
                 }

@@ -273,6 +273,15 @@ fn numbers(
         if !alike || races || old_step.action != step.action {
             continue;
         }
+        if let (Some(old), Some(new)) = (&old_step.boot, &step.boot) {
+            for (old, new) in old.counts().into_iter().zip(new.counts()) {
+                let wide = |value: Option<u64>| said(value.map(i128::from));
+                if old.value != new.value {
+                    let what = format!("step {}, {}", step.number, new.what);
+                    add(what, wide(old.value), wide(new.value));
+                }
+            }
+        }
         let counted = pairs(&old_step.numbers, &step.numbers);
         let costs = costs(&old_step.numbers, &step.numbers, exact);
         for (what, old, new) in counted.into_iter().chain(costs) {

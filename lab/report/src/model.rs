@@ -4,6 +4,7 @@
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use tdxlab_journal::boot::BootAccount;
 use tdxlab_journal::journal::{SeededFault, SharedGuest};
 use tdxlab_journal::verdict::{FindingKind, MissingWitness, Verdict, Witness};
 use tdxlab_journal::{REHEARSAL_FACT, REJUDGED_FACT};
@@ -223,6 +224,7 @@ impl StepReport {
             content_omitted: 0,
             micros: 0,
             work: None,
+            boot: None,
         }
     }
 }
@@ -302,6 +304,9 @@ pub struct StepReport {
     /// different kinds, or have no range.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub work: Option<StepWork>,
+    /// The account of a boot of a Linux guest, where the step was one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub boot: Option<BootAccount>,
 }
 
 /// Work of one kind.

@@ -41,6 +41,16 @@ pub enum ScenarioError {
         /// The file or folder.
         path: PathBuf,
     },
+    /// Only scenarios of another kind of guest were found.
+    #[error("all scenarios in {} are of Linux guests", path.display())]
+    #[diagnostic(
+        code(scenario::of_linux),
+        help("run them with `tdxlab linux`, or as TDs with `tdxlab rehearse`")
+    )]
+    OfLinux {
+        /// The folder.
+        path: PathBuf,
+    },
     /// Two files have the same name, so that their results could not be told apart.
     #[error("scenario `{name}` is in two files: {} and {}", first.display(), second.display())]
     #[diagnostic(code(scenario::twice), help("give one of them another name"))]

@@ -19,17 +19,18 @@ use super::{check, guest};
 /// Most operations of all plans of a scenario.
 const MAX_TOTAL: usize = 200_000;
 /// Seed where neither the file nor the caller has one.
-const DEFAULT_SEED: u64 = 1;
+pub(super) const DEFAULT_SEED: u64 = 1;
 
 /// All plans of `scenario`, or all that is wrong with it.
 pub(super) fn plans(scenario: &Scenario, seed: Option<u64>) -> Result<Vec<Plan>, Vec<Problem>> {
     let (file, root) = (&scenario.file, &scenario.root);
     let mut reader = Reader::new(&scenario.text);
-    check_header(&mut reader, file, root);
-    variant::check_names(&mut reader, file, root);
+    check_header(&mut reader, scenario.name(), &file.about, root);
+    let variables = file.variables();
+    variant::check_names(&mut reader, variables, root);
     let mut plans = Vec::new();
     let mut total = 0;
-    for variant in variant::variants(&mut reader, file, root) {
+    for variant in variant::variants(&mut reader, variables, root) {
         let plan = Expander::new(&mut reader, file, root, variant).plan(scenario.name(), seed);
         let Some(plan) = plan else { continue };
         total += plan.steps.len();
@@ -45,7 +46,7 @@ pub(super) fn plans(scenario: &Scenario, seed: Option<u64>) -> Result<Vec<Plan>,
         plans.push(plan);
     }
     if reader.is_clean() {
-        variant::check_used(&mut reader, file, root);
+        variant::check_used(&mut reader, variables, root);
     }
     if reader.is_clean() {
         Ok(plans)
@@ -55,8 +56,7 @@ pub(super) fn plans(scenario: &Scenario, seed: Option<u64>) -> Result<Vec<Plan>,
 }
 
 /// Checks that name and description are not empty.
-fn check_header(reader: &mut Reader<'_>, file: &File, root: &Node) {
-    let name = file.scenario.text();
+pub(super) fn check_header(reader: &mut Reader<'_>, name: &str, about: &str, root: &Node) {
     let word = |part: &str| {
         !part.is_empty()
             && part
@@ -71,7 +71,7 @@ fn check_header(reader: &mut Reader<'_>, file: &File, root: &Node) {
             "small letters, digits and `-`, in folders, such as `punch/head-and-tail`".to_owned(),
         );
     }
-    if file.about.trim().is_empty() {
+    if about.trim().is_empty() {
         let help = "say in a sentence what it shows".to_owned();
         reader.wrong(
             root.key("about"),
@@ -393,7 +393,7 @@ impl<'r, 'a> Expander<'r, 'a> {
 
 /// Hash of `name`, the same in every version (FNV-1a), so that the draws of one plan do not depend
 /// on which other plans are made.
-fn fingerprint(name: &str) -> u64 {
+pub(super) fn fingerprint(name: &str) -> u64 {
     name.bytes().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
         (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
     })

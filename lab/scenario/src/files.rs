@@ -18,27 +18,38 @@ include!(concat!(env!("OUT_DIR"), "/embedded.rs"));
 /// The scenario files behind `paths`: a file is taken as it is, a folder means all `*.yaml` below
 /// it except those of Linux guests. Sorted; two files with one name are an error.
 pub fn find(paths: &[PathBuf]) -> Result<Vec<PathBuf>, ScenarioError> {
-    find_of(paths, false)
+    find_of(paths, |file| !is_of_linux(file))
 }
 
 /// The same for scenarios of Linux guests.
 pub fn find_linux(paths: &[PathBuf]) -> Result<Vec<PathBuf>, ScenarioError> {
-    find_of(paths, true)
+    find_of(paths, is_of_linux)
 }
 
-/// Reads a scenario of a Linux guest.
-pub fn load_linux(path: &Path) -> Result<LinuxPlan, ScenarioError> {
-    parse_linux(path, &text::of(path)?)
+/// Both: those of the micro guest, and those of Linux guests.
+pub fn find_all(paths: &[PathBuf]) -> Result<(Vec<PathBuf>, Vec<PathBuf>), ScenarioError> {
+    let all = find_of(paths, |_| true)?;
+    Ok(all.into_iter().partition(|file| !is_of_linux(file)))
 }
 
-fn find_of(paths: &[PathBuf], linux: bool) -> Result<Vec<PathBuf>, ScenarioError> {
+/// The plans of a scenario of a Linux guest. `seed` overrides that of the file.
+pub fn load_linux(path: &Path, seed: Option<u64>) -> Result<Vec<LinuxPlan>, ScenarioError> {
+    parse_linux(path, &text::of(path)?, seed)
+}
+
+/// Of folders, only the files that `is_wanted`.
+fn find_of(paths: &[PathBuf], is_wanted: fn(&Path) -> bool) -> Result<Vec<PathBuf>, ScenarioError> {
     let mut files = Vec::new();
     for path in paths {
         let before = files.len();
         collect(path, &mut files)?;
         if path.is_dir() {
             let below = files.split_off(before);
-            files.extend(below.into_iter().filter(|file| is_of_linux(file) == linux));
+            let of_linux = below.iter().any(|file| is_of_linux(file));
+            files.extend(below.into_iter().filter(|file| is_wanted(file)));
+            if files.len() == before && of_linux {
+                return Err(ScenarioError::OfLinux { path: path.clone() });
+            }
         }
         if files.len() == before {
             return Err(ScenarioError::Nothing { path: path.clone() });

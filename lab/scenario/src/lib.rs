@@ -32,7 +32,9 @@ mod vars;
 mod yaml;
 
 pub use error::{Problem, ScenarioError, Wrong};
-pub use files::{embedded, embedded_files, find, find_linux, is_of_linux, load_linux, named};
+pub use files::{
+    embedded, embedded_files, find, find_all, find_linux, is_of_linux, load_linux, named,
+};
 pub use linux::parse_linux;
 pub use read_file::{check, expand, load, parse};
 pub use schema::schema;

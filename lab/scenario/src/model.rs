@@ -13,6 +13,7 @@ use tdxlab_plan::{
 };
 
 use super::scalar::{Bytes, Change, Count, Extent, Literal, OnOff, Scalar, StopCont};
+use super::variant::Variables;
 
 /// One scenario: what it shows, what it needs, and what is done step by step.
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
@@ -43,6 +44,17 @@ pub(super) struct File {
     pub(super) draw: IndexMap<String, Draw>,
     /// What is done, in order.
     pub(super) steps: List<Step>,
+}
+
+impl File {
+    /// Its variables.
+    pub(super) fn variables(&self) -> Variables<'_> {
+        Variables {
+            cases: &self.cases,
+            matrix: &self.matrix,
+            draw: &self.draw,
+        }
+    }
 }
 
 /// A list of at least one value.
@@ -230,7 +242,7 @@ operations! {
 }
 
 /// Says in the schema that a step is exactly one of its operations.
-fn exactly_one_operation(schema: &mut Schema) {
+pub(super) fn exactly_one_operation(schema: &mut Schema) {
     let keys: Vec<String> = schema
         .get("properties")
         .and_then(|properties| properties.as_object())

@@ -6,12 +6,12 @@ use std::sync::LazyLock;
 use tdxlab_plan::Plan;
 
 use crate::error::{Problem, ScenarioError};
-use crate::schema::schema;
+use crate::model::File;
 use crate::source::Scenario;
-use crate::{linux, shape, text, yaml};
+use crate::{linux, schema, shape, text, yaml};
 
 /// Made once: every file is held against it.
-static SCHEMA: LazyLock<serde_json::Value> = LazyLock::new(schema);
+static SCHEMA: LazyLock<serde_json::Value> = LazyLock::new(schema::of::<File>);
 
 /// Reads one file and validates all that does not depend on a design.
 pub fn load(path: &Path) -> Result<Scenario, ScenarioError> {
@@ -23,17 +23,16 @@ pub fn parse(path: &Path, text: &str) -> Result<Scenario, ScenarioError> {
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
     let mut problems = Vec::new();
     let read = (|problems: &mut Vec<Problem>| {
-        if text.len() > yaml::MAX_BYTES {
-            let message = format!("the file has {} bytes", text.len());
-            return Err(Problem::new(0..0, message, "").help("at most 1 MiB"));
-        }
+        yaml::check_size(text)?;
         let root = yaml::tree(text, problems)?;
         if linux::is_linux(&root) {
             let guest = root.entry("guest");
             let guest = guest.map_or(0..0, |entry| entry.key_span.clone());
             let message = "this is a scenario of a Linux guest";
             let problem = Problem::new(guest, message, "a Linux guest");
-            return Err(problem.help("run it with `tdxlab linux`"));
+            return Err(
+                problem.help("run it with `tdxlab linux`, or as a TD with `tdxlab rehearse`")
+            );
         }
         shape::check(&root, &SCHEMA, problems);
         match problems.is_empty() {

@@ -1,17 +1,48 @@
 //! The JSON Schema of a scenario file.
 
+use schemars::JsonSchema;
 use schemars::generate::SchemaSettings;
 use schemars::transform::{RecursiveTransform, Transform};
-use serde_json::Value;
+use serde_json::{Value, json};
 
+use super::linux;
 use super::model::File;
 
-/// The JSON Schema of a scenario file, for editors and for [`super::load`] itself. Generated from
-/// the types that hold a file; `docs/scenario.schema.json` is a copy.
+/// The JSON Schema of a scenario file, for editors: of the micro guest, or of a Linux guest where
+/// `guest` says so. `docs/scenario.schema.json` is a copy.
 pub fn schema() -> Value {
+    let mut definitions = serde_json::Map::new();
+    let mut take = |mut root: Value, name: &str| {
+        if let Some(object) = root.as_object_mut() {
+            if let Some(Value::Object(own)) = object.remove("$defs") {
+                definitions.extend(own);
+            }
+            object.remove("$schema");
+        }
+        definitions.insert(name.to_owned(), root);
+        json!({ "$ref": format!("#/$defs/{name}") })
+    };
+    let micro = take(of::<File>(), "Scenario");
+    let linux = take(linux::schema().clone(), "LinuxScenario");
+    json!({
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": "tdxlab scenario",
+        "type": "object",
+        "if": {
+            "properties": { "guest": { "type": "object", "required": ["linux"] } },
+            "required": ["guest"],
+        },
+        "then": linux,
+        "else": micro,
+        "$defs": definitions,
+    })
+}
+
+/// The JSON Schema of a type, which files are held against.
+pub(super) fn of<T: JsonSchema>() -> Value {
     let mut schema = SchemaSettings::draft2020_12()
         .into_generator()
-        .into_root_schema_for::<File>();
+        .into_root_schema_for::<T>();
     RecursiveTransform(|schema: &mut schemars::Schema| forbid_null(schema)).transform(&mut schema);
     schema.insert("title".to_owned(), "tdxlab scenario".into());
     schema.to_value()

@@ -6,13 +6,25 @@ use rand::RngCore;
 use rand_chacha::ChaCha8Rng;
 
 use super::expr::Bytes;
-use super::model::{Draw, File};
+use super::model::{Draw, List};
 use super::read::{self, Reader};
+use super::scalar::{Literal, Scalar};
 use super::vars::{is_name, nearest};
 use super::yaml::Node;
 
 /// Most plans of one scenario.
 const MAX_PLANS: usize = 1024;
+
+/// The variables that a file defines.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Variables<'f> {
+    /// Variants by name.
+    pub(super) cases: &'f IndexMap<String, IndexMap<String, Scalar<Literal>>>,
+    /// Every combination of these is a plan.
+    pub(super) matrix: &'f IndexMap<String, List<Scalar<Literal>>>,
+    /// Drawn for each plan.
+    pub(super) draw: &'f IndexMap<String, Draw>,
+}
 
 /// A case with a matrix point.
 #[derive(Clone, Debug, Default)]
@@ -24,9 +36,9 @@ pub(super) struct Variant {
 }
 
 /// All variants, in the order of the file. Reports errors in their definition.
-pub(super) fn variants(reader: &mut Reader<'_>, file: &File, root: &Node) -> Vec<Variant> {
+pub(super) fn variants(reader: &mut Reader<'_>, file: Variables<'_>, root: &Node) -> Vec<Variant> {
     let mut variants = cases(reader, file, root.key("cases"));
-    for (name, values) in &file.matrix {
+    for (name, values) in file.matrix {
         if variants.len().saturating_mul(values.0.len()) > MAX_PLANS {
             let span = root
                 .entry("matrix")
@@ -71,12 +83,12 @@ impl Variant {
 }
 
 /// One variant for each case; a single empty one where there are none.
-fn cases(reader: &mut Reader<'_>, file: &File, node: &Node) -> Vec<Variant> {
+fn cases(reader: &mut Reader<'_>, file: Variables<'_>, node: &Node) -> Vec<Variant> {
     let Some((first, model)) = file.cases.first() else {
         return vec![Variant::default()];
     };
     let mut variants = Vec::new();
-    for (case, values) in &file.cases {
+    for (case, values) in file.cases {
         let node = node.key(case);
         for name in model.keys().filter(|name| !values.contains_key(*name)) {
             reader.push(read::at(
@@ -120,7 +132,7 @@ fn cases(reader: &mut Reader<'_>, file: &File, node: &Node) -> Vec<Variant> {
 }
 
 /// Reports invalid and duplicate names of variables in `cases`, `matrix` and `draw`.
-pub(super) fn check_names(reader: &mut Reader<'_>, file: &File, root: &Node) {
+pub(super) fn check_names(reader: &mut Reader<'_>, file: Variables<'_>, root: &Node) {
     let mut known: IndexMap<&str, &str> = IndexMap::new();
     let case = file.cases.first();
     let in_cases = case.into_iter().flat_map(|(case, values)| {
@@ -159,7 +171,7 @@ pub(super) fn check_names(reader: &mut Reader<'_>, file: &File, root: &Node) {
 }
 
 /// Reports unused variables of `cases`, `matrix` and `draw`.
-pub(super) fn check_used(reader: &mut Reader<'_>, file: &File, root: &Node) {
+pub(super) fn check_used(reader: &mut Reader<'_>, file: Variables<'_>, root: &Node) {
     let case = file.cases.first();
     let in_cases = case.into_iter().flat_map(|(case, values)| {
         let node = root.key("cases").key(case);
@@ -230,6 +242,6 @@ pub(super) fn draw(
 
 /// A number below `end`, which is not 0. The slight favour for small numbers does not matter, and
 /// the way from seed to number stays ours.
-fn below(random: &mut ChaCha8Rng, end: u64) -> u64 {
+pub(super) fn below(random: &mut ChaCha8Rng, end: u64) -> u64 {
     random.next_u64() % end.max(1)
 }

@@ -186,6 +186,15 @@ pub(super) fn tree(text: &str, problems: &mut Vec<Problem>) -> Result<Node, Prob
     })
 }
 
+/// Refuses a file that is too large to read.
+pub(super) fn check_size(text: &str) -> Result<(), Problem> {
+    if text.len() <= MAX_BYTES {
+        return Ok(());
+    }
+    let message = format!("the file has {} bytes", text.len());
+    Err(Problem::new(0..0, message, "").help("at most 1 MiB"))
+}
+
 /// Reads `text` as a `T`.
 pub(super) fn typed<T: DeserializeOwned>(text: &str) -> Result<T, Problem> {
     serde_yaml::from_str(&without_tabs(text)).map_err(|error| {

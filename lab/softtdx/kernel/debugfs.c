@@ -98,6 +98,9 @@ static int tdx_calls_show(struct seq_file *m, void *unused)
 		seq_printf(m, "exit_accept_4k %lld\nexit_accept_2m %lld\n",
 			   atomic64_read(&td->exits_accept[0]),
 			   atomic64_read(&td->exits_accept[1]));
+		seq_printf(m, "accepted_4k %lld\naccepted_2m %lld\nsize_mismatch %lld\n",
+			   atomic64_read(&td->accepted[0]), atomic64_read(&td->accepted[1]),
+			   atomic64_read(&td->size_mismatch));
 		seq_printf(m, "exit_access %lld\nve %lld\nepoch %llu\n",
 			   atomic64_read(&td->exits_access), atomic64_read(&td->ve), td->epoch);
 	}

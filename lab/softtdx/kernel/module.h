@@ -122,6 +122,8 @@ struct soft_td {
 	atomic64_t refused[SOFT_CALL_NR];
 	atomic64_t exits_accept[2];	/* EPT violations of ACCEPT, by size asked for */
 	atomic64_t exits_access;
+	atomic64_t accepted[2];		/* pages accepted, by size */
+	atomic64_t size_mismatch;	/* ACCEPTs of 2M over a table */
 	atomic64_t ve;
 	u64 tsc_khz;
 };

@@ -53,6 +53,7 @@ static struct soft_result accept_pending(struct soft_td *td, struct soft_walk *w
 		}
 	}
 	soft_entry_set(walk, soft_entry(SOFT_MAPPED, walk->level, hpa, 0));
+	atomic64_inc(&td->accepted[walk->level]);
 	return done(0);
 }
 
@@ -90,8 +91,10 @@ struct soft_result soft_accept(struct soft_td *td, u64 rcx)
 	if (soft_state(walk.value) == SOFT_PENDING)
 		return accept_pending(td, &walk);
 	soft_entry_set(&walk, walk.value);
-	if (soft_state(walk.value) == SOFT_TABLE)
+	if (soft_state(walk.value) == SOFT_TABLE) {
+		atomic64_inc(&td->size_mismatch);
 		return done(SOFT_SIZE_MISMATCH | walk.level);
+	}
 	return done(SOFT_ALREADY_ACCEPTED | walk.level);
 }
 

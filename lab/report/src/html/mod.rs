@@ -16,6 +16,7 @@
 //! | `place` | addresses as offsets |
 
 mod axis;
+mod boot;
 mod cells;
 mod cost;
 mod legend;
@@ -66,7 +67,8 @@ pub fn render(
 /// items and table cells go without saying. (HTML standard, 13.1.2.4 "Optional tags".)
 fn compact(mut page: String) -> String {
     for element in ["path", "use", "rect"] {
-        page = page.replace(&format!("></{element}>"), "/>");
+        // With a title in it, it ends in a tag, not in an attribute.
+        page = page.replace(&format!("\"></{element}>"), "\"/>");
     }
     for element in ["td", "th", "tr", "li"] {
         page = page.replace(&format!("</{element}>"), "");
@@ -281,5 +283,19 @@ fn controls(report: &Report) -> Markup {
             }
             output #count for="search" aria-live="polite" { (count(report.scenarios.len(), "scenario")) }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::compact;
+
+    #[test]
+    fn only_empty_elements_close_themselves() {
+        let page = r#"<path d="M1"></path><rect x="1"><title>a</title></rect>"#;
+        assert_eq!(
+            compact(page.to_owned()),
+            r#"<path d="M1"/><rect x="1"><title>a</title></rect>"#
+        );
     }
 }

@@ -8,6 +8,7 @@ use tdxlab_plan::names::{Errno, Unsigned, VmcallStatus};
 use tdxlab_plan::text::Micros;
 use tdxlab_plan::{Expectation, Interval, text as words};
 
+use super::boot;
 use super::scene::Scenes;
 use crate::timeline::{Album, StepPicture};
 use crate::{FindingReport, Report, ScenarioReport, StepReport};
@@ -218,6 +219,7 @@ fn evidence(step: &StepReport, frame: Option<&StepPicture>) -> Markup {
             // A step of a Linux guest has no pages to draw, only text.
             @if !step.expected.is_empty() { p.w { "had to show: " (step.expected.join("; ")) } }
             @if !step.seen.is_empty() { p.w { "showed: " (step.seen.join("; ")) } }
+            @if let Some(boot) = &step.boot { (boot::section(boot)) }
         }
     }
 }

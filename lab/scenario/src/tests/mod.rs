@@ -26,7 +26,7 @@ fn plans(text: &str) -> Vec<Plan> {
 }
 
 /// `error` as rendered without colours.
-fn render(error: &ScenarioError) -> String {
+pub(super) fn render(error: &ScenarioError) -> String {
     let mut text = String::new();
     GraphicalReportHandler::new_themed(GraphicalTheme::unicode_nocolor())
         .with_width(100)

@@ -16,11 +16,13 @@ pub(super) struct Check {
 
 impl Check {
     pub(super) fn execute(self) -> Result<u8, CliError> {
-        let loaded = load::load(&self.scenarios)?;
+        let (loaded, linux) = load::load_all(&self.scenarios)?;
         let plans: usize = loaded.iter().map(|one| one.items.len()).sum();
+        let plans = plans + linux.len();
+        let files = linux.chunk_by(|one, other| one.scenario == other.scenario);
         output::say(format!(
             "{} with {}: all right",
-            count(loaded.len(), "file"),
+            count(loaded.len() + files.count(), "file"),
             count(plans, "scenario")
         ));
         Ok(exit::PASSED)

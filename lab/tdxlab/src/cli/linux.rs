@@ -12,16 +12,16 @@ use tdxlab_l1::KernelChoice;
 use tdxlab_linux::image::PACKAGE;
 use tdxlab_linux::machine::Td;
 use tdxlab_linux::{Board, ImageOptions, firmware};
-use tdxlab_linux_run::{LinuxCase, LinuxRunner, Place};
+use tdxlab_linux_run::{Baseline, LinuxCase, LinuxRunner, Place};
 use tdxlab_plan::{HostKind, HostProfile};
 use tdxlab_qemu::{Accelerator, Installed, Version};
 use tdxlab_report::terminal;
 use tdxlab_run::Resumable;
-use tdxlab_scenario as scenario;
 
 use super::error::CliError;
+use super::options::Scenarios;
 use super::report::exit_code;
-use super::{output, progress, signals};
+use super::{load, output, progress, signals};
 use tdxlab_launch::spec::FinishedRun;
 
 /// The oldest QEMU that a plain guest boots in.
@@ -40,6 +40,9 @@ pub(super) struct Linux {
         conflicts_with = "resume"
     )]
     paths: Vec<PathBuf>,
+    /// RNG seed, in place of those in the scenarios
+    #[arg(long, value_name = "S", conflicts_with = "resume")]
+    seed: Option<u64>,
     /// Continue a run that was ended early, with the same options
     #[arg(long, value_name = "DIR", conflicts_with = "out")]
     resume: Option<PathBuf>,
@@ -70,6 +73,9 @@ pub(super) struct Linux {
     /// Keep the evidence of passing scenarios too
     #[arg(long)]
     keep: bool,
+    /// Judge boots by those of this earlier run, of the same QEMU, firmware and guest kernel
+    #[arg(long, value_name = "DIR")]
+    baseline: Option<PathBuf>,
     /// Time limit without a sign of life, in seconds
     #[arg(long, value_name = "SECONDS", default_value_t = 120,
           value_parser = clap::value_parser!(u64).range(1..=86400))]
@@ -106,6 +112,7 @@ impl Linux {
         let interrupt = signals::install()?;
         let (kind, why) = self.kind();
         let place = self.place(kind)?;
+        let baseline = self.baseline(&place)?;
         let Started {
             folder,
             journal,
@@ -132,6 +139,7 @@ impl Linux {
             interrupt,
             patience: Duration::from_secs(self.patience),
             keep: self.keep,
+            baseline: baseline.as_ref(),
             watcher: watcher.as_ref(),
         };
         let mut verdict = None;
@@ -159,6 +167,13 @@ impl Linux {
         Ok(exit_code(&finished.report, false))
     }
 
+    fn scenarios(&self) -> Scenarios {
+        Scenarios {
+            paths: self.paths.clone(),
+            seed: self.seed,
+        }
+    }
+
     /// Kind of the guests, and why.
     fn kind(&self) -> (GuestKind, String) {
         let said = |text: &str| text.to_owned();
@@ -180,6 +195,21 @@ impl Linux {
             GuestKind::Kvm => (GuestKind::Kvm, said("plain, on KVM, as asked")),
             GuestKind::Tdx => (GuestKind::Tdx, said("TDs, as asked")),
         }
+    }
+
+    /// The run to judge boots by.
+    fn baseline(&self, place: &Place) -> Result<Option<Baseline>, CliError> {
+        let Some(folder) = &self.baseline else {
+            return Ok(None);
+        };
+        let baseline = Baseline::of_run(folder)?;
+        baseline.check(&facts(place)).map_err(|why| {
+            CliError::usage(
+                format!("{} is no baseline of this run: {why}", folder.display()),
+                "record one with the same QEMU and firmware, by a run without --baseline",
+            )
+        })?;
+        Ok(Some(baseline))
     }
 
     fn place(&self, kind: GuestKind) -> Result<Place, CliError> {
@@ -210,24 +240,22 @@ impl Linux {
     }
 
     fn started(&self, kind: GuestKind, why: &str, place: &Place) -> Result<Started, CliError> {
-        let cases = load(&self.paths)?;
+        let cases = load::linux(&self.scenarios())?;
         let folder = RunFolder::create(&self.out)?;
         let journal = folder.journal()?;
         let fact = |name: &str, value: String| (name.to_owned(), value);
         let mut facts = vec![
             fact("Linux guests", why.to_owned()),
             fact("guest kernel", self.guest_kernel.to_string()),
-            fact("QEMU", place.qemu.banner.clone()),
         ];
-        if let Some(td) = &place.td {
-            facts.push(fact("firmware", td.firmware.display().to_string()));
-        }
+        facts.extend(self::facts(place));
         let host = host_kind(kind);
         journal.write(&Event::RunStarted(RunStarted {
             host_reason: why.to_owned(),
             facts,
             plans: cases.iter().map(|case| case.plan.name.clone()).collect(),
             paths: self.paths.clone(),
+            seed: self.seed,
             ..folder.head(host, HostProfile::of(host))
         }))?;
         Ok(Started {
@@ -236,6 +264,18 @@ impl Linux {
             cases: (0..).map(PlanId).zip(cases).collect(),
         })
     }
+}
+
+/// Facts of the machine that guests run on.
+fn facts(place: &Place) -> Vec<(String, String)> {
+    let fact = |name: &str, value: String| (name.to_owned(), value);
+    let firmware = place
+        .td
+        .as_ref()
+        .map(|td| td.firmware.display().to_string());
+    let qemu = fact("QEMU", place.qemu.banner.clone());
+    let firmware = firmware.map(|firmware| fact("firmware", firmware));
+    [qemu].into_iter().chain(firmware).collect()
 }
 
 /// A run, and the plans that are left of it.
@@ -262,7 +302,11 @@ fn resumed(folder: &Path, host: HostKind) -> Result<Started, CliError> {
             "give the same --host as then",
         ));
     }
-    let cases = progress.left(load(&head.paths)?, |case: &LinuxCase| &case.plan.name)?;
+    let scenarios = Scenarios {
+        paths: head.paths.clone(),
+        seed: head.seed,
+    };
+    let cases = progress.left(load::linux(&scenarios)?, |case: &LinuxCase| &case.plan.name)?;
     let started = head.started.parse().unwrap_or_default();
     Ok(Started {
         folder: RunFolder::existing(folder, &head.run, started),
@@ -277,25 +321,5 @@ fn host_kind(kind: GuestKind) -> HostKind {
         GuestKind::Auto | GuestKind::Tcg => HostKind::Soft,
         GuestKind::Kvm => HostKind::Kvm,
         GuestKind::Tdx => HostKind::Tdx,
-    }
-}
-
-/// All scenarios, or all that is wrong with any of them.
-fn load(paths: &[PathBuf]) -> Result<Vec<LinuxCase>, CliError> {
-    let files = scenario::find_linux(paths).map_err(|error| CliError::Scenarios(vec![error]))?;
-    let mut cases = Vec::new();
-    let mut wrong = Vec::new();
-    for path in files {
-        match scenario::load_linux(&path) {
-            Ok(plan) => cases.push(LinuxCase {
-                plan,
-                scenario: path,
-            }),
-            Err(error) => wrong.push(error),
-        }
-    }
-    match wrong.is_empty() {
-        true => Ok(cases),
-        false => Err(CliError::Scenarios(wrong)),
     }
 }

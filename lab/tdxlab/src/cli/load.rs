@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use tdxlab_linux_run::LinuxCase;
 use tdxlab_plan::HostKind;
 use tdxlab_run::TestCase;
 use tdxlab_scenario as scenario;
@@ -32,6 +33,60 @@ pub(super) fn load(which: &Scenarios) -> Result<Vec<Loaded>, CliError> {
         Ok(loaded)
     } else {
         Err(CliError::Scenarios(wrong))
+    }
+}
+
+/// All scenarios, of the micro guest and of Linux guests.
+pub(super) fn load_all(which: &Scenarios) -> Result<(Vec<Loaded>, Vec<LinuxCase>), CliError> {
+    let there = |path: &&PathBuf| path.symlink_metadata().is_ok();
+    let files: Vec<PathBuf> = which.paths.iter().filter(there).cloned().collect();
+    let (micro, linux) =
+        scenario::find_all(&files).map_err(|error| CliError::Scenarios(vec![error]))?;
+    let names = which.paths.iter().filter(|path| !there(path)).cloned();
+    let which = Scenarios {
+        paths: names.chain(micro).collect(),
+        seed: which.seed,
+    };
+    // No path at all is the default set.
+    let none = which.paths.is_empty() && !linux.is_empty();
+    let loaded = if none { Ok(Vec::new()) } else { load(&which) };
+    both(loaded, linux_cases(linux, which.seed))
+}
+
+/// All of two kinds, or all that is wrong with any.
+fn both<A, B>(one: Result<A, CliError>, other: Result<B, CliError>) -> Result<(A, B), CliError> {
+    match (one, other) {
+        (Ok(one), Ok(other)) => Ok((one, other)),
+        (Err(CliError::Scenarios(mut wrong)), Err(CliError::Scenarios(more))) => {
+            wrong.extend(more);
+            Err(CliError::Scenarios(wrong))
+        }
+        (Err(error), _) | (_, Err(error)) => Err(error),
+    }
+}
+
+/// Plans of Linux guests behind these paths, or all that is wrong with any of them.
+pub(super) fn linux(which: &Scenarios) -> Result<Vec<LinuxCase>, CliError> {
+    let files =
+        scenario::find_linux(&which.paths).map_err(|error| CliError::Scenarios(vec![error]))?;
+    linux_cases(files, which.seed)
+}
+
+fn linux_cases(files: Vec<PathBuf>, seed: Option<u64>) -> Result<Vec<LinuxCase>, CliError> {
+    let mut cases = Vec::new();
+    let mut wrong = Vec::new();
+    for path in files {
+        match scenario::load_linux(&path, seed) {
+            Ok(plans) => cases.extend(plans.into_iter().map(|plan| LinuxCase {
+                plan,
+                scenario: path.clone(),
+            })),
+            Err(error) => wrong.push(error),
+        }
+    }
+    match wrong.is_empty() {
+        true => Ok(cases),
+        false => Err(CliError::Scenarios(wrong)),
     }
 }
 

@@ -1,6 +1,6 @@
 //! Diagnostics of invalid scenarios on a terminal.
 
-use tdxlab_selftests::command::{scenario, stderr};
+use tdxlab_selftests::command::{root, scenario, stderr, stdout};
 use tdxlab_selftests::tdxlab;
 
 /// Output of `tdxlab check`, with the path of the file cut to its name.
@@ -80,4 +80,27 @@ fn every_wrong_file_is_shown() {
         let path = folder.path().display().to_string();
         assert!(said.contains(&path), "{path} not in:\n{said}");
     }
+}
+
+#[test]
+fn scenarios_of_linux_guests_are_checked_and_listed_like_all_others() {
+    let folder = root().join("scenarios/linux");
+    let said = stdout(&tdxlab!("check", &folder).assert().success());
+    assert!(said.ends_with("scenarios: all right\n"), "{said}");
+    let listed = stdout(&tdxlab!("list", "--plans", &folder).assert().success());
+    assert!(listed.contains("linux/convert-places[edge]"), "{listed}");
+    let refused = stderr(&tdxlab!("run", &folder, "--host", "sim").assert().code(65));
+    assert!(
+        refused.contains("run them with `tdxlab linux`"),
+        "{refused}"
+    );
+
+    let text = "scenario: linux/x\nabout: A slip.\nguest:\n  linux: { memory: 384M }\nsteps:\n  \
+                - boot\n  - fill: { bufer: 0, size: 4M, pages: kernel }\n";
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("slip.yaml");
+    std::fs::write(&path, text).unwrap();
+    let wrong = stderr(&tdxlab!("check", &path).assert().code(65));
+    assert!(wrong.contains("slip.yaml:7:13"), "{wrong}");
+    assert!(wrong.contains("did you mean `buffer`?"), "{wrong}");
 }

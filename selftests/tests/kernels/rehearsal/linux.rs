@@ -30,6 +30,42 @@ fn linux_boots_as_a_td_and_converts_pages() {
     let report: Value = serde_json::from_str(&report).unwrap();
     let facts = report["facts"].to_string();
     assert!(facts.contains("OVMF.fd"), "{facts}");
+    let steps = &report["scenarios"][1]["steps"];
+    let boot = &steps[0]["boot"];
+    let accepted = boot["module"]["accepted_2m"].as_u64().unwrap();
+    let leaves = boot["pages_2m"].as_u64().unwrap();
+    assert!(accepted >= leaves && leaves > 100, "{boot}");
+    let kinds = boot["memory"].to_string();
+    assert!(
+        kinds.contains("firmware") && kinds.contains("leaf"),
+        "{kinds}"
+    );
+    let convert = &steps[2];
+    let text = convert.to_string();
+    assert!(text.contains("exactly: 1 x DEMOTE, 16 x REMOVE"), "{text}");
+    let heard = convert["heard"].to_string();
+    for witness in ["module", "splits", "debugfs", "query_stats", "kernel_log"] {
+        assert!(heard.contains(witness), "{heard}");
+    }
+}
+
+#[test]
+#[ignore = "make test-rehearsal"]
+fn a_bug_in_kvm_fails_a_linux_scenario_that_names_the_leaf_and_the_side() {
+    let folder = tempfile::tempdir().unwrap();
+    let output = rehearse(
+        folder.path(),
+        &[
+            "--design",
+            "headtail",
+            "--bug",
+            "covered-leaves-split",
+            "scenarios/linux/convert-head-tail-whole.yaml",
+        ],
+    );
+    let text = said(&output);
+    assert_eq!(output.status.code(), Some(1), "{text}");
+    assert_says(&text, &["a split (expected no split here (KVM))"]);
 }
 
 #[test]

@@ -1,0 +1,134 @@
+//! What the host's kernel shows of a Linux guest on KVM: leaves, splits, and in a rehearsal the S-EPT.
+
+use std::path::Path;
+use std::time::Duration;
+
+use tdxlab_journal::{PageCounters, Reading, SplitEvent};
+use tdxlab_kernel::debugfs::{self, VmFolder};
+use tdxlab_kernel::instance::Instance;
+use tdxlab_kernel::kmsg::{self, KernelLog};
+use tdxlab_kernel::software_module::{Calls, Sept};
+use tdxlab_kernel::tracefs::{self, SPLIT_EVENT, TraceReader};
+use tdxlab_kernel::{once, query_stats};
+use tdxlab_linux::LinuxGuest;
+use tdxlab_linux::account::is_splat;
+
+/// Longest that QEMU may take to answer `query-stats`.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// How long a VM may stay after the end of its QEMU.
+const END: Duration = Duration::from_secs(5);
+
+/// The witnesses of one guest.
+pub(crate) struct HostWitnesses {
+    folder: Result<VmFolder, String>,
+    /// In this order: the kernel removes no instance that is being read.
+    splits: Result<(TraceReader, Instance), String>,
+    log: KernelLog,
+    pid: u32,
+}
+
+/// What they show at one time.
+#[derive(Clone, Debug)]
+pub(crate) struct Sample {
+    /// Page counters in debugfs.
+    pub(crate) counters: Reading<PageCounters>,
+    /// The same through QEMU.
+    pub(crate) query_stats: Reading<PageCounters>,
+    /// Split events of this guest since the last sample.
+    pub(crate) splits: Reading<Vec<SplitEvent>>,
+    /// VM exits so far; `None` where they cannot be read.
+    pub(crate) exits: Option<u64>,
+    /// The S-EPT, which only the module of a rehearsal shows.
+    pub(crate) sept: Reading<Sept>,
+    /// What that module has done.
+    pub(crate) calls: Reading<Calls>,
+    /// Complaints in the host's kernel log since the last sample.
+    pub(crate) complaints: Reading<Vec<String>>,
+}
+
+impl HostWitnesses {
+    /// Opens those that need no VM, before there is one.
+    pub(crate) fn open() -> HostWitnesses {
+        // Warnings that fired for another guest fire again. Where that fails, they stay silent.
+        let _ = once::rearm(Path::new(debugfs::ROOT));
+        let splits = Instance::new(Path::new(tracefs::ROOT)).and_then(|instance| {
+            instance.enable(&format!("kvmmmu/{SPLIT_EVENT}"))?;
+            instance.is_on(&format!("kvmmmu/{SPLIT_EVENT}"))?;
+            Ok((TraceReader::open(instance.pipe()), instance))
+        });
+        HostWitnesses {
+            folder: Err("the VM is not made yet".to_owned()),
+            splits,
+            log: KernelLog::open(Path::new(kmsg::DEVICE)),
+            pid: 0,
+        }
+    }
+
+    /// Reads all of them.
+    pub(crate) fn sample(&mut self, guest: &mut LinuxGuest) -> Sample {
+        if self.folder.is_err() {
+            self.pid = guest.pid();
+            self.folder = VmFolder::find(Path::new(debugfs::ROOT), self.pid);
+        }
+        let query_stats = query_stats::read(guest.qmp(), PATIENCE);
+        self.of_kernel(query_stats)
+    }
+
+    fn of_kernel(&mut self, query_stats: Reading<PageCounters>) -> Sample {
+        let missing = |reason: &String| reason.clone();
+        let folder = self.folder.as_ref();
+        Sample {
+            counters: match folder {
+                Ok(folder) => folder.counters(),
+                Err(reason) => Reading::missing(missing(reason)),
+            },
+            query_stats,
+            exits: folder.ok().and_then(|folder| folder.number("exits").ok()),
+            sept: match folder {
+                Ok(folder) => Sept::read(folder),
+                Err(reason) => Reading::missing(missing(reason)),
+            },
+            calls: match folder {
+                Ok(folder) => Calls::read(folder),
+                Err(reason) => Reading::missing(missing(reason)),
+            },
+            splits: self.new_splits(),
+            complaints: self.complaints(),
+        }
+    }
+
+    /// Split events of this guest's threads: all splits of a TD are done by its vCPUs' threads.
+    fn new_splits(&mut self) -> Reading<Vec<SplitEvent>> {
+        let pid = self.pid;
+        match &mut self.splits {
+            Ok((reader, _)) => match reader.splits() {
+                Reading::Read(events) => {
+                    let own = |tid: u32| Path::new(&format!("/proc/{pid}/task/{tid}")).exists();
+                    Reading::Read(events.into_iter().filter(|event| own(event.tid)).collect())
+                }
+                other => other,
+            },
+            Err(reason) => Reading::missing(reason.clone()),
+        }
+    }
+
+    fn complaints(&mut self) -> Reading<Vec<String>> {
+        match self.log.lines() {
+            Reading::Read(lines) => {
+                let complaints = lines.into_iter().filter(|line| is_splat(line));
+                Reading::Read(complaints.collect())
+            }
+            other => other,
+        }
+    }
+
+    /// After QEMU's end: how many VMs are left of it, and the host's complaints.
+    pub(crate) fn end(&mut self) -> (Reading<u64>, Reading<Vec<String>>) {
+        let left = match &self.folder {
+            Ok(folder) => folder.left(END),
+            Err(reason) => Reading::missing(reason.clone()),
+        };
+        (left, self.complaints())
+    }
+}

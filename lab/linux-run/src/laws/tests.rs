@@ -1,0 +1,253 @@
+//! What a KVM that does wrong shows, against what had to be: each finding names the leaf and the side.
+
+use tdxlab_journal::verdict::{Judgement, Verdict};
+use tdxlab_kernel::software_module::Calls;
+
+use super::*;
+use crate::leaves::Blocks;
+
+const BASE: u64 = 64 << 20;
+
+fn range(first: u64, count: u64) -> GpaRange {
+    GpaRange::with_len(Gpa::new(BASE + first * 4096), count * 4096).unwrap()
+}
+
+fn sept(text: &str) -> Sept {
+    Sept::parse(text).unwrap()
+}
+
+/// Two leaves, and as many shared 4K leaves as Linux has touched.
+fn sample(text: &str, calls: Calls, splits: &[u64], shared: u64) -> Sample {
+    let sept = sept(text);
+    let counters = PageCounters {
+        pages_4k: sept.count(PageLevel::Size4K) + shared,
+        pages_2m: sept.count(PageLevel::Size2M),
+        pages_1g: 0,
+    };
+    let event = |gpa: &u64| SplitEvent {
+        gpa: Gpa::new(*gpa),
+        level: 2,
+        errno: 0,
+        tid: 1,
+    };
+    Sample {
+        counters: Reading::Read(counters),
+        query_stats: Reading::Read(counters),
+        splits: Reading::Read(splits.iter().map(event).collect()),
+        exits: None,
+        sept: Reading::Read(sept),
+        calls: Reading::Read(calls),
+        complaints: Reading::Read(Vec::new()),
+    }
+}
+
+const LEAVES: &str = "0x4000000..0x4400000 2M mapped 2\n";
+/// After pages 0 to 15 have gone.
+const SPLIT: &str = "0x4010000..0x4200000 4K mapped 496\n0x4200000..0x4400000 2M mapped 1\n";
+
+fn before() -> Sample {
+    sample(LEAVES, Calls::default(), &[], 100)
+}
+
+fn done(demoted: u64, removed: u64) -> Calls {
+    Calls {
+        demoted,
+        removed,
+        ..Calls::default()
+    }
+}
+
+/// Judges a conversion of 16 pages to shared.
+fn judged(after: &Sample) -> Judgement {
+    let mut blocks = Blocks::default();
+    blocks.learn(&sept(LEAVES), range(0, 1024));
+    let mut change = Change::default();
+    let done = blocks.convert(range(0, 16), Side::Shared, &mut change);
+    done.unwrap();
+    let prediction = Prediction::Exact(vec![range(0, 16)], Side::Shared, Box::new(change));
+    let mut court = Court::default();
+    judge(&mut court, &prediction, Some(&before()), after, 512 << 20);
+    court.finish().0
+}
+
+fn fails(after: &Sample, says: &[&str]) {
+    let judgement = judged(after);
+    assert_eq!(judgement.verdict, Verdict::Fail);
+    let said: Vec<_> = judgement.findings.iter().map(ToString::to_string).collect();
+    for part in says {
+        assert!(
+            said.iter().any(|line| line.contains(part)),
+            "{part}: {said:#?}"
+        );
+    }
+}
+
+#[test]
+fn a_right_conversion_passes_also_with_more_shared_leaves() {
+    for shared in [100, 116] {
+        let judgement = judged(&sample(SPLIT, done(1, 16), &[BASE], shared));
+        assert_eq!(judgement.findings, []);
+        assert!(judgement.heard.contains(&Witness::Module));
+    }
+}
+
+#[test]
+fn a_leaf_that_was_not_split_is_named_on_each_side() {
+    let whole = "0x4200000..0x4400000 2M mapped 1\n";
+    fails(
+        &sample(whole, done(0, 1), &[], 100),
+        &[
+            "at 0x4000000..0x4200000: expected this leaf split (KVM), found no event",
+            "at 0x4000000..0x4200000: expected a table with 496 of 512 pages, found nothing (S-EPT)",
+            "TDX module: expected 1 DEMOTE, found 0 DEMOTE",
+        ],
+    );
+}
+
+#[test]
+fn a_neighbour_that_was_split_is_named() {
+    let both = "0x4010000..0x4400000 4K mapped 1008\n";
+    fails(
+        &sample(both, done(2, 16), &[BASE, BASE + (2 << 20)], 100),
+        &[
+            "at 0x4200000..0x4400000: expected no split here (KVM), found a split",
+            "at 0x4200000..0x4400000: expected no change outside",
+        ],
+    );
+}
+
+#[test]
+fn a_page_too_many_is_named() {
+    let text = "0x4011000..0x4200000 4K mapped 495\n0x4200000..0x4400000 2M mapped 1\n";
+    fails(
+        &sample(text, done(1, 17), &[BASE], 100),
+        &["a table with 495 of 512 pages (S-EPT), which differs at 0x4010000"],
+    );
+}
+
+#[test]
+fn events_are_as_many_as_the_module_has_demoted() {
+    fails(
+        &sample(SPLIT, done(1, 16), &[], 100),
+        &[
+            "expected 1 split events, found 0",
+            "expected a split event, since the S-EPT has a table where a leaf was, found none",
+        ],
+    );
+    fails(
+        &sample(SPLIT, done(1, 16), &[BASE, BASE], 100),
+        &["at 0x4000000..0x4200000: expected one split event of this leaf, found 2"],
+    );
+}
+
+#[test]
+fn a_split_that_the_module_never_saw_is_one_of_kvm_alone() {
+    fails(
+        &sample(LEAVES, done(0, 0), &[BASE], 100),
+        &["expected a table in the S-EPT, since KVM split this leaf, found a 2M leaf"],
+    );
+}
+
+#[test]
+fn counters_of_kvm_are_held_against_the_s_ept() {
+    let with = |pages_4k: i64, pages_2m: i64| {
+        let mut after = sample(SPLIT, done(1, 16), &[BASE], 100);
+        let Reading::Read(counters) = &mut after.counters else {
+            panic!("it was read");
+        };
+        counters.pages_4k = counters.pages_4k.strict_add_signed(pages_4k);
+        counters.pages_2m = counters.pages_2m.strict_add_signed(pages_2m);
+        after
+    };
+    fails(
+        &with(0, 1),
+        &["debugfs: expected pages_2m 1, as the S-EPT (TDX module) has, found pages_2m 2 (KVM)"],
+    );
+    fails(&with(-512, 0), &["debugfs: expected pages_4k"]);
+    fails(&with(1 << 20, 0), &["leaves over at most 544 MiB"]);
+}
+
+#[test]
+fn a_conversion_of_unknown_leaves_splits_none_but_those_under_it() {
+    let prediction = Prediction::Converts(vec![range(0, 16)], Side::Shared);
+    let mut hidden = before();
+    for sept in [&mut hidden.sept] {
+        *sept = Reading::missing("a real module");
+    }
+    hidden.calls = Reading::missing("a real module");
+    let judged = |splits: &[u64]| {
+        let mut after = sample(SPLIT, done(1, 16), splits, 100);
+        after.sept = Reading::missing("a real module");
+        after.calls = Reading::missing("a real module");
+        let mut court = Court::default();
+        judge(&mut court, &prediction, Some(&hidden), &after, 512 << 20);
+        court.finish().0
+    };
+    let judgement = judged(&[BASE]);
+    assert_eq!(judgement.verdict, Verdict::Pass);
+    assert_eq!(judgement.missing[0].witness, Witness::Module);
+    assert_eq!(judged(&[]).verdict, Verdict::Pass);
+    assert_eq!(judged(&[BASE + (2 << 20)]).verdict, Verdict::Fail);
+}
+
+#[test]
+fn a_split_without_a_reason_fails_whatever_linux_did() {
+    let mut court = Court::default();
+    let after = sample(SPLIT, done(1, 0), &[BASE], 100);
+    judge(
+        &mut court,
+        &Prediction::Free,
+        Some(&before()),
+        &after,
+        512 << 20,
+    );
+    let said: Vec<_> = court.finish().0.findings;
+    assert!(
+        said[0]
+            .to_string()
+            .contains("nothing was converted or accepted at 4K")
+    );
+}
+
+#[test]
+fn lost_events_are_no_verdict_and_a_vm_that_stays_fails() {
+    let mut after = before();
+    after.splits = Reading::incomplete("the ring buffer lost 3 events");
+    let mut court = Court::default();
+    judge(
+        &mut court,
+        &Prediction::Free,
+        Some(&before()),
+        &after,
+        512 << 20,
+    );
+    assert_eq!(court.finish().0.verdict, Verdict::Error);
+
+    let mut court = Court::default();
+    judge_end(
+        &mut court,
+        &Reading::Read(1),
+        &Reading::Read(vec!["WARNING: x".to_owned()]),
+    );
+    let judgement = court.finish().0;
+    assert_eq!(
+        (judgement.verdict, judgement.findings.len()),
+        (Verdict::Fail, 2)
+    );
+}
+
+#[test]
+fn linux_may_accept_memory_meanwhile() {
+    let text = format!("{SPLIT}0x4400000..0x4600000 2M mapped 1\n");
+    let calls = Calls {
+        augmented: 1,
+        accepted_2m: 1,
+        ..done(1, 16)
+    };
+    assert_eq!(judged(&sample(&text, calls, &[BASE], 100)).findings, []);
+    let text = format!("{SPLIT}0x4400000..0x4600000 2M pending 1\n");
+    fails(
+        &sample(&text, calls, &[BASE], 100),
+        &["at 0x4400000..0x4600000: expected no change outside"],
+    );
+}

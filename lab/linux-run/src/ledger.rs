@@ -1,0 +1,158 @@
+//! Keeps what the host's witnesses have shown, and predicts what a step does to leaves.
+
+use tdxlab_journal::Reading;
+use tdxlab_linux::LinuxGuest;
+use tdxlab_plan::Side;
+use tdxlab_plan::addr::GpaRange;
+use tdxlab_plan::linux::{BufferId, LinuxOp, Pages};
+
+use crate::host::{HostWitnesses, Sample};
+use crate::leaves::{Blocks, Change, blocks_of};
+
+/// What a step must do to the leaves of a TD.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Prediction {
+    /// Linux decides; laws hold.
+    Free,
+    /// These ranges go to another side, and their blocks are not known before.
+    Converts(Vec<GpaRange>, Side),
+    /// All is known.
+    Exact(Vec<GpaRange>, Side, Box<Change>),
+}
+
+/// Witnesses, the last sample, and the blocks that are known.
+pub(crate) struct Ledger {
+    witnesses: Option<HostWitnesses>,
+    td: bool,
+    blocks: Blocks,
+    last: Option<Sample>,
+    /// Buffers of the kernel's own pages.
+    of_kernel: Vec<BufferId>,
+}
+
+impl Ledger {
+    /// Before QEMU starts. `kvm`: whether there is a KVM to look at.
+    pub(crate) fn open(kvm: bool, td: bool) -> Ledger {
+        Ledger {
+            witnesses: kvm.then(HostWitnesses::open),
+            td,
+            blocks: Blocks::default(),
+            last: None,
+            of_kernel: Vec::new(),
+        }
+    }
+
+    /// What a step must do. `places` gives the GPAs of pages of a buffer.
+    pub(crate) fn predict(
+        &mut self,
+        op: &LinuxOp,
+        places: &dyn Fn(BufferId, Option<(u32, u32)>) -> Vec<GpaRange>,
+    ) -> Prediction {
+        if !self.td {
+            return Prediction::Free;
+        }
+        match *op {
+            LinuxOp::Convert {
+                buffer,
+                first,
+                count,
+                to,
+            } => {
+                let ranges = places(buffer, Some((first, count)));
+                self.learn(&ranges);
+                self.converts(ranges, to)
+            }
+            // The module converts back what is still shared.
+            LinuxOp::Free { buffer } if self.of_kernel.contains(&buffer) => {
+                let all = places(buffer, None);
+                let shared = all.iter().flat_map(|range| self.blocks.shared(*range));
+                let prediction = self.converts(shared.collect(), Side::Private);
+                for range in all {
+                    self.blocks.forget(range);
+                }
+                self.of_kernel.retain(|known| *known != buffer);
+                prediction
+            }
+            LinuxOp::Boot | LinuxOp::Kexec => {
+                self.blocks.clear();
+                self.of_kernel.clear();
+                Prediction::Free
+            }
+            LinuxOp::Fill {
+                buffer,
+                pages: Pages::Kernel,
+                ..
+            } => {
+                self.of_kernel.push(buffer);
+                Prediction::Free
+            }
+            _ => Prediction::Free,
+        }
+    }
+
+    fn learn(&mut self, ranges: &[GpaRange]) {
+        let sept = self.last.as_ref().map(|sample| &sample.sept);
+        if let Some(Reading::Read(sept)) = sept {
+            for range in ranges {
+                self.blocks.learn(sept, *range);
+            }
+        }
+    }
+
+    fn converts(&mut self, ranges: Vec<GpaRange>, to: Side) -> Prediction {
+        let mut change = Box::new(Change::default());
+        for range in &ranges {
+            if self.blocks.convert(*range, to, &mut change).is_none() {
+                return Prediction::Converts(ranges, to);
+            }
+        }
+        Prediction::Exact(ranges, to, change)
+    }
+
+    /// Reads the witnesses after a step: what they showed before, and now.
+    pub(crate) fn sample(&mut self, guest: &mut LinuxGuest) -> Option<(Option<Sample>, Sample)> {
+        let now = self.witnesses.as_mut()?.sample(guest);
+        let before = self.last.replace(now.clone());
+        Some((before, now))
+    }
+
+    /// After QEMU's end: how many VMs are left, and complaints of the host's kernel.
+    pub(crate) fn end(&mut self) -> Option<(Reading<u64>, Reading<Vec<String>>)> {
+        Some(self.witnesses.as_mut()?.end())
+    }
+}
+
+impl Prediction {
+    /// In words, each with the way it is judged.
+    pub(crate) fn text(&self) -> Vec<String> {
+        let laws = "must hold: KVM's leaves are those of the S-EPT; each leaf is split at most once, \
+                    with one event, and only for a conversion or a smaller ACCEPT";
+        let mut lines = match self {
+            Prediction::Free => Vec::new(),
+            Prediction::Converts(ranges, _) => {
+                let blocks: usize = ranges.iter().map(|range| blocks_of(*range).count()).sum();
+                vec![format!(
+                    "must hold: splits of some of the {blocks} leaves under it, and of no other"
+                )]
+            }
+            Prediction::Exact(_, _, change) => {
+                let mut lines = vec![format!("exactly: {}", change.work.text())];
+                for (at, block) in change.blocks.iter().take(4) {
+                    let how = if change.splits.contains(at) {
+                        ", split now"
+                    } else {
+                        ""
+                    };
+                    lines.push(format!("exactly: {} under {at}{how}", block.text()));
+                }
+                lines.push(format!(
+                    "exactly: pages_2m {:+}, private pages_4k {:+}",
+                    change.leaves_2m, change.leaves_4k
+                ));
+                lines
+            }
+        };
+        lines.push(laws.to_owned());
+        lines
+    }
+}

@@ -1,0 +1,510 @@
+//! Expands a scenario of a Linux guest into plans.
+
+use std::collections::BTreeMap;
+
+use rand::SeedableRng;
+use rand_chacha::ChaCha8Rng;
+use tdxlab_plan::addr::PageLevel;
+use tdxlab_plan::linux::{BufferId, LinuxGuest, LinuxOp, LinuxPlan, LinuxStep, Load, Pages};
+use tdxlab_plan::{Generation, Side, VERSION};
+
+use super::model::{
+    LinuxConvert, LinuxFile, LinuxFill, LinuxLoad, LinuxLoadKeys, LinuxOperation, LinuxPart,
+    LinuxRepeat, LinuxStep as Written, LinuxWalk, Plain,
+};
+use super::walk;
+use crate::error::Problem;
+use crate::expand::{DEFAULT_SEED, check_header, fingerprint};
+use crate::read::{self, Reader};
+use crate::scalar::{Bytes, Count, Scalar};
+use crate::variant::{self, Variant};
+use crate::vars::is_name;
+use crate::yaml::Node;
+
+const PAGE: u64 = PageLevel::Size4K.bytes();
+
+/// Memory of a guest, in MiB: less does not boot, more is no guest for a test.
+const MEMORY: std::ops::RangeInclusive<u64> = 256..=(16 << 10);
+
+/// Most steps of a plan. Each is a request to the agent.
+const MAX_STEPS: usize = 2000;
+
+/// All plans of a file, or all that is wrong with it.
+pub(super) fn plans(
+    file: &LinuxFile,
+    root: &Node,
+    text: &str,
+    seed: Option<u64>,
+) -> Result<Vec<LinuxPlan>, Vec<Problem>> {
+    let mut reader = Reader::new(text);
+    let variables = file.variables();
+    check_header(&mut reader, file.scenario.text(), &file.about, root);
+    variant::check_names(&mut reader, variables, root);
+    let mut plans = Vec::new();
+    for variant in variant::variants(&mut reader, variables, root) {
+        plans.extend(plan(&mut reader, file, root, &variant, seed));
+    }
+    if reader.is_clean() {
+        variant::check_used(&mut reader, variables, root);
+    }
+    match reader.is_clean() {
+        true => Ok(plans),
+        false => Err(reader.into_problems()),
+    }
+}
+
+/// The plan of a variant, or `None` after reporting why not.
+fn plan(
+    reader: &mut Reader<'_>,
+    file: &LinuxFile,
+    root: &Node,
+    variant: &Variant,
+    seed: Option<u64>,
+) -> Option<LinuxPlan> {
+    reader.variant.clone_from(&variant.label);
+    for (name, value) in &variant.values {
+        reader.vars.set(name, value.clone());
+    }
+    let name = match variant.label.as_str() {
+        "" => file.scenario.text().to_owned(),
+        label => format!("{}[{label}]", file.scenario.text()),
+    };
+    let written = reader.get_or(file.seed.as_ref(), root.key("seed"), DEFAULT_SEED);
+    let seed = seed.or(written)?;
+    let mut random = ChaCha8Rng::seed_from_u64(seed ^ fingerprint(&name));
+    variant::draw(reader, file.variables().draw, root.key("draw"), &mut random);
+    let td = reader.get_if(file.needs.td.as_ref(), root.key("needs").key("td"));
+    let guest = guest(reader, file, root.key("guest").key("linux"));
+    let mut steps = Steps {
+        reader,
+        random,
+        buffers: BTreeMap::new(),
+        generation: 0,
+        steps: Vec::new(),
+    };
+    steps.list(&file.steps.0, root.key("steps"))?;
+    Some(LinuxPlan {
+        version: VERSION,
+        name,
+        about: file.about.trim().to_owned(),
+        seed,
+        td: td?,
+        guest: guest?,
+        steps: steps.steps,
+    })
+}
+
+fn guest(reader: &mut Reader<'_>, file: &LinuxFile, node: &Node) -> Option<LinuxGuest> {
+    let keys = &file.guest.linux;
+    let bytes = reader.get(&keys.memory, node.key("memory"));
+    let vcpus = reader.get_or(keys.vcpus.as_ref(), node.key("vcpus"), 1);
+    let append = reader.get_or(keys.append.as_ref(), node.key("append"), String::new());
+    if let Some(bytes) = bytes
+        && (!bytes.is_multiple_of(1 << 20) || !MEMORY.contains(&(bytes >> 20)))
+    {
+        reader.wrong(
+            node.key("memory"),
+            "a Linux guest has 256M to 16G, in whole MiB".to_owned(),
+            "out of bounds",
+            "below 512M Linux makes no transparent huge pages".to_owned(),
+        );
+    }
+    if vcpus.is_some_and(|vcpus| !(1..=64).contains(&vcpus)) {
+        reader.wrong(
+            node.key("vcpus"),
+            "a guest has 1 to 64 vCPUs".to_owned(),
+            "out of bounds",
+            "1 where `vcpus` is left out".to_owned(),
+        );
+    }
+    Some(LinuxGuest {
+        mebibytes: bytes? >> 20,
+        vcpus: u16::try_from(vcpus?).ok()?,
+        append: append?,
+    })
+}
+
+/// A buffer that a step has filled.
+#[derive(Debug)]
+struct Buffer {
+    bytes: u64,
+    pages: Pages,
+    /// Which pages are shared.
+    shared: Vec<bool>,
+}
+
+/// Expands the steps of one plan.
+struct Steps<'r, 'a> {
+    reader: &'r mut Reader<'a>,
+    random: ChaCha8Rng,
+    buffers: BTreeMap<u8, Buffer>,
+    generation: u16,
+    steps: Vec<LinuxStep>,
+}
+
+impl Steps<'_, '_> {
+    fn wrong(&mut self, node: &Node, message: &str, label: &str, help: &str) {
+        self.reader
+            .wrong(node, message.to_owned(), label, help.to_owned());
+    }
+
+    /// Adds steps. `None` if there are too many to continue.
+    fn list(&mut self, steps: &[Written], list: &Node) -> Option<()> {
+        for (index, step) in steps.iter().enumerate() {
+            let node = list.item(index);
+            match step {
+                Written::Word(word) => {
+                    if let Some(word) = self.reader.get(word, node) {
+                        let op = match word {
+                            Plain::Boot => LinuxOp::Boot,
+                            Plain::Settle => LinuxOp::Settle,
+                            Plain::PowerOff => LinuxOp::PowerOff,
+                            Plain::Kexec => {
+                                self.buffers.clear();
+                                LinuxOp::Kexec
+                            }
+                        };
+                        self.push(node, op)?;
+                    }
+                }
+                Written::Full(operation) => self.operation(operation, node)?,
+            }
+        }
+        Some(())
+    }
+
+    fn push(&mut self, node: &Node, op: LinuxOp) -> Option<()> {
+        let last = self.steps.last().map(|step| &step.op);
+        match (&op, last) {
+            (LinuxOp::Boot, Some(_)) => {
+                self.wrong(
+                    node,
+                    "it is booted already",
+                    "again",
+                    "`boot` is the first step",
+                );
+            }
+            (LinuxOp::Boot, None) => {}
+            (_, None) => {
+                self.wrong(
+                    node,
+                    "nothing is booted yet",
+                    "too early",
+                    "`boot` is the first step",
+                );
+            }
+            (_, Some(LinuxOp::PowerOff)) => {
+                self.wrong(
+                    node,
+                    "the guest is off",
+                    "too late",
+                    "`power_off` is the last step",
+                );
+            }
+            _ => {}
+        }
+        let line = node.line;
+        self.steps.push(LinuxStep { line, op });
+        if self.steps.len() > MAX_STEPS {
+            self.wrong(
+                node,
+                &format!("a plan of a Linux guest cannot have more than {MAX_STEPS} steps"),
+                "one too many",
+                "repeat less often, or split the scenario",
+            );
+            return None;
+        }
+        Some(())
+    }
+
+    fn operation(&mut self, operation: &LinuxOperation, node: &Node) -> Option<()> {
+        if let Some(repeat) = &operation.repeat {
+            return self.repeat(repeat, node.key("repeat"));
+        }
+        if let Some(walk) = &operation.walk {
+            return self.walk(walk, node, node.key("walk"));
+        }
+        let op = if let Some(fill) = &operation.fill {
+            self.fill(fill, node.key("fill"))
+        } else if let Some(buffer) = &operation.verify {
+            let id = self.filled(buffer, node.key("verify"));
+            id.map(|buffer| LinuxOp::Verify { buffer })
+        } else if let Some(buffer) = &operation.free {
+            let id = self.filled(buffer, node.key("free"));
+            id.map(|buffer| {
+                self.buffers.remove(&buffer.get());
+                LinuxOp::Free { buffer }
+            })
+        } else if let Some(part) = &operation.punch {
+            let part = self.part(part, node.key("punch"));
+            part.map(|(buffer, first, count)| LinuxOp::Punch {
+                buffer,
+                first,
+                count,
+            })
+        } else if let Some(convert) = &operation.convert {
+            self.convert(convert, node.key("convert"))
+        } else {
+            let load = operation.load.as_ref()?;
+            self.load(load, node.key("load")).map(LinuxOp::Load)
+        };
+        // An error is reported; the next step may have others.
+        op.map_or(Some(()), |op| self.push(node, op))
+    }
+
+    fn repeat(&mut self, repeat: &LinuxRepeat, node: &Node) -> Option<()> {
+        let times = self.reader.get(&repeat.times, node.key("times"))?;
+        if !(1..=MAX_STEPS as u64).contains(&times) {
+            let message = format!("steps cannot be done {times} times");
+            let help = format!("from 1 to {MAX_STEPS}");
+            self.wrong(node.key("times"), &message, "out of bounds", &help);
+            return None;
+        }
+        if let Some(name) = &repeat.counter
+            && (!is_name(name) || self.reader.vars.has(name))
+        {
+            self.reader.push(read::at(
+                &node.key("as").span,
+                format!("`{name}` cannot be the name of a variable here"),
+                "no name",
+                "take another: letters, digits and `_`".to_owned(),
+            ));
+            return None;
+        }
+        for round in 0..times {
+            if let Some(name) = &repeat.counter {
+                self.reader.vars.set(name, round.to_string());
+            }
+            let before = self.steps.len();
+            self.list(&repeat.steps.0, node.key("steps"))?;
+            if self.steps.len() == before {
+                break;
+            }
+        }
+        if let Some(name) = &repeat.counter {
+            self.reader.vars.unset(name);
+        }
+        Some(())
+    }
+
+    fn buffer(&mut self, number: &Scalar<Count>, node: &Node) -> Option<BufferId> {
+        let number = self.reader.get(number, node)?;
+        let id = u8::try_from(number).ok().and_then(BufferId::new);
+        if id.is_none() {
+            let message = format!("there is no buffer {number}");
+            self.wrong(node, &message, "out of bounds", "they go from 0 to 15");
+        }
+        id
+    }
+
+    /// A buffer that an earlier step has filled.
+    fn filled(&mut self, number: &Scalar<Count>, node: &Node) -> Option<BufferId> {
+        let id = self.buffer(number, node)?;
+        if !self.buffers.contains_key(&id.get()) {
+            let message = format!("buffer {} is not filled here", id.get());
+            let help = "fill it first; a kexec takes all of them";
+            self.wrong(node, &message, "not filled", help);
+            return None;
+        }
+        Some(id)
+    }
+
+    /// A number of bytes in whole pages.
+    fn bytes(&mut self, bytes: &Scalar<Bytes>, node: &Node) -> Option<u64> {
+        let bytes = self.reader.get(bytes, node)?;
+        if !bytes.is_multiple_of(PAGE) {
+            let message = format!("{bytes} bytes are no whole pages");
+            self.wrong(node, &message, "not whole pages", "such as 12K or 32M");
+            return None;
+        }
+        Some(bytes)
+    }
+
+    fn fill(&mut self, fill: &LinuxFill, node: &Node) -> Option<LinuxOp> {
+        let buffer = self.buffer(&fill.buffer, node.key("buffer"))?;
+        let pages = self
+            .reader
+            .get_or(fill.pages.as_ref(), node.key("pages"), Pages::Small)?;
+        let bytes = self.bytes(&fill.size, node.key("size"))?;
+        let fits = match pages {
+            Pages::Small | Pages::Transparent => bytes != 0,
+            Pages::Hugetlb2M => bytes != 0 && bytes.is_multiple_of(PageLevel::Size2M.bytes()),
+            Pages::Kernel => bytes.is_power_of_two() && bytes <= 4 << 20,
+        };
+        if !fits {
+            self.wrong(
+                node.key("size"),
+                "no buffer of these pages has this size",
+                "does not fit",
+                "hugetlb: multiples of 2M; kernel: a power of two up to 4M",
+            );
+            return None;
+        }
+        let known = self.buffers.get(&buffer.get());
+        if known.is_some_and(|known| (known.bytes, known.pages) != (bytes, pages)) {
+            let message = "this buffer has another size or other pages";
+            self.wrong(node.key("buffer"), message, "in use", "free it first");
+            return None;
+        }
+        let count = if pages == Pages::Kernel {
+            bytes / PAGE
+        } else {
+            0
+        };
+        self.buffers.entry(buffer.get()).or_insert(Buffer {
+            bytes,
+            pages,
+            shared: vec![false; count as usize],
+        });
+        self.generation += 1;
+        let generation = Generation::new(self.generation)?;
+        Some(LinuxOp::Fill {
+            buffer,
+            bytes,
+            pages,
+            generation,
+        })
+    }
+
+    /// Some pages of a buffer: `at` and `size`.
+    fn part(&mut self, part: &LinuxPart, node: &Node) -> Option<(BufferId, u32, u32)> {
+        let buffer = self.filled(&part.buffer, node.key("buffer"))?;
+        let at = match &part.at {
+            Some(at) => self.bytes(at, node.key("at"))?,
+            None => 0,
+        };
+        let size = self.bytes(&part.size, node.key("size"))?;
+        let bytes = self.buffers[&buffer.get()].bytes;
+        if size == 0 || at.checked_add(size).is_none_or(|end| end > bytes) {
+            self.wrong(
+                node.key("size"),
+                "this is not inside the buffer",
+                "outside",
+                "`at` and `size` are of the buffer's own bytes",
+            );
+            return None;
+        }
+        let page = |bytes: u64| u32::try_from(bytes / PAGE).ok();
+        Some((buffer, page(at)?, page(size)?))
+    }
+
+    /// A buffer of the kernel's own pages.
+    fn of_kernel(&mut self, buffer: BufferId, node: &Node) -> Option<&mut Buffer> {
+        if self.buffers[&buffer.get()].pages != Pages::Kernel {
+            self.wrong(
+                node,
+                "Linux converts its own pages only",
+                "of other pages",
+                "fill the buffer with `pages: kernel`",
+            );
+            return None;
+        }
+        self.buffers.get_mut(&buffer.get())
+    }
+
+    fn convert(&mut self, convert: &LinuxConvert, node: &Node) -> Option<LinuxOp> {
+        let part = LinuxPart {
+            buffer: convert.buffer.clone(),
+            at: convert.at.clone(),
+            size: convert.size.clone(),
+        };
+        let (buffer, first, count) = self.part(&part, node)?;
+        let to = self.reader.get(&convert.to, node.key("to"))?;
+        let shared = to == Side::Shared;
+        let known = &mut self.of_kernel(buffer, node.key("buffer"))?.shared;
+        let pages = &mut known[first as usize..(first + count) as usize];
+        let there = pages.iter().any(|page| *page == shared);
+        pages.fill(shared);
+        if there {
+            let message = format!("some of these pages are {} already", side(to));
+            let help = "Linux refuses to accept memory twice; convert what is on the other side";
+            self.wrong(node.key("to"), &message, "there already", help);
+        }
+        Some(LinuxOp::Convert {
+            buffer,
+            first,
+            count,
+            to,
+        })
+    }
+
+    fn walk(&mut self, walk: &LinuxWalk, step: &Node, node: &Node) -> Option<()> {
+        let buffer = self.filled(&walk.buffer, node.key("buffer"));
+        let times = self.reader.get(&walk.times, node.key("times"));
+        let Some((buffer, times)) = buffer.zip(times) else {
+            return Some(());
+        };
+        for _ in 0..times {
+            // Drawn with a generator of its own, so that the buffer can be borrowed.
+            let mut random = self.random.clone();
+            let Some(known) = self.of_kernel(buffer, node.key("buffer")) else {
+                return Some(());
+            };
+            let (first, count, to) = walk::draw(&mut random, &mut known.shared);
+            self.random = random;
+            let op = LinuxOp::Convert {
+                buffer,
+                first,
+                count,
+                to,
+            };
+            self.push(step, op)?;
+        }
+        Some(())
+    }
+
+    fn load(&mut self, load: &LinuxLoad, node: &Node) -> Option<Load> {
+        let keys = match load {
+            LinuxLoad::Release(word) => {
+                return self.reader.get(word, node).map(|_| Load::Release);
+            }
+            LinuxLoad::Full(keys) => keys,
+        };
+        let LinuxLoadKeys {
+            touch,
+            fork,
+            fragment,
+            processes,
+        } = keys;
+        let count = self
+            .reader
+            .get_or(processes.as_ref(), node.key("processes"), 1)?;
+        let processes = u16::try_from(count).ok().filter(|count| *count > 0);
+        let Some(processes) = processes else {
+            let message = format!("a load cannot have {count} processes");
+            let help = "such as 4";
+            self.wrong(node.key("processes"), &message, "out of bounds", help);
+            return None;
+        };
+        match (touch, fork, fragment) {
+            (Some(bytes), None, None) => {
+                let bytes = self.bytes(bytes, node.key("touch"))?;
+                Some(Load::Touch { bytes, processes })
+            }
+            (None, Some(bytes), None) => {
+                let bytes = self.bytes(bytes, node.key("fork"))?;
+                Some(Load::Fork { bytes, processes })
+            }
+            (None, None, Some(bytes)) if keys.processes.is_none() => {
+                let bytes = self.bytes(bytes, node.key("fragment"))?;
+                Some(Load::Fragment { bytes })
+            }
+            _ => {
+                self.reader.push(read::at(
+                    &node.span,
+                    "a load is one of `touch`, `fork` and `fragment`".to_owned(),
+                    "not one load",
+                    "`processes` goes with `touch` and `fork`".to_owned(),
+                ));
+                None
+            }
+        }
+    }
+}
+
+fn side(side: Side) -> &'static str {
+    match side {
+        Side::Private => "private",
+        Side::Shared => "shared",
+    }
+}

@@ -1,0 +1,263 @@
+//! Types of a scenario file of a Linux guest. The JSON Schema is derived from them.
+
+use indexmap::IndexMap;
+use schemars::{JsonSchema, Schema, json_schema};
+use serde::Deserialize;
+use tdxlab_plan::Side;
+use tdxlab_plan::linux::Pages;
+
+use crate::model::{Draw, List, exactly_one_operation};
+use crate::scalar::{Bytes, Count, Kind, Literal, Scalar, Word};
+use crate::variant::Variables;
+use crate::vars::{Fault, Vars};
+
+/// A scenario of a Linux guest: what it shows, what it needs, and what is done step by step.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct LinuxFile {
+    /// Its name: folder and file name without `.yaml`, such as `linux/kexec`.
+    pub(super) scenario: Scalar<Literal>,
+    /// What it shows, in one or two sentences.
+    pub(super) about: String,
+    /// What the guest must be; else it is skipped, by name of the need.
+    #[serde(default)]
+    pub(super) needs: LinuxNeeds,
+    /// The guest to boot.
+    pub(super) guest: LinuxMachine,
+    /// Seed of all that is random, unless the command line gives one. 1 where absent.
+    pub(super) seed: Option<Scalar<Count>>,
+    /// Variants by name, each of which gives the same variables a value.
+    #[serde(default)]
+    #[schemars(extend("minProperties" = 1))]
+    cases: IndexMap<String, IndexMap<String, Scalar<Literal>>>,
+    /// Variables with all their values; every combination is a plan.
+    #[serde(default)]
+    #[schemars(extend("minProperties" = 1))]
+    matrix: IndexMap<String, List<Scalar<Literal>>>,
+    /// Variables whose value is drawn from the seed, once for each plan.
+    #[serde(default)]
+    #[schemars(extend("minProperties" = 1))]
+    draw: IndexMap<String, Draw>,
+    /// What is done, in order. The first step is `boot`; where there is a `power_off`, it is the last.
+    pub(super) steps: List<LinuxStep>,
+}
+
+impl LinuxFile {
+    /// Its variables.
+    pub(super) fn variables(&self) -> Variables<'_> {
+        Variables {
+            cases: &self.cases,
+            matrix: &self.matrix,
+            draw: &self.draw,
+        }
+    }
+}
+
+/// What the guest must be.
+#[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct LinuxNeeds {
+    /// `true`: a TD; `false`: a plain guest. Either where absent.
+    pub(super) td: Option<Scalar<bool>>,
+}
+
+/// The guest to boot.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct LinuxMachine {
+    /// A Linux, with the lab's agent in it.
+    pub(super) linux: LinuxKeys,
+}
+
+/// The machine of a Linux guest.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct LinuxKeys {
+    /// Memory: 256M to 16G, in whole MiB. Below 512M Linux makes no transparent huge pages.
+    pub(super) memory: Scalar<Bytes>,
+    /// Number of vCPUs, 1 to 64. 1 where absent.
+    pub(super) vcpus: Option<Scalar<Count>>,
+    /// Words for the end of the kernel's command line.
+    pub(super) append: Option<Scalar<CommandLine>>,
+}
+
+/// Words of a kernel's command line, or the variable that holds them.
+#[derive(Debug)]
+pub(super) struct CommandLine;
+
+impl Kind for CommandLine {
+    type Value = String;
+    const NAME: &'static str = "CommandLine";
+
+    fn schema() -> Schema {
+        json_schema!({
+            "description": "Words of the kernel's command line, such as `swiotlb=force`.",
+            "type": "string",
+        })
+    }
+
+    fn read(text: &str, vars: &Vars) -> Result<String, Fault> {
+        Ok(vars.resolve(text)?.trim().to_owned())
+    }
+}
+
+/// One step: a word, or one operation with its keys.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(untagged)]
+pub(super) enum LinuxStep {
+    /// A step without keys.
+    Word(Scalar<Plain>),
+    /// One operation.
+    Full(Box<LinuxOperation>),
+}
+
+/// A step that is a single word.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Plain {
+    Boot,
+    Settle,
+    Kexec,
+    PowerOff,
+}
+
+impl Word for Plain {
+    const NAME: &'static str = "LinuxWord";
+    const WHAT: &'static str = "a step without keys";
+    const WORDS: &'static [(&'static str, Plain)] = &[
+        ("boot", Plain::Boot),
+        ("settle", Plain::Settle),
+        ("kexec", Plain::Kexec),
+        ("power_off", Plain::PowerOff),
+    ];
+}
+
+/// The load that ends another one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Release {
+    Release,
+}
+
+impl Word for Release {
+    const NAME: &'static str = "LinuxRelease";
+    const WHAT: &'static str = "a load";
+    const WORDS: &'static [(&'static str, Release)] = &[("release", Release::Release)];
+}
+
+impl Word for Pages {
+    const NAME: &'static str = "LinuxPages";
+    const WHAT: &'static str = "a kind of pages";
+    const WORDS: &'static [(&'static str, Pages)] = &[
+        ("4K", Pages::Small),
+        ("thp", Pages::Transparent),
+        ("hugetlb-2M", Pages::Hugetlb2M),
+        ("kernel", Pages::Kernel),
+    ];
+}
+
+/// One operation of a Linux guest or on it.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+#[schemars(transform = exactly_one_operation)]
+pub(super) struct LinuxOperation {
+    /// Agent: make a buffer, or take the one that is there, and write every word of it.
+    pub(super) fill: Option<LinuxFill>,
+    /// Agent: read every word of the buffer.
+    pub(super) verify: Option<Scalar<Count>>,
+    /// Agent: give the buffer back to Linux.
+    pub(super) free: Option<Scalar<Count>>,
+    /// Host: punch a hole in guest memory, under bytes of a buffer. Plain guests only.
+    pub(super) punch: Option<LinuxPart>,
+    /// Agent: have Linux convert pages of a `kernel` buffer.
+    pub(super) convert: Option<LinuxConvert>,
+    /// Agent: conversions drawn from the seed: of one page, of parts, of whole leaves, there and back.
+    pub(super) walk: Option<LinuxWalk>,
+    /// Agent: put a load on memory, or `release` what was fragmented.
+    pub(super) load: Option<LinuxLoad>,
+    /// Steps that are done several times.
+    pub(super) repeat: Option<LinuxRepeat>,
+}
+
+/// Fills a buffer.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct LinuxFill {
+    /// The buffer, 0 to 15.
+    pub(super) buffer: Scalar<Count>,
+    /// Its size, in whole pages of its kind. `kernel`: a power of two up to 4M.
+    pub(super) size: Scalar<Bytes>,
+    /// Pages it is made of: `4K`, `thp`, `hugetlb-2M` or `kernel`. 4K where absent.
+    pub(super) pages: Option<Scalar<Pages>>,
+}
+
+/// Bytes of a buffer.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct LinuxPart {
+    /// The buffer, 0 to 15.
+    pub(super) buffer: Scalar<Count>,
+    /// Offset of the first byte in the buffer. 0 where absent.
+    pub(super) at: Option<Scalar<Bytes>>,
+    /// Number of bytes, in whole pages.
+    pub(super) size: Scalar<Bytes>,
+}
+
+/// Converts bytes of a buffer.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct LinuxConvert {
+    /// The buffer, 0 to 15. It is of `kernel` pages.
+    pub(super) buffer: Scalar<Count>,
+    /// Offset of the first byte in the buffer. 0 where absent.
+    pub(super) at: Option<Scalar<Bytes>>,
+    /// Number of bytes, in whole pages.
+    pub(super) size: Scalar<Bytes>,
+    /// To which side: `shared` or `private`. All of them are on the other side before.
+    pub(super) to: Scalar<Side>,
+}
+
+/// Conversions drawn from the seed.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct LinuxWalk {
+    /// The buffer, 0 to 15. It is of `kernel` pages.
+    pub(super) buffer: Scalar<Count>,
+    /// How many conversions.
+    pub(super) times: Scalar<Count>,
+}
+
+/// A load on memory.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(untagged)]
+pub(super) enum LinuxLoad {
+    /// Give back what was fragmented.
+    Release(Scalar<Release>),
+    /// One load.
+    Full(LinuxLoadKeys),
+}
+
+/// One load: exactly one of `touch`, `fork` and `fragment`.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct LinuxLoadKeys {
+    /// Processes write that much together.
+    pub(super) touch: Option<Scalar<Bytes>>,
+    /// A process writes that much, and its child copies it.
+    pub(super) fork: Option<Scalar<Bytes>>,
+    /// Of that much memory, one page in every 2M stays in use.
+    pub(super) fragment: Option<Scalar<Bytes>>,
+    /// Number of processes, with `touch` and `fork`. 1 where absent.
+    pub(super) processes: Option<Scalar<Count>>,
+}
+
+/// Steps that are done several times.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct LinuxRepeat {
+    /// How often.
+    pub(super) times: Scalar<Count>,
+    /// Variable that counts the rounds from 0.
+    #[serde(rename = "as")]
+    pub(super) counter: Option<String>,
+    /// The steps.
+    pub(super) steps: List<LinuxStep>,
+}
