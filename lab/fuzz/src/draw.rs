@@ -243,7 +243,7 @@ impl Draw {
             VmmAnswer::Delay,
             VmmAnswer::Refuse,
         ];
-        match self.random.random_range(0..10) {
+        match self.random.random_range(0..11) {
             0 => {
                 self.pinned = Some(range);
                 Op::Pin { range }
@@ -282,7 +282,7 @@ impl Draw {
                 },
                 vcpu: VcpuId(0),
             },
-            6 => Op::DirtyLog {
+            8 => Op::DirtyLog {
                 on: self.random.random(),
             },
             _ => {

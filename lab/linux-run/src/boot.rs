@@ -217,14 +217,16 @@ fn picture(memory: &[MemoryRun]) -> Vec<String> {
     let mut rows: Vec<(u64, String)> = Vec::new();
     for run in memory {
         for number in run.first..run.first.saturating_add(run.count) {
-            match rows.last_mut() {
-                Some((first, signs))
-                    if *first + signs.len() as u64 == number && signs.len() < ROW =>
-                {
-                    signs.push(run.how.sign());
-                }
-                _ if rows.len() == MOST_ROWS => return lines_of(&rows),
-                _ => rows.push((number, run.how.sign().to_string())),
+            let sign = run.how.sign();
+            if let Some((first, signs)) = rows.last_mut()
+                && *first + signs.len() as u64 == number
+                && signs.len() < ROW
+            {
+                signs.push(sign);
+            } else if rows.len() == MOST_ROWS {
+                return lines_of(&rows);
+            } else {
+                rows.push((number, sign.to_string()));
             }
         }
     }

@@ -171,9 +171,7 @@ fn counters_of_kvm_are_held_against_the_s_ept() {
 fn a_conversion_of_unknown_leaves_splits_none_but_those_under_it() {
     let prediction = Prediction::Converts(vec![range(0, 16)], Side::Shared);
     let mut hidden = before();
-    for sept in [&mut hidden.sept] {
-        *sept = Reading::missing("a real module");
-    }
+    hidden.sept = Reading::missing("a real module");
     hidden.calls = Reading::missing("a real module");
     let judged = |splits: &[u64]| {
         let mut after = sample(SPLIT, done(1, 16), splits, 100);

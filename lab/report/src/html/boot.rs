@@ -129,7 +129,7 @@ fn picture(memory: &[MemoryRun]) -> Markup {
     html! {
         svg.m.boot viewBox=(format!("0 0 {width} {height}")) role="img" aria-label=(in_words(memory)) {
             @for row in &rows {
-                @if let Some(y) = y(*row) { text x="0" y=(y + HEIGHT) { (format!("{:#x}", row * ROW << 21)) } }
+                @if let Some(y) = y(*row) { text x="0" y=(y + HEIGHT) { (format!("{:#x}", (row * ROW) << 21)) } }
             }
             @for (how, path) in &paths { path class=(class(*how)) d=(path) { title { (how.words()) } } }
         }

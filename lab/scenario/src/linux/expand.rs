@@ -413,7 +413,7 @@ impl Steps<'_, '_> {
         let shared = to == Side::Shared;
         let known = &mut self.of_kernel(buffer, node.key("buffer"))?.shared;
         let pages = &mut known[first as usize..(first + count) as usize];
-        let there = pages.iter().any(|page| *page == shared);
+        let there = pages.contains(&shared);
         pages.fill(shared);
         if there {
             let message = format!("some of these pages are {} already", side(to));

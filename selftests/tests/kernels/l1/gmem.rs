@@ -97,7 +97,7 @@ fn what_is_allocated_and_punched_is_counted_to_the_page() {
     };
     let file = &gmems.ram.file;
     assert_eq!(populated(&gmems), 0);
-    assert_eq!(gmem::change(file, Change::Allocate, &[ALL]), 0);
+    assert_eq!(gmem::change(file, Change::Allocate, &[ALL]).errno, 0);
     assert_eq!(populated(&gmems), RAM / PAGE);
     for (offset, bytes, left) in [
         (0, PAGE, 2047),
@@ -106,11 +106,11 @@ fn what_is_allocated_and_punched_is_counted_to_the_page() {
         (0, PAGE, 2046 - 512),
     ] {
         let hole = piece(offset, bytes);
-        assert_eq!(gmem::change(file, Change::Punch, &hole), 0);
+        assert_eq!(gmem::change(file, Change::Punch, &hole).errno, 0);
         assert_eq!(populated(&gmems), left, "after a hole at {offset:#x}");
         assert_eq!(gmem::populated(file, &hole), Reading::Read(0));
     }
-    assert_eq!(gmem::change(file, Change::Punch, &[ALL]), 0);
+    assert_eq!(gmem::change(file, Change::Punch, &[ALL]).errno, 0);
     assert_eq!(populated(&gmems), 0);
 }
 
@@ -120,10 +120,10 @@ fn a_hole_off_the_pages_is_refused_and_changes_nothing() {
         return;
     };
     let file = &gmems.ram.file;
-    assert_eq!(gmem::change(file, Change::Allocate, &[ALL]), 0);
+    assert_eq!(gmem::change(file, Change::Allocate, &[ALL]).errno, 0);
     for (offset, bytes) in [(512, PAGE), (PAGE, PAGE + 512), (0, 1)] {
-        let errno = gmem::change(file, Change::Punch, &piece(offset, bytes));
-        assert_eq!(errno, libc_einval(), "{offset}+{bytes}");
+        let changed = gmem::change(file, Change::Punch, &piece(offset, bytes));
+        assert_eq!(changed.errno, libc_einval(), "{offset}+{bytes}");
     }
     assert_eq!(populated(&gmems), RAM / PAGE);
 }
@@ -139,13 +139,16 @@ fn a_hole_past_the_end_is_caught_by_the_lab_alone() {
         return;
     };
     let file = &gmems.ram.file;
-    assert_eq!(gmem::change(file, Change::Allocate, &[ALL]), 0);
+    assert_eq!(gmem::change(file, Change::Allocate, &[ALL]).errno, 0);
     for (offset, bytes) in [(RAM, PAGE), (RAM + (1 << 30), 2 << 20)] {
-        assert_eq!(gmem::change(file, Change::Punch, &piece(offset, bytes)), 0);
+        assert_eq!(
+            gmem::change(file, Change::Punch, &piece(offset, bytes)).errno,
+            0
+        );
     }
     assert_eq!(populated(&gmems), RAM / PAGE);
     let beyond = gmem::change(file, Change::Allocate, &piece(RAM, PAGE));
-    assert_eq!(beyond, libc_einval());
+    assert_eq!(beyond.errno, libc_einval());
 
     let larger = RamLayout::new(2 * RAM);
     let range = GpaRange::new(Gpa::new(RAM - PAGE), Gpa::new(RAM + PAGE)).unwrap();
@@ -172,7 +175,7 @@ fn the_vm_dies_with_the_last_of_its_files() {
     };
     process.kill().unwrap();
     let hole = piece(0, PAGE);
-    assert_eq!(gmem::change(&gmems.ram.file, Change::Punch, &hole), 0);
+    assert_eq!(gmem::change(&gmems.ram.file, Change::Punch, &hole).errno, 0);
     assert!(folder.exists(), "a duplicate keeps the VM alive");
     drop(gmems);
     let until = Instant::now() + PATIENCE;
