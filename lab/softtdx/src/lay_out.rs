@@ -205,6 +205,6 @@ mod tests {
             "{text}"
         );
         assert!(text.contains("tdp_mmu.c: the file does not have"), "{text}");
-        assert!(text.contains("tdx.c has no TDX_BUG_ON, no"), "{text}");
+        assert!(text.contains(", no TDX_BUG_ON, no"), "{text}");
     }
 }
