@@ -52,10 +52,10 @@ fn what_is_wrong_with_a_tree_is_told_by_name() {
     );
     assert!(text.contains("tdx.c has no __tdx_reclaim_page"), "{text}");
 
-    let broken = known.replacen("tdx_track(kvm);", "tdx_trakc(kvm);", 1);
+    let broken = known.replace("page_add_src = src_page;", "page_ad_src = src_page;");
     fs::write(&tdx, broken).unwrap();
     let text = refused(&tree);
-    assert!(text.contains("tdx_trakc"), "{text}");
+    assert!(text.contains("page_ad_src"), "{text}");
     assert!(text.contains("arch/x86/kvm/vmx/tdx.c:"), "{text}");
 }
 
