@@ -275,7 +275,7 @@ fn what_nobody_can_judge_is_refused() {
             ..guest(Backing::Small, 64 * M)
         },
     );
-    assert!(td.step(&Action::One(Op::DirtyLog { on: true })).is_err());
+    assert!(td.step(&Action::One(Op::Stop)).is_err());
 }
 
 #[test]
