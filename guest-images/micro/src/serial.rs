@@ -96,10 +96,10 @@ pub(crate) fn set_up() {
 
 /// Takes the next byte from the lab. Waits for it asleep; in a TD, which gets no interrupts, awake.
 pub(crate) fn receive() -> u8 {
-    let mut looks = 0;
+    let mut looks = 0_u32;
     while port::read(PROTOCOL.line_status) & DATA_READY == 0 {
-        looks += 1;
-        if td::is_td() || looks % LOOKS != 0 {
+        looks = looks.saturating_add(1);
+        if td::is_td() || looks < LOOKS {
             spin_loop();
         } else {
             machine::sleep();

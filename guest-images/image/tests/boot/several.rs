@@ -280,7 +280,7 @@ fn vcpus_without_work_sleep() {
     };
     let tasks: Vec<Task> = (0..8).map(|vcpu| on(vcpu, verify)).collect();
     lab.run(&tasks);
-    // A vCPU that waits awake is never halted. Once all of them are, no wake-up is left.
+    // A vCPU that waits awake is never halted.
     let began = Instant::now();
     while lab.qemu.halted() != (8, 0) {
         assert!(
@@ -289,7 +289,8 @@ fn vcpus_without_work_sleep() {
             lab.qemu.halted()
         );
     }
-    for _ in 0..20 {
-        assert_eq!(lab.qemu.halted(), (8, 0), "halted, awake");
-    }
+    // Each wakes up now and then for a look; most of the time none is.
+    let looks = (0..50).map(|_| lab.qemu.halted());
+    let asleep = looks.filter(|looked| *looked == (8, 0)).count();
+    assert!(asleep >= 25, "all halted in {asleep} of 50 looks");
 }
