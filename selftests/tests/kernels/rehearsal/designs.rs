@@ -9,7 +9,7 @@ use super::command::{rehearse, said};
 
 /// Needs that a rehearsal cannot meet, as a skip words them: what belongs to other kinds of host, what KVM
 /// or QEMU do not have, and what the design does not do.
-const UNMET: [&str; 10] = [
+const UNMET: [&str; 12] = [
     "needs a plain VM",
     "needs host soft or sim",
     "needs TDX module",
@@ -19,6 +19,8 @@ const UNMET: [&str; 10] = [
     "needs a slot of another alignment",
     "needs a conversion that races",
     "needs private_leaf",
+    "needs converts: in_place",
+    "needs a VMM that lives on when KVM refuses dirty logging",
     "for KVM's memory attributes of a TD of",
 ];
 
