@@ -13,8 +13,8 @@ use tdxlab_protocol::mailbox::*;
 use tdxlab_protocol::message::{Side, VERSION};
 use tdxlab_protocol::tdcall::reg;
 
-use crate::{cpu, machine, td};
 use crate::vcpu::this;
+use crate::{cpu, machine, td};
 
 /// Looks at the mailbox between two PAUSEs, each of which costs an emulator far more than a look.
 const LOOKS: u32 = 64;
