@@ -8,7 +8,7 @@ use std::time::Duration;
 use clap::Args;
 use tdxlab_faults::Fault;
 use tdxlab_journal::journal::Part;
-use tdxlab_journal::{PlanId, Shard, Verdict};
+use tdxlab_journal::{PlanId, Shard};
 use tdxlab_plan::{Design, HostProfile, Repeat, TdxModule, repeat};
 use tdxlab_report as report;
 use tdxlab_report::{github, lava, terminal};
@@ -186,13 +186,12 @@ impl Run {
                 if !self.ktap {
                     github_job(&finished.report)?;
                 }
-                if let Some(part) = &task.part
-                    && finished.report.verdict == Verdict::Skip
-                {
-                    return Ok(nothing_ran(part));
+                let part = task.part.as_ref().filter(|_| !self.bisect);
+                let must_run = self.require.is_some() && !self.bisect && part.is_none();
+                match (exit_code(&finished.report, must_run), part) {
+                    (exit::SKIPPED, Some(part)) => Ok(nothing_ran(part)),
+                    (code, _) => Ok(code),
                 }
-                let must_run = self.require.is_some() && !self.bisect;
-                Ok(exit_code(&finished.report, must_run))
             }
             Err(error) => {
                 if let RunError::CutOff {

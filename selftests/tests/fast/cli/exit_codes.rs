@@ -195,3 +195,42 @@ fn every_exit_code_is_in_the_help() {
         assert!(help.contains(&format!("{code:>3}  {meaning}")), "{code}");
     }
 }
+
+/// A shard without scenarios has passed; to a bisection it says nothing of the commit.
+#[test]
+fn a_shard_in_which_nothing_ran() {
+    let folder = out();
+    for (more, empty) in [
+        (&[][..], exit::PASSED),
+        (&["--bisect"][..], exit::CANNOT_TELL),
+    ] {
+        let code = |shard: u32| {
+            let shard = format!("{shard}/4");
+            let run = tdxlab!(
+                "run",
+                GOOD,
+                "--host",
+                "sim",
+                "--shard",
+                shard,
+                "--out",
+                folder.path()
+            )
+            .args(more)
+            .output()
+            .unwrap();
+            let empty = String::from_utf8_lossy(&run.stdout).contains("0 scenarios");
+            (empty, run.status.code())
+        };
+        let codes: Vec<_> = (1..=4).map(code).collect();
+        let of = |wanted: bool, code: u8| {
+            let ended = (wanted, Some(i32::from(code)));
+            codes.iter().filter(|one| **one == ended).count()
+        };
+        assert_eq!(
+            (of(false, exit::PASSED), of(true, empty)),
+            (1, 3),
+            "{codes:?}"
+        );
+    }
+}

@@ -146,6 +146,19 @@ fn what_was_interrupted_has_not_failed_and_is_run_again(#[case] signal: Signal) 
         .success();
 }
 
+/// Nothing ran in it, but not because there was nothing to run.
+#[test]
+fn a_shard_that_was_interrupted_has_not_passed() {
+    if !has_soft() {
+        return;
+    }
+    let mut run = Run::start("soft", &["--jobs", "1", "--shard", "1/2"]);
+    run.until("\"plan_started\"");
+    run.signal(Signal::SIGTERM);
+    let (code, said) = run.end();
+    assert_eq!(code, Some(130), "{said}");
+}
+
 /// A failure that was seen is no less one because the run ended soon after.
 #[test]
 fn a_failure_before_the_interrupt_stays_one() {
