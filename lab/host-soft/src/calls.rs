@@ -1,7 +1,7 @@
 //! Calls of an operation to the software KVM.
 
 use tdxlab_host::HostError;
-use tdxlab_plan::addr::{GpaRange, Side};
+use tdxlab_plan::addr::GpaRange;
 use tdxlab_plan::{HostOp, Kind, Op, SlotChange, VmOp, VmmAnswer};
 use tdxlab_protocol::message::Task;
 use tdxlab_qemu::agent::request;
@@ -36,20 +36,17 @@ pub(crate) fn work<M: PhysicalMemory>(
 
 /// One call per piece of the guest_memfd.
 fn calls<M: PhysicalMemory>(kvm: &SoftKvm<M>, op: HostOp) -> Vec<HostCall> {
-    let pieces = |range, call: fn(u64, u64) -> HostCall| {
+    let pieces = |range, call: &dyn Fn(u64, u64) -> HostCall| {
         let pieces = kvm.gmem_pieces(range).into_iter();
         pieces.map(|(offset, len)| call(offset, len)).collect()
     };
     match op {
-        HostOp::Punch(range) => pieces(range, |offset, len| HostCall::Punch { offset, len }),
-        HostOp::Allocate(range) => pieces(range, |offset, len| HostCall::Allocate { offset, len }),
-        HostOp::SetAttributes(range, Side::Private) => pieces(range, |offset, len| {
-            let to = Side::Private;
-            HostCall::SetAttributes { offset, len, to }
-        }),
-        HostOp::SetAttributes(range, Side::Shared) => pieces(range, |offset, len| {
-            let to = Side::Shared;
-            HostCall::SetAttributes { offset, len, to }
+        HostOp::Punch(range) => pieces(range, &|offset, len| HostCall::Punch { offset, len }),
+        HostOp::Allocate(range) => pieces(range, &|offset, len| HostCall::Allocate { offset, len }),
+        HostOp::SetAttributes(range, to) => pieces(range, &|offset, len| HostCall::SetAttributes {
+            offset,
+            len,
+            to,
         }),
         HostOp::Prefault(range) => vec![HostCall::Prefault { range }],
         HostOp::Pin(range) => vec![HostCall::Pin { range }],

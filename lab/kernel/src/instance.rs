@@ -106,19 +106,19 @@ impl Instance {
             .map_err(|error| format!("set_event_pid: {error}"))
     }
 
-    /// Adds a probe on the return of a kernel function, called `name`, and has its values counted.
+    /// Adds a probe on the return of a kernel function and has its values counted.
     ///
     /// # Errors
     ///
     /// The kernel has no such function, no kprobes or no histograms of events, or lockdown forbids them;
     /// as text.
-    pub fn probe_return(&mut self, name: &str, function: &str) -> Result<Returns, String> {
+    pub fn probe_return(&mut self, function: &str) -> Result<Returns, String> {
         let group = &self.name;
-        let probe = format!("r:{group}/{name} {function} ret=$retval\n");
+        let probe = format!("r:{group}/{function} {function} ret=$retval\n");
         append(&self.root.join("kprobe_events"), &probe)
             .map_err(|error| format!("{function}: {error}"))?;
-        self.probes.push(format!("{group}/{name}"));
-        let event = format!("events/{group}/{name}");
+        let event = format!("events/{group}/{function}");
+        self.probes.push(format!("{group}/{function}"));
         self.write(&format!("{event}/trigger"), TRIGGER)
             .map_err(|error| format!("{function}: {error}; is CONFIG_HIST_TRIGGERS missing?"))?;
         Ok(Returns(self.path().join(event).join("hist")))

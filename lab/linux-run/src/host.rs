@@ -76,25 +76,23 @@ impl HostWitnesses {
     }
 
     fn of_kernel(&mut self, query_stats: Reading<PageCounters>) -> Sample {
-        let missing = |reason: &String| reason.clone();
-        let folder = self.folder.as_ref();
+        let folder = self.folder.as_ref().ok();
         Sample {
-            counters: match folder {
-                Ok(folder) => folder.counters(),
-                Err(reason) => Reading::missing(missing(reason)),
-            },
+            counters: self.in_folder(VmFolder::counters),
             query_stats,
-            exits: folder.ok().and_then(|folder| folder.number("exits").ok()),
-            sept: match folder {
-                Ok(folder) => Sept::read(folder),
-                Err(reason) => Reading::missing(missing(reason)),
-            },
-            calls: match folder {
-                Ok(folder) => Calls::read(folder),
-                Err(reason) => Reading::missing(missing(reason)),
-            },
+            exits: folder.and_then(|folder| folder.number("exits").ok()),
+            sept: self.in_folder(Sept::read),
+            calls: self.in_folder(Calls::read),
             splits: self.new_splits(),
             complaints: self.complaints(),
+        }
+    }
+
+    /// What the VM's folder shows.
+    fn in_folder<T>(&self, read: impl FnOnce(&VmFolder) -> Reading<T>) -> Reading<T> {
+        match &self.folder {
+            Ok(folder) => read(folder),
+            Err(reason) => Reading::missing(reason.clone()),
         }
     }
 
@@ -125,10 +123,7 @@ impl HostWitnesses {
 
     /// After QEMU's end: how many VMs are left of it, and the host's complaints.
     pub(crate) fn end(&mut self) -> (Reading<u64>, Reading<Vec<String>>) {
-        let left = match &self.folder {
-            Ok(folder) => folder.left(END),
-            Err(reason) => Reading::missing(reason.clone()),
-        };
+        let left = self.in_folder(|folder| folder.left(END));
         (left, self.complaints())
     }
 }

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 
 use tdxlab_journal::verdict::{Finding, Witness};
 use tdxlab_journal::{PageCounters, Reading, SplitEvent};
-use tdxlab_kernel::software_module::{LeafState, Sept};
+use tdxlab_kernel::software_module::{Calls, LeafState, Sept};
 use tdxlab_plan::Side;
 use tdxlab_plan::addr::{Gpa, GpaRange, PageLevel};
 
@@ -154,7 +154,7 @@ fn read<'s, T>(court: &mut Court, witness: Witness, reading: &'s Reading<T>) -> 
 
 fn work(before: Option<&Sample>, after: &Sample) -> Option<Work> {
     let now = after.calls.value()?;
-    let none = tdxlab_kernel::software_module::Calls::default();
+    let none = Calls::default();
     let then = before.map_or(Some(&none), |before| before.calls.value())?;
     Some(Work::between(then, now))
 }
@@ -274,26 +274,19 @@ fn split_leaves_are_tables(
     let Some(Reading::Read(then)) = before.map(|before| &before.sept) else {
         return;
     };
-    for leaves in then.leaves() {
-        if leaves.level != PageLevel::Size2M {
-            continue;
-        }
-        for small in sept.within(leaves.range) {
-            if small.level != PageLevel::Size4K {
-                continue;
-            }
-            for block in blocks_of(small.range) {
-                let told = splits.iter().any(|event| leaf(event) == block);
-                let whole = then.within(block.page(PageLevel::Size2M)).next();
-                if !told && whole.is_some_and(|whole| whole.level == PageLevel::Size2M) {
-                    let finding = Finding::wrong(
-                        Witness::Splits,
-                        "a split event, since the S-EPT has a table where a leaf was",
-                        "none",
-                    );
-                    court.find(at_block(finding, block));
-                }
-            }
+    let leaves = then.leaves().iter();
+    let small = leaves
+        .filter(|leaves| leaves.level == PageLevel::Size2M)
+        .flat_map(|leaves| sept.within(leaves.range))
+        .filter(|small| small.level == PageLevel::Size4K);
+    for block in small.flat_map(|small| blocks_of(small.range)) {
+        if !splits.iter().any(|event| leaf(event) == block) {
+            let finding = Finding::wrong(
+                Witness::Splits,
+                "a split event, since the S-EPT has a table where a leaf was",
+                "none",
+            );
+            court.find(at_block(finding, block));
         }
     }
 }

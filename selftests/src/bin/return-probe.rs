@@ -28,7 +28,7 @@ fn main() -> ExitCode {
         Ok(instance) => instance,
         Err(reason) => return cannot(&reason),
     };
-    let returns = match instance.probe_return("check", FUNCTION) {
+    let returns = match instance.probe_return(FUNCTION) {
         Ok(returns) => returns,
         Err(reason) => return cannot(&reason),
     };

@@ -40,7 +40,7 @@ impl Seamcalls {
         let mut watched = Vec::new();
         let mut absent = Vec::new();
         for function in FUNCTIONS {
-            match instance.probe_return(function, function) {
+            match instance.probe_return(function) {
                 Ok(returns) => watched.push((function, returns)),
                 Err(reason) => absent.push(reason),
             }

@@ -123,8 +123,7 @@ impl BuildFolder {
             let Some(name) = module.file_name() else {
                 continue;
             };
-            let is_kvm = ["kvm.ko", "kvm-amd.ko", "kvm-intel.ko"];
-            if !is_kvm.iter().any(|module| *module == name) {
+            if !modules::is_kvm(&name.to_string_lossy()) {
                 symlink(&module, target.join(name))?;
             }
         }

@@ -14,6 +14,13 @@ use super::root::Root;
 /// The modules, as their files are called.
 pub(super) const MODULES: [&str; 2] = ["kvm.ko", "kvm-amd.ko"];
 
+/// Whether a file of a kernel's is a module of KVM, packed or not. These are rebuilt; the other vendor's
+/// would not match them.
+pub(super) fn is_kvm(name: &str) -> bool {
+    let modules = ["kvm.ko", "kvm-amd.ko", "kvm-intel.ko"];
+    modules.iter().any(|module| name.starts_with(module))
+}
+
 /// Folder in the root of KVM's parts of the kernel source.
 const SOURCE: &str = "usr/src/kvm-source";
 

@@ -263,8 +263,8 @@ fn keep_firmware(root: &Root, target: &Path) -> Result<(), RehearsalError> {
 
 /// Keeps the image and the modules, whose names are unique, without their folders.
 fn keep_kernel(root: &Root, release: &str, target: &Path) -> Result<(), RehearsalError> {
-    let modules = target.join("modules");
-    fs::create_dir_all(&modules).map_err(system("keeping the kernel"))?;
+    let kept = target.join("modules");
+    fs::create_dir_all(&kept).map_err(system("keeping the kernel"))?;
     let installed = root.inside(&format!("usr/lib/modules/{release}"));
     let images = [
         installed.join("vmlinuz"),
@@ -277,13 +277,9 @@ fn keep_kernel(root: &Root, release: &str, target: &Path) -> Result<(), Rehearsa
     })?;
     fs::copy(image, target.join("vmlinuz")).map_err(system("keeping the kernel"))?;
     let keep = |path: &Path, name: &str| {
-        // KVM's modules are rebuilt; the other vendor's would not match them.
-        let is_kvm = ["kvm.ko", "kvm-amd.ko", "kvm-intel.ko"];
-        if is_kvm.iter().any(|module| name.starts_with(module)) {
-            return Ok(());
-        }
-        if name.contains(".ko") || name == "modules.builtin" {
-            fs::copy(path, modules.join(name))?;
+        let module = name.contains(".ko") && !modules::is_kvm(name);
+        if module || name == "modules.builtin" {
+            fs::copy(path, kept.join(name))?;
         }
         Ok(())
     };

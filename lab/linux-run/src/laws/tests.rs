@@ -1,7 +1,6 @@
 //! What a KVM that does wrong shows, against what had to be: each finding names the leaf and the side.
 
 use tdxlab_journal::verdict::{Judgement, Verdict};
-use tdxlab_kernel::software_module::Calls;
 
 use super::*;
 use crate::leaves::Blocks;
@@ -65,8 +64,12 @@ fn judged(after: &Sample) -> Judgement {
     let done = blocks.convert(range(0, 16), Side::Shared, &mut change);
     done.unwrap();
     let prediction = Prediction::Exact(vec![range(0, 16)], Side::Shared, Box::new(change));
+    judged_as(&prediction, &before(), after)
+}
+
+fn judged_as(prediction: &Prediction, before: &Sample, after: &Sample) -> Judgement {
     let mut court = Court::default();
-    judge(&mut court, &prediction, Some(&before()), after, 512 << 20);
+    judge(&mut court, prediction, Some(before), after, 512 << 20);
     court.finish().0
 }
 
@@ -177,9 +180,7 @@ fn a_conversion_of_unknown_leaves_splits_none_but_those_under_it() {
         let mut after = sample(SPLIT, done(1, 16), splits, 100);
         after.sept = Reading::missing("a real module");
         after.calls = Reading::missing("a real module");
-        let mut court = Court::default();
-        judge(&mut court, &prediction, Some(&hidden), &after, 512 << 20);
-        court.finish().0
+        judged_as(&prediction, &hidden, &after)
     };
     let judgement = judged(&[BASE]);
     assert_eq!(judgement.verdict, Verdict::Pass);
@@ -190,16 +191,8 @@ fn a_conversion_of_unknown_leaves_splits_none_but_those_under_it() {
 
 #[test]
 fn a_split_without_a_reason_fails_whatever_linux_did() {
-    let mut court = Court::default();
     let after = sample(SPLIT, done(1, 0), &[BASE], 100);
-    judge(
-        &mut court,
-        &Prediction::Free,
-        Some(&before()),
-        &after,
-        512 << 20,
-    );
-    let said: Vec<_> = court.finish().0.findings;
+    let said = judged_as(&Prediction::Free, &before(), &after).findings;
     assert!(
         said[0]
             .to_string()
@@ -211,15 +204,8 @@ fn a_split_without_a_reason_fails_whatever_linux_did() {
 fn lost_events_are_no_verdict_and_a_vm_that_stays_fails() {
     let mut after = before();
     after.splits = Reading::incomplete("the ring buffer lost 3 events");
-    let mut court = Court::default();
-    judge(
-        &mut court,
-        &Prediction::Free,
-        Some(&before()),
-        &after,
-        512 << 20,
-    );
-    assert_eq!(court.finish().0.verdict, Verdict::Error);
+    let judgement = judged_as(&Prediction::Free, &before(), &after);
+    assert_eq!(judgement.verdict, Verdict::Error);
 
     let mut court = Court::default();
     judge_end(

@@ -125,13 +125,7 @@ fn every_file_of_the_set_is_right_and_fits_the_schema() {
             path.with_extension("").ends_with(&base),
             "a file is named as its scenario"
         );
-        let text = std::fs::read_to_string(&path).expect("it can be read");
-        let value: serde_json::Value = serde_yaml::from_str(&text).expect("it is YAML");
-        let errors: Vec<String> = validator
-            .iter_errors(&value)
-            .map(|error| format!("{}: {error}", error.instance_path()))
-            .collect();
-        assert!(errors.is_empty(), "{}: {errors:#?}", path.display());
+        crate::tests::assert_fits(&validator, &path);
     }
 }
 

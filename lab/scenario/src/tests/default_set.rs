@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use rstest::rstest;
 
 use super::super::{check, embedded, expand, find, load, schema};
-use super::render;
+use super::{assert_fits, render};
 
 fn folder() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../../scenarios")
@@ -39,13 +39,7 @@ fn every_file_is_right(
 fn every_file_fits_the_schema() {
     let validator = jsonschema::validator_for(&schema()).expect("the schema is one");
     for path in find(&[folder()]).expect("the set is there") {
-        let text = std::fs::read_to_string(&path).expect("it can be read");
-        let value: serde_json::Value = serde_yaml::from_str(&text).expect("it is YAML");
-        let errors: Vec<String> = validator
-            .iter_errors(&value)
-            .map(|error| format!("{}: {error}", error.instance_path()))
-            .collect();
-        assert!(errors.is_empty(), "{}: {errors:#?}", path.display());
+        assert_fits(&validator, &path);
     }
 }
 

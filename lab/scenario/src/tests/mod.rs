@@ -25,6 +25,17 @@ fn plans(text: &str) -> Vec<Plan> {
     expand(&scenario, None).unwrap_or_else(|error| panic!("{}", render(&error)))
 }
 
+/// Asserts that the scenario at `path` fits the schema.
+pub(super) fn assert_fits(validator: &jsonschema::Validator, path: &Path) {
+    let text = std::fs::read_to_string(path).expect("it can be read");
+    let value: serde_json::Value = serde_yaml::from_str(&text).expect("it is YAML");
+    let errors: Vec<String> = validator
+        .iter_errors(&value)
+        .map(|error| format!("{}: {error}", error.instance_path()))
+        .collect();
+    assert!(errors.is_empty(), "{}: {errors:#?}", path.display());
+}
+
 /// `error` as rendered without colours.
 pub(super) fn render(error: &ScenarioError) -> String {
     let mut text = String::new();
