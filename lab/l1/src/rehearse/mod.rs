@@ -22,6 +22,7 @@ mod modules;
 mod parts;
 mod prepare;
 mod root;
+mod selftests;
 
 pub use built::modules_for;
 pub use choice::{Choice, Distributed, Version};

@@ -10,6 +10,7 @@ use tdxlab_softtdx::{BuildRequest, OUTSIDE_OF_TREE, build, fingerprint};
 
 use super::error::{RehearsalError, system};
 use super::root::Root;
+use super::selftests::PARTS_OF_SOURCE;
 
 /// The modules, as their files are called.
 pub(super) const MODULES: [&str; 2] = ["kvm.ko", "kvm-amd.ko"];
@@ -21,8 +22,8 @@ pub(super) fn is_kvm(name: &str) -> bool {
     modules.iter().any(|module| name.starts_with(module))
 }
 
-/// Folder in the root of KVM's parts of the kernel source.
-const SOURCE: &str = "usr/src/kvm-source";
+/// Folder in the root of the parts of the kernel source that are built: KVM, and its selftests.
+pub(super) const SOURCE: &str = "usr/src/kvm-source";
 
 /// File that identifies the sources of the modules beside it.
 const STAMP: &str = "softtdx.stamp";
@@ -36,18 +37,20 @@ pub(crate) enum Tree<'a> {
     Own(&'a Path),
 }
 
-/// Unpacks KVM's parts of the kernel's source; removes the packed source.
+/// Unpacks what of the kernel's source is built; removes the packed source.
 pub(crate) fn unpack_source(root: &Root) -> Result<(), RehearsalError> {
     let source = root.entry("usr/src", "linux-source-", ".tar.xz");
     let source = source.ok_or_else(|| missing("source"))?;
     let tree = source.trim_end_matches(".tar.xz");
     // Where a package's script chooses between several of a kind.
     root.link("mawk", "usr/bin/awk")?;
+    let parts = ["arch/x86/kvm", "virt/kvm"].iter().chain(&PARTS_OF_SOURCE);
+    let parts: Vec<String> = parts.map(|part| format!("{tree}/{part}")).collect();
     let script = format!(
         "mkdir -p /{SOURCE}\n\
-         tar -xJf /usr/src/{source} -C /{SOURCE} --strip-components=1 \\\n  \
-         {tree}/arch/x86/kvm {tree}/virt/kvm\n\
-         rm /usr/src/{source}\n"
+         tar -xJf /usr/src/{source} -C /{SOURCE} --strip-components=1 {}\n\
+         rm /usr/src/{source}\n",
+        parts.join(" ")
     );
     root.run("unpacking KVM's source", &script).map(drop)
 }

@@ -11,7 +11,7 @@
 //!     kernel/modules/  its modules, KVM's rebuilt
 //!     kernel/own/      the same, KVM's built from a developer's tree
 //!     firmware/        OVMF, which starts Linux as a TD
-//!     build/           a root with compiler, headers and KVM's source
+//!     build/           a root with compiler, headers and KVM's source; its selftests
 //!     qemu/            a root with QEMU and its libraries
 //!     qemu-system-x86_64   starts it through that root's own dynamic linker
 //! ```
@@ -25,6 +25,7 @@ use super::choice::Distributed;
 use super::error::RehearsalError;
 use super::modules::{self, Tree};
 use super::root::Root;
+use super::selftests;
 
 /// Image of the firmware.
 pub(super) const OVMF: &str = "OVMF.fd";
@@ -130,6 +131,15 @@ impl Parts {
         files: &[(&str, &str)],
     ) -> Result<PathBuf, RehearsalError> {
         modules::build_outside(&self.build_root(), name, files)
+    }
+
+    /// The folder of KVM's own selftests for private memory, built if they are not.
+    ///
+    /// # Errors
+    ///
+    /// They do not build.
+    pub fn selftests(&self, progress: &mut Progress<'_>) -> Result<PathBuf, RehearsalError> {
+        selftests::build_in(&self.build_root(), progress)
     }
 
     fn build_root(&self) -> Root {

@@ -16,14 +16,14 @@ use super::root::Root;
 use crate::debian::closure::{Archive, Package};
 
 /// Raised when the same packages give other parts.
-const RECIPE: u32 = 3;
+const RECIPE: u32 = 4;
 
 /// The QEMU.
 const QEMU: &str = "qemu-system-x86";
 /// The newest kernel, what its modules are built from, and what they are built with. The headers
 /// depend on the compiler that the kernel was built with.
 const NEWEST: [&str; 3] = ["linux-image-amd64", "linux-headers-amd64", "linux-source"];
-const TOOLS: [&str; 11] = [
+const TOOLS: [&str; 12] = [
     "base-files",
     "dash",
     "coreutils",
@@ -35,6 +35,8 @@ const TOOLS: [&str; 11] = [
     "xz-utils",
     "make",
     "bash",
+    // KVM's selftests are programs.
+    "libc6-dev",
 ];
 
 /// Firmware that starts as a TD, too.

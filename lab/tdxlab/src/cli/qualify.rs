@@ -1,5 +1,6 @@
 //! `tdxlab qualify`: seeds every fault, and shows which scenario catches it.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, ValueEnum};
@@ -33,6 +34,10 @@ pub(super) struct Qualify {
     host: SoftwareHost,
     #[command(flatten)]
     played: PlayedModule,
+    /// With --host rehearsal: folder of programs that are run under each bug, too; by default KVM's
+    /// own selftests for private memory, of the kernel that is rehearsed
+    #[arg(long, value_name = "DIR")]
+    selftests: Option<PathBuf>,
     /// Only this fault; may be given several times
     #[arg(long, value_name = "NAME")]
     fault: Vec<String>,
@@ -80,6 +85,12 @@ impl Qualify {
         if self.host == SoftwareHost::Rehearsal {
             return self.rehearse();
         }
+        if self.selftests.is_some() {
+            return Err(CliError::usage(
+                "--selftests are run on a real KVM",
+                "add `--host rehearsal`",
+            ));
+        }
         let items = load::items_for(&self.scenarios, self.host.into())?;
         let faults = self.faults()?;
         let processors = std::thread::available_parallelism().map_or(1, usize::from);
@@ -123,7 +134,11 @@ impl Qualify {
     fn rehearse(&self) -> Result<u8, CliError> {
         kernel_bugs::named(&self.fault)?;
         if !tdx::is_rehearsal() {
-            return Rehearse::of_this_program(std::env::args_os().skip(1)).execute();
+            let inside = Rehearse::of_this_program(std::env::args_os().skip(1));
+            return match &self.selftests {
+                Some(_) => inside.execute(),
+                None => inside.with_selftests().execute(),
+            };
         }
         let form = match (self.json, self.markdown) {
             (true, _) => kernel_bugs::Form::Json,
@@ -135,6 +150,7 @@ impl Qualify {
         let bugs = KernelBugs {
             scenarios: &self.scenarios,
             bugs: &self.fault,
+            selftests: self.selftests.as_deref(),
             patience: Duration::from_secs(self.patience),
             interrupt: signals::install()?,
         };

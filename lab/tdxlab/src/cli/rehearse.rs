@@ -51,7 +51,7 @@ fn progress(doing: &str) {
 /// TDX module under it is played.
 ///
 /// KVM's TDX code, its page tables, guest_memfd and QEMU are real; the module is not, and the report
-/// says so. The parts (QEMU, a kernel, a compiler) are downloaded once, 416 MB, and kept in the
+/// says so. The parts (QEMU, a kernel, a compiler) are downloaded once, 421 MB, and kept in the
 /// user's cache folder; nothing is installed.
 #[derive(Args, Debug)]
 pub(super) struct Rehearse {
@@ -98,6 +98,10 @@ pub(super) struct Rehearse {
     #[arg(long, value_name = "SIZE", default_value_t = Memory::USUAL)]
     memory: Memory,
 
+    /// Tell the program inside where KVM's own selftests are
+    #[arg(skip)]
+    selftests: bool,
+
     /// Parent directory for reports
     #[arg(long, value_name = "DIR", default_value = "reports")]
     out: PathBuf,
@@ -121,8 +125,17 @@ impl Rehearse {
             bug: None,
             command: std::env::current_exe().ok(),
             memory: Memory::USUAL,
+            selftests: false,
             out: PathBuf::from("reports"),
             options: arguments.collect(),
+        }
+    }
+
+    /// With `--selftests` and the folder of KVM's own selftests as further arguments.
+    pub(super) fn with_selftests(self) -> Rehearse {
+        Rehearse {
+            selftests: true,
+            ..self
         }
     }
 
@@ -214,6 +227,10 @@ impl Rehearse {
             Some(program) => {
                 command.push(program.into());
                 command.extend(self.options.iter().cloned());
+                if self.selftests {
+                    command.push("--selftests".into());
+                    command.push(parts.selftests(&mut progress)?.into());
+                }
             }
             None if self.are_of_linux()? => self.linux(own.into(), parts, &mut command)?,
             None => self.scenarios(own.into(), &mut command),

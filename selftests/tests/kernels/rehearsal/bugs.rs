@@ -40,6 +40,17 @@ fn six_bugs_in_kvm_are_caught_as_expected() {
         .collect();
     assert_eq!(names, BUGS, "{text}");
     for row in rows {
+        // Pages that are still there are there in every type of VM; leaves of 2M are not.
+        let noticed: Vec<&str> = row["selftests"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|failure| failure["test"].as_str().unwrap())
+            .collect();
+        match row["bug"].as_str() {
+            Some("hole-not-truncated") => assert_eq!(noticed, ["private_mem_conversions_test"]),
+            _ => assert_eq!(noticed, [""; 0], "{row}"),
+        }
         assert_eq!(row["as_expected"], true, "{row}");
         assert_eq!(row["unjudged"].as_array().unwrap().len(), 0, "{row}");
     }

@@ -5,6 +5,7 @@
 
 mod reach;
 mod row;
+mod selftests;
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -14,6 +15,7 @@ use std::time::{Duration, Instant};
 use reach::REACHES;
 pub(super) use row::Form;
 use row::{DESIGN, Row, show};
+use selftests::Selftests;
 use tdxlab_fuzz::qualify::{Catch, Unjudged, caught};
 use tdxlab_host_kvm::tdx::TdxHost;
 use tdxlab_journal::{Verdict, Witness};
@@ -38,6 +40,8 @@ pub(super) struct KernelBugs<'a> {
     pub(super) scenarios: &'a Scenarios,
     /// Names of bugs; none for all.
     pub(super) bugs: &'a [String],
+    /// Folder of programs that are run under each bug, too.
+    pub(super) selftests: Option<&'a Path>,
     pub(super) patience: Duration,
     pub(super) interrupt: &'static Interrupt,
 }
@@ -66,8 +70,13 @@ impl KernelBugs<'_> {
         let started = Instant::now();
         let kvm = Kvm::with_design(DESIGN.0)?;
         let host = select::tdx()?;
+        let selftests = self
+            .selftests
+            .map(|folder| Selftests::sound(folder, self.patience));
+        let selftests = selftests.transpose()?;
         let mut trial = Trial {
             kvm,
+            selftests,
             host: &host,
             patience: self.patience,
             sound: BTreeMap::new(),
@@ -138,6 +147,7 @@ fn set(parameter: &str, value: &str) -> Result<(), CliError> {
 /// Plans on this machine, with a bug and without.
 struct Trial<'a> {
     kvm: Kvm,
+    selftests: Option<Selftests>,
     host: &'a TdxHost,
     patience: Duration,
     /// Plans that were run without a bug, and whether they passed.
@@ -160,6 +170,7 @@ impl Trial<'_> {
             plans: 0,
             catches: Vec::new(),
             unjudged: Vec::new(),
+            selftests: None,
             took: Duration::ZERO,
         };
         for (index, item) in items.iter().enumerate() {
@@ -194,6 +205,10 @@ impl Trial<'_> {
             if first_only && row.as_expected() {
                 break;
             }
+        }
+        if let Some(selftests) = &self.selftests {
+            self.kvm.seed(bug.name)?;
+            row.selftests = Some(selftests.failing()?);
         }
         row.took = started.elapsed();
         Ok(row)

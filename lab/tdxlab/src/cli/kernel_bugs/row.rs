@@ -8,15 +8,12 @@ use tdxlab_journal::Witness;
 use tdxlab_report::table;
 use tdxlab_softtdx::Bug;
 
+use super::selftests::Failure;
 use crate::cli::output;
 
 /// The design that KVM follows, and the one that plans are judged by: these kernels convert by
 /// attributes and a hole.
 pub(super) const DESIGN: (&str, &str) = ("headtail", "headtail-attributes");
-
-/// In place of a column.
-const SELFTESTS: &str =
-    "KVM's own selftests are not compared: up to Linux 7.3 none of them makes a TD";
 
 /// The result of one bug.
 pub(super) struct Row {
@@ -27,6 +24,8 @@ pub(super) struct Row {
     pub(super) plans: usize,
     pub(super) catches: Vec<Catch>,
     pub(super) unjudged: Vec<Unjudged>,
+    /// Which of KVM's own selftests fail under it; `None` where none was run.
+    pub(super) selftests: Option<Vec<Failure>>,
     pub(super) took: Duration,
 }
 
@@ -88,7 +87,24 @@ impl Row {
         }
     }
 
-    fn cells(&self, findings: bool) -> [String; 5] {
+    /// The selftests that fail.
+    fn noticed(&self, findings: bool) -> String {
+        let Some(failures) = &self.selftests else {
+            return "not run".to_owned();
+        };
+        if failures.is_empty() {
+            return "pass".to_owned();
+        }
+        let said = |failure: &Failure| match findings {
+            true => format!("{}: {}", failure.test, failure.said),
+            false => failure.test.clone(),
+        };
+        let lines: Vec<String> = failures.iter().map(said).collect();
+        lines.join(if findings { "\n" } else { ", " })
+    }
+
+    fn cells(&self, findings: bool) -> [String; 6] {
+        let selftests = self.noticed(findings);
         let plans = format!("{}/{}", self.catches.len(), self.plans);
         let name = self.bug.name.to_owned();
         let Some(best) = self.best() else {
@@ -96,14 +112,22 @@ impl Row {
                 Some(_) => "not reached",
                 None => "NOT CAUGHT",
             };
-            return [name, escape.into(), String::new(), String::new(), plans];
+            let nothing = String::new();
+            return [
+                name,
+                escape.into(),
+                nothing.clone(),
+                nothing,
+                selftests,
+                plans,
+            ];
         };
         let step = best.step.map_or("-".to_owned(), |step| step.to_string());
         let said = match findings {
             true => best.findings.join("\n"),
             false => names(&best.witnesses),
         };
-        [name, best.name.clone(), step, said, plans]
+        [name, best.name.clone(), step, said, selftests, plans]
     }
 }
 
@@ -126,9 +150,25 @@ pub(super) fn show(rows: &[Row], form: Form, took: Duration) {
             out => format!("; {out} not reached"),
         }
     );
+    let compared = rows.iter().filter_map(|row| row.selftests.as_ref());
+    let compared: Vec<bool> = compared.map(|failures| !failures.is_empty()).collect();
+    let sum = match compared.len() {
+        0 => sum,
+        all => {
+            let noticed = compared.iter().filter(|noticed| **noticed).count();
+            format!("{sum}. KVM's own selftests notice {noticed} of {all}")
+        }
+    };
     match form {
         Form::Table { findings } => {
-            let mut table = table::table(["bug", "caught by", "step", "witnesses", "plans"]);
+            let mut table = table::table([
+                "bug",
+                "caught by",
+                "step",
+                "witnesses",
+                "KVM's selftests",
+                "plans",
+            ]);
             for row in rows {
                 table.add_row(row.cells(findings).map(Cell::new));
             }
@@ -136,26 +176,28 @@ pub(super) fn show(rows: &[Row], form: Form, took: Duration) {
             for (bug, why) in rows.iter().filter_map(|row| Some((row.bug, row.why_not?))) {
                 output::say(format!("{} is not reached: {why}", bug.name));
             }
-            output::say(SELFTESTS);
             output::say(format!("\n{sum}"));
         }
         Form::Markdown => {
             output::say(format!(
-                "{sum}. {SELFTESTS}.\n\n| bug | what KVM does wrong | caught by | step | witnesses |\n|---|---|---|--:|---|"
+                "{sum}.\n\n| bug | what KVM does wrong | caught by | step | witnesses | KVM's selftests |\n|---|---|---|--:|---|---|"
             ));
             for row in rows {
-                let [name, mut plan, step, witnesses, _] = row.cells(false);
+                let [name, mut plan, step, witnesses, selftests, _] = row.cells(false);
                 if row.why_not.is_some() {
                     plan = row.escape();
                 }
                 let what = row.bug.what;
                 output::say(format!(
-                    "| `{name}` | {what} | {plan} | {step} | {witnesses} |"
+                    "| `{name}` | {what} | {plan} | {step} | {witnesses} | {selftests} |"
                 ));
             }
         }
         Form::Json => {
             for row in rows {
+                let selftests = row.selftests.as_ref();
+                let selftests: Option<Vec<_>> =
+                    selftests.map(|all| all.iter().map(Failure::json).collect());
                 output::say(serde_json::json!({
                     "bug": row.bug.name,
                     "row": row.bug.row,
@@ -166,6 +208,7 @@ pub(super) fn show(rows: &[Row], form: Form, took: Duration) {
                     "as_expected": row.as_expected(),
                     "plans": row.plans,
                     "unjudged": row.unjudged,
+                    "selftests": selftests,
                     "micros": u64::try_from(row.took.as_micros()).unwrap_or(u64::MAX),
                 }));
             }
