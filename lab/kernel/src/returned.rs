@@ -15,7 +15,8 @@
 //! Source: `hist_show()` and `hist_trigger_entry_print()` in kernel/trace/trace_events_hist.c. A line in
 //! the ring buffer for each call would take a nested guest more time than the call.
 
-use std::fs;
+use std::fs::File;
+use std::io::Read;
 use std::path::PathBuf;
 
 /// What makes the kernel count, written to `trigger` of a probe whose argument is `ret`.
@@ -47,8 +48,10 @@ impl Returns {
     /// The file cannot be read, is none of these, or the kernel had no room for some; as text.
     pub fn read(&self) -> Result<Vec<Returned>, String> {
         let wrong = |what: String| format!("{}: {what}", self.0.display());
-        let text = fs::read_to_string(&self.0).map_err(|error| wrong(error.to_string()))?;
-        if text.len() as u64 > MAX_BYTES {
+        let mut text = String::new();
+        let read =
+            File::open(&self.0).and_then(|file| file.take(MAX_BYTES + 1).read_to_string(&mut text));
+        if read.map_err(|error| wrong(error.to_string()))? as u64 > MAX_BYTES {
             return Err(wrong(format!("longer than {MAX_BYTES} bytes")));
         }
         parse(&text).map_err(wrong)
