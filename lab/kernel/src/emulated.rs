@@ -9,6 +9,7 @@
 //! <folder>/dev/kmsg
 //! ```
 
+use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
@@ -27,6 +28,8 @@ const PRINTK_PREFIX: u32 = 4;
 #[derive(Debug)]
 pub struct EmulatedFiles {
     vm: VmFolder,
+    /// What the files of the VM hold.
+    written: BTreeMap<&'static str, String>,
     trace: Growing,
     log: Growing,
     trace_reader: TraceReader,
@@ -63,6 +66,7 @@ impl EmulatedFiles {
         let log = Growing::create(&folder.join("dev"), "kmsg")?;
         Ok(EmulatedFiles {
             vm,
+            written: BTreeMap::new(),
             trace_reader: TraceReader::open(trace.path.clone()),
             log_reader: KernelLog::open(&log.path),
             trace,
@@ -75,10 +79,15 @@ impl EmulatedFiles {
     /// Writes the counters, each with the text the kernel would print, and reads them back.
     pub fn counters(&mut self, files: &[(&'static str, String)]) -> Reading<PageCounters> {
         for (name, text) in files {
+            if self.written.get(name) == Some(text) {
+                continue;
+            }
             let path = self.vm.path().join(name);
-            if let Err(error) = fs::write(&path, text) {
+            if let Err(error) = overwrite(&path, text) {
+                self.written.remove(name);
                 return Reading::missing(format!("writing {}: {error}", path.display()));
             }
+            self.written.insert(name, text.clone());
         }
         self.vm.counters()
     }
@@ -108,6 +117,19 @@ impl EmulatedFiles {
             Err(reason) => Reading::missing(reason),
         }
     }
+}
+
+/// Replaces what a file holds, which is never empty: ext4 writes a file that was truncated to nothing
+/// to the disk as soon as it is closed, milliseconds each time.
+fn overwrite(path: &Path, text: &str) -> io::Result<()> {
+    let mut options = OpenOptions::new();
+    let mut file = options
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .open(path)?;
+    file.write_all(text.as_bytes())?;
+    file.set_len(text.len() as u64)
 }
 
 impl Growing {
