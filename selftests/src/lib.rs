@@ -2,4 +2,5 @@
 
 pub mod command;
 pub mod failing;
+pub mod programs;
 pub mod turn;

@@ -1,73 +1,31 @@
 //! `git bisect run` over real repositories, with `tdxlab run --bisect`.
 
 use std::fs;
-use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::process::Output;
 
 use tdxlab_selftests::command::root;
+use tdxlab_selftests::programs::Repository;
 
-use super::runs::{output_of, program};
-
-/// A repository whose files stand for a kernel: `host` selects the host, `fault` its fault.
-struct Repository {
-    folder: tempfile::TempDir,
-    git: PathBuf,
+/// A commit of a kernel that is `sim`, or another host, with a seeded fault.
+fn commit(repository: &Repository, subject: &str, host: &str, fault: &str) -> String {
+    for (file, text) in [("host", host), ("fault", fault), ("subject", subject)] {
+        fs::write(repository.path().join(file), text).unwrap();
+    }
+    repository.commit(subject)
 }
 
-impl Repository {
-    fn new() -> Option<Repository> {
-        let git = program(&["git"], "a bisection")?;
-        let folder = tempfile::tempdir().unwrap();
-        let repository = Repository { folder, git };
-        output_of(repository.git().args(["init", "--quiet"]));
-        Some(repository)
-    }
-
-    fn path(&self) -> &Path {
-        self.folder.path()
-    }
-
-    /// git as on any machine, whatever its user has set.
-    fn git(&self) -> Command {
-        let mut git = Command::new(&self.git);
-        git.current_dir(self.path())
-            .env("GIT_CONFIG_GLOBAL", "/dev/null")
-            .env("GIT_CONFIG_NOSYSTEM", "1")
-            .args(["-c", "user.name=lab", "-c", "user.email=lab@localhost"]);
-        git
-    }
-
-    /// Returns the id of a commit that leaves the kernel like this.
-    fn commit(&self, subject: &str, host: &str, fault: &str) -> String {
-        fs::write(self.path().join("host"), host).unwrap();
-        fs::write(self.path().join("fault"), fault).unwrap();
-        fs::write(self.path().join("subject"), subject).unwrap();
-        output_of(self.git().args(["add", "."]));
-        output_of(self.git().args(["commit", "--quiet", "-m", subject]));
-        output_of(self.git().args(["rev-parse", "HEAD"]))
-            .trim()
-            .to_owned()
-    }
-
-    fn bisect(&self, bad: &str, good: &str, scenario: &str) -> Output {
-        let script = self.path().join(".git/judge");
-        let text = format!(
-            "#!/bin/sh\n\
-             set -- --host \"$(cat host)\"\n\
-             [ ! -s fault ] || set -- \"$@\" --fault \"$(cat fault)\"\n\
-             exec '{}' run --bisect --quiet --out .git/reports \"$@\" '{}'\n",
-            env!("CARGO_BIN_EXE_tdxlab-under-test"),
-            root().join(scenario).display(),
-        );
-        fs::write(&script, text).unwrap();
-        output_of(self.git().args(["bisect", "start", bad, good]));
-        self.git()
-            .args(["bisect", "run", "sh"])
-            .arg(script)
-            .env_remove("TDXLAB_REQUIRE")
-            .output()
-            .unwrap()
-    }
+fn bisect(repository: &Repository, bad: &str, good: &str, scenario: &str) -> Output {
+    let script = repository.path().join(".git/judge");
+    let text = format!(
+        "#!/bin/sh\n\
+         set -- --host \"$(cat host)\"\n\
+         [ ! -s fault ] || set -- \"$@\" --fault \"$(cat fault)\"\n\
+         exec '{}' run --bisect --quiet --out .git/reports \"$@\" '{}'\n",
+        env!("CARGO_BIN_EXE_tdxlab-under-test"),
+        root().join(scenario).display(),
+    );
+    fs::write(&script, text).unwrap();
+    repository.bisect(bad, good, &["sh", script.to_str().unwrap()])
 }
 
 const SCENARIO: &str = "scenarios/punch/head-and-tail.yaml";
@@ -88,8 +46,8 @@ fn the_first_bad_of_eight_commits_is_found() {
         ("seven", "sim", wrong),
         ("eight", "sim", wrong),
     ]
-    .map(|(subject, host, fault)| repository.commit(subject, host, fault));
-    let output = repository.bisect(&commits[7], &commits[0], SCENARIO);
+    .map(|(subject, host, fault)| commit(&repository, subject, host, fault));
+    let output = bisect(&repository, &commits[7], &commits[0], SCENARIO);
     let said = String::from_utf8_lossy(&output.stdout).into_owned();
     assert!(output.status.success(), "{output:?}");
     assert!(
@@ -97,7 +55,7 @@ fn the_first_bad_of_eight_commits_is_found() {
         "{said}"
     );
     assert!(said.contains("four: seeds the bug"), "{said}");
-    let log = output_of(repository.git().args(["bisect", "log"]));
+    let log = repository.bisect_log();
     assert!(
         log.contains("git bisect good") && log.contains("git bisect bad"),
         "{log}"
@@ -122,10 +80,10 @@ fn a_commit_that_cannot_run_is_skipped() {
         ("seven", "sim", wrong),
         ("eight", "sim", wrong),
     ]
-    .map(|(subject, host, fault)| repository.commit(subject, host, fault));
-    let output = repository.bisect(&commits[7], &commits[0], SCENARIO);
+    .map(|(subject, host, fault)| commit(&repository, subject, host, fault));
+    let output = bisect(&repository, &commits[7], &commits[0], SCENARIO);
     let said = String::from_utf8_lossy(&output.stdout).into_owned();
-    let log = output_of(repository.git().args(["bisect", "log"]));
+    let log = repository.bisect_log();
     assert!(
         log.contains(&format!("git bisect skip {}", commits[4])),
         "{log}"
@@ -150,10 +108,15 @@ fn a_wrong_command_line_ends_the_bisection() {
     let Some(repository) = Repository::new() else {
         return;
     };
-    let commits = ["one", "two", "three", "four"].map(|name| repository.commit(name, "sim", ""));
-    let output = repository.bisect(&commits[3], &commits[0], "scenarios/punch/no-such.yaml");
+    let commits = ["one", "two", "three", "four"].map(|name| commit(&repository, name, "sim", ""));
+    let output = bisect(
+        &repository,
+        &commits[3],
+        &commits[0],
+        "scenarios/punch/no-such.yaml",
+    );
     assert!(!output.status.success());
-    let log = output_of(repository.git().args(["bisect", "log"]));
+    let log = repository.bisect_log();
     // Only the verdicts given at the start.
     let told = log
         .lines()

@@ -9,9 +9,8 @@ use rstest::rstest;
 use serde::Deserialize;
 use tdxlab::journal::Verdict;
 use tdxlab_selftests::command::root;
+use tdxlab_selftests::programs::{output_of, program};
 use tdxlab_selftests::tdxlab;
-
-use super::runs::{output_of, program};
 
 fn documents(file: &str) -> Vec<serde_json::Value> {
     let text = fs::read_to_string(root().join(file)).unwrap();

@@ -6,9 +6,8 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use tdxlab_selftests::command::assert_says;
+use tdxlab_selftests::programs::{output_of, program};
 use tdxlab_selftests::tdxlab;
-
-use super::runs::{output_of, program};
 
 /// Files needed of a kernel tree.
 const PARTS: [&str; 7] = [

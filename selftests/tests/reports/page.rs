@@ -6,7 +6,8 @@ use std::process::Command;
 
 use tempfile::TempDir;
 
-use super::runs::{output_of, program, run};
+use super::runs::run;
+use tdxlab_selftests::programs::{output_of, program};
 
 const GOOD: &str = "punch/head-and-tail.yaml";
 

@@ -1,7 +1,6 @@
 //! Runs to make reports of, and the programs that check these.
 
-use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::path::Path;
 
 use tdxlab::host_soft::sim::SimHost;
 use tdxlab::plan::Design;
@@ -50,34 +49,4 @@ fn relative(item: TestCase) -> TestCase {
 pub(super) fn report_of(folder: &Path) -> Report {
     let text = std::fs::read(folder.join("report.json")).expect("a report");
     serde_json::from_slice(&text).expect("that can be read")
-}
-
-/// A program of that name, or the reason to skip the test, which is printed. Daemons are not in the
-/// PATH of every user.
-pub(super) fn program(names: &[&str], what: &str) -> Option<PathBuf> {
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    let found = std::env::split_paths(&path)
-        .chain([PathBuf::from("/usr/sbin")])
-        .flat_map(|folder| names.iter().map(move |name| folder.join(name)))
-        .find(|file| file.is_file());
-    if found.is_none() {
-        eprintln!(
-            "skipped: {what} needs {}, which is not installed",
-            names.join(" or ")
-        );
-    }
-    found
-}
-
-/// Output of a command, which must succeed.
-pub(super) fn output_of(command: &mut Command) -> String {
-    let output = command.output().expect("it can be started");
-    assert!(
-        output.status.success(),
-        "{command:?}: {}\n{}{}",
-        output.status,
-        String::from_utf8_lossy(&output.stdout),
-        String::from_utf8_lossy(&output.stderr)
-    );
-    String::from_utf8_lossy(&output.stdout).into_owned()
 }

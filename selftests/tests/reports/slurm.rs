@@ -10,10 +10,11 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::{Pid, User, getuid};
 use tdxlab_selftests::command::root;
+use tdxlab_selftests::programs::{output_of, program};
 use tdxlab_selftests::tdxlab;
 
 use super::fleet::timeless;
-use super::runs::{output_of, program, report_of};
+use super::runs::report_of;
 
 const SHARDS: usize = 8;
 

@@ -3,6 +3,7 @@
 //! `make test-rehearsal` runs these. They take parts of 421 MB to download once, and minutes, so
 //! `cargo test` alone passes them over.
 
+mod bisect;
 mod bugs;
 mod command;
 mod compare;

@@ -1,20 +1,24 @@
 //! Other kernels, and trees of a developer's own, of which each mistake is told once and by name.
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use tdxlab::l1::rehearse::{self, Distributed};
 
 use super::command::{rehearse, said};
 
-/// KVM's source in the parts of a rehearsal, copied to `tree`.
-fn copied(tree: &Path) {
+/// KVM's source in the parts of a rehearsal.
+pub(super) fn kvm_source() -> PathBuf {
     let parts = rehearse::ready(&rehearse::cache_folder().unwrap(), &Distributed::Newest);
     let launcher = parts.expect("parts are prepared").qemu();
-    let source = launcher.with_file_name("build").join("usr/src/kvm-source");
+    launcher.with_file_name("build").join("usr/src/kvm-source")
+}
+
+/// The same, copied to `tree`.
+fn copied(tree: &Path) {
     let done = std::process::Command::new("cp")
         .arg("-r")
-        .args([source.as_path(), tree])
+        .args([kvm_source().as_path(), tree])
         .status();
     assert!(done.unwrap().success());
 }
