@@ -55,16 +55,16 @@ fn module(start: Option<&Sample>, end: Option<&Sample>) -> Option<ModuleAccount>
         Some(start) => start.calls.value()?,
         None => &none,
     };
-    let since = |read: fn(&Calls) -> u64| read(now).saturating_sub(read(then));
+    let since = |read: fn(&Calls) -> u64| read(now).checked_sub(read(then));
     Some(ModuleAccount {
-        accepted_4k: since(|calls| calls.accepted_4k),
-        accepted_2m: since(|calls| calls.accepted_2m),
-        size_mismatch: since(|calls| calls.size_mismatch),
-        exits_accept_4k: since(|calls| calls.exits_accept_4k),
-        exits_accept_2m: since(|calls| calls.exits_accept_2m),
-        augmented: since(|calls| calls.augmented),
-        removed: since(|calls| calls.removed),
-        demoted: since(|calls| calls.demoted),
+        accepted_4k: since(|calls| calls.accepted_4k)?,
+        accepted_2m: since(|calls| calls.accepted_2m)?,
+        size_mismatch: since(|calls| calls.size_mismatch)?,
+        exits_accept_4k: since(|calls| calls.exits_accept_4k)?,
+        exits_accept_2m: since(|calls| calls.exits_accept_2m)?,
+        augmented: since(|calls| calls.augmented)?,
+        removed: since(|calls| calls.removed)?,
+        demoted: since(|calls| calls.demoted)?,
     })
 }
 

@@ -11,7 +11,8 @@ use tdxlab_kernel::software_module::{Calls, Sept};
 use tdxlab_kernel::tracefs::{self, SPLIT_EVENT, TraceReader};
 use tdxlab_kernel::{once, query_stats};
 use tdxlab_linux::LinuxGuest;
-use tdxlab_linux::account::is_splat;
+
+use super::complaints;
 
 /// Longest that QEMU may take to answer `query-stats`.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -114,7 +115,7 @@ impl HostWitnesses {
     fn complaints(&mut self) -> Reading<Vec<String>> {
         match self.log.lines() {
             Reading::Read(lines) => {
-                let complaints = lines.into_iter().filter(|line| is_splat(line));
+                let complaints = lines.iter().filter_map(|line| complaints::of_host(line));
                 Reading::Read(complaints.collect())
             }
             other => other,

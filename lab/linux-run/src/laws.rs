@@ -30,6 +30,7 @@ pub(crate) fn judge(
     bytes: u64,
 ) {
     show(court, before, after);
+    no_count_falls(court, before, after);
     let splits = read(court, Witness::Splits, &after.splits);
     let sept = read(court, Witness::Module, &after.sept);
     if let Some(complaints) = read(court, Witness::KernelLog, &after.complaints) {
@@ -156,7 +157,19 @@ fn work(before: Option<&Sample>, after: &Sample) -> Option<Work> {
     let now = after.calls.value()?;
     let none = Calls::default();
     let then = before.map_or(Some(&none), |before| before.calls.value())?;
-    Some(Work::between(then, now))
+    Work::between(then, now)
+}
+
+/// What the module counts only grows.
+fn no_count_falls(court: &mut Court, before: Option<&Sample>, after: &Sample) {
+    let then = before.and_then(|before| before.calls.value());
+    if let (Some(then), Some(now)) = (then, after.calls.value())
+        && Work::between(then, now).is_none()
+    {
+        let found = format!("{now:?} after {then:?}");
+        let expected = "counters that only grow";
+        court.find(Finding::impossible(Witness::Module, expected, found));
+    }
 }
 
 fn show(court: &mut Court, before: Option<&Sample>, after: &Sample) {

@@ -102,17 +102,16 @@ pub(crate) struct Work {
 }
 
 impl Work {
-    /// What was done between two readings.
-    pub(crate) fn between(before: &Calls, after: &Calls) -> Work {
-        let since = |after: u64, before: u64| after.saturating_sub(before);
-        Work {
-            demoted: since(after.demoted, before.demoted),
-            removed: since(after.removed, before.removed),
-            augmented: since(after.augmented, before.augmented),
-            accepted_4k: since(after.accepted_4k, before.accepted_4k),
-            accepted_2m: since(after.accepted_2m, before.accepted_2m),
-            size_mismatch: since(after.size_mismatch, before.size_mismatch),
-        }
+    /// What was done between two readings; `None` where a counter has fallen, as when the VM is another.
+    pub(crate) fn between(before: &Calls, after: &Calls) -> Option<Work> {
+        Some(Work {
+            demoted: after.demoted.checked_sub(before.demoted)?,
+            removed: after.removed.checked_sub(before.removed)?,
+            augmented: after.augmented.checked_sub(before.augmented)?,
+            accepted_4k: after.accepted_4k.checked_sub(before.accepted_4k)?,
+            accepted_2m: after.accepted_2m.checked_sub(before.accepted_2m)?,
+            size_mismatch: after.size_mismatch.checked_sub(before.size_mismatch)?,
+        })
     }
 
     /// Each part with its name.

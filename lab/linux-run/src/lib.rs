@@ -7,6 +7,7 @@
 //! | `model` | what a step must show, from the plan |
 //! | `observe` | does a step and records guest and host |
 //! | `judge` | compares the two |
+//! | `complaints` | which lines of a kernel log are complaints |
 //! | `host` | what the host's kernel shows of leaves and splits |
 //! | `leaves`, `ledger` | what a step must do to them |
 //! | `laws` | compares those two, exactly or by what must hold |
@@ -22,6 +23,7 @@
 
 mod baseline;
 mod boot;
+mod complaints;
 mod court;
 mod host;
 mod judge;

@@ -11,6 +11,8 @@ use tdxlab_plan::linux::{BufferId, LinuxOp};
 use tdxlab_protocol::addr::{Gpa, GpaRange, PageLevel};
 use tdxlab_protocol::linux::{Ask, Extent, Failure, Finding, Outcome, Witness};
 
+use super::complaints;
+
 /// Observation of a step.
 #[derive(Debug)]
 pub(crate) enum Seen {
@@ -229,8 +231,9 @@ impl Observer {
     fn splats(&mut self) -> Result<Vec<String>, LinuxError> {
         let log = account::kernel_log(&self.read(Witness::KernelLog)?);
         let looked = self.looked;
-        let new = account::splats(&log).filter(|message| Some(message.micros) > looked);
-        let splats = new.map(|message| message.text.clone()).collect();
+        let new = log.iter().filter(|message| Some(message.micros) > looked);
+        let splats = new.filter_map(|message| complaints::of_guest(&message.text));
+        let splats = splats.collect();
         self.looked = log.last().map(|message| message.micros).max(looked);
         Ok(splats)
     }

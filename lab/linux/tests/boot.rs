@@ -174,10 +174,12 @@ fn memory_is_filled_found_and_lost_where_a_hole_is_punched() {
     assert_eq!(account::at(&resources, start).unwrap().name, "System RAM");
     let log = account::kernel_log(&guest.ask(Ask::Read(Witness::KernelLog)).unwrap().bytes);
     assert!(log.len() > 100, "{} messages", log.len());
-    assert_eq!(
-        account::splats(&log).collect::<Vec<_>>(),
-        Vec::<&account::Message>::new()
-    );
+    let complains = |text: &str| text.starts_with("WARNING: ") || text.starts_with("BUG: ");
+    let complaints: Vec<_> = log
+        .iter()
+        .filter(|message| complains(&message.text))
+        .collect();
+    assert_eq!(complaints, Vec::<&account::Message>::new());
 
     // The host holds the touched memory without the hole.
     let touched: u64 = guest

@@ -1,0 +1,61 @@
+//! Which lines of a kernel log are complaints: of the host's kernel and of the guest's.
+
+use tdxlab_journal::klog;
+
+/// What a guest's kernel says, too, where it lacks what a scenario must give it: memory, its disk, the
+/// agent's port. Sources: `oom_kill_process()`, `warn_alloc()`, `__ext4_error()`, `virtio_dev_probe()`.
+const OF_GUESTS: [(&str, &str); 4] = [
+    ("", "Out of memory: "),
+    ("", "page allocation failure"),
+    ("EXT4-fs error", ""),
+    ("virtio_console: probe", ""),
+];
+
+/// A line of the host's log, with its kind, if its kernel complains in it.
+pub(crate) fn of_host(line: &str) -> Option<String> {
+    let complaint = klog::complaint(line)?;
+    let decoded = complaint.decoded.map(|decoded| format!(" ({decoded})"));
+    let decoded = decoded.unwrap_or_default();
+    Some(format!("{}: {}{decoded}", complaint.kind, line.trim()))
+}
+
+/// A line of the guest's log, if its kernel complains in it.
+pub(crate) fn of_guest(line: &str) -> Option<String> {
+    let is = |(start, says): &(&str, &str)| line.starts_with(start) && line.contains(says);
+    match of_host(line) {
+        None if OF_GUESTS.iter().any(is) => Some(line.to_owned()),
+        known => known,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[rstest::rstest]
+    #[case::warning("WARNING: CPU: 0 PID: 1 at mm/x.c:3", Some("WARN: WARNING: "))]
+    #[case::seamcall(
+        "kvm_intel: SEAMCALL TDH_MEM_PAGE_REMOVE failed: 0x8000020000000000",
+        Some("failed SEAMCALL: ")
+    )]
+    #[case::program("traps: prog[1] general protection fault ip:1 sp:2 error:0", None)]
+    #[case::no_complaint("Out of memory: Killed process 3 (x)", None)]
+    fn the_host_complains_of_itself(#[case] line: &str, #[case] starts: Option<&str>) {
+        let told = of_host(line);
+        assert_eq!(told.is_some(), starts.is_some(), "{told:?}");
+        assert!(
+            told.unwrap_or_default()
+                .starts_with(starts.unwrap_or_default())
+        );
+    }
+
+    #[rstest::rstest]
+    #[case("Out of memory: Killed process 3 (x)")]
+    #[case("init: page allocation failure: order:9, mode:0x1")]
+    #[case("virtio_console: probe of virtio0 failed with error -5")]
+    #[case("BUG: unable to handle page fault for address: 8")]
+    fn a_guest_may_not_lack_what_a_scenario_gives_it(#[case] line: &str) {
+        assert!(of_guest(line).is_some());
+        assert_eq!(of_guest("Linux version 7.3"), None);
+    }
+}
