@@ -11,7 +11,6 @@ use tdxlab_kernel::doctor::{self, Fact, Status, ThisMachine};
 use tdxlab_plan::{HostKind, TdxModule};
 use tdxlab_qemu::Installed;
 use tdxlab_qemu::interrupt::Interrupt;
-use tdxlab_qemu::version::OLDEST_FOR_TDX;
 
 /// The user's choice.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -196,7 +195,7 @@ pub fn tdx() -> Result<TdxHost, HostError> {
     if let Some(fact) = fact.flatten() {
         return Err(unusable(kind, fact));
     }
-    let qemu = Installed::find(OLDEST_FOR_TDX).map_err(|error| error.on(kind))?;
+    let qemu = Installed::find_for_tdx().map_err(|error| error.on(kind))?;
     Ok(TdxHost::new(qemu, Interrupt::of_process()))
 }
 

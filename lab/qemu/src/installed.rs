@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use super::error::QemuError;
-use super::version::Version;
+use super::version::{OLDEST, OLDEST_FOR_TDX, Version};
 
 /// Names QEMU in place of the search: a name to look up in PATH, or a path.
 pub const PROGRAM_VARIABLE: &str = "TDXLAB_QEMU";
@@ -68,6 +68,25 @@ impl Installed {
         Installed::first_of(&[program.as_os_str()], needed)
     }
 
+    /// Finds one that starts TDs: QEMU 10.1 or newer, or an older one to which a distribution brought
+    /// `tdx-guest`.
+    ///
+    /// # Errors
+    ///
+    /// Missing, not QEMU, or older than 10.1 and without that object.
+    pub fn find_for_tdx() -> Result<Installed, QemuError> {
+        let installed = Installed::find(OLDEST)?;
+        if installed.version.reaches(OLDEST_FOR_TDX) || installed.objects().is_ok_and(has_tdx_guest)
+        {
+            return Ok(installed);
+        }
+        Err(QemuError::TooOld {
+            program: installed.program,
+            found: installed.version,
+            needed: OLDEST_FOR_TDX,
+        })
+    }
+
     /// Output of `-object help`: the object types it supports.
     ///
     /// # Errors
@@ -102,7 +121,7 @@ impl Installed {
             });
         };
         let installed = ask(program)?;
-        if installed.version < needed {
+        if !installed.version.reaches(needed) {
             return Err(QemuError::TooOld {
                 program: installed.program,
                 found: installed.version,
@@ -111,6 +130,12 @@ impl Installed {
         }
         Ok(installed)
     }
+}
+
+/// Whether the output of `-object help` names the object of TDs.
+pub fn has_tdx_guest(objects: impl AsRef<str>) -> bool {
+    let mut words = objects.as_ref().split_whitespace();
+    words.any(|word| word == "tdx-guest")
 }
 
 /// Resolves `name`: a path as it is, else the first such file in PATH.

@@ -30,6 +30,13 @@ impl Version {
         }
     }
 
+    /// Whether it is `needed` or newer. Release candidates, numbered from 90 on, count as what they
+    /// are candidates of: 10.0.92 is 10.1-rc2.
+    pub fn reaches(self, needed: Version) -> bool {
+        let candidate = self.micro >= 90;
+        self >= needed || candidate && Version::new(self.major, self.minor + 1) >= needed
+    }
+
     /// Reads it out of what `--version` prints.
     pub fn parse(said: &str) -> Option<Version> {
         let (_, rest) = said.split_once("version ")?;

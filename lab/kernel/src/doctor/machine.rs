@@ -12,7 +12,8 @@ use parking_lot::Mutex;
 use tdxlab_qemu::installed::CANDIDATES;
 use tdxlab_qemu::{Installed, QemuError, Version};
 
-use super::recording::MachineRecording;
+use super::printed_log;
+use super::recording::{MachineRecording, is_unrecorded};
 use crate::doctor::fact::Fact;
 use crate::gmem_attributes;
 use crate::kmsg;
@@ -142,8 +143,11 @@ impl ThisMachine {
         let text = self.answer("/answers/kernel-log", || {
             Ok(kmsg::since_boot(Path::new(kmsg::DEVICE), &wanted)?.join("\n"))
         })?;
-        let lines = text.lines().filter(|line| wanted(line));
-        Ok(lines.map(str::to_owned).collect())
+        let lines = match &self.answers {
+            Answers::Recorded(_) => printed_log::messages(&text),
+            Answers::This(_) => text.lines().map(str::to_owned).collect(),
+        };
+        Ok(lines.into_iter().filter(|line| wanted(line)).collect())
     }
 
     /// Its QEMU, if that is `needed` or newer.
@@ -166,7 +170,7 @@ impl ThisMachine {
             .unwrap_or_else(|_| "/usr/bin/qemu-system-x86_64".to_owned());
         let program = PathBuf::from(program);
         let version = Version::parse(&banner).ok_or_else(missing)?;
-        if version < needed {
+        if !version.reaches(needed) {
             return Err(QemuError::TooOld {
                 program,
                 found: version,
@@ -178,6 +182,12 @@ impl ThisMachine {
             version,
             banner,
         })
+    }
+
+    /// Whether a recording has no answer about QEMU.
+    pub(super) fn lacks_qemu(&self) -> bool {
+        let answer = self.recorded_answer("/answers/qemu-version");
+        answer.is_some_and(|answer| answer.is_err_and(|error| is_unrecorded(&error)))
     }
 
     /// Records any QEMU, even one that is too old.

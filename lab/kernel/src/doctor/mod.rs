@@ -8,6 +8,7 @@ mod cases;
 mod fact;
 mod kvm;
 mod machine;
+mod printed_log;
 mod qemu;
 mod recording;
 mod rights;

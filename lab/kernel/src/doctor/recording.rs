@@ -36,6 +36,11 @@ pub struct MachineRecording {
 }
 
 impl MachineRecording {
+    /// Whether it has no answer at all.
+    pub fn is_empty(&self) -> bool {
+        self.answers.is_empty()
+    }
+
     /// Parses a recording. Text that does not fit the format is skipped, so its answer is missing.
     pub fn parse(text: &str) -> MachineRecording {
         let mut recording = MachineRecording::default();
@@ -95,12 +100,12 @@ impl MachineRecording {
     ///
     /// # Errors
     ///
-    /// The recorded one, or ENOENT.
+    /// The recorded one, or [`is_unrecorded`].
     pub(super) fn answer(&self, path: &str) -> io::Result<String> {
         match self.answers.get(path) {
             Some(Ok(content)) => Ok(content.trim().to_owned()),
             Some(Err(errno)) => Err(io::Error::from_raw_os_error(*errno)),
-            None => Err(io::Error::from_raw_os_error(libc::ENOENT)),
+            None => Err(unrecorded()),
         }
     }
 
@@ -108,7 +113,7 @@ impl MachineRecording {
     ///
     /// # Errors
     ///
-    /// The recorded one, or ENOENT.
+    /// The recorded one, or [`is_unrecorded`].
     pub(super) fn folder(&self, path: &str) -> io::Result<Vec<String>> {
         let prefix = format!("{path}/");
         if let Some(Err(errno)) = self.answers.get(&prefix) {
@@ -134,16 +139,45 @@ impl MachineRecording {
             }
         }
         match (names.is_empty(), noted) {
-            (true, None) => Err(io::Error::from_raw_os_error(libc::ENOENT)),
+            (true, None) => Err(unrecorded()),
             _ => Ok(names),
         }
     }
+}
+
+fn unrecorded() -> io::Error {
+    io::Error::new(io::ErrorKind::NotFound, "not in the recording")
+}
+
+/// Whether an answer is missing because the recording is not a whole one.
+pub(super) fn is_unrecorded(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::NotFound && error.raw_os_error().is_none()
 }
 
 /// Parses `PATH (errno N)`.
 fn errno_of(head: &str) -> Option<(&str, i32)> {
     let (name, rest) = head.strip_suffix(')')?.rsplit_once(" (errno ")?;
     Some((name, rest.parse().ok()?))
+}
+
+/// Beginnings of those words of a kernel's command line that have to do with TDX or KVM. Others may
+/// identify the machine.
+const PARAMETERS: [&str; 9] = [
+    "kvm",
+    "tdx",
+    "nohibernate",
+    "hibernate=",
+    "noxsave",
+    "clearcpuid=",
+    "nosmt",
+    "nr_cpus=",
+    "maxcpus=",
+];
+
+fn parameters_of_tdx(command_line: &str) -> String {
+    let words = command_line.split_whitespace();
+    let kept = words.filter(|word| PARAMETERS.iter().any(|start| word.starts_with(start)));
+    kept.collect::<Vec<_>>().join(" ") + "\n"
 }
 
 fn without_surplus(path: &str, content: &str) -> String {
@@ -157,6 +191,7 @@ fn without_surplus(path: &str, content: &str) -> String {
             .lines()
             .filter(|line| line.starts_with("Mem") || line.starts_with("Huge"))
             .collect(),
+        "/proc/cmdline" => return parameters_of_tdx(content),
         _ => content.lines().collect(),
     };
     let mut kept = String::new();
@@ -215,6 +250,14 @@ mod tests {
     fn one_processor_stands_for_all() {
         let mut recording = MachineRecording::default();
         recording.note("/proc/cpuinfo", &Ok("a : 1\nb : 2\n\na : 1\n".to_owned()));
+        recording.note(
+            "/proc/cmdline",
+            &Ok("root=UUID=7 kvm_intel.tdx=0 quiet nohibernate".to_owned()),
+        );
+        assert_eq!(
+            recording.answer("/proc/cmdline").unwrap(),
+            "kvm_intel.tdx=0 nohibernate"
+        );
         recording.note(
             "/proc/meminfo",
             &Ok("MemFree: 1 kB\nSwap: 2 kB\n".to_owned()),

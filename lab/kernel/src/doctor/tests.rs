@@ -12,7 +12,7 @@ const ADAPTED: [(&str, Option<&str>); 8] = [
     ("all-well", None),
     ("hibernation-possible", Some("tdx.module")),
     ("huge-pages-and-no-key-left", Some("tdx.key_ids")),
-    ("kernel-too-old", Some("tdx.processor")),
+    ("kernel-too-old", Some("tdx.kernel")),
     ("no-tdx-processor", Some("tdx.processor")),
     ("off-in-firmware", Some("tdx.processor")),
     ("parameter-off", Some("tdx.kvm_intel")),

@@ -88,7 +88,17 @@ fn recorded(file: &Path) -> Result<ThisMachine, CliError> {
             "--recorded wants a file that `tdxlab doctor --record FILE` wrote",
         )
     })?;
-    Ok(ThisMachine::recorded(MachineRecording::parse(&text)))
+    let recording = MachineRecording::parse(&text);
+    if recording.is_empty() {
+        return Err(CliError::usage(
+            format!(
+                "{} is no recording of a machine: it has no line `--- PATH`",
+                file.display()
+            ),
+            "--recorded wants a file that `tdxlab doctor --record FILE` wrote",
+        ));
+    }
+    Ok(ThisMachine::recorded(recording))
 }
 
 fn table(facts: &[Fact]) -> Table {

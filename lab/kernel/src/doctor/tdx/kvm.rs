@@ -5,6 +5,7 @@ use std::io;
 use super::in_place;
 use crate::doctor::fact::Fact;
 use crate::doctor::machine::ThisMachine;
+use crate::doctor::recording::is_unrecorded;
 
 /// KVM_CAP_MEMORY_ATTRIBUTES: the attributes there are.
 const CAP_MEMORY_ATTRIBUTES: u32 = 233;
@@ -42,6 +43,9 @@ pub(super) fn vm_type(machine: &ThisMachine) -> Fact {
 }
 
 fn closed(name: &str, error: &io::Error) -> Fact {
+    if is_unrecorded(error) {
+        return Fact::limited(name, format!("what KVM answers is {error}"));
+    }
     Fact::unusable(name, format!("/dev/kvm does not open: {error}"))
         .advise("load kvm_intel, and add the user to the group kvm")
 }

@@ -125,6 +125,11 @@ pub(super) const MESSAGES: &[Known] = &[
     ),
     consequence("no TDX private KeyIDs available", HOST_PLATFORM),
     consequence("TDX not supported by the host platform", HOST_PLATFORM),
+    cause(
+        "unknown parameter 'tdx' ignored",
+        "this kernel's KVM was built without TDX: use one with CONFIG_INTEL_TDX_HOST, which brings \
+         CONFIG_KVM_INTEL_TDX",
+    ),
     cause("Disable TDX: MAX_VCPU_PER_TD", MORE_CPUS),
     cause(
         "isn't included by kvm_find_user_return_msr",

@@ -15,10 +15,16 @@ use self::log::{Story, TdxLog};
 use super::qemu;
 use crate::doctor::fact::Fact;
 use crate::doctor::machine::ThisMachine;
+use crate::doctor::recording::is_unrecorded;
 
 /// First kernel whose KVM runs TDs, and first one without races that bug the VM.
 const FIRST_KERNEL: (u32, u32) = (6, 16);
 const SOUND_KERNEL: (u32, u32) = (6, 19);
+
+/// First kernel that can be built with both TDX and kexec.
+const WITH_KEXEC: (u32, u32) = (6, 18);
+
+const KVM_INTEL: &str = "/sys/module/kvm_intel";
 
 pub(super) fn facts(machine: &ThisMachine) -> Vec<Fact> {
     let log = TdxLog::of(machine);
@@ -39,6 +45,11 @@ pub(super) fn facts(machine: &ThisMachine) -> Vec<Fact> {
     }
     facts.extend(qemu::for_tdx(machine));
     facts
+}
+
+/// Whether a line of the kernel log is a message about the set-up of TDX whose meaning is known.
+pub(super) fn is_known_message(line: &str) -> bool {
+    messages::message(line).is_some()
 }
 
 fn kernel(machine: &ThisMachine, offered: bool) -> Fact {
@@ -85,6 +96,11 @@ fn parameter(machine: &ThisMachine, log: &io::Result<TdxLog>) -> Fact {
                     Fact::unusable(name, format!("{found}, for the reason that tdx.module tells"))
                         .advise(failure.cure)
                 }
+                _ if is_off_by_command_line(machine) => Fact::unusable(
+                    name,
+                    format!("{found}, as the kernel's command line says"),
+                )
+                .advise("take kvm_intel.tdx=0 off the kernel's command line, or make it 1"),
                 Ok(_) => Fact::unusable(name, found).advise(
                     "boot with kvm_intel.tdx=1, or load kvm_intel with tdx=1; if it stays off, the \
                      kernel log says why when kvm_intel is loaded",
@@ -95,15 +111,54 @@ fn parameter(machine: &ThisMachine, log: &io::Result<TdxLog>) -> Fact {
                 ),
             }
         }
-        Err(_) if machine.exists("/sys/module/kvm_intel") => {
-            Fact::unusable(name, "kvm_intel has no parameter tdx").advise(
-                "use a kernel with CONFIG_INTEL_TDX_HOST, which brings CONFIG_KVM_INTEL_TDX",
-            )
+        Err(_) if machine.exists(KVM_INTEL) => {
+            let excluded = machine.kernel_version() < Some(WITH_KEXEC);
+            let because = match excluded && machine.kernel_version() >= Some(FIRST_KERNEL) {
+                true => "; before 6.18 it excludes CONFIG_KEXEC_CORE, which distributions have",
+                false => "",
+            };
+            Fact::unusable(name, "kvm_intel has no parameter tdx").advise(format!(
+                "use a kernel with CONFIG_INTEL_TDX_HOST, which brings CONFIG_KVM_INTEL_TDX{because}"
+            ))
         }
+        Err(error) if is_unrecorded(&error) && is_unrecorded_folder(machine, KVM_INTEL) => {
+            Fact::limited(name, format!("the parameter tdx of kvm_intel is {error}"))
+        }
+        // What __tdx_hardware_setup() finds wrong keeps the whole module from loading.
         Err(_) => {
-            Fact::unusable(name, "kvm_intel is not loaded").advise("modprobe kvm_intel tdx=1")
+            let fact = Fact::unusable(name, "kvm_intel is not loaded");
+            match log.as_ref().map(TdxLog::story) {
+                Ok(Story::Off(failure)) => fact.advise(format!(
+                    "tdx.module says why it may not load: {}; without TDX, modprobe kvm_intel tdx=0 loads it",
+                    failure.cure
+                )),
+                _ => fact.advise("modprobe kvm_intel tdx=1"),
+            }
         }
     }
+}
+
+/// Whether the kernel's command line turns TDX off.
+fn is_off_by_command_line(machine: &ThisMachine) -> bool {
+    let words = machine.read("/proc/cmdline").unwrap_or_default();
+    // The last one counts.
+    let last = words
+        .split_whitespace()
+        .filter_map(|word| word.strip_prefix("kvm_intel.tdx="))
+        .next_back();
+    last.is_some_and(|value| value.starts_with(['0', 'n', 'N']) || value == "off")
+}
+
+/// Whether KVM is there, and was built without TDX.
+fn kernel_lacks_tdx(machine: &ThisMachine) -> bool {
+    let parameter = machine.read(&format!("{KVM_INTEL}/parameters/tdx"));
+    parameter.is_err() && machine.exists(KVM_INTEL)
+}
+
+fn is_unrecorded_folder(machine: &ThisMachine, path: &str) -> bool {
+    machine
+        .may_list(path)
+        .is_err_and(|error| is_unrecorded(&error))
 }
 
 /// Without huge pages the design is `stock`, which is no fault.

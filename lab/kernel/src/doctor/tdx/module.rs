@@ -4,6 +4,7 @@ use std::io;
 
 use super::log::{Story, TdxLog};
 use crate::doctor::fact::Fact;
+use crate::doctor::recording::is_unrecorded;
 
 const NAME: &str = "tdx.module";
 
@@ -11,6 +12,10 @@ const NAME: &str = "tdx.module";
 pub(super) fn fact(log: &io::Result<TdxLog>, offered: bool) -> Fact {
     let log = match log {
         Ok(log) => log,
+        Err(error) if is_unrecorded(error) => {
+            return Fact::limited(NAME, format!("the kernel log is {error}"))
+                .advise("put what dmesg prints there under a line `--- /answers/kernel-log`");
+        }
         Err(error) => {
             return Fact::limited(NAME, format!("the kernel log cannot be read: {error}"))
                 .advise("run as root, or sysctl kernel.dmesg_restrict=0");

@@ -2,6 +2,8 @@
 
 use crate::doctor::fact::Fact;
 use crate::doctor::machine::ThisMachine;
+use crate::doctor::recording::is_unrecorded;
+use crate::doctor::tdx::kernel_lacks_tdx;
 
 const NAME: &str = "tdx.processor";
 
@@ -20,8 +22,15 @@ const MODELS: [(u32, &str); 6] = [
 /// `key_ids`: the kernel log shows that the firmware assigned key ids to TDX, so the firmware is
 /// not the cause.
 pub(super) fn fact(machine: &ThisMachine, key_ids: bool) -> Fact {
-    let Ok(cpuinfo) = machine.read("/proc/cpuinfo") else {
-        return Fact::unusable(NAME, "/proc/cpuinfo is not readable");
+    let cpuinfo = match machine.read("/proc/cpuinfo") {
+        Ok(cpuinfo) => cpuinfo,
+        Err(error) if is_unrecorded(&error) => {
+            return Fact::limited(NAME, format!("/proc/cpuinfo is {error}"));
+        }
+        Err(error) => {
+            return Fact::unusable(NAME, format!("/proc/cpuinfo is not readable: {error}"))
+                .advise("mount /proc");
+        }
     };
     let has = |flag: &str| {
         let flags = field(&cpuinfo, "flags").unwrap_or_default();
@@ -39,6 +48,15 @@ pub(super) fn fact(machine: &ThisMachine, key_ids: bool) -> Fact {
     } else if has("hypervisor") {
         Fact::unusable(NAME, "this is a virtual machine, and TDX does not nest")
             .advise("run on the bare machine")
+    } else if let (Some(known), true) = (generation(&cpuinfo), kernel_lacks_tdx(machine)) {
+        Fact::limited(
+            NAME,
+            format!(
+                "{model}: {known} has TDX; this kernel does not look for it, so what the firmware \
+                 gives is unknown"
+            ),
+        )
+        .advise("tdx.kvm_intel says what the kernel lacks")
     } else if let Some(known) = generation(&cpuinfo) {
         Fact::unusable(
             NAME,
