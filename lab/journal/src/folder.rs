@@ -158,8 +158,26 @@ impl RunFolder {
 /// Writes a file atomically: whole or not at all. Replaces an existing file.
 ///
 /// The file has no name until it is whole, so that a runner killed meanwhile leaves nothing behind.
-/// File systems without O_TMPFILE get a temporary name.
+/// File systems without O_TMPFILE get a temporary name. A device or a pipe is written to, and not
+/// replaced; a link to a file stays one.
 pub fn write_whole(path: &Path, content: &[u8]) -> Result<(), FolderError> {
+    match fs::metadata(path) {
+        Ok(there) if !there.is_file() || path.starts_with("/dev") || path.starts_with("/proc") => {
+            let file = OpenOptions::new().write(true).open(path);
+            return file
+                .and_then(|mut file| file.write_all(content))
+                .map_err(at(path));
+        }
+        Ok(_) => {
+            let itself = path.canonicalize().map_err(at(path))?;
+            return replace(&itself, content).map_err(at(path));
+        }
+        Err(_) => {}
+    }
+    replace(path, content).map_err(at(path))
+}
+
+fn replace(path: &Path, content: &[u8]) -> io::Result<()> {
     let folder = path.parent().unwrap_or(Path::new("."));
     let unnamed = OpenOptions::new()
         .write(true)
@@ -170,7 +188,6 @@ pub fn write_whole(path: &Path, content: &[u8]) -> Result<(), FolderError> {
         Ok(file) if !path.exists() => name_it(file, content, path),
         _ => rename_it(folder, content, path),
     }
-    .map_err(at(path))
 }
 
 fn name_it(mut file: File, content: &[u8], path: &Path) -> io::Result<()> {
@@ -209,6 +226,43 @@ fn at(path: &Path) -> impl FnOnce(io::Error) -> FolderError {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Root may replace a device: `--record /dev/full` once made it a file.
+    #[test]
+    fn what_is_no_file_is_not_replaced() {
+        use std::os::unix::fs::FileTypeExt;
+        let folder = tempfile::tempdir().unwrap();
+        let pipe = folder.path().join("pipe");
+        nix::unistd::mkfifo(&pipe, nix::sys::stat::Mode::S_IRWXU).unwrap();
+        // Open for both, so that no open waits.
+        let mut end = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .open(&pipe)
+            .unwrap();
+        write_whole(&pipe, b"four").unwrap();
+        let mut said = [0; 4];
+        io::Read::read_exact(&mut end, &mut said).unwrap();
+        assert_eq!(&said, b"four");
+        assert!(fs::metadata(&pipe).unwrap().file_type().is_fifo());
+        let file = folder.path().join("file");
+        let link = folder.path().join("link");
+        write_whole(&file, b"one").unwrap();
+        std::os::unix::fs::symlink(&file, &link).unwrap();
+        write_whole(&link, b"two").unwrap();
+        assert_eq!(fs::read(&file).unwrap(), b"two");
+        assert!(fs::symlink_metadata(&link).unwrap().is_symlink());
+        let refused = write_whole(folder.path(), b"x").unwrap_err();
+        assert!(refused.to_string().contains("Is a directory"), "{refused}");
+        let full = write_whole(Path::new("/dev/full"), b"x").unwrap_err();
+        assert!(full.to_string().contains("No space left"), "{full}");
+        assert!(
+            fs::metadata("/dev/full")
+                .unwrap()
+                .file_type()
+                .is_char_device()
+        );
+    }
 
     #[test]
     fn runs_that_start_together_have_folders_of_their_own() {

@@ -340,7 +340,10 @@ pub enum JournalError {
     },
     /// The file could not be opened or read.
     #[error("cannot read {}: {source}", path.display())]
-    #[diagnostic(code(journal::read))]
+    #[diagnostic(
+        code(journal::read),
+        help("name the folder of one run, such as reports/latest: its journal is in it")
+    )]
     Read {
         /// The journal.
         path: PathBuf,

@@ -25,6 +25,7 @@ pub mod boot;
 pub mod content;
 mod cost;
 pub mod folder;
+pub mod input;
 mod inside;
 pub mod interleaving;
 pub mod journal;

@@ -1,11 +1,11 @@
 //! Reads a journal back, whole or cut off.
 
-use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 
+use super::input;
 use super::journal::{Event, FILE, JournalError, Line, RunStarted, VERSION};
 
 /// Longest line that is read. The longest that are written hold the results of a step that went
@@ -30,7 +30,7 @@ impl std::fmt::Debug for JournalReader {
 impl JournalReader {
     /// Opens a journal and reads its first line.
     pub fn open(path: &Path) -> Result<JournalReader, JournalError> {
-        let file = File::open(path).map_err(|source| JournalError::Read {
+        let file = input::open(path).map_err(|source| JournalError::Read {
             path: path.to_owned(),
             source,
         })?;
@@ -44,7 +44,7 @@ impl JournalReader {
             Ok(true) => JournalReader::open(&inside),
             _ if what.is_dir() => Err(JournalError::Read {
                 path: inside,
-                source: io::ErrorKind::NotFound.into(),
+                source: io::Error::from_raw_os_error(libc::ENOENT),
             }),
             _ => JournalReader::open(what),
         }

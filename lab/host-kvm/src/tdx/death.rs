@@ -194,6 +194,20 @@ fn by_signal(status: ExitStatus, log_is_read: bool) -> (Killer, String) {
             };
             (Killer::Vmm, format!("QEMU was killed by SIGKILL, {by}"))
         }
+        Some(libc::SIGSYS) => (
+            Killer::Vmm,
+            "QEMU was killed by SIGSYS: a seccomp filter (-sandbox, or that of a service) forbids a system \
+             call"
+                .to_owned(),
+        ),
+        Some(libc::SIGXCPU | libc::SIGXFSZ) => (
+            Killer::Vmm,
+            format!("QEMU was killed at a limit of this user ({status}), see ulimit"),
+        ),
+        Some(libc::SIGTERM | libc::SIGINT | libc::SIGHUP) => (
+            Killer::Vmm,
+            format!("QEMU was told to end from outside the lab ({status})"),
+        ),
         Some(libc::SIGSEGV | libc::SIGABRT | libc::SIGILL | libc::SIGFPE) => {
             (Killer::Vmm, format!("QEMU crashed ({status})"))
         }
@@ -370,6 +384,9 @@ mod tests {
     #[case::killed_and_no_log(9, None, Killer::Vmm, "cannot be read")]
     #[case::bus(7, Some(""), Killer::HostMemory, "hugetlb pool")]
     #[case::crash(6 | 0x80, Some(""), Killer::Vmm, "crashed")]
+    #[case::seccomp(31 | 0x80, Some(""), Killer::Vmm, "seccomp filter")]
+    #[case::limit(24, Some(""), Killer::Vmm, "ulimit")]
+    #[case::terminated(15, Some(""), Killer::Vmm, "from outside")]
     #[case::exit(1 << 8, Some(""), Killer::Vmm, "exit status: 1")]
     #[case::poison(
         7,

@@ -43,6 +43,12 @@ const LAST_WORDS: &[Words] = &[
         "the kernel found no memory for a hole that QEMU punched",
     ),
     with(
+        "Failed to discard range",
+        "(-12)",
+        Killer::HostMemory,
+        "the kernel found no memory for a hole that QEMU punched",
+    ),
+    with(
         HOLE,
         "ram_block_discard_guest_memfd_range",
         Killer::Vmm,
@@ -152,7 +158,53 @@ const LAST_WORDS: &[Words] = &[
         Killer::Vmm,
         "QEMU ran a vCPU whose registers it had not set",
     ),
+    with(
+        RUN,
+        "Operation not permitted",
+        Killer::Vmm,
+        "EPERM: QEMU may not run vCPUs (a seccomp filter, or a security module)",
+    ),
+    words(
+        "mlock: ",
+        Killer::Vmm,
+        "QEMU may lock too little memory (RLIMIT_MEMLOCK)",
+    ),
     words("Cannot allocate memory", Killer::HostMemory, NO_MEMORY),
+    words(
+        "Failed to discard range",
+        Killer::Vmm,
+        "the kernel did not take back memory that QEMU gave up",
+    ),
+    words(
+        "error registering slot",
+        Killer::Vmm,
+        "QEMU laid out memory as KVM does not take it",
+    ),
+    words(
+        "Failed to put registers",
+        Killer::Vmm,
+        "QEMU set registers as KVM does not take them",
+    ),
+    words(
+        "Too many open files",
+        Killer::Vmm,
+        "QEMU may open too few files (ulimit -n)",
+    ),
+    words(
+        "qemu: hardware error:",
+        Killer::Vmm,
+        "QEMU gave up over one of its own devices",
+    ),
+    words(
+        "terminating on signal",
+        Killer::Vmm,
+        "a signal from outside the lab told QEMU to end",
+    ),
+    words(
+        "qemu_prealloc_mem: preallocating memory failed",
+        Killer::HostMemory,
+        "the host had no page for memory that QEMU reserved (an empty hugetlb pool, a full tmpfs)",
+    ),
     words(
         "Insufficient free host memory pages",
         Killer::HostMemory,
@@ -294,6 +346,63 @@ mod tests {
         "qemu-system-x86_64: Insufficient free host memory pages available to allocate guest RAM",
         Killer::HostMemory,
         "hugetlb"
+    )]
+    #[case(
+        "2026-11-20T09:30:01.123456Z qemu-system-x86_64: error: kvm run failed Operation not permitted",
+        Killer::Vmm,
+        "seccomp"
+    )]
+    #[case(
+        "internal error: QEMU unexpectedly closed the monitor (vm='td'): error: kvm run failed Bad address",
+        Killer::Vmm,
+        "no memory behind a guest page"
+    )]
+    #[case(
+        "qemu-system-x86_64: mlock: Cannot allocate memory\nqemu-system-x86_64: locking memory failed",
+        Killer::Vmm,
+        "RLIMIT_MEMLOCK"
+    )]
+    #[case(
+        "qemu-system-x86_64: ram_block_discard_range: Failed to discard range ram:0 +1000 (-12)",
+        Killer::HostMemory,
+        "no memory for a hole"
+    )]
+    #[case(
+        "qemu-system-x86_64: ram_block_discard_range: Failed to discard range ram:0 +1000 (-22)",
+        Killer::Vmm,
+        "take back"
+    )]
+    #[case(
+        "kvm_set_user_memory_region: KVM_SET_USER_MEMORY_REGION2 failed, slot=3: Cannot allocate memory\n\
+         kvm_set_phys_mem: error registering slot: Cannot allocate memory",
+        Killer::HostMemory,
+        "no memory on the host"
+    )]
+    #[case(
+        "kvm_set_phys_mem: error registering slot: Invalid argument",
+        Killer::Vmm,
+        "laid out"
+    )]
+    #[case(
+        "qemu-system-x86_64: kvm_gmem: Too many open files",
+        Killer::Vmm,
+        "ulimit -n"
+    )]
+    #[case("qemu: hardware error: pci: bad address", Killer::Vmm, "own devices")]
+    #[case(
+        "qemu-system-x86_64: terminating on signal 15 from pid 99 (libvirtd)",
+        Killer::Vmm,
+        "signal from outside"
+    )]
+    #[case(
+        "qemu-system-x86_64: qemu_prealloc_mem: preallocating memory failed: Bad address",
+        Killer::HostMemory,
+        "hugetlb"
+    )]
+    #[case(
+        "qemu-system-x86_64: Hardware memory error for memory used by QEMU itself instead of guest system!",
+        Killer::HostMemory,
+        "broken"
     )]
     fn words_blame_the_right_side(#[case] stderr: &str, #[case] by: Killer, #[case] says: &str) {
         let (found, text) = last_words(stderr, Some(&[])).unwrap();

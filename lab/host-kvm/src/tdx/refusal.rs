@@ -3,6 +3,8 @@
 //! Source: error texts of QEMU 10.1 to 11.1 (accel/kvm/kvm-all.c, target/i386/kvm/tdx.c,
 //! hw/i386/tdvf.c) and of `arch/x86/kvm/vmx/tdx.c`. Those of the ioctls were seen in rehearsals.
 
+use tdxlab_journal::seamcall::SeamcallStatus;
+
 /// A text in QEMU's stderr, and the remedy.
 struct Refusal {
     text: &'static str,
@@ -32,7 +34,7 @@ const INIT_VM: &str = "TDX ioctl KVM_TDX_INIT_VM failed";
 const INIT_MEM_REGION: &str = "TDX ioctl KVM_TDX_INIT_MEM_REGION failed";
 
 /// The first that fits counts: causes before what follows from them.
-const REFUSALS: [Refusal; 48] = [
+const REFUSALS: [Refusal; 57] = [
     refusal(
         "vm-type TDX not supported by KVM",
         "KVM runs no TDs here: boot with kvm_intel.tdx=1 nohibernate, then see `tdxlab doctor`",
@@ -40,6 +42,30 @@ const REFUSALS: [Refusal; 48] = [
     refusal(
         "cannot set up private guest memory for tdx-guest: KVM required",
         "the QEMU in use runs TCG for a TD; use one with KVM, or name it in TDXLAB_QEMU",
+    ),
+    refusal(
+        "invalid accelerator kvm",
+        "this QEMU was built without KVM; name another in TDXLAB_QEMU",
+    ),
+    refusal(
+        "unsupported machine type",
+        "this QEMU has no such machine: take one for x86_64, built with q35 (and microvm)",
+    ),
+    refusal(
+        "seccomp",
+        "a seccomp filter keeps QEMU from starting: take -sandbox off, or start it outside of the service",
+    ),
+    of_ioctl(
+        "tdx-guest",
+        "is unexpected",
+        "this QEMU's tdx-guest has no such property: QEMU and tdxlab do not go together; name another in \
+         TDXLAB_QEMU",
+    ),
+    of_ioctl(
+        "tdx-guest",
+        "not found",
+        "this QEMU's tdx-guest has no such property: QEMU and tdxlab do not go together; name another in \
+         TDXLAB_QEMU",
     ),
     refusal("invalid object type: tdx-guest", OLD_QEMU),
     refusal("does not accept value 'tdx-guest'", OLD_QEMU),
@@ -95,6 +121,11 @@ const REFUSALS: [Refusal; 48] = [
     refusal(
         "KVM_CREATE_VCPU IOCTL failed",
         "a vCPU could not be made: see dmesg, and whether the host has memory left",
+    ),
+    of_ioctl(
+        "ioctl(KVM_CREATE_VM) failed",
+        "Device or resource busy",
+        "another hypervisor has VMX on this machine: end it, then load kvm_intel again",
     ),
     refusal(
         "ioctl(KVM_CREATE_VM) failed",
@@ -166,6 +197,10 @@ const REFUSALS: [Refusal; 48] = [
          status code",
     ),
     refusal(
+        "Too many open files",
+        "raise the limit of open files (ulimit -n): each vCPU and each piece of memory takes some",
+    ),
+    refusal(
         "Error creating KVM guest_memfd",
         "KVM could not make private memory: see dmesg and free memory",
     ),
@@ -178,6 +213,14 @@ const REFUSALS: [Refusal; 48] = [
     refusal(
         "failed to set memory",
         "KVM did not make guest memory private: see dmesg and free memory",
+    ),
+    refusal(
+        "mlock: ",
+        "QEMU may lock too little memory: raise RLIMIT_MEMLOCK (ulimit -l)",
+    ),
+    refusal(
+        "RLIMIT_MEMLOCK",
+        "QEMU may lock too little memory: raise RLIMIT_MEMLOCK (ulimit -l)",
     ),
     refusal(
         "Cannot allocate memory",
@@ -206,8 +249,21 @@ pub fn explain(stderr: &str) -> Option<(String, &'static str)> {
         let line = line
             .rsplit_once("qemu-system-x86_64: ")
             .map_or(line, |(_, line)| line);
-        Some((line.trim().to_owned(), refusal.advice))
+        let line = line.trim();
+        let text = match status(line) {
+            Some(status) => format!("{line} ({status})"),
+            None => line.to_owned(),
+        };
+        Some((text, refusal.advice))
     })
+}
+
+/// The TDX module's status in what QEMU says of an ioctl: `hw_errors: 0xc000...`.
+fn status(line: &str) -> Option<SeamcallStatus> {
+    let (_, rest) = line.split_once("hw_errors: 0x")?;
+    let end = rest.find(|c: char| !c.is_ascii_hexdigit());
+    let status = u64::from_str_radix(&rest[..end.unwrap_or(rest.len())], 16).ok()?;
+    (status != 0).then_some(SeamcallStatus(status))
 }
 
 #[cfg(test)]
@@ -217,7 +273,43 @@ mod tests {
     use super::*;
 
     /// QEMU's stderr, and a word of the advice.
-    const TEXTS: [(&str, &str); 48] = [
+    const TEXTS: [(&str, &str); 57] = [
+        (
+            "qemu-system-x86_64: -accel kvm: invalid accelerator kvm\n",
+            "without KVM",
+        ),
+        (
+            "qemu-system-x86_64: -machine q35: unsupported machine type\n",
+            "no such machine",
+        ),
+        (
+            "failed to install seccomp syscall filter in the kernel: Operation not permitted\n",
+            "-sandbox",
+        ),
+        (
+            "qemu-system-x86_64: -object tdx-guest,id=td,x=on: Parameter 'x' is unexpected\n",
+            "no such property",
+        ),
+        (
+            "qemu-system-x86_64: -object tdx-guest,id=td,x=on: Property 'tdx-guest.x' not found\n",
+            "no such property",
+        ),
+        (
+            "qemu-system-x86_64: mlock: Cannot allocate memory\nlocking memory failed\n",
+            "ulimit -l",
+        ),
+        (
+            "vfio_dma_map failed: Cannot allocate memory, check RLIMIT_MEMLOCK\n",
+            "ulimit -l",
+        ),
+        (
+            "Error creating KVM guest_memfd: Too many open files\n",
+            "ulimit -n",
+        ),
+        (
+            "ioctl(KVM_CREATE_VM) failed: 16 Device or resource busy\n",
+            "another hypervisor",
+        ),
         (
             "qemu-system-x86_64: -accel kvm: vm-type TDX not supported by KVM\n",
             "kvm_intel.tdx=1",
@@ -396,17 +488,25 @@ mod tests {
 
     #[test]
     fn each_text_says_what_to_do() {
-        for ((stderr, advice), refusal) in TEXTS.iter().zip(&REFUSALS) {
+        for (stderr, advice) in TEXTS {
             let (line, said) = explain(stderr).unwrap_or_else(|| panic!("{stderr}"));
             assert!(said.contains(advice), "{stderr}: {said}");
-            assert_eq!(
-                said, refusal.advice,
-                "{stderr}: another refusal comes first"
-            );
             assert!(
                 !line.contains('\n') && !line.starts_with("qemu-system"),
                 "{line}"
             );
+        }
+    }
+
+    /// No refusal is hidden behind another.
+    #[test]
+    fn each_refusal_has_a_text() {
+        for refusal in &REFUSALS {
+            let fits = |line: &str| line.contains(refusal.text) && line.contains(refusal.with);
+            let found = TEXTS.iter().find(|(stderr, _)| {
+                stderr.lines().any(fits) && explain(stderr).unwrap().1 == refusal.advice
+            });
+            assert!(found.is_some(), "{} {}", refusal.text, refusal.with);
         }
     }
 
@@ -424,5 +524,15 @@ mod tests {
     #[case("")]
     fn an_unknown_text_is_left_as_it_is(#[case] stderr: &str) {
         assert_eq!(explain(stderr), None);
+    }
+
+    #[test]
+    fn the_modules_status_is_decoded() {
+        let said =
+            "TDX ioctl KVM_TDX_INIT_VM failed, hw_errors: 0x8000020000000080: Input/output error";
+        let (line, _) = explain(said).unwrap();
+        assert!(line.contains("OPERAND_BUSY"), "{line}");
+        let (line, _) = explain(&said.replace("8000020000000080", "0")).unwrap();
+        assert!(!line.contains('('), "{line}");
     }
 }

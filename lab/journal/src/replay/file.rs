@@ -1,7 +1,6 @@
 //! Reads and writes replay files.
 
 use std::collections::BTreeMap;
-use std::fs::File;
 use std::io::{self, Read};
 use std::path::Path;
 
@@ -12,6 +11,7 @@ use tdxlab_plan::{Plan, op_words};
 use super::error::ReplayError;
 use super::model::{MAX_BYTES, Replay, ReplayOrigin, VERSION};
 use super::orders;
+use crate::input;
 use crate::interleaving::Interleaving;
 
 /// Name of a replay file in the folder of a scenario.
@@ -158,7 +158,7 @@ pub fn read(path: &Path) -> Result<Replay, ReplayError> {
         path: path.to_owned(),
         source,
     };
-    let file = File::open(path).map_err(failed)?;
+    let file = input::open(path).map_err(failed)?;
     let bytes = file.metadata().map_err(failed)?.len();
     let too_large = |bytes| ReplayError::TooLarge {
         path: path.to_owned(),

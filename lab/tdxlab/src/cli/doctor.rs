@@ -1,11 +1,13 @@
 //! `tdxlab doctor`: checks what this machine can do, with remedies.
 
+use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use clap::Args;
 use comfy_table::Table;
 use console::style;
 use tdxlab_journal::folder::write_whole;
+use tdxlab_journal::input;
 use tdxlab_kernel::doctor::{self, Fact, MachineRecording, Status, ThisMachine};
 use tdxlab_report::table;
 
@@ -81,8 +83,14 @@ impl Doctor {
     }
 }
 
+/// Most bytes of a recording that are read. A whole one has 20 KiB.
+const MOST_RECORDED: u64 = 16 << 20;
+
 fn recorded(file: &Path) -> Result<ThisMachine, CliError> {
-    let text = std::fs::read_to_string(file).map_err(|source| {
+    let mut text = String::new();
+    let read =
+        input::open(file).and_then(|open| open.take(MOST_RECORDED).read_to_string(&mut text));
+    read.map_err(|source| {
         CliError::usage(
             format!("cannot read {}: {source}", file.display()),
             "--recorded wants a file that `tdxlab doctor --record FILE` wrote",

@@ -1,11 +1,13 @@
 //! Options that several commands share.
 
+use std::io;
 use std::path::{Path, PathBuf};
 
 use clap::{Args, ValueEnum};
 use tdxlab_faults as faults;
 use tdxlab_faults::Fault;
 use tdxlab_host::Host;
+use tdxlab_journal::input;
 use tdxlab_judge::AllowList;
 use tdxlab_plan::{Design, HostKind, TdxModule};
 
@@ -110,12 +112,14 @@ pub(super) fn allow_list(path: Option<&Path>) -> Result<AllowList, CliError> {
     let Some(path) = path else {
         return Ok(AllowList::default());
     };
-    let text = std::fs::read_to_string(path).map_err(|source| {
-        CliError::usage(
-            format!("cannot read {}: {source}", path.display()),
-            "--allow-log wants a text file",
-        )
-    })?;
+    let text = input::open(path)
+        .and_then(io::read_to_string)
+        .map_err(|source| {
+            CliError::usage(
+                format!("cannot read {}: {source}", path.display()),
+                "--allow-log wants a text file",
+            )
+        })?;
     AllowList::parse(&text).map_err(|error| {
         CliError::usage(
             format!("{}: {error}", path.display()),
