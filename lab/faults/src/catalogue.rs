@@ -291,7 +291,7 @@ pub const ROWS: &[Known] = &[
         F,
         "DEMOTE of one TD meets PAMT.ADD of another",
         &[],
-        "the side of PAMT.ADD: there is one TD and no dynamic PAMT",
+        "the side of PAMT.ADD: there is one TD",
     ),
     known(
         34,

@@ -124,24 +124,6 @@ faults! {
         }
     }
 
-    "demote-against-pamt-add": "DEMOTE stays busy because another TD adds PAMT memory, which no kick ends"
-    ("operand 0xc, RFC v5 thread, June 2026", rows 33, under "v5", seen by Td KernelLog)
-    DemoteAgainstPamt { made: u64 } {
-        fn seamcall(&mut self, call: Seamcall) -> Option<Status> {
-            busy_twice(&mut self.made, call, Seamcall::PageDemote).map(|status| status.detail(0xc))
-        }
-    }
-
-    "demote-without-pamt-pages": "DEMOTE gets no PAMT pages for the range it splits and refuses"
-    ("PAMT get missing in the split path, alternative branch of RFC v5", rows 35, under "v5",
-     seen by Td KernelLog)
-    DemoteWithoutPamt {} {
-        fn seamcall(&mut self, call: Seamcall) -> Option<Status> {
-            // R12 holds the first of the two pages.
-            (call == Seamcall::PageDemote).then_some(Status::OPERAND_INVALID.detail(12))
-        }
-    }
-
     "demote-interrupted": "an old module gives DEMOTE up when an interrupt is pending, and nobody tries again"
     ("module without ENHANCE_DEMOTE_INTERRUPTIBILITY, v3 patch 2", rows 32, under "v3",
      seen by Td KernelLog)
@@ -207,16 +189,6 @@ faults! {
         fn split_stages(&mut self, _: Why) -> &'static [SplitStage] {
             use SplitStage::{Count, Mirror, Sept, Trace};
             &[Sept, Sept, Mirror, Count, Trace]
-        }
-    }
-
-    "pamt-refcount-underflow": "after a split the PAMT reference count is wrong: a later REMOVE fails"
-    ("count must be set to 512, RFC v5 thread", rows 37, under "headtail", seen by Td KernelLog)
-    PamtUnderflow { demoted: bool } {
-        fn seamcall(&mut self, call: Seamcall) -> Option<Status> {
-            self.demoted |= call == Seamcall::PageDemote;
-            (self.demoted && call == Seamcall::PageRemove)
-                .then_some(Status::EPT_ENTRY_STATE_INCORRECT.rcx())
         }
     }
 

@@ -1,7 +1,7 @@
 //! Allocation failures, errors swallowed, memory kept or lost.
 
 use tdxlab_softkvm::policy::{
-    Allocation, AtTheEnd, ConversionStage, Failure, Faithful, HoleStage, HostCallKind, Why,
+    Allocation, AtTheEnd, ConversionStage, Failure, Faithful, HoleStage, HostCallKind, PamtFor, Why,
 };
 
 use super::faults;
@@ -177,6 +177,48 @@ faults! {
     FileKeptAtTheEnd {} {
         fn frees_at_the_end(&mut self, what: AtTheEnd) -> bool {
             what != AtTheEnd::File
+        }
+    }
+
+    "demote-without-pamt-pages": "a split gives the module no pages for the metadata of 512 leaves"
+    ("missing PAMT get in the split path, Dynamic PAMT with huge pages", rows 35, under "v5",
+     seen by Td KernelLog)
+    DemoteWithoutPamtPages {} {
+        fn gives_pamt_pages(&mut self, what: PamtFor) -> bool {
+            what != PamtFor::Children
+        }
+    }
+
+    "table-without-pamt-pages": "a new S-EPT table lies in memory that the module has no metadata for"
+    ("RFC v5 patch 21: PAMT pages for the new S-EPT page", under "v5", seen by Td KernelLog)
+    TableWithoutPamtPages {} {
+        fn gives_pamt_pages(&mut self, what: PamtFor) -> bool {
+            what != PamtFor::Table
+        }
+    }
+
+    "pamt-refcount-underflow": "a split counts one page of its range, not 512: the next removal takes the metadata"
+    ("PAMT refcount not set to 512 after a split: later removals underflow, RFC v5", rows 37,
+     under "headtail", seen by Td KernelLog)
+    PamtUnderflow {} {
+        fn pamt_pages_of_split(&mut self, _: u64) -> u64 {
+            1
+        }
+    }
+
+    "pamt-pages-leaked": "what PAMT.REMOVE gives back is never freed"
+    ("tdx_pamt_put() loses the pages", under "v5", seen by Remains)
+    PamtPagesLeaked {} {
+        fn frees_pamt_pages(&mut self) -> bool {
+            false
+        }
+    }
+
+    "demote-against-pamt-add": "a split meets the PAMT.ADD of another TD: DEMOTE is busy twice, and the VM is dead"
+    ("DEMOTE against PAMT.ADD of another TD, June 2026", rows 33, under "v5", seen by Td KernelLog)
+    DemoteAgainstPamtAdd {} {
+        fn demotes_under_pamt_lock(&mut self) -> bool {
+            false
         }
     }
 

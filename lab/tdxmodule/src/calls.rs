@@ -45,8 +45,52 @@ impl<M: PhysicalMemory> Platform<M> {
 
     /// TDH.MEM.PAGE.DEMOTE: replaces a blocked 2M leaf by `table`, filled with 512 leaves of the
     /// same state over the same frames.
-    pub fn page_demote(&mut self, gpa: Gpa, level: PageLevel, table: Pfn) -> Status {
-        self.call(Seamcall::PageDemote, gpa, level.into(), Some(table))
+    ///
+    /// With Dynamic PAMT, `pair` becomes the metadata of these leaves.
+    pub fn page_demote(
+        &mut self,
+        gpa: Gpa,
+        level: PageLevel,
+        table: Pfn,
+        pair: Option<[Pfn; 2]>,
+    ) -> Status {
+        let [first, second] = pair.map_or([0; 2], |pair| pair.map(Pfn::address));
+        let mut regs = SeamcallRegs {
+            rcx: gpa.as_u64() | Level::from(level).tdx(),
+            r8: table.address(),
+            r12: first,
+            r13: second,
+            ..SeamcallRegs::default()
+        };
+        self.seamcall(Seamcall::PageDemote, &mut regs)
+    }
+
+    /// TDH.PHYMEM.PAMT.ADD: gives the 2M range from `range` the pages for its metadata.
+    pub fn pamt_add(&mut self, range: Pfn, pair: [Pfn; 2]) -> Status {
+        let [first, second] = pair.map(Pfn::address);
+        let mut regs = SeamcallRegs {
+            rcx: range.address() | Level::Pmd.tdx(),
+            rdx: first,
+            r8: second,
+            ..SeamcallRegs::default()
+        };
+        self.seamcall(Seamcall::PamtAdd, &mut regs)
+    }
+
+    /// TDH.PHYMEM.PAMT.REMOVE: takes them away again.
+    ///
+    /// # Errors
+    ///
+    /// The status: a page of the range is in use, or there are no such pages.
+    pub fn pamt_remove(&mut self, range: Pfn) -> Result<[Pfn; 2], Status> {
+        let mut regs = SeamcallRegs {
+            rcx: range.address() | Level::Pmd.tdx(),
+            ..SeamcallRegs::default()
+        };
+        match self.seamcall(Seamcall::PamtRemove, &mut regs) {
+            Status::SUCCESS => Ok([Pfn(regs.rdx >> 12), Pfn(regs.r8 >> 12)]),
+            status => Err(status),
+        }
     }
 
     /// TDH.MEM.PAGE.REMOVE: frees the entry of a blocked leaf.

@@ -29,8 +29,8 @@ impl<M: PhysicalMemory> Platform<M> {
         self.pamt.begin();
         let level = (regs.rcx & 7) as usize;
         let result = match call {
-            Seamcall::PamtAdd => self.pamt_add(regs),
-            Seamcall::PamtRemove => self.pamt_remove(regs),
+            Seamcall::PamtAdd => self.do_pamt_add(regs),
+            Seamcall::PamtRemove => self.do_pamt_remove(regs),
             _ => self.seamcall_on_td(call, regs),
         };
         match result {

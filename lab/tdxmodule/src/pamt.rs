@@ -426,6 +426,11 @@ impl Pamt {
         self.given.extend(pair);
     }
 
+    /// Whether a walk found a page of this size that the TD or its S-EPT has.
+    pub(super) fn is_of_td(reached: &Reached, level: PageLevel) -> bool {
+        reached.level == level && matches!(reached.page, PageType::Td | PageType::Table)
+    }
+
     /// Whether a walk found a range that is free and has no PAMT pages.
     pub(super) const fn is_bare(reached: &Reached) -> bool {
         matches!(reached.level, PageLevel::Size2M) && matches!(reached.page, PageType::Free)

@@ -1,6 +1,7 @@
-//! SEAMCALLs on machine memory: PHYMEM.PAMT.ADD, PHYMEM.PAMT.REMOVE.
+//! SEAMCALLs on machine memory: PHYMEM.PAMT.ADD, PHYMEM.PAMT.REMOVE, PHYMEM.PAGE.RECLAIM.
 //!
-//! Source: `tdh_phymem_pamt_add.c`, `tdh_phymem_pamt_remove.c`. Neither accesses a TD.
+//! Source: `tdh_phymem_pamt_add.c`, `tdh_phymem_pamt_remove.c`,
+//! `tdh_phymem_page_reclaim.c`. None accesses a TD.
 
 use tdxlab_protocol::addr::PageLevel;
 
@@ -34,8 +35,26 @@ impl<M: PhysicalMemory> Platform<M> {
         Ok((range, reached))
     }
 
+    /// TDH.PHYMEM.PAGE.RECLAIM: takes a page back from a TD that has no key any more.
+    ///
+    /// # Errors
+    ///
+    /// The status: it is no such page of the TD or of its tables.
+    pub fn page_reclaim(&mut self, frame: Pfn, level: PageLevel) -> Result<(), Status> {
+        self.pamt.begin();
+        let reached = self
+            .pamt
+            .walk(frame, level, Hold::Exclusive)
+            .map_err(Status::rcx)?;
+        if !Pamt::is_of_td(&reached, level) {
+            return Err(Status::PAGE_METADATA_INCORRECT.rcx());
+        }
+        self.pamt.release(frame, level);
+        Ok(())
+    }
+
     /// TDH.PHYMEM.PAMT.ADD: gives the 2M range of RCX the pages in RDX and R8 for its metadata.
-    pub(super) fn pamt_add(&mut self, regs: &mut SeamcallRegs) -> Result<(), Status> {
+    pub(super) fn do_pamt_add(&mut self, regs: &mut SeamcallRegs) -> Result<(), Status> {
         const OPERANDS: [u64; 2] = [Status::RDX, Status::R8];
         let hpa = self.pamt_range(regs.rcx)?;
         let pair = [
@@ -52,7 +71,7 @@ impl<M: PhysicalMemory> Platform<M> {
     }
 
     /// TDH.PHYMEM.PAMT.REMOVE: takes them away again, into RDX and R8.
-    pub(super) fn pamt_remove(&mut self, regs: &mut SeamcallRegs) -> Result<(), Status> {
+    pub(super) fn do_pamt_remove(&mut self, regs: &mut SeamcallRegs) -> Result<(), Status> {
         let hpa = self.pamt_range(regs.rcx)?;
         let (range, _) = self.walk_range(hpa)?;
         let [first, second] = self.pamt.remove_pair(range)?;

@@ -426,6 +426,28 @@ pub trait Policy: Send {
         None
     }
 
+    // KVM: Dynamic PAMT.
+
+    /// Whether KVM gives the module the pages for metadata that this needs.
+    fn gives_pamt_pages(&mut self, what: PamtFor) -> bool {
+        true
+    }
+
+    /// How many 4K pages KVM counts for a 2M range whose leaf was split into `pages`.
+    fn pamt_pages_of_split(&mut self, pages: u64) -> u64 {
+        pages
+    }
+
+    /// Whether a DEMOTE is kept apart from the PAMT.ADD of other TDs.
+    fn demotes_under_pamt_lock(&mut self) -> bool {
+        true
+    }
+
+    /// Whether KVM frees the pages that PAMT.REMOVE gives back.
+    fn frees_pamt_pages(&mut self) -> bool {
+        true
+    }
+
     /// Whether the end of a VM gives this back.
     fn frees_at_the_end(&mut self, what: AtTheEnd) -> bool {
         true
@@ -571,6 +593,17 @@ pub enum AtTheEnd {
     File,
 }
 
+/// What the module needs metadata for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum PamtFor {
+    /// A 4K page of the guest.
+    Page,
+    /// A table of the S-EPT.
+    Table,
+    /// The 512 pages that a leaf is split into.
+    Children,
+}
+
 /// An allocation that can fail.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Allocation {
@@ -586,6 +619,8 @@ pub enum Allocation {
     Page,
     /// A page of the VMM's own memory that backs a shared page.
     UserPage,
+    /// A page for metadata of the module (Dynamic PAMT).
+    PamtPage,
 }
 
 /// Why a page counter moves.

@@ -65,6 +65,7 @@ impl KvmDesign {
                 range_split: RangeSplit::Never,
                 splits_for_accept: false,
                 conversion: Conversion::AttributesAndHole,
+                dynamic_pamt: false,
             },
             KvmDesign::V3 => Rules {
                 leaf: PageLevel::Size2M,
@@ -73,9 +74,11 @@ impl KvmDesign {
                 range_split: RangeSplit::Walk,
                 splits_for_accept: true,
                 conversion: Conversion::InPlace,
+                dynamic_pamt: false,
             },
             KvmDesign::V5 => Rules {
                 range_split: RangeSplit::HeadAndTail,
+                dynamic_pamt: true,
                 ..KvmDesign::V3.rules()
             },
             KvmDesign::HeadTail => Rules {
@@ -133,6 +136,9 @@ pub struct Rules {
     pub splits_for_accept: bool,
     /// How a range changes sides.
     pub conversion: Conversion,
+    /// Whether the module gets pages for metadata of 4K pages when they are needed, if it can do
+    /// without until then.
+    pub dynamic_pamt: bool,
 }
 
 /// How the leaves to split for a range are found.

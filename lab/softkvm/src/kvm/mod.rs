@@ -12,6 +12,7 @@
 //! | [`hole`] | calls of the host |
 //! | [`others`] | held pages, slots that go, a VMM that does not serve |
 //! | [`tdx`] | SEAMCALL sequences |
+//! | [`pamt`] | pages for the module's metadata, where it takes them as they are needed |
 //! | [`teardown`] | the end of the VM |
 //! | [`stats`] | externally visible counters, events and log lines |
 //! | [`dump`] | all mappings as text, for debugging |
@@ -25,6 +26,7 @@ pub(crate) mod fault;
 pub(crate) mod hole;
 mod mirror;
 mod others;
+mod pamt;
 mod slots;
 mod split;
 pub(crate) mod stats;
@@ -43,6 +45,7 @@ use tdxlab_tdxmodule::{Pfn, PhysicalMemory, Platform, TdParams};
 use self::design::Rules;
 use self::ept::SharedEpt;
 use self::mirror::Mirror;
+use self::pamt::PamtCounts;
 use self::slots::Slots;
 use self::stats::{PageGauges, Trace};
 use super::gmem::GuestMemfd;
@@ -61,6 +64,7 @@ pub(crate) struct Kvm<M> {
     ept: SharedEpt,
     /// Frames of the S-EPT's tables, which KVM gave to the module.
     sept_tables: Vec<Pfn>,
+    pamt: PamtCounts,
     /// The VMM's own memory behind shared pages, where conversion is not in place.
     user_pages: BTreeMap<Gpa, Pfn>,
     /// Pages whose attribute is shared.
@@ -126,14 +130,20 @@ impl<M: PhysicalMemory> Kvm<M> {
             sept_ve_disable: config.sept_ve_disable,
             wide: false,
         };
+        let mut hardware = Platform::new(machine, policy, config.module, params);
+        let dynamic_pamt = rules.dynamic_pamt && config.module.has_dynamic_pamt();
+        if dynamic_pamt {
+            hardware.enable_dynamic_pamt();
+        }
         let mut kvm = Kvm {
-            hardware: Platform::new(machine, policy, config.module, params),
+            hardware,
             rules,
             slots,
             files,
             mirror: Mirror::default(),
             ept: SharedEpt::default(),
             sept_tables: Vec::new(),
+            pamt: PamtCounts::new(dynamic_pamt),
             user_pages: BTreeMap::new(),
             shared: RangeSet::default(),
             held: RangeSet::default(),

@@ -62,7 +62,7 @@ impl<M: PhysicalMemory> Kvm<M> {
     }
 
     fn split_leaf(&mut self, leaf: &Leaf, why: Why) -> Result<(), Failure> {
-        let table = match self.take_table(Allocation::SplitTable) {
+        let table = match self.take_sept_table(Allocation::SplitTable) {
             Ok(table) => table,
             Err(failure) => {
                 self.trace_split(leaf, -failure.errno());
@@ -73,7 +73,7 @@ impl<M: PhysicalMemory> Kvm<M> {
             match stage {
                 SplitStage::Sept => {
                     if let Err(failure) = self.split_in_sept(leaf, table, why) {
-                        self.hardware.pool.give_frame(table);
+                        self.give_sept_table(table);
                         return Err(failure);
                     }
                     self.sept_tables.push(table);

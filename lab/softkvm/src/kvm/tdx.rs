@@ -4,7 +4,9 @@
 
 use rand::Rng;
 use tdxlab_protocol::addr::{Gpa, PageLevel};
-use tdxlab_tdxmodule::policy::{Allocation, Counted, Failure, Kick, MapStage, OnInterrupt, Why};
+use tdxlab_tdxmodule::policy::{
+    Allocation, Counted, Failure, Kick, MapStage, OnInterrupt, PamtFor, Why,
+};
 use tdxlab_tdxmodule::{Pfn, PhysicalMemory, Platform, Seamcall, Status};
 
 use super::mirror::Leaf;
@@ -30,10 +32,10 @@ impl<M: PhysicalMemory> Kvm<M> {
         let gpa = gpa.align_down(level);
         while let Some(missing) = self.mirror.missing_table(gpa, level) {
             let base = missing.base(gpa);
-            let table = self.take_table(Allocation::SeptTable)?;
+            let table = self.take_sept_table(Allocation::SeptTable)?;
             let status = self.hardware.sept_add(base, missing, table);
             if let Err(failure) = self.map_status(Seamcall::SeptAdd, status) {
-                self.hardware.pool.give_frame(table);
+                self.give_sept_table(table);
                 return Err(failure);
             }
             self.sept_tables.push(table);
@@ -50,6 +52,18 @@ impl<M: PhysicalMemory> Kvm<M> {
     }
 
     fn map_in_sept(&mut self, gpa: Gpa, level: PageLevel, frame: Pfn) -> Result<(), Failure> {
+        let is_small = level == PageLevel::Size4K;
+        if is_small {
+            self.pamt_get(frame, PamtFor::Page)?;
+        }
+        let result = self.map_with_pamt(gpa, level, frame);
+        if is_small && result.is_err() {
+            self.pamt_put(frame);
+        }
+        result
+    }
+
+    fn map_with_pamt(&mut self, gpa: Gpa, level: PageLevel, frame: Pfn) -> Result<(), Failure> {
         if self.hardware.td.runnable() {
             let status = self.hardware.page_aug(gpa, level, frame);
             self.map_status(Seamcall::PageAug, status)
@@ -74,17 +88,24 @@ impl<M: PhysicalMemory> Kvm<M> {
         {
             self.hardware.set_interrupt(Some(0));
         }
-        let result = self.demote(gpa, level, table);
+        let result = self.demote_with_pamt(leaf, table);
         // Whatever was pending is served when KVM leaves the kernel, if not before.
         self.hardware.set_interrupt(None);
         result
     }
 
-    fn demote(&mut self, gpa: Gpa, level: PageLevel, table: Pfn) -> Result<(), Failure> {
+    pub(super) fn demote(
+        &mut self,
+        leaf: &Leaf,
+        table: Pfn,
+        pair: Option<[Pfn; 2]>,
+    ) -> Result<(), Failure> {
+        let (gpa, level) = (leaf.gpa, leaf.level);
         const CALL: Seamcall = Seamcall::PageDemote;
         for _ in 0..INTERRUPTED_FOR_EVER {
-            let status =
-                self.made_again_when_busy(CALL, |hardware| hardware.page_demote(gpa, level, table));
+            let status = self.made_again_when_busy(CALL, |hardware| {
+                hardware.page_demote(gpa, level, table, pair)
+            });
             if status.class() != Status::INTERRUPTED_RESTARTABLE {
                 return self.judged(CALL, status);
             }
@@ -110,7 +131,11 @@ impl<M: PhysicalMemory> Kvm<M> {
         self.block_and_track(gpa, level, Why::Zap)?;
         self.seamcall(Seamcall::PageRemove, |hardware| {
             hardware.page_remove(gpa, level)
-        })
+        })?;
+        if level == PageLevel::Size4K {
+            self.pamt_put(leaf.spte.frame());
+        }
+        Ok(())
     }
 
     /// Flushes every vCPU's translations that are no longer in the tables.
@@ -131,6 +156,24 @@ impl<M: PhysicalMemory> Kvm<M> {
             return Err(Failure::NoMemory);
         }
         self.hardware.pool.take_frame().ok_or(Failure::NoMemory)
+    }
+
+    /// A frame for a table of the S-EPT, with metadata.
+    pub(super) fn take_sept_table(&mut self, what: Allocation) -> Result<Pfn, Failure> {
+        let table = self.take_table(what)?;
+        match self.pamt_get(table, PamtFor::Table) {
+            Ok(()) => Ok(table),
+            Err(failure) => {
+                self.hardware.pool.give_frame(table);
+                Err(failure)
+            }
+        }
+    }
+
+    /// Frees a table that the module did not take.
+    pub(super) fn give_sept_table(&mut self, table: Pfn) {
+        self.pamt_put(table);
+        self.hardware.pool.give_frame(table);
     }
 
     /// KVM_BUG_ON: a warning in the log, and the VM is dead.
@@ -212,7 +255,7 @@ impl<M: PhysicalMemory> Kvm<M> {
 
     /// The status of a SEAMCALL made with mmu_lock held for read: busy means that the fault is
     /// handled again.
-    fn map_status(&mut self, call: Seamcall, status: Status) -> Result<(), Failure> {
+    pub(super) fn map_status(&mut self, call: Seamcall, status: Status) -> Result<(), Failure> {
         if status.is_busy() {
             Err(Failure::Again)
         } else if self.hardware.policy.notices(call, status) {

@@ -21,6 +21,7 @@ impl<M: PhysicalMemory> Kvm<M> {
             && let Some(leaf) = self.mirror.next_leaf(range)
         {
             self.mirror.clear(&leaf);
+            self.reclaim(leaf.spte.frame(), leaf.level);
             if self.hardware.policy.frees_at_the_end(AtTheEnd::Leaf) {
                 self.count(Counted::Zap, leaf.level, -1);
             }
@@ -31,6 +32,7 @@ impl<M: PhysicalMemory> Kvm<M> {
             self.count(Counted::SharedZap, PageLevel::Size4K, -(shared as i64));
         }
         for table in std::mem::take(&mut self.sept_tables) {
+            self.reclaim(table, PageLevel::Size4K);
             if self.hardware.policy.frees_at_the_end(AtTheEnd::Table) {
                 self.hardware.pool.give_frame(table);
             }

@@ -88,7 +88,7 @@ impl Bench {
             }
             Block(gpa, level) => return hardware.range_block(gpa, level),
             Track => return hardware.track(),
-            Demote(gpa, level) => return hardware.page_demote(gpa, level, table),
+            Demote(gpa, level) => return hardware.page_demote(gpa, level, table, None),
             Remove(gpa, level) => return hardware.page_remove(gpa, level),
             Accept(gpa, level) => match accept(hardware, gpa, level) {
                 Outcome::Complete(status) => return status,
