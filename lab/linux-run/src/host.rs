@@ -112,7 +112,8 @@ impl HostWitnesses {
         }
     }
 
-    fn complaints(&mut self) -> Reading<Vec<String>> {
+    /// Complaints in the host's kernel log since the last look.
+    pub(crate) fn complaints(&mut self) -> Reading<Vec<String>> {
         match self.log.lines() {
             Reading::Read(lines) => {
                 let complaints = lines.iter().filter_map(|line| complaints::of_host(line));

@@ -99,6 +99,16 @@ pub(crate) fn judge_end(court: &mut Court, left: &Reading<u64>, complaints: &Rea
     }
 }
 
+/// Judges why a guest did not get on: a complaint of the host's kernel is KVM's own word for it.
+/// Whether there was one.
+pub(crate) fn judge_stop(court: &mut Court, complaints: &Reading<Vec<String>>) -> bool {
+    let found = read(court, Witness::KernelLog, complaints);
+    let found = found.filter(|complaints| !complaints.is_empty());
+    found
+        .map(|complaints| court.healthy(Witness::KernelLog, complaints))
+        .is_some()
+}
+
 /// Memory that Linux has is private and accepted, shared, or not accepted yet.
 pub(crate) fn ram(court: &mut Court, guest: &GuestAccount, after: Option<&Sample>) {
     let sept = after.and_then(|after| after.sept.value());
@@ -259,7 +269,7 @@ fn once_each(court: &mut Court, splits: &[SplitEvent]) {
             let finding = Finding::wrong(
                 Witness::Splits,
                 "one split event of this leaf",
-                format!("{times}"),
+                format!("{times} split events (KVM)"),
             );
             court.find(at_block(finding, gpa));
         }

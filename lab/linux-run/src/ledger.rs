@@ -120,6 +120,11 @@ impl Ledger {
     pub(crate) fn end(&mut self) -> Option<(Reading<u64>, Reading<Vec<String>>)> {
         Some(self.witnesses.as_mut()?.end())
     }
+
+    /// Complaints of the host's kernel since the last look, where a guest did not get on.
+    pub(crate) fn complaints(&mut self) -> Option<Reading<Vec<String>>> {
+        Some(self.witnesses.as_mut()?.complaints())
+    }
 }
 
 impl Prediction {

@@ -242,7 +242,25 @@ impl LinuxRunner<'_> {
             let seen = match observer.perform(&step.op) {
                 Ok(seen) => seen,
                 Err(error) => {
-                    course.stop(format!("step {}: {}", number + 1, with_help(&error)));
+                    let reason = format!("step {}: {}", number + 1, with_help(&error));
+                    let mut court = Court::default();
+                    let complaints = ledger.complaints();
+                    if complaints.is_some_and(|found| laws::judge_stop(&mut court, &found)) {
+                        let (judgement, seen) = court.finish();
+                        course.verdict = course.verdict.and(judgement.verdict);
+                        course.reason = Some(reason);
+                        self.journal.write(&Event::LinuxStep {
+                            plan: id,
+                            step: u32::try_from(number).unwrap_or(u32::MAX),
+                            expected: expected.text(),
+                            seen,
+                            judgement,
+                            micros: micros(began.elapsed()),
+                            boot: None,
+                        })?;
+                    } else {
+                        course.stop(reason);
+                    }
                     break;
                 }
             };

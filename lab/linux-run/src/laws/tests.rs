@@ -220,6 +220,30 @@ fn lost_events_are_no_verdict_and_a_vm_that_stays_fails() {
     );
 }
 
+/// A guest that KVM has killed fails by KVM's complaint; without one there is no verdict.
+#[test]
+fn a_complaint_of_kvm_is_why_a_guest_does_not_get_on() {
+    let stopped = |complaints: Vec<String>| {
+        let mut court = Court::default();
+        let found = judge_stop(&mut court, &Reading::Read(complaints));
+        (found, court.finish().0.verdict)
+    };
+    let complaint = "failed SEAMCALL: SEAMCALL TDH_MEM_RANGE_BLOCK failed: 0xc0".to_owned();
+    assert_eq!(stopped(vec![complaint]), (true, Verdict::Fail));
+    assert!(!stopped(Vec::new()).0);
+    let mut court = Court::default();
+    assert!(!judge_stop(&mut court, &Reading::missing("not root")));
+}
+
+#[test]
+fn a_count_that_has_fallen_is_no_verdict() {
+    let mut before = before();
+    before.calls = Reading::Read(done(7, 0));
+    let after = sample(LEAVES, done(6, 0), &[], 100);
+    let judgement = judged_as(&Prediction::Free, &before, &after);
+    assert_eq!(judgement.verdict, Verdict::Error);
+}
+
 #[test]
 fn linux_may_accept_memory_meanwhile() {
     let text = format!("{SPLIT}0x4400000..0x4600000 2M mapped 1\n");
