@@ -105,10 +105,12 @@ impl Baseline {
             return;
         };
         let mut differs = Vec::new();
+        let mut compared = 0;
         for (before, now) in before.counts().into_iter().zip(now.counts()) {
             let (Some(old), Some(new)) = (before.value, now.value) else {
                 continue;
             };
+            compared += 1;
             let room = SMALL.max(old / 4);
             if old.abs_diff(new) > room {
                 let expected = format!("{old} {}, as in {}, or {room} off", now.what, self.run);
@@ -122,7 +124,11 @@ impl Baseline {
             }
         }
         court.show(match differs.is_empty() {
-            true => format!("by what was before: as in {}", self.run),
+            _ if compared == 0 => format!(
+                "by what was before: no count was read both now and in {}, so nothing was judged by it",
+                self.run
+            ),
+            true => format!("by what was before: {compared} counts as in {}", self.run),
             false => format!("by what was before ({}): {}", self.run, differs.join("; ")),
         });
     }
@@ -206,6 +212,15 @@ mod tests {
         assert!(
             said.contains("6 DEMOTE, as in R, or 16 off, found 129"),
             "{said}"
+        );
+        let mut unseen = boot(6);
+        (unseen.pages_2m, unseen.module) = (None, None);
+        let mut court = Court::default();
+        baseline.judge(&mut court, &guest(768), &LinuxOp::Boot, &unseen);
+        let seen = court.finish().1.concat();
+        assert!(
+            seen.contains("no count was read both now and in R"),
+            "{seen}"
         );
         let (other, seen) = judged(&guest(1024), 129);
         assert_eq!(other.verdict, Verdict::Pass);
