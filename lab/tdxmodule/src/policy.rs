@@ -598,7 +598,9 @@ pub enum AtTheEnd {
 pub enum PamtFor {
     /// A 4K page of the guest.
     Page,
-    /// A table of the S-EPT.
+    /// A table of the S-EPT of a TD that is being made.
+    FirstTable,
+    /// A table of the S-EPT of a TD that runs.
     Table,
     /// The 512 pages that a leaf is split into.
     Children,

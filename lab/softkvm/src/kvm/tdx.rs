@@ -161,7 +161,11 @@ impl<M: PhysicalMemory> Kvm<M> {
     /// A frame for a table of the S-EPT, with metadata.
     pub(super) fn take_sept_table(&mut self, what: Allocation) -> Result<Pfn, Failure> {
         let table = self.take_table(what)?;
-        match self.pamt_get(table, PamtFor::Table) {
+        let pamt = match self.hardware.td.runnable() {
+            true => PamtFor::Table,
+            false => PamtFor::FirstTable,
+        };
+        match self.pamt_get(table, pamt) {
             Ok(()) => Ok(table),
             Err(failure) => {
                 self.hardware.pool.give_frame(table);
