@@ -11,8 +11,23 @@ const OF_GUESTS: [(&str, &str); 4] = [
     ("virtio_console: probe", ""),
 ];
 
-/// A line of the host's log, with its kind, if its kernel complains in it.
+/// What the host's kernel says of the end of a TD, and which side that puts in the wrong. Sources:
+/// `tdx_handle_ept_violation()` in arch/x86/kvm/vmx/tdx.c, and `told()` of the software TDX module, which
+/// says the place of a call that it refuses.
+const OF_TDS: [(&str, &str); 2] = [
+    (
+        "Guest access before accepting ",
+        "KVM has taken memory that was accepted, or the guest never accepted it",
+    ),
+    ("softtdx: TDH.", "the TDX module refuses what KVM asks for"),
+];
+
+/// A line of the host's log, with its kind, if its kernel complains in it or gives up a TD.
 pub(crate) fn of_host(line: &str) -> Option<String> {
+    let of_td = OF_TDS.iter().find(|(says, _)| line.contains(says));
+    if let Some((_, side)) = of_td {
+        return Some(format!("{}: {side}", line.trim()));
+    }
     let complaint = klog::complaint(line)?;
     let decoded = complaint.decoded.map(|decoded| format!(" ({decoded})"));
     let decoded = decoded.unwrap_or_default();
@@ -37,6 +52,14 @@ mod tests {
     #[case::seamcall(
         "kvm_intel: SEAMCALL TDH_MEM_PAGE_REMOVE failed: 0x8000020000000000",
         Some("failed SEAMCALL: ")
+    )]
+    #[case::taken(
+        "kvm_intel: Guest access before accepting 0x7e000 on vCPU 0",
+        Some("kvm_intel: Guest access before accepting 0x7e000 on vCPU 0: KVM has taken")
+    )]
+    #[case::refused(
+        "softtdx: TDH.MEM.RANGE.BLOCK of 0x16607000, level 0: 0xc0000b0d00000001, entry 0x0, state 0x0",
+        Some("softtdx: TDH.MEM.RANGE.BLOCK of 0x16607000, level 0: ")
     )]
     #[case::program("traps: prog[1] general protection fault ip:1 sp:2 error:0", None)]
     #[case::no_complaint("Out of memory: Killed process 3 (x)", None)]
