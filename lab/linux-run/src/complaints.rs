@@ -1,5 +1,7 @@
 //! Which lines of a kernel log are complaints: of the host's kernel and of the guest's.
 
+use std::collections::BTreeSet;
+
 use tdxlab_journal::klog;
 
 /// What a guest's kernel says, too, where it lacks what a scenario must give it: memory, its disk, the
@@ -23,7 +25,7 @@ const OF_TDS: [(&str, &str); 2] = [
 ];
 
 /// A line of the host's log, with its kind, if its kernel complains in it or gives up a TD.
-pub(crate) fn of_host(line: &str) -> Option<String> {
+fn of_host(line: &str) -> Option<String> {
     let of_td = OF_TDS.iter().find(|(says, _)| line.contains(says));
     if let Some((_, side)) = of_td {
         return Some(format!("{}: {side}", line.trim()));
@@ -32,6 +34,21 @@ pub(crate) fn of_host(line: &str) -> Option<String> {
     let decoded = complaint.decoded.map(|decoded| format!(" ({decoded})"));
     let decoded = decoded.unwrap_or_default();
     Some(format!("{}: {}{decoded}", complaint.kind, line.trim()))
+}
+
+/// Complaints in the host's log. Of each call that the software module refuses only the first is told:
+/// at the end of a TD that went wrong, every page is refused.
+pub(crate) fn in_host_log(lines: &[String]) -> Vec<String> {
+    let mut refused = BTreeSet::new();
+    let mut complaints = Vec::new();
+    for line in lines {
+        let call = line.split_once("softtdx: TDH.");
+        let call = call.and_then(|(_, call)| call.split(' ').next());
+        if call.is_none_or(|call| refused.insert(call)) {
+            complaints.extend(of_host(line));
+        }
+    }
+    complaints
 }
 
 /// A line of the guest's log, if its kernel complains in it.
@@ -70,6 +87,20 @@ mod tests {
             told.unwrap_or_default()
                 .starts_with(starts.unwrap_or_default())
         );
+    }
+
+    #[test]
+    fn pages_that_are_refused_one_after_the_other_are_told_once() {
+        let refused = |call: &str, page: u64| format!("softtdx: {call} of {page:#x}, level 0: 0x1");
+        let log = [
+            refused("TDH.MEM.PAGE.REMOVE", 0x1000),
+            refused("TDH.MEM.PAGE.REMOVE", 0x2000),
+            refused("TDH.MEM.RANGE.BLOCK", 0x2000),
+            "Linux version 7.3".to_owned(),
+        ];
+        let told = in_host_log(&log);
+        assert_eq!(told.len(), 2, "{told:?}");
+        assert!(told[0].contains("REMOVE of 0x1000") && told[1].contains("BLOCK of 0x2000"));
     }
 
     #[rstest::rstest]

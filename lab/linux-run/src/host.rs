@@ -115,10 +115,7 @@ impl HostWitnesses {
     /// Complaints in the host's kernel log since the last look.
     pub(crate) fn complaints(&mut self) -> Reading<Vec<String>> {
         match self.log.lines() {
-            Reading::Read(lines) => {
-                let complaints = lines.iter().filter_map(|line| complaints::of_host(line));
-                Reading::Read(complaints.collect())
-            }
+            Reading::Read(lines) => Reading::Read(complaints::in_host_log(&lines)),
             other => other,
         }
     }
