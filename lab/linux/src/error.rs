@@ -144,3 +144,56 @@ pub(crate) fn system<E: Into<io::Error>>(doing: &str) -> impl FnOnce(E) -> Linux
         source: source.into(),
     }
 }
+
+/// Remedy for a QEMU that ended.
+pub(crate) fn advice_on_qemu(status: &str, said: &str, mebibytes: u64) -> String {
+    let has = |text: &str| said.contains(text);
+    if status.contains("SIGKILL") {
+        format!(
+            "it was killed, as the host's kernel does where memory runs out (its log says so); ask \
+             for less than {mebibytes} MiB with `memory`"
+        )
+    } else if has("failed to parse TDVF") {
+        "this firmware does not start TDs; --firmware names one whose QEMU descriptor has the \
+         feature intel-tdx"
+            .to_owned()
+    } else if has("KVM_GET_CLOCK failed") || has("error deleting ioeventfd") {
+        "KVM has given up the VM; the host's kernel log says why".to_owned()
+    } else if has("Cannot allocate memory") || has("cannot set up guest memory") {
+        format!("this machine cannot give {mebibytes} MiB; ask for less with `memory`")
+    } else if has("virtserialport") || has("virtio-serial") {
+        "this QEMU has no virtio devices; name another with TDXLAB_QEMU".to_owned()
+    } else if has("unsupported machine type") || has("pcie") {
+        "this QEMU has no microvm with PCI; use `board: q35`".to_owned()
+    } else {
+        "console and command line are in the scenario's folder".to_owned()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[rstest::rstest]
+    #[case::killed("signal: 9 (SIGKILL)", "", "memory runs out")]
+    #[case::no_td("exit status: 1", "failed to parse TDVF for TDX VM", "intel-tdx")]
+    #[case::dead(
+        "signal: 6 (SIGABRT)",
+        "KVM_GET_CLOCK failed: Input/output error",
+        "given up"
+    )]
+    #[case::large(
+        "exit status: 1",
+        "cannot set up guest memory 'ram'",
+        "cannot give 4096 MiB"
+    )]
+    #[case::other("exit status: 1", "", "command line are in")]
+    fn what_ended_qemu_has_its_advice(
+        #[case] status: &str,
+        #[case] said: &str,
+        #[case] says: &str,
+    ) {
+        let advice = advice_on_qemu(status, said, 4096);
+        assert!(advice.contains(says), "{advice}");
+    }
+}

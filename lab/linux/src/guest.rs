@@ -19,7 +19,7 @@ use tdxlab_qemu::{Process, Qmp};
 use crate::account;
 use crate::answer::{Answer, Collector, Known, describe};
 use crate::conversation::{Conversation, LineError};
-use crate::error::{LinuxError, system};
+use crate::error::{LinuxError, advice_on_qemu, system};
 use crate::firmware;
 use crate::machine::{Ends, Machine};
 use crate::memory::GuestMemory;
@@ -515,11 +515,12 @@ impl LinuxGuest {
             };
         }
         let status = self.process.ended().map(|status| status.to_string());
+        let status = status.unwrap_or_else(|| "its lines are closed".to_owned());
         let said = self.process.and_its_last_line();
         LinuxError::Ended {
             doing: doing.to_owned(),
-            status: status.unwrap_or_else(|| "its lines are closed".to_owned()),
-            advice: advice_on_qemu(&said, self.machine.mebibytes).into(),
+            advice: advice_on_qemu(&status, &said, self.machine.mebibytes).into(),
+            status,
             said,
             console: self.console.last(SHOWN),
         }
@@ -620,19 +621,5 @@ fn advice_on_panic(line: &str, mebibytes: u64) -> String {
         "the agent ended; the console says why".to_owned()
     } else {
         "the console output is the evidence".to_owned()
-    }
-}
-
-/// Remedy for a QEMU that ended.
-fn advice_on_qemu(said: &str, mebibytes: u64) -> String {
-    let has = |text: &str| said.contains(text);
-    if has("Cannot allocate memory") || has("cannot set up guest memory") {
-        format!("this machine cannot give {mebibytes} MiB; ask for less with `memory`")
-    } else if has("virtserialport") || has("virtio-serial") {
-        "this QEMU has no virtio devices; name another with TDXLAB_QEMU".to_owned()
-    } else if has("unsupported machine type") || has("pcie") {
-        "this QEMU has no microvm with PCI; use `board: q35`".to_owned()
-    } else {
-        "console and command line are in the scenario's folder".to_owned()
     }
 }
