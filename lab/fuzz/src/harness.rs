@@ -224,13 +224,14 @@ impl Harness {
     ///
     /// The host could not do it.
     pub fn judge(&mut self, action: &Action) -> Result<Option<(Judgement, bool)>, HostError> {
-        let Ok(expected) = self.judge.expect(action) else {
-            return Ok(None);
-        };
+        // The predictor takes what it foresees for done, so that it comes last.
         let mut holes = self.holes.clone();
         if !action.ops().all(|op| holes.allow(op)) {
             return Ok(None);
         }
+        let Ok(expected) = self.judge.expect(action) else {
+            return Ok(None);
+        };
         self.holes = holes;
         let step = self.steps;
         self.steps += 1;
@@ -282,4 +283,42 @@ pub fn attempt(
         bench.end().ok().flatten()
     }));
     tried.unwrap_or_else(|_| Some(Failure::panicked(plan.steps.len().saturating_sub(1))))
+}
+
+#[cfg(test)]
+mod tests {
+    use tdxlab_host_soft::sim::SimHost;
+    use tdxlab_plan::addr::{GpaRange, PageLevel};
+    use tdxlab_plan::{AccessKind, LOW_BASE, OnVe, Op, Side, Size, VcpuId};
+
+    use super::*;
+
+    /// The predictor must not take a conversion for done that is not.
+    #[test]
+    fn a_step_that_would_end_the_vmm_is_not_done_and_changes_nothing() {
+        let design = Design::named("v5-attributes").unwrap();
+        let memory = GpaRange::with_len(LOW_BASE, 4 * PageLevel::Size2M.bytes()).unwrap();
+        let guest = Guest::over(memory);
+        let host = SimHost::in_memory();
+        let mut bench = Harness::boot(&host, design, &guest, 1, Path::new("/tmp")).unwrap();
+        bench.holes = ConversionHoles::of(design);
+        let vcpu = VcpuId(0);
+        // KVM_EXIT_MEMORY_FAULT, on which the VMM converts the page.
+        let touch = Op::Touch {
+            range: LOW_BASE.page(PageLevel::Size4K),
+            stride: PageLevel::Size4K,
+            access: AccessKind::Write,
+            side: Side::Shared,
+            on_ve: OnVe::Skip,
+            vcpu,
+        };
+        assert_eq!(bench.step(&Action::One(touch)), Stepped::Refused);
+        let accept = Op::Accept {
+            range: LOW_BASE.page(PageLevel::Size2M),
+            size: Size::Size2M,
+            vcpu,
+        };
+        let passed = Stepped::Passed { alive: true };
+        assert_eq!(bench.step(&Action::One(accept)), passed);
+    }
 }

@@ -50,6 +50,8 @@ fn hunt_of(
 #[case::v3("v3")]
 #[case::v5("v5")]
 #[case::headtail("headtail")]
+#[case::holes_of_2m_for_conversions("v5-attributes")]
+#[case::holes_of_4k_for_conversions("headtail-attributes")]
 fn a_sound_host_fails_nothing(#[case] design: &str) {
     let outcome = hunt(None, design, 7, 3000);
     if let Some(found) = &outcome.found {
