@@ -21,6 +21,16 @@ pub struct Complaint {
     pub decoded: Option<String>,
 }
 
+impl Complaint {
+    /// What is said of the line that it was found in: its kind, the line, its decoded numbers.
+    pub fn of(&self, line: &str) -> String {
+        let decoded = self.decoded.as_ref();
+        let decoded = decoded.map(|decoded| format!(" ({decoded})"));
+        let decoded = decoded.unwrap_or_default();
+        format!("{}: {}{decoded}", self.kind, line.trim())
+    }
+}
+
 /// Kinds of complaints.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {

@@ -69,14 +69,10 @@ pub(super) fn lines(reading: &Reading<Vec<String>>, allowed: &AllowList, finding
         let Some(complaint) = klog::complaint(line).filter(|_| !allowed.passes(line)) else {
             continue;
         };
-        let decoded = match complaint.decoded {
-            Some(decoded) => format!(" ({decoded})"),
-            None => String::new(),
-        };
         findings.find(Finding::wrong(
             Witness::KernelLog,
             "no complaint of the kernel",
-            format!("{}: {}{decoded}", complaint.kind, line.trim()),
+            complaint.of(line),
         ));
     }
 }

@@ -4,11 +4,12 @@ use std::collections::BTreeSet;
 
 use tdxlab_journal::klog;
 
-/// What a guest's kernel says, too, where it lacks what a scenario must give it: memory, its disk, the
-/// agent's port. Sources: `oom_kill_process()`, `warn_alloc()`, `__ext4_error()`, `virtio_dev_probe()`.
-const OF_GUESTS: [(&str, &str); 4] = [
+/// What a guest's kernel says, too, where it lacks what a scenario must give it: memory, a sound
+/// machine, its disk, the agent's port. Sources: `oom_kill_process()`, `warn_alloc()`, `__ext4_error()`, `virtio_dev_probe()`.
+const OF_GUESTS: [(&str, &str); 5] = [
     ("", "Out of memory: "),
     ("", "page allocation failure"),
+    ("mce: [Hardware Error]", ""),
     ("EXT4-fs error", ""),
     ("virtio_console: probe", ""),
 ];
@@ -30,10 +31,7 @@ fn of_host(line: &str) -> Option<String> {
     if let Some((_, side)) = of_td {
         return Some(format!("{}: {side}", line.trim()));
     }
-    let complaint = klog::complaint(line)?;
-    let decoded = complaint.decoded.map(|decoded| format!(" ({decoded})"));
-    let decoded = decoded.unwrap_or_default();
-    Some(format!("{}: {}{decoded}", complaint.kind, line.trim()))
+    Some(klog::complaint(line)?.of(line))
 }
 
 /// Complaints in the host's log. Of each call that the software module refuses only the first is told:
@@ -105,6 +103,7 @@ mod tests {
 
     #[rstest::rstest]
     #[case("Out of memory: Killed process 3 (x)")]
+    #[case("mce: [Hardware Error]: Machine check events logged")]
     #[case("init: page allocation failure: order:9, mode:0x1")]
     #[case("virtio_console: probe of virtio0 failed with error -5")]
     #[case("BUG: unable to handle page fault for address: 8")]

@@ -110,24 +110,41 @@ pub fn kernel_log(bytes: &[u8]) -> Vec<Message> {
         .collect()
 }
 
-/// How the line begins with which a kernel tells what ends it. Sources: `report_bug()`, `die()`,
-/// `panic()`, `show_fault_oops()`.
-const ENDS: [&str; 8] = [
+/// How a line begins that may tell why a kernel ends: its own faults, and what it is told to panic on.
+/// Sources: `report_bug()`, `oops_begin()`, lockdep, the hung task and lock-up detectors,
+/// `oom_kill_process()` and RCU's stall detector.
+const CAUSES: [&str; 21] = [
     "BUG: ",
     "kernel BUG at ",
     "Oops: ",
+    "Oops[",
     "general protection fault",
     "stack segment:",
     "invalid opcode:",
     "divide error:",
     "Kernel panic - not syncing",
+    "INFO: task ",
+    "INFO: rcu",
+    "rcu: INFO: rcu",
+    "watchdog: BUG",
+    "INFO: possible ",
+    "Out of memory: ",
+    "unchecked MSR access error",
+    "EXT4-fs error",
+    "possible circular locking",
+    "mce: [Hardware Error]",
+    "page allocation failure",
+    "virtio_console: probe",
 ];
 
 /// The console line with the cause of the kernel's end: the oops before the panic, if there is one.
 pub fn cause(console: &str) -> Option<String> {
-    let lines = console.lines().map(without_time);
-    let mut ends = lines.filter(|line| ENDS.iter().any(|end| line.starts_with(end)));
-    ends.next().map(str::to_owned)
+    let may_be = |line: &&str| {
+        CAUSES.iter().any(|cause| line.starts_with(cause))
+            || line.contains(": page allocation failure: ")
+    };
+    let mut lines = console.lines().map(without_time);
+    lines.find(may_be).map(str::to_owned)
 }
 
 #[cfg(test)]
@@ -173,6 +190,9 @@ mod tests {
         let console = "[    1.0] WARNING: x\n[    1.1] BUG: unable to handle page fault for address: 8\n\
             [    1.2] Kernel panic - not syncing: Fatal exception\n";
         assert!(cause(console).unwrap().starts_with("BUG: unable"));
+        let oom = "[    1.0] Out of memory: Killed process 1 (init)\n\
+            [    1.1] Kernel panic - not syncing: Attempted to kill init!\n";
+        assert!(cause(oom).unwrap().starts_with("Out of memory"));
         assert_eq!(cause("nothing"), None);
     }
 

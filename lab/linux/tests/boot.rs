@@ -5,6 +5,7 @@
 
 use std::time::Duration;
 
+use tdxlab_journal::klog;
 use tdxlab_linux::machine::{AgentLine, Ends};
 use tdxlab_linux::{Board, ImageOptions, LinuxError, LinuxGuest, LinuxImage, Machine, account};
 use tdxlab_protocol::addr::{Gpa, GpaRange};
@@ -174,11 +175,8 @@ fn memory_is_filled_found_and_lost_where_a_hole_is_punched() {
     assert_eq!(account::at(&resources, start).unwrap().name, "System RAM");
     let log = account::kernel_log(&guest.ask(Ask::Read(Witness::KernelLog)).unwrap().bytes);
     assert!(log.len() > 100, "{} messages", log.len());
-    let complains = |text: &str| text.starts_with("WARNING: ") || text.starts_with("BUG: ");
-    let complaints: Vec<_> = log
-        .iter()
-        .filter(|message| complains(&message.text))
-        .collect();
+    let complains = |message: &&account::Message| klog::complaint(&message.text).is_some();
+    let complaints: Vec<_> = log.iter().filter(complains).collect();
     assert_eq!(complaints, Vec::<&account::Message>::new());
 
     // The host holds the touched memory without the hole.
