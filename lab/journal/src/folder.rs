@@ -13,6 +13,7 @@ use nix::unistd::linkat;
 use tdxlab_plan::{HostKind, HostProfile};
 use thiserror::Error;
 
+use super::input::is_passed;
 use super::journal::{self, Journal, JournalError, PlanId, RunStarted};
 
 /// Name of the symbolic link to the newest run.
@@ -162,7 +163,7 @@ impl RunFolder {
 /// replaced; a link to a file stays one.
 pub fn write_whole(path: &Path, content: &[u8]) -> Result<(), FolderError> {
     match fs::metadata(path) {
-        Ok(there) if !there.is_file() || path.starts_with("/dev") || path.starts_with("/proc") => {
+        Ok(there) if !there.is_file() || is_passed(path) => {
             let file = OpenOptions::new().write(true).open(path);
             return file
                 .and_then(|mut file| file.write_all(content))

@@ -11,14 +11,19 @@ use std::path::Path;
 ///
 /// It cannot be opened, or is a named pipe: opening one waits for a writer, perhaps for ever.
 pub fn open(path: &Path) -> io::Result<File> {
-    let passed = path.starts_with("/dev") || path.starts_with("/proc");
-    if !passed && path.metadata()?.file_type().is_fifo() {
+    if !is_passed(path) && path.metadata()?.file_type().is_fifo() {
         return Err(io::Error::new(
             io::ErrorKind::InvalidInput,
             "it is a named pipe, not a file; /dev/stdin takes what is piped",
         ));
     }
     File::open(path)
+}
+
+/// Whether a path names what the system or a shell gives a program: nothing that is replaced, or that
+/// waits for another program to open it.
+pub(crate) fn is_passed(path: &Path) -> bool {
+    path.starts_with("/dev") || path.starts_with("/proc")
 }
 
 #[cfg(test)]

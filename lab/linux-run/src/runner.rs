@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use miette::Diagnostic;
+use tdxlab_journal::boot::BootAccount;
 use tdxlab_journal::folder::{RunFolder, write_whole};
 use tdxlab_journal::journal::{Event, Journal, JournalError, PlanId};
 use tdxlab_journal::verdict::Verdict;
@@ -246,29 +247,20 @@ impl LinuxRunner<'_> {
                     let mut court = Court::default();
                     let complaints = ledger.complaints();
                     if complaints.is_some_and(|found| laws::judge_stop(&mut court, &found)) {
-                        let (judgement, seen) = court.finish();
-                        course.verdict = course.verdict.and(judgement.verdict);
                         course.reason = Some(reason);
-                        self.journal.write(&Event::LinuxStep {
-                            plan: id,
-                            step: u32::try_from(number).unwrap_or(u32::MAX),
-                            expected: expected.text(),
-                            seen,
-                            judgement,
-                            micros: micros(began.elapsed()),
-                            boot: None,
-                        })?;
+                        let took = began.elapsed();
+                        self.conclude((id, number), course, court, expected.text(), took, None)?;
                     } else {
                         course.stop(reason);
                     }
                     break;
                 }
             };
-            let took = micros(began.elapsed());
+            let took = began.elapsed();
             if step.op == LinuxOp::Boot {
                 self.journal.write(&Event::Booted {
                     plan: id,
-                    micros: took,
+                    micros: micros(took),
                     shared: None,
                 })?;
             }
@@ -307,19 +299,8 @@ impl LinuxRunner<'_> {
                     lines.extend(prediction.text());
                 }
             }
-            let (judgement, seen) = court.finish();
-            course.verdict = course.verdict.and(judgement.verdict);
-            let cannot_go_on = judgement.verdict == Verdict::Error;
-            self.journal.write(&Event::LinuxStep {
-                plan: id,
-                step: u32::try_from(number).unwrap_or(u32::MAX),
-                expected: lines,
-                seen,
-                judgement,
-                micros: took,
-                boot,
-            })?;
-            if cannot_go_on {
+            let verdict = self.conclude((id, number), course, court, lines, took, boot)?;
+            if verdict == Verdict::Error {
                 course.stop(format!("step {} could not be judged", number + 1));
                 break;
             }
@@ -328,6 +309,31 @@ impl LinuxRunner<'_> {
             self.leave_evidence(&mut observer, &course.folder);
         }
         Ok(())
+    }
+
+    /// Ends the judgement of a step, and writes it down.
+    fn conclude(
+        &self,
+        (plan, step): (PlanId, usize),
+        course: &mut Course,
+        court: Court,
+        expected: Vec<String>,
+        took: Duration,
+        boot: Option<Box<BootAccount>>,
+    ) -> Result<Verdict, JournalError> {
+        let (judgement, seen) = court.finish();
+        let verdict = judgement.verdict;
+        course.verdict = course.verdict.and(verdict);
+        self.journal.write(&Event::LinuxStep {
+            plan,
+            step: u32::try_from(step).unwrap_or(u32::MAX),
+            expected,
+            seen,
+            judgement,
+            micros: micros(took),
+            boot,
+        })?;
+        Ok(verdict)
     }
 
     /// Writes the evidence. A failure to write does not change the verdict.

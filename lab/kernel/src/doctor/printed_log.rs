@@ -28,21 +28,17 @@ pub(super) fn messages(log: &str) -> Vec<String> {
     let mut all_have_prefixes = None;
     for line in log.lines() {
         let line = without_colours(line);
-        match message(&line) {
-            Line::Message(text) => {
-                let has_prefix = text.len() < line.trim().len();
-                // Where the first line has a prefix, one without continues the line before.
-                if *all_have_prefixes.get_or_insert(has_prefix)
-                    && !has_prefix
-                    && !begins_a_message(text)
-                    && let Some(last) = messages.last_mut()
-                {
-                    *last = joined(last, &line);
-                } else {
-                    messages.push(text.to_owned());
-                }
-            }
-            Line::Other => {}
+        let Some(text) = message(&line) else { continue };
+        let has_prefix = text.len() < line.trim().len();
+        // Where the first line has a prefix, one without continues the line before.
+        if *all_have_prefixes.get_or_insert(has_prefix)
+            && !has_prefix
+            && !begins_a_message(text)
+            && let Some(last) = messages.last_mut()
+        {
+            *last = joined(last, &line);
+        } else {
+            messages.push(text.to_owned());
         }
     }
     // The kernel log and the journal, one after the other, or a console that is logged twice.
@@ -50,28 +46,17 @@ pub(super) fn messages(log: &str) -> Vec<String> {
     messages
 }
 
-/// A line of a printed log.
-#[derive(Debug, PartialEq, Eq)]
-enum Line<'a> {
-    /// A message of the kernel.
-    Message(&'a str),
-    /// Empty, a property of a record, or of a user program.
-    Other,
-}
-
-fn message(line: &str) -> Line<'_> {
+/// The kernel's message in a line; `None` of an empty one, a property of a record, or what a user
+/// program says.
+fn message(line: &str) -> Option<&str> {
     let line = line.trim_end();
     if is_property(line) {
-        return Line::Other;
+        return None;
     }
     if let Some(record) = Record::parse(line) {
         // Escapes are of no concern here: no message about TDX has one.
         let text = line.split_once(';').map_or(line, |(_, text)| text);
-        return if record.facility == 0 {
-            Line::Message(text)
-        } else {
-            Line::Other
-        };
+        return (record.facility == 0).then_some(text);
     }
     let mut rest = line.trim_start();
     let mut stamped = false;
@@ -79,7 +64,7 @@ fn message(line: &str) -> Line<'_> {
         let before = rest;
         if let Some((facility, after)) = decoded_level(rest) {
             if facility != "kern" {
-                return Line::Other;
+                return None;
             }
             rest = after;
         }
@@ -96,9 +81,8 @@ fn message(line: &str) -> Line<'_> {
     match syslog_program(rest, stamped) {
         // A console's own stamp may follow.
         Some(("kernel", after)) => message(after),
-        Some(_) => Line::Other,
-        None if rest.is_empty() => Line::Other,
-        None => Line::Message(rest),
+        Some(_) => None,
+        None => (!rest.is_empty()).then_some(rest),
     }
 }
 

@@ -11,10 +11,11 @@ use std::collections::BTreeMap;
 
 use tdxlab_protocol::addr::PageLevel;
 use tdxlab_tdxmodule::policy::{Allocation, Failure, PamtFor};
-use tdxlab_tdxmodule::{Hold, Lock, Pfn, PhysicalMemory, Seamcall, Status};
+use tdxlab_tdxmodule::{Hold, Lock, Pfn, PhysicalMemory, Seamcall};
 
 use super::Kvm;
 use super::mirror::Leaf;
+use super::tdx::failed;
 
 const RANGE: u64 = PageLevel::Size2M.pages_4k();
 
@@ -150,8 +151,4 @@ impl<M: PhysicalMemory> Kvm<M> {
             self.hardware.pool.give_frame(page);
         }
     }
-}
-
-fn failed(call: &str, status: Status) -> String {
-    format!("kvm_intel: SEAMCALL {call} failed: 0x{:x}", status.0)
 }

@@ -198,11 +198,7 @@ impl<M: PhysicalMemory> Kvm<M> {
             | Seamcall::PagePromote
             | Seamcall::PageRelocate => "tdx_mem",
         };
-        let line = format!(
-            "kvm_intel: SEAMCALL {} failed: 0x{:x}",
-            call.name(),
-            status.0
-        );
+        let line = failed(call.name(), status);
         self.log(line.clone());
         let thread = self.trace.thread();
         self.log(format!(
@@ -268,4 +264,9 @@ impl<M: PhysicalMemory> Kvm<M> {
             Ok(())
         }
     }
+}
+
+/// What TDX_BUG_ON and pr_tdx_error print.
+pub(super) fn failed(call: &str, status: Status) -> String {
+    format!("kvm_intel: SEAMCALL {call} failed: 0x{:x}", status.0)
 }

@@ -90,21 +90,17 @@ fn recorded(file: &Path) -> Result<ThisMachine, CliError> {
     let mut text = String::new();
     let read =
         input::open(file).and_then(|open| open.take(MOST_RECORDED).read_to_string(&mut text));
-    read.map_err(|source| {
-        CliError::usage(
-            format!("cannot read {}: {source}", file.display()),
-            "--recorded wants a file that `tdxlab doctor --record FILE` wrote",
-        )
-    })?;
+    let file = file.display();
+    let unusable = |what| {
+        let wanted = "--recorded wants a file that `tdxlab doctor --record FILE` wrote";
+        CliError::usage(what, wanted)
+    };
+    read.map_err(|source| unusable(format!("cannot read {file}: {source}")))?;
     let recording = MachineRecording::parse(&text);
     if recording.is_empty() {
-        return Err(CliError::usage(
-            format!(
-                "{} is no recording of a machine: it has no line `--- PATH`",
-                file.display()
-            ),
-            "--recorded wants a file that `tdxlab doctor --record FILE` wrote",
-        ));
+        return Err(unusable(format!(
+            "{file} is no recording of a machine: it has no line `--- PATH`"
+        )));
     }
     Ok(ThisMachine::recorded(recording))
 }

@@ -1,14 +1,13 @@
 //! `git bisect run` over a kernel developer's tree: each commit's KVM is built and judged.
 
 use std::fs;
-use std::path::Path;
 
 use tdxlab_selftests::command::root;
 use tdxlab_selftests::programs::Repository;
 use tdxlab_selftests::turn::Turn;
 
 use super::command::{PROGRAM, said};
-use super::own_kernel::kvm_source;
+use super::own_kernel::{copy, kvm_source};
 
 /// A file of KVM that all commits change.
 const FILE: &str = "virt/kvm/guest_memfd.c";
@@ -30,9 +29,11 @@ const COMMITS: [&str; 8] = [
 const BAD: usize = 3;
 
 fn commits(repository: &Repository) -> Vec<String> {
+    let source = kvm_source();
     for folder in ["arch/x86/kvm", "virt/kvm"] {
         let target = repository.path().join(folder);
-        copy(&kvm_source().join(folder), &target);
+        fs::create_dir_all(target.parent().unwrap()).unwrap();
+        copy(&source.join(folder), &target);
     }
     let file = repository.path().join(FILE);
     let known = fs::read_to_string(&file).unwrap();
@@ -46,19 +47,6 @@ fn commits(repository: &Repository) -> Vec<String> {
         repository.commit(subject)
     };
     COMMITS.iter().enumerate().map(commit).collect()
-}
-
-fn copy(from: &Path, to: &Path) {
-    fs::create_dir_all(to).unwrap();
-    for entry in fs::read_dir(from).unwrap() {
-        let entry = entry.unwrap();
-        let target = to.join(entry.file_name());
-        if entry.file_type().unwrap().is_dir() {
-            copy(&entry.path(), &target);
-        } else {
-            fs::copy(entry.path(), target).unwrap();
-        }
-    }
 }
 
 #[test]

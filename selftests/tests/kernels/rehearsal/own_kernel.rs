@@ -14,11 +14,11 @@ pub(super) fn kvm_source() -> PathBuf {
     launcher.with_file_name("build").join("usr/src/kvm-source")
 }
 
-/// The same, copied to `tree`.
-fn copied(tree: &Path) {
+/// Copies a folder of it to `target`, which is not there.
+pub(super) fn copy(from: &Path, target: &Path) {
     let done = std::process::Command::new("cp")
         .arg("-r")
-        .args([kvm_source().as_path(), tree])
+        .args([from, target])
         .status();
     assert!(done.unwrap().success());
 }
@@ -40,7 +40,7 @@ fn what_is_wrong_with_a_tree_is_told_by_name() {
     let text = refused(&tree);
     assert!(text.contains("has no arch/x86/kvm/x86.c"), "{text}");
 
-    copied(&tree);
+    copy(&kvm_source(), &tree);
     let tdx = tree.join("arch/x86/kvm/vmx/tdx.c");
     let known = fs::read_to_string(&tdx).unwrap();
     fs::remove_file(&tdx).unwrap();
