@@ -89,13 +89,18 @@ const MOST_RECORDED: u64 = 16 << 20;
 fn recorded(file: &Path) -> Result<ThisMachine, CliError> {
     let mut text = String::new();
     let read =
-        input::open(file).and_then(|open| open.take(MOST_RECORDED).read_to_string(&mut text));
+        input::open(file).and_then(|open| open.take(MOST_RECORDED + 1).read_to_string(&mut text));
     let file = file.display();
     let unusable = |what| {
         let wanted = "--recorded wants a file that `tdxlab doctor --record FILE` wrote";
         CliError::usage(what, wanted)
     };
     read.map_err(|source| unusable(format!("cannot read {file}: {source}")))?;
+    if text.len() as u64 > MOST_RECORDED {
+        return Err(unusable(format!(
+            "{file} is longer than {MOST_RECORDED} bytes, and a recording has 20 KiB"
+        )));
+    }
     let recording = MachineRecording::parse(&text);
     if recording.is_empty() {
         return Err(unusable(format!(

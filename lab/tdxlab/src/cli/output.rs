@@ -7,9 +7,27 @@
 use std::fmt::Display;
 use std::io::{self, ErrorKind, Write};
 use std::sync::OnceLock;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 /// The first failure to write to stdout.
 static FAILED: OnceLock<io::Error> = OnceLock::new();
+
+/// Whether stdout was closed (`>&-`) when the program was started.
+static CLOSED: AtomicBool = AtomicBool::new(false);
+
+/// Run by the C library before Rust's runtime, which opens /dev/null in place of a closed stdout
+/// and thus hides that nothing arrives.
+#[used]
+// SAFETY: the section is for functions that take nothing and return nothing.
+#[unsafe(link_section = ".init_array")]
+static LOOK_AT_STDOUT: extern "C" fn() = {
+    extern "C" fn look() {
+        // SAFETY: a number that is no descriptor is what the call answers with EBADF.
+        let flags = unsafe { libc::fcntl(libc::STDOUT_FILENO, libc::F_GETFD) };
+        CLOSED.store(flags == -1, Ordering::Relaxed);
+    }
+    look
+};
 
 /// Prints a line of results to stdout.
 pub(super) fn say(text: impl Display) {
@@ -18,6 +36,10 @@ pub(super) fn say(text: impl Display) {
 
 /// Prints text to stdout unchanged.
 pub(super) fn print(text: impl Display) {
+    let text = text.to_string();
+    if text.is_empty() {
+        return;
+    }
     let mut out = io::stdout().lock();
     note_failure(write!(out, "{text}").and_then(|()| out.flush()));
 }
@@ -29,6 +51,10 @@ pub(super) fn note(text: impl Display) {
 
 /// Notes that stdout could not be written to.
 pub(super) fn note_failure(written: io::Result<()>) {
+    let written = match CLOSED.load(Ordering::Relaxed) {
+        true => Err(io::Error::from_raw_os_error(libc::EBADF)),
+        false => written,
+    };
     if let Err(error) = written
         && error.kind() != ErrorKind::BrokenPipe
     {
@@ -38,7 +64,9 @@ pub(super) fn note_failure(written: io::Result<()>) {
 
 /// Why results did not get to stdout, if they did not.
 pub(super) fn failure() -> Option<&'static io::Error> {
-    note_failure(io::stdout().lock().flush());
+    if let Err(error) = io::stdout().lock().flush() {
+        note_failure(Err(error));
+    }
     FAILED.get()
 }
 

@@ -141,6 +141,31 @@ fn a_name_of_the_default_set_stands_for_its_scenario() {
     );
 }
 
+/// `>&-`: the file descriptor is closed before the program starts.
+#[test]
+fn a_closed_stdout_is_an_error_where_something_was_to_be_said() {
+    let out = tempfile::tempdir().unwrap();
+    let program = env!("CARGO_BIN_EXE_tdxlab-under-test");
+    let run = format!("run {GOOD} --host sim --out {}", out.path().display());
+    let quiet = format!("{run} --quiet");
+    for (command, code) in [("list", 70), ("--version", 70), (&run, 70), (&quiet, 0)] {
+        let line = format!("exec {program} {command} >&-");
+        let said = std::process::Command::new("sh")
+            .args(["-c", &line])
+            .current_dir(root())
+            .output()
+            .unwrap();
+        let errors = String::from_utf8_lossy(&said.stderr).into_owned();
+        assert_eq!(said.status.code(), Some(code), "{command}: {errors}");
+        let told = errors.contains("cannot write to standard output: Bad file descriptor");
+        assert_eq!(told, code != 0, "{command}: {errors}");
+    }
+    assert!(
+        out.path().join("latest/report.json").exists(),
+        "the run is not lost by it"
+    );
+}
+
 #[test]
 fn a_reader_that_goes_away_does_not_end_the_run() {
     let out = tempfile::tempdir().unwrap();
