@@ -1,10 +1,10 @@
 //! What was seen at other addresses than a plan has: a guest that several plans share gives each a
 //! stretch of its memory.
 
-use tdxlab_protocol::addr::Gpa;
+use tdxlab_protocol::addr::{Gpa, GpaRange};
 use tdxlab_protocol::message::{Access, Run};
 
-use crate::{Observed, SplitEvent};
+use crate::{Observed, Reading, SplitEvent};
 
 impl Observed {
     /// The same with every address so many bytes further down. What is further down than that stays
@@ -13,6 +13,13 @@ impl Observed {
     pub fn moved_down(mut self, bytes: u64) -> Observed {
         if let Some(at) = &mut self.error_at {
             move_down(at, bytes);
+        }
+        if let Some(Reading::Read(ranges)) = &mut self.logged {
+            for range in ranges {
+                let moved = range.start().as_u64().checked_sub(bytes).map(Gpa::new);
+                let moved = moved.and_then(|start| GpaRange::with_len(start, range.bytes()));
+                *range = moved.unwrap_or(*range);
+            }
         }
         for run in &mut self.runs {
             match run {

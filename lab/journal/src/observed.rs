@@ -3,10 +3,11 @@
 use std::time::Instant;
 
 use serde::{Deserialize, Serialize};
-use tdxlab_protocol::addr::Gpa;
+use tdxlab_protocol::addr::{Gpa, GpaRange};
 use tdxlab_protocol::message::{Counts, Run};
 
 use crate::cost::Cost;
+use crate::sample::Reading;
 
 /// The fact that marks a run as a rehearsal.
 pub const REHEARSAL_FACT: &str = "REHEARSAL";
@@ -47,6 +48,9 @@ pub struct Observed {
     pub entries_looked_at: Option<u64>,
     /// Leaves zapped by a range operation; `None` where the host cannot say.
     pub leaves_zapped: Option<u64>,
+    /// Pages of test memory that KVM's dirty log named; `None` where nothing is logged.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub logged: Option<Reading<Vec<GpaRange>>>,
     /// How long it took, in microseconds.
     pub micros: u64,
     /// What else was counted of it.

@@ -41,6 +41,15 @@ impl<T> Reading<T> {
         }
     }
 
+    /// The reading with its value changed by `change`, if it was read.
+    pub fn map<U>(self, change: impl FnOnce(T) -> U) -> Reading<U> {
+        match self {
+            Reading::Read(value) => Reading::Read(change(value)),
+            Reading::Missing { reason } => Reading::Missing { reason },
+            Reading::Incomplete { reason } => Reading::Incomplete { reason },
+        }
+    }
+
     /// The value, if it was read.
     pub fn value(&self) -> Option<&T> {
         match self {

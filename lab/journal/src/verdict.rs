@@ -70,6 +70,8 @@ pub enum Witness {
     QueryStats,
     /// Split events.
     Splits,
+    /// Pages that the dirty log names.
+    DirtyLog,
     /// Populated pages of the guest_memfd.
     Populated,
     /// VM exits.
@@ -108,6 +110,7 @@ impl Witness {
             Witness::Debugfs => "debugfs",
             Witness::QueryStats => "query-stats",
             Witness::Splits => "split events",
+            Witness::DirtyLog => "dirty log",
             Witness::Populated => "guest_memfd",
             Witness::Exits => "exits",
             Witness::Entries => "S-EPT entries",

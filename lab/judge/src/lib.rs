@@ -19,6 +19,7 @@ mod access;
 mod content;
 pub mod control;
 mod counters;
+mod dirty_log;
 mod findings;
 mod guest;
 mod host;

@@ -4,7 +4,7 @@ use tdxlab_journal::{Ending, Judgement, Sample, Verdict};
 
 use crate::findings::{Evidence, Findings};
 use crate::kernel_log::{self, AllowList};
-use crate::{access, content, counters, guest, host, remains, splits};
+use crate::{access, content, counters, dirty_log, guest, host, remains, splits};
 
 /// Judges the steps of one plan, in order.
 #[derive(Clone, Debug, Default)]
@@ -35,6 +35,7 @@ impl Judge {
         counters::exits(evidence, &mut findings);
         counters::entries(evidence, &mut findings);
         splits::events(evidence, &mut findings);
+        dirty_log::pages(evidence, &mut findings);
         guest::plausible(evidence, &mut findings);
         guest::statuses(evidence, &mut findings);
         guest::probes(evidence, &mut findings);

@@ -124,6 +124,33 @@ impl Instance {
         Ok(Returns(self.path().join(event).join("hist")))
     }
 
+    /// Adds a probe on the entry of the first of `functions` that the kernel has, and records its
+    /// `arguments` (see kprobetrace.rst) as events called `name`.
+    ///
+    /// # Errors
+    ///
+    /// The kernel has none of them or no kprobes, or lockdown forbids them; as text.
+    pub fn probe_entry(
+        &mut self,
+        name: &str,
+        functions: &[&str],
+        arguments: &str,
+    ) -> Result<(), String> {
+        let group = self.name.clone();
+        let mut refused = Vec::new();
+        for function in functions {
+            let probe = format!("p:{group}/{name} {function} {arguments}\n");
+            match append(&self.root.join("kprobe_events"), &probe) {
+                Ok(()) => {
+                    self.probes.push(format!("{group}/{name}"));
+                    return self.enable(&format!("{group}/{name}"));
+                }
+                Err(error) => refused.push(format!("{function}: {error}")),
+            }
+        }
+        Err(refused.join("; "))
+    }
+
     fn write(&self, file: &str, text: &str) -> Result<(), String> {
         let path = self.path().join(file);
         fs::write(&path, text).map_err(|error| format!("{}: {error}", path.display()))

@@ -9,6 +9,7 @@
 //! | [`query_stats`] | the same counters, through QEMU's monitor |
 //! | [`tracefs`] | split events |
 //! | [`instance`] | a private instance of tracefs to read them from |
+//! | [`dirty_ring`] | pages that the dirty log names |
 //! | [`returned`] | return values of a kernel function, counted by a probe |
 //! | [`software_module`] | S-EPT and calls of a TD, in a rehearsal |
 //! | [`cachestat`] | populated pages of a guest_memfd |
@@ -24,6 +25,7 @@
 
 pub mod cachestat;
 pub mod debugfs;
+pub mod dirty_ring;
 pub mod doctor;
 pub mod emulated;
 pub mod gmem_attributes;
@@ -36,4 +38,5 @@ pub mod query_stats;
 pub mod returned;
 pub mod software_module;
 pub mod tdx_module;
+mod trace_lines;
 pub mod tracefs;

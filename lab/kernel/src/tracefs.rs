@@ -8,14 +8,13 @@
 //! end: the event's definition in arch/x86/kvm/mmu/mmutrace.h. Where the ring buffer was too small
 //! the kernel says `CPU:1 [LOST 12 EVENTS]`, and the remaining lines prove nothing.
 
-use std::fs::{File, OpenOptions};
-use std::io::{self, Read};
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::PathBuf;
 
 use tdxlab_journal::{Reading, SplitEvent};
 use tdxlab_plan::addr::Gpa;
 use tdxlab_qemu::head_tail::HeadTail;
+
+use crate::trace_lines::{TraceLines, lost, parse_context, parse_lost};
 
 /// Where tracefs usually is.
 pub const ROOT: &str = "/sys/kernel/tracing";
@@ -25,9 +24,6 @@ pub const SPLIT_EVENT: &str = "kvm_mmu_split_huge_page";
 
 /// Bound on the events of one reading. No scenario of the lab splits as many leaves.
 pub const MAX_EVENTS: usize = 1 << 18;
-
-/// Longest line. The kernel's own are below 200 bytes.
-const MAX_LINE: usize = 4096;
 
 /// Lines of other events that are kept: the first and the last.
 const OTHERS: usize = 50_000;
@@ -71,37 +67,6 @@ pub fn parse_line(line: &str) -> Result<Line, String> {
         .ok_or_else(|| format!("no {SPLIT_EVENT} event: {line:?}"))
 }
 
-/// `CPU:1 [LOST 12 EVENTS]` or `CPU:1 [LOST EVENTS]`.
-fn parse_lost(line: &str) -> Option<Option<u64>> {
-    let rest = line.strip_prefix("CPU:")?;
-    let (cpu, rest) = rest.split_once(" [LOST ")?;
-    cpu.parse::<u32>().ok()?;
-    match rest {
-        "EVENTS]" => Some(None),
-        _ => Some(Some(rest.strip_suffix(" EVENTS]")?.parse().ok()?)),
-    }
-}
-
-/// Splits `comm-tid [cpu] flags time: event` into tid and event. The name of a task may hold
-/// anything, `[` and `-` included, so the first `[cpu]` that has a thread id before it counts.
-fn parse_context(line: &str) -> Option<(u32, &str)> {
-    line.match_indices('[').find_map(|(at, _)| {
-        let (cpu, rest) = line[at + 1..].split_once(']')?;
-        cpu.parse::<u32>().ok()?;
-        // With the option record-tgid, the thread group follows the thread in parentheses.
-        let task = line[..at].trim_end();
-        let task = match task.rsplit_once('(') {
-            Some((task, group)) if group.ends_with(')') => task.trim_end(),
-            _ => task,
-        };
-        let tid = task.rsplit_once('-')?.1.parse().ok()?;
-        let (context, event) = rest.split_once(": ")?;
-        let time = context.split_whitespace().next_back()?;
-        time.starts_with(|c: char| c.is_ascii_digit())
-            .then_some((tid, event))
-    })
-}
-
 /// `gfn %llx spte %llx level %d errno %d`; fields that a later kernel appends are let be.
 fn parse_split(tid: u32, fields: &str) -> Option<SplitEvent> {
     let mut words = fields.split_whitespace();
@@ -126,10 +91,7 @@ fn parse_split(tid: u32, fields: &str) -> Option<SplitEvent> {
 /// tracefs instance, or an ordinary file that grows.
 #[derive(Debug)]
 pub struct TraceReader {
-    path: PathBuf,
-    file: Result<File, String>,
-    /// The beginning of a line whose end is not there yet.
-    unread: Vec<u8>,
+    lines: TraceLines,
     /// Other lines of the trace.
     others: HeadTail<String>,
 }
@@ -137,15 +99,8 @@ pub struct TraceReader {
 impl TraceReader {
     /// Opens a trace file. That it cannot be opened shows in every reading.
     pub fn open(path: PathBuf) -> TraceReader {
-        let file = OpenOptions::new()
-            .read(true)
-            .custom_flags(libc::O_NONBLOCK)
-            .open(&path)
-            .map_err(|error| error.to_string());
         TraceReader {
-            path,
-            file,
-            unread: Vec::new(),
+            lines: TraceLines::open(path),
             others: HeadTail::new(OTHERS, OTHERS),
         }
     }
@@ -180,7 +135,7 @@ impl TraceReader {
             [] => Err(format!(
                 "{}: a line that was written into the trace did not come out of it; is tracing_on \
                  1 there?",
-                self.path.display()
+                self.lines.path().display()
             )),
             _ => Ok(()),
         }
@@ -189,66 +144,22 @@ impl TraceReader {
     /// The split events since the previous reading. Spoilt where any were lost or a line cannot be
     /// understood: a smaller count would be a lie.
     pub fn splits(&mut self) -> Reading<Vec<SplitEvent>> {
-        match self.read() {
-            Ok(events) => Reading::Read(events),
-            Err(reason) => {
-                let reason = format!("{}: {reason}", self.path.display());
-                match self.file {
-                    Ok(_) => Reading::incomplete(reason),
-                    Err(_) => Reading::missing(reason),
-                }
-            }
-        }
-    }
-
-    fn read(&mut self) -> Result<Vec<SplitEvent>, String> {
-        let file = self.file.as_mut().map_err(|reason| reason.clone())?;
         let mut events = Vec::new();
-        let mut trouble = None;
-        let mut buffer = [0; 16 << 10];
-        loop {
-            let count = match file.read(&mut buffer) {
-                Ok(0) => break,
-                Ok(count) => count,
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
-                Err(error) => return Err(error.to_string()),
-            };
-            // After trouble the rest is read all the same, so that the next step starts clean.
-            for &byte in &buffer[..count] {
-                if byte != b'\n' {
-                    if self.unread.len() < MAX_LINE {
-                        self.unread.push(byte);
-                    } else {
-                        trouble.get_or_insert_with(|| "a line without end".to_owned());
-                    }
-                    continue;
-                }
-                let line = String::from_utf8_lossy(&self.unread);
-                match parse_line(&line) {
-                    Ok(Line::Split(event)) if events.len() < MAX_EVENTS => events.push(event),
-                    Ok(Line::Split(_)) => {
-                        trouble.get_or_insert_with(|| format!("more than {MAX_EVENTS} events"));
-                    }
-                    Ok(Line::Lost(count)) => {
-                        trouble.get_or_insert_with(|| match count {
-                            Some(count) => format!("the ring buffer lost {count} events"),
-                            None => "the ring buffer lost events".to_owned(),
-                        });
-                    }
-                    Ok(Line::Other) if line.is_empty() || line.starts_with('#') => {}
-                    Ok(Line::Other) => self.others.push(line.into_owned()),
-                    Err(reason) => {
-                        trouble.get_or_insert(reason);
-                    }
-                }
-                self.unread.clear();
+        let others = &mut self.others;
+        let read = self.lines.read(|line| match parse_line(line)? {
+            Line::Split(event) if events.len() < MAX_EVENTS => {
+                events.push(event);
+                Ok(())
             }
-        }
-        match trouble {
-            Some(reason) => Err(reason),
-            None => Ok(events),
-        }
+            Line::Split(_) => Err(format!("more than {MAX_EVENTS} events")),
+            Line::Lost(count) => Err(lost(count)),
+            Line::Other if line.is_empty() || line.starts_with('#') => Ok(()),
+            Line::Other => {
+                others.push(line.to_owned());
+                Ok(())
+            }
+        });
+        read.map(|()| events)
     }
 }
 

@@ -18,6 +18,9 @@ pub struct Expectation {
     pub split_leaves: Vec<SplitLeaf>,
     /// Change of the page counters.
     pub pages: PageDelta,
+    /// Pages that the dirty log must and may name; `None` where nothing is logged.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub logged: Option<LoggedPages>,
     /// Populated 4K pages of the guest_memfd after the step, over all of test memory.
     pub populated: Interval,
     /// VM exits: EPT violations of type ACCEPT.
@@ -57,6 +60,16 @@ pub struct Expectation {
 impl Expectation {
     /// Most split leaves listed by address; the count is in `splits`.
     pub const MAX_SPLIT_LEAVES: usize = 4096;
+}
+
+/// Pages for the dirty log of a step; any other page that it names is wrong.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LoggedPages {
+    /// Written for the first time since they were write-protected.
+    pub must: Vec<GpaRange>,
+    /// Written again, which shows only where QEMU has collected the log meanwhile; or read for the
+    /// first time, which KVM may map writable.
+    pub may: Vec<GpaRange>,
 }
 
 /// A leaf that must split, once.

@@ -49,8 +49,8 @@ pub use converts::Converts;
 pub use design::{Design, RangeSplit, Unmet};
 pub use expect::{Expect, ExpectErrno, ExpectMapGpa, ExpectStatus, ExpectTd};
 pub use expectation::{
-    AccessOutcome, Content, Expectation, Interval, PageDelta, ProbeRun, ReadPlan, SplitLeaf,
-    StatusRun,
+    AccessOutcome, Content, Expectation, Interval, LoggedPages, PageDelta, ProbeRun, ReadPlan,
+    SplitLeaf, StatusRun,
 };
 pub use host::{HostKind, HostProfile, Races};
 pub use map::{MemoryMap, RegionState};

@@ -135,6 +135,7 @@ pub fn expectation(expected: &Expectation) -> Vec<String> {
     let kinds = [
         ("access", accesses_text(expected)),
         ("content", reads_text(expected)),
+        ("dirty log", logged_text(expected)),
     ];
     for (name, text) in kinds {
         if !text.is_empty() {
@@ -150,6 +151,18 @@ pub fn expectation(expected: &Expectation) -> Vec<String> {
         ));
     }
     lines
+}
+
+/// How many pages the dirty log names; empty where nothing is logged.
+pub fn logged_text(expected: &Expectation) -> String {
+    let Some(logged) = &expected.logged else {
+        return String::new();
+    };
+    let pages = |ranges: &[GpaRange]| ranges.iter().map(|range| range.pages_4k()).sum::<u64>();
+    match (pages(&logged.must), pages(&logged.may)) {
+        (must, 0) => format!("{must} pages"),
+        (must, may) => format!("{must} pages, and up to {may} that it may name again"),
+    }
 }
 
 fn splits(expected: &Expectation) -> String {

@@ -15,8 +15,8 @@
 
 use tdxlab_plan::addr::{Gpa, GpaRange, PageLevel};
 use tdxlab_plan::{
-    AccessOutcome, Action, Backing, Content, Design, Expectation, Generation, Guest, Interval, Op,
-    PageDelta, ReadPlan, RegionState, Side, SplitLeaf,
+    AccessKind, AccessOutcome, Action, Backing, Content, Design, Expectation, Generation, Guest,
+    Interval, LoggedPages, Op, PageDelta, ReadPlan, RegionState, Side, SplitLeaf,
 };
 
 use super::pages::{count, pages_of, range_of};
@@ -50,6 +50,9 @@ pub(super) struct Plain {
     /// Transparent huge pages that are in 4K pieces, keyed by gfn / 512.
     pieces: Runs<bool>,
     logging: bool,
+    /// Pages that a fault has mapped, or a write has made writable, since logging began: the log
+    /// may name them again, and need not.
+    named: Runs<bool>,
     stopped: bool,
     /// Logging ends when the vCPUs go on.
     ends_later: bool,
@@ -81,6 +84,7 @@ impl Plain {
             filled: Runs::default(),
             pieces: Runs::default(),
             logging: false,
+            named: Runs::default(),
             stopped: false,
             ends_later: false,
         }
@@ -112,13 +116,15 @@ impl Plain {
         };
         let range = op.range().unwrap_or_default();
         match *op {
-            Op::Touch { stride, .. } => {
+            Op::Touch { stride, access, .. } => {
                 self.must_run()?;
+                expected.logged = self.log_access(range, stride, access == AccessKind::Write);
                 self.access(&mut changes, range, stride);
                 expected.accesses = Some(vec![(range, AccessOutcome::Done)]);
             }
             Op::Fill { generation, .. } => {
                 self.must_run()?;
+                expected.logged = self.log_access(range, PageLevel::Size4K, true);
                 self.access(&mut changes, range, PageLevel::Size4K);
                 self.filled.set(pages_of(range), Some(generation));
                 expected.accesses = Some(vec![(range, AccessOutcome::Done)]);
@@ -126,6 +132,7 @@ impl Plain {
             Op::Verify { .. } => {
                 self.must_run()?;
                 expected.reads = self.reads(pages_of(range));
+                expected.logged = self.log_access(range, PageLevel::Size4K, false);
                 self.access(&mut changes, range, PageLevel::Size4K);
             }
             Op::Punch { .. } => {
@@ -159,6 +166,9 @@ impl Plain {
                 });
             }
         }
+        if self.logs() {
+            expected.logged.get_or_insert_default();
+        }
         let [pages_4k, pages_2m, pages_1g] = changes.pages.map(Interval::exactly);
         let memory = pages_of(self.memory);
         Ok(Expectation {
@@ -182,6 +192,50 @@ impl Plain {
                 advice: "let them go on first: `vm: cont`".to_owned(),
             }),
         }
+    }
+
+    /// Whether pages are logged for somebody who asked for it.
+    fn logs(&self) -> bool {
+        self.logging && !self.ends_later
+    }
+
+    /// What the dirty log says of the accesses that follow. A write-protected page is named when it
+    /// is written, an unmapped one when a fault maps it writable: `make_spte()` and
+    /// `fast_page_fault()` in arch/x86/kvm/mmu.
+    fn log_access(
+        &mut self,
+        range: GpaRange,
+        stride: PageLevel,
+        write: bool,
+    ) -> Option<LoggedPages> {
+        if !self.logs() {
+            return None;
+        }
+        let mut logged = LoggedPages::default();
+        let pages = pages_of(range);
+        let mut at = pages.start;
+        while at < pages.end {
+            let (mapped, until) = self.mapped.at(at);
+            let (named, same_until) = self.named.at(at);
+            let end = match stride {
+                PageLevel::Size4K => until.min(same_until).min(pages.end),
+                _ => at + 1,
+            };
+            let absent = mapped == Mapped::Absent;
+            let part = range_of(&(at..end));
+            match (write, named) {
+                (true, _) if absent => logged.must.push(part),
+                (true, false) => logged.must.push(part),
+                (true, true) => logged.may.push(part),
+                (false, _) if absent => logged.may.push(part),
+                (false, _) => {}
+            }
+            if write || absent {
+                self.named.set(at..end, true);
+            }
+            at += (end - at).next_multiple_of(stride.pages_4k());
+        }
+        Some(logged)
     }
 
     /// One access at every stride of a range.
@@ -326,7 +380,11 @@ impl Plain {
 
     /// Dirty logging begins: every leaf is split down to 4K.
     fn log(&mut self, changes: &mut Changes) {
-        if std::mem::replace(&mut self.logging, true) || self.backing == Backing::Small {
+        if std::mem::replace(&mut self.logging, true) {
+            return;
+        }
+        self.named = Runs::default();
+        if self.backing == Backing::Small {
             return;
         }
         let leaves: Vec<Pages> = self

@@ -135,6 +135,7 @@ impl Tally {
                 pages_2m: Interval::exactly(self.pages_2m) + uncertain.pages_2m,
                 pages_1g: Interval::exactly(0),
             },
+            logged: None,
             populated,
             accept_exits: exits(self.accept_exits),
             access_exits: exits(self.access_exits),

@@ -8,6 +8,7 @@ use tdxlab_journal::journal::{Event, JournalError, PlanId, RunStarted};
 use tdxlab_journal::reader::JournalReader;
 use tdxlab_journal::verdict::{Finding, Judgement, MissingWitness, Verdict};
 use tdxlab_journal::{ContentSpan, Observed, PageCounters, Reading, Sample};
+use tdxlab_plan::addr::GpaRange;
 use tdxlab_plan::linux::LinuxPlan;
 use tdxlab_plan::{Expectation, Plan, op_words, text as words};
 
@@ -477,6 +478,10 @@ pub(super) fn numbers(
         access_exits: exits.and_then(|(before, after)| after.access.checked_sub(before.access)),
         entries_looked_at: sum(observed, |o| o.entries_looked_at),
         leaves_zapped: sum(observed, |o| o.leaves_zapped),
+        logged: sum(observed, |o| {
+            let pages = o.logged.as_ref()?.value()?.iter().copied();
+            Some(pages.map(GpaRange::pages_4k).sum())
+        }),
         exits: sum(observed, |o| o.cost.exits),
         vmcalls: sum(observed, |o| o.cost.vmcalls),
         auged_4k: sum(observed, |o| o.cost.auged_4k),

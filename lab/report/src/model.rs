@@ -347,6 +347,9 @@ pub struct Numbers {
     pub entries_looked_at: Option<u64>,
     /// Leaves zapped.
     pub leaves_zapped: Option<u64>,
+    /// 4K pages that the dirty log named.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub logged: Option<u64>,
     /// VM exits of any kind.
     #[serde(default)]
     pub exits: Option<u64>,

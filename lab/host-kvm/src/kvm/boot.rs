@@ -79,6 +79,7 @@ pub(super) fn boot(
     )?;
     let Begun { vm, memory, watch } = begun;
     let patience = options.patience;
+    let watch = (watch, host.places.tracefs.clone());
     Ok(KvmSession::new(vm, memory, watch, held, patience, hatch))
 }
 

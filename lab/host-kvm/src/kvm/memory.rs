@@ -58,6 +58,11 @@ impl TestMemory {
         }
     }
 
+    /// All of it.
+    pub(super) const fn range(&self) -> GpaRange {
+        self.memory
+    }
+
     /// fallocate(PUNCH_HOLE | KEEP_SIZE); its errno.
     pub(super) fn punch(&self, range: GpaRange) -> i32 {
         self.fallocate(

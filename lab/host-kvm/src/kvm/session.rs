@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::fs;
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use tdxlab_host::attach::{Attachment, GdbStub};
@@ -9,6 +10,7 @@ use tdxlab_host::vm::{Vm, Wake};
 use tdxlab_host::{HostError, OnHost, Session};
 use tdxlab_journal::{Ending, Observed, Reading, Sample, SplitEvent};
 use tdxlab_kernel::debugfs::VmFolder;
+use tdxlab_kernel::dirty_ring::DirtyRing;
 use tdxlab_kernel::instance::Instance;
 use tdxlab_kernel::kmsg::KernelLog;
 use tdxlab_kernel::tracefs::{SPLIT_EVENT, TraceReader};
@@ -159,6 +161,9 @@ pub(super) struct KvmSession {
     memory: TestMemory,
     watch: Watch,
     dirty_log: Option<DirtyLog>,
+    /// The pages that it names, while it is on.
+    logged: Option<Result<DirtyRing, String>>,
+    tracefs: PathBuf,
     patience: Duration,
     /// Second monitor, for a held guest.
     hatch: Option<Attachment>,
@@ -172,7 +177,7 @@ impl KvmSession {
     pub(super) fn new(
         vm: Vm,
         memory: TestMemory,
-        watch: Watch,
+        (watch, tracefs): (Watch, PathBuf),
         held: Option<Held>,
         patience: Duration,
         hatch: Option<Attachment>,
@@ -182,6 +187,8 @@ impl KvmSession {
             memory,
             watch,
             dirty_log: None,
+            logged: None,
+            tracefs,
             patience,
             hatch,
             populated_by: None,
@@ -224,11 +231,15 @@ impl KvmSession {
         match op {
             VmOp::DirtyLog(true) => {
                 if self.dirty_log.is_none() {
+                    let threads: Vec<u32> =
+                        threads_of(self.vm.process().pid()).into_iter().collect();
+                    self.logged = Some(DirtyRing::follow(&self.tracefs, &threads));
                     self.dirty_log = Some(DirtyLog::start(&mut self.vm, until)?);
                 }
                 Ok(0)
             }
             VmOp::DirtyLog(false) => {
+                self.logged = None;
                 if let Some(log) = self.dirty_log.take() {
                     log.stop(&mut self.vm, until)?;
                 }
@@ -286,6 +297,10 @@ impl Session for KvmSession {
             }
         }
         observed.took_since(began);
+        observed.logged = self.logged.as_mut().map(|ring| match ring {
+            Ok(ring) => ring.read(self.memory.range()),
+            Err(reason) => Reading::missing(reason.clone()),
+        });
         observed.cost = Counted::of_plain(&self.watch.counters).since(counted);
         Ok(observed)
     }

@@ -4,6 +4,7 @@ use tdxlab_journal::{Finding, Judgement, Observed, Reading, Sample};
 use tdxlab_plan::{Action, Expectation, Op};
 
 mod content;
+mod dirty_log;
 mod guest;
 mod host;
 

@@ -161,6 +161,50 @@ fn logging_splits_what_is_mapped_once_and_faults_map_small() {
     shows(&vm.touch(0, 10 * M, PageLevel::Size4K), [0, 0, 0], 0, 2560);
 }
 
+/// What the log must and may name.
+fn names(expected: &Expectation) -> Option<(Vec<GpaRange>, Vec<GpaRange>)> {
+    let logged = expected.logged.clone()?;
+    Some((logged.must, logged.may))
+}
+
+#[test]
+fn the_log_names_what_is_written_and_what_a_fault_may_map_writable() {
+    let mut vm = Vm::of(Backing::Hugetlb2M);
+    assert_eq!(names(&vm.fill(1, 0, 4 * M)), None, "nothing is logged yet");
+    assert_eq!(names(&vm.log(true)), Some((vec![], vec![])));
+    let first = range(0, M);
+    assert_eq!(names(&vm.fill(2, 0, M)), Some((vec![first], vec![])));
+    // Half of it again: QEMU may have collected the log meanwhile.
+    let again = (vec![range(M, 3 * M / 2)], vec![range(M / 2, M)]);
+    assert_eq!(names(&vm.fill(3, M / 2, 3 * M / 2)), Some(again));
+    assert_eq!(
+        names(&vm.verify(0, 4 * M)),
+        Some((vec![], vec![])),
+        "all of it is mapped"
+    );
+    // One page of every 2M, of which the first two are mapped.
+    let pages = [0, 2 * M, 4 * M, 6 * M].map(|at| range(at, at + 0x1000));
+    let touched = vm.touch(0, 8 * M, PageLevel::Size2M);
+    assert_eq!(names(&touched), Some((pages[1..].to_vec(), vec![pages[0]])));
+    // Where nothing is mapped, reading may log; after that, writing may.
+    let absent = range(10 * M, 10 * M + 0x2000);
+    let read = vm.verify(10 * M, 10 * M + 0x2000);
+    assert_eq!(names(&read), Some((vec![], vec![absent])));
+    let written = vm.fill(4, 10 * M, 10 * M + 0x3000);
+    let last = range(10 * M + 0x2000, 10 * M + 0x3000);
+    assert_eq!(names(&written), Some((vec![last], vec![absent])));
+    // A hole takes it from the page table, so that a fault logs it anew.
+    vm.punch(0, 2 * M);
+    assert_eq!(names(&vm.fill(5, 0, M)), Some((vec![first], vec![])));
+    assert_eq!(names(&vm.log(false)), None);
+    vm.log(true);
+    assert_eq!(
+        names(&vm.fill(6, 0, M)),
+        Some((vec![first], vec![])),
+        "protected anew"
+    );
+}
+
 #[test]
 fn older_kernels_zap_what_logging_has_split() {
     let mut vm = Vm::under("plain-zap", Backing::Hugetlb2M);

@@ -345,6 +345,14 @@ fn rows(step: &StepReport, expected: &Expectation) -> Vec<Row> {
             );
         }
     }
+    if expected.logged.is_some() {
+        row(
+            Witness::DirtyLog,
+            "logged pages",
+            words::logged_text(expected),
+            number(seen.logged),
+        );
+    }
     if let Some(most) = expected.entries_at_most {
         row(
             Witness::Entries,

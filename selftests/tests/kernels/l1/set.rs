@@ -100,6 +100,24 @@ fn the_set_of_plain_vms_passes() {
     for scenario in scenarios {
         assert_eq!(scenario["verdict"], "pass", "{scenario:#}");
     }
+    // The dirty log was read; a step that it says nothing of would pass, too.
+    let logged: Vec<Option<u64>> = scenarios
+        .iter()
+        .filter(|scenario| scenario["name"] == "kvm/dirty-log-pages")
+        .flat_map(|scenario| scenario["steps"].as_array().unwrap())
+        .map(|step| step["numbers"]["logged"].as_u64())
+        .collect();
+    let expected = [
+        None,
+        Some(0),
+        Some(4),
+        Some(16),
+        Some(0),
+        Some(64),
+        Some(0),
+        Some(16),
+    ];
+    assert_eq!(logged[..expected.len()], expected);
     eprintln!("{said}");
 }
 

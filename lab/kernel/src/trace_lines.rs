@@ -1,0 +1,119 @@
+//! Lines of a trace file of tracefs, and what they have in common.
+
+use std::fs::{File, OpenOptions};
+use std::io::{self, Read};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+
+use tdxlab_journal::Reading;
+
+/// Longest line. The kernel's own are below 200 bytes.
+const MAX_LINE: usize = 4096;
+
+/// Reads the lines of a trace file from where the previous reading ended.
+#[derive(Debug)]
+pub(crate) struct TraceLines {
+    path: PathBuf,
+    file: Result<File, String>,
+    /// The beginning of a line whose end is not there yet.
+    unread: Vec<u8>,
+}
+
+impl TraceLines {
+    /// Opens a trace file. That it cannot be opened shows in every reading.
+    pub(crate) fn open(path: PathBuf) -> TraceLines {
+        let file = OpenOptions::new()
+            .read(true)
+            .custom_flags(libc::O_NONBLOCK)
+            .open(&path)
+            .map_err(|error| error.to_string());
+        TraceLines {
+            path,
+            file,
+            unread: Vec::new(),
+        }
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Gives every line to `take`, which returns what is wrong with it. After the first such line
+    /// the reading is incomplete, and the rest is read all the same, so that the next one starts
+    /// clean.
+    pub(crate) fn read(&mut self, mut take: impl FnMut(&str) -> Result<(), String>) -> Reading<()> {
+        let told = |reason: &str| format!("{}: {reason}", self.path.display());
+        let file = match &mut self.file {
+            Ok(file) => file,
+            Err(reason) => return Reading::missing(told(reason)),
+        };
+        let mut trouble = None;
+        let mut buffer = [0; 16 << 10];
+        loop {
+            let count = match file.read(&mut buffer) {
+                Ok(0) => break,
+                Ok(count) => count,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                Err(error) => return Reading::incomplete(told(&error.to_string())),
+            };
+            for &byte in &buffer[..count] {
+                if byte != b'\n' {
+                    if self.unread.len() < MAX_LINE {
+                        self.unread.push(byte);
+                    } else {
+                        trouble.get_or_insert_with(|| "a line without end".to_owned());
+                    }
+                    continue;
+                }
+                if let Err(reason) = take(&String::from_utf8_lossy(&self.unread)) {
+                    trouble.get_or_insert(reason);
+                }
+                self.unread.clear();
+            }
+        }
+        match trouble {
+            Some(reason) => Reading::incomplete(told(&reason)),
+            None => Reading::Read(()),
+        }
+    }
+}
+
+/// What is said of lost events.
+pub(crate) fn lost(count: Option<u64>) -> String {
+    match count {
+        Some(count) => format!("the ring buffer lost {count} events"),
+        None => "the ring buffer lost events".to_owned(),
+    }
+}
+
+/// `CPU:1 [LOST 12 EVENTS]` or `CPU:1 [LOST EVENTS]`.
+pub(crate) fn parse_lost(line: &str) -> Option<Option<u64>> {
+    let rest = line.strip_prefix("CPU:")?;
+    let (cpu, rest) = rest.split_once(" [LOST ")?;
+    cpu.parse::<u32>().ok()?;
+    match rest {
+        "EVENTS]" => Some(None),
+        _ => Some(Some(rest.strip_suffix(" EVENTS]")?.parse().ok()?)),
+    }
+}
+
+/// Splits `comm-tid [cpu] flags time: event` into tid and event. The name of a task may hold
+/// anything, `[` and `-` included, so the first `[cpu]` that has a thread id before it counts.
+pub(crate) fn parse_context(line: &str) -> Option<(u32, &str)> {
+    line.match_indices('[').find_map(|(at, _)| {
+        let (cpu, rest) = line[at + 1..].split_once(']')?;
+        cpu.parse::<u32>().ok()?;
+        // With the option record-tgid, the thread group follows the thread in parentheses.
+        let task = line[..at].trim_end();
+        let task = match task.rsplit_once('(') {
+            Some((task, group)) if group.ends_with(')') => task.trim_end(),
+            _ => task,
+        };
+        let tid = task.rsplit_once('-')?.1.parse().ok()?;
+        let (context, event) = rest.split_once(": ")?;
+        let time = context.split_whitespace().next_back()?;
+        time.starts_with(|c: char| c.is_ascii_digit())
+            .then_some((tid, event))
+    })
+}
