@@ -31,14 +31,14 @@ test: setup ## Run every test; the rehearsal of the tdx host, if its parts are i
 		$(MAKE) --no-print-directory rehearsal-tests; \
 	else \
 		echo "NOT TESTED: the rehearsal of the tdx host, whose parts are not in the cache:" >&2; \
-		echo "  make test-rehearsal   fetches 421 MB, once, and tests it" >&2; \
+		echo "  make test-rehearsal   fetches 404 MB, once, and tests it" >&2; \
 		[ "$${TDXLAB_REQUIRE_REHEARSAL:-0}" = 0 ] || exit 1; \
 	fi
 
 tested: setup ## Build every test, and the program that they call
 	@cargo test --locked --workspace --no-run
 
-rehearsal-parts: tested ## Fetch the parts of a rehearsal (421 MB, once), or bring them up to date
+rehearsal-parts: tested ## Fetch the parts of a rehearsal (404 MB, once), or bring them up to date
 	@$(TESTED) rehearse --prepare
 
 test-rehearsal: rehearsal-parts ## Fetch the parts of a rehearsal, and test all that it can show

@@ -20,6 +20,17 @@ const INSTALL: &[&str] = &[
     BACKPORTS,
 ];
 
+/// Packages that others depend on and that nothing of a rehearsal uses, so that they are not fetched:
+/// what makes an initramfs on the machine itself, and run times of GCC's sanitizers.
+const UNUSED: &[&str] = &[
+    "initramfs-tools",
+    "libasan8",
+    "libhwasan0",
+    "liblsan0",
+    "libtsan2",
+    "libubsan1",
+];
+
 /// Debian's archive.
 #[derive(Debug)]
 pub(crate) struct Archive {
@@ -44,7 +55,8 @@ impl Archive {
         let mut apt = Apt::of_folder(folder, &[RELEASE, BACKPORTS])?;
         let none = folder.join("cache/none");
         std::fs::create_dir_all(none.join("partial"))?;
-        std::fs::write(folder.join("status"), "")?;
+        // apt takes these for installed.
+        std::fs::write(folder.join("status"), installed(UNUSED))?;
         apt.set("Dir::State::status", &folder.join("status"));
         apt.set("APT::Architecture", Path::new("amd64"));
         apt.set("APT::Architectures", Path::new("amd64"));
@@ -104,6 +116,17 @@ impl Archive {
     }
 }
 
+/// A status file of dpkg in which these packages are installed, in a version newer than any.
+fn installed(packages: &[&str]) -> String {
+    let stanza = |package: &&str| {
+        format!(
+            "Package: {package}\nStatus: install ok installed\nArchitecture: amd64\n\
+             Multi-Arch: same\nVersion: 9999:1\n\n"
+        )
+    };
+    packages.iter().map(stanza).collect()
+}
+
 /// A package file in the archive.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Package {
@@ -146,6 +169,14 @@ fn parse_uris(text: &str) -> BTreeSet<Package> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_nothing_uses_is_told_to_apt_as_installed() {
+        let status = installed(&["libasan8", "udev"]);
+        let stanzas: Vec<&str> = status.split_terminator("\n\n").collect();
+        assert_eq!(stanzas.len(), 2);
+        assert!(stanzas[1].starts_with("Package: udev\nStatus: install ok installed\n"));
+    }
 
     #[test]
     fn packages_are_read_from_what_apt_prints() {

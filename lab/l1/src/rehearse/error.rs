@@ -25,7 +25,7 @@ pub enum RehearsalError {
     /// The parts are not in the cache and were not to be fetched.
     #[error("the parts of a rehearsal are not in {}", folder.display())]
     #[diagnostic(help(
-        "run `tdxlab rehearse --prepare`, with the same --kernel (421 MB to download, once)"
+        "run `tdxlab rehearse --prepare`, with the same --kernel (404 MB to download, once)"
     ))]
     NotPrepared {
         /// The folder searched.

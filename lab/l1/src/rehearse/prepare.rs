@@ -16,7 +16,7 @@ use super::root::Root;
 use crate::debian::closure::{Archive, Package};
 
 /// Raised when the same packages give other parts.
-const RECIPE: u32 = 4;
+const RECIPE: u32 = 5;
 
 /// The QEMU.
 const QEMU: &str = "qemu-system-x86";

@@ -51,7 +51,7 @@ fn progress(doing: &str) {
 /// TDX module under it is played.
 ///
 /// KVM's TDX code, its page tables, guest_memfd and QEMU are real; the module is not, and the report
-/// says so. The parts (QEMU, a kernel, a compiler) are downloaded once, 421 MB, and kept in the
+/// says so. The parts (QEMU, a kernel, a compiler) are downloaded once, 404 MB, and kept in the
 /// user's cache folder; nothing is installed.
 #[derive(Args, Debug)]
 pub(super) struct Rehearse {

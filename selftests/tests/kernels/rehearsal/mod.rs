@@ -1,6 +1,6 @@
 //! The `tdx` host, rehearsed: KVM's own TDX code and an unmodified QEMU in an emulated machine.
 //!
-//! `make test-rehearsal` runs these. They take parts of 421 MB to download once, and minutes, so
+//! `make test-rehearsal` runs these. They take parts of 404 MB to download once, and minutes, so
 //! `cargo test` alone passes them over.
 
 mod bisect;
