@@ -18,6 +18,7 @@
 mod built;
 mod choice;
 mod error;
+mod kept;
 mod modules;
 mod parts;
 mod prepare;

@@ -23,15 +23,13 @@ use serde::{Deserialize, Serialize};
 
 use super::choice::Distributed;
 use super::error::RehearsalError;
+use super::kept::{self, MANIFEST};
 use super::modules::{self, Tree};
 use super::root::Root;
 use super::selftests;
 
 /// Image of the firmware.
 pub(super) const OVMF: &str = "OVMF.fd";
-
-/// The manifest, written last.
-pub(super) const MANIFEST: &str = "parts.json";
 
 /// Called with each step of the preparation.
 pub type Progress<'a> = dyn FnMut(&str) + 'a;
@@ -158,6 +156,7 @@ impl Parts {
         folder.join("build").is_dir().then_some(())?;
         let text = fs::read(folder.join(MANIFEST)).ok()?;
         let parts: Parts = serde_json::from_slice(&text).ok()?;
+        kept::hold(&folder)?;
         Some(Parts { folder, ..parts })
     }
 }

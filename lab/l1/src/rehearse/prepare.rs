@@ -10,8 +10,9 @@ use std::{fs, io};
 
 use super::choice::{Distributed, Version};
 use super::error::{RehearsalError, apt_said, system};
+use super::kept::{self, MANIFEST};
 use super::modules::{self, Tree};
-use super::parts::{MANIFEST, OVMF, Parts, Progress, folder_in};
+use super::parts::{OVMF, Parts, Progress, folder_in};
 use super::root::Root;
 use crate::debian::closure::{Archive, Package};
 
@@ -175,6 +176,9 @@ pub fn prepare(
     }
     fs::rename(&whole, &target).map_err(system("putting the parts in place"))?;
     point_to(&rehearsal, &distributed.link(), &name)?;
+    for old in kept::remove(&rehearsal) {
+        progress(&format!("removed {}, which is replaced", old.display()));
+    }
     if keep {
         progress(&format!("kept {}", work.keep().display()));
     } else {
