@@ -276,8 +276,8 @@ pub const ROWS: &[Known] = &[
         S,
         "zero-step mitigation takes the S-EPT lock at TD entry",
         &[],
-        "the software module counts them, but software guests have no instruction pointer to count \
-         by",
+        "the filter's own count: the software module has it, but the accesses of software guests \
+         have no instruction pointer to count by, and a KVM that maps what faults never meets it",
     ),
     partly(
         32,

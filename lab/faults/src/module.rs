@@ -168,6 +168,19 @@ faults! {
         }
     }
 
+    "entry-busy-is-final": "TDH.VP.ENTER is busy while another call has the S-EPT tree, and KVM takes that for an unknown exit"
+    ("zero-step filter of the module, RFC v5 thread", rows 31, under "headtail", seen by Td)
+    EntryBusyIsFinal { entries: u64 } {
+        fn entry_is_busy(&mut self) -> bool {
+            // Rarely, as the lock is held for a moment only.
+            self.entries += 1;
+            self.entries.is_multiple_of(64)
+        }
+        fn enters_again(&mut self) -> bool {
+            false
+        }
+    }
+
     "busy-is-final": "KVM takes TDX_OPERAND_BUSY of DEMOTE for a failure, though the S-EPT tree is free a moment later"
     ("zero-step mitigation takes the S-EPT lock, RFC v5 thread", rows 30, under "headtail",
      seen by Td KernelLog)

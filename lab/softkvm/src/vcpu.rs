@@ -19,6 +19,10 @@ const VMCALL_INFO: u64 = 0x10000;
 /// stops.
 const EXITS_FOR_EVER: u32 = 1000;
 
+/// QEMU's last words where KVM makes nothing of the status of TDH.VP.ENTER: `unhandled_exit` of
+/// `tdx_handle_exit()`, which ends in KVM_INTERNAL_ERROR_UNEXPECTED_EXIT_REASON.
+const ENTRY_FAILED: &str = "KVM internal error. Suberror: 4 (TDH.VP.ENTER: 0x8000020000000092)";
+
 /// R10 of a hypercall that KVM does not know (-KVM_ENOSYS).
 const KVM_ENOSYS: u64 = (-1000_i64) as u64;
 
@@ -29,6 +33,8 @@ pub(crate) struct Vcpu {
     state: State,
     /// Exits of the current request without progress.
     exits: u32,
+    /// Outside the TD since an exit of the current request.
+    outside: bool,
 }
 
 /// State of a vCPU.
@@ -50,6 +56,7 @@ impl Default for Vcpu {
             gprs: [0; 16],
             state: State::Idle,
             exits: 0,
+            outside: false,
         }
     }
 }
@@ -60,6 +67,7 @@ impl Vcpu {
         self.gprs = gprs;
         self.state = State::Entry(request);
         self.exits = 0;
+        self.outside = false;
     }
 
     /// Advances by one step: one TD entry, or the handling of one exit.
@@ -102,6 +110,13 @@ impl Vcpu {
         io: &mut Vec<PortWrite>,
     ) -> (State, Advance) {
         let index = usize::from(id.0);
+        if self.outside && kvm.hardware.policy.entry_is_busy() {
+            if !kvm.hardware.policy.enters_again() {
+                kvm.die(death(Killer::KvmBug, ENTRY_FAILED.to_owned()));
+            }
+            return (State::Entry(request), Advance::Working);
+        }
+        self.outside = false;
         kvm.hardware.td.enter(index);
         let outcome = match request {
             Request::Tdcall => kvm.hardware.tdcall(index, &mut self.gprs),
@@ -120,6 +135,7 @@ impl Vcpu {
             // A shared page, or an address that no memory slot can serve.
             Request::Fault { gpa, side, .. } => {
                 kvm.hardware.td.leave(index);
+                self.outside = true;
                 kvm.work.exits += 1;
                 self.exited(id, gpa, kvm);
                 let fault = Fault {
@@ -145,6 +161,7 @@ impl Vcpu {
             }
             Outcome::Exit(exit) => {
                 kvm.hardware.td.leave(index);
+                self.outside = true;
                 kvm.work.exits += 1;
                 self.exit(id, request, exit, kvm, io)
             }

@@ -237,6 +237,17 @@ pub trait Policy: Send {
         true
     }
 
+    /// Whether another call has the S-EPT tree while a vCPU goes back into the TD, whose zero-step
+    /// filter wants it, too: TDH.VP.ENTER gives TDX_OPERAND_BUSY.
+    fn entry_is_busy(&mut self) -> bool {
+        false
+    }
+
+    /// Whether KVM enters again after a busy TDH.VP.ENTER.
+    fn enters_again(&mut self) -> bool {
+        true
+    }
+
     /// Whether KVM takes this status of a SEAMCALL for a failure.
     fn notices(&mut self, call: Seamcall, status: Status) -> bool {
         !status.is_success()

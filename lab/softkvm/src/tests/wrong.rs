@@ -91,6 +91,36 @@ fn a_busy_seamcall_is_made_once_more_and_must_then_succeed(#[case] busy: Seamcal
     );
 }
 
+/// A TDH.VP.ENTER that is busy so many times; whether KVM enters again.
+struct BusyEntry(u32, bool);
+
+impl Policy for BusyEntry {
+    fn entry_is_busy(&mut self) -> bool {
+        let busy = self.0 > 0;
+        self.0 = self.0.saturating_sub(1);
+        busy
+    }
+    fn enters_again(&mut self) -> bool {
+        self.1
+    }
+}
+
+#[test]
+fn a_busy_entry_is_tried_again_until_the_tree_is_free() {
+    let mut again = core(KvmDesign::V5, BusyEntry(7, true));
+    assert_eq!(accept(&mut again, 0, PageLevel::Size2M), DONE);
+    assert_eq!(again.exits().accept, 1, "the guest did not run meanwhile");
+    let mut unknown = core(KvmDesign::V5, BusyEntry(1, false));
+    assert_eq!(accept(&mut unknown, 0, PageLevel::Size2M).0, Advance::Dead);
+    assert!(
+        unknown
+            .death()
+            .unwrap()
+            .text
+            .starts_with("KVM internal error")
+    );
+}
+
 #[rstest]
 #[case(Seamcall::PageAug)]
 #[case(Seamcall::SeptAdd)]
