@@ -44,7 +44,8 @@
 	bug(LEAF_STAYS_COUNTED, "leaf-stays-counted")			\
 	bug(EVENT_MISSING, "event-missing")				\
 	bug(EVENT_TWICE, "event-twice")					\
-	bug(CONVERSION_NOT_SPLIT, "conversion-not-split")
+	bug(CONVERSION_NOT_SPLIT, "conversion-not-split")		\
+	bug(PAGE_NOT_LOGGED, "page-not-logged")
 
 #define SOFTTDX_BUG_ENUM(id, name)	SOFTTDX_BUG_##id,
 enum softtdx_bug {

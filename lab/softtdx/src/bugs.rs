@@ -169,6 +169,11 @@ pub fn bugs() -> &'static [Bug] {
             12,
             "a conversion zaps without splitting first",
         ),
+        bug(
+            "page-not-logged",
+            18,
+            "of a plain VM, every eighth page that is written stays out of the dirty log",
+        ),
     ];
     BUGS
 }

@@ -362,6 +362,13 @@ pub(crate) const EDITS: &[Edit] = &[
         "\tkvm_handle_gfn_range(kvm, &post_set_range);\n",
         "\tkvm_handle_gfn_range(kvm, &post_set_range);\n\tsofttdx_attributes_end(kvm);\n",
     ),
+    in_function(
+        KVM,
+        "mark_page_dirty_in_slot",
+        "\tif (memslot && kvm_slot_dirty_track_enabled(memslot)) {\n",
+        "\tif (softtdx_bug(PAGE_NOT_LOGGED) && gfn % 8 == 3)\n\t\treturn;\n\n\
+         \tif (memslot && kvm_slot_dirty_track_enabled(memslot)) {\n",
+    ),
     // KVM's TDX code: leaves of 2M, the accepted level, and the lie "drop-conversion".
     unless(
         OWN_SPLITS[0],

@@ -17,7 +17,8 @@ pub(super) use row::Form;
 use row::{DESIGN, Row, show};
 use selftests::Selftests;
 use tdxlab_fuzz::qualify::{Catch, Unjudged, caught};
-use tdxlab_host_kvm::tdx::TdxHost;
+use tdxlab_host::Host;
+use tdxlab_host_kvm::kvm::KvmHost;
 use tdxlab_journal::{Verdict, Witness};
 use tdxlab_plan::{Design, HostKind};
 use tdxlab_qemu::interrupt::Interrupt;
@@ -69,7 +70,10 @@ impl KernelBugs<'_> {
         let bugs = named(self.bugs)?;
         let started = Instant::now();
         let kvm = Kvm::with_design(DESIGN.0)?;
-        let host = select::tdx()?;
+        let hosts = [
+            Box::new(select::tdx()?) as Box<dyn Host>,
+            Box::new(KvmHost::find()?),
+        ];
         let selftests = self
             .selftests
             .map(|folder| Selftests::sound(folder, self.patience));
@@ -77,7 +81,7 @@ impl KernelBugs<'_> {
         let mut trial = Trial {
             kvm,
             selftests,
-            host: &host,
+            hosts,
             patience: self.patience,
             sound: BTreeMap::new(),
         };
@@ -145,16 +149,17 @@ fn set(parameter: &str, value: &str) -> Result<(), CliError> {
 }
 
 /// Plans on this machine, with a bug and without.
-struct Trial<'a> {
+struct Trial {
     kvm: Kvm,
     selftests: Option<Selftests>,
-    host: &'a TdxHost,
+    /// Of TDs, and of plain VMs.
+    hosts: [Box<dyn Host>; 2],
     patience: Duration,
     /// Plans that were run without a bug, and whether they passed.
     sound: BTreeMap<String, bool>,
 }
 
-impl Trial<'_> {
+impl Trial {
     fn bug(
         &mut self,
         bug: &'static Bug,
@@ -215,8 +220,13 @@ impl Trial<'_> {
     }
 
     fn run(&self, item: &TestCase) -> Result<PlanResult, CliError> {
-        let design = Design::named(DESIGN.1).expect("it is a design");
-        let runner = InMemoryRunner::new(self.host, design)?.with_patience(self.patience);
+        let [of_tds, of_plain_vms] = &self.hosts;
+        let (host, design) = match item.plan.guest.backing {
+            None => (of_tds, Design::named(DESIGN.1)),
+            Some(_) => (of_plain_vms, of_plain_vms.design()),
+        };
+        let design = design.expect("the host has a design");
+        let runner = InMemoryRunner::new(host.as_ref(), design)?.with_patience(self.patience);
         Ok(runner.run(item))
     }
 

@@ -11,6 +11,8 @@ use crate::cli::options::Scenarios;
 /// What of the default set reaches a bug, the best first, and who is expected to contradict it.
 pub(super) struct Reach {
     pub(super) bug: &'static str,
+    /// The host that runs them: of TDs, or of plain VMs.
+    pub(super) host: HostKind,
     pub(super) plans: &'static [&'static str],
     pub(super) witness: Option<Witness>,
     /// Why nothing can reach it on this host.
@@ -20,6 +22,7 @@ pub(super) struct Reach {
 const fn reach(bug: &'static str, witness: Witness, plans: &'static [&'static str]) -> Reach {
     Reach {
         bug,
+        host: HostKind::Tdx,
         plans,
         witness: Some(witness),
         why_not: None,
@@ -29,6 +32,7 @@ const fn reach(bug: &'static str, witness: Witness, plans: &'static [&'static st
 const fn out_of_reach(bug: &'static str, why: &'static str) -> Reach {
     Reach {
         bug,
+        host: HostKind::Tdx,
         plans: &[],
         witness: None,
         why_not: Some(why),
@@ -166,6 +170,14 @@ pub(super) const REACHES: &[Reach] = &[
         Witness::Splits,
         &["convert/part-of-one-leaf[head]"],
     ),
+    Reach {
+        host: HostKind::Kvm,
+        ..reach(
+            "page-not-logged",
+            Witness::DirtyLog,
+            &["kvm/dirty-log-pages"],
+        )
+    },
 ];
 
 impl Reach {
@@ -176,7 +188,7 @@ impl Reach {
                 paths: vec![plan.into()],
                 seed: None,
             };
-            items.extend(load::items_for(&which, HostKind::Tdx)?);
+            items.extend(load::items_for(&which, self.host)?);
         }
         Ok(items)
     }
