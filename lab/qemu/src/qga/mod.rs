@@ -14,15 +14,12 @@ use std::marker::PhantomData;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
 
-use qapi::{Any, Command, Execute};
+use qapi::{Any, Execute};
 use serde::Deserialize;
 
 use crate::record::{Direction, Record, shortened};
 
-pub use qapi::qga as commands;
-
-/// The virtio-serial port of qemu-ga, by the name that it looks for.
-pub const PORT: &str = "org.qemu.guest_agent.0";
+pub use qapi::{Command, qga as commands};
 
 /// Longest answer. The lab asks for no more than 64 KiB at a time, which are 88 KiB in base64.
 pub const MAX_ANSWER: usize = 256 << 10;
