@@ -118,13 +118,14 @@ impl LinuxGuest {
         let process = Process::start(&machine.command_line(), inherited)?;
         Ok(LinuxGuest {
             process,
-            talk: Conversation::new(agent).map_err(line_failed)?,
+            talk: Conversation::new(agent)
+                .map_err(io::Error::other)
+                .map_err(system("listening to the guest"))?,
             console_line,
             console: Console::new(),
-            qmp: Qmp::new(qmp).map_err(|error| LinuxError::System {
-                doing: "speaking with QEMU's monitor".to_owned(),
-                source: io::Error::other(error),
-            })?,
+            qmp: Qmp::new(qmp)
+                .map_err(io::Error::other)
+                .map_err(system("speaking with QEMU's monitor"))?,
             memory,
             pusher,
             pushed: None,
@@ -160,7 +161,7 @@ impl LinuxGuest {
             return Ok(None);
         };
         // Words of an agent that nobody has asked yet are no sign of qemu-ga's life.
-        let wait = &mut |doing: &str| Ok(self.wait(doing)? && !self.has_words());
+        let wait = &mut |doing: &str| Ok(self.wait(doing)? && !self.talk.is_waiting());
         let result = act(&mut pusher, wait);
         self.pusher = Some(pusher);
         result.map(Some).map_err(|error| match error {
@@ -290,7 +291,7 @@ impl LinuxGuest {
                 break;
             }
             self.wait(&doing)?;
-            if !self.has_words() {
+            if !self.talk.is_waiting() {
                 self.watch(&doing)?;
             }
             if sign.elapsed() > self.patience {
@@ -418,7 +419,7 @@ impl LinuxGuest {
                     .is_ok()
                 {
                     self.listen_to_console(doing)?;
-                    return match self.has_words() {
+                    return match self.talk.is_waiting() {
                         true => Ok(true),
                         false => Err(self.died(doing)),
                     };
@@ -426,16 +427,11 @@ impl LinuxGuest {
             }
             Err(error) => return Err(self.line_error(error, doing)),
         }
-        heard |= self.has_words();
+        heard |= self.talk.is_waiting();
         if ended && !heard {
             return Err(self.died(doing));
         }
         Ok(heard)
-    }
-
-    /// Whether there are replies to take. Looks without taking.
-    fn has_words(&self) -> bool {
-        self.talk.is_waiting()
     }
 
     fn poll(&mut self) -> io::Result<()> {
@@ -629,6 +625,11 @@ impl LinuxGuest {
     /// Evidence for a failure: file name and content.
     pub fn evidence(&mut self) -> Vec<(String, Vec<u8>)> {
         let text = |name: &str, text: String| (name.to_owned(), text.into_bytes());
+        let lives = self.process.ended().is_none();
+        let more = self.through_qemu_ga(|pusher, wait| match lives {
+            true => Ok(pusher.evidence(wait)),
+            false => Ok(Vec::new()),
+        });
         let qemu_ga = self.pusher.as_ref().map(Pusher::trace);
         let mut files = vec![
             text("console.log", self.console.text()),
@@ -637,16 +638,10 @@ impl LinuxGuest {
             ("qemu-stderr.log".to_owned(), self.process.said()),
         ];
         files.extend(qemu_ga.map(|trace| text("qemu-ga.jsonl", trace)));
+        files.extend(more.ok().flatten().unwrap_or_default());
         files
     }
 }
 
 const NO_LINE: &str = "the guest kernel needs CONFIG_VIRTIO_PCI and CONFIG_VIRTIO_CONSOLE, as modules that \
      --guest-modules names or built in; or CONFIG_SERIAL_8250 with two lines";
-
-fn line_failed(error: LineError) -> LinuxError {
-    LinuxError::System {
-        doing: "listening to the guest".to_owned(),
-        source: io::Error::other(error),
-    }
-}

@@ -177,7 +177,13 @@ impl LinuxImage {
     ///
     /// The kernel is not available or not suitable, or the cache cannot be written.
     pub fn prepare(options: &ImageOptions) -> Result<LinuxImage, LinuxError> {
-        let kernel = Kernel::find(&options.kernel, options.modules.as_deref(), false)?;
+        let find = |fresh| Kernel::find(&options.kernel, options.modules.as_deref(), fresh);
+        let mut kernel = find(false)?;
+        let packaged = matches!(options.kernel, KernelChoice::Package { .. });
+        if packaged && options.first == First::Root && lacks_disks(&kernel) {
+            // An older tdxlab kept no modules for disks.
+            kernel = find(true)?;
+        }
         LinuxImage::of(&kernel, options, &cache_folder()?)
     }
 
@@ -198,6 +204,13 @@ impl LinuxImage {
 
     /// The image of a kernel that was found.
     fn of(kernel: &Kernel, options: &ImageOptions, cache: &Path) -> Result<LinuxImage, LinuxError> {
+        if options.first == First::Root && lacks_disks(kernel) {
+            return Err(LinuxError::Lacks {
+                kernel: kernel.name.clone(),
+                module: OF_DISKS[0],
+                option: "CONFIG_VIRTIO_BLK",
+            });
+        }
         let (line, mut modules) = modules_of(kernel, options)?;
         let own = match &options.pages_module {
             Some(built) => pages_module::built(built),
@@ -290,6 +303,12 @@ impl Made {
         let text = serde_json::to_vec(&self.parts).expect("text can be written");
         hash(&text)[..16].to_owned()
     }
+}
+
+/// Whether the kernel cannot reach a disk.
+fn lacks_disks(kernel: &Kernel) -> bool {
+    let modules = kernel.modules.as_ref();
+    modules.is_some_and(|folder| folder.lacks(OF_DISKS[0]))
 }
 
 /// The modules in load order, and the agent's line with them.
@@ -468,6 +487,33 @@ mod tests {
             error.to_string().contains("CONFIG_VIRTIO_CONSOLE"),
             "{error}"
         );
+    }
+
+    #[test]
+    fn a_kernel_without_disks_is_refused_where_its_root_is_on_one() {
+        let folder = tempfile::tempdir().unwrap();
+        let modules = folder.path().join("modules");
+        fs::create_dir(&modules).unwrap();
+        fs::write(modules.join("modules.builtin"), "kernel/virtio_pci.ko\n").unwrap();
+        let kernel = kernel(folder.path());
+        let root = ImageOptions {
+            first: First::Root,
+            ..ImageOptions::default()
+        };
+        let error = LinuxImage::of(&kernel, &root, folder.path()).unwrap_err();
+        assert!(error.to_string().contains("CONFIG_VIRTIO_BLK"), "{error}");
+    }
+
+    #[test]
+    fn folders_come_before_what_is_in_them() {
+        let mut files = Files::default();
+        files.add("/usr/sbin/qemu-ga", 0o755, Vec::new());
+        files.link("bin/chmod", "/init");
+        let folders: Vec<_> = files.folders().into_iter().collect();
+        assert_eq!(folders, ["bin", "usr", "usr/sbin"]);
+        let archive = files.archive().unwrap();
+        let at = |name: &[u8]| archive.windows(name.len()).position(|part| part == name);
+        assert!(at(b"usr/sbin\0") < at(b"usr/sbin/qemu-ga\0"));
     }
 
     #[test]

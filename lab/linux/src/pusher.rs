@@ -45,6 +45,18 @@ pub(crate) const LINE: &str = "qemu-ga";
 /// Longest that QEMU's monitor may take to say whether it is open.
 const QMP_PATIENCE: Duration = Duration::from_secs(2);
 
+/// Files of a guest that are evidence, and their names there.
+const EVIDENCE: [(&str, &str); 2] = [
+    ("/proc/meminfo", "guest-meminfo.txt"),
+    ("/proc/iomem", "guest-iomem.txt"),
+];
+
+/// Most bytes of one of them.
+const MOST_EVIDENCE: usize = 1 << 20;
+
+/// Longest that qemu-ga may be silent when evidence is taken.
+const LAST_PATIENCE: Duration = Duration::from_secs(10);
+
 /// Commands without which the agent cannot be brought.
 const NEEDED: [&str; 6] = [
     guest_file_open::NAME,
@@ -250,15 +262,27 @@ impl Pusher {
 
     fn make_a_program(&mut self, wait: &mut Wait<'_>) -> Result<(), LinuxError> {
         let doing = "while making the agent a program";
-        let pid = self.start("chmod", &["755", PATH], doing, wait)?;
+        let status = self.run_to_end("chmod", &["755", PATH], doing, wait)?;
+        match (status.exitcode, status.signal) {
+            (Some(0), None) => Ok(()),
+            _ => Err(program_failed("chmod", doing, &status)),
+        }
+    }
+
+    /// Runs a program of the guest's until it ends.
+    fn run_to_end(
+        &mut self,
+        program: &str,
+        arguments: &[&str],
+        doing: &str,
+        wait: &mut Wait<'_>,
+    ) -> Result<GuestExecStatus, LinuxError> {
+        let pid = self.start(program, arguments, doing, wait)?;
         let began = Instant::now();
         loop {
             let status = self.run(&guest_exec_status { pid }, doing, wait)?;
             if status.exited {
-                return match (status.exitcode, status.signal) {
-                    (Some(0), None) => Ok(()),
-                    _ => Err(program_failed("chmod", doing, &status)),
-                };
+                return Ok(status);
             }
             if began.elapsed() > self.patience {
                 return Err(silent(guest_exec_status::NAME, doing, began.elapsed()));
@@ -370,6 +394,25 @@ impl Pusher {
             self.still_runs(&status, doing)?;
         }
         Ok(())
+    }
+
+    /// What the guest shows where its agent no longer speaks: file names and contents, as far as qemu-ga
+    /// gives them.
+    pub fn evidence(&mut self, wait: &mut Wait<'_>) -> Vec<(String, Vec<u8>)> {
+        self.patience = self.patience.min(LAST_PATIENCE);
+        let doing = "for evidence";
+        let _ = self.end_look(doing, wait);
+        let mut found = Vec::new();
+        for (path, name) in EVIDENCE {
+            match self.read(path, MOST_EVIDENCE, wait) {
+                Ok(bytes) => found.push((name.to_owned(), bytes)),
+                Err(_) => return found,
+            }
+        }
+        let log = self.run_to_end("dmesg", &[], doing, wait);
+        let log = log.ok().and_then(|status| status.out_data);
+        found.extend(log.map(|log| ("guest-dmesg.log".to_owned(), log)));
+        found
     }
 
     /// Asks the system to switch off. It does not answer where it does.

@@ -377,6 +377,40 @@ fn a_file_is_read_in_pieces_and_no_further_than_asked() {
 }
 
 #[test]
+fn evidence_is_what_qemu_ga_still_gives() {
+    let status = vec![
+        value(json!({"exited": true, "exitcode": 0})),
+        value(json!({"exited": true, "exitcode": 0, "out-data": "bm8g"})),
+    ];
+    let files = vec![
+        value(json!({"count": 3, "buf-b64": "bm8g", "eof": true})),
+        value(json!({"count": 0, "buf-b64": "", "eof": true})),
+    ];
+    let script = [("guest-exec-status", status), ("guest-file-read", files)];
+    let (mut pusher, _guest) = played(script.into());
+    pusher.push(&AGENT, &mut pause).unwrap();
+    let found = pusher.evidence(&mut pause);
+    let names: Vec<_> = found
+        .iter()
+        .map(|(name, bytes)| (name.as_str(), bytes.len()))
+        .collect();
+    assert_eq!(
+        names,
+        [
+            ("guest-meminfo.txt", 3),
+            ("guest-iomem.txt", 0),
+            ("guest-dmesg.log", 3)
+        ]
+    );
+
+    // A qemu-ga that hangs by now gives none, and is not waited for again.
+    let (mut pusher, _guest) = played([("guest-file-open", vec![value(json!(1)), None])].into());
+    pusher.push(&AGENT, &mut pause).unwrap();
+    assert!(pusher.evidence(&mut pause).is_empty());
+    assert!(pusher.evidence(&mut pause).is_empty());
+}
+
+#[test]
 fn a_system_that_does_not_switch_off_says_why() {
     let answers = vec![error("child process has failed to shutdown")];
     let (mut pusher, _guest) = played([("guest-shutdown", answers)].into());
