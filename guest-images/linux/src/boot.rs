@@ -32,7 +32,11 @@ pub(crate) fn mount_all() {
             Err(error) => say(&format!("mounting {kind} on {place}: {}", error.desc())),
         }
     }
-    // The agent's own death would be the guest's, so the kernel looks for memory elsewhere.
+}
+
+/// Has the kernel look for memory elsewhere: the agent's own death would be the guest's, or the end
+/// of the test.
+pub(crate) fn survive() {
     if let Err(error) = fs::write("/proc/self/oom_score_adj", "-1000") {
         say(&format!("/proc/self/oom_score_adj: {error}"));
     }

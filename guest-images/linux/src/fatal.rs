@@ -1,4 +1,5 @@
-//! Ends the guest when the agent cannot continue, with the reason for the lab and on the console.
+//! Ends the guest, or a pushed agent alone, when the agent cannot continue, with the reason for the
+//! lab and on the console.
 
 use std::io::Write;
 use std::panic::PanicHookInfo;
@@ -8,6 +9,7 @@ use tdxlab_protocol::linux::{CONSOLE_MARK, LinuxReply};
 use tdxlab_protocol::message::Text;
 
 use crate::line;
+use crate::role::{Role, role};
 
 /// Installs a panic hook that reports before the guest ends.
 pub(crate) fn arm() {
@@ -39,7 +41,15 @@ fn tell(panic: &PanicHookInfo<'_>) {
         line,
         message: text(message),
     });
-    power_off();
+    end();
+}
+
+/// Ends the guest, or the agent alone on a system that has a first process of its own.
+fn end() -> ! {
+    match role() {
+        Role::Agent | Role::QemuGa | Role::Root => power_off(),
+        Role::Pushed | Role::Shutdown | Role::Chmod | Role::None => std::process::exit(1),
+    }
 }
 
 /// Ends the guest. Where the machine cannot be switched off, the kernel panics for want of a first

@@ -4,7 +4,7 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::os::unix::fs::OpenOptionsExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
@@ -69,11 +69,16 @@ pub(crate) fn open() -> Result<Line, String> {
 
 /// The virtio-serial port with the lab's name.
 fn port() -> Option<File> {
+    let device = device_of(PORT)?;
+    OpenOptions::new().read(true).write(true).open(device).ok()
+}
+
+/// The device of the virtio-serial port with this name.
+pub(crate) fn device_of(port: &str) -> Option<PathBuf> {
     for entry in fs::read_dir(PORTS).ok()?.flatten() {
         let name = fs::read_to_string(entry.path().join("name")).unwrap_or_default();
-        if name.trim() == PORT {
-            let device = Path::new("/dev").join(entry.file_name());
-            return OpenOptions::new().read(true).write(true).open(device).ok();
+        if name.trim() == port {
+            return Some(Path::new("/dev").join(entry.file_name()));
         }
     }
     None

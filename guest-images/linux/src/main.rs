@@ -1,7 +1,12 @@
-//! The agent: `/init` of a Linux guest under test, and its only program.
+//! The agent of a Linux guest under test: `/init` and its only program, or pushed into a system that
+//! runs.
 //!
 //! | module | what it does |
 //! |---|---|
+//! | [`role`] | what this process is: agent, or one of the next three |
+//! | [`root`] | goes over to a root file system on a disk |
+//! | [`qemu_ga`] | starts qemu-ga and no other program |
+//! | [`tools`] | what qemu-ga starts where there is no other program |
 //! | [`boot`] | mounts, loads the modules, reaps |
 //! | [`line`] | finds and uses the line to the lab |
 //! | [`fatal`] | ends the guest when the agent cannot continue, with the reason |
@@ -25,19 +30,39 @@ mod line;
 mod load;
 mod memory;
 mod pages;
+mod qemu_ga;
 mod reap;
+mod role;
+mod root;
 mod serve;
 mod td;
+mod tools;
 mod witness;
+
+use role::{Role, role};
 
 fn main() {
     fatal::arm();
-    if std::process::id() != 1 {
-        eprintln!("this is the first process of a guest under test, and of no other machine");
-        std::process::exit(2);
+    match role() {
+        Role::Agent => {
+            boot::mount_all();
+            agent(&boot::load_modules())
+        }
+        Role::Pushed => agent(""),
+        Role::QemuGa => qemu_ga::serve(),
+        Role::Root => root::switch(),
+        Role::Shutdown => tools::shutdown(),
+        Role::Chmod => std::process::exit(tools::chmod()),
+        Role::None => {
+            eprintln!("this is the agent of a guest under test, and of no other machine");
+            std::process::exit(2);
+        }
     }
-    boot::mount_all();
-    let modules = boot::load_modules();
-    let line = line::open().unwrap_or_else(|why| fatal::die(&format!("{why}{modules}")));
-    serve::serve(line);
+}
+
+/// The agent, with what could not be loaded before.
+fn agent(missing: &str) -> ! {
+    boot::survive();
+    let line = line::open().unwrap_or_else(|why| fatal::die(&format!("{why}{missing}")));
+    serve::serve(line)
 }

@@ -14,6 +14,7 @@ use crate::failure::{Doing, refuse};
 use crate::fatal::{power_off, text};
 use crate::line::Line;
 use crate::load::Fragments;
+use crate::role::{Role, role};
 use crate::{boot, kexec, load, pages, td, witness};
 
 /// State of the agent between requests.
@@ -79,6 +80,9 @@ impl Agent {
     }
 
     fn perform(&mut self, id: u32, ask: Ask) -> Result<Outcome, Failure> {
+        if role() == Role::Pushed && matches!(ask, Ask::Kexec { .. } | Ask::PowerOff) {
+            return Err(refuse("that is up to the system that the agent runs on"));
+        }
         match ask {
             Ask::Hello => {
                 self.line.send(&LinuxReply::Hello(hello()));

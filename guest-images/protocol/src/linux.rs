@@ -27,6 +27,15 @@ pub const PORT: &str = "tdxlab.agent";
 /// Prefix of the agent's lines on the console.
 pub const CONSOLE_MARK: &str = "tdxlab-agent: ";
 
+/// Argument of an agent that was pushed into a system with a first process of its own.
+pub const PUSHED: &str = "pushed";
+/// Where an initramfs has qemu-ga, if the lab is to push its agent there.
+pub const QEMU_GA: &str = "/usr/sbin/qemu-ga";
+/// Name of qemu-ga's virtio-serial port.
+pub const QEMU_GA_PORT: &str = "org.qemu.guest_agent.0";
+/// Word of the kernel's command line before the size of /tmp in such an initramfs.
+pub const SMALL_TMP: &str = "tdxlab.tmp=";
+
 /// Folder of the initramfs with the kernel modules to load, in the order of their names.
 pub const MODULES: &str = "/modules";
 /// The kernel that the agent starts by kexec.

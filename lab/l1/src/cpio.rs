@@ -7,6 +7,7 @@ use std::io::{self, Write};
 const REGULAR: u32 = 0o100_000;
 const DIRECTORY: u32 = 0o040_000;
 const CHARACTER: u32 = 0o020_000;
+const LINK: u32 = 0o120_000;
 
 /// Writes an archive, entry by entry. Paths have no leading slash; a folder precedes its entries.
 pub struct Archive<W> {
@@ -28,6 +29,11 @@ impl<W: Write> Archive<W> {
     /// A regular file with these permission bits.
     pub fn file(&mut self, path: &str, permissions: u32, content: &[u8]) -> io::Result<()> {
         self.entry(path, REGULAR | permissions, (0, 0), content)
+    }
+
+    /// A symbolic link.
+    pub fn link(&mut self, path: &str, target: &str) -> io::Result<()> {
+        self.entry(path, LINK | 0o777, (0, 0), target.as_bytes())
     }
 
     /// A character device node with mode 0600.
@@ -136,6 +142,7 @@ mod tests {
         archive.folder("dev").unwrap();
         archive.character_device("dev/console", 5, 1).unwrap();
         archive.file("init", 0o755, b"#!").unwrap();
+        archive.link("sh", "/init").unwrap();
         let entries = parse(&archive.finish().unwrap());
         let modes: Vec<_> = entries.iter().map(|e| (e.path.as_str(), e.mode)).collect();
         assert_eq!(
@@ -143,9 +150,11 @@ mod tests {
             [
                 ("dev", 0o40755),
                 ("dev/console", 0o20600),
-                ("init", 0o100755)
+                ("init", 0o100755),
+                ("sh", 0o120777)
             ]
         );
+        assert_eq!(entries[3].content, b"/init");
         assert_eq!(entries[1].device, (5, 1));
         assert_eq!(entries[2].content, b"#!");
     }

@@ -4,7 +4,7 @@
 use std::path::PathBuf;
 
 use object::elf;
-use object::read::elf::{FileHeader, ProgramHeader, SectionHeader};
+use object::read::elf::{Dyn, FileHeader, ProgramHeader, SectionHeader};
 
 type Header = elf::FileHeader64<object::Endianness>;
 
@@ -107,6 +107,45 @@ pub(crate) fn program(bytes: &[u8]) -> Option<Program> {
     })
 }
 
+/// Most libraries that a program names; a bound on what a file can make the lab look for.
+const MAX_LIBRARIES: usize = 256;
+
+/// The libraries that a program or a library names (`DT_NEEDED`); `None` where `bytes` is no 64-bit
+/// ELF file, or names no string table.
+pub(crate) fn libraries(bytes: &[u8]) -> Option<Vec<String>> {
+    let header = Header::parse(bytes).ok()?;
+    let endian = header.endian().ok()?;
+    let segments = header.program_headers(endian, bytes).ok()?;
+    let dynamic = segments
+        .iter()
+        .find_map(|segment| segment.dynamic(endian, bytes).ok()?);
+    let Some(dynamic) = dynamic else {
+        return Some(Vec::new());
+    };
+    let value = |entry: &elf::Dyn64<object::Endianness>| entry.d_val(endian);
+    let with = |tag| {
+        dynamic
+            .iter()
+            .filter(move |entry| entry.d_tag(endian) == tag)
+    };
+    // An address where the file is loaded, and so an offset in one of its segments.
+    let names = with(elf::DT_STRTAB).map(value).next()?;
+    let names = segments.iter().find_map(|segment| {
+        let offset = names.checked_sub(segment.p_vaddr(endian))?;
+        let inside = segment.p_type(endian) == elf::PT_LOAD && offset < segment.p_filesz(endian);
+        segment
+            .p_offset(endian)
+            .checked_add(offset)
+            .filter(|_| inside)
+    })?;
+    let name = |entry| {
+        let start = usize::try_from(names.checked_add(value(entry))?).ok()?;
+        let text = bytes.get(start..)?.split(|&byte| byte == 0).next()?;
+        Some(String::from_utf8_lossy(text).into_owned())
+    };
+    with(elf::DT_NEEDED).take(MAX_LIBRARIES).map(name).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -118,6 +157,8 @@ mod tests {
         assert!(program.loaded.len() < own.len());
         assert!(module_info(&own).is_none());
         assert!(!has_pvh_entry(&own));
+        let names = libraries(&own).unwrap();
+        assert!(names.contains(&"libc.so.6".to_owned()), "{names:?}");
     }
 
     #[test]
@@ -141,6 +182,7 @@ mod tests {
         for bytes in [&b""[..], b"\x7fELF", &[0x7f; 200]] {
             assert!(module_info(bytes).is_none());
             assert!(program(bytes).is_none());
+            assert!(libraries(bytes).is_none());
             assert!(!has_pvh_entry(bytes));
         }
     }

@@ -15,8 +15,8 @@ use super::unpack;
 /// Largest module the lab takes, unpacked. The largest with debug information have some 100 MiB.
 const LARGEST: u64 = 512 << 20;
 
-/// Modules a Linux guest under test may need beside those of an L1.
-const GUEST_MODULES: [&str; 2] = ["tdx_guest", "virtio_mem"];
+/// Modules a Linux guest under test may need beside those of an L1: the last ones for a disk of its own.
+const GUEST_MODULES: [&str; 5] = ["tdx_guest", "virtio_mem", "virtio_blk", "ext4", "xfs"];
 
 /// A module ready to be loaded.
 #[derive(Clone, Debug, PartialEq, Eq)]

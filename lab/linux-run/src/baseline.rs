@@ -183,6 +183,8 @@ mod tests {
             mebibytes,
             vcpus: 1,
             append: String::new(),
+            agent: tdxlab_plan::linux::AgentBy::default(),
+            disk: None,
         }
     }
 

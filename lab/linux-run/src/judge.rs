@@ -121,6 +121,21 @@ impl Court {
                 ready.hello.release
             ));
         }
+        if let Some(pushed) = &account.pushed {
+            self.show(format!(
+                "qemu-ga {} brought the agent, {} KiB, in {:.2} s",
+                pushed.version,
+                pushed.bytes >> 10,
+                pushed.took.as_secs_f64()
+            ));
+        }
+        if account.same_iomem == Some(false) {
+            self.find(Finding::wrong(
+                Witness::Agent,
+                "/proc/iomem as qemu-ga reads it",
+                "another one",
+            ));
+        }
         self.equal(
             Witness::Agent,
             "CPUs online",

@@ -7,6 +7,7 @@
 //! | `model` | what a step must show, from the plan |
 //! | `observe` | does a step and records guest and host |
 //! | `judge` | compares the two |
+//! | `own_disk` | plans on a user's own disk |
 //! | `complaints` | which lines of a kernel log are complaints |
 //! | `host` | what the host's kernel shows of leaves and splits |
 //! | `leaves`, `ledger` | what a step must do to them |
@@ -32,6 +33,7 @@ mod leaves;
 mod ledger;
 mod model;
 mod observe;
+mod own_disk;
 mod runner;
 #[cfg(test)]
 mod tests;

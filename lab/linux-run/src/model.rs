@@ -253,6 +253,8 @@ mod tests {
                 mebibytes: 512,
                 vcpus: 1,
                 append: String::new(),
+                agent: tdxlab_plan::linux::AgentBy::default(),
+                disk: None,
             },
             td,
             buffers: BTreeMap::new(),

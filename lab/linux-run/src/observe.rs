@@ -6,6 +6,7 @@ use std::time::Duration;
 use tdxlab_linux::account::{self, MemInfo, Resource};
 use tdxlab_linux::answer::Answer;
 use tdxlab_linux::guest::Ready;
+use tdxlab_linux::pusher::Pushed;
 use tdxlab_linux::{LinuxError, LinuxGuest};
 use tdxlab_plan::linux::{BufferId, LinuxOp};
 use tdxlab_protocol::addr::{Gpa, GpaRange, PageLevel};
@@ -75,6 +76,10 @@ pub(crate) struct GuestAccount {
     pub(crate) memory: MemInfo,
     /// Complaints in the kernel log since the last look.
     pub(crate) splats: Vec<String>,
+    /// How the agent came, where qemu-ga brought it.
+    pub(crate) pushed: Option<Pushed>,
+    /// Whether qemu-ga reads the same /proc/iomem as the agent; `None` where it was not asked.
+    pub(crate) same_iomem: Option<bool>,
     /// Ranges the host holds; `None` if unknown.
     pub(crate) touched: Option<Vec<GpaRange>>,
 }
@@ -202,7 +207,12 @@ impl Observer {
 
     fn account(&mut self, ready: Option<Ready>) -> Result<Seen, LinuxError> {
         let vcpus = self.guest.hello().map_or(0, |hello| hello.vcpus);
-        let resources = account::iomem(&self.read(Witness::IoMem)?);
+        let iomem = self.read(Witness::IoMem)?;
+        let again = match &ready {
+            Some(_) => self.guest.read_file("/proc/iomem", iomem.len() + 1)?,
+            None => None,
+        };
+        let resources = account::iomem(&iomem);
         let memory = MemInfo::parse(&self.read(Witness::MemInfo)?);
         let splats = self.splats()?;
         Ok(Seen::Guest(Box::new(GuestAccount {
@@ -212,6 +222,8 @@ impl Observer {
             resources,
             memory,
             splats,
+            pushed: self.guest.pushed().filter(|_| again.is_some()).cloned(),
+            same_iomem: again.map(|again| again == iomem),
             touched: self.touched()?,
         })))
     }

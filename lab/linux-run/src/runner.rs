@@ -9,9 +9,10 @@ use tdxlab_journal::boot::BootAccount;
 use tdxlab_journal::folder::{RunFolder, write_whole};
 use tdxlab_journal::journal::{Event, Journal, JournalError, PlanId};
 use tdxlab_journal::verdict::Verdict;
-use tdxlab_linux::machine::{Ends, Td};
+use tdxlab_linux::disk::Disk;
+use tdxlab_linux::machine::{Ends, Start, Td};
 use tdxlab_linux::{Board, ImageOptions, LinuxError, LinuxGuest, LinuxImage, Machine};
-use tdxlab_plan::linux::{LinuxOp, LinuxPlan};
+use tdxlab_plan::linux::{AgentBy, LinuxOp, LinuxPlan};
 use tdxlab_qemu::interrupt::Interrupt;
 use tdxlab_qemu::{Accelerator, Cpu, Installed};
 use tdxlab_run::{Outcome, Progress};
@@ -24,6 +25,7 @@ use crate::laws;
 use crate::ledger::Ledger;
 use crate::model::Model;
 use crate::observe::{Observer, Seen};
+use crate::own_disk;
 
 /// A plan and its origin.
 #[derive(Clone, Debug)]
@@ -45,6 +47,10 @@ pub struct Place {
     pub board: Board,
     /// Makes every guest a TD.
     pub td: Option<Td>,
+    /// Firmware for the boot loader of a disk, in a plain guest.
+    pub firmware: Option<PathBuf>,
+    /// Disk for plans with qemu-ga that name none.
+    pub disk: Option<PathBuf>,
 }
 
 /// Runs plans for Linux guests, one after the other.
@@ -87,7 +93,7 @@ impl LinuxRunner<'_> {
     pub fn execute(&self, id: PlanId, case: &LinuxCase) -> Result<Outcome, JournalError> {
         let started = Instant::now();
         let plan = &case.plan;
-        let image = match self.image_for(plan) {
+        let image = match self.image_for(case) {
             Ok(image) => image,
             Err(need) => {
                 self.journal.write(&Event::PlanSkipped {
@@ -118,7 +124,7 @@ impl LinuxRunner<'_> {
         let evidence = self.folder.path().join(&course.folder);
         // An earlier runner that was killed may have left this folder.
         let _ = fs::remove_dir_all(&evidence);
-        self.run(id, plan, &image, &mut course)?;
+        self.run(id, case, &image, &mut course)?;
         let outcome = Outcome {
             verdict: course.verdict,
             reason: course.reason,
@@ -143,7 +149,8 @@ impl LinuxRunner<'_> {
     }
 
     /// The image for a plan; or the need that is not met.
-    fn image_for(&self, plan: &LinuxPlan) -> Result<LinuxImage, String> {
+    fn image_for(&self, case: &LinuxCase) -> Result<LinuxImage, String> {
+        let plan = &case.plan;
         let td = self.place.td.is_some();
         match plan.td {
             Some(true) if !td => return Err("needs a TD; these guests are plain".to_owned()),
@@ -152,13 +159,20 @@ impl LinuxRunner<'_> {
         }
         let has = |is: fn(&LinuxOp) -> bool| plan.steps.iter().any(|step| is(&step.op));
         let kexec = has(|op| *op == LinuxOp::Kexec);
+        let disk = own_disk::path(plan, &case.scenario, self.place.disk.as_deref());
         let options = ImageOptions {
             kexec,
             td,
+            first: own_disk::first(plan, disk.as_deref()),
             ..self.image.clone()
         };
-        let image = LinuxImage::prepare(&options)
-            .map_err(|error| format!("needs an image of a Linux guest: {}", with_help(&error)))?;
+        let own = disk.filter(|disk| own_disk::has_loader(plan, Some(disk)));
+        let image = match own {
+            Some(disk) => LinuxImage::on_disk(&disk),
+            None => LinuxImage::prepare(&options).map_err(|error| {
+                format!("needs an image of a Linux guest: {}", with_help(&error))
+            })?,
+        };
         if let Some(why) = image.no_kexec.as_ref().filter(|_| kexec) {
             return Err(format!("needs kexec: {why}"));
         }
@@ -178,14 +192,17 @@ impl LinuxRunner<'_> {
         Ok(image)
     }
 
-    fn machine(&self, plan: &LinuxPlan, image: &LinuxImage) -> Machine {
+    fn machine(&self, case: &LinuxCase, image: &LinuxImage) -> Result<Machine, LinuxError> {
+        let plan = &case.plan;
+        let disk = own_disk::path(plan, &case.scenario, self.place.disk.as_deref());
+        let loader = own_disk::has_loader(plan, disk.as_deref());
         let kvm = self.place.accelerator == Accelerator::Kvm;
         let serial = image.line == tdxlab_linux::machine::AgentLine::Serial;
-        let board = match self.place.td.is_some() || serial {
+        let board = match self.place.td.is_some() || serial || loader {
             true => Board::Q35,
             false => self.place.board,
         };
-        Machine {
+        Ok(Machine {
             qemu: self.place.qemu.program.clone(),
             version: self.place.qemu.version,
             accelerator: self.place.accelerator,
@@ -194,27 +211,44 @@ impl LinuxRunner<'_> {
             td: self.place.td.clone(),
             vcpus: plan.guest.vcpus,
             mebibytes: plan.guest.mebibytes,
-            kernel: image.kernel.clone(),
-            initramfs: image.initramfs.clone(),
+            start: match loader {
+                true => Start::Disk {
+                    firmware: self.place.firmware.clone(),
+                },
+                false => Start::Kernel {
+                    kernel: image.kernel.clone(),
+                    initramfs: image.initramfs.clone(),
+                },
+            },
+            disk: disk.as_deref().map(Disk::open).transpose()?,
+            qemu_ga: plan.guest.agent == AgentBy::QemuGa,
             append: plan.guest.append.clone(),
             line: image.line,
             ends: Ends {
                 console: -1,
                 agent: -1,
                 qmp: -1,
+                qemu_ga: None,
                 memory: None,
             },
-        }
+        })
     }
 
     fn run(
         &self,
         id: PlanId,
-        plan: &LinuxPlan,
+        case: &LinuxCase,
         image: &LinuxImage,
         course: &mut Course,
     ) -> Result<(), JournalError> {
-        let machine = self.machine(plan, image);
+        let plan = &case.plan;
+        let machine = match self.machine(case, image) {
+            Ok(machine) => machine,
+            Err(error) => {
+                course.stop(with_help(&error));
+                return Ok(());
+            }
+        };
         let kvm = self.place.accelerator == Accelerator::Kvm;
         let td = self.place.td.is_some();
         // Before QEMU: firmware splits leaves, too.

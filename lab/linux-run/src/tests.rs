@@ -167,6 +167,8 @@ fn memory_that_the_host_has_spoilt_is_found_with_its_page_and_its_owner() {
         kernel: image.kernel.clone(),
         initramfs: image.initramfs.clone(),
         append: String::new(),
+        agent: tdxlab_plan::linux::AgentBy::Init,
+        disk: None,
         line: image.line,
         ends: Ends {
             console: -1,

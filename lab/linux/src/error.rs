@@ -110,6 +110,31 @@ pub enum LinuxError {
         console: Vec<String>,
     },
 
+    #[error("qemu-ga: {command} failed {doing}: {said}")]
+    #[diagnostic(code(tdxlab::linux::qemu_ga), help("{advice}"))]
+    QemuGa {
+        command: &'static str,
+        doing: String,
+        said: String,
+        advice: Box<str>,
+    },
+
+    #[error("qemu-ga: no answer to {command} for {seconds} s {doing}")]
+    #[diagnostic(code(tdxlab::linux::qemu_ga_silent), help("{advice}"))]
+    QemuGaSilent {
+        command: &'static str,
+        doing: String,
+        seconds: u64,
+        advice: Box<str>,
+    },
+
+    #[error("disk {}: {source}", path.display())]
+    #[diagnostic(
+        code(tdxlab::linux::disk),
+        help("name a raw or qcow2 image; the path in a scenario is relative to its file")
+    )]
+    Disk { path: PathBuf, source: io::Error },
+
     #[error("QEMU {0}")]
     #[diagnostic(code(tdxlab::linux::qemu))]
     Qemu(QemuError),
@@ -163,10 +188,28 @@ pub(crate) fn advice_on_qemu(status: &str, said: &str, mebibytes: u64) -> String
         format!("this machine cannot give {mebibytes} MiB; ask for less with `memory`")
     } else if has("virtserialport") || has("virtio-serial") {
         "this QEMU has no virtio devices; name another with TDXLAB_QEMU".to_owned()
+    } else if has("Failed to get") && has("lock") {
+        "another program has the disk image open; end it, or use a copy".to_owned()
     } else if has("unsupported machine type") || has("pcie") {
         "this QEMU has no microvm with PCI; use `board: q35`".to_owned()
     } else {
         "console and command line are in the scenario's folder".to_owned()
+    }
+}
+
+/// Remedy for a panic, if its line shows the cause.
+pub(crate) fn advice_on_panic(line: &str, mebibytes: u64) -> String {
+    let has = |text: &str| line.contains(text);
+    if has("Unable to mount root fs") {
+        "the kernel did not take the initramfs: build it with CONFIG_BLK_DEV_INITRD=y".to_owned()
+    } else if has("Requested init") || has("No working init") {
+        "the kernel cannot run 64-bit ELF programs: build it with CONFIG_BINFMT_ELF=y".to_owned()
+    } else if has("memory") || has("Memory") {
+        format!("give the guest more than {mebibytes} MiB with `memory`")
+    } else if has("Attempted to kill init") {
+        "the agent ended; the console says why".to_owned()
+    } else {
+        "the console output is the evidence".to_owned()
     }
 }
 

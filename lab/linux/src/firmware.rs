@@ -16,8 +16,8 @@ const FOLDERS: [&str; 3] = [
 ];
 
 /// What firmware prints when it does not start the kernel, the reason, and the remedy. Source: EDK II,
-/// `BdsBoot.c`, `Shell.c` and `DxeImageVerificationLib.c`.
-const GIVES_UP: [(&str, &str, &str); 3] = [
+/// `BdsBoot.c`, `Shell.c` and `DxeImageVerificationLib.c`; SeaBIOS, `boot.c`.
+const GIVES_UP: [(&str, &str, &str); 4] = [
     (
         "Security Violation",
         "it verifies signatures, and the kernel has none that it trusts",
@@ -32,6 +32,12 @@ const GIVES_UP: [(&str, &str, &str); 3] = [
         "UEFI Interactive Shell",
         "it found nothing to start and is in its shell",
         "give a bzImage with CONFIG_EFI_STUB; an unpacked vmlinux has no EFI stub",
+    ),
+    (
+        "No bootable device.",
+        "the disk has no boot loader that it can start",
+        "for a disk that UEFI boots name OVMF with --firmware; a disk without a boot loader needs \
+         `append: root=/dev/...`, and the lab's kernel starts it",
     ),
 ];
 

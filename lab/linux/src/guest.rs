@@ -1,7 +1,6 @@
 //! A running Linux guest seen from the host: boot, requests, power off. It cannot outlive the lab,
 //! and every wait has a timeout.
 
-use std::collections::BTreeMap;
 use std::io::{self, Read};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::net::UnixStream;
@@ -9,20 +8,20 @@ use std::time::{Duration, Instant};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use tdxlab_l1::console::{Console, Notice};
-use tdxlab_protocol::linux::{
-    Ask, BufferId, CONSOLE_MARK, LinuxHello, LinuxReply, LinuxRequest, VERSION,
-};
-use tdxlab_protocol::pattern::Generation;
+use tdxlab_protocol::linux::{Ask, CONSOLE_MARK, LinuxHello, LinuxReply, LinuxRequest, VERSION};
 use tdxlab_qemu::interrupt::Interrupt;
+use tdxlab_qemu::qmp::commands::system_powerdown;
 use tdxlab_qemu::{Process, Qmp};
 
 use crate::account;
-use crate::answer::{Answer, Collector, Known, describe};
+use crate::answer::{Answer, Collector, describe};
+use crate::buffers::Buffers;
 use crate::conversation::{Conversation, LineError};
-use crate::error::{LinuxError, advice_on_qemu, system};
+use crate::error::{LinuxError, advice_on_panic, advice_on_qemu, system};
 use crate::firmware;
 use crate::machine::{Ends, Machine};
 use crate::memory::GuestMemory;
+use crate::pusher::{Pushed, Pusher, Wait, advice_on_silence};
 
 /// Interval of checks for an interrupt.
 const TICK: Duration = Duration::from_millis(200);
@@ -44,21 +43,18 @@ pub struct LinuxGuest {
     console: Console,
     qmp: Qmp,
     memory: Option<GuestMemory>,
+    pusher: Option<Pusher>,
+    pushed: Option<Pushed>,
+    /// Readable when qemu-ga has sent data.
+    qemu_ga: Option<UnixStream>,
     machine: Machine,
     name: String,
     interrupt: &'static Interrupt,
     patience: Duration,
     started: Instant,
     next_id: u32,
-    buffers: BTreeMap<BufferId, Held>,
+    buffers: Buffers,
     hello: Option<LinuxHello>,
-}
-
-/// A buffer as the lab knows it.
-#[derive(Clone, Copy, Debug)]
-struct Held {
-    pages: u32,
-    generation: Generation,
 }
 
 /// A guest that is ready.
@@ -102,11 +98,19 @@ impl LinuxGuest {
         let memory = memory.map_err(system("making the guest's memory"))?;
         let duplicate = memory.as_ref().map(GuestMemory::duplicate).transpose();
         let duplicate = duplicate.map_err(system("making the guest's memory"))?;
+        let qemu_ga = machine.qemu_ga.then(pair).transpose()?;
+        let (qemu_ga, qemu_ga_end) = qemu_ga.unzip();
+        let again = qemu_ga.as_ref().map(UnixStream::try_clone).transpose();
+        let pusher = again
+            .map_err(system("making the guest's lines"))?
+            .map(|line| Pusher::new(line, patience))
+            .transpose()?;
         let machine = Machine {
             ends: Ends {
                 console: inherit(console.into()),
                 agent: inherit(agent_end.into()),
                 qmp: inherit(qmp_end.into()),
+                qemu_ga: qemu_ga_end.map(|end| inherit(end.into())),
                 memory: duplicate.map(|file| inherit(file.into())),
             },
             ..machine
@@ -114,32 +118,82 @@ impl LinuxGuest {
         let process = Process::start(&machine.command_line(), inherited)?;
         Ok(LinuxGuest {
             process,
-            talk: Conversation::new(agent).map_err(line_failed)?,
+            talk: Conversation::new(agent)
+                .map_err(io::Error::other)
+                .map_err(system("listening to the guest"))?,
             console_line,
             console: Console::new(),
-            qmp: Qmp::new(qmp).map_err(|error| LinuxError::System {
-                doing: "speaking with QEMU's monitor".to_owned(),
-                source: io::Error::other(error),
-            })?,
+            qmp: Qmp::new(qmp)
+                .map_err(io::Error::other)
+                .map_err(system("speaking with QEMU's monitor"))?,
             memory,
+            pusher,
+            pushed: None,
+            qemu_ga,
             machine,
             name: name.to_owned(),
             interrupt,
             patience,
             started: Instant::now(),
             next_id: 1,
-            buffers: BTreeMap::new(),
+            buffers: Buffers::default(),
             hello: None,
         })
     }
 
-    /// Waits until the agent is ready.
+    /// Waits until the agent is ready; where qemu-ga must bring it, does that first.
     ///
     /// # Errors
     ///
-    /// The guest died, hangs, or sent an invalid message.
+    /// The guest died, hangs, or sent an invalid message; or a command of qemu-ga failed.
     pub fn wait_ready(&mut self) -> Result<Ready, LinuxError> {
+        let agent = tdxlab_guest_image::AGENT;
+        self.pushed = self.through_qemu_ga(|pusher, wait| pusher.push(agent, wait))?;
         self.ready_since(self.started, "while it booted", false)
+    }
+
+    /// Does something through qemu-ga, if there is one.
+    fn through_qemu_ga<T>(
+        &mut self,
+        act: impl FnOnce(&mut Pusher, &mut Wait<'_>) -> Result<T, LinuxError>,
+    ) -> Result<Option<T>, LinuxError> {
+        let Some(mut pusher) = self.pusher.take() else {
+            return Ok(None);
+        };
+        // Words of an agent that nobody has asked yet are no sign of qemu-ga's life.
+        let wait = &mut |doing: &str| Ok(self.wait(doing)? && !self.talk.is_waiting());
+        let result = act(&mut pusher, wait);
+        self.pusher = Some(pusher);
+        result.map(Some).map_err(|error| match error {
+            LinuxError::QemuGaSilent {
+                command,
+                doing,
+                seconds,
+                ..
+            } => LinuxError::QemuGaSilent {
+                command,
+                doing,
+                seconds,
+                advice: advice_on_silence(&mut self.qmp).into(),
+            },
+            other => other,
+        })
+    }
+
+    /// Reads a file of the guest's through qemu-ga; `None` without one.
+    ///
+    /// # Errors
+    ///
+    /// The command that failed, or the guest died.
+    pub fn read_file(&mut self, path: &str, most: usize) -> Result<Option<Vec<u8>>, LinuxError> {
+        self.through_qemu_ga(|pusher, wait| pusher.read(path, most, wait))
+    }
+
+    /// Whether an agent that was pushed still runs.
+    fn watch(&mut self, doing: &str) -> Result<(), LinuxError> {
+        self.pusher
+            .as_mut()
+            .map_or(Ok(()), |pusher| pusher.watch(doing))
     }
 
     fn ready_since(
@@ -189,7 +243,7 @@ impl LinuxGuest {
                 }
                 Some(reply) => return Err(lies(format!("{reply:?} in place of a greeting"))),
                 None if sign.elapsed() > self.patience => return Err(self.hung(doing, sign)),
-                None => {}
+                None => self.watch(doing)?,
             }
         }
     }
@@ -204,7 +258,8 @@ impl LinuxGuest {
         let doing = format!("while {}", describe(&ask));
         let id = self.next_id;
         self.next_id = self.next_id.wrapping_add(1).max(1);
-        let mut collector = Collector::new(id, ask.clone(), self.known(&ask));
+        let known = self.buffers.known(&ask, self.machine.limit());
+        let mut collector = Collector::new(id, ask.clone(), known);
         let request = LinuxRequest {
             id,
             ask: ask.clone(),
@@ -236,6 +291,9 @@ impl LinuxGuest {
                 break;
             }
             self.wait(&doing)?;
+            if !self.talk.is_waiting() {
+                self.watch(&doing)?;
+            }
             if sign.elapsed() > self.patience {
                 return Err(self.hung(&doing, sign));
             }
@@ -243,7 +301,7 @@ impl LinuxGuest {
         let answer = collector
             .into_answer()
             .expect("the loop ends when it is over");
-        self.remember(&ask, &answer);
+        self.buffers.remember(&ask, &answer);
         Ok(answer)
     }
 
@@ -253,47 +311,6 @@ impl LinuxGuest {
         self.next_id = self.next_id.wrapping_add(1).max(1);
         let sent = self.talk.send(&LinuxRequest { id, ask });
         sent.map_err(|error| self.line_error(error, doing))
-    }
-
-    /// What to check an answer to `ask` against.
-    fn known(&self, ask: &Ask) -> Known {
-        let held = |buffer: &BufferId| self.buffers.get(buffer).copied();
-        let (pages, generation) = match ask {
-            Ask::Fill {
-                bytes, generation, ..
-            } => (u32::try_from(bytes / 4096).ok(), Some(*generation)),
-            Ask::Where { buffer } | Ask::Verify { buffer } => {
-                let held = held(buffer);
-                (
-                    held.map(|held| held.pages),
-                    held.map(|held| held.generation),
-                )
-            }
-            _ => (None, None),
-        };
-        Known {
-            limit: self.machine.limit(),
-            pages,
-            generation,
-        }
-    }
-
-    fn remember(&mut self, ask: &Ask, answer: &Answer) {
-        match *ask {
-            Ask::Fill {
-                buffer,
-                bytes,
-                generation,
-                ..
-            } if answer.outcome.is_ok() => {
-                let pages = u32::try_from(bytes / 4096).unwrap_or(u32::MAX);
-                self.buffers.insert(buffer, Held { pages, generation });
-            }
-            Ask::Free { buffer } if answer.outcome.is_ok() => {
-                self.buffers.remove(&buffer);
-            }
-            _ => {}
-        }
     }
 
     /// Boots the guest's kernel again by kexec, and waits until the agent is ready. All buffers are
@@ -330,7 +347,15 @@ impl LinuxGuest {
         let began = Instant::now();
         let doing = "while it switched itself off";
         // The answer may go with the guest; its end is the answer.
-        self.tell(Ask::PowerOff, doing)?;
+        let asked = self.through_qemu_ga(|pusher, wait| pusher.shut_down(doing, wait))?;
+        let patience = match asked {
+            Some(()) => self.patience.max(SWITCH_OFF),
+            None => SWITCH_OFF,
+        };
+        if asked.is_none() {
+            self.tell(Ask::PowerOff, doing)?;
+        }
+        let mut refused = None;
         while self.process.ended().is_none() {
             self.poll().map_err(system("waiting for the guest"))?;
             self.listen_to_console(doing)?;
@@ -355,8 +380,17 @@ impl LinuxGuest {
             if self.interrupt.is_raised() {
                 return Err(LinuxError::Interrupted);
             }
-            if began.elapsed() > SWITCH_OFF {
-                return Err(self.hung(doing, began));
+            if let Some(pusher) = &mut self.pusher
+                && let Some(why) = pusher.refused_shutdown(doing)
+            {
+                // The machine's own button is what is left.
+                match self.qmp.send(&system_powerdown {}) {
+                    Ok(_) => refused = Some(why),
+                    Err(_) => return Err(why),
+                }
+            }
+            if began.elapsed() > patience {
+                return Err(refused.unwrap_or_else(|| self.hung(doing, began)));
             }
         }
         match self.process.ended() {
@@ -385,7 +419,7 @@ impl LinuxGuest {
                     .is_ok()
                 {
                     self.listen_to_console(doing)?;
-                    return match self.has_words() {
+                    return match self.talk.is_waiting() {
                         true => Ok(true),
                         false => Err(self.died(doing)),
                     };
@@ -393,16 +427,11 @@ impl LinuxGuest {
             }
             Err(error) => return Err(self.line_error(error, doing)),
         }
-        heard |= self.has_words();
+        heard |= self.talk.is_waiting();
         if ended && !heard {
             return Err(self.died(doing));
         }
         Ok(heard)
-    }
-
-    /// Whether there are replies to take. Looks without taking.
-    fn has_words(&self) -> bool {
-        self.talk.is_waiting()
     }
 
     fn poll(&mut self) -> io::Result<()> {
@@ -411,6 +440,8 @@ impl LinuxGuest {
             PollFd::new(self.talk.socket(), PollFlags::POLLIN),
             PollFd::new(self.process.pidfd(), PollFlags::POLLIN),
         ];
+        let qemu_ga = self.qemu_ga.as_ref();
+        fds.extend(qemu_ga.map(|line| PollFd::new(line.as_fd(), PollFlags::POLLIN)));
         fds.extend(
             self.interrupt
                 .as_fd()
@@ -571,6 +602,11 @@ impl LinuxGuest {
         self.hello.as_ref()
     }
 
+    /// How the agent was brought, where qemu-ga did that.
+    pub fn pushed(&self) -> Option<&Pushed> {
+        self.pushed.as_ref()
+    }
+
     /// The memory, where the lab holds it.
     pub fn memory(&self) -> Option<&GuestMemory> {
         self.memory.as_ref()
@@ -589,37 +625,23 @@ impl LinuxGuest {
     /// Evidence for a failure: file name and content.
     pub fn evidence(&mut self) -> Vec<(String, Vec<u8>)> {
         let text = |name: &str, text: String| (name.to_owned(), text.into_bytes());
-        vec![
+        let lives = self.process.ended().is_none();
+        let more = self.through_qemu_ga(|pusher, wait| match lives {
+            true => Ok(pusher.evidence(wait)),
+            false => Ok(Vec::new()),
+        });
+        let qemu_ga = self.pusher.as_ref().map(Pusher::trace);
+        let mut files = vec![
             text("console.log", self.console.text()),
             text("transcript.txt", self.talk.transcript()),
             text("command.txt", format!("{}\n", self.machine.command_line())),
             ("qemu-stderr.log".to_owned(), self.process.said()),
-        ]
+        ];
+        files.extend(qemu_ga.map(|trace| text("qemu-ga.jsonl", trace)));
+        files.extend(more.ok().flatten().unwrap_or_default());
+        files
     }
 }
 
 const NO_LINE: &str = "the guest kernel needs CONFIG_VIRTIO_PCI and CONFIG_VIRTIO_CONSOLE, as modules that \
      --guest-modules names or built in; or CONFIG_SERIAL_8250 with two lines";
-
-fn line_failed(error: LineError) -> LinuxError {
-    LinuxError::System {
-        doing: "listening to the guest".to_owned(),
-        source: io::Error::other(error),
-    }
-}
-
-/// Remedy for a panic, if its line shows the cause.
-fn advice_on_panic(line: &str, mebibytes: u64) -> String {
-    let has = |text: &str| line.contains(text);
-    if has("Unable to mount root fs") {
-        "the kernel did not take the initramfs: build it with CONFIG_BLK_DEV_INITRD=y".to_owned()
-    } else if has("Requested init") || has("No working init") {
-        "the kernel cannot run 64-bit ELF programs: build it with CONFIG_BINFMT_ELF=y".to_owned()
-    } else if has("memory") || has("Memory") {
-        format!("give the guest more than {mebibytes} MiB with `memory`")
-    } else if has("Attempted to kill init") {
-        "the agent ended; the console says why".to_owned()
-    } else {
-        "the console output is the evidence".to_owned()
-    }
-}

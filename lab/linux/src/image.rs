@@ -1,4 +1,5 @@
-//! Boot image of a Linux guest: a kernel, and an initramfs with the agent as its only program.
+//! Boot image of a Linux guest: a kernel, and an initramfs with the agent as its only program, or with
+//! qemu-ga beside it.
 //! Built once, and cached under the hash of its inputs.
 //!
 //! ```text
@@ -8,7 +9,7 @@
 //!   image.json    its inputs
 //! ```
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -20,7 +21,8 @@ use tdxlab_l1::cpio::Archive;
 use tdxlab_l1::kernel::{Boot, Kernel};
 use tdxlab_l1::modules::Module;
 use tdxlab_l1::package::cache_folder;
-use tdxlab_protocol::linux::{KEXEC_INITRD, KEXEC_KERNEL, MODULES};
+use tdxlab_l1::program::program;
+use tdxlab_protocol::linux::{KEXEC_INITRD, KEXEC_KERNEL, MODULES, QEMU_GA};
 
 use crate::error::LinuxError;
 use crate::hash::hash;
@@ -40,6 +42,20 @@ const NEEDED: [(&str, &str); 2] = [
     ("virtio_console", "CONFIG_VIRTIO_CONSOLE"),
 ];
 
+/// What the first process of an image does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum First {
+    /// It is the agent.
+    Agent,
+    /// It starts Debian's qemu-ga, and no other program.
+    QemuGa,
+    /// It goes over to the root file system on a disk.
+    Root,
+}
+
+/// Modules for a disk, where the kernel has them as such.
+const OF_DISKS: [&str; 3] = ["virtio_blk", "ext4", "xfs"];
+
 /// Parameters of an image.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ImageOptions {
@@ -53,6 +69,8 @@ pub struct ImageOptions {
     pub pages_module: Option<PathBuf>,
     /// Further modules to load, where the kernel has them.
     pub extra: Vec<String>,
+    /// What its first process does.
+    pub first: First,
     /// Whether it must support kexec into itself.
     pub kexec: bool,
     /// Whether it must run as a TD.
@@ -70,6 +88,7 @@ impl Default for ImageOptions {
             headers: None,
             pages_module: None,
             extra: Vec::new(),
+            first: First::Agent,
             kexec: false,
             td: false,
         }
@@ -106,9 +125,9 @@ struct Made {
     parts: BTreeMap<String, String>,
 }
 
-/// The files of an initramfs, by path.
+/// The files of an initramfs, by path, and symbolic links with their targets.
 #[derive(Debug, Default)]
-struct Files(Vec<(String, u32, Vec<u8>)>);
+struct Files(Vec<(String, u32, Vec<u8>)>, Vec<(String, String)>);
 
 impl Files {
     fn add(&mut self, path: &str, permissions: u32, content: Vec<u8>) {
@@ -116,15 +135,36 @@ impl Files {
         self.0.push((path, permissions, content));
     }
 
+    fn link(&mut self, path: &str, target: &str) {
+        self.1.push((path.to_owned(), target.to_owned()));
+    }
+
+    /// Folders of files and links that are in no folder of every image.
+    fn folders(&self) -> BTreeSet<&str> {
+        let paths = self.0.iter().map(|(path, ..)| path);
+        let paths = paths.chain(self.1.iter().map(|(path, _)| path));
+        let above = paths.flat_map(|path| Path::new(path).ancestors().skip(1));
+        let above = above.filter_map(Path::to_str);
+        above.filter(|folder| !folder.is_empty()).collect()
+    }
+
     fn archive(&self) -> io::Result<Vec<u8>> {
         let mut archive = Archive::new(Vec::new());
-        for folder in ["dev", "proc", "sys", "modules", "kexec"] {
+        let always = [
+            "dev", "proc", "sys", "modules", "kexec", "root", "run", "tmp",
+        ];
+        let folders = always.into_iter().chain(self.folders());
+        // A folder comes before what is in it.
+        for folder in folders.collect::<BTreeSet<_>>() {
             archive.folder(folder)?;
         }
         // The kernel opens it for its first process before anything is mounted.
         archive.character_device("dev/console", 5, 1)?;
         for (path, permissions, content) in &self.0 {
             archive.file(path, *permissions, content)?;
+        }
+        for (path, target) in &self.1 {
+            archive.link(path, target)?;
         }
         archive.finish()
     }
@@ -137,12 +177,40 @@ impl LinuxImage {
     ///
     /// The kernel is not available or not suitable, or the cache cannot be written.
     pub fn prepare(options: &ImageOptions) -> Result<LinuxImage, LinuxError> {
-        let kernel = Kernel::find(&options.kernel, options.modules.as_deref(), false)?;
+        let find = |fresh| Kernel::find(&options.kernel, options.modules.as_deref(), fresh);
+        let mut kernel = find(false)?;
+        let packaged = matches!(options.kernel, KernelChoice::Package { .. });
+        if packaged && options.first == First::Root && lacks_disks(&kernel) {
+            // An older tdxlab kept no modules for disks.
+            kernel = find(true)?;
+        }
         LinuxImage::of(&kernel, options, &cache_folder()?)
+    }
+
+    /// Stands for the system on a disk that starts by itself: nothing is made.
+    pub fn on_disk(disk: &Path) -> LinuxImage {
+        let own = || Some("the kernel is the disk's own".to_owned());
+        LinuxImage {
+            kernel: PathBuf::new(),
+            initramfs: PathBuf::new(),
+            id: String::new(),
+            name: format!("of {}", disk.display()),
+            release: None,
+            line: AgentLine::VirtioSerial,
+            no_convert: own(),
+            no_kexec: own(),
+        }
     }
 
     /// The image of a kernel that was found.
     fn of(kernel: &Kernel, options: &ImageOptions, cache: &Path) -> Result<LinuxImage, LinuxError> {
+        if options.first == First::Root && lacks_disks(kernel) {
+            return Err(LinuxError::Lacks {
+                kernel: kernel.name.clone(),
+                module: OF_DISKS[0],
+                option: "CONFIG_VIRTIO_BLK",
+            });
+        }
         let (line, mut modules) = modules_of(kernel, options)?;
         let own = match &options.pages_module {
             Some(built) => pages_module::built(built),
@@ -156,6 +224,9 @@ impl LinuxImage {
         for (number, module) in modules.into_iter().enumerate() {
             let path = format!("{MODULES}/{number:02}-{}.ko", module.name);
             files.add(&path, 0o644, module.bytes);
+        }
+        if options.first == First::QemuGa {
+            add_qemu_ga(&mut files, cache)?;
         }
         let no_kexec = match options.kexec {
             true => add_kexec(&mut files, kernel)?,
@@ -234,6 +305,12 @@ impl Made {
     }
 }
 
+/// Whether the kernel cannot reach a disk.
+fn lacks_disks(kernel: &Kernel) -> bool {
+    let modules = kernel.modules.as_ref();
+    modules.is_some_and(|folder| folder.lacks(OF_DISKS[0]))
+}
+
 /// The modules in load order, and the agent's line with them.
 fn modules_of(
     kernel: &Kernel,
@@ -257,10 +334,35 @@ fn modules_of(
     }
     let td = options.td.then_some("tdx_guest");
     let extra = options.extra.iter().map(String::as_str);
+    let disk = OF_DISKS
+        .into_iter()
+        .filter(|_| options.first == First::Root);
+    let extra = extra.chain(disk);
     let names = NEEDED.into_iter().map(|(module, _)| module);
     let modules = folder.in_order(names.chain(td).chain(extra))?;
     Ok((AgentLine::VirtioSerial, modules))
 }
+
+/// Adds Debian's qemu-ga, what it loads, and the programs that it starts.
+fn add_qemu_ga(files: &mut Files, cache: &Path) -> Result<(), LinuxError> {
+    let qemu_ga = program(cache, "qemu-guest-agent", "qemu-ga")?;
+    files.add(QEMU_GA, 0o755, qemu_ga.program);
+    let linker = qemu_ga.interpreter.unwrap_or_default();
+    for (name, content) in qemu_ga.libraries {
+        let path = match linker.ends_with(&name) {
+            true => linker.clone(),
+            false => Path::new(LIBRARIES).join(name),
+        };
+        files.add(&path.to_string_lossy(), 0o755, content);
+    }
+    for tool in ["sbin/shutdown", "bin/chmod"] {
+        files.link(tool, "/init");
+    }
+    Ok(())
+}
+
+/// Where Debian's dynamic linker looks.
+const LIBRARIES: &str = "/lib/x86_64-linux-gnu";
 
 /// Adds the files for kexec; or returns why it is not available.
 fn add_kexec(files: &mut Files, kernel: &Kernel) -> Result<Option<String>, LinuxError> {
@@ -298,6 +400,8 @@ fn parts(files: &Files, kernel: &Kernel) -> Result<BTreeMap<String, String>, Lin
         .iter()
         .map(|(path, _, content)| (path.clone(), hash(content)))
         .collect();
+    let links = files.1.iter().cloned();
+    parts.extend(links.map(|(path, target)| (path, format!("link to {target}"))));
     parts.insert("kernel".to_owned(), hash(&read(&kernel.image)?));
     Ok(parts)
 }
@@ -383,6 +487,33 @@ mod tests {
             error.to_string().contains("CONFIG_VIRTIO_CONSOLE"),
             "{error}"
         );
+    }
+
+    #[test]
+    fn a_kernel_without_disks_is_refused_where_its_root_is_on_one() {
+        let folder = tempfile::tempdir().unwrap();
+        let modules = folder.path().join("modules");
+        fs::create_dir(&modules).unwrap();
+        fs::write(modules.join("modules.builtin"), "kernel/virtio_pci.ko\n").unwrap();
+        let kernel = kernel(folder.path());
+        let root = ImageOptions {
+            first: First::Root,
+            ..ImageOptions::default()
+        };
+        let error = LinuxImage::of(&kernel, &root, folder.path()).unwrap_err();
+        assert!(error.to_string().contains("CONFIG_VIRTIO_BLK"), "{error}");
+    }
+
+    #[test]
+    fn folders_come_before_what_is_in_them() {
+        let mut files = Files::default();
+        files.add("/usr/sbin/qemu-ga", 0o755, Vec::new());
+        files.link("bin/chmod", "/init");
+        let folders: Vec<_> = files.folders().into_iter().collect();
+        assert_eq!(folders, ["bin", "usr", "usr/sbin"]);
+        let archive = files.archive().unwrap();
+        let at = |name: &[u8]| archive.windows(name.len()).position(|part| part == name);
+        assert!(at(b"usr/sbin\0") < at(b"usr/sbin/qemu-ga\0"));
     }
 
     #[test]

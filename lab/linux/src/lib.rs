@@ -10,12 +10,16 @@
 //! | [`answer`] | the agent's answer to a request, checked for plausibility |
 //! | [`memory`] | the guest's memory on the host |
 //! | [`account`] | the guest kernel's account of its memory and health |
+//! | [`pusher`] | brings the agent into a system that runs, through qemu-ga |
+//! | [`disk`] | a user's own disk image |
 //! | [`firmware`] | finds firmware for TDs |
 //! | [`error`] | errors, each with a remedy |
 
 pub mod account;
 pub mod answer;
+mod buffers;
 pub mod conversation;
+pub mod disk;
 pub mod error;
 pub mod firmware;
 pub mod guest;
@@ -24,6 +28,8 @@ pub mod image;
 pub mod machine;
 pub mod memory;
 pub mod pages_module;
+pub mod pusher;
+mod pusher_error;
 
 pub use self::error::LinuxError;
 pub use self::guest::LinuxGuest;

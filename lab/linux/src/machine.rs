@@ -7,9 +7,12 @@ use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
 use tdxlab_protocol::addr::Gpa;
-use tdxlab_protocol::linux::PORT;
+use tdxlab_protocol::linux::{PORT, QEMU_GA_PORT};
 use tdxlab_qemu::environment::INSIDE_L1;
 use tdxlab_qemu::{Accelerator, CommandLine, Cpu, Version};
+
+use crate::disk::Disk;
+use crate::pusher::LINE;
 
 /// Which board the guest is built on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -46,6 +49,23 @@ pub struct Td {
     pub firmware: PathBuf,
 }
 
+/// What QEMU starts.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Start {
+    /// A kernel that QEMU loads.
+    Kernel {
+        /// For `-kernel`.
+        kernel: PathBuf,
+        /// For `-initrd`.
+        initramfs: PathBuf,
+    },
+    /// The boot loader on the disk, by this firmware, or else by QEMU's own.
+    Disk {
+        /// For `-bios`.
+        firmware: Option<PathBuf>,
+    },
+}
+
 /// Inputs of QEMU's command line.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Machine {
@@ -65,10 +85,12 @@ pub struct Machine {
     pub vcpus: u16,
     /// Memory in MiB.
     pub mebibytes: u64,
-    /// The kernel, for `-kernel`.
-    pub kernel: PathBuf,
-    /// The initramfs, for `-initrd`.
-    pub initramfs: PathBuf,
+    /// What is started.
+    pub start: Start,
+    /// A disk of the user's.
+    pub disk: Option<Disk>,
+    /// Whether qemu-ga in the guest is to be spoken with.
+    pub qemu_ga: bool,
     /// Words for the end of the kernel's command line.
     pub append: String,
     /// Device of the agent's line.
@@ -86,6 +108,8 @@ pub struct Ends {
     pub agent: RawFd,
     /// QMP.
     pub qmp: RawFd,
+    /// qemu-ga's line, if it is spoken with.
+    pub qemu_ga: Option<RawFd>,
     /// A memfd of the size of the guest's memory; `None` for a TD, whose private memory is KVM's.
     pub memory: Option<RawFd>,
 }
@@ -175,9 +199,33 @@ impl Machine {
         } else {
             option("-object", "monitor-qmp,id=monitor,chardev=qmp".to_owned());
         }
-        option("-kernel", self.kernel.display().to_string());
-        option("-initrd", self.initramfs.display().to_string());
-        option("-append", self.append());
+        if let Some(fd) = self.ends.qemu_ga {
+            option("-chardev", socket(LINE, fd));
+            if self.line == AgentLine::Serial {
+                option("-device", "virtio-serial-pci".to_owned());
+            }
+            let port = format!("virtserialport,chardev={LINE},name={QEMU_GA_PORT}");
+            option("-device", port);
+        }
+        if let Some(disk) = &self.disk {
+            option("-drive", disk.drive("disk"));
+            let first = match self.start {
+                Start::Disk { .. } => ",bootindex=0",
+                Start::Kernel { .. } => "",
+            };
+            option("-device", format!("virtio-blk-pci,drive=disk{first}"));
+        }
+        match &self.start {
+            Start::Kernel { kernel, initramfs } => {
+                option("-kernel", kernel.display().to_string());
+                option("-initrd", initramfs.display().to_string());
+                option("-append", self.append());
+            }
+            Start::Disk {
+                firmware: Some(firmware),
+            } if self.td.is_none() => option("-bios", firmware.display().to_string()),
+            Start::Disk { .. } => {}
+        }
         CommandLine {
             program: self.qemu.clone(),
             args: args.into_iter().map(Into::into).collect(),
@@ -253,14 +301,19 @@ mod tests {
             td: None,
             vcpus: 1,
             mebibytes: 512,
-            kernel: "vmlinux".into(),
-            initramfs: "initrd".into(),
+            start: Start::Kernel {
+                kernel: "vmlinux".into(),
+                initramfs: "initrd".into(),
+            },
+            disk: None,
+            qemu_ga: false,
             append: String::new(),
             line: AgentLine::VirtioSerial,
             ends: Ends {
                 console: 3,
                 agent: 4,
                 qmp: 5,
+                qemu_ga: None,
                 memory: Some(6),
             },
         }
@@ -306,6 +359,45 @@ mod tests {
             assert!(line.contains(part), "{line}");
         }
         assert!(!line.contains("memory-backend-file"), "{line}");
+    }
+
+    #[test]
+    fn a_disk_starts_by_itself_or_under_a_kernel_and_is_never_written() {
+        let image = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(image.path(), [0; 512]).unwrap();
+        let with_disk = Machine {
+            disk: Some(Disk::open(image.path()).unwrap()),
+            qemu_ga: true,
+            ends: Ends {
+                qemu_ga: Some(7),
+                ..machine().ends
+            },
+            ..machine()
+        };
+        let line = with_disk.command_line().to_string();
+        for part in [
+            "snapshot=on",
+            "virtio-blk-pci,drive=disk ",
+            "socket,id=qemu-ga,fd=7",
+            "virtserialport,chardev=qemu-ga,name=org.qemu.guest_agent.0",
+            "-kernel vmlinux",
+        ] {
+            assert!(line.contains(part), "{part}: {line}");
+        }
+        let line = Machine {
+            start: Start::Disk {
+                firmware: Some("/fw/OVMF.fd".into()),
+            },
+            ..with_disk
+        }
+        .command_line()
+        .to_string();
+        assert!(line.contains("drive=disk,bootindex=0"), "{line}");
+        assert!(line.contains("-bios /fw/OVMF.fd"), "{line}");
+        assert!(
+            !line.contains("-kernel") && !line.contains("-append"),
+            "{line}"
+        );
     }
 
     #[test]

@@ -6,7 +6,7 @@
 use std::time::Duration;
 
 use tdxlab_journal::klog;
-use tdxlab_linux::machine::{AgentLine, Ends};
+use tdxlab_linux::machine::{AgentLine, Ends, Start};
 use tdxlab_linux::{Board, ImageOptions, LinuxError, LinuxGuest, LinuxImage, Machine, account};
 use tdxlab_protocol::addr::{Gpa, GpaRange};
 use tdxlab_protocol::linux::{Ask, BufferId, Load, Outcome, Pages, Witness};
@@ -45,14 +45,19 @@ fn machine(options: &ImageOptions) -> Option<(Machine, LinuxImage)> {
         vcpus: 1,
         // Below 512 MiB Linux makes no transparent huge pages (hugepage_init()).
         mebibytes: 768,
-        kernel: image.kernel.clone(),
-        initramfs: image.initramfs.clone(),
+        start: Start::Kernel {
+            kernel: image.kernel.clone(),
+            initramfs: image.initramfs.clone(),
+        },
+        disk: None,
+        qemu_ga: false,
         append: String::new(),
         line: image.line,
         ends: Ends {
             console: -1,
             agent: -1,
             qmp: -1,
+            qemu_ga: None,
             memory: None,
         },
     };
@@ -321,7 +326,10 @@ fn a_guest_without_a_line_says_which_option_it_lacks() {
     let bare = folder.path().join("initrd");
     std::fs::write(&bare, without_modules()).unwrap();
     let machine = Machine {
-        initramfs: bare,
+        start: Start::Kernel {
+            kernel: image.kernel.clone(),
+            initramfs: bare,
+        },
         ..machine
     };
     let mut guest = start(&machine, &image);

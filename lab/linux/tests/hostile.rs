@@ -6,7 +6,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::time::Duration;
 
-use tdxlab_linux::machine::{AgentLine, Ends};
+use tdxlab_linux::machine::{AgentLine, Ends, Start};
 use tdxlab_linux::{Board, LinuxError, LinuxGuest, Machine};
 use tdxlab_protocol::addr::Gpa;
 use tdxlab_protocol::frame::{self, EMPTY_FRAME};
@@ -72,14 +72,19 @@ impl Played {
             td: None,
             vcpus: 1,
             mebibytes: 512,
-            kernel: "kernel".into(),
-            initramfs: "initrd".into(),
+            start: Start::Kernel {
+                kernel: "kernel".into(),
+                initramfs: "initrd".into(),
+            },
+            disk: None,
+            qemu_ga: false,
             append: String::new(),
             line: AgentLine::VirtioSerial,
             ends: Ends {
                 console: -1,
                 agent: -1,
                 qmp: -1,
+                qemu_ga: None,
                 memory: None,
             },
         };

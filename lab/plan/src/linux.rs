@@ -1,6 +1,8 @@
 //! Plans for a Linux guest. Linux decides for itself, so steps are requests to the agent in it, and
 //! not operations on each page.
 
+use std::path::PathBuf;
+
 use serde::{Deserialize, Serialize};
 pub use tdxlab_protocol::linux::{BufferId, Load, Pages};
 
@@ -39,6 +41,37 @@ pub struct LinuxGuest {
     /// Words for the kernel's command line.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub append: String,
+    /// Who starts the agent.
+    #[serde(default, skip_serializing_if = "AgentBy::is_init")]
+    pub agent: AgentBy,
+    /// Disk image to boot; a relative path starts at the scenario's folder.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub disk: Option<PathBuf>,
+}
+
+impl LinuxGuest {
+    /// Whether the kernel that QEMU loads has its root on a disk.
+    pub fn has_root(&self) -> bool {
+        let mut words = self.append.split_whitespace();
+        words.any(|word| word.starts_with("root="))
+    }
+}
+
+/// Who starts the agent.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum AgentBy {
+    /// The kernel: it is the first process.
+    #[default]
+    Init,
+    /// qemu-ga, to which the lab gives it.
+    QemuGa,
+}
+
+impl AgentBy {
+    fn is_init(&self) -> bool {
+        *self == AgentBy::Init
+    }
 }
 
 /// A request, and where it is in the file.

@@ -8,6 +8,7 @@
 //! | [`installed`] | finding QEMU and its version |
 //! | [`process`] | starting it, noticing its end at once, ending it |
 //! | [`qmp`] | the one QMP client of the lab |
+//! | [`qga`] | the one client of qemu-ga, QEMU's agent in guests |
 //! | [`fds`] | duplicating its memory file descriptors |
 //! | [`error`] | errors, each with a remedy |
 
@@ -20,8 +21,10 @@ pub mod head_tail;
 pub mod installed;
 pub mod interrupt;
 pub mod process;
+pub mod qga;
 pub mod qmp;
 mod ram;
+mod record;
 mod spawner;
 pub mod version;
 
@@ -29,6 +32,7 @@ pub use self::command::{Accelerator, CommandLine, Cpu, Image, Line, QemuCommand}
 pub use self::error::QemuError;
 pub use self::installed::Installed;
 pub use self::process::Process;
+pub use self::qga::Qga;
 pub use self::qmp::Qmp;
 pub use self::ram::{RAM_ID, Ram, RamBacking, TestPages};
 pub use self::version::Version;

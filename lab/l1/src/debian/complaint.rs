@@ -32,7 +32,7 @@ impl Complaint {
         }
     }
 
-    pub(super) fn of(error: &io::Error) -> Complaint {
+    pub(crate) fn of(error: &io::Error) -> Complaint {
         Complaint::new(&error.to_string())
     }
 
@@ -71,7 +71,7 @@ impl Complaint {
     }
 
     /// The error about `package` that it makes.
-    pub(super) fn about(self, package: &str) -> L1Error {
+    pub(crate) fn about(self, package: &str) -> L1Error {
         let package = package.to_owned();
         let Complaint { said } = self.clone();
         if !self.is_unreachable() {

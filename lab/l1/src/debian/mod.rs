@@ -3,6 +3,6 @@
 
 mod apt;
 pub(crate) mod closure;
-mod complaint;
+pub(crate) mod complaint;
 pub(crate) mod deb;
 pub(crate) mod kernel;

@@ -1,9 +1,10 @@
-//! Commands whose generated types cannot be sent or received.
+//! Commands whose generated types cannot be sent or received, and those that hosts send as they are.
 //!
 //! `qapi`'s `query_stats` cannot be serialised for the target `vm`: its arguments are an internally
 //! tagged enum whose `vm` variant holds a bare list. Its answers name providers by an enum that
 //! ends with the schema it was generated from.
 
+pub use qapi::qmp::{query_chardev, system_powerdown};
 use serde::{Deserialize, Serialize};
 
 /// `query-stats` for the VM as a whole.

@@ -8,7 +8,6 @@
 //! [`commands`] holds commands whose generated types cannot be sent.
 
 pub mod commands;
-mod log;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::io::{self, Read, Write};
@@ -21,7 +20,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use qapi::{Any, Command, Execute};
 use serde::Deserialize;
 
-use self::log::{Direction, Record};
+use crate::record::{Direction, Record, shortened};
 
 /// Longest line a monitor may send. `query-qmp-schema`, the longest there is, has 250 KB.
 const MAX_LINE: usize = 4 << 20;
@@ -386,16 +385,6 @@ fn is_hang_up(error: &io::Error) -> bool {
         error.kind(),
         io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset
     )
-}
-
-/// As much of a line as a message can bear.
-fn shortened(line: &str) -> String {
-    const ROOM: usize = 160;
-    if line.chars().count() <= ROOM {
-        line.to_owned()
-    } else {
-        line.chars().take(ROOM).chain("...".chars()).collect()
-    }
 }
 
 #[cfg(test)]

@@ -5,7 +5,9 @@ use std::collections::BTreeMap;
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 use tdxlab_plan::addr::PageLevel;
-use tdxlab_plan::linux::{BufferId, LinuxGuest, LinuxOp, LinuxPlan, LinuxStep, Load, Pages};
+use tdxlab_plan::linux::{
+    AgentBy, BufferId, LinuxGuest, LinuxOp, LinuxPlan, LinuxStep, Load, Pages,
+};
 use tdxlab_plan::{Generation, Side, VERSION};
 
 use super::model::{
@@ -79,6 +81,10 @@ fn plan(
         reader,
         random,
         buffers: BTreeMap::new(),
+        qemu_ga: guest
+            .as_ref()
+            .is_some_and(|guest| guest.agent == AgentBy::QemuGa),
+        disk: guest.as_ref().is_some_and(|guest| guest.disk.is_some()),
         generation: 0,
         steps: Vec::new(),
     };
@@ -117,11 +123,32 @@ fn guest(reader: &mut Reader<'_>, file: &LinuxFile, node: &Node) -> Option<Linux
             "1 where `vcpus` is left out".to_owned(),
         );
     }
-    Some(LinuxGuest {
+    let agent = reader.get_or(keys.agent.as_ref(), node.key("agent"), AgentBy::Init);
+    let disk = reader.get_if(keys.disk.as_ref(), node.key("disk"));
+    let guest = LinuxGuest {
         mebibytes: bytes? >> 20,
         vcpus: u16::try_from(vcpus?).ok()?,
         append: append?,
-    })
+        agent: agent?,
+        disk: disk?,
+    };
+    if guest.disk.is_some() && guest.agent != AgentBy::QemuGa {
+        reader.wrong(
+            node.key("disk"),
+            "the lab gets into a disk through the qemu-ga on it only".to_owned(),
+            "without `agent: qemu-ga`",
+            "add `agent: qemu-ga`".to_owned(),
+        );
+    }
+    if guest.disk.is_some() && !guest.append.is_empty() && !guest.has_root() {
+        reader.wrong(
+            node.key("append"),
+            "the disk's own boot loader knows nothing of these words".to_owned(),
+            "not passed on",
+            "with `root=/dev/vda1` among them the lab's kernel starts the disk".to_owned(),
+        );
+    }
+    Some(guest)
 }
 
 /// A buffer that a step has filled.
@@ -138,6 +165,10 @@ struct Steps<'r, 'a> {
     reader: &'r mut Reader<'a>,
     random: ChaCha8Rng,
     buffers: BTreeMap<u8, Buffer>,
+    /// Whether the agent comes by qemu-ga.
+    qemu_ga: bool,
+    /// Whether the system is one of a user's disk.
+    disk: bool,
     generation: u16,
     steps: Vec<LinuxStep>,
 }
@@ -201,6 +232,24 @@ impl Steps<'_, '_> {
                     "`power_off` is the last step",
                 );
             }
+            _ => {}
+        }
+        match &op {
+            LinuxOp::Kexec if self.qemu_ga => self.wrong(
+                node,
+                "an agent that qemu-ga has started cannot start another kernel",
+                "not with `agent: qemu-ga`",
+                "leave `kexec` out, or take the lab's own image",
+            ),
+            LinuxOp::Fill {
+                pages: Pages::Kernel,
+                ..
+            } if self.disk => self.wrong(
+                node,
+                "pages of the kernel come from a module that a disk of one's own lacks",
+                "not with `disk`",
+                "take `4K` or `thp` pages, which cannot be converted",
+            ),
             _ => {}
         }
         let line = node.line;

@@ -1,10 +1,12 @@
 //! Types of a scenario file of a Linux guest. The JSON Schema is derived from them.
 
+use std::path::PathBuf;
+
 use indexmap::IndexMap;
 use schemars::{JsonSchema, Schema, json_schema};
 use serde::Deserialize;
 use tdxlab_plan::Side;
-use tdxlab_plan::linux::Pages;
+use tdxlab_plan::linux::{AgentBy, Pages};
 
 use crate::model::{Draw, List, exactly_one_operation};
 use crate::scalar::{Bytes, Count, Kind, Literal, Scalar, Word};
@@ -79,6 +81,12 @@ pub(super) struct LinuxKeys {
     pub(super) vcpus: Option<Scalar<Count>>,
     /// Words for the end of the kernel's command line.
     pub(super) append: Option<Scalar<CommandLine>>,
+    /// Who starts the agent: the kernel, whose first process it is (`init`, where absent), or `qemu-ga`,
+    /// to which the lab gives it.
+    pub(super) agent: Option<Scalar<AgentBy>>,
+    /// Disk image with a system that has qemu-ga: raw or qcow2, never written. A relative path starts at
+    /// this file's folder. Its boot loader starts it, or with `append: root=...` the lab's kernel.
+    pub(super) disk: Option<Scalar<FileName>>,
 }
 
 /// Words of a kernel's command line, or the variable that holds them.
@@ -98,6 +106,34 @@ impl Kind for CommandLine {
 
     fn read(text: &str, vars: &Vars) -> Result<String, Fault> {
         Ok(vars.resolve(text)?.trim().to_owned())
+    }
+}
+
+impl Word for AgentBy {
+    const NAME: &'static str = "LinuxAgent";
+    const WHAT: &'static str = "who starts the agent";
+    const WORDS: &'static [(&'static str, AgentBy)] =
+        &[("init", AgentBy::Init), ("qemu-ga", AgentBy::QemuGa)];
+}
+
+/// A path, or the variable that holds it.
+#[derive(Debug)]
+pub(super) struct FileName;
+
+impl Kind for FileName {
+    type Value = PathBuf;
+    const NAME: &'static str = "FileName";
+
+    fn schema() -> Schema {
+        json_schema!({
+            "description": "Path of a file, such as `../images/disk.qcow2`.",
+            "type": "string",
+            "minLength": 1,
+        })
+    }
+
+    fn read(text: &str, vars: &Vars) -> Result<PathBuf, Fault> {
+        Ok(PathBuf::from(vars.resolve(text)?.trim()))
     }
 }
 

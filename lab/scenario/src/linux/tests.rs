@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use tdxlab_plan::linux::{BufferId, LinuxOp, LinuxPlan};
+use tdxlab_plan::linux::{AgentBy, BufferId, LinuxOp, LinuxPlan};
 
 use super::parse_linux;
 use crate::error::ScenarioError;
@@ -80,20 +80,22 @@ fn what_is_wrong_is_underlined_with_what_would_be_right() {
             "a kexec takes all",
         ),
     ] {
-        let error = parse(steps).unwrap_err();
-        let ScenarioError::Wrong(wrong) = &error else {
-            panic!("{error}")
-        };
-        let help: Vec<_> = wrong
-            .problems
-            .iter()
-            .filter_map(|problem| problem.help.clone())
-            .collect();
+        let help = help_of(&parse(steps).unwrap_err());
         assert!(
             help.iter().any(|help| help.contains(says)),
             "{steps}: {help:?}"
         );
     }
+}
+
+fn help_of(error: &ScenarioError) -> Vec<String> {
+    let ScenarioError::Wrong(wrong) = error else {
+        panic!("{error}")
+    };
+    let problems = wrong.problems.iter();
+    problems
+        .filter_map(|problem| problem.help.clone())
+        .collect()
 }
 
 #[test]
@@ -155,5 +157,45 @@ fn an_editor_is_told_of_what_is_wrong_by_the_schema() {
         (r#""memory": "768M", "cpus": 2"#, r#""settle""#),
     ] {
         assert!(!validator.is_valid(&file(memory, step)), "{memory} {step}");
+    }
+}
+
+/// A scenario with these keys of the machine beside its memory.
+fn on(keys: &str, steps: &str) -> Result<LinuxPlan, ScenarioError> {
+    let text = format!(
+        "scenario: linux/x\nabout: It shows something.\nguest:\n  linux: {{ memory: 768M, {keys} }}\nsteps:\n  - boot\n{steps}"
+    );
+    parse_linux(Path::new("x.yaml"), &text, None).map(|mut plans| plans.remove(0))
+}
+
+#[test]
+fn a_disk_of_ones_own_is_read_and_what_it_cannot_is_underlined() {
+    let plan = on("agent: qemu-ga, disk: ../my.qcow2", "  - settle\n").unwrap();
+    assert_eq!(plan.guest.agent, AgentBy::QemuGa);
+    assert_eq!(plan.guest.disk, Some("../my.qcow2".into()));
+    assert!(!plan.guest.has_root());
+    let root = "agent: qemu-ga, disk: my.img, append: root=/dev/vda1 rw";
+    assert!(on(root, "  - settle\n").unwrap().guest.has_root());
+    assert_eq!(on("vcpus: 1", "").unwrap().guest.agent, AgentBy::Init);
+    for (keys, steps, says) in [
+        ("disk: my.img", "", "add `agent: qemu-ga`"),
+        ("agent: qemu", "", "did you mean `qemu-ga`?"),
+        (
+            "agent: qemu-ga, disk: my.img, append: quiet",
+            "",
+            "with `root=/dev/vda1` among them",
+        ),
+        ("agent: qemu-ga", "  - kexec\n", "leave `kexec` out"),
+        (
+            "agent: qemu-ga, disk: my.img",
+            "  - fill: { buffer: 0, size: 4K, pages: kernel }\n  - convert: { buffer: 0, size: 4K, to: shared }\n",
+            "take `4K` or `thp` pages",
+        ),
+    ] {
+        let help = help_of(&on(keys, steps).unwrap_err());
+        assert!(
+            help.iter().any(|help| help.contains(says)),
+            "{keys}: {help:?}"
+        );
     }
 }

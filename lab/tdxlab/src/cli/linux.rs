@@ -61,9 +61,13 @@ pub(super) struct Linux {
     /// The module that converts pages, built for the kernel before
     #[arg(long, value_name = "FILE", conflicts_with = "guest_headers")]
     pages_module: Option<PathBuf>,
-    /// Firmware of a TD; without it the one that QEMU's descriptors name for TDX
+    /// Firmware of a TD, in place of the one that QEMU's descriptors name for TDX; or of a plain guest
+    /// whose disk boots by itself
     #[arg(long, value_name = "FILE")]
     firmware: Option<PathBuf>,
+    /// Disk image for scenarios with `agent: qemu-ga` that name none: raw or qcow2, never written
+    #[arg(long, value_name = "FILE")]
+    disk: Option<PathBuf>,
     /// Board of plain guests
     #[arg(long, value_enum, default_value = "microvm")]
     board: BoardName,
@@ -236,6 +240,8 @@ impl Linux {
                 BoardName::Q35 => Board::Q35,
             },
             td,
+            firmware: self.firmware.clone(),
+            disk: self.disk.clone(),
         })
     }
 
@@ -269,13 +275,14 @@ impl Linux {
 /// Facts of the machine that guests run on.
 fn facts(place: &Place) -> Vec<(String, String)> {
     let fact = |name: &str, value: String| (name.to_owned(), value);
-    let firmware = place
-        .td
-        .as_ref()
-        .map(|td| td.firmware.display().to_string());
+    let of_td = place.td.as_ref().map(|td| &td.firmware);
+    let firmware = of_td.or(place.firmware.as_ref());
+    let firmware = firmware.map(|firmware| firmware.display().to_string());
     let qemu = fact("QEMU", place.qemu.banner.clone());
     let firmware = firmware.map(|firmware| fact("firmware", firmware));
-    [qemu].into_iter().chain(firmware).collect()
+    let disk = place.disk.as_ref();
+    let disk = disk.map(|disk| fact("disk", disk.display().to_string()));
+    [qemu].into_iter().chain(firmware).chain(disk).collect()
 }
 
 /// A run, and the plans that are left of it.

@@ -1,4 +1,4 @@
-//! Transcript of a monitor, bounded.
+//! Transcript of a monitor or of an agent, bounded.
 
 use std::time::Instant;
 
@@ -15,7 +15,7 @@ const MAX_CHARS: usize = 8 << 10;
 /// Sender of a message.
 #[derive(Clone, Copy, Debug, Serialize)]
 #[serde(rename_all = "lowercase")]
-pub(super) enum Direction {
+pub(crate) enum Direction {
     Sent,
     Received,
 }
@@ -32,26 +32,26 @@ struct Exchange {
 
 /// The messages of a conversation with the time of each.
 #[derive(Debug)]
-pub(super) struct Record {
+pub(crate) struct Record {
     began: Instant,
     exchanges: HeadTail<(u64, Direction, String)>,
 }
 
 impl Record {
-    pub(super) fn new() -> Record {
+    pub(crate) fn new() -> Record {
         Record {
             began: Instant::now(),
             exchanges: HeadTail::new(KEPT.0, KEPT.1),
         }
     }
 
-    pub(super) fn note(&mut self, direction: Direction, text: &str) {
+    pub(crate) fn note(&mut self, direction: Direction, text: &str) {
         let micros = u64::try_from(self.began.elapsed().as_micros()).unwrap_or(u64::MAX);
         let text = text.chars().take(MAX_CHARS).collect();
         self.exchanges.push((micros, direction, text));
     }
 
-    pub(super) fn to_json_lines(&self) -> String {
+    pub(crate) fn to_json_lines(&self) -> String {
         let mut lines = String::new();
         for entry in self.exchanges.head() {
             lines.push_str(&line(entry));
@@ -74,4 +74,14 @@ fn line((micros, direction, text): &(u64, Direction, String)) -> String {
     };
     // Numbers, names and JSON values always serialize.
     serde_json::to_string(&exchange).unwrap_or_default() + "\n"
+}
+
+/// As much of a line as a message can bear.
+pub(crate) fn shortened(line: &str) -> String {
+    const ROOM: usize = 160;
+    if line.chars().count() <= ROOM {
+        line.to_owned()
+    } else {
+        line.chars().take(ROOM).chain("...".chars()).collect()
+    }
 }

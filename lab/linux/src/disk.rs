@@ -1,0 +1,107 @@
+//! A user's own disk image: its format, and how QEMU opens it. It is never written: QEMU keeps what the
+//! guest writes in a temporary file without a name.
+
+use std::fs::File;
+use std::io::{self, Read};
+use std::path::{Path, PathBuf};
+
+use crate::error::LinuxError;
+
+/// Start of every qcow2 image. Source: docs/interop/qcow2.txt of QEMU.
+const QCOW2: [u8; 4] = *b"QFI\xfb";
+
+/// A disk image.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Disk {
+    path: PathBuf,
+    format: Format,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Format {
+    Raw,
+    Qcow2,
+}
+
+impl Disk {
+    /// Looks at the image.
+    ///
+    /// # Errors
+    ///
+    /// There is none, it cannot be read, or it is no disk.
+    pub fn open(path: &Path) -> Result<Disk, LinuxError> {
+        let failed = |source| LinuxError::Disk {
+            path: path.to_owned(),
+            source,
+        };
+        let mut file = File::open(path).map_err(failed)?;
+        let about = file.metadata().map_err(failed)?;
+        if about.is_dir() {
+            return Err(failed(io::ErrorKind::IsADirectory.into()));
+        }
+        if about.is_file() && about.len() == 0 {
+            return Err(failed(io::Error::other("the file is empty")));
+        }
+        let mut start = Vec::new();
+        let read = file.by_ref().take(4).read_to_end(&mut start);
+        read.map_err(failed)?;
+        let format = match start == QCOW2 {
+            true => Format::Qcow2,
+            false => Format::Raw,
+        };
+        // The path is QEMU's, too, whatever its folder.
+        let path = path.canonicalize().map_err(failed)?;
+        Ok(Disk { path, format })
+    }
+
+    /// Argument of `-drive`, for a backend of this name.
+    pub(crate) fn drive(&self, id: &str) -> String {
+        let format = match self.format {
+            Format::Raw => "raw",
+            Format::Qcow2 => "qcow2",
+        };
+        // Where the temporary file finds no room, the guest gets an error, and does not stand still.
+        format!(
+            "id={id},if=none,format={format},snapshot=on,werror=report,file={}",
+            self.path.display().to_string().replace(',', ",,")
+        )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_image_is_what_it_starts_with_and_never_written() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a,b.img");
+        std::fs::write(&path, b"QFI\xfb and more").unwrap();
+        let drive = Disk::open(&path).unwrap().drive("disk");
+        assert!(drive.contains("format=qcow2,snapshot=on"), "{drive}");
+        assert!(drive.ends_with("/a,,b.img"), "{drive}");
+        std::fs::write(&path, [0; 512]).unwrap();
+        assert!(
+            Disk::open(&path)
+                .unwrap()
+                .drive("disk")
+                .contains("format=raw,snapshot=on")
+        );
+    }
+
+    #[test]
+    fn what_is_no_image_is_refused_by_name() {
+        let folder = tempfile::tempdir().unwrap();
+        let empty = folder.path().join("empty");
+        std::fs::write(&empty, "").unwrap();
+        for (path, says) in [
+            (folder.path().join("none"), "No such file"),
+            (folder.path().to_owned(), "directory"),
+            (empty, "empty"),
+        ] {
+            let error = Disk::open(&path).unwrap_err().to_string();
+            assert!(error.contains(says), "{error}");
+            assert!(error.contains(&path.display().to_string()), "{error}");
+        }
+    }
+}
