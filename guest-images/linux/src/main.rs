@@ -30,6 +30,8 @@ mod serve;
 mod td;
 mod witness;
 
+use tdxlab_protocol::linux::MODULES;
+
 fn main() {
     fatal::arm();
     if std::process::id() != 1 {
@@ -37,7 +39,7 @@ fn main() {
         std::process::exit(2);
     }
     boot::mount_all();
-    let modules = boot::load_modules();
+    let modules = boot::load_modules(MODULES);
     let line = line::open().unwrap_or_else(|why| fatal::die(&format!("{why}{modules}")));
     serve::serve(line);
 }

@@ -183,6 +183,7 @@ mod tests {
             mebibytes,
             vcpus: 1,
             append: String::new(),
+            quote_service: false,
         }
     }
 

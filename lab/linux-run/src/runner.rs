@@ -9,7 +9,9 @@ use tdxlab_journal::boot::BootAccount;
 use tdxlab_journal::folder::{RunFolder, write_whole};
 use tdxlab_journal::journal::{Event, Journal, JournalError, PlanId};
 use tdxlab_journal::verdict::Verdict;
+use tdxlab_linux::image::ReportDriver;
 use tdxlab_linux::machine::{Ends, Td};
+use tdxlab_linux::quotes::QuoteService;
 use tdxlab_linux::{Board, ImageOptions, LinuxError, LinuxGuest, LinuxImage, Machine};
 use tdxlab_plan::linux::{LinuxOp, LinuxPlan};
 use tdxlab_qemu::interrupt::Interrupt;
@@ -24,6 +26,8 @@ use crate::laws;
 use crate::ledger::Ledger;
 use crate::model::Model;
 use crate::observe::{Observer, Seen};
+use crate::plug;
+use crate::unaccepted::Unaccepted;
 
 /// A plan and its origin.
 #[derive(Clone, Debug)]
@@ -152,15 +156,26 @@ impl LinuxRunner<'_> {
         }
         let has = |is: fn(&LinuxOp) -> bool| plan.steps.iter().any(|step| is(&step.op));
         let kexec = has(|op| *op == LinuxOp::Kexec);
+        let plug = plan.plugged() > 0;
+        let reports = has(|op| matches!(op, LinuxOp::Report { .. } | LinuxOp::Quote { .. }));
         let options = ImageOptions {
             kexec,
             td,
+            plug,
+            reports,
             ..self.image.clone()
         };
         let image = LinuxImage::prepare(&options)
             .map_err(|error| format!("needs an image of a Linux guest: {}", with_help(&error)))?;
         if let Some(why) = image.no_kexec.as_ref().filter(|_| kexec) {
             return Err(format!("needs kexec: {why}"));
+        }
+        if let Some(why) = image.no_plug.as_ref().filter(|_| plug) {
+            return Err(format!("needs virtio-mem: {why}"));
+        }
+        if reports && image.reports == ReportDriver::Absent {
+            let lacks = format!("{} has no tdx_guest (CONFIG_TDX_GUEST_DRIVER)", image.name);
+            return Err(format!("needs TDREPORTs: {lacks}"));
         }
         let kernel_pages = has(|op| {
             matches!(op, LinuxOp::Convert { .. })
@@ -178,10 +193,11 @@ impl LinuxRunner<'_> {
         Ok(image)
     }
 
-    fn machine(&self, plan: &LinuxPlan, image: &LinuxImage) -> Machine {
+    fn machine(&self, plan: &LinuxPlan, image: &LinuxImage, quotes: Option<String>) -> Machine {
         let kvm = self.place.accelerator == Accelerator::Kvm;
         let serial = image.line == tdxlab_linux::machine::AgentLine::Serial;
-        let board = match self.place.td.is_some() || serial {
+        let pluggable = plan.plugged() >> 20;
+        let board = match self.place.td.is_some() || serial || pluggable > 0 {
             true => Board::Q35,
             false => self.place.board,
         };
@@ -191,9 +207,10 @@ impl LinuxRunner<'_> {
             accelerator: self.place.accelerator,
             cpu: if kvm { Cpu::Host } else { Cpu::Max },
             board,
-            td: self.place.td.clone(),
+            td: self.place.td.clone().map(|td| Td { quotes, ..td }),
             vcpus: plan.guest.vcpus,
             mebibytes: plan.guest.mebibytes,
+            pluggable,
             kernel: image.kernel.clone(),
             initramfs: image.initramfs.clone(),
             append: plan.guest.append.clone(),
@@ -214,20 +231,30 @@ impl LinuxRunner<'_> {
         image: &LinuxImage,
         course: &mut Course,
     ) -> Result<(), JournalError> {
-        let machine = self.machine(plan, image);
+        let quotes = plan.guest.quote_service.then(QuoteService::start);
+        let quotes = match quotes.transpose() {
+            Ok(quotes) => quotes,
+            Err(error) => {
+                course.stop(format!("making a quote generation service: {error}"));
+                return Ok(());
+            }
+        };
+        let name = quotes.as_ref().map(|service| service.name().to_owned());
+        let machine = self.machine(plan, image, name);
         let kvm = self.place.accelerator == Accelerator::Kvm;
         let td = self.place.td.is_some();
         // Before QEMU: firmware splits leaves, too.
-        let mut ledger = Ledger::open(kvm, td);
+        let mut ledger = Ledger::open(kvm, td, image.reports);
         let guest = LinuxGuest::start(machine, &image.name, self.interrupt, self.patience);
         let mut observer = match guest {
-            Ok(guest) => Observer::new(guest),
+            Ok(guest) => Observer::new(guest, quotes),
             Err(error) => {
                 course.stop(with_help(&error));
                 return Ok(());
             }
         };
         let mut model = Model::new(plan, td);
+        let mut unaccepted = Unaccepted::default();
         for (number, step) in plan.steps.iter().enumerate() {
             self.watcher.step_started(0, number);
             let expected = match model.step(&step.op) {
@@ -239,6 +266,7 @@ impl LinuxRunner<'_> {
             };
             let prediction =
                 ledger.predict(&step.op, &|buffer, pages| observer.places(buffer, pages));
+            unaccepted.step(&step.op);
             let began = Instant::now();
             let seen = match observer.perform(&step.op) {
                 Ok(seen) => seen,
@@ -269,7 +297,9 @@ impl LinuxRunner<'_> {
             let mut court = Court::default();
             judge(&mut court, &expected, &seen, &owner);
             let mut lines = expected.text();
-            if step.op == LinuxOp::PowerOff {
+            if let (LinuxOp::Plug { ends: true, .. }, Seen::Plugged(plugged)) = (&step.op, &seen) {
+                plug::judge_end(&mut court, plugged, || ledger.end());
+            } else if step.op == LinuxOp::PowerOff {
                 if let Some((left, complaints)) = ledger.end() {
                     laws::judge_end(&mut court, &left, &complaints);
                     lines.push(laws::END.to_owned());
@@ -283,6 +313,7 @@ impl LinuxRunner<'_> {
                 if let Seen::Guest(account) = &seen {
                     boot = boot::account(account, before, after).map(Box::new);
                     laws::ram(&mut court, account, after);
+                    lines.extend(unaccepted.look(&mut court, &step.op, account, after));
                 }
                 if let Some(boot) = &boot {
                     match self.baseline {

@@ -11,6 +11,7 @@
 //! | [`memory`] | the guest's memory on the host |
 //! | [`account`] | the guest kernel's account of its memory and health |
 //! | [`firmware`] | finds firmware for TDs |
+//! | [`quotes`] | plays the quote generation service of a TD's VMM |
 //! | [`error`] | errors, each with a remedy |
 
 pub mod account;
@@ -24,6 +25,7 @@ pub mod image;
 pub mod machine;
 pub mod memory;
 pub mod pages_module;
+pub mod quotes;
 
 pub use self::error::LinuxError;
 pub use self::guest::LinuxGuest;
