@@ -11,7 +11,8 @@ use nix::mount::{MsFlags, mount};
 use crate::fatal::say;
 
 /// File systems of the kernel's, and where they go.
-const FILE_SYSTEMS: [(&str, &str); 3] = [("proc", "/proc"), ("sysfs", "/sys"), ("devtmpfs", "/dev")];
+const FILE_SYSTEMS: [(&str, &str); 3] =
+    [("proc", "/proc"), ("sysfs", "/sys"), ("devtmpfs", "/dev")];
 
 /// Mounts the file systems that the agent reads. Failures are printed on the console, and requests
 /// that need a missing one fail.
@@ -36,7 +37,13 @@ pub(crate) fn mount_configfs() {
 }
 
 fn mount_one(kind: &str, place: &str) {
-    match mount(Some(kind), place, Some(kind), MsFlags::empty(), None::<&str>) {
+    match mount(
+        Some(kind),
+        place,
+        Some(kind),
+        MsFlags::empty(),
+        None::<&str>,
+    ) {
         // The kernel may have mounted /dev itself (CONFIG_DEVTMPFS_MOUNT).
         Ok(()) | Err(Errno::EBUSY) => {}
         Err(error) => say(&format!("mounting {kind} on {place}: {}", error.desc())),

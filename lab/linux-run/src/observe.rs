@@ -225,8 +225,9 @@ impl Observer {
     fn account(&mut self, ready: Option<Ready>) -> Result<Seen, LinuxError> {
         let vcpus = self.guest.hello().map_or(0, |hello| hello.vcpus);
         let resources = account::iomem(&self.read(Witness::IoMem)?);
-        let memory = MemInfo::parse(&self.read(Witness::MemInfo)?);
         let splats = self.splats()?;
+        // Last, so that nothing is accepted between this and what the host's witnesses show.
+        let memory = MemInfo::parse(&self.read(Witness::MemInfo)?);
         Ok(Seen::Guest(Box::new(GuestAccount {
             ready,
             vcpus,
