@@ -2,36 +2,25 @@
 
 use std::fs;
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
 use nix::kmod::{ModuleInitFlags, finit_module};
 use nix::mount::{MsFlags, mount};
-use tdxlab_protocol::linux::MODULES;
 
 use crate::fatal::say;
 
-/// File systems of the kernel's, and where they go. The kernel may lack the last ones.
-const FILE_SYSTEMS: [(&str, &str); 4] = [
-    ("proc", "/proc"),
-    ("sysfs", "/sys"),
-    ("devtmpfs", "/dev"),
-    ("configfs", "/sys/kernel/config"),
-];
+/// File systems of the kernel's, and where they go.
+const FILE_SYSTEMS: [(&str, &str); 3] =
+    [("proc", "/proc"), ("sysfs", "/sys"), ("devtmpfs", "/dev")];
 
 /// Mounts the file systems that the agent reads. Failures are printed on the console, and requests
 /// that need a missing one fail.
 pub(crate) fn mount_all() {
     for (kind, place) in FILE_SYSTEMS {
-        let none = None::<&str>;
-        match mount(Some(kind), place, Some(kind), MsFlags::empty(), none) {
-            // The kernel may have mounted /dev itself (CONFIG_DEVTMPFS_MOUNT).
-            Ok(()) | Err(Errno::EBUSY) => {}
-            // There is a place only where the kernel has configfs.
-            Err(Errno::ENOENT | Errno::ENODEV) if kind == "configfs" => {}
-            Err(error) => say(&format!("mounting {kind} on {place}: {}", error.desc())),
-        }
+        mount_one(kind, place);
     }
+    mount_configfs();
 }
 
 /// Has the kernel look for memory elsewhere: the agent's own death would be the guest's, or the end
@@ -42,12 +31,36 @@ pub(crate) fn survive() {
     }
 }
 
-/// Loads the modules; returns those that failed, as a suffix for an error message.
-pub(crate) fn load_modules() -> String {
-    let mut files: Vec<PathBuf> = match fs::read_dir(MODULES) {
+/// Mounts configfs, through which quotes are asked for, where the kernel has it by now.
+pub(crate) fn mount_configfs() {
+    const PLACE: &str = "/sys/kernel/config";
+    // The kernel makes this folder with configfs.
+    if Path::new(PLACE).is_dir() {
+        mount_one("configfs", PLACE);
+    }
+}
+
+fn mount_one(kind: &str, place: &str) {
+    match mount(
+        Some(kind),
+        place,
+        Some(kind),
+        MsFlags::empty(),
+        None::<&str>,
+    ) {
+        // The kernel may have mounted /dev itself (CONFIG_DEVTMPFS_MOUNT).
+        Ok(()) | Err(Errno::EBUSY) => {}
+        Err(error) => say(&format!("mounting {kind} on {place}: {}", error.desc())),
+    }
+}
+
+/// Loads the modules of a folder; returns those that failed, as a suffix for an error message.
+pub(crate) fn load_modules(folder: &str) -> String {
+    let mut files: Vec<PathBuf> = match fs::read_dir(folder) {
         Ok(folder) => folder.flatten().map(|entry| entry.path()).collect(),
         Err(_) => Vec::new(),
     };
+    files.retain(|path| path.is_file());
     files.sort();
     let mut failed = String::new();
     for path in files {

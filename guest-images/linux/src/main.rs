@@ -40,13 +40,14 @@ mod tools;
 mod witness;
 
 use role::{Role, role};
+use tdxlab_protocol::linux::MODULES;
 
 fn main() {
     fatal::arm();
     match role() {
         Role::Agent => {
             boot::mount_all();
-            agent(&boot::load_modules())
+            agent(&boot::load_modules(MODULES))
         }
         Role::Pushed => agent(""),
         Role::QemuGa => qemu_ga::serve(),

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use nix::errno::Errno;
 use nix::mount::{MsFlags, mount};
 use nix::sys::wait::{WaitStatus, waitpid};
-use tdxlab_protocol::linux::{QEMU_GA, QEMU_GA_PORT, SMALL_TMP};
+use tdxlab_protocol::linux::{MODULES, QEMU_GA, QEMU_GA_PORT, SMALL_TMP};
 
 use crate::fatal::{die, say};
 use crate::role::word;
@@ -33,7 +33,7 @@ pub(crate) fn serve() -> ! {
             say(&format!("mounting {place}: {}", error.desc()));
         }
     }
-    let modules = boot::load_modules();
+    let modules = boot::load_modules(MODULES);
     let port = port().unwrap_or_else(|| {
         die(&format!(
             "there is no virtio-serial port {QEMU_GA_PORT}{modules}"

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use nix::mount::{MsFlags, mount};
 use nix::unistd::{chdir, chroot};
+use tdxlab_protocol::linux::MODULES;
 
 use crate::boot;
 use crate::fatal::die;
@@ -25,7 +26,7 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// Goes over to the root file system that the command line names.
 pub(crate) fn switch() -> ! {
     boot::mount_all();
-    let modules = boot::load_modules();
+    let modules = boot::load_modules(MODULES);
     let device = word("root=").unwrap_or_default();
     if !device.starts_with("/dev/") {
         die(&format!(

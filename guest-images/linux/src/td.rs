@@ -3,11 +3,13 @@
 use std::arch::x86_64::__cpuid_count;
 use std::fs::{self, File};
 use std::path::Path;
+use std::sync::OnceLock;
 
 use nix::errno::Errno;
 use std::os::fd::AsRawFd;
-use tdxlab_protocol::linux::{Failure, REPORT_BYTES, REPORT_DATA};
+use tdxlab_protocol::linux::{Failure, REPORT_BYTES, REPORT_DATA, REPORT_MODULES};
 
+use crate::boot;
 use crate::failure::{Doing, refuse};
 
 /// The CPUID leaf in which the TDX module names itself.
@@ -32,9 +34,25 @@ pub(crate) fn is_td() -> bool {
     name.as_flattened() == b"IntelTDX    "
 }
 
+/// Loads the driver where the image leaves that to the first request.
+fn load_driver() -> Result<(), Failure> {
+    static FAILED: OnceLock<String> = OnceLock::new();
+    let failed = FAILED.get_or_init(|| {
+        let failed = boot::load_modules(REPORT_MODULES);
+        // One of them may be configfs.
+        boot::mount_configfs();
+        failed
+    });
+    match failed.is_empty() {
+        true => Ok(()),
+        false => Err(refuse(&format!("loading the driver{failed}"))),
+    }
+}
+
 /// A TDREPORT over `data`.
 pub(crate) fn report(data: &[u8]) -> Result<Vec<u8>, Failure> {
     const DEVICE: &str = "/dev/tdx_guest";
+    load_driver()?;
     let device = File::options()
         .read(true)
         .write(true)
@@ -52,6 +70,7 @@ pub(crate) fn report(data: &[u8]) -> Result<Vec<u8>, Failure> {
 /// A quote over `data`, through configfs-tsm.
 /// Source: Documentation/ABI/testing/configfs-tsm-report.
 pub(crate) fn quote(data: &[u8]) -> Result<Vec<u8>, Failure> {
+    load_driver()?;
     let entry = Path::new("/sys/kernel/config/tsm/report/tdxlab");
     match fs::create_dir(entry) {
         Err(error) if error.raw_os_error() == Some(Errno::ENOENT as i32) => {

@@ -38,6 +38,8 @@ pub const SMALL_TMP: &str = "tdxlab.tmp=";
 
 /// Folder of the initramfs with the kernel modules to load, in the order of their names.
 pub const MODULES: &str = "/modules";
+/// Folder of modules that the agent loads for the first TDREPORT or quote, in the order of their names.
+pub const REPORT_MODULES: &str = "/modules/report";
 /// The kernel that the agent starts by kexec.
 pub const KEXEC_KERNEL: &str = "/kexec/vmlinuz";
 /// The initramfs that goes with it.

@@ -185,6 +185,7 @@ mod tests {
             append: String::new(),
             agent: tdxlab_plan::linux::AgentBy::default(),
             disk: None,
+            quote_service: false,
         }
     }
 

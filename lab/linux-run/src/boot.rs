@@ -291,6 +291,7 @@ mod tests {
             exits: Some(7),
             sept: Reading::Read(Sept::parse(sept).unwrap()),
             calls: Reading::missing(missing()),
+            demotes: Reading::missing("none"),
             complaints: Reading::missing(missing()),
         }
     }

@@ -13,6 +13,7 @@ use tdxlab_kernel::{once, query_stats};
 use tdxlab_linux::LinuxGuest;
 
 use super::complaints;
+use crate::demotes::Demotes;
 
 /// Longest that QEMU may take to answer `query-stats`.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -25,6 +26,7 @@ pub(crate) struct HostWitnesses {
     folder: Result<VmFolder, String>,
     /// In this order: the kernel removes no instance that is being read.
     splits: Result<(TraceReader, Instance), String>,
+    demotes: Demotes,
     log: KernelLog,
     pid: u32,
 }
@@ -44,6 +46,8 @@ pub(crate) struct Sample {
     pub(crate) sept: Reading<Sept>,
     /// What that module has done.
     pub(crate) calls: Reading<Calls>,
+    /// DEMOTEs by KVM's calls so far.
+    pub(crate) demotes: Reading<u64>,
     /// Complaints in the host's kernel log since the last sample.
     pub(crate) complaints: Reading<Vec<String>>,
 }
@@ -53,12 +57,17 @@ impl HostWitnesses {
     pub(crate) fn open() -> HostWitnesses {
         // Warnings that fired for another guest fire again. Where that fails, they stay silent.
         let _ = once::rearm(Path::new(debugfs::ROOT));
-        let splits = Instance::new(Path::new(tracefs::ROOT)).and_then(|instance| {
+        let mut splits = Instance::new(Path::new(tracefs::ROOT)).and_then(|instance| {
             instance.enable(&format!("kvmmmu/{SPLIT_EVENT}"))?;
             instance.is_on(&format!("kvmmmu/{SPLIT_EVENT}"))?;
             Ok((TraceReader::open(instance.pipe()), instance))
         });
+        let demotes = Demotes::watch(match &mut splits {
+            Ok((_, instance)) => Ok(instance),
+            Err(reason) => Err(reason),
+        });
         HostWitnesses {
+            demotes,
             folder: Err("the VM is not made yet".to_owned()),
             splits,
             log: KernelLog::open(Path::new(kmsg::DEVICE)),
@@ -85,6 +94,7 @@ impl HostWitnesses {
             sept: self.in_folder(Sept::read),
             calls: self.in_folder(Calls::read),
             splits: self.new_splits(),
+            demotes: self.demotes.read(self.pid),
             complaints: self.complaints(),
         }
     }

@@ -9,9 +9,11 @@ use tdxlab_protocol::addr::{Gpa, GpaRange, PageLevel};
 use tdxlab_protocol::linux::{self, MOST_FINDINGS, Outcome};
 use tdxlab_protocol::message::Content;
 
+use crate::attest;
 use crate::court::Court;
 use crate::model::{Expected, PageState};
 use crate::observe::{GuestAccount, Seen, words};
+use crate::plug;
 
 /// RAM that firmware and kernel may reserve: at most this fraction, and this many bytes.
 const KEPT: (u64, u64) = (16, 64 << 20);
@@ -90,6 +92,10 @@ pub(crate) fn judge(court: &mut Court, expected: &Expected, seen: &Seen, owner: 
                 u64::from(*failed),
             );
         }
+        (Expected::Attested(wanted), Seen::Attested(seen)) => attest::judge(court, wanted, seen),
+        (Expected::Plugged(bytes), Seen::Plugged(seen)) => plug::judge(court, *bytes, seen),
+        // Why it ended is told by the host's kernel.
+        (Expected::EndedByPlug(_), Seen::Plugged(_)) => {}
         (Expected::Done, Seen::Done(_)) => court.hear(Witness::Agent),
         (Expected::Off, Seen::Off { after, splats }) => {
             court.show(format!("off after {:.1} s", after.as_secs_f64()));

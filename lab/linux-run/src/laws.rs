@@ -1,6 +1,7 @@
 //! Judges what a step did to the leaves of a TD: exactly where all is known, else by what must hold
 //! whatever Linux does.
 
+mod piece;
 #[cfg(test)]
 mod tests;
 
@@ -53,8 +54,9 @@ pub(crate) fn judge(
             split_leaves_are_tables(court, splits, before, sept);
         }
         let work = work(before, after);
+        let events = splits.iter().filter(|event| event.errno == 0).count() as u64;
+        by_calls(court, before, after, events);
         if let Some(work) = work {
-            let events = splits.iter().filter(|event| event.errno == 0).count() as u64;
             court.equal(Witness::Splits, "split events", work.demoted, events);
             let reason = work.removed + work.accepted_4k > 0;
             if events > 0 && before.is_some() && !reason {
@@ -78,6 +80,7 @@ pub(crate) fn judge(
                 }
             }
         }
+        Prediction::Piece(bytes) => piece::judge(court, bytes, before, after),
         Prediction::Exact(ranges, to, change) => {
             let change = with_newly_accepted(change, before, after);
             exactly(court, &change, before, after);
@@ -168,6 +171,33 @@ fn work(before: Option<&Sample>, after: &Sample) -> Option<Work> {
     let none = Calls::default();
     let then = before.map_or(Some(&none), |before| before.calls.value())?;
     Work::between(then, now)
+}
+
+/// As many DEMOTEs by KVM's own calls as split events, also where the module hides what it does.
+fn by_calls(court: &mut Court, before: Option<&Sample>, after: &Sample, events: u64) {
+    let then = before.map_or(Some(0), |before| before.demotes.value().copied());
+    match (then, &after.demotes) {
+        (Some(then), Reading::Read(now)) => match now.checked_sub(then) {
+            Some(made) => {
+                court.show(format!("{made} DEMOTEs by KVM's calls"));
+                court.equal(
+                    Witness::Splits,
+                    "split events, as KVM's calls of DEMOTE",
+                    made,
+                    events,
+                );
+            }
+            None => {
+                let found = format!("{now} DEMOTEs after {then}");
+                let expected = "a count that only grows";
+                court.find(Finding::impossible(Witness::Splits, expected, found));
+            }
+        },
+        (_, Reading::Missing { reason } | Reading::Incomplete { reason }) => {
+            court.show(reason.clone());
+        }
+        (None, _) => {}
+    }
 }
 
 /// What the module counts only grows.

@@ -1,7 +1,10 @@
 //! Keeps what the host's witnesses have shown, and predicts what a step does to leaves.
 
+use std::ops::RangeInclusive;
+
 use tdxlab_journal::Reading;
 use tdxlab_linux::LinuxGuest;
+use tdxlab_linux::image::ReportDriver;
 use tdxlab_plan::Side;
 use tdxlab_plan::addr::GpaRange;
 use tdxlab_plan::linux::{BufferId, LinuxOp, Pages};
@@ -16,6 +19,8 @@ pub(crate) enum Prediction {
     Free,
     /// These ranges go to another side, and their blocks are not known before.
     Converts(Vec<GpaRange>, Side),
+    /// Linux takes this much memory in one piece, wherever it likes, and shares it.
+    Piece(RangeInclusive<u64>),
     /// All is known.
     Exact(Vec<GpaRange>, Side, Box<Change>),
 }
@@ -28,17 +33,24 @@ pub(crate) struct Ledger {
     last: Option<Sample>,
     /// Buffers of the kernel's own pages.
     of_kernel: Vec<BufferId>,
+    /// The driver for TDREPORTs and quotes, and whether it was loaded since the boot.
+    reports: (ReportDriver, bool),
 }
+
+/// The buffer that Linux shares with the VMM for quotes. Source: `GET_QUOTE_BUF_SIZE` in
+/// drivers/virt/coco/tdx-guest/tdx-guest.c, 8K and later 128K.
+const QUOTE_BUFFER: RangeInclusive<u64> = 8 << 10..=128 << 10;
 
 impl Ledger {
     /// Before QEMU starts. `kvm`: whether there is a KVM to look at.
-    pub(crate) fn open(kvm: bool, td: bool) -> Ledger {
+    pub(crate) fn open(kvm: bool, td: bool, reports: ReportDriver) -> Ledger {
         Ledger {
             witnesses: kvm.then(HostWitnesses::open),
             td,
             blocks: Blocks::default(),
             last: None,
             of_kernel: Vec::new(),
+            reports: (reports, false),
         }
     }
 
@@ -76,8 +88,17 @@ impl Ledger {
             LinuxOp::Boot | LinuxOp::Kexec => {
                 self.blocks.clear();
                 self.of_kernel.clear();
+                self.reports.1 = false;
                 Prediction::Free
             }
+            LinuxOp::Report { .. } | LinuxOp::Quote { .. } => match &mut self.reports {
+                (ReportDriver::WithRequest, loaded @ false) => {
+                    *loaded = true;
+                    Prediction::Piece(QUOTE_BUFFER)
+                }
+                // The buffer is there.
+                _ => self.converts(Vec::new(), Side::Shared),
+            },
             LinuxOp::Fill {
                 buffer,
                 pages: Pages::Kernel,
@@ -100,6 +121,10 @@ impl Ledger {
     }
 
     fn converts(&mut self, ranges: Vec<GpaRange>, to: Side) -> Prediction {
+        let sept = self.last.as_ref().and_then(|sample| sample.sept.value());
+        if sept.is_none() {
+            return Prediction::Converts(ranges, to);
+        }
         let mut change = Box::new(Change::default());
         for range in &ranges {
             if self.blocks.convert(*range, to, &mut change).is_none() {
@@ -140,6 +165,12 @@ impl Prediction {
                     "must hold: splits of some of the {blocks} leaves under it, and of no other"
                 )]
             }
+            Prediction::Piece(bytes) => vec![format!(
+                "must hold: Linux shares one piece of {} to {} KiB, naturally aligned, as a conversion of \
+                 it does exactly",
+                bytes.start() >> 10,
+                bytes.end() >> 10
+            )],
             Prediction::Exact(_, _, change) => {
                 let mut lines = vec![format!("exactly: {}", change.work.text())];
                 for (at, block) in change.blocks.iter().take(4) {

@@ -12,6 +12,10 @@
 //! | `host` | what the host's kernel shows of leaves and splits |
 //! | `leaves`, `ledger` | what a step must do to them |
 //! | `laws` | compares those two, exactly or by what must hold |
+//! | `demotes` | counts DEMOTEs where the module hides them |
+//! | `unaccepted` | memory that Linux has not accepted yet |
+//! | `attest` | TDREPORTs and quotes |
+//! | `plug` | memory that is plugged into a running guest |
 //! | `boot` | the account of a boot |
 //! | `baseline` | judges a boot by an earlier run |
 //! | `runner` | boots, runs the steps, writes journal and evidence |
@@ -22,10 +26,12 @@
 //! has. Values that are only *shown*, such as times, are for
 //! `report diff` and for people.
 
+mod attest;
 mod baseline;
 mod boot;
 mod complaints;
 mod court;
+mod demotes;
 mod host;
 mod judge;
 mod laws;
@@ -34,9 +40,11 @@ mod ledger;
 mod model;
 mod observe;
 mod own_disk;
+mod plug;
 mod runner;
 #[cfg(test)]
 mod tests;
+mod unaccepted;
 
 pub use baseline::Baseline;
 pub use runner::{LinuxCase, LinuxRunner, Place};

@@ -3,8 +3,11 @@
 use std::collections::BTreeMap;
 
 use tdxlab_plan::Side;
-use tdxlab_plan::linux::{BufferId, LinuxGuest, LinuxOp, LinuxPlan, Load, Pages};
+use tdxlab_plan::linux::{BufferId, LinuxGuest, LinuxOp, LinuxPlan, Load, Pages, report_data};
 use tdxlab_plan::{Generation, addr::PageLevel};
+
+use crate::attest::Wanted;
+use crate::plug;
 
 /// Expectation of a step.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -36,6 +39,12 @@ pub(crate) enum Expected {
     },
     /// All of these processes end well.
     Processes(u16),
+    /// A TDREPORT or a quote.
+    Attested(Wanted),
+    /// So many bytes more.
+    Plugged(u64),
+    /// The end of the guest, when so many bytes are plugged.
+    EndedByPlug(u64),
     /// The guest is off and QEMU gone.
     Off,
 }
@@ -79,7 +88,9 @@ impl Model {
     /// Expectation of the next step, or why it cannot be predicted.
     pub(crate) fn step(&mut self, op: &LinuxOp) -> Result<Expected, String> {
         Ok(match op {
-            LinuxOp::Boot | LinuxOp::Settle => Expected::Guest(self.guest.clone()),
+            LinuxOp::Boot | LinuxOp::Settle | LinuxOp::AllAccepted => {
+                Expected::Guest(self.guest.clone())
+            }
             LinuxOp::Kexec => {
                 self.buffers.clear();
                 Expected::Guest(self.guest.clone())
@@ -162,6 +173,18 @@ impl Model {
                 Expected::Processes(*processes)
             }
             LinuxOp::Load(Load::Fragment { .. } | Load::Release) => Expected::Done,
+            LinuxOp::Plug { bytes, ends } => match ends {
+                false => Expected::Plugged(*bytes),
+                true => Expected::EndedByPlug(*bytes),
+            },
+            LinuxOp::Report { .. } | LinuxOp::Quote { .. } if !self.td => {
+                return Err("a plain guest has neither TDREPORT nor quote".to_owned());
+            }
+            LinuxOp::Report { nonce } => Expected::Attested(Wanted::Report(report_data(*nonce))),
+            LinuxOp::Quote { nonce } => Expected::Attested(match self.guest.quote_service {
+                true => Wanted::Answer(report_data(*nonce)),
+                false => Wanted::NoAnswer,
+            }),
             LinuxOp::PowerOff => Expected::Off,
         })
     }
@@ -234,6 +257,9 @@ impl Expected {
                 )]
             }
             Expected::Processes(count) => vec![format!("exactly: {count} processes end well")],
+            Expected::Attested(wanted) => wanted.text(),
+            Expected::Plugged(bytes) => plug::text(*bytes, false),
+            Expected::EndedByPlug(bytes) => plug::text(*bytes, true),
             Expected::Off => vec![
                 "exactly: QEMU ends by itself, with 0".to_owned(),
                 "exactly: no complaint in the guest's kernel log".to_owned(),
@@ -255,6 +281,7 @@ mod tests {
                 append: String::new(),
                 agent: tdxlab_plan::linux::AgentBy::default(),
                 disk: None,
+                quote_service: false,
             },
             td,
             buffers: BTreeMap::new(),

@@ -6,13 +6,17 @@ use std::time::Duration;
 use tdxlab_linux::account::{self, MemInfo, Resource};
 use tdxlab_linux::answer::Answer;
 use tdxlab_linux::guest::Ready;
+use tdxlab_linux::memory::GuestMemory;
 use tdxlab_linux::pusher::Pushed;
+use tdxlab_linux::quotes::QuoteService;
 use tdxlab_linux::{LinuxError, LinuxGuest};
 use tdxlab_plan::linux::{BufferId, LinuxOp};
 use tdxlab_protocol::addr::{Gpa, GpaRange, PageLevel};
 use tdxlab_protocol::linux::{Ask, Extent, Failure, Finding, Outcome, Witness};
 
 use super::complaints;
+use crate::attest::{self, Attested};
+use crate::plug::{self, Plugged};
 
 /// Observation of a step.
 #[derive(Debug)]
@@ -48,6 +52,10 @@ pub(crate) enum Seen {
         /// Parts of them that the host still holds.
         held: Vec<GpaRange>,
     },
+    /// A TDREPORT or a quote was asked for.
+    Attested(Attested),
+    /// Memory was plugged.
+    Plugged(Plugged),
     /// It ended like this.
     Done(Outcome),
     /// The agent could not do it.
@@ -91,13 +99,16 @@ pub(crate) struct Observer {
     places: BTreeMap<BufferId, Vec<Extent>>,
     /// Time of the last kernel message that was read, in microseconds of the guest's clock.
     looked: Option<u64>,
+    /// The quote generation service, where the lab plays it.
+    quotes: Option<QuoteService>,
 }
 
 impl Observer {
     /// On a guest that was started.
-    pub(crate) fn new(guest: LinuxGuest) -> Observer {
+    pub(crate) fn new(guest: LinuxGuest, quotes: Option<QuoteService>) -> Observer {
         Observer {
             guest,
+            quotes,
             places: BTreeMap::new(),
             looked: None,
         }
@@ -139,7 +150,7 @@ impl Observer {
                 let ready = self.guest.wait_ready()?;
                 self.account(Some(ready))
             }
-            LinuxOp::Settle => self.account(None),
+            LinuxOp::Settle | LinuxOp::AllAccepted => self.account(None),
             LinuxOp::Kexec => {
                 self.places.clear();
                 self.looked = None;
@@ -196,6 +207,17 @@ impl Observer {
                 })?;
                 Ok(ended(answer))
             }
+            LinuxOp::Plug { bytes, ends } => {
+                plug::perform(&mut self.guest, bytes, ends).map(Seen::Plugged)
+            }
+            LinuxOp::Report { nonce } | LinuxOp::Quote { nonce } => {
+                let quote = matches!(op, LinuxOp::Quote { .. });
+                let answer = self.guest.ask(attest::ask(quote, nonce))?;
+                Ok(Seen::Attested(Attested {
+                    answer: answer.outcome.map(|_| answer.bytes),
+                    served: self.quotes.as_ref().map_or(Vec::new(), QuoteService::take),
+                }))
+            }
             LinuxOp::Load(load) => Ok(ended(self.guest.ask(Ask::Load(load))?)),
             LinuxOp::PowerOff => {
                 let splats = self.splats()?;
@@ -213,8 +235,9 @@ impl Observer {
             None => None,
         };
         let resources = account::iomem(&iomem);
-        let memory = MemInfo::parse(&self.read(Witness::MemInfo)?);
         let splats = self.splats()?;
+        // Last, so that nothing is accepted between this and what the host's witnesses show.
+        let memory = MemInfo::parse(&self.read(Witness::MemInfo)?);
         Ok(Seen::Guest(Box::new(GuestAccount {
             ready,
             vcpus,
@@ -268,7 +291,10 @@ impl Observer {
         };
         let touched = self.touched()?;
         let not_held = touched.as_ref().and_then(|touched| {
-            let mut ranges = answer.extents.iter().filter_map(range);
+            let ranges = answer.extents.iter().filter_map(range);
+            // The lab does not hold what was plugged.
+            let held = self.guest.memory().map_or(u64::MAX, GuestMemory::bytes);
+            let mut ranges = ranges.filter(|range| range.start().as_u64() < held);
             ranges.find(|range| !touched.iter().any(|held| held.contains_range(*range)))
         });
         let pages = answer

@@ -51,6 +51,7 @@ mod tests {
                 append: append.to_owned(),
                 agent,
                 disk: disk.map(PathBuf::from),
+                quote_service: false,
             },
             steps: Vec::new(),
         }

@@ -10,7 +10,9 @@ use tdxlab_journal::folder::{RunFolder, write_whole};
 use tdxlab_journal::journal::{Event, Journal, JournalError, PlanId};
 use tdxlab_journal::verdict::Verdict;
 use tdxlab_linux::disk::Disk;
+use tdxlab_linux::image::ReportDriver;
 use tdxlab_linux::machine::{Ends, Start, Td};
+use tdxlab_linux::quotes::QuoteService;
 use tdxlab_linux::{Board, ImageOptions, LinuxError, LinuxGuest, LinuxImage, Machine};
 use tdxlab_plan::linux::{AgentBy, LinuxOp, LinuxPlan};
 use tdxlab_qemu::interrupt::Interrupt;
@@ -26,6 +28,8 @@ use crate::ledger::Ledger;
 use crate::model::Model;
 use crate::observe::{Observer, Seen};
 use crate::own_disk;
+use crate::plug;
+use crate::unaccepted::Unaccepted;
 
 /// A plan and its origin.
 #[derive(Clone, Debug)]
@@ -159,10 +163,14 @@ impl LinuxRunner<'_> {
         }
         let has = |is: fn(&LinuxOp) -> bool| plan.steps.iter().any(|step| is(&step.op));
         let kexec = has(|op| *op == LinuxOp::Kexec);
+        let plug = plan.plugged() > 0;
+        let reports = has(|op| matches!(op, LinuxOp::Report { .. } | LinuxOp::Quote { .. }));
         let disk = own_disk::path(plan, &case.scenario, self.place.disk.as_deref());
         let options = ImageOptions {
             kexec,
             td,
+            plug,
+            reports,
             first: own_disk::first(plan, disk.as_deref()),
             ..self.image.clone()
         };
@@ -175,6 +183,13 @@ impl LinuxRunner<'_> {
         };
         if let Some(why) = image.no_kexec.as_ref().filter(|_| kexec) {
             return Err(format!("needs kexec: {why}"));
+        }
+        if let Some(why) = image.no_plug.as_ref().filter(|_| plug) {
+            return Err(format!("needs virtio-mem: {why}"));
+        }
+        if reports && image.reports == ReportDriver::Absent {
+            let lacks = format!("{} has no tdx_guest (CONFIG_TDX_GUEST_DRIVER)", image.name);
+            return Err(format!("needs TDREPORTs: {lacks}"));
         }
         let kernel_pages = has(|op| {
             matches!(op, LinuxOp::Convert { .. })
@@ -192,13 +207,19 @@ impl LinuxRunner<'_> {
         Ok(image)
     }
 
-    fn machine(&self, case: &LinuxCase, image: &LinuxImage) -> Result<Machine, LinuxError> {
+    fn machine(
+        &self,
+        case: &LinuxCase,
+        image: &LinuxImage,
+        quotes: Option<String>,
+    ) -> Result<Machine, LinuxError> {
         let plan = &case.plan;
         let disk = own_disk::path(plan, &case.scenario, self.place.disk.as_deref());
         let loader = own_disk::has_loader(plan, disk.as_deref());
         let kvm = self.place.accelerator == Accelerator::Kvm;
         let serial = image.line == tdxlab_linux::machine::AgentLine::Serial;
-        let board = match self.place.td.is_some() || serial || loader {
+        let pluggable = plan.plugged() >> 20;
+        let board = match self.place.td.is_some() || serial || loader || pluggable > 0 {
             true => Board::Q35,
             false => self.place.board,
         };
@@ -208,9 +229,10 @@ impl LinuxRunner<'_> {
             accelerator: self.place.accelerator,
             cpu: if kvm { Cpu::Host } else { Cpu::Max },
             board,
-            td: self.place.td.clone(),
+            td: self.place.td.clone().map(|td| Td { quotes, ..td }),
             vcpus: plan.guest.vcpus,
             mebibytes: plan.guest.mebibytes,
+            pluggable,
             start: match loader {
                 true => Start::Disk {
                     firmware: self.place.firmware.clone(),
@@ -242,7 +264,16 @@ impl LinuxRunner<'_> {
         course: &mut Course,
     ) -> Result<(), JournalError> {
         let plan = &case.plan;
-        let machine = match self.machine(case, image) {
+        let quotes = plan.guest.quote_service.then(QuoteService::start);
+        let quotes = match quotes.transpose() {
+            Ok(quotes) => quotes,
+            Err(error) => {
+                course.stop(format!("making a quote generation service: {error}"));
+                return Ok(());
+            }
+        };
+        let name = quotes.as_ref().map(|service| service.name().to_owned());
+        let machine = match self.machine(case, image, name) {
             Ok(machine) => machine,
             Err(error) => {
                 course.stop(with_help(&error));
@@ -252,16 +283,17 @@ impl LinuxRunner<'_> {
         let kvm = self.place.accelerator == Accelerator::Kvm;
         let td = self.place.td.is_some();
         // Before QEMU: firmware splits leaves, too.
-        let mut ledger = Ledger::open(kvm, td);
+        let mut ledger = Ledger::open(kvm, td, image.reports);
         let guest = LinuxGuest::start(machine, &image.name, self.interrupt, self.patience);
         let mut observer = match guest {
-            Ok(guest) => Observer::new(guest),
+            Ok(guest) => Observer::new(guest, quotes),
             Err(error) => {
                 course.stop(with_help(&error));
                 return Ok(());
             }
         };
         let mut model = Model::new(plan, td);
+        let mut unaccepted = Unaccepted::default();
         for (number, step) in plan.steps.iter().enumerate() {
             self.watcher.step_started(0, number);
             let expected = match model.step(&step.op) {
@@ -273,6 +305,7 @@ impl LinuxRunner<'_> {
             };
             let prediction =
                 ledger.predict(&step.op, &|buffer, pages| observer.places(buffer, pages));
+            unaccepted.step(&step.op);
             let began = Instant::now();
             let seen = match observer.perform(&step.op) {
                 Ok(seen) => seen,
@@ -303,7 +336,9 @@ impl LinuxRunner<'_> {
             let mut court = Court::default();
             judge(&mut court, &expected, &seen, &owner);
             let mut lines = expected.text();
-            if step.op == LinuxOp::PowerOff {
+            if let (LinuxOp::Plug { ends: true, .. }, Seen::Plugged(plugged)) = (&step.op, &seen) {
+                plug::judge_end(&mut court, plugged, || ledger.end());
+            } else if step.op == LinuxOp::PowerOff {
                 if let Some((left, complaints)) = ledger.end() {
                     laws::judge_end(&mut court, &left, &complaints);
                     lines.push(laws::END.to_owned());
@@ -317,6 +352,7 @@ impl LinuxRunner<'_> {
                 if let Seen::Guest(account) = &seen {
                     boot = boot::account(account, before, after).map(Box::new);
                     laws::ram(&mut court, account, after);
+                    lines.extend(unaccepted.look(&mut court, &step.op, account, after));
                 }
                 if let Some(boot) = &boot {
                     match self.baseline {

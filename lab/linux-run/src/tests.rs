@@ -164,6 +164,7 @@ fn memory_that_the_host_has_spoilt_is_found_with_its_page_and_its_owner() {
         td: None,
         vcpus: 1,
         mebibytes: 512,
+        pluggable: 0,
         kernel: image.kernel.clone(),
         initramfs: image.initramfs.clone(),
         append: String::new(),
@@ -191,7 +192,7 @@ fn memory_that_the_host_has_spoilt_is_found_with_its_page_and_its_owner() {
         ..plan
     };
     let mut spoilt = Spoilt {
-        observer: Observer::new(guest),
+        observer: Observer::new(guest, None),
         model: Model::new(&plan, false),
     };
     assert_eq!(spoilt.step(&LinuxOp::Boot).verdict, Verdict::Pass);

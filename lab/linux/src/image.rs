@@ -22,7 +22,7 @@ use tdxlab_l1::kernel::{Boot, Kernel};
 use tdxlab_l1::modules::Module;
 use tdxlab_l1::package::cache_folder;
 use tdxlab_l1::program::program;
-use tdxlab_protocol::linux::{KEXEC_INITRD, KEXEC_KERNEL, MODULES, QEMU_GA};
+use tdxlab_protocol::linux::{KEXEC_INITRD, KEXEC_KERNEL, MODULES, QEMU_GA, REPORT_MODULES};
 
 use crate::error::LinuxError;
 use crate::hash::hash;
@@ -75,6 +75,10 @@ pub struct ImageOptions {
     pub kexec: bool,
     /// Whether it must run as a TD.
     pub td: bool,
+    /// Whether memory is plugged into it.
+    pub plug: bool,
+    /// Whether the driver for TDREPORTs and quotes is loaded by the first request, and not at boot.
+    pub reports: bool,
 }
 
 impl Default for ImageOptions {
@@ -91,6 +95,8 @@ impl Default for ImageOptions {
             first: First::Agent,
             kexec: false,
             td: false,
+            plug: false,
+            reports: false,
         }
     }
 }
@@ -114,6 +120,21 @@ pub struct LinuxImage {
     pub no_convert: Option<String>,
     /// Why it cannot kexec; `None` if it can.
     pub no_kexec: Option<String>,
+    /// Why memory cannot be plugged into it; `None` if it can.
+    pub no_plug: Option<String>,
+    /// The driver for TDREPORTs and quotes.
+    pub reports: ReportDriver,
+}
+
+/// The driver for TDREPORTs and quotes in an image (tdx_guest, CONFIG_TDX_GUEST_DRIVER).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ReportDriver {
+    /// The kernel has none.
+    Absent,
+    /// It is there when the agent is.
+    AtBoot,
+    /// The first request loads it.
+    WithRequest,
 }
 
 /// `image.json`: the inputs, in readable form.
@@ -151,7 +172,15 @@ impl Files {
     fn archive(&self) -> io::Result<Vec<u8>> {
         let mut archive = Archive::new(Vec::new());
         let always = [
-            "dev", "proc", "sys", "modules", "kexec", "root", "run", "tmp",
+            "dev",
+            "proc",
+            "sys",
+            "modules",
+            "modules/report",
+            "kexec",
+            "root",
+            "run",
+            "tmp",
         ];
         let folders = always.into_iter().chain(self.folders());
         // A folder comes before what is in it.
@@ -199,6 +228,8 @@ impl LinuxImage {
             line: AgentLine::VirtioSerial,
             no_convert: own(),
             no_kexec: own(),
+            no_plug: own(),
+            reports: ReportDriver::AtBoot,
         }
     }
 
@@ -211,7 +242,13 @@ impl LinuxImage {
                 option: "CONFIG_VIRTIO_BLK",
             });
         }
-        let (line, mut modules) = modules_of(kernel, options)?;
+        let Modules {
+            line,
+            loaded: mut modules,
+            no_plug,
+            reports,
+            driver,
+        } = modules_of(kernel, options)?;
         let own = match &options.pages_module {
             Some(built) => pages_module::built(built),
             None => pages_module::of(kernel, options.headers.as_deref(), cache),
@@ -221,9 +258,11 @@ impl LinuxImage {
 
         let mut files = Files::default();
         files.add("init", 0o755, tdxlab_guest_image::AGENT.to_vec());
-        for (number, module) in modules.into_iter().enumerate() {
-            let path = format!("{MODULES}/{number:02}-{}.ko", module.name);
-            files.add(&path, 0o644, module.bytes);
+        for (folder, modules) in [(MODULES, modules), (REPORT_MODULES, driver)] {
+            for (number, module) in modules.into_iter().enumerate() {
+                let path = format!("{folder}/{number:02}-{}.ko", module.name);
+                files.add(&path, 0o644, module.bytes);
+            }
         }
         if options.first == First::QemuGa {
             add_qemu_ga(&mut files, cache)?;
@@ -260,6 +299,8 @@ impl LinuxImage {
             line,
             no_convert,
             no_kexec,
+            no_plug: no_plug.then(|| format!("{} has no {PLUGS} (CONFIG_VIRTIO_MEM)", kernel.name)),
+            reports,
         };
         if !folder.join("image.json").is_file() {
             image
@@ -311,14 +352,34 @@ fn lacks_disks(kernel: &Kernel) -> bool {
     modules.is_some_and(|folder| folder.lacks(OF_DISKS[0]))
 }
 
+/// Name of the driver for TDREPORTs and quotes.
+const REPORTS: &str = "tdx_guest";
+
+/// Name of the driver that adds memory.
+const PLUGS: &str = "virtio_mem";
+
+/// Modules of an image, dependencies first.
+struct Modules {
+    line: AgentLine,
+    loaded: Vec<Module>,
+    no_plug: bool,
+    reports: ReportDriver,
+    /// What the first TDREPORT or quote loads.
+    driver: Vec<Module>,
+}
+
 /// The modules in load order, and the agent's line with them.
-fn modules_of(
-    kernel: &Kernel,
-    options: &ImageOptions,
-) -> Result<(AgentLine, Vec<Module>), LinuxError> {
+fn modules_of(kernel: &Kernel, options: &ImageOptions) -> Result<Modules, LinuxError> {
+    let without = |line| Modules {
+        line,
+        loaded: Vec::new(),
+        no_plug: false,
+        reports: ReportDriver::AtBoot,
+        driver: Vec::new(),
+    };
     let Some(folder) = &kernel.modules else {
         // A kernel without modules has built in whatever it has.
-        return Ok((AgentLine::VirtioSerial, Vec::new()));
+        return Ok(without(AgentLine::VirtioSerial));
     };
     let missing = NEEDED.into_iter().find(|(module, _)| folder.lacks(module));
     if let Some((module, option)) = missing {
@@ -330,17 +391,34 @@ fn modules_of(
                 option,
             });
         }
-        return Ok((AgentLine::Serial, Vec::new()));
+        return Ok(without(AgentLine::Serial));
     }
-    let td = options.td.then_some("tdx_guest");
     let extra = options.extra.iter().map(String::as_str);
     let disk = OF_DISKS
         .into_iter()
         .filter(|_| options.first == First::Root);
     let extra = extra.chain(disk);
-    let names = NEEDED.into_iter().map(|(module, _)| module);
-    let modules = folder.in_order(names.chain(td).chain(extra))?;
-    Ok((AgentLine::VirtioSerial, modules))
+    let names: Vec<&str> = NEEDED.into_iter().map(|(module, _)| module).collect();
+    let plugs = options.plug.then_some(PLUGS);
+    let at_boot = (options.td && !options.reports).then_some(REPORTS);
+    let loaded = folder.in_order(names.into_iter().chain(at_boot).chain(plugs).chain(extra))?;
+    let mut driver = match options.td && options.reports {
+        true => folder.in_order([REPORTS])?,
+        false => Vec::new(),
+    };
+    let is_file = driver.iter().any(|module| module.name == REPORTS);
+    driver.retain(|module| !loaded.iter().any(|known| known.name == module.name));
+    Ok(Modules {
+        line: AgentLine::VirtioSerial,
+        loaded,
+        no_plug: folder.lacks(PLUGS),
+        reports: match folder.lacks(REPORTS) {
+            true => ReportDriver::Absent,
+            false if is_file => ReportDriver::WithRequest,
+            false => ReportDriver::AtBoot,
+        },
+        driver,
+    })
 }
 
 /// Adds Debian's qemu-ga, what it loads, and the programs that it starts.
@@ -476,13 +554,13 @@ mod tests {
         )
         .unwrap();
         let kernel = kernel(folder.path());
-        let (line, loaded) = modules_of(&kernel, &ImageOptions::default()).unwrap();
-        assert_eq!((line, loaded.len()), (AgentLine::Serial, 0));
+        let modules = modules_of(&kernel, &ImageOptions::default()).unwrap();
+        assert_eq!((modules.line, modules.loaded.len()), (AgentLine::Serial, 0));
         let td = ImageOptions {
             td: true,
             ..ImageOptions::default()
         };
-        let error = modules_of(&kernel, &td).unwrap_err();
+        let error = modules_of(&kernel, &td).err().unwrap();
         assert!(
             error.to_string().contains("CONFIG_VIRTIO_CONSOLE"),
             "{error}"

@@ -13,6 +13,7 @@
 //! | [`pusher`] | brings the agent into a system that runs, through qemu-ga |
 //! | [`disk`] | a user's own disk image |
 //! | [`firmware`] | finds firmware for TDs |
+//! | [`quotes`] | plays the quote generation service of a TD's VMM |
 //! | [`error`] | errors, each with a remedy |
 
 pub mod account;
@@ -30,6 +31,7 @@ pub mod memory;
 pub mod pages_module;
 pub mod pusher;
 mod pusher_error;
+pub mod quotes;
 
 pub use self::error::LinuxError;
 pub use self::guest::LinuxGuest;

@@ -47,6 +47,20 @@ pub enum AgentLine {
 pub struct Td {
     /// Firmware that starts as a TD.
     pub firmware: PathBuf,
+    /// Abstract name of the socket of a quote generation service; `None` for none.
+    pub quotes: Option<String>,
+}
+
+impl Td {
+    /// QEMU's object. Source: `TdxGuestProperties` in qapi/qom.json.
+    fn object(&self) -> String {
+        let service = self.quotes.as_ref().map_or(String::new(), |name| {
+            format!(
+                r#","quote-generation-socket":{{"type":"unix","abstract":true,"path":"{name}"}}"#
+            )
+        });
+        format!(r#"{{"qom-type":"tdx-guest","id":"tdx0"{service}}}"#)
+    }
 }
 
 /// What QEMU starts.
@@ -85,6 +99,8 @@ pub struct Machine {
     pub vcpus: u16,
     /// Memory in MiB.
     pub mebibytes: u64,
+    /// Further memory in MiB that can be plugged; a q35 has a place for it.
+    pub pluggable: u64,
     /// What is started.
     pub start: Start,
     /// A disk of the user's.
@@ -114,6 +130,9 @@ pub struct Ends {
     pub memory: Option<RawFd>,
 }
 
+/// QEMU's id of the device that memory is plugged by.
+pub const PLUGGED: &str = "plugged";
+
 /// First QEMU in which monitors are objects.
 const MONITOR_OBJECTS: Version = Version::new(11, 1);
 
@@ -125,9 +144,11 @@ impl Machine {
     /// Upper bound of guest addresses.
     pub fn limit(&self) -> Gpa {
         let bytes = self.mebibytes << 20;
-        match bytes <= ONE_PIECE {
-            true => Gpa::new(bytes),
-            false => Gpa::new((4 << 30) + bytes),
+        match (self.pluggable, bytes <= ONE_PIECE) {
+            (0, true) => Gpa::new(bytes),
+            (0, false) => Gpa::new((4 << 30) + bytes),
+            // What is plugged begins at the next GiB.
+            _ => Gpa::new((5 << 30) + bytes.next_multiple_of(1 << 30) + (self.pluggable << 20)),
         }
     }
 
@@ -154,7 +175,21 @@ impl Machine {
         option("-accel", accelerator.to_owned());
         option("-cpu", cpu.to_owned());
         option("-smp", self.vcpus.to_string());
-        option("-m", format!("{}M", self.mebibytes));
+        match self.pluggable {
+            0 => option("-m", format!("{}M", self.mebibytes)),
+            more => {
+                let most = self.mebibytes + more;
+                option("-m", format!("{}M,maxmem={most}M", self.mebibytes));
+                option(
+                    "-object",
+                    format!("memory-backend-memfd,id=more,size={more}M,share=on"),
+                );
+                option(
+                    "-device",
+                    format!("virtio-mem-pci,id={PLUGGED},memdev=more,requested-size=0"),
+                );
+            }
+        }
         if let Some(memory) = self.ends.memory {
             option(
                 "-object",
@@ -173,10 +208,7 @@ impl Machine {
                     self.mebibytes
                 ),
             );
-            option(
-                "-object",
-                r#"{"qom-type":"tdx-guest","id":"tdx0"}"#.to_owned(),
-            );
+            option("-object", td.object());
             option("-bios", td.firmware.display().to_string());
         }
         let socket = |id: &str, fd: RawFd| format!("socket,id={id},fd={fd}");
@@ -263,6 +295,10 @@ impl Machine {
             // would wait forever. QEMU's TCG gives the guest the host's TSC.
             line += &format!(" tsc_early_khz={} tsc=reliable", host_tsc_khz());
         }
+        if self.pluggable > 0 {
+            // There is no udev to use what is plugged.
+            line += " memhp_default_state=online";
+        }
         format!("{line} {}", self.append).trim_end().to_owned()
     }
 }
@@ -301,6 +337,7 @@ mod tests {
             td: None,
             vcpus: 1,
             mebibytes: 512,
+            pluggable: 0,
             start: Start::Kernel {
                 kernel: "vmlinux".into(),
                 initramfs: "initrd".into(),
@@ -338,6 +375,7 @@ mod tests {
             board: Board::Q35,
             td: Some(Td {
                 firmware: "/fw/OVMF.fd".into(),
+                quotes: Some("tdxlab-1".to_owned()),
             }),
             accelerator: Accelerator::Kvm,
             cpu: Cpu::Host,
@@ -355,6 +393,7 @@ mod tests {
             "memory-backend-memfd,id=ram,size=512M,share=on",
             "-bios /fw/OVMF.fd",
             "monitor-qmp",
+            r#""quote-generation-socket":{"type":"unix","abstract":true,"path":"tdxlab-1"}}"#,
         ] {
             assert!(line.contains(part), "{line}");
         }
@@ -398,6 +437,24 @@ mod tests {
             !line.contains("-kernel") && !line.contains("-append"),
             "{line}"
         );
+    }
+
+    #[test]
+    fn memory_to_be_plugged_has_a_device_and_a_place_above_the_rest() {
+        let machine = Machine {
+            board: Board::Q35,
+            pluggable: 256,
+            ..machine()
+        };
+        let line = machine.command_line().to_string();
+        for part in [
+            "512M,maxmem=768M",
+            "virtio-mem-pci,id=plugged,memdev=more,requested-size=0",
+            "memhp_default_state=online",
+        ] {
+            assert!(line.contains(part), "{line}");
+        }
+        assert!(machine.limit() > Gpa::new((4 << 30) + (256 << 20)));
     }
 
     #[test]

@@ -47,6 +47,11 @@ impl GuestMemory {
         })
     }
 
+    /// Its size.
+    pub fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
     /// The file, for QEMU to inherit.
     ///
     /// # Errors

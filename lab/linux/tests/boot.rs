@@ -45,6 +45,7 @@ fn machine(options: &ImageOptions) -> Option<(Machine, LinuxImage)> {
         vcpus: 1,
         // Below 512 MiB Linux makes no transparent huge pages (hugepage_init()).
         mebibytes: 768,
+        pluggable: 0,
         start: Start::Kernel {
             kernel: image.kernel.clone(),
             initramfs: image.initramfs.clone(),

@@ -72,6 +72,7 @@ impl Played {
             td: None,
             vcpus: 1,
             mebibytes: 512,
+            pluggable: 0,
             start: Start::Kernel {
                 kernel: "kernel".into(),
                 initramfs: "initrd".into(),

@@ -4,7 +4,7 @@
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
-pub use tdxlab_protocol::linux::{BufferId, Load, Pages};
+pub use tdxlab_protocol::linux::{BufferId, Load, Pages, REPORT_DATA};
 
 use crate::{Generation, Side};
 
@@ -47,6 +47,9 @@ pub struct LinuxGuest {
     /// Disk image to boot; a relative path starts at the scenario's folder.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub disk: Option<PathBuf>,
+    /// Whether the lab plays the quote generation service of a TD; else there is none.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub quote_service: bool,
 }
 
 impl LinuxGuest {
@@ -135,10 +138,40 @@ pub enum LinuxOp {
     Load(Load),
     /// Agent: boot the kernel again by kexec. All buffers are gone.
     Kexec,
+    /// Host: plug memory into the running guest.
+    Plug {
+        /// How much, in bytes.
+        bytes: u64,
+        /// Whether it is used at once, and expected to end the guest.
+        ends: bool,
+    },
+    /// Agent: take a TDREPORT.
+    Report {
+        /// What its REPORTDATA is made of, see [`report_data`].
+        nonce: u64,
+    },
+    /// Agent: ask the VMM for a quote.
+    Quote {
+        /// As for a report.
+        nonce: u64,
+    },
     /// Read what guest and host say of memory, without changing anything.
     Settle,
+    /// The same, and Linux has accepted all of its memory.
+    AllAccepted,
     /// Agent: switch the guest off.
     PowerOff,
+}
+
+impl LinuxPlan {
+    /// Bytes that its steps plug.
+    pub fn plugged(&self) -> u64 {
+        let plugged = self.steps.iter().map(|step| match step.op {
+            LinuxOp::Plug { bytes, .. } => bytes,
+            _ => 0,
+        });
+        plugged.fold(0, u64::saturating_add)
+    }
 }
 
 impl LinuxOp {
@@ -203,10 +236,26 @@ impl LinuxOp {
             LinuxOp::Load(Load::Fragment { bytes }) => format!("fragment {}", size(*bytes)),
             LinuxOp::Load(Load::Release) => "release what was fragmented".to_owned(),
             LinuxOp::Kexec => "start the kernel anew by kexec".to_owned(),
+            LinuxOp::Plug { bytes, ends } => match ends {
+                false => format!("plug {}", size(*bytes)),
+                true => format!("plug {} and use it, which ends the guest", size(*bytes)),
+            },
+            LinuxOp::Report { .. } => "take a TDREPORT".to_owned(),
+            LinuxOp::Quote { .. } => "ask for a quote".to_owned(),
             LinuxOp::Settle => "settle".to_owned(),
+            LinuxOp::AllAccepted => "settle, with all memory accepted".to_owned(),
             LinuxOp::PowerOff => "power off".to_owned(),
         }
     }
+}
+
+/// REPORTDATA for a TDREPORT: 64 bytes, each 8 of which differ.
+pub fn report_data(nonce: u64) -> [u8; REPORT_DATA] {
+    let mut data = [0; REPORT_DATA];
+    for (number, word) in (1..).zip(data.chunks_exact_mut(8)) {
+        word.copy_from_slice(&nonce.wrapping_add(number).to_le_bytes());
+    }
+    data
 }
 
 fn size(bytes: u64) -> String {

@@ -281,14 +281,17 @@ static u64 mr_report(struct kvm_vcpu *vcpu, struct soft_td *td)
 {
 	u64 at = kvm_rcx_read_raw(vcpu), from = kvm_rdx_read_raw(vcpu);
 	u8 *report = private_va(vcpu, at), *data = private_va(vcpu, from);
+	u8 report_data[64];
 
 	if (!report || !IS_ALIGNED(at, 1024))
 		return SOFT_OPERAND_INVALID | SOFT_RCX;
 	if (!data || !IS_ALIGNED(from, 64))
 		return SOFT_OPERAND_INVALID | SOFT_RDX;
+	/* Linux has REPORTDATA in the buffer of the report. */
+	memcpy(report_data, data, sizeof(report_data));
 	memset(report, 0, 1024);
 	report[0] = 0x81;
-	memmove(report + 128, data, 64);
+	memcpy(report + 128, report_data, sizeof(report_data));
 	memcpy(report + 512, &td->attributes, sizeof(u64));
 	memcpy(report + 520, &td->xfam, sizeof(u64));
 	return 0;

@@ -36,6 +36,7 @@ fn sample(text: &str, calls: Calls, splits: &[u64], shared: u64) -> Sample {
         exits: None,
         sept: Reading::Read(sept),
         calls: Reading::Read(calls),
+        demotes: Reading::missing("no probe"),
         complaints: Reading::Read(Vec::new()),
     }
 }
@@ -258,4 +259,73 @@ fn linux_may_accept_memory_meanwhile() {
         &sample(&text, calls, &[BASE], 100),
         &["at 0x4400000..0x4600000: expected no change outside"],
     );
+}
+
+/// A piece of 64 KiB that Linux chose, at the start of the first leaf.
+#[test]
+fn a_piece_that_linux_shares_is_found_and_judged_as_its_conversion() {
+    let judged = |after: &Sample, bytes| judged_as(&Prediction::Piece(bytes), &before(), after);
+    let right = sample(SPLIT, done(1, 16), &[BASE], 100);
+    assert_eq!(judged(&right, 8 << 10..=128 << 10).findings, []);
+    let said = |after: &Sample, bytes| {
+        let judgement = judged(after, bytes);
+        assert_eq!(judgement.verdict, Verdict::Fail);
+        let said: Vec<_> = judgement.findings.iter().map(ToString::to_string).collect();
+        said.join("\n")
+    };
+    let small = said(&right, 8 << 10..=32 << 10);
+    assert!(small.contains("found 64 KiB"), "{small}");
+    let twice = sample(SPLIT, done(2, 16), &[BASE], 100);
+    let twice = said(&twice, 8 << 10..=128 << 10);
+    assert!(
+        twice.contains("expected 1 DEMOTE, found 2 DEMOTE"),
+        "{twice}"
+    );
+    let none = said(&sample(LEAVES, done(0, 0), &[], 100), 8 << 10..=128 << 10);
+    assert!(none.contains("found 0 pieces"), "{none}");
+    let two = "0x4010000..0x4200000 4K mapped 496\n0x4201000..0x4400000 4K mapped 511\n";
+    let two = said(
+        &sample(two, done(2, 17), &[BASE, BASE + (2 << 20)], 100),
+        8 << 10..=128 << 10,
+    );
+    assert!(two.contains("found 2 pieces"), "{two}");
+}
+
+#[test]
+fn without_an_s_ept_a_piece_splits_one_leaf_at_most() {
+    let blind = |splits: &[u64]| Sample {
+        sept: Reading::missing("none"),
+        calls: Reading::missing("none"),
+        ..sample(LEAVES, done(0, 0), splits, 100)
+    };
+    let judged = |after| judged_as(&Prediction::Piece(0..=1), &blind(&[]), after);
+    let (one, two) = (blind(&[BASE]), blind(&[BASE, BASE + (2 << 20)]));
+    assert_eq!(judged(&one).findings, []);
+    let two = judged(&two);
+    assert!(two.findings[0].to_string().contains("at most one split"));
+}
+
+/// On a TDX host the S-EPT and its module's counts are hidden.
+#[test]
+fn demotes_are_counted_by_kvms_calls_where_the_module_hides_them() {
+    let hidden = |demotes: Reading<u64>, splits: &[u64]| Sample {
+        sept: Reading::missing("none"),
+        calls: Reading::missing("none"),
+        demotes,
+        ..sample(SPLIT, done(0, 0), splits, 100)
+    };
+    let before = hidden(Reading::Read(40), &[]);
+    let judged =
+        |demotes, splits: &[u64]| judged_as(&Prediction::Free, &before, &hidden(demotes, splits));
+    assert_eq!(judged(Reading::Read(41), &[BASE]).findings, []);
+    let lost = judged(Reading::Read(41), &[]);
+    assert!(
+        lost.findings[0]
+            .to_string()
+            .contains("expected 1 split events")
+    );
+    let invented = judged(Reading::Read(40), &[BASE]);
+    assert_eq!(invented.verdict, Verdict::Fail);
+    assert_eq!(judged(Reading::missing("no kprobes"), &[BASE]).findings, []);
+    assert_eq!(judged(Reading::Read(3), &[]).verdict, Verdict::Error);
 }

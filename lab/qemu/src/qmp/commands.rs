@@ -134,6 +134,54 @@ pub struct Migration {
     pub error: Option<String>,
 }
 
+/// `qom-set` of a number. The generated type wants a value of any type in its own schema's words.
+#[derive(Clone, Debug, Serialize)]
+pub struct SetNumber {
+    path: String,
+    property: &'static str,
+    value: u64,
+}
+
+impl SetNumber {
+    /// Sets a property of the device `id`.
+    pub fn of(id: &str, property: &'static str, value: u64) -> SetNumber {
+        SetNumber {
+            path: format!("/machine/peripheral/{id}"),
+            property,
+            value,
+        }
+    }
+}
+
+impl qapi::Command for SetNumber {
+    type Ok = qapi::Empty;
+    const NAME: &'static str = "qom-set";
+    const ALLOW_OOB: bool = false;
+}
+
+/// `qom-get` of a number.
+#[derive(Clone, Debug, Serialize)]
+pub struct GetNumber {
+    path: String,
+    property: &'static str,
+}
+
+impl GetNumber {
+    /// Asks for a property of the device `id`.
+    pub fn of(id: &str, property: &'static str) -> GetNumber {
+        GetNumber {
+            path: format!("/machine/peripheral/{id}"),
+            property,
+        }
+    }
+}
+
+impl qapi::Command for GetNumber {
+    type Ok = u64;
+    const NAME: &'static str = "qom-get";
+    const ALLOW_OOB: bool = false;
+}
+
 /// A vCPU and the host thread that runs it.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 pub struct CpuThread {

@@ -2,17 +2,16 @@
 
 use std::collections::BTreeMap;
 
-use rand::SeedableRng;
+use rand::{RngCore, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use tdxlab_plan::addr::PageLevel;
-use tdxlab_plan::linux::{
-    AgentBy, BufferId, LinuxGuest, LinuxOp, LinuxPlan, LinuxStep, Load, Pages,
-};
+use tdxlab_plan::linux::{AgentBy, BufferId, LinuxOp, LinuxPlan, LinuxStep, Load, Pages};
 use tdxlab_plan::{Generation, Side, VERSION};
 
+use super::machine::{MEMORY, guest};
 use super::model::{
     LinuxConvert, LinuxFile, LinuxFill, LinuxLoad, LinuxLoadKeys, LinuxOperation, LinuxPart,
-    LinuxRepeat, LinuxStep as Written, LinuxWalk, Plain,
+    LinuxPlug, LinuxRepeat, LinuxStep as Written, LinuxWalk, Plain,
 };
 use super::walk;
 use crate::error::Problem;
@@ -25,8 +24,8 @@ use crate::yaml::Node;
 
 const PAGE: u64 = PageLevel::Size4K.bytes();
 
-/// Memory of a guest, in MiB: less does not boot, more is no guest for a test.
-const MEMORY: std::ops::RangeInclusive<u64> = 256..=(16 << 10);
+/// What Linux adds at once: a memory block. Source: `memory_block_size_bytes()` in arch/x86/mm/init_64.c.
+const PLUGGED_BY: u64 = 128 << 20;
 
 /// Most steps of a plan. Each is a request to the agent.
 const MAX_STEPS: usize = 2000;
@@ -80,12 +79,14 @@ fn plan(
     let mut steps = Steps {
         reader,
         random,
+        td: td == Some(Some(true)),
         buffers: BTreeMap::new(),
         qemu_ga: guest
             .as_ref()
             .is_some_and(|guest| guest.agent == AgentBy::QemuGa),
         disk: guest.as_ref().is_some_and(|guest| guest.disk.is_some()),
         generation: 0,
+        plugged: 0,
         steps: Vec::new(),
     };
     steps.list(&file.steps.0, root.key("steps"))?;
@@ -98,57 +99,6 @@ fn plan(
         guest: guest?,
         steps: steps.steps,
     })
-}
-
-fn guest(reader: &mut Reader<'_>, file: &LinuxFile, node: &Node) -> Option<LinuxGuest> {
-    let keys = &file.guest.linux;
-    let bytes = reader.get(&keys.memory, node.key("memory"));
-    let vcpus = reader.get_or(keys.vcpus.as_ref(), node.key("vcpus"), 1);
-    let append = reader.get_or(keys.append.as_ref(), node.key("append"), String::new());
-    if let Some(bytes) = bytes
-        && (!bytes.is_multiple_of(1 << 20) || !MEMORY.contains(&(bytes >> 20)))
-    {
-        reader.wrong(
-            node.key("memory"),
-            "a Linux guest has 256M to 16G, in whole MiB".to_owned(),
-            "out of bounds",
-            "below 512M Linux makes no transparent huge pages".to_owned(),
-        );
-    }
-    if vcpus.is_some_and(|vcpus| !(1..=64).contains(&vcpus)) {
-        reader.wrong(
-            node.key("vcpus"),
-            "a guest has 1 to 64 vCPUs".to_owned(),
-            "out of bounds",
-            "1 where `vcpus` is left out".to_owned(),
-        );
-    }
-    let agent = reader.get_or(keys.agent.as_ref(), node.key("agent"), AgentBy::Init);
-    let disk = reader.get_if(keys.disk.as_ref(), node.key("disk"));
-    let guest = LinuxGuest {
-        mebibytes: bytes? >> 20,
-        vcpus: u16::try_from(vcpus?).ok()?,
-        append: append?,
-        agent: agent?,
-        disk: disk?,
-    };
-    if guest.disk.is_some() && guest.agent != AgentBy::QemuGa {
-        reader.wrong(
-            node.key("disk"),
-            "the lab gets into a disk through the qemu-ga on it only".to_owned(),
-            "without `agent: qemu-ga`",
-            "add `agent: qemu-ga`".to_owned(),
-        );
-    }
-    if guest.disk.is_some() && !guest.append.is_empty() && !guest.has_root() {
-        reader.wrong(
-            node.key("append"),
-            "the disk's own boot loader knows nothing of these words".to_owned(),
-            "not passed on",
-            "with `root=/dev/vda1` among them the lab's kernel starts the disk".to_owned(),
-        );
-    }
-    Some(guest)
 }
 
 /// A buffer that a step has filled.
@@ -164,12 +114,16 @@ struct Buffer {
 struct Steps<'r, 'a> {
     reader: &'r mut Reader<'a>,
     random: ChaCha8Rng,
+    /// Whether the guest is always a TD.
+    td: bool,
     buffers: BTreeMap<u8, Buffer>,
     /// Whether the agent comes by qemu-ga.
     qemu_ga: bool,
     /// Whether the system is one of a user's disk.
     disk: bool,
     generation: u16,
+    /// Bytes that were plugged.
+    plugged: u64,
     steps: Vec<LinuxStep>,
 }
 
@@ -190,6 +144,9 @@ impl Steps<'_, '_> {
                             Plain::Boot => LinuxOp::Boot,
                             Plain::Settle => LinuxOp::Settle,
                             Plain::PowerOff => LinuxOp::PowerOff,
+                            Plain::AllAccepted | Plain::Report | Plain::Quote => {
+                                self.of_td(word, node)
+                            }
                             Plain::Kexec => {
                                 self.buffers.clear();
                                 LinuxOp::Kexec
@@ -202,6 +159,24 @@ impl Steps<'_, '_> {
             }
         }
         Some(())
+    }
+
+    /// A step that only a TD can do.
+    fn of_td(&mut self, word: Plain, node: &Node) -> LinuxOp {
+        if !self.td {
+            self.wrong(
+                node,
+                "a plain guest has neither TDREPORT nor quote, and accepts nothing",
+                "of a TD",
+                "add `needs: { td: true }`",
+            );
+        }
+        let mut nonce = || self.random.next_u64();
+        match word {
+            Plain::AllAccepted => LinuxOp::AllAccepted,
+            Plain::Report => LinuxOp::Report { nonce: nonce() },
+            _ => LinuxOp::Quote { nonce: nonce() },
+        }
     }
 
     fn push(&mut self, node: &Node, op: LinuxOp) -> Option<()> {
@@ -222,6 +197,14 @@ impl Steps<'_, '_> {
                     "nothing is booted yet",
                     "too early",
                     "`boot` is the first step",
+                );
+            }
+            (_, Some(LinuxOp::Plug { ends: true, .. })) => {
+                self.wrong(
+                    node,
+                    "the guest has ended",
+                    "too late",
+                    "a `plug` that `ends` the guest is the last step",
                 );
             }
             (_, Some(LinuxOp::PowerOff)) => {
@@ -291,6 +274,8 @@ impl Steps<'_, '_> {
                 first,
                 count,
             })
+        } else if let Some(plug) = &operation.plug {
+            self.plug(plug, node.key("plug"))
         } else if let Some(convert) = &operation.convert {
             self.convert(convert, node.key("convert"))
         } else {
@@ -449,6 +434,32 @@ impl Steps<'_, '_> {
             return None;
         }
         self.buffers.get_mut(&buffer.get())
+    }
+
+    fn plug(&mut self, plug: &LinuxPlug, node: &Node) -> Option<LinuxOp> {
+        let bytes = self.reader.get(&plug.size, node.key("size"));
+        let ends = self
+            .reader
+            .get_or(plug.ends.as_ref(), node.key("ends"), false);
+        let (bytes, ends) = bytes.zip(ends)?;
+        self.plugged = self.plugged.saturating_add(bytes);
+        if bytes == 0 || !bytes.is_multiple_of(PLUGGED_BY) || self.plugged >> 20 > *MEMORY.end() {
+            self.wrong(
+                node.key("size"),
+                "memory is plugged by whole 128M, up to 16G in all",
+                "out of bounds",
+                "such as 256M",
+            );
+        }
+        if ends && !self.td {
+            self.wrong(
+                node.key("ends"),
+                "a plain guest lives with memory that is plugged",
+                "of a TD",
+                "add `needs: { td: true }`",
+            );
+        }
+        Some(LinuxOp::Plug { bytes, ends })
     }
 
     fn convert(&mut self, convert: &LinuxConvert, node: &Node) -> Option<LinuxOp> {

@@ -87,6 +87,23 @@ pub(super) struct LinuxKeys {
     /// Disk image with a system that has qemu-ga: raw or qcow2, never written. A relative path starts at
     /// this file's folder. Its boot loader starts it, or with `append: root=...` the lab's kernel.
     pub(super) disk: Option<Scalar<FileName>>,
+    /// Who answers a TD's requests for quotes: nobody (`none`, where absent), or the `lab`, which
+    /// answers with what is no quote.
+    pub(super) quotes: Option<Scalar<Quotes>>,
+}
+
+/// Who answers requests for quotes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Quotes {
+    None,
+    Lab,
+}
+
+impl Word for Quotes {
+    const NAME: &'static str = "LinuxQuotes";
+    const WHAT: &'static str = "a quote generation service";
+    const WORDS: &'static [(&'static str, Quotes)] =
+        &[("none", Quotes::None), ("lab", Quotes::Lab)];
 }
 
 /// Words of a kernel's command line, or the variable that holds them.
@@ -152,6 +169,9 @@ pub(super) enum LinuxStep {
 pub(super) enum Plain {
     Boot,
     Settle,
+    AllAccepted,
+    Report,
+    Quote,
     Kexec,
     PowerOff,
 }
@@ -162,6 +182,9 @@ impl Word for Plain {
     const WORDS: &'static [(&'static str, Plain)] = &[
         ("boot", Plain::Boot),
         ("settle", Plain::Settle),
+        ("all_accepted", Plain::AllAccepted),
+        ("report", Plain::Report),
+        ("quote", Plain::Quote),
         ("kexec", Plain::Kexec),
         ("power_off", Plain::PowerOff),
     ];
@@ -203,6 +226,8 @@ pub(super) struct LinuxOperation {
     pub(super) free: Option<Scalar<Count>>,
     /// Host: punch a hole in guest memory, under bytes of a buffer. Plain guests only.
     pub(super) punch: Option<LinuxPart>,
+    /// Host: plug memory into the running guest, by virtio-mem.
+    pub(super) plug: Option<LinuxPlug>,
     /// Agent: have Linux convert pages of a `kernel` buffer.
     pub(super) convert: Option<LinuxConvert>,
     /// Agent: conversions drawn from the seed: of one page, of parts, of whole leaves, there and back.
@@ -235,6 +260,17 @@ pub(super) struct LinuxPart {
     pub(super) at: Option<Scalar<Bytes>>,
     /// Number of bytes, in whole pages.
     pub(super) size: Scalar<Bytes>,
+}
+
+/// Plugs memory.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct LinuxPlug {
+    /// How much: whole 128M, up to 16G in all.
+    pub(super) size: Scalar<Bytes>,
+    /// Whether it is used at once and the guest expected to end by that, as a TD does today; `false`
+    /// where absent. It is the last step then.
+    pub(super) ends: Option<Scalar<bool>>,
 }
 
 /// Converts bytes of a buffer.

@@ -75,6 +75,16 @@ fn what_is_wrong_is_underlined_with_what_would_be_right() {
             "  - boot\n  - fill: { buffer: 0, size: 8K }\n  - convert: { buffer: 0, size: 4K, to: shared }\n",
             "pages: kernel",
         ),
+        ("  - boot\n  - plug: { size: 100M }\n", "such as 256M"),
+        (
+            "  - boot\n  - plug: { size: 128M, ends: true }\n  - settle\n",
+            "is the last step",
+        ),
+        (
+            "  - boot\n  - plug: { size: 128M, ends: true }\n",
+            "add `needs: { td: true }`",
+        ),
+        ("  - boot\n  - quote\n", "add `needs: { td: true }`"),
         (
             "  - boot\n  - fill: { buffer: 0, size: 8K }\n  - kexec\n  - verify: 0\n",
             "a kexec takes all",

@@ -225,7 +225,10 @@ impl Linux {
                 let firmware = named.map_err(|error| {
                     CliError::usage(error.to_string(), "name one with --firmware")
                 })?;
-                Some(Td { firmware })
+                Some(Td {
+                    firmware,
+                    quotes: None,
+                })
             }
             _ => None,
         };

@@ -286,6 +286,10 @@ impl Rehearse {
             ("--guest-modules", parts.modules()),
             ("--pages-module", pages),
         ] {
+            // The user's own goes before.
+            if self.has_option(option) {
+                continue;
+            }
             command.push(option.into());
             command.push(path.into());
         }
@@ -308,10 +312,15 @@ impl Rehearse {
     /// The design to judge by, where the TD of a probe cannot find it out: `v3` looks like `v5` from
     /// outside. These kernels convert by attributes.
     fn not_to_be_told_apart(&self) -> Option<&'static str> {
-        let named = self.options.iter().any(|option| {
+        (self.design == "v3" && !self.has_option("--design")).then_some("v3-attributes")
+    }
+
+    /// Whether an option for the program inside was given.
+    fn has_option(&self, name: &str) -> bool {
+        self.options.iter().any(|option| {
             let option = option.to_string_lossy();
-            option == "--design" || option.starts_with("--design=")
-        });
-        (self.design == "v3" && !named).then_some("v3-attributes")
+            let rest = option.strip_prefix(name);
+            rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('='))
+        })
     }
 }

@@ -72,6 +72,93 @@ fn a_bug_in_kvm_fails_a_linux_scenario_that_names_the_leaf_and_the_side() {
     }
 }
 
+/// An answer of QEMU, in a moment; no TD starts.
+#[test]
+#[ignore = "make test-rehearsal"]
+fn firmware_that_knows_no_tds_is_told_with_the_cure() {
+    let folder = tempfile::tempdir().unwrap();
+    let zeros = folder.path().join("zeros.fd");
+    fs::write(&zeros, vec![0; 4 << 20]).unwrap();
+    // The image of a BIOS ends in a reset vector, too, but in nothing that is for TDs.
+    let bios = folder.path().join("bios.bin");
+    let mut image = vec![0xf4; 256 << 10];
+    let reset = image.len() - 16;
+    image[reset..].copy_from_slice(b"\xea\x5b\xe0\x00\xf006/23/99\x00\xfc\x00");
+    fs::write(&bios, image).unwrap();
+    for firmware in [zeros, bios] {
+        let firmware = firmware.to_str().unwrap();
+        let arguments = ["scenarios/linux/boot.yaml", "--", "--firmware", firmware];
+        let output = rehearse(folder.path(), &arguments);
+        let text = said(&output);
+        assert_eq!(output.status.code(), Some(70), "{text}");
+        assert_says(
+            &text,
+            &[
+                "error linux/boot",
+                "this firmware does not start TDs; --firmware names one",
+            ],
+        );
+    }
+}
+
+#[test]
+#[ignore = "make test-rehearsal"]
+fn a_td_that_is_too_large_for_its_host_is_told_with_the_cure() {
+    let folder = tempfile::tempdir().unwrap();
+    let scenario = folder.path().join("large.yaml");
+    let text = "scenario: linux/large\nabout: It is larger than the emulated machine.\nguest:\n  \
+                linux: { memory: 16G }\nneeds: { td: true }\nsteps:\n  - boot\n";
+    fs::write(&scenario, text).unwrap();
+    let output = rehearse(folder.path(), &[scenario.to_str().unwrap()]);
+    let text = said(&output);
+    assert_eq!(output.status.code(), Some(70), "{text}");
+    assert_says(
+        &text,
+        &[
+            "error linux/large",
+            "this machine cannot give 16384 MiB; ask for less with `memory`",
+        ],
+    );
+}
+
+/// The buffer for quotes, what is asked through it, and memory that no TD survives.
+#[test]
+#[ignore = "make test-rehearsal"]
+fn a_quote_splits_one_leaf_and_plugged_memory_ends_a_td() {
+    let folder = tempfile::tempdir().unwrap();
+    let paths = [
+        "scenarios/linux/quote-buffer.yaml",
+        "scenarios/linux/plug-memory-td.yaml",
+    ];
+    let arguments = [&["--design", "headtail"], &paths[..]].concat();
+    let output = rehearse(folder.path(), &arguments);
+    let text = said(&output);
+    assert!(output.status.success(), "{text}");
+    assert_says(&text, &["pass: 3 scenarios on host tdx"]);
+    let run = fs::read_dir(folder.path()).unwrap().next().unwrap();
+    let report = fs::read_to_string(run.unwrap().path().join("report.json")).unwrap();
+    let report: Value = serde_json::from_str(&report).unwrap();
+    let step =
+        |scenario: usize, step: usize| report["scenarios"][scenario]["steps"][step].to_string();
+    assert!(
+        step(0, 3).contains("128 KiB are shared at"),
+        "{}",
+        step(0, 3)
+    );
+    assert!(
+        step(0, 4).contains("GetQuote gave no bytes"),
+        "{}",
+        step(0, 4)
+    );
+    assert!(
+        step(1, 4).contains("6000 bytes came back"),
+        "{}",
+        step(1, 4)
+    );
+    let end = step(2, 2);
+    assert!(end.contains("Guest access before accepting"), "{end}");
+}
+
 #[test]
 #[ignore = "make test-rehearsal"]
 fn linux_and_the_micro_guest_are_rehearsed_apart() {
