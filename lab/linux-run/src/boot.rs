@@ -269,6 +269,8 @@ mod tests {
             ram: 12 << 20,
             memory: MemInfo::parse(format!("Unaccepted: {unaccepted} kB\n").as_bytes()),
             splats: Vec::new(),
+            pushed: None,
+            same_iomem: None,
             touched: None,
             resources,
         }

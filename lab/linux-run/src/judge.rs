@@ -18,6 +18,9 @@ use crate::plug;
 /// RAM that firmware and kernel may reserve: at most this fraction, and this many bytes.
 const KEPT: (u64, u64) = (16, 64 << 20);
 
+/// What holds of two ways into a guest, in words.
+pub(crate) const SAME_IOMEM: &str = "exactly: qemu-ga reads the same /proc/iomem as the agent";
+
 /// The owner of an address when it was filled.
 pub(crate) type Owner<'a> = &'a dyn Fn(Gpa) -> Option<(BufferId, u64)>;
 
@@ -303,6 +306,9 @@ fn picture(touched: &[GpaRange], bytes: u64) -> String {
 #[cfg(test)]
 mod tests {
     use tdxlab_journal::verdict::{Judgement, Verdict};
+    use tdxlab_linux::account::MemInfo;
+    use tdxlab_linux::pusher::Pushed;
+    use tdxlab_plan::linux::{AgentBy, LinuxGuest};
 
     use super::*;
 
@@ -378,6 +384,49 @@ mod tests {
             vec![finding(1, 1, stale)],
             "stale (fill 2)",
         );
+    }
+
+    #[test]
+    fn both_ways_into_a_guest_show_the_same() {
+        let guest = LinuxGuest {
+            mebibytes: 512,
+            vcpus: 1,
+            append: String::new(),
+            agent: AgentBy::QemuGa,
+            disk: None,
+            quote_service: false,
+        };
+        let judged = |same| {
+            let account = GuestAccount {
+                ready: None,
+                vcpus: 1,
+                ram: 500 << 20,
+                resources: Vec::new(),
+                memory: MemInfo::default(),
+                splats: Vec::new(),
+                pushed: Some(Pushed {
+                    version: "11.1.3".to_owned(),
+                    bytes: 2048,
+                    took: std::time::Duration::from_secs(1),
+                }),
+                same_iomem: Some(same),
+                touched: None,
+            };
+            let mut court = Court::default();
+            let seen = Seen::Guest(Box::new(account));
+            judge(&mut court, &Expected::Guest(guest.clone()), &seen, &|_| {
+                None
+            });
+            court.finish()
+        };
+        let (judgement, seen) = judged(true);
+        assert_eq!(judgement.verdict, Verdict::Pass);
+        let brought = "qemu-ga 11.1.3 brought the agent, 2 KiB, in 1.00 s";
+        assert!(seen.iter().any(|line| line == brought), "{seen:?}");
+        let (judgement, _) = judged(false);
+        assert_eq!(judgement.verdict, Verdict::Fail);
+        let found = judgement.findings[0].to_string();
+        assert!(found.contains("as qemu-ga reads it"), "{found}");
     }
 
     #[test]

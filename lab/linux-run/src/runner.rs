@@ -22,7 +22,7 @@ use tdxlab_run::{Outcome, Progress};
 use crate::baseline::{self, Baseline};
 use crate::boot;
 use crate::court::Court;
-use crate::judge::judge;
+use crate::judge::{SAME_IOMEM, judge};
 use crate::laws;
 use crate::ledger::Ledger;
 use crate::model::Model;
@@ -336,6 +336,9 @@ impl LinuxRunner<'_> {
             let mut court = Court::default();
             judge(&mut court, &expected, &seen, &owner);
             let mut lines = expected.text();
+            if step.op == LinuxOp::Boot && plan.guest.agent == AgentBy::QemuGa {
+                lines.push(SAME_IOMEM.to_owned());
+            }
             if let (LinuxOp::Plug { ends: true, .. }, Seen::Plugged(plugged)) = (&step.op, &seen) {
                 plug::judge_end(&mut court, plugged, || ledger.end());
             } else if step.op == LinuxOp::PowerOff {

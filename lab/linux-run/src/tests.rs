@@ -12,7 +12,7 @@ use std::time::Duration;
 use tdxlab_journal::folder::RunFolder;
 use tdxlab_journal::journal::PlanId;
 use tdxlab_journal::verdict::{Judgement, Verdict};
-use tdxlab_linux::machine::Ends;
+use tdxlab_linux::machine::{Ends, Start};
 use tdxlab_linux::{Board, ImageOptions, LinuxGuest, LinuxImage, Machine};
 use tdxlab_plan::linux::{BufferId, LinuxOp, Pages};
 use tdxlab_plan::{Generation, addr::GpaRange};
@@ -70,6 +70,8 @@ fn every_scenario_passes_on_a_plain_guest_or_is_skipped_for_what_it_needs() {
         accelerator: Accelerator::Tcg,
         board: Board::Microvm,
         td: None,
+        firmware: None,
+        disk: None,
     };
     let cases = set();
     let next = Mutex::new((0..).map(PlanId).zip(&cases));
@@ -165,16 +167,19 @@ fn memory_that_the_host_has_spoilt_is_found_with_its_page_and_its_owner() {
         vcpus: 1,
         mebibytes: 512,
         pluggable: 0,
-        kernel: image.kernel.clone(),
-        initramfs: image.initramfs.clone(),
-        append: String::new(),
-        agent: tdxlab_plan::linux::AgentBy::Init,
+        start: Start::Kernel {
+            kernel: image.kernel.clone(),
+            initramfs: image.initramfs.clone(),
+        },
         disk: None,
+        qemu_ga: false,
+        append: String::new(),
         line: image.line,
         ends: Ends {
             console: -1,
             agent: -1,
             qmp: -1,
+            qemu_ga: None,
             memory: None,
         },
     };

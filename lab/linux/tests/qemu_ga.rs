@@ -1,8 +1,8 @@
 //! Debian's qemu-ga in a plain guest under TCG: the agent is pushed into the lab's own image and into a
 //! disk, and every way to fail there.
 //!
-//! Needs QEMU, a packaged kernel and qemu-ga's packages, which the first run fetches; and mke2fs for
-//! disks. Where one is missing the tests say so and are skipped.
+//! Needs QEMU, a packaged kernel and qemu-ga's packages, which the first run fetches; mke2fs, mtools and
+//! SYSLINUX for disks. Where one is missing the tests say so and are skipped.
 
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, symlink};
@@ -280,6 +280,78 @@ fn a_disk_of_a_users_own_runs_the_agent_and_is_not_written() {
     guest.power_off().unwrap();
     let after = fs::read(folder.path().join("disk.img")).unwrap();
     assert!(before == after, "the image was written");
+}
+
+/// A disk that SYSLINUX boots, with that kernel and initramfs on it.
+fn bootable(folder: &Path, kernel: &Path, initramfs: &Path, append: &str) -> Option<Disk> {
+    let image = folder.join("bootable.img");
+    let megabytes = 64 << 20;
+    fs::File::create(&image)
+        .unwrap()
+        .set_len(megabytes)
+        .unwrap();
+    let settings = folder.join("syslinux.cfg");
+    let text =
+        format!("DEFAULT lab\nLABEL lab\n KERNEL vmlinuz\n INITRD initrd\n APPEND {append}\n");
+    fs::write(&settings, text).unwrap();
+    let image_path = image.to_str().unwrap();
+    let copy = |from: &Path, name: &str| {
+        let from = from.to_str().unwrap().to_owned();
+        (
+            "mcopy",
+            vec![
+                "-i".to_owned(),
+                image_path.to_owned(),
+                from,
+                format!("::{name}"),
+            ],
+        )
+    };
+    let words = |words: &[&str]| words.iter().map(|&word| word.to_owned()).collect();
+    for (program, arguments) in [
+        ("mformat", words(&["-i", image_path, "-F", "::"])),
+        copy(kernel, "vmlinuz"),
+        copy(initramfs, "initrd"),
+        copy(&settings, "syslinux.cfg"),
+        ("syslinux", words(&["--install", image_path])),
+    ] {
+        let output = match Command::new(program).args(&arguments).output() {
+            Ok(output) => output,
+            Err(error) => return missing(&format!("{program} cannot be run: {error}")),
+        };
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{program} {arguments:?}: {said}");
+    }
+    Some(Disk::open(&image).unwrap())
+}
+
+#[test]
+fn a_disk_boots_by_its_own_loader() {
+    let Some(machine) = machine(First::QemuGa, "") else {
+        return;
+    };
+    let Start::Kernel { initramfs, .. } = &machine.start else {
+        panic!("a kernel")
+    };
+    let cache = cache_folder().unwrap();
+    let kernel = cache.join("kernels/linux-image-cloud-amd64/vmlinuz");
+    let folder = tempfile::tempdir().unwrap();
+    let Some(disk) = bootable(folder.path(), &kernel, initramfs, &machine.append()) else {
+        return;
+    };
+    let mut guest = start(
+        Machine {
+            board: Board::Q35,
+            start: Start::Disk { firmware: None },
+            disk: Some(disk),
+            ..machine
+        },
+        PATIENCE,
+    );
+    let ready = guest.wait_ready().unwrap();
+    println!("ready after {:?}", ready.after);
+    works(&mut guest);
+    guest.power_off().unwrap();
 }
 
 #[test]

@@ -89,3 +89,16 @@ fn a_linux_guest_that_was_interrupted_is_run_again() {
     assert_eq!(report.counts.pass, 2, "{}", said(&output));
     assert!(!report.interrupted);
 }
+
+#[test]
+fn a_disk_that_is_not_there_is_told_by_name() {
+    let out = tempfile::tempdir().unwrap();
+    let reports = out.path().to_str().unwrap();
+    let scenario = "scenarios/linux/qemu-ga.yaml";
+    let output = linux(&["--out", reports, "--disk", "/no/such.img", scenario]).output();
+    let output = output.unwrap();
+    let said = said(&output);
+    assert_eq!(output.status.code(), Some(70), "{said}");
+    assert!(said.contains("disk /no/such.img: No such file"), "{said}");
+    assert!(said.contains("relative to its file"), "{said}");
+}
