@@ -179,7 +179,7 @@ fn by_calls(court: &mut Court, before: Option<&Sample>, after: &Sample, events: 
     match (then, &after.demotes) {
         (Some(then), Reading::Read(now)) => match now.checked_sub(then) {
             Some(made) => {
-                court.show(format!("{made} DEMOTEs by KVM's calls"));
+                court.show(format!("DEMOTEs by KVM's own calls: {made}"));
                 court.equal(
                     Witness::Splits,
                     "split events, as KVM's calls of DEMOTE",
