@@ -57,6 +57,7 @@ fn machine(first: First, append: &str) -> Option<Machine> {
         td: None,
         vcpus: 1,
         mebibytes: 512,
+        pluggable: 0,
         start: Start::Kernel {
             kernel: image.kernel,
             initramfs: image.initramfs,
