@@ -101,26 +101,6 @@ fn firmware_that_knows_no_tds_is_told_with_the_cure() {
     }
 }
 
-#[test]
-#[ignore = "make test-rehearsal"]
-fn a_td_that_is_too_large_for_its_host_is_told_with_the_cure() {
-    let folder = tempfile::tempdir().unwrap();
-    let scenario = folder.path().join("large.yaml");
-    let text = "scenario: linux/large\nabout: It is larger than the emulated machine.\nguest:\n  \
-                linux: { memory: 16G }\nneeds: { td: true }\nsteps:\n  - boot\n";
-    fs::write(&scenario, text).unwrap();
-    let output = rehearse(folder.path(), &[scenario.to_str().unwrap()]);
-    let text = said(&output);
-    assert_eq!(output.status.code(), Some(70), "{text}");
-    assert_says(
-        &text,
-        &[
-            "error linux/large",
-            "this machine cannot give 16384 MiB; ask for less with `memory`",
-        ],
-    );
-}
-
 /// The buffer for quotes, what is asked through it, and memory that no TD survives.
 #[test]
 #[ignore = "make test-rehearsal"]
