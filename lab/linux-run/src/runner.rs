@@ -9,6 +9,7 @@ use tdxlab_journal::boot::BootAccount;
 use tdxlab_journal::folder::{RunFolder, write_whole};
 use tdxlab_journal::journal::{Event, Journal, JournalError, PlanId};
 use tdxlab_journal::verdict::Verdict;
+use tdxlab_kernel::meminfo;
 use tdxlab_linux::disk::Disk;
 use tdxlab_linux::image::ReportDriver;
 use tdxlab_linux::machine::{Ends, Start, Td};
@@ -160,6 +161,9 @@ impl LinuxRunner<'_> {
             Some(true) if !td => return Err("needs a TD; these guests are plain".to_owned()),
             Some(false) if td => return Err("needs a plain guest; these are TDs".to_owned()),
             _ => {}
+        }
+        if td {
+            fits(plan.guest.mebibytes, meminfo::available())?;
         }
         let has = |is: fn(&LinuxOp) -> bool| plan.steps.iter().any(|step| is(&step.op));
         let kexec = has(|op| *op == LinuxOp::Kexec);
@@ -428,6 +432,18 @@ impl Course {
     }
 }
 
+/// Whether a TD's memory is to be had. Firmware and Linux accept it, so that all of it is populated in
+/// the end; a host without it kills QEMU, or stands still.
+fn fits(mebibytes: u64, available: Option<u64>) -> Result<(), String> {
+    match available.map(|bytes| bytes >> 20) {
+        Some(available) if available < mebibytes => Err(format!(
+            "needs {mebibytes} MiB for its TD, and this machine has {available} MiB available (a \
+             rehearsal's has what `--memory` says)"
+        )),
+        _ => Ok(()),
+    }
+}
+
 fn with_help(error: &LinuxError) -> String {
     match error.help() {
         Some(help) => format!("{error}; {help}"),
@@ -437,4 +453,21 @@ fn with_help(error: &LinuxError) -> String {
 
 fn micros(duration: Duration) -> u64 {
     u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_td_too_large_for_its_host_is_a_need() {
+        let gib = |number: u64| Some(number << 30);
+        assert_eq!(fits(4096, gib(4)), Ok(()));
+        assert_eq!(fits(4096, None), Ok(()), "nobody can say");
+        let why = fits(16 << 10, gib(6)).unwrap_err();
+        assert!(
+            why.contains("needs 16384 MiB") && why.contains("6144 MiB available"),
+            "{why}"
+        );
+    }
 }

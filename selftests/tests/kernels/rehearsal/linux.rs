@@ -101,6 +101,19 @@ fn firmware_that_knows_no_tds_is_told_with_the_cure() {
     }
 }
 
+#[test]
+#[ignore = "make test-rehearsal"]
+fn a_td_too_large_for_its_host_is_skipped_by_what_it_needs() {
+    let folder = tempfile::tempdir().unwrap();
+    let scenario = folder.path().join("large.yaml");
+    let text = "scenario: linux/large\nabout: More than there is.\n\
+                guest: { linux: { memory: 16G } }\nsteps: [boot, power_off]\n";
+    fs::write(&scenario, text).unwrap();
+    let output = rehearse(folder.path(), &[scenario.to_str().unwrap()]);
+    let text = said(&output);
+    assert_says(&text, &["skip linux/large", "needs 16384 MiB for its TD"]);
+}
+
 /// The buffer for quotes, what is asked through it, and memory that no TD survives.
 #[test]
 #[ignore = "make test-rehearsal"]
