@@ -189,7 +189,7 @@ fn a_disk_of_ones_own_is_read_and_what_it_cannot_is_underlined() {
     assert_eq!(on("vcpus: 1", "").unwrap().guest.agent, AgentBy::Init);
     for (keys, steps, says) in [
         ("disk: my.img", "", "add `agent: qemu-ga`"),
-        ("agent: qemu", "", "did you mean `qemu-ga`?"),
+        ("agent: qemu", "", "it can be `init`, `qemu-ga`"),
         (
             "agent: qemu-ga, disk: my.img, append: quiet",
             "",
