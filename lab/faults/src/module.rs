@@ -174,7 +174,7 @@ faults! {
         fn entry_is_busy(&mut self) -> bool {
             // Rarely, as the lock is held for a moment only.
             self.entries += 1;
-            self.entries.is_multiple_of(64)
+            self.entries.is_multiple_of(16)
         }
         fn enters_again(&mut self) -> bool {
             false
