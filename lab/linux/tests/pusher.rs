@@ -133,7 +133,7 @@ fn played(script: Script) -> (Pusher, JoinHandle<Played>) {
     (Pusher::new(lab, PATIENCE).unwrap(), played.serve(guest))
 }
 
-const AGENT: [u8; 100_000] = [0xa7; 100_000];
+static AGENT: [u8; 100_000] = [0xa7; 100_000];
 
 fn pushes(script: Script) -> (Result<Pushed, LinuxError>, Played) {
     let (mut pusher, guest) = played(script);
