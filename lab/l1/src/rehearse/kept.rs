@@ -80,7 +80,7 @@ mod tests {
         // As another process would: locks are of the open file.
         let file = File::open(used.join(MANIFEST)).unwrap();
         let held = Flock::lock(file, FlockArg::LockShared).unwrap();
-        assert_eq!(remove(rehearsal), [old.clone()]);
+        assert_eq!(remove(rehearsal), std::slice::from_ref(&old));
         assert!(!old.exists());
         for folder in [&used, &current, &older_kernel, &other] {
             assert!(folder.exists(), "{}", folder.display());
