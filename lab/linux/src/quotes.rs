@@ -128,23 +128,32 @@ fn serve(listener: &UnixListener, served: &Mutex<Vec<Served>>, over: &AtomicBool
         if poll(&mut fds, TICK).is_err() {
             continue;
         }
-        let Ok((client, _)) = listener.accept() else {
+        let Ok((mut client, _)) = listener.accept() else {
             continue;
         };
         // Any user of the machine can find an abstract socket.
         let own = getsockopt(&client, PeerCredentials)
             .is_ok_and(|peer| peer.uid() == nix::unistd::geteuid().as_raw());
         if own {
-            let one = answer(client)
+            let one = asked(&mut client)
                 .unwrap_or_else(|error| Served::Other(format!("a request cut short: {error}")));
-            let mut served = served.lock().unwrap_or_else(PoisonError::into_inner);
-            served.push(one);
+            let answer = match &one {
+                Served::Report(report) => response(&answer_to(report)),
+                Served::Other(_) => Vec::new(),
+            };
+            // Before the guest has its answer and is asked about it.
+            served
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .push(one);
+            // A QEMU that does not read it tells the guest so.
+            let _ = client.write_all(&answer);
         }
     }
 }
 
-/// Reads a request, and answers it.
-fn answer(mut client: UnixStream) -> io::Result<Served> {
+/// Reads a request.
+fn asked(client: &mut UnixStream) -> io::Result<Served> {
     client.set_nonblocking(false)?;
     client.set_read_timeout(Some(PATIENCE))?;
     client.set_write_timeout(Some(PATIENCE))?;
@@ -160,9 +169,7 @@ fn answer(mut client: UnixStream) -> io::Result<Served> {
         let head = &message[..HEAD];
         return Ok(Served::Other(format!("no GET_QUOTE_REQ: {head:x?}")));
     };
-    let report: Box<[u8; REPORT_BYTES]> = Box::new(report);
-    client.write_all(&response(&answer_to(&report)))?;
-    Ok(Served::Report(report))
+    Ok(Served::Report(Box::new(report)))
 }
 
 /// The TDREPORT of a GET_QUOTE_REQ.
@@ -195,7 +202,7 @@ mod tests {
     use super::*;
 
     /// What QEMU sends for a TDREPORT.
-    fn asked(report: &[u8; REPORT_BYTES]) -> Vec<u8> {
+    fn request_for(report: &[u8; REPORT_BYTES]) -> Vec<u8> {
         let mut message = response(report);
         message[8..12].copy_from_slice(&REQUEST.to_le_bytes());
         let (first, second) = (20..24, 24..28);
@@ -218,7 +225,7 @@ mod tests {
     fn a_report_is_answered_with_what_follows_from_it() {
         let service = QuoteService::start().unwrap();
         let report = [7; REPORT_BYTES];
-        let said = ask(&service, &asked(&report));
+        let said = ask(&service, &request_for(&report));
         assert_eq!(said[..4], (24 + ANSWER as u32).to_be_bytes());
         assert_eq!(said[28..], answer_to(&report));
         assert_ne!(answer_to(&report), answer_to(&[8; REPORT_BYTES]));
@@ -229,7 +236,7 @@ mod tests {
     #[test]
     fn what_is_no_request_gets_no_answer_and_is_told() {
         let service = QuoteService::start().unwrap();
-        let mut other = asked(&[7; REPORT_BYTES]);
+        let mut other = request_for(&[7; REPORT_BYTES]);
         other[4] = 2;
         for message in [&other[..], &other[..30], &[0, 0, 0, 1, 0], &[255; 8]] {
             assert_eq!(ask(&service, message), [0; 0]);
