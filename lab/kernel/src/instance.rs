@@ -2,6 +2,7 @@
 //!
 //! Source: Documentation/trace/ftrace.rst ("Instances") and kprobetrace.rst.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::{fs, io};
@@ -155,6 +156,17 @@ impl Instance {
         let path = self.path().join(file);
         fs::write(&path, text).map_err(|error| format!("{}: {error}", path.display()))
     }
+}
+
+/// The threads of a process now, as [`Instance::follow`] takes them.
+pub fn threads_of(pid: u32) -> BTreeSet<u32> {
+    let tasks = fs::read_dir(format!("/proc/{pid}/task"))
+        .into_iter()
+        .flatten()
+        .flatten();
+    tasks
+        .filter_map(|task| task.file_name().to_str()?.parse().ok())
+        .collect()
 }
 
 /// Why there is no instance, and the remedy.

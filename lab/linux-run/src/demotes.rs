@@ -2,10 +2,9 @@
 //! only witness of them where the TDX module hides what it does, which a real one always does.
 
 use std::collections::BTreeSet;
-use std::fs;
 
 use tdxlab_journal::Reading;
-use tdxlab_kernel::instance::Instance;
+use tdxlab_kernel::instance::{Instance, threads_of};
 use tdxlab_kernel::returned::{Returned, Returns};
 
 /// The wrapper, in arch/x86/virt/vmx/tdx/tdx.c of kernels that split leaves of TDs.
@@ -33,10 +32,7 @@ impl Demotes {
 
     /// DEMOTEs that succeeded for the guest of this QEMU so far.
     pub(crate) fn read(&mut self, pid: u32) -> Reading<u64> {
-        let threads = fs::read_dir(format!("/proc/{pid}/task")).into_iter();
-        let names = threads.flatten().flatten().map(|entry| entry.file_name());
-        let numbers = names.filter_map(|name| name.to_str()?.parse::<u32>().ok());
-        self.threads.extend(numbers);
+        self.threads.extend(threads_of(pid));
         let counted = self.returns.as_ref().map_err(Clone::clone);
         match counted.and_then(|returns| returns.read()) {
             Ok(all) => Reading::Read(of_threads(&all, &self.threads)),

@@ -1,7 +1,6 @@
 //! A session on `kvm`: operations in sequence, and the kernel's witnesses.
 
 use std::collections::BTreeSet;
-use std::fs;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
@@ -11,7 +10,7 @@ use tdxlab_host::{HostError, OnHost, Session};
 use tdxlab_journal::{Ending, Observed, Reading, Sample, SplitEvent};
 use tdxlab_kernel::debugfs::VmFolder;
 use tdxlab_kernel::dirty_ring::DirtyRing;
-use tdxlab_kernel::instance::Instance;
+use tdxlab_kernel::instance::{Instance, threads_of};
 use tdxlab_kernel::kmsg::KernelLog;
 use tdxlab_kernel::tracefs::{SPLIT_EVENT, TraceReader};
 use tdxlab_kernel::{once, query_stats};
@@ -142,17 +141,6 @@ impl Splits {
 fn stranger(reading: &Reading<Vec<SplitEvent>>, threads: &BTreeSet<u32>) -> Option<SplitEvent> {
     let events = reading.value()?.iter();
     events.copied().find(|event| !threads.contains(&event.tid))
-}
-
-/// The threads of a process.
-fn threads_of(pid: u32) -> BTreeSet<u32> {
-    let tasks = fs::read_dir(format!("/proc/{pid}/task"))
-        .into_iter()
-        .flatten()
-        .flatten();
-    tasks
-        .filter_map(|task| task.file_name().to_str()?.parse().ok())
-        .collect()
 }
 
 /// A plain VM.
