@@ -32,6 +32,8 @@ const RUN: &str = "kvm run failed";
 const NO_MEMORY: &str = "KVM found no memory on the host";
 const HOLE: &str = "Failed to fallocate";
 const ATTRIBUTES: &str = "failed to set memory";
+const EIO: &str = "Input/output error";
+const BUGGED: &str = "EIO: KVM refuses every call for a VM that a KVM_BUG_ON has ended";
 const SUBERROR: &str = "KVM internal error. Suberror: ";
 
 /// The first that fits counts.
@@ -163,6 +165,13 @@ const LAST_WORDS: &[Words] = &[
         "Operation not permitted",
         Killer::Vmm,
         "EPERM: QEMU may not run vCPUs (a seccomp filter, or a security module)",
+    ),
+    with("Failed to get registers", EIO, Killer::KvmBug, BUGGED),
+    with("Failed to put registers", EIO, Killer::KvmBug, BUGGED),
+    words(
+        "Failed to get registers",
+        Killer::Vmm,
+        "QEMU asked KVM for registers that it does not give",
     ),
     words(
         "mlock: ",
@@ -389,6 +398,21 @@ mod tests {
         "ulimit -n"
     )]
     #[case("qemu: hardware error: pci: bad address", Killer::Vmm, "own devices")]
+    #[case(
+        "qemu-system-x86_64: Failed to get registers: Input/output error",
+        Killer::KvmBug,
+        "KVM_BUG_ON"
+    )]
+    #[case(
+        "qemu-system-x86_64: Failed to put registers after init: Input/output error",
+        Killer::KvmBug,
+        "KVM_BUG_ON"
+    )]
+    #[case(
+        "qemu-system-x86_64: Failed to put registers after init: Invalid argument",
+        Killer::Vmm,
+        "does not take them"
+    )]
     #[case(
         "qemu-system-x86_64: terminating on signal 15 from pid 99 (libvirtd)",
         Killer::Vmm,

@@ -27,18 +27,22 @@ const fn of_ioctl(text: &'static str, with: &'static str, advice: &'static str) 
 
 const OLD_QEMU: &str =
     "this QEMU is older than 10.1 or was built without TDX; name another in TDXLAB_QEMU";
+const NO_TDX: &str =
+    "KVM runs no TDs here: boot with kvm_intel.tdx=1 nohibernate, then see `tdxlab doctor`";
+const OTHER_ABI: &str = "QEMU and kernel speak different versions of KVM's TDX ioctls, as trees from before TDX was \
+    merged do: take QEMU 10.1 and Linux 6.16, or newer ones, together";
 const NO_FEATURE: &str = "the TDX module or KVM does not know what QEMU asks of this TD: QEMU, kernel and module do \
     not go together; try a newer kernel or an older QEMU";
 const DAMAGED: &str = "the image's TDVF metadata is damaged: rebuild tdxlab";
-const INIT_VM: &str = "TDX ioctl KVM_TDX_INIT_VM failed";
-const INIT_MEM_REGION: &str = "TDX ioctl KVM_TDX_INIT_MEM_REGION failed";
+// QEMU before TDX was merged says them without "TDX ioctl".
+const INIT_VM: &str = "KVM_TDX_INIT_VM failed";
+const INIT_MEM_REGION: &str = "KVM_TDX_INIT_MEM_REGION failed";
 
 /// The first that fits counts: causes before what follows from them.
-const REFUSALS: [Refusal; 57] = [
-    refusal(
-        "vm-type TDX not supported by KVM",
-        "KVM runs no TDs here: boot with kvm_intel.tdx=1 nohibernate, then see `tdxlab doctor`",
-    ),
+const REFUSALS: [Refusal; 61] = [
+    refusal("vm-type TDX not supported by KVM", NO_TDX),
+    refusal("vm-type tdx not supported by KVM", NO_TDX),
+    of_ioctl("KVM_TDX_", "Inappropriate ioctl", OTHER_ABI),
     refusal(
         "cannot set up private guest memory for tdx-guest: KVM required",
         "the QEMU in use runs TCG for a TD; use one with KVM, or name it in TDXLAB_QEMU",
@@ -177,16 +181,21 @@ const REFUSALS: [Refusal; 57] = [
     ),
     of_ioctl(
         INIT_MEM_REGION,
+        "Resource temporarily unavailable",
+        "the TDX module was busy with something else for as long as QEMU tried: run again, with --jobs 1",
+    ),
+    of_ioctl(
+        INIT_MEM_REGION,
         "",
         "the initial image could not be added: see dmesg for the TDX module's status code",
     ),
     of_ioctl(
-        "TDX ioctl KVM_TDX_CAPABILITIES failed",
+        "KVM_TDX_CAPABILITIES failed",
         "",
         "KVM does not say what its TDs can do: QEMU and kernel do not go together; try a newer QEMU",
     ),
     of_ioctl(
-        "TDX ioctl KVM_TDX_INIT_VCPU failed",
+        "KVM_TDX_INIT_VCPU failed",
         "",
         "a vCPU could not be made: a TD has at most as many as the host has processors; else see \
          dmesg",
@@ -231,6 +240,11 @@ const REFUSALS: [Refusal; 57] = [
         "/dev/kvm is missing or may not be opened by this user: load kvm_intel, join group kvm",
     ),
     refusal(
+        "failed to initialize kvm: No such device",
+        "/dev/kvm has no KVM behind it: turn VT-x on in the firmware, load kvm_intel, and do not start \
+         this inside of a VM without nested virtualisation",
+    ),
+    refusal(
         "is not a multiple of 25MHz",
         "leave the TSC frequency of a TD to KVM",
     ),
@@ -273,7 +287,24 @@ mod tests {
     use super::*;
 
     /// QEMU's stderr, and a word of the advice.
-    const TEXTS: [(&str, &str); 57] = [
+    const TEXTS: [(&str, &str); 61] = [
+        (
+            "qemu-system-x86_64: vm-type tdx not supported by KVM\n",
+            "kvm_intel.tdx=1",
+        ),
+        (
+            "qemu-system-x86_64: -accel kvm: get_tdx_capabilities: KVM_TDX_CAPABILITIES failed: \
+             Inappropriate ioctl for device\n",
+            "different versions",
+        ),
+        (
+            "qemu-system-x86_64: KVM_TDX_INIT_MEM_REGION failed Resource temporarily unavailable\n",
+            "--jobs 1",
+        ),
+        (
+            "qemu-system-x86_64: -accel kvm: failed to initialize kvm: No such device\n",
+            "VT-x",
+        ),
         (
             "qemu-system-x86_64: -accel kvm: invalid accelerator kvm\n",
             "without KVM",

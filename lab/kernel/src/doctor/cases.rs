@@ -76,6 +76,7 @@ fn fact(machine: &ThisMachine, name: &str) -> Fact {
 #[case(&[KEYS, "virt/tdx: module initialization failed (-5)"], "(-5)", "not have it any more")]
 #[case(&[KEYS, "virt/tdx: module initialization failed (-4095)"], "(-4095)", "update the TDX module")]
 #[case(&[KEYS, "kvm_intel: Failed to initialize TDX module."], "Failed to initialize", "update the TDX module")]
+#[case(&[KEYS, "virt/tdx: module initialization failed (-12)", "kvm_intel: Failed to initialize TDX module."], "(-12)", "contiguous memory")]
 // A call of the module, by class of its status.
 #[case(&[KEYS, S3, "virt/tdx: SEAMCALL (0x0000000000000021) failed: 0xc000090000000000"], "TDH.SYS.INIT: INCORRECT_CPUID_VALUE", "update the firmware")]
 #[case(&[KEYS, S3, "virt/tdx: SEAMCALL (0x0000000000000023) failed: 0xc000092000000000", "virt/tdx: module initialization failed (-5)"], "TDH.SYS.LP.INIT: INCONSISTENT_MSR", "differs between packages")]
@@ -84,6 +85,9 @@ fn fact(machine: &ThisMachine, name: &str) -> Fact {
 #[case(&[KEYS, "virt/tdx: SEAMCALL (0x0000000000000022) failed: 0xc0000c0000000000", "virt/tdx: module initialization failed (-5)"], "METADATA_FIELD_ID_INCORRECT", "older kernel")]
 #[case(&[KEYS, "virt/tdx: SEAMCALL (0x000000000000001f) failed: 0x8000080000000000"], "KEY_GENERATION_FAILED", "random number")]
 #[case(&[KEYS, "tdx: SEAMCALL failed: leaf 33, error 0xc000090000000000."], "TDH.SYS.INIT", "firmware")]
+// Kernels before TDX was merged.
+#[case(&["tdx: SEAMCALL failed: CPU 94: leaf 33, error 0xc000092100000122.", "tdx: additional output: rcx 0x0, rdx 0x0, r8 0x0, r9 0x0, r10 0x0, r11 0x0."], "TDH.SYS.INIT", "firmware")]
+#[case(&["SEAM: CPU doesn't support EPT violation #VE"], "EPT violation #VE", "clearcpuid")]
 // Each message of arch/x86/kvm/vmx/tdx.c, also after the module was initialised.
 #[case(&[KEYS, "kvm_intel: EPT is required for TDX"], "EPT", "ept=1")]
 #[case(&[KEYS, "kvm_intel: TDP MMU and MMIO caching and EPT A/D bit is required for TDX"], "TDP MMU", "tdp_mmu=1")]
@@ -119,7 +123,7 @@ fn tdx_is_off_and_the_log_says_why(
     assert!(module.found.contains(found), "{module:?}");
     // Whatever failed last is shown, too, without what a tool printed before it.
     let last = lines.last().unwrap();
-    let starts = ["virt/tdx: ", "kvm_intel: ", "x86/", "tdx: "];
+    let starts = ["virt/tdx: ", "kvm_intel: ", "x86/", "tdx: ", "SEAM: "];
     let start = starts.iter().find_map(|start| last.find(start)).unwrap();
     assert!(module.found.contains(&last[start..]), "{module:?}");
     let cure = module.advice.clone().unwrap();
@@ -128,6 +132,19 @@ fn tdx_is_off_and_the_log_says_why(
     assert_eq!(fact(&machine, "tdx.kvm_intel").advice, Some(cure));
     let keys = fact(&machine, "tdx.key_ids");
     assert!(keys.found.contains("turned off"), "{keys:?}");
+}
+
+/// The parameter is on, so that to turn it on is no advice.
+#[test]
+fn a_module_that_is_switched_on_and_not_heard_of_is_looked_for_in_the_journal() {
+    let machine = with(&[(LOG, KEYS), (KVM, NO_TDX)]);
+    let module = fact(&machine, "tdx.module");
+    assert_eq!(module.standing, Status::Limited, "{module:?}");
+    let cure = module.advice.unwrap();
+    assert!(
+        cure.contains("journalctl -k -b") && !cure.contains("tdx=1"),
+        "{cure}"
+    );
 }
 
 /// No message says that TDX is off.

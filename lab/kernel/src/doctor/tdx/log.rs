@@ -3,7 +3,7 @@
 use std::io;
 
 use super::messages::{
-    Known, Meaning, cure_by_class, cure_by_errno, is_about_tdx, is_unknown, message,
+    Known, Meaning, cure_by_class, cure_by_errno, is_about_tdx, is_registers, is_unknown, message,
 };
 use crate::doctor::machine::ThisMachine;
 use tdxlab_journal::klog::{self, FailedSeamcall};
@@ -55,6 +55,8 @@ pub(super) struct Failure {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Weight {
     Consequence,
+    /// One with an error number.
+    Errno,
     Seamcall,
     Cause,
 }
@@ -153,7 +155,6 @@ impl TdxLog {
     /// The lines from `start` to before `end`, and what to do.
     fn told(&self, start: usize, end: usize) -> Failure {
         // Registers follow a failed call, and belong to it.
-        let is_registers = |line: &String| line.contains(": RCX 0x") || line.contains(": R09 0x");
         let registers = self.lines[end..]
             .iter()
             .take_while(|line| is_registers(line));
@@ -209,6 +210,7 @@ fn weight(line: &str) -> Option<Weight> {
     }
     match message(line)?.meaning {
         Meaning::Cause | Meaning::Trouble => Some(Weight::Cause),
+        Meaning::Consequence if cure_by_errno(line).is_some() => Some(Weight::Errno),
         Meaning::Consequence => Some(Weight::Consequence),
         Meaning::Initialised | Meaning::KeyIds | Meaning::Note => None,
     }

@@ -102,6 +102,7 @@ pub(super) const MESSAGES: &[Known] = &[
         "turn on the SEAM loader in the firmware, or install the TDX module that goes with it \
          (TDX-SEAM.so and its .sigstruct in the EFI system partition)",
     ),
+    cause("CPU doesn't support EPT violation #VE", FEATURE),
     cause("OSXSAVE is required for TDX", NO_XSAVE),
     cause("XSAVE is required for TDX", NO_XSAVE),
     cause("MOVDIR64B is required for TDX", FEATURE),
@@ -161,6 +162,8 @@ const ABOUT_TDX: &[&str] = &[
     "tdx",
     "seamcall",
     "seamldr",
+    // Kernels before TDX was merged.
+    "seam: ",
     "x86/tme",
     "mktme",
     "vmx not ",
@@ -180,7 +183,7 @@ const OF_OTHERS: &[&str] = &[
 ];
 
 /// Beginnings of lines of the code that sets TDX up.
-const SETTING_UP: &[&str] = &["virt/tdx: ", "kvm_intel: ", "tdx: ", "seamldr: "];
+const SETTING_UP: &[&str] = &["virt/tdx: ", "kvm_intel: ", "tdx: ", "seamldr: ", "SEAM: "];
 
 /// Whether a message has to do with TDX.
 pub(super) fn is_about_tdx(line: &str) -> bool {
@@ -193,16 +196,20 @@ pub(super) fn is_about_tdx(line: &str) -> bool {
 pub(super) fn is_unknown(line: &str) -> bool {
     SETTING_UP.iter().any(|start| line.starts_with(start))
         && message(line).is_none()
+        && !is_registers(line)
         && !OF_GUESTS.iter().any(|text| line.contains(text))
 }
 
+/// Whether a line has the registers of the failed SEAMCALL before it.
+pub(super) fn is_registers(line: &str) -> bool {
+    // The last is that of kernels before TDX was merged.
+    [": RCX 0x", ": R09 0x", ": additional output: rcx"]
+        .iter()
+        .any(|text| line.contains(text))
+}
+
 /// What these say later, of a TD.
-const OF_GUESTS: &[&str] = &[
-    ": RCX 0x",
-    ": R09 0x",
-    "Guest access before accepting",
-    "is leaked",
-];
+const OF_GUESTS: &[&str] = &["Guest access before accepting", "is leaked"];
 
 /// The message that a line is.
 pub(super) fn message(line: &str) -> Option<&'static Known> {

@@ -33,7 +33,7 @@ pub(super) fn facts(machine: &ThisMachine) -> Vec<Fact> {
     let mut facts = vec![
         processor::fact(machine, key_ids),
         kernel(machine, offered),
-        module::fact(&log, offered),
+        module::fact(&log, offered, is_switched_on(machine)),
         parameter(machine, &log),
         kvm::vm_type(machine),
         kvm::private_memory(machine),
@@ -84,10 +84,16 @@ fn kernel(machine: &ThisMachine, offered: bool) -> Fact {
     }
 }
 
+/// Whether kvm_intel was loaded with TDX, and has not cleared the parameter since.
+fn is_switched_on(machine: &ThisMachine) -> bool {
+    let parameter = machine.read("/sys/module/kvm_intel/parameters/tdx");
+    parameter.is_ok_and(|value| value == "Y" || value == "1")
+}
+
 fn parameter(machine: &ThisMachine, log: &io::Result<TdxLog>) -> Fact {
     let name = "tdx.kvm_intel";
     match machine.read("/sys/module/kvm_intel/parameters/tdx") {
-        Ok(value) if value == "Y" || value == "1" => Fact::usable(name, "kvm_intel.tdx=Y"),
+        Ok(_) if is_switched_on(machine) => Fact::usable(name, "kvm_intel.tdx=Y"),
         Ok(value) => {
             let found = format!("kvm_intel.tdx={value}");
             // KVM clears the parameter if it cannot enable TDX.

@@ -8,8 +8,9 @@ use crate::doctor::recording::is_unrecorded;
 
 const NAME: &str = "tdx.module";
 
-/// `offered` where KVM offers TDX VMs, which it does with an initialised module only.
-pub(super) fn fact(log: &io::Result<TdxLog>, offered: bool) -> Fact {
+/// `offered` where KVM offers TDX VMs, which it does with an initialised module only; `switched_on`
+/// where kvm_intel was loaded with TDX.
+pub(super) fn fact(log: &io::Result<TdxLog>, offered: bool, switched_on: bool) -> Fact {
     let log = match log {
         Ok(log) => log,
         Err(error) if is_unrecorded(error) => {
@@ -31,11 +32,11 @@ pub(super) fn fact(log: &io::Result<TdxLog>, offered: bool) -> Fact {
             format!("the kernel says \"{line}\", which this lab does not know"),
         )
         .advise("KVM offers no TDX VMs: this line may say why"),
-        (story, _) => told(story, offered),
+        (story, _) => told(story, offered, switched_on),
     }
 }
 
-fn told(story: Story, offered: bool) -> Fact {
+fn told(story: Story, offered: bool, switched_on: bool) -> Fact {
     match story {
         Story::Initialised { line, but: None } => {
             Fact::usable(NAME, format!("the kernel says \"{line}\""))
@@ -77,9 +78,15 @@ fn told(story: Story, offered: bool) -> Fact {
                 "the firmware gave key ids (\"{line}\"); nothing says that the module was initialised"
             ),
         )
-        .advise(
-            "load kvm_intel with tdx=1: older kernels initialise the module then, newer ones at boot",
-        ),
+        .advise(match switched_on {
+            true => {
+                "read what the kernel said when kvm_intel was loaded (journalctl -k -b): it is no longer \
+                 in the log; or load kvm_intel again"
+            }
+            false => {
+                "load kvm_intel with tdx=1: older kernels initialise the module then, newer ones at boot"
+            }
+        }),
         Story::Silence => Fact::limited(NAME, "no TDX module message in the kernel log"),
     }
 }
