@@ -1,7 +1,10 @@
 //! Drawing, counting, shrinking.
 
 use std::collections::BTreeSet;
+use std::num::NonZero;
 use std::path::Path;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread;
 
 use tdxlab_faults as faults;
 use tdxlab_faults::Fault;
@@ -356,17 +359,39 @@ fn stops_at_the_control(fault: &'static Fault) -> bool {
 /// beyond those that bring memory into its state (see [`setup`]).
 #[test]
 fn every_fault_shrinks_to_a_few_steps() {
-    let mut lines = Vec::new();
-    let mut too_long = Vec::new();
-    for fault in faults::all() {
-        if stops_at_the_control(fault) {
-            lines.push(format!("{:<44} positive control", fault.name));
-            continue;
-        }
-        let found = drawn(fault).map(|shrunk| (shrunk, "drawn")).or_else(|| {
+    let faults: Vec<&'static Fault> = faults::all().collect();
+    let next = AtomicUsize::new(0);
+    let work = || {
+        std::iter::from_fn(|| faults.get(next.fetch_add(1, Ordering::Relaxed)))
+            .map(|fault| shrinks_to_a_few_steps(fault))
+            .collect::<Vec<_>>()
+    };
+    let results: Vec<Result<String, String>> = thread::scope(|scope| {
+        let processors = thread::available_parallelism().map_or(1, NonZero::get);
+        let workers: Vec<_> = (0..processors).map(|_| scope.spawn(work)).collect();
+        let done = workers.into_iter().map(|worker| worker.join().unwrap());
+        done.flatten().collect()
+    });
+    assert_eq!(results.len(), faults.len());
+    let (short, too_long): (Vec<_>, Vec<_>) = results.into_iter().partition(Result::is_ok);
+    for line in short.into_iter().flatten() {
+        println!("{line}");
+    }
+    let too_long: Vec<String> = too_long.into_iter().filter_map(Result::err).collect();
+    assert!(too_long.is_empty(), "{}", too_long.join("\n"));
+}
+
+/// What catches a fault, in how many steps; or why those are too many.
+fn shrinks_to_a_few_steps(fault: &'static Fault) -> Result<String, String> {
+    if stops_at_the_control(fault) {
+        return Ok(format!("{:<44} positive control", fault.name));
+    }
+    let design = Design::named(fault.design).unwrap();
+    let host = SimHost::in_memory().with_fault(fault.seeded());
+    let (shrunk, from) = drawn(fault)
+        .map(|shrunk| (shrunk, "drawn"))
+        .or_else(|| {
             let (plan, failure) = of_the_default_set(fault)?;
-            let design = Design::named(fault.design).unwrap();
-            let host = SimHost::in_memory().with_fault(fault.seeded());
             let shrunk = shrink(
                 &plan,
                 &failure,
@@ -376,46 +401,32 @@ fn every_fault_shrinks_to_a_few_steps() {
                 |simpler, orders| attempt(&host, design, simpler, orders, Path::new("/tmp")),
             );
             Some((shrunk, "default set"))
-        });
-        let Some((shrunk, from)) = found else {
-            too_long.push(format!("{}: nothing catches it", fault.name));
-            continue;
-        };
-        let (all, setup) = (shrunk.plan.steps.len(), setup(&shrunk.plan));
-        lines.push(format!(
-            "{:<44} {from:<12} {all} steps, {setup} of them set-up, {}",
-            fault.name, shrunk.failure
-        ));
-        if !is_short(&shrunk) {
-            let design = Design::named(fault.design).unwrap();
-            let text = scenario(&shrunk.plan, design, "fuzz/long", "Too long.");
-            too_long.push(format!("{}: {all} - {setup}\n{text}", fault.name));
-        }
-        // Unused vCPUs are removed, except one that must be kicked.
-        let ops = shrunk.plan.steps.iter().flat_map(|step| step.action.ops());
-        let used: BTreeSet<_> = ops.filter_map(Op::vcpu).collect();
-        let vcpus = usize::from(shrunk.plan.guest.vcpus);
-        assert!(vcpus <= used.len() + 1, "{}: {used:?}", fault.name);
-        // The shrunk plan fails alone and from a file, in the same way.
-        let design = Design::named(fault.design).unwrap();
-        let text = scenario(&shrunk.plan, design, "fuzz/shrunk", "Shrunk.");
-        let host = SimHost::in_memory().with_fault(fault.seeded());
-        let again = attempt(
-            &host,
-            design,
-            &read(&text),
-            &Orders::new(),
-            Path::new("/tmp"),
-        );
-        assert!(
-            again
-                .as_ref()
-                .is_some_and(|again| again.is_like(&shrunk.failure)),
-            "{}: {again:?} is not like {}\n{text}",
-            fault.name,
-            shrunk.failure
-        );
+        })
+        .ok_or_else(|| format!("{}: nothing catches it", fault.name))?;
+    let (all, setup) = (shrunk.plan.steps.len(), setup(&shrunk.plan));
+    if !is_short(&shrunk) {
+        let text = scenario(&shrunk.plan, design, "fuzz/long", "Too long.");
+        return Err(format!("{}: {all} - {setup}\n{text}", fault.name));
     }
-    println!("{}", lines.join("\n"));
-    assert!(too_long.is_empty(), "{}", too_long.join("\n"));
+    // Unused vCPUs are removed, except one that must be kicked.
+    let ops = shrunk.plan.steps.iter().flat_map(|step| step.action.ops());
+    let used: BTreeSet<_> = ops.filter_map(Op::vcpu).collect();
+    let vcpus = usize::from(shrunk.plan.guest.vcpus);
+    assert!(vcpus <= used.len() + 1, "{}: {used:?}", fault.name);
+    // The shrunk plan fails alone and from a file, in the same way.
+    let text = scenario(&shrunk.plan, design, "fuzz/shrunk", "Shrunk.");
+    let plan = read(&text);
+    let again = attempt(&host, design, &plan, &Orders::new(), Path::new("/tmp"));
+    assert!(
+        again
+            .as_ref()
+            .is_some_and(|again| again.is_like(&shrunk.failure)),
+        "{}: {again:?} is not like {}\n{text}",
+        fault.name,
+        shrunk.failure
+    );
+    Ok(format!(
+        "{:<44} {from:<12} {all} steps, {setup} of them set-up, {}",
+        fault.name, shrunk.failure
+    ))
 }
