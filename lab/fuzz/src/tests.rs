@@ -8,6 +8,7 @@ use std::thread;
 
 use tdxlab_faults as faults;
 use tdxlab_faults::Fault;
+use tdxlab_host_soft::SoftwareHost;
 use tdxlab_host_soft::sim::SimHost;
 use tdxlab_plan::addr::GpaRange;
 use tdxlab_plan::needs::{self, HostAndDesign};

@@ -11,3 +11,6 @@ mod calls;
 pub mod sim;
 pub mod soft;
 mod software;
+mod software_host;
+
+pub use self::software_host::{Software, SoftwareHost};

@@ -1,17 +1,10 @@
 //! Common to `soft` and `sim`: the software KVM's configuration for a plan's guest.
 
-use std::sync::Arc;
-
 use tdxlab_host::{BootOptions, HostError};
 use tdxlab_journal::{Cost, Death, ExitCounters, Killer, PageCounters, Reading, Taken};
 use tdxlab_plan::{CONTROL_PAGE, Guest, HostKind, TdxModule};
 use tdxlab_protocol::addr::GpaRange;
-use tdxlab_softkvm::{
-    Config, Exits, KvmDesign, MemSlot, ModuleVersion, Policy, SoftKvmError, Work,
-};
-
-/// Makes the policy of each session.
-pub(crate) type MakePolicy = Arc<dyn Fn() -> Box<dyn Policy> + Send + Sync>;
+use tdxlab_softkvm::{Config, Exits, KvmDesign, MemSlot, ModuleVersion, SoftKvmError, Work};
 
 /// The software KVM for `guest`. The design's name is the only thing that can be wrong here.
 pub(crate) fn config(

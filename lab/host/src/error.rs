@@ -6,6 +6,7 @@ use std::time::Duration;
 use tdxlab_plan::HostKind;
 use tdxlab_qemu::QemuError;
 use tdxlab_qemu::agent::AgentError;
+use tdxlab_qemu::conversation::LineError;
 use tdxlab_qemu::installed::PROGRAM_VARIABLE;
 
 /// The lab or the host could not do its part. Always a verdict `error`, never pass or fail.
@@ -184,12 +185,19 @@ impl From<AgentError> for HostError {
             },
             AgentError::Version { guest, lab } => HostError::GuestVersion { guest, lab },
             AgentError::Refused(reason) => HostError::GuestRefused { reason },
-            AgentError::Lies(what) => HostError::GuestLies { what },
-            AgentError::Closed | AgentError::Full => HostError::Qemu {
+        }
+    }
+}
+
+impl From<LineError> for HostError {
+    fn from(error: LineError) -> HostError {
+        match error {
+            LineError::Lies(what) => HostError::GuestLies { what },
+            LineError::Closed | LineError::Full => HostError::Qemu {
                 what: format!("lost the guest: {error}"),
                 advice: "the serial log in the scenario's folder shows what came before".into(),
             },
-            AgentError::Io(source) => HostError::System {
+            LineError::Io(source) => HostError::System {
                 doing: "talking to the guest on its serial line".into(),
                 source,
             },

@@ -15,9 +15,10 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use tdxlab_plan::HostKind;
 use tdxlab_protocol::message::{Request, Task};
+use tdxlab_qemu::agent::Agent;
 use tdxlab_qemu::agent::collect::Collector;
-use tdxlab_qemu::agent::{Agent, AgentError};
 use tdxlab_qemu::command::IMAGE_FILE;
+use tdxlab_qemu::conversation::LineError;
 use tdxlab_qemu::head_tail::HeadTail;
 use tdxlab_qemu::interrupt::Interrupt;
 use tdxlab_qemu::qmp::commands::QueryStatus;
@@ -148,7 +149,7 @@ impl Vm {
     pub fn send(&mut self, request: &Request, doing: &str) -> Result<(), HostError> {
         match self.agent.send(request) {
             Ok(()) => Ok(()),
-            Err(AgentError::Closed) => Err(self.gone(doing)),
+            Err(LineError::Closed) => Err(self.gone(doing)),
             Err(error) => Err(error.into()),
         }
     }
@@ -220,8 +221,8 @@ impl Vm {
             if ready.serial {
                 match self.agent.receive() {
                     Ok(()) => return Ok(Wake::Serial),
-                    Err(AgentError::Closed) if self.agent.has_replies() => return Ok(Wake::Serial),
-                    Err(AgentError::Closed) => return Err(self.gone(doing)),
+                    Err(LineError::Closed) if self.agent.has_replies() => return Ok(Wake::Serial),
+                    Err(LineError::Closed) => return Err(self.gone(doing)),
                     Err(error) => return Err(error.into()),
                 }
             }

@@ -10,6 +10,8 @@
 
 use std::fmt;
 
+use tdxlab_plan::addr::Gpa;
+
 use super::seamcall::{SeamcallStatus, leaf};
 
 /// A complaint of the kernel about itself.
@@ -394,6 +396,13 @@ pub fn oom_victim(line: &str) -> Option<u32> {
     let (_, rest) = line.split_once("Killed process ")?;
     let pid = number(rest)?;
     killed.then(|| u32::try_from(pid).ok())?
+}
+
+/// The page of a TD that was used before it was accepted, in KVM's message of that. It ends a TD that
+/// runs with SEPT_VE_DISABLE. Source: `tdx_handle_ept_violation()`.
+pub fn used_before_accept(line: &str) -> Option<Gpa> {
+    let (_, gpa) = line.split_once("Guest access before accepting ")?;
+    number(gpa).map(Gpa::new)
 }
 
 #[cfg(test)]

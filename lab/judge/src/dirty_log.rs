@@ -1,9 +1,8 @@
 //! Pages that the dirty log names: all that were written, and no other.
 
-use rangemap::RangeSet;
 use tdxlab_journal::Reading;
 use tdxlab_journal::verdict::{Finding, Witness};
-use tdxlab_protocol::addr::{Gpa, GpaRange};
+use tdxlab_plan::RangeSet;
 
 use super::findings::{Evidence, Findings};
 
@@ -12,7 +11,7 @@ pub(super) fn pages(evidence: &Evidence<'_>, findings: &mut Findings) {
     let Some(expected) = &evidence.expected.logged else {
         return;
     };
-    let mut named = RangeSet::new();
+    let mut named = RangeSet::default();
     let mut readings = 0;
     for (_, observed) in evidence.pairs() {
         let unread = Reading::missing("this host does not show which pages are logged");
@@ -20,17 +19,16 @@ pub(super) fn pages(evidence: &Evidence<'_>, findings: &mut Findings) {
         let Some(ranges) = findings.one(Witness::DirtyLog, reading) else {
             return;
         };
-        insert(&mut named, ranges);
+        named.extend(ranges.iter().copied());
         readings += 1;
     }
     if readings == 0 {
         return;
     }
-    let mut must = RangeSet::new();
-    insert(&mut must, &expected.must);
+    let must: RangeSet = expected.must.iter().copied().collect();
     let mut legal = must.clone();
-    insert(&mut legal, &expected.may);
-    for range in without(&must, &named) {
+    legal.extend(expected.may.iter().copied());
+    for range in must.without(&named) {
         findings.find(
             Finding::wrong(
                 Witness::DirtyLog,
@@ -40,23 +38,9 @@ pub(super) fn pages(evidence: &Evidence<'_>, findings: &mut Findings) {
             .at(range),
         );
     }
-    for range in without(&named, &legal) {
+    for range in named.without(&legal) {
         findings.find(
             Finding::wrong(Witness::DirtyLog, "not logged: nobody wrote it", "logged").at(range),
         );
     }
-}
-
-fn insert(set: &mut RangeSet<Gpa>, ranges: &[GpaRange]) {
-    for range in ranges.iter().filter(|range| !range.is_empty()) {
-        set.insert(range.start()..range.end());
-    }
-}
-
-/// What is in `set` and not in `other`.
-fn without(set: &RangeSet<Gpa>, other: &RangeSet<Gpa>) -> Vec<GpaRange> {
-    let parts = set.iter().flat_map(|range| other.gaps(range));
-    parts
-        .filter_map(|part| GpaRange::new(part.start, part.end))
-        .collect()
 }

@@ -11,8 +11,8 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use rangemap::RangeSet;
 use tdxlab_journal::Reading;
+use tdxlab_plan::RangeSet;
 use tdxlab_plan::addr::{Gpa, GpaRange, PageLevel};
 
 use crate::instance::Instance;
@@ -39,8 +39,9 @@ const MAX_SLOTS: usize = 1 << 16;
 /// The pages that are logged for some threads.
 #[derive(Debug)]
 pub struct DirtyRing {
-    instance: Instance,
+    // Dropped in this order: the kernel removes no instance that is being read.
     lines: TraceLines,
+    instance: Instance,
     slots: Slots,
 }
 
@@ -77,25 +78,12 @@ impl DirtyRing {
         instance.enable(&format!("kvm/{EVENT}"))?;
         instance.probe_entry(SLOTS, &FUNCTIONS, ARGUMENTS)?;
         let mut lines = TraceLines::open(instance.pipe());
-        let mark = format!("tdxlab {}", rand::random::<u64>());
-        instance.mark(&mark)?;
-        let mut seen = false;
-        let read = lines.read(|line| {
-            seen |= line.ends_with(&mark);
-            Ok(())
-        });
-        match read {
-            Reading::Missing { reason } | Reading::Incomplete { reason } => Err(reason),
-            Reading::Read(()) if !seen => Err(format!(
-                "{}: a line that was written into the trace did not come out of it",
-                lines.path().display()
-            )),
-            Reading::Read(()) => Ok(DirtyRing {
-                instance,
-                lines,
-                slots: Slots::default(),
-            }),
-        }
+        lines.saw(&instance.mark()?, |_| Ok(()))?;
+        Ok(DirtyRing {
+            lines,
+            instance,
+            slots: Slots::default(),
+        })
     }
 
     /// The pages of `memory` that were logged since the previous reading, each once.
@@ -109,7 +97,7 @@ impl DirtyRing {
 
 impl Slots {
     fn read(&mut self, lines: &mut TraceLines, memory: GpaRange) -> Reading<Vec<GpaRange>> {
-        let mut pages = RangeSet::new();
+        let mut pages = RangeSet::default();
         let mut left = MAX_PAGES;
         let mut unknown = None;
         let read = lines.read(|line| {
@@ -119,7 +107,7 @@ impl Slots {
                         left = left
                             .checked_sub(1)
                             .ok_or_else(|| format!("more than {MAX_PAGES} events of {EVENT}"))?;
-                        pages.insert(page.start()..page.end());
+                        pages.insert(page);
                     }
                     Some(_) => {}
                     None => unknown = Some(slot),
@@ -143,11 +131,7 @@ impl Slots {
                 lines.path().display(),
                 FUNCTIONS.join(" or ")
             )),
-            (read, _) => read.map(|()| {
-                let ranges = pages.into_iter();
-                let whole = ranges.filter_map(|pages| GpaRange::new(pages.start, pages.end));
-                whole.collect()
-            }),
+            (read, _) => read.map(|()| pages.iter().collect()),
         }
     }
 

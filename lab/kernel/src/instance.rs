@@ -86,13 +86,15 @@ impl Instance {
         }
     }
 
-    /// Writes a line into the trace through `trace_marker`.
+    /// Writes a line into the trace, through `trace_marker`, that nobody else writes; returns it.
     ///
     /// # Errors
     ///
     /// The kernel rejects it; as text.
-    pub fn mark(&self, text: &str) -> Result<(), String> {
-        self.write("trace_marker", text)
+    pub(crate) fn mark(&self) -> Result<String, String> {
+        let mark = format!("tdxlab {}", rand::random::<u128>());
+        self.write("trace_marker", &mark)?;
+        Ok(mark)
     }
 
     /// Restricts events to these threads, and to those they start from now on.

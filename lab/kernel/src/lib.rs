@@ -7,8 +7,9 @@
 //! |---|---|
 //! | [`debugfs`] | the page counters of one VM |
 //! | [`query_stats`] | the same counters, through QEMU's monitor |
-//! | [`tracefs`] | split events |
-//! | [`instance`] | a private instance of tracefs to read them from |
+//! | [`splits`] | split events |
+//! | [`tracefs`] | lines of a trace with split events |
+//! | [`instance`] | a private instance of tracefs |
 //! | [`dirty_ring`] | pages that the dirty log names |
 //! | [`returned`] | return values of a kernel function, counted by a probe |
 //! | [`software_module`] | S-EPT and calls of a TD, in a rehearsal |
@@ -37,6 +38,7 @@ pub mod once;
 pub mod query_stats;
 pub mod returned;
 pub mod software_module;
+pub mod splits;
 pub mod tdx_module;
 mod trace_lines;
 pub mod tracefs;

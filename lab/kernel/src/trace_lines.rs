@@ -77,6 +77,33 @@ impl TraceLines {
             None => Reading::Read(()),
         }
     }
+
+    /// Reads the lines up to now and checks that `mark`, which was written just now, is among them:
+    /// the positive control of all events. The other lines are given to `take`, as in
+    /// [`TraceLines::read`].
+    pub(crate) fn saw(
+        &mut self,
+        mark: &str,
+        mut take: impl FnMut(&str) -> Result<(), String>,
+    ) -> Result<(), String> {
+        let mut seen = false;
+        let read = self.read(|line| match line.ends_with(mark) {
+            true => {
+                seen = true;
+                Ok(())
+            }
+            false => take(line),
+        });
+        match read {
+            Reading::Missing { reason } | Reading::Incomplete { reason } => Err(reason),
+            Reading::Read(()) if seen => Ok(()),
+            Reading::Read(()) => Err(format!(
+                "{}: a line that was written into the trace did not come out of it; is tracing_on \
+                 1 there?",
+                self.path.display()
+            )),
+        }
+    }
 }
 
 /// What is said of lost events.

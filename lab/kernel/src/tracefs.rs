@@ -14,6 +14,7 @@ use tdxlab_journal::{Reading, SplitEvent};
 use tdxlab_plan::addr::Gpa;
 use tdxlab_qemu::head_tail::HeadTail;
 
+use crate::instance::Instance;
 use crate::trace_lines::{TraceLines, lost, parse_context, parse_lost};
 
 /// Where tracefs usually is.
@@ -115,30 +116,20 @@ impl TraceReader {
         Some(text).filter(|text| !text.is_empty())
     }
 
-    /// Checks that a mark written just now can be read back, the positive control of all events.
-    /// The mark itself is not kept.
+    /// The positive control of all events: a mark that is written into `instance`, whose trace this
+    /// is, comes out. Splits before it are dropped.
     ///
     /// # Errors
     ///
     /// The mark is missing, or the trace cannot be read; as text.
-    pub fn saw(&mut self, mark: &str) -> Result<(), String> {
-        if let Reading::Missing { reason } | Reading::Incomplete { reason } = self.splits() {
-            return Err(reason);
-        }
-        let lines = self.others.head().chain(self.others.tail());
-        let (marks, rest): (Vec<_>, Vec<_>) = lines.cloned().partition(|line| line.ends_with(mark));
-        self.others = HeadTail::new(OTHERS, OTHERS);
-        for line in rest {
-            self.others.push(line);
-        }
-        match marks.as_slice() {
-            [] => Err(format!(
-                "{}: a line that was written into the trace did not come out of it; is tracing_on \
-                 1 there?",
-                self.lines.path().display()
-            )),
-            _ => Ok(()),
-        }
+    pub(crate) fn control(&mut self, instance: &Instance) -> Result<(), String> {
+        self.saw(&instance.mark()?)
+    }
+
+    fn saw(&mut self, mark: &str) -> Result<(), String> {
+        let others = &mut self.others;
+        self.lines
+            .saw(mark, |line| split_in(line, others).map(|_| ()))
     }
 
     /// The split events since the previous reading. Spoilt where any were lost or a line cannot be
@@ -146,21 +137,29 @@ impl TraceReader {
     pub fn splits(&mut self) -> Reading<Vec<SplitEvent>> {
         let mut events = Vec::new();
         let others = &mut self.others;
-        let read = self.lines.read(|line| match parse_line(line)? {
-            Line::Split(event) if events.len() < MAX_EVENTS => {
-                events.push(event);
-                Ok(())
+        let read = self.lines.read(|line| {
+            let Some(event) = split_in(line, others)? else {
+                return Ok(());
+            };
+            if events.len() == MAX_EVENTS {
+                return Err(format!("more than {MAX_EVENTS} events"));
             }
-            Line::Split(_) => Err(format!("more than {MAX_EVENTS} events")),
-            Line::Lost(count) => Err(lost(count)),
-            Line::Other if line.is_empty() || line.starts_with('#') => Ok(()),
-            Line::Other => {
-                others.push(line.to_owned());
-                Ok(())
-            }
+            events.push(event);
+            Ok(())
         });
         read.map(|()| events)
     }
+}
+
+/// The split event of a line; a line of another event is added to `others`.
+fn split_in(line: &str, others: &mut HeadTail<String>) -> Result<Option<SplitEvent>, String> {
+    match parse_line(line)? {
+        Line::Split(event) => return Ok(Some(event)),
+        Line::Lost(count) => return Err(lost(count)),
+        Line::Other if line.is_empty() || line.starts_with('#') => {}
+        Line::Other => others.push(line.to_owned()),
+    }
+    Ok(None)
 }
 
 #[cfg(test)]

@@ -4,6 +4,7 @@ use tdxlab_faults::Fault;
 use tdxlab_host::{Host, HostError, OnHost};
 use tdxlab_host_kvm::kvm::KvmHost;
 use tdxlab_host_kvm::tdx::{self, TdxHost};
+use tdxlab_host_soft::SoftwareHost;
 use tdxlab_host_soft::sim::SimHost;
 use tdxlab_host_soft::soft::SoftHost;
 use tdxlab_journal::{REHEARSAL, REHEARSAL_FACT};
@@ -42,24 +43,8 @@ impl From<Option<&'static Fault>> for Played {
 }
 
 impl Played {
-    /// `sim` with this fault and module.
-    pub fn on_sim(self, host: SimHost) -> SimHost {
-        let host = match self.module {
-            Some(module) => host.with_module(module),
-            None => host,
-        };
-        match self.fault {
-            Some(fault) => host.with_fault(fault.seeded()),
-            None => host,
-        }
-    }
-
-    /// `soft` with this fault and module.
-    pub fn on_soft(self, host: SoftHost) -> SoftHost {
-        let host = match self.nice {
-            Some(nice) => host.with_nice(nice),
-            None => host,
-        };
+    /// `host` with this fault and module.
+    pub fn on<H: SoftwareHost>(self, host: H) -> H {
         let host = match self.module {
             Some(module) => host.with_module(module),
             None => host,
@@ -153,10 +138,14 @@ fn opened(kind: HostKind, played: Played, hold: bool) -> Result<Box<dyn Host>, H
     };
     match (kind, played) {
         (HostKind::Soft, _) => {
-            let host = played.on_soft(SoftHost::find()?);
+            let host = played.on(SoftHost::find()?);
+            let host = match played.nice {
+                Some(nice) => host.with_nice(nice),
+                None => host,
+            };
             Ok(Box::new(if hold { host.attachable() } else { host }))
         }
-        (HostKind::Sim, _) => Ok(Box::new(played.on_sim(SimHost::in_memory()))),
+        (HostKind::Sim, _) => Ok(Box::new(played.on(SimHost::in_memory()))),
         (
             _,
             Played {

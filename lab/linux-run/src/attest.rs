@@ -5,12 +5,12 @@
 //! memory that the TD shares for it. Where the VMM has no service, nothing may come back.
 
 use tdxlab_journal::verdict::{Finding, Witness};
+use tdxlab_linux::answer::words;
 use tdxlab_linux::quotes::{Served, answer_to};
 use tdxlab_plan::linux::{REPORT_DATA, report_data};
 use tdxlab_protocol::linux::{Ask, Failure, REPORT_BYTES};
 
 use crate::court::Court;
-use crate::observe::words;
 
 /// Where REPORTDATA is in a TDREPORT. Source: REPORTMACSTRUCT, Intel TDX module ABI specification.
 const DATA_AT: usize = 128;

@@ -14,24 +14,20 @@ const OF_GUESTS: [(&str, &str); 5] = [
     ("virtio_console: probe", ""),
 ];
 
-/// What the host's kernel says of the end of a TD, and which side that puts in the wrong. Sources:
-/// `tdx_handle_ept_violation()` in arch/x86/kvm/vmx/tdx.c, and `told()` of the software TDX module, which
-/// says the place of a call that it refuses.
-const OF_TDS: [(&str, &str); 2] = [
-    (
-        "Guest access before accepting ",
-        "KVM has taken memory that was accepted, or the guest never accepted it",
-    ),
-    ("softtdx: TDH.", "the TDX module refuses what KVM asks for"),
-];
+/// How the software TDX module begins to say which call it refuses, and where (`told()`).
+const REFUSED: &str = "softtdx: TDH.";
 
-/// A line of the host's log, with its kind, if its kernel complains in it or gives up a TD.
+/// A line of the host's log, with its kind, if its kernel complains in it or gives up a TD; of a TD also
+/// which side that puts in the wrong.
 fn of_host(line: &str) -> Option<String> {
-    let of_td = OF_TDS.iter().find(|(says, _)| line.contains(says));
-    if let Some((_, side)) = of_td {
-        return Some(format!("{}: {side}", line.trim()));
-    }
-    Some(klog::complaint(line)?.of(line))
+    let side = if klog::used_before_accept(line).is_some() {
+        "KVM has taken memory that was accepted, or the guest never accepted it"
+    } else if line.contains(REFUSED) {
+        "the TDX module refuses what KVM asks for"
+    } else {
+        return Some(klog::complaint(line)?.of(line));
+    };
+    Some(format!("{}: {side}", line.trim()))
 }
 
 /// Complaints in the host's log. Of each call that the software module refuses only the first is told:
@@ -40,7 +36,7 @@ pub(crate) fn in_host_log(lines: &[String]) -> Vec<String> {
     let mut refused = BTreeSet::new();
     let mut complaints = Vec::new();
     for line in lines {
-        let call = line.split_once("softtdx: TDH.");
+        let call = line.split_once(REFUSED);
         let call = call.and_then(|(_, call)| call.split(' ').next());
         if call.is_none_or(|call| refused.insert(call)) {
             complaints.extend(of_host(line));

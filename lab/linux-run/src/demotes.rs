@@ -4,8 +4,8 @@
 use std::collections::BTreeSet;
 
 use tdxlab_journal::Reading;
-use tdxlab_kernel::instance::{Instance, threads_of};
 use tdxlab_kernel::returned::{Returned, Returns};
+use tdxlab_kernel::splits::Splits;
 
 /// The wrapper, in arch/x86/virt/vmx/tdx/tdx.c of kernels that split leaves of TDs.
 const FUNCTION: &str = "tdh_mem_page_demote";
@@ -14,28 +14,27 @@ const FUNCTION: &str = "tdh_mem_page_demote";
 #[derive(Debug)]
 pub(crate) struct Demotes {
     returns: Result<Returns, String>,
-    /// Threads of QEMU so far; one that has ended has still made its calls.
-    threads: BTreeSet<u32>,
 }
 
 impl Demotes {
-    /// Starts to count, for as long as the instance is there.
-    pub(crate) fn watch(instance: Result<&mut Instance, &String>) -> Demotes {
+    /// Starts to count, for as long as `splits` are watched.
+    pub(crate) fn watch<T>(splits: Result<&mut Splits, &mut Reading<T>>) -> Demotes {
         Demotes {
-            returns: match instance {
-                Ok(instance) => instance.probe_return(FUNCTION),
-                Err(reason) => Err(reason.clone()),
+            returns: match splits {
+                Ok(splits) => splits.probe_return(FUNCTION),
+                Err(Reading::Missing { reason } | Reading::Incomplete { reason }) => {
+                    Err(reason.clone())
+                }
+                Err(Reading::Read(_)) => Err("there is no tracefs instance".to_owned()),
             },
-            threads: BTreeSet::new(),
         }
     }
 
-    /// DEMOTEs that succeeded for the guest of this QEMU so far.
-    pub(crate) fn read(&mut self, pid: u32) -> Reading<u64> {
-        self.threads.extend(threads_of(pid));
+    /// DEMOTEs that succeeded for these threads so far.
+    pub(crate) fn read(&self, threads: &BTreeSet<u32>) -> Reading<u64> {
         let counted = self.returns.as_ref().map_err(Clone::clone);
         match counted.and_then(|returns| returns.read()) {
-            Ok(all) => Reading::Read(of_threads(&all, &self.threads)),
+            Ok(all) => Reading::Read(of_threads(&all, threads)),
             Err(reason) => Reading::missing(format!("DEMOTEs are not seen: {reason}")),
         }
     }
@@ -67,9 +66,9 @@ mod tests {
 
     #[test]
     fn without_a_probe_nothing_is_seen_and_that_is_no_zero() {
-        let why = "no tracefs there".to_owned();
-        let mut demotes = Demotes::watch(Err(&why));
-        let reading = demotes.read(std::process::id());
+        let mut why = Reading::<u64>::missing("no tracefs there");
+        let demotes = Demotes::watch(Err(&mut why));
+        let reading = demotes.read(&BTreeSet::new());
         let Reading::Missing { reason } = reading else {
             panic!("{reading:?}");
         };

@@ -1,15 +1,16 @@
 //! What the host's kernel shows of a Linux guest on KVM: leaves, splits, and in a rehearsal the S-EPT.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::time::Duration;
 
 use tdxlab_journal::{PageCounters, Reading, SplitEvent};
 use tdxlab_kernel::debugfs::{self, VmFolder};
-use tdxlab_kernel::instance::Instance;
+use tdxlab_kernel::instance::threads_of;
 use tdxlab_kernel::kmsg::{self, KernelLog};
 use tdxlab_kernel::software_module::{Calls, Sept};
-use tdxlab_kernel::tracefs::{self, SPLIT_EVENT, TraceReader};
-use tdxlab_kernel::{once, query_stats};
+use tdxlab_kernel::splits::Splits;
+use tdxlab_kernel::{once, query_stats, tracefs};
 use tdxlab_linux::LinuxGuest;
 
 use super::complaints;
@@ -24,11 +25,12 @@ const END: Duration = Duration::from_secs(5);
 /// The witnesses of one guest.
 pub(crate) struct HostWitnesses {
     folder: Result<VmFolder, String>,
-    /// In this order: the kernel removes no instance that is being read.
-    splits: Result<(TraceReader, Instance), String>,
+    splits: Result<Splits, Reading<Vec<SplitEvent>>>,
     demotes: Demotes,
     log: KernelLog,
     pid: u32,
+    /// Threads of QEMU so far; one that has ended has still made its calls and splits.
+    threads: BTreeSet<u32>,
 }
 
 /// What they show at one time.
@@ -57,21 +59,15 @@ impl HostWitnesses {
     pub(crate) fn open() -> HostWitnesses {
         // Warnings that fired for another guest fire again. Where that fails, they stay silent.
         let _ = once::rearm(Path::new(debugfs::ROOT));
-        let mut splits = Instance::new(Path::new(tracefs::ROOT)).and_then(|instance| {
-            instance.enable(&format!("kvmmmu/{SPLIT_EVENT}"))?;
-            instance.is_on(&format!("kvmmmu/{SPLIT_EVENT}"))?;
-            Ok((TraceReader::open(instance.pipe()), instance))
-        });
-        let demotes = Demotes::watch(match &mut splits {
-            Ok((_, instance)) => Ok(instance),
-            Err(reason) => Err(reason),
-        });
+        let mut splits = Splits::watch(Path::new(tracefs::ROOT), &[]);
+        let demotes = Demotes::watch(splits.as_mut());
         HostWitnesses {
             demotes,
             folder: Err("the VM is not made yet".to_owned()),
             splits,
             log: KernelLog::open(Path::new(kmsg::DEVICE)),
             pid: 0,
+            threads: BTreeSet::new(),
         }
     }
 
@@ -86,6 +82,7 @@ impl HostWitnesses {
     }
 
     fn of_kernel(&mut self, query_stats: Reading<PageCounters>) -> Sample {
+        self.threads.extend(threads_of(self.pid));
         let folder = self.folder.as_ref().ok();
         Sample {
             counters: self.in_folder(VmFolder::counters),
@@ -94,7 +91,7 @@ impl HostWitnesses {
             sept: self.in_folder(Sept::read),
             calls: self.in_folder(Calls::read),
             splits: self.new_splits(),
-            demotes: self.demotes.read(self.pid),
+            demotes: self.demotes.read(&self.threads),
             complaints: self.complaints(),
         }
     }
@@ -109,16 +106,12 @@ impl HostWitnesses {
 
     /// Split events of this guest's threads: all splits of a TD are done by its vCPUs' threads.
     fn new_splits(&mut self) -> Reading<Vec<SplitEvent>> {
-        let pid = self.pid;
+        let own = |event: &SplitEvent| self.threads.contains(&event.tid);
         match &mut self.splits {
-            Ok((reader, _)) => match reader.splits() {
-                Reading::Read(events) => {
-                    let own = |tid: u32| Path::new(&format!("/proc/{pid}/task/{tid}")).exists();
-                    Reading::Read(events.into_iter().filter(|event| own(event.tid)).collect())
-                }
-                other => other,
-            },
-            Err(reason) => Reading::missing(reason.clone()),
+            Ok(splits) => splits
+                .read()
+                .map(|events| events.into_iter().filter(own).collect()),
+            Err(reading) => reading.clone(),
         }
     }
 

@@ -3,6 +3,7 @@
 use std::ops::Range;
 
 use tdxlab_journal::verdict::{Finding, Witness};
+use tdxlab_linux::answer::words;
 use tdxlab_plan::Generation;
 use tdxlab_plan::linux::BufferId;
 use tdxlab_protocol::addr::{Gpa, GpaRange, PageLevel};
@@ -12,7 +13,7 @@ use tdxlab_protocol::message::Content;
 use crate::attest;
 use crate::court::Court;
 use crate::model::{Expected, PageState};
-use crate::observe::{GuestAccount, Seen, words};
+use crate::observe::{GuestAccount, Seen};
 use crate::plug;
 
 /// RAM that firmware and kernel may reserve: at most this fraction, and this many bytes.

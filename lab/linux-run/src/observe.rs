@@ -252,14 +252,7 @@ impl Observer {
     }
 
     fn read(&mut self, which: Witness) -> Result<Vec<u8>, LinuxError> {
-        let answer = self.guest.ask(Ask::Read(which))?;
-        match answer.outcome {
-            Ok(_) => Ok(answer.bytes),
-            Err(failure) => Err(LinuxError::Lies {
-                doing: format!("while reading {}", which.name()),
-                what: words(&failure),
-            }),
-        }
+        self.guest.read(which)
     }
 
     /// Complaints of the guest's kernel since the last look.
@@ -344,18 +337,6 @@ fn ended(answer: Answer) -> Seen {
     match answer.outcome {
         Ok(outcome) => Seen::Done(outcome),
         Err(failure) => Seen::Failed(failure),
-    }
-}
-
-/// A failure in words.
-pub(crate) fn words(failure: &Failure) -> String {
-    match failure.errno {
-        0 => failure.doing.to_string(),
-        errno => format!(
-            "{}: {}",
-            failure.doing,
-            std::io::Error::from_raw_os_error(errno)
-        ),
     }
 }
 

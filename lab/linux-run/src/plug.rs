@@ -8,8 +8,8 @@
 use std::thread;
 use std::time::{Duration, Instant};
 
-use tdxlab_journal::Reading;
 use tdxlab_journal::verdict::{Finding, Witness};
+use tdxlab_journal::{Reading, klog};
 use tdxlab_linux::account::{self, MemInfo, Resource};
 use tdxlab_linux::machine::PLUGGED;
 use tdxlab_linux::{LinuxError, LinuxGuest};
@@ -112,7 +112,7 @@ pub(crate) fn perform(
 
 /// Writes to more memory than there was before `bytes` were added.
 fn use_it(guest: &mut LinuxGuest, bytes: u64) -> Result<(), LinuxError> {
-    let memory = MemInfo::parse(&read(guest, File::MemInfo)?);
+    let memory = MemInfo::parse(&guest.read(File::MemInfo)?);
     let available = memory.bytes("MemAvailable").unwrap_or(bytes);
     let bytes = available.saturating_sub(bytes / 4) & !(PageLevel::Size4K.bytes() - 1);
     let load = Load::Touch {
@@ -125,8 +125,8 @@ fn use_it(guest: &mut LinuxGuest, bytes: u64) -> Result<(), LinuxError> {
 
 fn look(guest: &mut LinuxGuest) -> Result<Memory, LinuxError> {
     // The guest first: it knows why it ended, the monitor only that.
-    let total = MemInfo::parse(&read(guest, File::MemInfo)?).bytes("MemTotal");
-    let resources = account::iomem(&read(guest, File::IoMem)?);
+    let total = MemInfo::parse(&guest.read(File::MemInfo)?).bytes("MemTotal");
+    let resources = account::iomem(&guest.read(File::IoMem)?);
     let of_device = |resource: &&Resource| resource.name == RESOURCE;
     let listed = resources.iter().filter(of_device);
     Ok(Memory {
@@ -137,17 +137,6 @@ fn look(guest: &mut LinuxGuest) -> Result<Memory, LinuxError> {
             what: "it has no MemTotal".to_owned(),
         })?,
     })
-}
-
-fn read(guest: &mut LinuxGuest, which: File) -> Result<Vec<u8>, LinuxError> {
-    let answer = guest.ask(Ask::Read(which))?;
-    match answer.outcome {
-        Ok(_) => Ok(answer.bytes),
-        Err(failure) => Err(LinuxError::Lies {
-            doing: format!("while reading {}", which.name()),
-            what: crate::observe::words(&failure),
-        }),
-    }
 }
 
 fn monitor(guest: &mut LinuxGuest, command: &GetNumber) -> Result<u64, LinuxError> {
@@ -204,6 +193,8 @@ pub(crate) fn judge(court: &mut Court, bytes: u64, seen: &Plugged) {
     }
 }
 
+const ENDS: &str = "a guest that ends when memory is plugged";
+
 /// VMs that are left of a QEMU, and complaints of the host's kernel; `None` where there is no KVM.
 type Left = Option<(Reading<u64>, Reading<Vec<String>>)>;
 
@@ -245,7 +236,10 @@ pub(crate) fn judge_end(court: &mut Court, seen: &Plugged, left: impl FnOnce() -
             for line in &complaints {
                 court.show(format!("the host's kernel: {line}"));
             }
-            if !complaints.iter().any(|line| is_at(line, *region)) {
+            let mut used = complaints
+                .iter()
+                .filter_map(|line| klog::used_before_accept(line));
+            if !used.any(|gpa| region.contains(gpa)) {
                 let expected = format!("a page of {region} used before it was accepted");
                 let found = complaints.first().map_or("no such line", String::as_str);
                 court.find(Finding::wrong(Witness::KernelLog, expected, found));
@@ -255,18 +249,6 @@ pub(crate) fn judge_end(court: &mut Court, seen: &Plugged, left: impl FnOnce() -
             court.miss(Witness::KernelLog, &reason);
         }
     }
-}
-
-const ENDS: &str = "a guest that ends when memory is plugged";
-
-/// Whether KVM says in this line that a page of `region` was used before it was accepted. Source:
-/// `tdx_handle_ept_violation()` in arch/x86/kvm/vmx/tdx.c.
-fn is_at(line: &str, region: GpaRange) -> bool {
-    let gpa = line
-        .split_once("Guest access before accepting 0x")
-        .and_then(|(_, rest)| rest.split(|sign: char| !sign.is_ascii_hexdigit()).next())
-        .and_then(|digits| u64::from_str_radix(digits, 16).ok());
-    gpa.is_some_and(|gpa| region.contains(Gpa::new(gpa)))
 }
 
 #[cfg(test)]

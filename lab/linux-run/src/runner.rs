@@ -12,13 +12,13 @@ use tdxlab_journal::verdict::Verdict;
 use tdxlab_kernel::meminfo;
 use tdxlab_linux::disk::Disk;
 use tdxlab_linux::image::ReportDriver;
-use tdxlab_linux::machine::{Ends, Start, Td};
+use tdxlab_linux::machine::{AgentLine, Start, Td};
 use tdxlab_linux::quotes::QuoteService;
 use tdxlab_linux::{Board, ImageOptions, LinuxError, LinuxGuest, LinuxImage, Machine};
-use tdxlab_plan::linux::{AgentBy, LinuxOp, LinuxPlan};
+use tdxlab_plan::linux::{AgentBy, LinuxOp, LinuxPlan, Pages};
 use tdxlab_qemu::interrupt::Interrupt;
 use tdxlab_qemu::{Accelerator, Cpu, Installed};
-use tdxlab_run::{Outcome, Progress};
+use tdxlab_run::{Outcome, Progress, skip};
 
 use crate::baseline::{self, Baseline};
 use crate::boot;
@@ -101,18 +101,7 @@ impl LinuxRunner<'_> {
         let image = match self.image_for(case) {
             Ok(image) => image,
             Err(need) => {
-                self.journal.write(&Event::PlanSkipped {
-                    plan: id,
-                    about: plan.about.clone(),
-                    need: need.clone(),
-                })?;
-                return Ok(Outcome {
-                    verdict: Verdict::Skip,
-                    reason: Some(need),
-                    took: started.elapsed(),
-                    interrupted: false,
-                    fault_reached: None,
-                });
+                return skip(self.journal, id, &plan.about, need, started.elapsed());
             }
         };
         self.watcher.plan_started(0, &plan.name, plan.steps.len());
@@ -153,6 +142,13 @@ impl LinuxRunner<'_> {
         Ok(outcome)
     }
 
+    /// The disk of a plan, and whether its own boot loader starts the guest.
+    fn disk(&self, case: &LinuxCase) -> (Option<PathBuf>, bool) {
+        let disk = own_disk::path(&case.plan, &case.scenario, self.place.disk.as_deref());
+        let loader = own_disk::has_loader(&case.plan, disk.as_deref());
+        (disk, loader)
+    }
+
     /// The image for a plan; or the need that is not met.
     fn image_for(&self, case: &LinuxCase) -> Result<LinuxImage, String> {
         let plan = &case.plan;
@@ -169,7 +165,7 @@ impl LinuxRunner<'_> {
         let kexec = has(|op| *op == LinuxOp::Kexec);
         let plug = plan.plugged() > 0;
         let reports = has(|op| matches!(op, LinuxOp::Report { .. } | LinuxOp::Quote { .. }));
-        let disk = own_disk::path(plan, &case.scenario, self.place.disk.as_deref());
+        let (disk, loader) = self.disk(case);
         let options = ImageOptions {
             kexec,
             td,
@@ -178,8 +174,7 @@ impl LinuxRunner<'_> {
             first: own_disk::first(plan, disk.as_deref()),
             ..self.image.clone()
         };
-        let own = disk.filter(|disk| own_disk::has_loader(plan, Some(disk)));
-        let image = match own {
+        let image = match disk.filter(|_| loader) {
             Some(disk) => LinuxImage::on_disk(&disk),
             None => LinuxImage::prepare(&options).map_err(|error| {
                 format!("needs an image of a Linux guest: {}", with_help(&error))
@@ -200,7 +195,7 @@ impl LinuxRunner<'_> {
                 || matches!(
                     op,
                     LinuxOp::Fill {
-                        pages: tdxlab_plan::linux::Pages::Kernel,
+                        pages: Pages::Kernel,
                         ..
                     }
                 )
@@ -218,18 +213,21 @@ impl LinuxRunner<'_> {
         quotes: Option<String>,
     ) -> Result<Machine, LinuxError> {
         let plan = &case.plan;
-        let disk = own_disk::path(plan, &case.scenario, self.place.disk.as_deref());
-        let loader = own_disk::has_loader(plan, disk.as_deref());
+        let (disk, loader) = self.disk(case);
         let kvm = self.place.accelerator == Accelerator::Kvm;
-        let serial = image.line == tdxlab_linux::machine::AgentLine::Serial;
+        let serial = image.line == AgentLine::Serial;
         let pluggable = plan.plugged() >> 20;
         let board = match self.place.td.is_some() || serial || loader || pluggable > 0 {
             true => Board::Q35,
             false => self.place.board,
         };
+        let start = match loader {
+            true => Start::Disk {
+                firmware: self.place.firmware.clone(),
+            },
+            false => image.start(),
+        };
         Ok(Machine {
-            qemu: self.place.qemu.program.clone(),
-            version: self.place.qemu.version,
             accelerator: self.place.accelerator,
             cpu: if kvm { Cpu::Host } else { Cpu::Max },
             board,
@@ -237,26 +235,11 @@ impl LinuxRunner<'_> {
             vcpus: plan.guest.vcpus,
             mebibytes: plan.guest.mebibytes,
             pluggable,
-            start: match loader {
-                true => Start::Disk {
-                    firmware: self.place.firmware.clone(),
-                },
-                false => Start::Kernel {
-                    kernel: image.kernel.clone(),
-                    initramfs: image.initramfs.clone(),
-                },
-            },
             disk: disk.as_deref().map(Disk::open).transpose()?,
             qemu_ga: plan.guest.agent == AgentBy::QemuGa,
             append: plan.guest.append.clone(),
             line: image.line,
-            ends: Ends {
-                console: -1,
-                agent: -1,
-                qmp: -1,
-                qemu_ga: None,
-                memory: None,
-            },
+            ..Machine::small(&self.place.qemu, start)
         })
     }
 

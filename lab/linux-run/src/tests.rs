@@ -12,12 +12,11 @@ use std::time::Duration;
 use tdxlab_journal::folder::RunFolder;
 use tdxlab_journal::journal::PlanId;
 use tdxlab_journal::verdict::{Judgement, Verdict};
-use tdxlab_linux::machine::{Ends, Start};
 use tdxlab_linux::{Board, ImageOptions, LinuxGuest, LinuxImage, Machine};
 use tdxlab_plan::linux::{BufferId, LinuxOp, Pages};
 use tdxlab_plan::{Generation, addr::GpaRange};
 use tdxlab_qemu::interrupt::Interrupt;
-use tdxlab_qemu::{Accelerator, Cpu, Installed, Version};
+use tdxlab_qemu::{Accelerator, Installed, Version};
 use tdxlab_run::NoProgress;
 use tdxlab_scenario as scenario;
 
@@ -158,30 +157,8 @@ impl Spoilt {
 fn memory_that_the_host_has_spoilt_is_found_with_its_page_and_its_owner() {
     let Some((qemu, image)) = here() else { return };
     let machine = Machine {
-        qemu: qemu.program,
-        version: qemu.version,
-        accelerator: Accelerator::Tcg,
-        cpu: Cpu::Max,
-        board: Board::Microvm,
-        td: None,
-        vcpus: 1,
-        mebibytes: 512,
-        pluggable: 0,
-        start: Start::Kernel {
-            kernel: image.kernel.clone(),
-            initramfs: image.initramfs.clone(),
-        },
-        disk: None,
-        qemu_ga: false,
-        append: String::new(),
         line: image.line,
-        ends: Ends {
-            console: -1,
-            agent: -1,
-            qmp: -1,
-            qemu_ga: None,
-            memory: None,
-        },
+        ..Machine::small(&qemu, image.start())
     };
     let guest = LinuxGuest::start(machine, &image.name, Interrupt::of_process(), PATIENCE).unwrap();
     let plan = set()

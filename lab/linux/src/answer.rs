@@ -3,14 +3,15 @@
 //! This does not judge the guest: content that is wrong but possible passes. An answer is rejected
 //! if no agent can give it, whatever the host does to its memory.
 
+use std::io;
+
 use tdxlab_protocol::addr::{Gpa, PageLevel};
 use tdxlab_protocol::linux::{
     Ask, Extent, Failure, Finding, LinuxReply, Load, MOST_FINDINGS, Outcome, REPORT_BYTES, Witness,
 };
 use tdxlab_protocol::message::Content;
 use tdxlab_protocol::pattern::{Generation, WORDS};
-
-use crate::conversation::shortened;
+use tdxlab_qemu::cut::quoted;
 
 const PAGE: u64 = PageLevel::Size4K.bytes();
 
@@ -98,7 +99,7 @@ impl Collector {
     ///
     /// Why it cannot be, with the reply.
     pub fn take(&mut self, reply: LinuxReply) -> Result<(), String> {
-        let shown = shortened(&format!("{reply:?}"));
+        let shown = quoted(&format!("{reply:?}"));
         self.follow(reply).map_err(|why| format!("{why}: {shown}"))
     }
 
@@ -341,6 +342,14 @@ fn check_content(finding: &Finding, generation: Option<Generation>) -> Result<()
             }
         }
         Content::NotAccepted => Err("a page that the agent has read and not read".to_owned()),
+    }
+}
+
+/// A failure of the agent in words.
+pub fn words(failure: &Failure) -> String {
+    match failure.errno {
+        0 => failure.doing.to_string(),
+        errno => format!("{}: {}", failure.doing, io::Error::from_raw_os_error(errno)),
     }
 }
 

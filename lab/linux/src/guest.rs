@@ -1,60 +1,41 @@
 //! A running Linux guest seen from the host: boot, requests, power off. It cannot outlive the lab,
 //! and every wait has a timeout.
 
-use std::io::{self, Read};
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::io;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use tdxlab_l1::console::{Console, Notice};
-use tdxlab_protocol::linux::{Ask, CONSOLE_MARK, LinuxHello, LinuxReply, LinuxRequest, VERSION};
+use tdxlab_l1::console::Console;
+use tdxlab_protocol::linux::{Ask, LinuxHello, LinuxReply, LinuxRequest, VERSION, Witness};
+use tdxlab_qemu::conversation::Conversation;
+use tdxlab_qemu::cut::QUOTED;
 use tdxlab_qemu::interrupt::Interrupt;
 use tdxlab_qemu::qmp::commands::system_powerdown;
 use tdxlab_qemu::{Process, Qmp};
 
-use crate::account;
-use crate::answer::{Answer, Collector, describe};
+use crate::answer::{Answer, Collector, describe, words};
 use crate::buffers::Buffers;
-use crate::conversation::{Conversation, LineError};
-use crate::error::{LinuxError, advice_on_panic, advice_on_qemu, system};
-use crate::firmware;
+use crate::error::{LinuxError, system};
 use crate::machine::{Ends, Machine};
 use crate::memory::GuestMemory;
 use crate::pusher::{Pushed, Pusher, Wait, advice_on_silence};
-
-/// Interval of checks for an interrupt.
-const TICK: Duration = Duration::from_millis(200);
-
-/// Time for a panicked kernel to print its reason.
-const LAST_WORDS: Duration = Duration::from_millis(300);
+use crate::running::Running;
 
 /// Longest that QEMU may take to end when the guest has switched itself off.
 const SWITCH_OFF: Duration = Duration::from_secs(20);
 
-/// Number of console lines in an error.
-const SHOWN: usize = 12;
-
 /// A guest and the QEMU under it. Dropping it ends both.
 pub struct LinuxGuest {
-    process: Process,
-    talk: Conversation<LinuxRequest, LinuxReply>,
-    console_line: UnixStream,
-    console: Console,
+    running: Running,
     qmp: Qmp,
     memory: Option<GuestMemory>,
     pusher: Option<Pusher>,
     pushed: Option<Pushed>,
-    /// Readable when qemu-ga has sent data.
-    qemu_ga: Option<UnixStream>,
-    machine: Machine,
-    name: String,
-    interrupt: &'static Interrupt,
     patience: Duration,
     started: Instant,
     next_id: u32,
     buffers: Buffers,
-    hello: Option<LinuxHello>,
 }
 
 /// A guest that is ready.
@@ -117,27 +98,29 @@ impl LinuxGuest {
         };
         let process = Process::start(&machine.command_line(), inherited)?;
         Ok(LinuxGuest {
-            process,
-            talk: Conversation::new(agent)
-                .map_err(io::Error::other)
-                .map_err(system("listening to the guest"))?,
-            console_line,
-            console: Console::new(),
+            running: Running {
+                process,
+                talk: Conversation::new(agent)
+                    .map_err(io::Error::other)
+                    .map_err(system("listening to the guest"))?,
+                console_line,
+                console: Console::new(),
+                qemu_ga,
+                machine,
+                name: name.to_owned(),
+                interrupt,
+                hello: None,
+            },
             qmp: Qmp::new(qmp)
                 .map_err(io::Error::other)
                 .map_err(system("speaking with QEMU's monitor"))?,
             memory,
             pusher,
             pushed: None,
-            qemu_ga,
-            machine,
-            name: name.to_owned(),
-            interrupt,
             patience,
             started: Instant::now(),
             next_id: 1,
             buffers: Buffers::default(),
-            hello: None,
         })
     }
 
@@ -157,14 +140,13 @@ impl LinuxGuest {
         &mut self,
         act: impl FnOnce(&mut Pusher, &mut Wait<'_>) -> Result<T, LinuxError>,
     ) -> Result<Option<T>, LinuxError> {
-        let Some(mut pusher) = self.pusher.take() else {
+        let Some(pusher) = &mut self.pusher else {
             return Ok(None);
         };
+        let running = &mut self.running;
         // Words of an agent that nobody has asked yet are no sign of qemu-ga's life.
-        let wait = &mut |doing: &str| Ok(self.wait(doing)? && !self.talk.is_waiting());
-        let result = act(&mut pusher, wait);
-        self.pusher = Some(pusher);
-        result.map(Some).map_err(|error| match error {
+        let wait = &mut |doing: &str| Ok(running.wait(doing)? && !running.talk.is_waiting());
+        act(pusher, wait).map(Some).map_err(|error| match error {
             LinuxError::QemuGaSilent {
                 command,
                 doing,
@@ -204,14 +186,14 @@ impl LinuxGuest {
     ) -> Result<Ready, LinuxError> {
         let mut sign = Instant::now();
         loop {
-            if self.wait(doing)? {
+            if self.running.wait(doing)? {
                 sign = Instant::now();
             }
             let lies = |what: String| LinuxError::Lies {
                 doing: doing.to_owned(),
                 what,
             };
-            match self.talk.next_reply() {
+            match self.running.talk.next_reply() {
                 Some(LinuxReply::Hello(hello)) => {
                     if hello.version != VERSION {
                         return Err(LinuxError::Version {
@@ -219,16 +201,16 @@ impl LinuxGuest {
                             lab: VERSION,
                         });
                     }
-                    if hello.vcpus == 0 || hello.vcpus > self.machine.vcpus {
+                    if hello.vcpus == 0 || hello.vcpus > self.running.machine.vcpus {
                         return Err(lies(format!(
                             "{} CPUs in a guest of {}",
-                            hello.vcpus, self.machine.vcpus
+                            hello.vcpus, self.running.machine.vcpus
                         )));
                     }
-                    if hello.td != self.machine.td.is_some() || hello.kexec != kexec {
+                    if hello.td != self.running.machine.td.is_some() || hello.kexec != kexec {
                         return Err(lies(format!("a greeting of another guest: {hello:?}")));
                     }
-                    self.hello = Some(hello.clone());
+                    self.running.hello = Some(hello.clone());
                     return Ok(Ready {
                         hello,
                         after: began.elapsed(),
@@ -239,10 +221,12 @@ impl LinuxGuest {
                     line,
                     message,
                 }) => {
-                    return Err(self.agent_panic(doing, &file, line, &message));
+                    return Err(self.running.agent_panic(doing, &file, line, &message));
                 }
                 Some(reply) => return Err(lies(format!("{reply:?} in place of a greeting"))),
-                None if sign.elapsed() > self.patience => return Err(self.hung(doing, sign)),
+                None if sign.elapsed() > self.patience => {
+                    return Err(self.running.hung(doing, sign));
+                }
                 None => self.watch(doing)?,
             }
         }
@@ -258,18 +242,18 @@ impl LinuxGuest {
         let doing = format!("while {}", describe(&ask));
         let id = self.next_id;
         self.next_id = self.next_id.wrapping_add(1).max(1);
-        let known = self.buffers.known(&ask, self.machine.limit());
+        let known = self.buffers.known(&ask, self.running.machine.limit());
         let mut collector = Collector::new(id, ask.clone(), known);
         let request = LinuxRequest {
             id,
             ask: ask.clone(),
         };
-        if let Err(error) = self.talk.send(&request) {
-            return Err(self.line_error(error, &doing));
+        if let Err(error) = self.running.talk.send(&request) {
+            return Err(self.running.line_error(error, &doing));
         }
         let mut sign = Instant::now();
         while !collector.is_over() {
-            while let Some(reply) = self.talk.next_reply() {
+            while let Some(reply) = self.running.talk.next_reply() {
                 sign = Instant::now();
                 if let LinuxReply::Panic {
                     file,
@@ -277,7 +261,7 @@ impl LinuxGuest {
                     message,
                 } = &reply
                 {
-                    return Err(self.agent_panic(&doing, file, *line, message));
+                    return Err(self.running.agent_panic(&doing, file, *line, message));
                 }
                 collector.take(reply).map_err(|what| LinuxError::Lies {
                     doing: doing.clone(),
@@ -290,12 +274,12 @@ impl LinuxGuest {
             if collector.is_over() {
                 break;
             }
-            self.wait(&doing)?;
-            if !self.talk.is_waiting() {
+            self.running.wait(&doing)?;
+            if !self.running.talk.is_waiting() {
                 self.watch(&doing)?;
             }
             if sign.elapsed() > self.patience {
-                return Err(self.hung(&doing, sign));
+                return Err(self.running.hung(&doing, sign));
             }
         }
         let answer = collector
@@ -305,12 +289,28 @@ impl LinuxGuest {
         Ok(answer)
     }
 
+    /// Reads a file of the guest's kernel.
+    ///
+    /// # Errors
+    ///
+    /// As for [`LinuxGuest::ask`], or the agent could not read it.
+    pub fn read(&mut self, which: Witness) -> Result<Vec<u8>, LinuxError> {
+        let answer = self.ask(Ask::Read(which))?;
+        match answer.outcome {
+            Ok(_) => Ok(answer.bytes),
+            Err(failure) => Err(LinuxError::Lies {
+                doing: format!("while reading {}", which.name()),
+                what: words(&failure),
+            }),
+        }
+    }
+
     /// Sends a request whose answer is not waited for.
     fn tell(&mut self, ask: Ask, doing: &str) -> Result<(), LinuxError> {
         let id = self.next_id;
         self.next_id = self.next_id.wrapping_add(1).max(1);
-        let sent = self.talk.send(&LinuxRequest { id, ask });
-        sent.map_err(|error| self.line_error(error, doing))
+        let sent = self.running.talk.send(&LinuxRequest { id, ask });
+        sent.map_err(|error| self.running.line_error(error, doing))
     }
 
     /// Boots the guest's kernel again by kexec, and waits until the agent is ready. All buffers are
@@ -320,7 +320,7 @@ impl LinuxGuest {
     ///
     /// As for [`LinuxGuest::ask`].
     pub fn kexec(&mut self) -> Result<Result<Ready, Answer>, LinuxError> {
-        let append = self.machine.append();
+        let append = self.running.machine.append();
         let append = append.as_str().try_into().map_err(|_| LinuxError::Lies {
             doing: "while starting a kernel by kexec".to_owned(),
             what: "the command line is too long".to_owned(),
@@ -333,7 +333,7 @@ impl LinuxGuest {
         let doing = "while starting a kernel by kexec";
         self.tell(Ask::Hello, doing)?;
         self.buffers.clear();
-        self.hello = None;
+        self.running.hello = None;
         self.ready_since(Instant::now(), "while it booted by kexec", true)
             .map(Ok)
     }
@@ -356,28 +356,29 @@ impl LinuxGuest {
             self.tell(Ask::PowerOff, doing)?;
         }
         let mut refused = None;
-        while self.process.ended().is_none() {
-            self.poll().map_err(system("waiting for the guest"))?;
-            self.listen_to_console(doing)?;
-            let _ = self.talk.receive();
-            while let Some(reply) = self.talk.next_reply() {
+        while self.running.process.ended().is_none() {
+            self.running
+                .poll()
+                .map_err(system("waiting for the guest"))?;
+            self.running.listen_to_console(doing)?;
+            let _ = self.running.talk.receive();
+            while let Some(reply) = self.running.talk.next_reply() {
                 match reply {
                     LinuxReply::Panic {
                         file,
                         line,
                         message,
-                    } => return Err(self.agent_panic(doing, &file, line, &message)),
+                    } => return Err(self.running.agent_panic(doing, &file, line, &message)),
                     LinuxReply::Failed { failure, .. } => {
-                        let what = format!("{} (errno {})", failure.doing, failure.errno);
                         return Err(LinuxError::Lies {
                             doing: doing.to_owned(),
-                            what,
+                            what: words(&failure),
                         });
                     }
                     _ => {}
                 }
             }
-            if self.interrupt.is_raised() {
+            if self.running.interrupt.is_raised() {
                 return Err(LinuxError::Interrupted);
             }
             if let Some(pusher) = &mut self.pusher
@@ -390,216 +391,18 @@ impl LinuxGuest {
                 }
             }
             if began.elapsed() > patience {
-                return Err(refused.unwrap_or_else(|| self.hung(doing, began)));
+                return Err(refused.unwrap_or_else(|| self.running.hung(doing, began)));
             }
         }
-        match self.process.ended() {
+        match self.running.process.ended() {
             Some(status) if status.success() => Ok(began.elapsed()),
-            _ => Err(self.died(doing)),
-        }
-    }
-
-    /// Waits for events and handles them. Returns whether the guest gave a sign of life.
-    fn wait(&mut self, doing: &str) -> Result<bool, LinuxError> {
-        let ended = self.process.ended().is_some();
-        if !ended {
-            self.poll().map_err(system("waiting for the guest"))?;
-        }
-        if self.interrupt.is_raised() {
-            return Err(LinuxError::Interrupted);
-        }
-        let mut heard = self.listen_to_console(doing)?;
-        match self.talk.receive() {
-            Ok(()) => {}
-            Err(LineError::Closed) => {
-                // The exit of the process is more informative than the end of its line.
-                if self
-                    .process
-                    .wait_for_exit(Instant::now() + LAST_WORDS)
-                    .is_ok()
-                {
-                    self.listen_to_console(doing)?;
-                    return match self.talk.is_waiting() {
-                        true => Ok(true),
-                        false => Err(self.died(doing)),
-                    };
-                }
-            }
-            Err(error) => return Err(self.line_error(error, doing)),
-        }
-        heard |= self.talk.is_waiting();
-        if ended && !heard {
-            return Err(self.died(doing));
-        }
-        Ok(heard)
-    }
-
-    fn poll(&mut self) -> io::Result<()> {
-        let mut fds = vec![
-            PollFd::new(self.console_line.as_fd(), PollFlags::POLLIN),
-            PollFd::new(self.talk.socket(), PollFlags::POLLIN),
-            PollFd::new(self.process.pidfd(), PollFlags::POLLIN),
-        ];
-        let qemu_ga = self.qemu_ga.as_ref();
-        fds.extend(qemu_ga.map(|line| PollFd::new(line.as_fd(), PollFlags::POLLIN)));
-        fds.extend(
-            self.interrupt
-                .as_fd()
-                .map(|fd| PollFd::new(fd, PollFlags::POLLIN)),
-        );
-        let timeout = PollTimeout::try_from(TICK).unwrap_or(PollTimeout::MAX);
-        match poll(&mut fds, timeout) {
-            Ok(_) | Err(nix::Error::EINTR) => {}
-            Err(error) => return Err(error.into()),
-        }
-        self.process.listen();
-        Ok(())
-    }
-
-    fn listen_to_console(&mut self, doing: &str) -> Result<bool, LinuxError> {
-        let mut buffer = [0; 16 << 10];
-        // The end of a process that died with something unread is seen elsewhere.
-        let length = self.console_line.read(&mut buffer).unwrap_or_default();
-        for notice in self.console.push(&buffer[..length]) {
-            if let Notice::Panic(line) = notice {
-                return Err(self.panicked(doing, line));
-            }
-        }
-        if length > 0 && self.hello.is_none() {
-            self.refused(doing)?;
-        }
-        Ok(length > 0)
-    }
-
-    /// An error once the firmware has given up on starting the kernel.
-    fn refused(&self, doing: &str) -> Result<(), LinuxError> {
-        let console = self.console.last(SHOWN);
-        let Some((why, advice)) = firmware::gave_up(&console) else {
-            return Ok(());
-        };
-        Err(LinuxError::Firmware {
-            doing: doing.to_owned(),
-            why,
-            advice,
-            console,
-        })
-    }
-
-    /// The kernel has panicked. A moment later its console output is complete.
-    fn panicked(&mut self, doing: &str, line: String) -> LinuxError {
-        let until = Instant::now() + LAST_WORDS;
-        while self.process.ended().is_none() && Instant::now() < until {
-            if self.poll().is_err() {
-                break;
-            }
-            let mut buffer = [0; 16 << 10];
-            if let Ok(length) = self.console_line.read(&mut buffer) {
-                self.console.push(&buffer[..length]);
-            }
-        }
-        let line = account::cause(&self.console.text()).unwrap_or(line);
-        LinuxError::Panic {
-            kernel: self.name.clone(),
-            doing: doing.to_owned(),
-            advice: advice_on_panic(&line, self.machine.mebibytes).into(),
-            line,
-            console: self.console.last(SHOWN),
-        }
-    }
-
-    fn agent_panic(&self, doing: &str, file: &str, line: u32, message: &str) -> LinuxError {
-        match message.contains("there is no virtio-serial port") {
-            true => LinuxError::AgentDied {
-                doing: doing.to_owned(),
-                said: message.to_owned(),
-                advice: NO_LINE.into(),
-            },
-            false => LinuxError::AgentPanic {
-                doing: doing.to_owned(),
-                file: file.to_owned(),
-                line,
-                message: message.to_owned(),
-            },
-        }
-    }
-
-    /// The error after QEMU has exited and all data was read.
-    fn died(&mut self, doing: &str) -> LinuxError {
-        let console = self.console.text();
-        // An agent without a line to the lab prints the reason on the console.
-        let said = console
-            .lines()
-            .rev()
-            .find_map(|line| line.split_once(CONSOLE_MARK));
-        if let Some((_, said)) = said {
-            let said = said.trim();
-            let no_line = said.contains("there is no virtio-serial port");
-            return LinuxError::AgentDied {
-                doing: doing.to_owned(),
-                said: said.to_owned(),
-                advice: if no_line {
-                    NO_LINE
-                } else {
-                    "the console shows what came before"
-                }
-                .into(),
-            };
-        }
-        let status = self.process.ended().map(|status| status.to_string());
-        let status = status.unwrap_or_else(|| "its lines are closed".to_owned());
-        let said = self.process.and_its_last_line();
-        LinuxError::Ended {
-            doing: doing.to_owned(),
-            advice: advice_on_qemu(&status, &said, self.machine.mebibytes).into(),
-            status,
-            said,
-            console: self.console.last(SHOWN),
-        }
-    }
-
-    fn hung(&self, doing: &str, sign: Instant) -> LinuxError {
-        let silent_from_the_start = self.console.text().is_empty() && self.hello.is_none();
-        let advice = match silent_from_the_start {
-            true => {
-                "not even the kernel has said anything: it may not start on this board or CPU; \
-                 add earlyprintk=ttyS0 to the guest's `append`"
-            }
-            false => "the console's last lines show how far it came",
-        };
-        LinuxError::Hung {
-            doing: doing.to_owned(),
-            silent: Duration::from_millis(
-                u64::try_from(sign.elapsed().as_millis()).unwrap_or(u64::MAX),
-            ),
-            advice: advice.into(),
-            console: self.console.last(SHOWN),
-        }
-    }
-
-    fn line_error(&mut self, error: LineError, doing: &str) -> LinuxError {
-        match error {
-            LineError::Lies(what) => LinuxError::Lies {
-                doing: doing.to_owned(),
-                what,
-            },
-            LineError::Closed => {
-                let _ = self.process.wait_for_exit(Instant::now() + LAST_WORDS);
-                match self.listen_to_console(doing) {
-                    Err(panic) => panic,
-                    Ok(_) => self.died(doing),
-                }
-            }
-            LineError::Full => self.hung(doing, Instant::now()),
-            LineError::Io(source) => LinuxError::System {
-                doing: doing.to_owned(),
-                source,
-            },
+            _ => Err(self.running.died(doing)),
         }
     }
 
     /// The agent's latest account of itself and the guest.
     pub fn hello(&self) -> Option<&LinuxHello> {
-        self.hello.as_ref()
+        self.running.hello.as_ref()
     }
 
     /// How the agent was brought, where qemu-ga did that.
@@ -619,29 +422,30 @@ impl LinuxGuest {
 
     /// QEMU's process id.
     pub fn pid(&self) -> u32 {
-        self.process.pid()
+        self.running.process.pid()
     }
 
     /// Evidence for a failure: file name and content.
     pub fn evidence(&mut self) -> Vec<(String, Vec<u8>)> {
         let text = |name: &str, text: String| (name.to_owned(), text.into_bytes());
-        let lives = self.process.ended().is_none();
+        let lives = self.running.process.ended().is_none();
         let more = self.through_qemu_ga(|pusher, wait| match lives {
             true => Ok(pusher.evidence(wait)),
             false => Ok(Vec::new()),
         });
         let qemu_ga = self.pusher.as_ref().map(Pusher::trace);
         let mut files = vec![
-            text("console.log", self.console.text()),
-            text("transcript.txt", self.talk.transcript()),
-            text("command.txt", format!("{}\n", self.machine.command_line())),
-            ("qemu-stderr.log".to_owned(), self.process.said()),
+            text("console.log", self.running.console.text()),
+            text("transcript.txt", self.running.talk.transcript(QUOTED)),
+            text(
+                "command.txt",
+                format!("{}\n", self.running.machine.command_line()),
+            ),
+            ("transcript.raw".to_owned(), self.running.talk.raw()),
+            ("qemu-stderr.log".to_owned(), self.running.process.said()),
         ];
         files.extend(qemu_ga.map(|trace| text("qemu-ga.jsonl", trace)));
         files.extend(more.ok().flatten().unwrap_or_default());
         files
     }
 }
-
-const NO_LINE: &str = "the guest kernel needs CONFIG_VIRTIO_PCI and CONFIG_VIRTIO_CONSOLE, as modules that \
-     --guest-modules names or built in; or CONFIG_SERIAL_8250 with two lines";

@@ -26,7 +26,7 @@ use tdxlab_protocol::linux::{KEXEC_INITRD, KEXEC_KERNEL, MODULES, QEMU_GA, REPOR
 
 use crate::error::LinuxError;
 use crate::hash::hash;
-use crate::machine::AgentLine;
+use crate::machine::{AgentLine, Start};
 use crate::pages_module;
 
 /// The default kernel package of guests.
@@ -230,6 +230,14 @@ impl LinuxImage {
             no_kexec: own(),
             no_plug: own(),
             reports: ReportDriver::AtBoot,
+        }
+    }
+
+    /// What QEMU is to start: this kernel.
+    pub fn start(&self) -> Start {
+        Start::Kernel {
+            kernel: self.kernel.clone(),
+            initramfs: self.initramfs.clone(),
         }
     }
 

@@ -6,7 +6,6 @@
 //! | [`pages_module`] | builds the kernel module through which pages are converted |
 //! | [`machine`] | QEMU's command line and the kernel's |
 //! | [`guest`] | a running guest: boots, answers, powers off |
-//! | [`conversation`] | encodes and decodes messages |
 //! | [`answer`] | the agent's answer to a request, checked for plausibility |
 //! | [`memory`] | the guest's memory on the host |
 //! | [`account`] | the guest kernel's account of its memory and health |
@@ -19,7 +18,6 @@
 pub mod account;
 pub mod answer;
 mod buffers;
-pub mod conversation;
 pub mod disk;
 pub mod error;
 pub mod firmware;
@@ -32,6 +30,7 @@ pub mod pages_module;
 pub mod pusher;
 mod pusher_error;
 pub mod quotes;
+mod running;
 
 pub use self::error::LinuxError;
 pub use self::guest::LinuxGuest;

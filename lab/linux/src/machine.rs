@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use tdxlab_protocol::addr::Gpa;
 use tdxlab_protocol::linux::{PORT, QEMU_GA_PORT};
 use tdxlab_qemu::environment::INSIDE_L1;
-use tdxlab_qemu::{Accelerator, CommandLine, Cpu, Version};
+use tdxlab_qemu::{Accelerator, CommandLine, Cpu, Installed, Version};
 
 use crate::disk::Disk;
 use crate::pusher::LINE;
@@ -111,7 +111,7 @@ pub struct Machine {
     pub append: String,
     /// Device of the agent's line.
     pub line: AgentLine,
-    /// Descriptors that QEMU inherits.
+    /// Descriptors that QEMU inherits; the guest's start fills them in.
     pub ends: Ends,
 }
 
@@ -140,7 +140,39 @@ const MONITOR_OBJECTS: Version = Version::new(11, 1);
 /// GiB.
 pub const ONE_PIECE: u64 = 2 << 30;
 
+impl Ends {
+    /// None yet.
+    const NONE: Ends = Ends {
+        console: -1,
+        agent: -1,
+        qmp: -1,
+        qemu_ga: None,
+        memory: None,
+    };
+}
+
 impl Machine {
+    /// A plain guest under QEMU's translator with one vCPU, 512 MiB and nothing that can be left out.
+    pub fn small(qemu: &Installed, start: Start) -> Machine {
+        Machine {
+            qemu: qemu.program.clone(),
+            version: qemu.version,
+            accelerator: Accelerator::Tcg,
+            cpu: Cpu::Max,
+            board: Board::Microvm,
+            td: None,
+            vcpus: 1,
+            mebibytes: 512,
+            pluggable: 0,
+            start,
+            disk: None,
+            qemu_ga: false,
+            append: String::new(),
+            line: AgentLine::VirtioSerial,
+            ends: Ends::NONE,
+        }
+    }
+
     /// Upper bound of guest addresses.
     pub fn limit(&self) -> Gpa {
         let bytes = self.mebibytes << 20;
@@ -328,24 +360,16 @@ mod tests {
     use super::*;
 
     fn machine() -> Machine {
-        Machine {
-            qemu: "qemu".into(),
+        let qemu = Installed {
+            program: "qemu".into(),
             version: Version::new(7, 2),
-            accelerator: Accelerator::Tcg,
-            cpu: Cpu::Max,
-            board: Board::Microvm,
-            td: None,
-            vcpus: 1,
-            mebibytes: 512,
-            pluggable: 0,
-            start: Start::Kernel {
-                kernel: "vmlinux".into(),
-                initramfs: "initrd".into(),
-            },
-            disk: None,
-            qemu_ga: false,
-            append: String::new(),
-            line: AgentLine::VirtioSerial,
+            banner: String::new(),
+        };
+        let start = Start::Kernel {
+            kernel: "vmlinux".into(),
+            initramfs: "initrd".into(),
+        };
+        Machine {
             ends: Ends {
                 console: 3,
                 agent: 4,
@@ -353,6 +377,7 @@ mod tests {
                 qemu_ga: None,
                 memory: Some(6),
             },
+            ..Machine::small(&qemu, start)
         }
     }
 

@@ -2,10 +2,10 @@
 
 use std::time::Duration;
 
+use tdxlab_qemu::cut::quoted;
 use tdxlab_qemu::qga::commands::{GuestExecStatus, guest_exec, guest_exec_status};
 use tdxlab_qemu::qga::{Command, QgaError};
 
-use crate::conversation::shortened;
 use crate::error::LinuxError;
 
 /// Where images say which commands qemu-ga may do.
@@ -111,7 +111,7 @@ fn end_of(status: &GuestExecStatus) -> String {
         .map(|bytes| String::from_utf8_lossy(bytes).replace(char::is_control, " "))
         .find(|text| !text.trim().is_empty());
     match words {
-        Some(words) => format!("{how}: {}", shortened(words.trim())),
+        Some(words) => format!("{how}: {}", quoted(words.trim())),
         None => how,
     }
 }

@@ -6,14 +6,14 @@
 use std::time::Duration;
 
 use tdxlab_journal::klog;
-use tdxlab_linux::machine::{AgentLine, Ends, Start};
+use tdxlab_linux::machine::{AgentLine, Start};
 use tdxlab_linux::{Board, ImageOptions, LinuxError, LinuxGuest, LinuxImage, Machine, account};
 use tdxlab_protocol::addr::{Gpa, GpaRange};
 use tdxlab_protocol::linux::{Ask, BufferId, Load, Outcome, Pages, Witness};
 use tdxlab_protocol::message::Content;
 use tdxlab_protocol::pattern::Generation;
 use tdxlab_qemu::interrupt::Interrupt;
-use tdxlab_qemu::{Accelerator, Cpu, Installed, Version};
+use tdxlab_qemu::{Installed, Version};
 
 const PATIENCE: Duration = Duration::from_secs(120);
 
@@ -36,31 +36,10 @@ fn machine(options: &ImageOptions) -> Option<(Machine, LinuxImage)> {
         Err(error) => return missing(error.to_string()),
     };
     let machine = Machine {
-        qemu: qemu.program,
-        version: qemu.version,
-        accelerator: Accelerator::Tcg,
-        cpu: Cpu::Max,
-        board: Board::Microvm,
-        td: None,
-        vcpus: 1,
         // Below 512 MiB Linux makes no transparent huge pages (hugepage_init()).
         mebibytes: 768,
-        pluggable: 0,
-        start: Start::Kernel {
-            kernel: image.kernel.clone(),
-            initramfs: image.initramfs.clone(),
-        },
-        disk: None,
-        qemu_ga: false,
-        append: String::new(),
         line: image.line,
-        ends: Ends {
-            console: -1,
-            agent: -1,
-            qmp: -1,
-            qemu_ga: None,
-            memory: None,
-        },
+        ..Machine::small(&qemu, image.start())
     };
     Some((machine, image))
 }

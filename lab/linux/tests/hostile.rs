@@ -6,8 +6,8 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::time::Duration;
 
-use tdxlab_linux::machine::{AgentLine, Ends, Start};
-use tdxlab_linux::{Board, LinuxError, LinuxGuest, Machine};
+use tdxlab_linux::machine::Start;
+use tdxlab_linux::{LinuxError, LinuxGuest, Machine};
 use tdxlab_protocol::addr::Gpa;
 use tdxlab_protocol::frame::{self, EMPTY_FRAME};
 use tdxlab_protocol::linux::{
@@ -16,7 +16,7 @@ use tdxlab_protocol::linux::{
 use tdxlab_protocol::message::Content;
 use tdxlab_protocol::pattern::Generation;
 use tdxlab_qemu::interrupt::Interrupt;
-use tdxlab_qemu::{Accelerator, Cpu, Version};
+use tdxlab_qemu::{Installed, Version};
 
 const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -60,35 +60,18 @@ impl Played {
         let file = |name: &str| self.folder.path().join(name);
         fs::write(file("console"), &self.console).unwrap();
         fs::write(file("agent"), &self.agent).unwrap();
-        let qemu = file("qemu");
-        fs::write(&qemu, script(self.folder.path(), self.then)).unwrap();
-        fs::set_permissions(&qemu, fs::Permissions::from_mode(0o755)).unwrap();
-        let machine = Machine {
-            qemu,
+        let qemu = Installed {
+            program: file("qemu"),
             version: Version::new(11, 1),
-            accelerator: Accelerator::Tcg,
-            cpu: Cpu::Max,
-            board: Board::Microvm,
-            td: None,
-            vcpus: 1,
-            mebibytes: 512,
-            pluggable: 0,
-            start: Start::Kernel {
-                kernel: "kernel".into(),
-                initramfs: "initrd".into(),
-            },
-            disk: None,
-            qemu_ga: false,
-            append: String::new(),
-            line: AgentLine::VirtioSerial,
-            ends: Ends {
-                console: -1,
-                agent: -1,
-                qmp: -1,
-                qemu_ga: None,
-                memory: None,
-            },
+            banner: String::new(),
         };
+        fs::write(&qemu.program, script(self.folder.path(), self.then)).unwrap();
+        fs::set_permissions(&qemu.program, fs::Permissions::from_mode(0o755)).unwrap();
+        let start = Start::Kernel {
+            kernel: "kernel".into(),
+            initramfs: "initrd".into(),
+        };
+        let machine = Machine::small(&qemu, start);
         LinuxGuest::start(machine, "linux-played", Interrupt::of_process(), patience).unwrap()
     }
 

@@ -15,12 +15,12 @@ use tdxlab_l1::package::cache_folder;
 use tdxlab_l1::program;
 use tdxlab_linux::disk::Disk;
 use tdxlab_linux::image::First;
-use tdxlab_linux::machine::{Ends, Start};
+use tdxlab_linux::machine::Start;
 use tdxlab_linux::{Board, ImageOptions, LinuxError, LinuxGuest, LinuxImage, Machine};
 use tdxlab_protocol::linux::{Ask, BufferId, Load, Outcome, Pages, QEMU_GA, SMALL_TMP, Witness};
 use tdxlab_protocol::pattern::Generation;
 use tdxlab_qemu::interrupt::Interrupt;
-use tdxlab_qemu::{Accelerator, Cpu, Installed, Version};
+use tdxlab_qemu::{Installed, Version};
 
 const PATIENCE: Duration = Duration::from_secs(120);
 
@@ -49,30 +49,10 @@ fn machine(first: First, append: &str) -> Option<Machine> {
         Err(error) => return missing(&error.to_string()),
     };
     Some(Machine {
-        qemu: qemu.program,
-        version: qemu.version,
-        accelerator: Accelerator::Tcg,
-        cpu: Cpu::Max,
-        board: Board::Microvm,
-        td: None,
-        vcpus: 1,
-        mebibytes: 512,
-        pluggable: 0,
-        start: Start::Kernel {
-            kernel: image.kernel,
-            initramfs: image.initramfs,
-        },
-        disk: None,
         qemu_ga: true,
         append: append.to_owned(),
         line: image.line,
-        ends: Ends {
-            console: -1,
-            agent: -1,
-            qmp: -1,
-            qemu_ga: None,
-            memory: None,
-        },
+        ..Machine::small(&qemu, image.start())
     })
 }
 

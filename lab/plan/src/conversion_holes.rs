@@ -1,11 +1,11 @@
 //! Conversions that end the VMM, since KVM refuses the hole that it punches for them.
 
-use rangemap::RangeSet;
-use tdxlab_protocol::addr::{Gpa, PageLevel};
+use tdxlab_protocol::addr::PageLevel;
 use tdxlab_protocol::message::Side;
 
 use crate::design::Design;
 use crate::op::Op;
+use crate::range_set::RangeSet;
 
 /// What is shared in a guest, where holes are coarse. The default allows every conversion.
 ///
@@ -15,7 +15,7 @@ use crate::op::Op;
 pub struct ConversionHoles {
     /// Alignment of holes; `None` where every conversion is possible.
     alignment: Option<PageLevel>,
-    shared: RangeSet<Gpa>,
+    shared: RangeSet,
 }
 
 impl ConversionHoles {
@@ -24,7 +24,7 @@ impl ConversionHoles {
         let coarse = !design.in_place() && design.hole_alignment != PageLevel::Size4K;
         ConversionHoles {
             alignment: coarse.then_some(design.hole_alignment),
-            shared: RangeSet::new(),
+            shared: RangeSet::default(),
         }
     }
 
@@ -42,7 +42,7 @@ impl ConversionHoles {
                 let whole =
                     range.start().is_aligned(alignment) && range.end().is_aligned(alignment);
                 if whole {
-                    self.shared.insert(range.start()..range.end());
+                    self.shared.insert(range);
                 }
                 whole
             }
@@ -61,16 +61,13 @@ impl ConversionHoles {
                 range,
                 side: Side::Shared,
                 ..
-            } => {
-                let range = range.start()..range.end();
-                self.shared.gaps(&range).next().is_none()
-            }
+            } => self.shared.covers(range),
             Op::Convert { range, .. }
             | Op::Accept { range, .. }
             | Op::Touch { range, .. }
             | Op::Fill { range, .. }
             | Op::Verify { range, .. } => {
-                self.shared.remove(range.start()..range.end());
+                self.shared.remove(range);
                 true
             }
             _ => true,

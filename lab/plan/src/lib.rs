@@ -17,6 +17,7 @@
 //! | `expectation` | the predictor's expectation of a step |
 //! | `linux` | plans for a Linux guest |
 //! | `map` | the state of guest memory |
+//! | `range_set` | sets of addresses |
 //! | `repeat` | scenarios that a run does several times |
 //! | `tdx_status` | statuses of the TDX module, and what they mean |
 //! | `names`, `text` | statuses, operations and expectations in words |
@@ -38,6 +39,7 @@ pub mod needs;
 mod op;
 pub mod op_words;
 mod plan;
+mod range_set;
 pub mod repeat;
 mod tdx_module;
 pub mod tdx_status;
@@ -58,6 +60,7 @@ pub use op::{Action, Branch, Gone, GuestOp, HostOp, Kind, Op, Size, SlotChange, 
 pub use plan::{
     Backing, CONTROL_PAGE, Guest, HIGH_BASE, LOW_BASE, Needs, Plan, Slot, Step, VERSION,
 };
+pub use range_set::RangeSet;
 pub use repeat::Repeat;
 pub use tdx_module::TdxModule;
 pub use tdxlab_protocol::addr;

@@ -102,14 +102,7 @@ pub const fn state(state: RegionState) -> &'static str {
 /// Expectation of a step, one line per witness, most telling first.
 pub fn expectation(expected: &Expectation) -> Vec<String> {
     let mut lines = Vec::new();
-    if !expected.td_alive {
-        let who = if expected.ended_by_vmm {
-            "the VMM, which has no memory there"
-        } else {
-            "KVM"
-        };
-        lines.push(format!("the TD is ended by {who}"));
-    }
+    lines.extend(end(expected).map(str::to_owned));
     lines.push(splits(expected));
     lines.push(pages(expected));
     if let Some(statuses) = &expected.statuses
@@ -151,6 +144,28 @@ pub fn expectation(expected: &Expectation) -> Vec<String> {
         ));
     }
     lines
+}
+
+/// Who ends the TD, where a step ends it.
+pub const fn end(expected: &Expectation) -> Option<&'static str> {
+    match (expected.td_alive, expected.ended_by_vmm) {
+        (true, _) => None,
+        (false, true) => Some("the TD is ended by the VMM, which has no memory there"),
+        (false, false) => Some("the TD is ended by KVM"),
+    }
+}
+
+/// What a step's operation must answer, but for errnos: a text for each kind of answer that it has.
+pub fn answers(expected: &Expectation) -> Vec<String> {
+    let mut parts = vec![
+        statuses_text(expected),
+        accesses_text(expected),
+        reads_text(expected),
+    ];
+    let map_gpa = expected.map_gpa;
+    parts.extend(map_gpa.map(|status| format!("MapGPA {}", VmcallStatus(status))));
+    parts.retain(|part| !part.is_empty());
+    parts
 }
 
 /// How many pages the dirty log names; empty where nothing is logged.

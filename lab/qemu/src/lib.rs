@@ -9,11 +9,16 @@
 //! | [`process`] | starting it, noticing its end at once, ending it |
 //! | [`qmp`] | the one QMP client of the lab |
 //! | [`qga`] | the one client of qemu-ga, QEMU's agent in guests |
+//! | [`conversation`] | messages to and from a program in a guest |
+//! | [`agent`] | the conversation with the micro guest |
 //! | [`fds`] | duplicating its memory file descriptors |
+//! | [`head_tail`], [`mod@cut`] | bounds on what is kept and shown |
 //! | [`error`] | errors, each with a remedy |
 
 pub mod agent;
 pub mod command;
+pub mod conversation;
+pub mod cut;
 pub mod environment;
 pub mod error;
 pub mod fds;
@@ -25,6 +30,7 @@ pub mod qga;
 pub mod qmp;
 mod ram;
 mod record;
+mod socket;
 mod spawner;
 pub mod version;
 

@@ -75,13 +75,3 @@ fn line((micros, direction, text): &(u64, Direction, String)) -> String {
     // Numbers, names and JSON values always serialize.
     serde_json::to_string(&exchange).unwrap_or_default() + "\n"
 }
-
-/// As much of a line as a message can bear.
-pub(crate) fn shortened(line: &str) -> String {
-    const ROOM: usize = 160;
-    if line.chars().count() <= ROOM {
-        line.to_owned()
-    } else {
-        line.chars().take(ROOM).chain("...".chars()).collect()
-    }
-}

@@ -22,7 +22,7 @@ use tdxlab_qemu::interrupt::Interrupt;
 use super::hooks::{Hooks, StepContext};
 use super::outcome::Outcome;
 use super::perform;
-use super::sink::EventSink;
+use super::sink::{EventSink, skip};
 
 /// A plan and its origin.
 #[derive(Clone, Debug)]
@@ -151,18 +151,7 @@ impl RunContext<'_> {
         let plan = &item.plan;
         let unmet = needs::unmet(plan, &self.offer).or_else(|| self.host.unmet(&plan.guest));
         if let Some(need) = unmet {
-            self.journal.write(&Event::PlanSkipped {
-                plan: id,
-                about: plan.about.clone(),
-                need: need.clone(),
-            })?;
-            return Ok(Outcome {
-                verdict: Verdict::Skip,
-                reason: Some(need),
-                took: started.elapsed(),
-                interrupted: false,
-                fault_reached: None,
-            });
+            return skip(self.journal, id, &plan.about, need, started.elapsed());
         }
         self.begin(worker, id, item)?;
         let mut plan_run = PlanRun::new(self, worker, id, plan);

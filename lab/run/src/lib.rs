@@ -32,5 +32,5 @@ pub use hooks::{Hooks, NoHooks, StepContext};
 pub use in_memory::InMemoryRunner;
 pub use outcome::{Outcome, PANICKED, PATIENCE};
 pub use resume::{Resumable, ResumeError};
-pub use sink::{Both, EventSink, PlanResult};
+pub use sink::{Both, EventSink, PlanResult, skip};
 pub use workers::{PoolOptions, run, run_some};

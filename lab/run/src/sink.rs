@@ -1,8 +1,10 @@
 //! Receives the events of a run.
 
+use std::time::Duration;
+
 use parking_lot::Mutex;
-use tdxlab_journal::journal::{Event, Journal, JournalError};
-use tdxlab_journal::verdict::{Judgement, MissingWitness};
+use tdxlab_journal::journal::{Event, Journal, JournalError, PlanId};
+use tdxlab_journal::verdict::{Judgement, MissingWitness, Verdict};
 
 use crate::outcome::Outcome;
 
@@ -16,6 +18,32 @@ impl EventSink for Journal {
     fn write(&self, event: &Event) -> Result<(), JournalError> {
         Journal::write(self, event)
     }
+}
+
+/// Skips a plan for a need that is not met, and writes that down. `took` is how long it took to see.
+///
+/// # Errors
+///
+/// The journal cannot be written.
+pub fn skip(
+    journal: &dyn EventSink,
+    plan: PlanId,
+    about: &str,
+    need: String,
+    took: Duration,
+) -> Result<Outcome, JournalError> {
+    journal.write(&Event::PlanSkipped {
+        plan,
+        about: about.to_owned(),
+        need: need.clone(),
+    })?;
+    Ok(Outcome {
+        verdict: Verdict::Skip,
+        reason: Some(need),
+        took,
+        interrupted: false,
+        fault_reached: None,
+    })
 }
 
 /// Hands every event to the first, and once that has it, to the second.

@@ -10,6 +10,7 @@
 //! 4. [`check()`] checks with the predictor that `expect` can be met.
 
 mod check;
+mod draw;
 mod error;
 mod expand;
 mod expr;

@@ -12,6 +12,7 @@ use tdxlab_plan::{
     HostKind, OnVe, Side, Size, SlotChange, TdxModule, VmmAnswer,
 };
 
+pub(super) use super::draw::{Draw, List};
 use super::scalar::{Bytes, Change, Count, Extent, Literal, OnOff, Scalar, StopCont};
 use super::variant::Variables;
 
@@ -56,12 +57,6 @@ impl File {
         }
     }
 }
-
-/// A list of at least one value.
-#[derive(Clone, Debug, Deserialize, JsonSchema)]
-#[serde(transparent)]
-#[schemars(inline)]
-pub(super) struct List<T>(#[schemars(length(min = 1))] pub(super) Vec<T>);
 
 /// What host and design must offer.
 #[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
@@ -109,26 +104,6 @@ pub(super) struct Slot {
     pub(super) range: Scalar<Extent>,
     /// Offset of its first byte in the guest_memfd.
     pub(super) gmem: Scalar<Bytes>,
-}
-
-/// A variable drawn from the seed: one of the multiples of `align` in a range, or one of a list.
-#[derive(Clone, Debug, Deserialize, JsonSchema)]
-#[serde(untagged)]
-pub(super) enum Draw {
-    /// One of these.
-    OneOf(List<Scalar<Literal>>),
-    /// A multiple of `align` in a range.
-    Within(Within),
-}
-
-/// A multiple of `align` in a range.
-#[derive(Clone, Debug, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub(super) struct Within {
-    /// The range, its end not included.
-    pub(super) within: Scalar<Extent>,
-    /// What the value is a multiple of. 4K where absent.
-    pub(super) align: Option<Scalar<Bytes>>,
 }
 
 /// An operation with all its keys, or just the range where the rest may stay as it is.

@@ -5,8 +5,8 @@ use indexmap::IndexMap;
 use rand::RngCore;
 use rand_chacha::ChaCha8Rng;
 
+use super::draw::{Draw, List};
 use super::expr::Bytes;
-use super::model::{Draw, List};
 use super::read::{self, Reader};
 use super::scalar::{Literal, Scalar};
 use super::vars::{is_name, nearest};

@@ -9,6 +9,7 @@ use super::lock::Hold;
 use super::pamt::{Pamt, Unit};
 use super::platform::Platform;
 use super::seamcall::{SeamcallRegs, tell, told};
+use super::sept::Found;
 use super::status::Status;
 use crate::entry::{Level, SeptEntry, State};
 use crate::physical_memory::{Pfn, PhysicalMemory};
@@ -48,14 +49,7 @@ impl<M: PhysicalMemory> Platform<M> {
     ) -> Result<(), Status> {
         let info = self.page_info(given.rcx, self.levels_from(Level::Pmd))?;
         let found = self.find(info, Hold::Exclusive, regs)?;
-        if !matches!(found.state(), State::NonLeaf | State::NonLeafBlocked) {
-            return Err(told(&found, Status::EPT_ENTRY_STATE_INCORRECT, regs));
-        }
-        self.pamt
-            .lock(Self::unit_of(&found), Hold::Exclusive)
-            .map_err(Status::rcx)?;
-        self.check_blocked(&found, regs)?;
-        let table = found.entry.frame();
+        let table = self.hold_table(&found, regs)?;
         let below = found.level.below().unwrap_or(Level::Pte);
         let entry = |index| SeptEntry::from_bits(self.machine.read_entry(table, index));
         if (0..512).any(|index| entry(index).state(below) != State::Free) {
@@ -64,6 +58,18 @@ impl<M: PhysicalMemory> Platform<M> {
         self.replace(&found, SeptEntry::FREE);
         regs.rcx = table.address() | self.pamt.release(table, PageLevel::Size4K);
         Ok(())
+    }
+
+    /// The table below an entry that is one, whose page is held and which no vCPU can use any more.
+    fn hold_table(&mut self, found: &Found, regs: &mut SeamcallRegs) -> Result<Pfn, Status> {
+        if !matches!(found.state(), State::NonLeaf | State::NonLeafBlocked) {
+            return Err(told(found, Status::EPT_ENTRY_STATE_INCORRECT, regs));
+        }
+        self.pamt
+            .lock(Self::unit_of(found), Hold::Exclusive)
+            .map_err(Status::rcx)?;
+        self.check_blocked(found, regs)?;
+        Ok(found.entry.frame())
     }
 
     /// TDH.MEM.SEPT.RD: reads an entry.
@@ -162,14 +168,7 @@ impl<M: PhysicalMemory> Platform<M> {
             Hold::Shared
         };
         let found = self.find(info, tree, regs)?;
-        if !matches!(found.state(), State::NonLeaf | State::NonLeafBlocked) {
-            return Err(told(&found, Status::EPT_ENTRY_STATE_INCORRECT, regs));
-        }
-        self.pamt
-            .lock(Self::unit_of(&found), Hold::Exclusive)
-            .map_err(Status::rcx)?;
-        self.check_blocked(&found, regs)?;
-        let table = found.entry.frame();
+        let table = self.hold_table(&found, regs)?;
         let level = found.level.page_or_1g();
         let Some((state, first)) = self.merged(table, level) else {
             return Err(told(&found, Status::EPT_INVALID_PROMOTE_CONDITIONS, regs));

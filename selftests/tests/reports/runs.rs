@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use tdxlab::host_soft::SoftwareHost;
 use tdxlab::host_soft::sim::SimHost;
 use tdxlab::plan::Design;
 use tdxlab::report::Report;

@@ -12,6 +12,7 @@ use rand::seq::IndexedRandom;
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use tdxlab::faults;
+use tdxlab::host_soft::SoftwareHost;
 use tdxlab::host_soft::sim::SimHost;
 use tdxlab::journal::reader::JournalReader;
 use tdxlab::journal::replay::{self, Replay};

@@ -8,6 +8,7 @@ use rstest::rstest;
 use tdxlab::addr::PageLevel;
 use tdxlab::faults;
 use tdxlab::fuzz::qualify::{Matrix, Qualify, Row, markdown};
+use tdxlab::host_soft::SoftwareHost;
 use tdxlab::host_soft::sim::SimHost;
 use tdxlab::journal::{Verdict, Witness};
 use tdxlab::plan::{Design, HostKind};

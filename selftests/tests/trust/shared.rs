@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex};
 use tdxlab::addr::GpaRange;
 use tdxlab::faults;
 use tdxlab::host::{BootOptions, Host, HostError, Session};
+use tdxlab::host_soft::SoftwareHost;
 use tdxlab::host_soft::sim::SimHost;
 use tdxlab::journal::folder::RunFolder;
 use tdxlab::journal::journal::Event;

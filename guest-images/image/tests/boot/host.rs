@@ -14,7 +14,7 @@ use tdxlab_protocol::layout::{
 };
 use tdxlab_protocol::mailbox::*;
 use tdxlab_protocol::message::{
-    Command, Counts, Hello, Reply, Request, Run, Side, Task, VERSION, Windows,
+    Command, Counts, Hello, Reply, Request, Run, Side, Task, VERSION, VcpuId, Windows,
 };
 use tdxlab_protocol::tdcall::{leaf, reg, vmcall};
 
@@ -178,6 +178,18 @@ impl Lab {
                 return reply;
             }
             self.step();
+        }
+    }
+
+    /// Takes the answer of a vCPU, one part, and the end of its task.
+    pub(crate) fn finishes(&mut self, of: u16) {
+        match self.reply() {
+            Reply::Part { vcpu, .. } => assert_eq!(vcpu, VcpuId(of)),
+            other => panic!("no part of an answer: {other:?}"),
+        }
+        match self.reply() {
+            Reply::Finished { vcpu, .. } => assert_eq!(vcpu, VcpuId(of)),
+            other => panic!("no end of a task: {other:?}"),
         }
     }
 

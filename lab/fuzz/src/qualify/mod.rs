@@ -22,6 +22,7 @@ use miette::Diagnostic;
 use parking_lot::Mutex;
 use tdxlab_faults::Fault;
 use tdxlab_host::{Host, HostError};
+use tdxlab_host_soft::SoftwareHost;
 use tdxlab_host_soft::sim::SimHost;
 use tdxlab_journal::{FolderError, Verdict};
 use tdxlab_plan::{Action, Design, HostKind, TdxModule};

@@ -4,6 +4,7 @@ use std::path::Path;
 
 use rstest::rstest;
 use tdxlab_faults as faults;
+use tdxlab_host_soft::SoftwareHost;
 use tdxlab_host_soft::sim::SimHost;
 
 use super::*;

@@ -53,8 +53,8 @@ pub(super) fn boot(
         ));
     }
     let until = Instant::now() + options.patience;
-    let hatch = Attachment::if_wanted(host.attachable)?;
-    let monitor = hatch.as_ref().map(Attachment::monitor);
+    let attachment = Attachment::if_wanted(host.attachable)?;
+    let monitor = attachment.as_ref().map(Attachment::monitor);
     let short = |reason: &str| refused(reason, "or run fewer scenarios at once, with --jobs");
     let begin = || {
         let begin = || begin(host, guest, backing, monitor.clone(), options, until);
@@ -80,7 +80,9 @@ pub(super) fn boot(
     let Begun { vm, memory, watch } = begun;
     let patience = options.patience;
     let watch = (watch, host.places.tracefs.clone());
-    Ok(KvmSession::new(vm, memory, watch, held, patience, hatch))
+    Ok(KvmSession::new(
+        vm, memory, watch, held, patience, attachment,
+    ))
 }
 
 /// A guest that takes commands.

@@ -10,9 +10,9 @@ use tdxlab_host::{HostError, OnHost, Session};
 use tdxlab_journal::{Ending, Observed, Reading, Sample, SplitEvent};
 use tdxlab_kernel::debugfs::VmFolder;
 use tdxlab_kernel::dirty_ring::DirtyRing;
-use tdxlab_kernel::instance::{Instance, threads_of};
+use tdxlab_kernel::instance::threads_of;
 use tdxlab_kernel::kmsg::KernelLog;
-use tdxlab_kernel::tracefs::{SPLIT_EVENT, TraceReader};
+use tdxlab_kernel::splits::Splits;
 use tdxlab_kernel::{once, query_stats};
 use tdxlab_plan::{GuestOp, HostKind, HostOp, Kind, Op, VmOp};
 use tdxlab_protocol::addr::GpaRange;
@@ -34,16 +34,15 @@ const MONITOR_PATIENCE: Duration = Duration::from_secs(10);
 /// The witnesses of one VM.
 pub(super) struct Watch {
     counters: Result<VmFolder, String>,
-    splits: Result<Splits, Reading<Vec<SplitEvent>>>,
+    splits: Result<OwnSplits, Reading<Vec<SplitEvent>>>,
     log: KernelLog,
     /// The machine before QEMU was started.
     before: Before,
 }
 
 /// Split events of one VM, and the threads that can cause them.
-struct Splits {
-    reader: TraceReader,
-    instance: Instance,
+struct OwnSplits {
+    splits: Splits,
     pid: u32,
     /// QEMU's threads, also those that have ended, and the lab's own.
     threads: BTreeSet<u32>,
@@ -55,31 +54,7 @@ impl Watch {
     pub(super) fn new(places: &Places, pid: u32, before: Before) -> Watch {
         // Re-arm warnings that fired for another guest. If this fails, the report says so.
         let _ = once::rearm(&places.debugfs);
-        let splits = Instance::new(&places.tracefs)
-            .and_then(|instance| {
-                let lab = nix::unistd::gettid().as_raw().cast_unsigned();
-                instance.follow(&[pid, lab])?;
-                // Those that were started before the filter knew their parent.
-                let mut threads = threads_of(pid);
-                threads.extend([pid, lab]);
-                instance.follow(&threads.iter().copied().collect::<Vec<_>>())?;
-                instance.enable(&split_event())?;
-                for event in &places.events {
-                    instance.enable(event)?;
-                }
-                let reader = TraceReader::open(instance.pipe());
-                Ok(Splits {
-                    reader,
-                    instance,
-                    pid,
-                    threads,
-                })
-            })
-            .map_err(Reading::missing)
-            .and_then(|mut splits| match splits.control() {
-                Ok(()) => Ok(splits),
-                Err(reason) => Err(Reading::incomplete(reason)),
-            });
+        let splits = OwnSplits::watch(places, pid);
         Watch {
             counters: Err("the VM is not there yet".to_owned()),
             splits,
@@ -103,29 +78,31 @@ impl Watch {
     }
 }
 
-/// The event, as tracefs calls it.
-fn split_event() -> String {
-    format!("kvmmmu/{SPLIT_EVENT}")
-}
-
-impl Splits {
-    /// The positive control: the event is enabled, and a mark written into the instance can be read
-    /// back. Otherwise a missing event would pass for a missing split.
-    fn control(&mut self) -> Result<(), String> {
-        self.instance.is_on(&split_event())?;
-        let mark = format!("tdxlab {} {}", self.pid, rand::random::<u64>());
-        self.instance.mark(&mark)?;
-        self.reader.saw(&mark)
+impl OwnSplits {
+    fn watch(places: &Places, pid: u32) -> Result<OwnSplits, Reading<Vec<SplitEvent>>> {
+        let lab = nix::unistd::gettid().as_raw().cast_unsigned();
+        let splits = Splits::watch(&places.tracefs, &[pid, lab])?;
+        // Those that were started before the filter knew their parent.
+        let mut threads = threads_of(pid);
+        threads.extend([pid, lab]);
+        let all: Vec<u32> = threads.iter().copied().collect();
+        let mut events = places.events.iter();
+        splits
+            .follow(&all)
+            .and_then(|()| events.try_for_each(|event| splits.record(event)))
+            .map_err(Reading::missing)?;
+        Ok(OwnSplits {
+            splits,
+            pid,
+            threads,
+        })
     }
 
     /// The events since the previous reading. An event of a thread outside this VM makes it
     /// incomplete: then the filter is broken, and other events may be foreign, too.
     fn read(&mut self) -> Reading<Vec<SplitEvent>> {
-        if let Err(reason) = self.instance.is_on(&split_event()) {
-            return Reading::incomplete(reason);
-        }
         self.threads.extend(threads_of(self.pid));
-        let reading = self.reader.splits();
+        let reading = self.splits.read();
         match stranger(&reading, &self.threads) {
             Some(event) => Reading::incomplete(format!(
                 "thread {} split {}, and is neither a vCPU nor another thread of QEMU ({}) nor the \
@@ -154,7 +131,7 @@ pub(super) struct KvmSession {
     tracefs: PathBuf,
     patience: Duration,
     /// Second monitor, for a held guest.
-    hatch: Option<Attachment>,
+    attachment: Option<Attachment>,
     /// Source of the last count of populated pages.
     populated_by: Option<String>,
     /// Dropped last: the guest's pages are free when QEMU has exited and its file is closed.
@@ -168,7 +145,7 @@ impl KvmSession {
         (watch, tracefs): (Watch, PathBuf),
         held: Option<Held>,
         patience: Duration,
-        hatch: Option<Attachment>,
+        attachment: Option<Attachment>,
     ) -> KvmSession {
         KvmSession {
             vm,
@@ -178,7 +155,7 @@ impl KvmSession {
             logged: None,
             tracefs,
             patience,
-            hatch,
+            attachment,
             populated_by: None,
             _held: held,
         }
@@ -304,8 +281,8 @@ impl Session for KvmSession {
     }
 
     fn attach(&mut self) -> Vec<(String, String)> {
-        match &self.hatch {
-            Some(hatch) => hatch.open(&mut self.vm, GdbStub::Stub),
+        match &self.attachment {
+            Some(attachment) => attachment.open(&mut self.vm, GdbStub::Stub),
             None => Vec::new(),
         }
     }
@@ -335,7 +312,7 @@ impl Session for KvmSession {
         let mut evidence = self.vm.evidence();
         evidence.extend(registers::registers(&mut self.vm));
         if let Ok(splits) = &self.watch.splits
-            && let Some(text) = splits.reader.others()
+            && let Some(text) = splits.splits.others()
         {
             evidence.push(("trace.txt".to_owned(), text.into_bytes()));
         }

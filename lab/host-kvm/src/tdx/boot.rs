@@ -50,8 +50,8 @@ pub(super) fn boot(
     let image = tdvf::with_ranges(tdxlab_guest_image::IMAGE, &guest.image).map_err(unusable)?;
     let sections = tdvf::sections(&image).map_err(unusable)?;
 
-    let hatch = Attachment::if_wanted(host.attachable)?;
-    let monitor = hatch.as_ref().map(Attachment::monitor);
+    let attachment = Attachment::if_wanted(host.attachable)?;
+    let monitor = attachment.as_ref().map(Attachment::monitor);
     // Before QEMU, to include kernel messages during the creation of the TD.
     let watch = Watch::open(host);
     host.heard_of_seamcalls(watch.seamcalls());
@@ -73,7 +73,7 @@ pub(super) fn boot(
     let (memory, patience) = (guest.memory, options.patience);
     let mut session = TdxSession::new(vm, gmems, layout, watch, memory, patience);
     session.console = console;
-    session.hatch = hatch;
+    session.attachment = attachment;
     session.preflight = preflight;
     match greeted(&mut session, host, guest, options.patience, stages) {
         Ok(()) => Ok(session),

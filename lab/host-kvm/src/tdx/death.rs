@@ -40,9 +40,6 @@ pub struct Signs {
     pub ended: Option<ExitStatus>,
 }
 
-/// KVM's message about an access before ACCEPT, `tdx_handle_ept_violation()`.
-const ACCESS_BEFORE_ACCEPT: &str = "Guest access before accepting";
-
 /// QEMU's message about a fatal error with a code it cannot pass on,
 /// `tdx_handle_report_fatal_error()`.
 const ODD_FATAL_ERROR: &str = "REPORT_FATAL_ERROR: invalid error code";
@@ -58,7 +55,6 @@ pub fn is_sign(event: &Event) -> bool {
 /// How the TD died; `None` where it did not.
 pub fn recognise(signs: &Signs) -> Option<Death> {
     let log = signs.kernel_log.as_deref().unwrap_or_default();
-    let logged = |text: &str| log.iter().find(|line| line.contains(text));
     let said = |text: &str| signs.stderr.lines().find(|line| line.contains(text));
     let death = |by, text: String| Some(Death { by, text });
 
@@ -73,10 +69,8 @@ pub fn recognise(signs: &Signs) -> Option<Death> {
         return None;
     }
     // The kernel's messages come first: all else follows from them.
-    if let Some(line) = logged(ACCESS_BEFORE_ACCEPT).cloned() {
-        return death(Killer::AccessBeforeAccept, line);
-    }
-    if let Some(line) = said(ACCESS_BEFORE_ACCEPT) {
+    let mut lines = log.iter().map(String::as_str).chain(signs.stderr.lines());
+    if let Some(line) = lines.find(|line| klog::used_before_accept(line).is_some()) {
         return death(Killer::AccessBeforeAccept, line.to_owned());
     }
     if let Some(line) = log

@@ -14,6 +14,7 @@ use tdxlab_qemu::{Process, QemuError};
 
 use super::layout::{Piece, RamLayout};
 use super::set_attributes as attributes;
+pub use super::set_attributes::Changed;
 
 /// The guest_memfds of a TD. Drop them before QEMU's end is judged: they keep the VM alive.
 #[derive(Debug)]
@@ -78,15 +79,6 @@ pub enum Change {
     Allocate,
     /// `ioctl(KVM_SET_MEMORY_ATTRIBUTES2)`.
     Attributes(Side),
-}
-
-/// How a change ended.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Changed {
-    /// 0 for success.
-    pub errno: i32,
-    /// File offset at which the kernel says that it stopped.
-    pub stopped_at: Option<u64>,
 }
 
 /// The calls for a change of a range: one for each piece that is contiguous in the file. Addresses

@@ -9,12 +9,11 @@ use tdxlab_host::attach::{Attachment, GdbStub};
 use tdxlab_host::vm::{Vm, Wake};
 use tdxlab_host::{HostError, OnHost, Session};
 use tdxlab_journal::interleaving::Interleaving;
-use tdxlab_journal::{Death, Ending, Observed, Reading, Sample};
+use tdxlab_journal::{Death, Ending, Observed, Reading, Sample, SplitEvent};
 use tdxlab_kernel::debugfs::VmFolder;
 use tdxlab_kernel::in_use::MachineUse;
-use tdxlab_kernel::instance::Instance;
 use tdxlab_kernel::kmsg::KernelLog;
-use tdxlab_kernel::tracefs::{SPLIT_EVENT, TraceReader};
+use tdxlab_kernel::splits::Splits;
 use tdxlab_kernel::{once, query_stats};
 use tdxlab_plan::{HostKind, HostOp, Kind, Op};
 use tdxlab_protocol::addr::GpaRange;
@@ -55,7 +54,7 @@ pub(super) struct TdxSession {
     /// Its text output.
     pub(super) console: Option<Console>,
     /// Second monitor, for a held guest.
-    pub(super) hatch: Option<Attachment>,
+    pub(super) attachment: Option<Attachment>,
     /// Pages populated before its first instruction.
     pub(super) preflight: Option<Preflight>,
 }
@@ -63,8 +62,7 @@ pub(super) struct TdxSession {
 /// The witnesses of one TD.
 pub(super) struct Watch {
     counters: Result<VmFolder, String>,
-    /// In this order: the kernel removes no instance that is being read.
-    splits: Result<(TraceReader, Instance), String>,
+    splits: Result<Splits, Reading<Vec<SplitEvent>>>,
     seamcalls: Result<Seamcalls, String>,
     log: KernelLog,
     /// Lines that were read to judge a death and belong to the next sample.
@@ -81,14 +79,9 @@ impl Watch {
     pub(super) fn open(host: &TdxHost) -> Watch {
         // Re-arm warnings that fired for another guest. If this fails, the report says so.
         let _ = once::rearm(&host.places.debugfs);
-        let splits = Instance::new(&host.places.tracefs).and_then(|instance| {
-            instance.enable(&format!("kvmmmu/{SPLIT_EVENT}"))?;
-            let reader = TraceReader::open(instance.pipe());
-            Ok((reader, instance))
-        });
         Watch {
             counters: Err("the TD is not made yet".to_owned()),
-            splits,
+            splits: Splits::watch(&host.places.tracefs, &[]),
             seamcalls: Seamcalls::watch(&host.places.tracefs),
             log: KernelLog::open(&host.places.kmsg),
             unsampled: Reading::Read(Vec::new()),
@@ -176,7 +169,7 @@ impl TdxSession {
             follow: None,
             taken: None,
             console: None,
-            hatch: None,
+            attachment: None,
             preflight: None,
         }
     }
@@ -540,30 +533,25 @@ impl Session for TdxSession {
     }
 
     fn attach(&mut self) -> Vec<(String, String)> {
-        match &self.hatch {
-            Some(hatch) => hatch.open(&mut self.vm, GdbStub::Closed),
+        match &self.attachment {
+            Some(attachment) => attachment.open(&mut self.vm, GdbStub::Closed),
             None => Vec::new(),
         }
     }
 
     fn sample(&mut self) -> Sample {
-        let missing = |reason: &String| reason.clone();
         let debugfs = match &self.watch.counters {
             Ok(folder) => folder.counters(),
-            Err(reason) => Reading::missing(missing(reason)),
+            Err(reason) => Reading::missing(reason.clone()),
         };
         let splits = match &mut self.watch.splits {
-            Ok((reader, _)) => match reader.splits() {
-                Reading::Read(events) => {
-                    let threads = &self.watch.threads;
-                    let own = events
-                        .into_iter()
-                        .filter(|event| threads.contains(&event.tid));
-                    Reading::Read(own.collect())
-                }
-                other => other,
-            },
-            Err(reason) => Reading::missing(missing(reason)),
+            Ok(splits) => {
+                let own = |event: &SplitEvent| self.watch.threads.contains(&event.tid);
+                splits
+                    .read()
+                    .map(|events| events.into_iter().filter(own).collect())
+            }
+            Err(reading) => reading.clone(),
         };
         self.watch.look_at_log();
         let kernel_log = self.watch.take_log();

@@ -8,8 +8,16 @@ use std::os::fd::{AsFd, AsRawFd};
 use tdxlab_kernel::gmem_attributes::{Attributes2, PRIVATE, SET_MEMORY_ATTRIBUTES2};
 use tdxlab_protocol::addr::Side;
 
-use super::gmem::Changed;
 use super::layout::Piece;
+
+/// How a call that changes a guest_memfd ended.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Changed {
+    /// 0 for success.
+    pub errno: i32,
+    /// File offset at which the kernel says that it stopped.
+    pub stopped_at: Option<u64>,
+}
 
 /// Makes a piece private or shared.
 pub(super) fn set(file: impl AsFd, piece: &Piece, to: Side) -> Changed {

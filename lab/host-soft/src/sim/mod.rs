@@ -24,13 +24,14 @@ use std::sync::Arc;
 use tdxlab_host::{BootOptions, Host, HostError, Session};
 use tdxlab_journal::MODULE_FACT;
 use tdxlab_journal::journal::SeededFault;
-use tdxlab_plan::{Guest, HostKind, HostProfile, TdxModule};
+use tdxlab_plan::{Guest, HostKind, HostProfile};
+use tdxlab_softkvm::SoftKvm;
 use tdxlab_softkvm::memory::SimMachine;
-use tdxlab_softkvm::{Faithful, ModuleVersion, Policy, SoftKvm, Watched};
 
 use self::session::SimSession;
 use self::witness::Witnesses;
-use super::software::{self, MakePolicy};
+use crate::software;
+use crate::software_host::{Software, SoftwareHost};
 
 /// Largest machine memory of a session. It takes no room until it is used.
 const LARGEST_MACHINE: u64 = 1 << 40;
@@ -41,9 +42,7 @@ pub struct SimHost {
     in_memory: bool,
     /// Machine memory of a session in bytes; `None` for as much as its guest can need.
     machine_bytes: Option<u64>,
-    policy: MakePolicy,
-    fault: Option<SeededFault>,
-    module: ModuleVersion,
+    software: Software,
 }
 
 impl Default for SimHost {
@@ -67,9 +66,7 @@ impl SimHost {
         SimHost {
             in_memory: false,
             machine_bytes: None,
-            policy: Arc::new(|| Box::new(Faithful)),
-            fault: None,
-            module: ModuleVersion::default(),
+            software: Software::default(),
         }
     }
 
@@ -90,35 +87,11 @@ impl SimHost {
             ..self
         }
     }
+}
 
-    /// The same host with this TDX module, for scenarios that need none in particular.
-    #[must_use]
-    pub fn with_module(self, module: TdxModule) -> SimHost {
-        SimHost {
-            module: software::module_version(module),
-            ..self
-        }
-    }
-
-    /// The same host with a fault seeded into it, and what makes the policies that play it.
-    #[must_use]
-    pub fn with_fault(self, (fault, make): (SeededFault, fn() -> Box<dyn Policy>)) -> SimHost {
-        SimHost {
-            fault: Some(fault),
-            ..self.with_policy(move || Box::new(Watched::new(make())))
-        }
-    }
-
-    /// The same host with policies made by `make`.
-    #[must_use]
-    pub fn with_policy(
-        self,
-        make: impl Fn() -> Box<dyn Policy> + Send + Sync + 'static,
-    ) -> SimHost {
-        SimHost {
-            policy: Arc::new(make),
-            ..self
-        }
+impl SoftwareHost for SimHost {
+    fn software(&mut self) -> &mut Software {
+        &mut self.software
     }
 }
 
@@ -129,7 +102,7 @@ impl Host for SimHost {
 
     fn profile(&self) -> HostProfile {
         HostProfile {
-            module: Some(software::module_named(self.module)),
+            module: Some(software::module_named(self.software.module)),
             ..HostProfile::of(self.kind())
         }
     }
@@ -138,7 +111,10 @@ impl Host for SimHost {
         let fact = |name: &str, value: &str| (name.to_owned(), value.to_owned());
         vec![
             fact("kernel", "software KVM"),
-            fact(MODULE_FACT, &format!("software, rules of {}", self.module)),
+            fact(
+                MODULE_FACT,
+                &format!("software, rules of {}", self.software.module),
+            ),
             fact("QEMU", "none, the guest runs in process"),
         ]
     }
@@ -148,14 +124,14 @@ impl Host for SimHost {
     }
 
     fn fault(&self) -> Option<SeededFault> {
-        self.fault.clone()
+        self.software.fault.clone()
     }
 
     fn boot(&self, guest: &Guest, options: &BootOptions) -> Result<Box<dyn Session>, HostError> {
-        let config = software::config(HostKind::Sim, guest, options, self.module)?;
+        let config = software::config(HostKind::Sim, guest, options, self.software.module)?;
         let needed = || software::machine_bytes(guest.memory).min(LARGEST_MACHINE);
         let machine = SimMachine::new(self.machine_bytes.unwrap_or_else(needed));
-        let core = SoftKvm::new(machine, config, (self.policy)())
+        let core = SoftKvm::new(machine, config, (self.software.policy)())
             .map_err(|error| software::refused(HostKind::Sim, &error))?;
         let folder = (!self.in_memory).then_some(options.folder.as_path());
         let witness = Witnesses::new(folder).map_err(|source| HostError::System {
@@ -167,7 +143,7 @@ impl Host for SimHost {
             guest.vcpus,
             guest.memory,
             witness,
-            Arc::clone(&self.policy),
+            Arc::clone(&self.software.policy),
         )))
     }
 }

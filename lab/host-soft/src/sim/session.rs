@@ -15,7 +15,7 @@ use tdxlab_softkvm::{HostCall, SoftKvm};
 
 use super::guest::{Cpu, Progress, Task, refusal};
 use super::witness::Witnesses;
-use crate::software::MakePolicy;
+use crate::software_host::MakePolicy;
 use crate::{calls, software};
 
 /// Steps between two checks for an interrupt.

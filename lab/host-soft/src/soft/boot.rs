@@ -10,7 +10,6 @@ use tdxlab_host::{BootOptions, HostError, OnHost};
 use tdxlab_kernel::emulated::EmulatedFiles;
 use tdxlab_plan::{Guest, HostKind};
 use tdxlab_protocol::message::{Hello, Reply, Request, VERSION, Windows};
-use tdxlab_qemu::agent::AgentError;
 use tdxlab_qemu::qmp::Ticket;
 use tdxlab_qemu::qmp::commands::QueryCpus;
 use tdxlab_qemu::{
@@ -33,11 +32,11 @@ pub(super) fn boot(
     options: &BootOptions,
 ) -> Result<SoftSession, HostError> {
     // Errors in the plan are reported before anything starts.
-    let config = software::config(HostKind::Soft, guest, options, host.module)?;
+    let config = software::config(HostKind::Soft, guest, options, host.software.module)?;
     let until = Instant::now() + options.patience;
     let layout = RamLayout::for_memory(guest.memory);
-    let hatch = Attachment::if_wanted(host.attachable)?;
-    let monitor = hatch.as_ref().map(Attachment::monitor);
+    let attachment = Attachment::if_wanted(host.attachable)?;
+    let monitor = attachment.as_ref().map(Attachment::monitor);
     let (mut vm, doorbell) = start(host, guest, &layout, monitor)?;
     if let Some(nice) = host.nice {
         renice(vm.process().pid(), nice)?;
@@ -60,10 +59,10 @@ pub(super) fn boot(
         vm,
         core,
         parts.kernel,
-        Arc::clone(&host.policy),
+        Arc::clone(&host.software.policy),
         guest.memory,
         patience,
-        hatch,
+        attachment,
     );
     match session.configure(guest.vcpus, until) {
         Ok(()) => Ok(session),
@@ -112,7 +111,7 @@ fn get_ready(
         .map_err(|what| HostError::GuestLies { what })?;
 
     let machine = SoftMachine::new(ram, mailbox.clone(), options.patience);
-    let mut kvm = SoftKvm::new(machine, config, (host.policy)())
+    let mut kvm = SoftKvm::new(machine, config, (host.software.policy)())
         .map_err(|error| software::refused(HostKind::Soft, &error))?;
     kvm.machine_mut().trouble()?;
     let threads = threads(vm, &cpus, until)?;
@@ -239,7 +238,7 @@ impl SoftSession {
                     });
                 }
                 Ok(None) => {}
-                Err(error) => return Err(AgentError::into(error)),
+                Err(error) => return Err(error.into()),
             }
             // The guest calls TDG.VP.INFO meanwhile.
             self.serve(until, DOING)?;

@@ -26,27 +26,24 @@ mod session;
 
 use std::fmt;
 use std::path::Path;
-use std::sync::Arc;
 
 use tdxlab_host::{BootOptions, Host, HostError, OnHost, Session};
 use tdxlab_journal::MODULE_FACT;
 use tdxlab_journal::journal::SeededFault;
-use tdxlab_plan::{Guest, HostKind, HostProfile, TdxModule};
+use tdxlab_plan::{Guest, HostKind, HostProfile};
 use tdxlab_protocol::message::VERSION;
 use tdxlab_qemu::interrupt::Interrupt;
 use tdxlab_qemu::{Installed, version};
-use tdxlab_softkvm::{Faithful, ModuleVersion, Policy, Watched};
 
-use crate::software::{self, MakePolicy};
+use crate::software;
+use crate::software_host::{Software, SoftwareHost};
 
 /// The host `soft`.
 #[derive(Clone)]
 pub struct SoftHost {
     qemu: Installed,
     interrupt: &'static Interrupt,
-    policy: MakePolicy,
-    fault: Option<SeededFault>,
-    module: ModuleVersion,
+    software: Software,
     attachable: bool,
     nice: Option<i32>,
 }
@@ -86,41 +83,9 @@ impl SoftHost {
         SoftHost {
             qemu,
             interrupt: Interrupt::of_process(),
-            policy: Arc::new(|| Box::new(Faithful)),
-            fault: None,
-            module: ModuleVersion::default(),
+            software: Software::default(),
             attachable: false,
             nice: None,
-        }
-    }
-
-    /// The same host with this TDX module, for scenarios that need none in particular.
-    #[must_use]
-    pub fn with_module(self, module: TdxModule) -> SoftHost {
-        SoftHost {
-            module: software::module_version(module),
-            ..self
-        }
-    }
-
-    /// The same host with a fault seeded into it, and what makes the policies that play it.
-    #[must_use]
-    pub fn with_fault(self, (fault, make): (SeededFault, fn() -> Box<dyn Policy>)) -> SoftHost {
-        SoftHost {
-            fault: Some(fault),
-            ..self.with_policy(move || Box::new(Watched::new(make())))
-        }
-    }
-
-    /// The same host with policies made by `make`.
-    #[must_use]
-    pub fn with_policy(
-        self,
-        make: impl Fn() -> Box<dyn Policy> + Send + Sync + 'static,
-    ) -> SoftHost {
-        SoftHost {
-            policy: Arc::new(make),
-            ..self
         }
     }
 
@@ -154,6 +119,12 @@ impl SoftHost {
     }
 }
 
+impl SoftwareHost for SoftHost {
+    fn software(&mut self) -> &mut Software {
+        &mut self.software
+    }
+}
+
 impl Host for SoftHost {
     fn kind(&self) -> HostKind {
         HostKind::Soft
@@ -161,7 +132,7 @@ impl Host for SoftHost {
 
     fn profile(&self) -> HostProfile {
         HostProfile {
-            module: Some(software::module_named(self.module)),
+            module: Some(software::module_named(self.software.module)),
             ..HostProfile::of(self.kind())
         }
     }
@@ -170,7 +141,10 @@ impl Host for SoftHost {
         let fact = |name: &str, value: String| (name.to_owned(), value);
         vec![
             fact("kernel", "software KVM".into()),
-            fact(MODULE_FACT, format!("software, rules of {}", self.module)),
+            fact(
+                MODULE_FACT,
+                format!("software, rules of {}", self.software.module),
+            ),
             fact("QEMU", self.qemu.described()),
             fact("accelerator", "TCG".into()),
             fact("guest", format!("micro guest, protocol version {VERSION}")),
@@ -178,7 +152,7 @@ impl Host for SoftHost {
     }
 
     fn fault(&self) -> Option<SeededFault> {
-        self.fault.clone()
+        self.software.fault.clone()
     }
 
     fn boot(&self, guest: &Guest, options: &BootOptions) -> Result<Box<dyn Session>, HostError> {

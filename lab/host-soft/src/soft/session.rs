@@ -19,7 +19,7 @@ use super::core::Core;
 use super::schedule::Schedule;
 use crate::calls::{self, Work};
 use crate::software;
-use crate::software::MakePolicy;
+use crate::software_host::MakePolicy;
 
 /// Stages of one request or call between two checks of the clock.
 const STAGES_BETWEEN_LOOKS: u32 = 4096;
@@ -38,7 +38,7 @@ pub(super) struct SoftSession {
     pub(super) follow: Option<Interleaving>,
     pub(super) interleaving: Option<Interleaving>,
     /// Second monitor, for a held guest.
-    hatch: Option<Attachment>,
+    attachment: Option<Attachment>,
 }
 
 impl SoftSession {
@@ -49,7 +49,7 @@ impl SoftSession {
         policy: MakePolicy,
         memory: GpaRange,
         patience: Duration,
-        hatch: Option<Attachment>,
+        attachment: Option<Attachment>,
     ) -> SoftSession {
         SoftSession {
             vm,
@@ -61,7 +61,7 @@ impl SoftSession {
             schedule: Schedule::new(),
             follow: None,
             interleaving: None,
-            hatch,
+            attachment,
         }
     }
 
@@ -230,8 +230,8 @@ impl Session for SoftSession {
     }
 
     fn attach(&mut self) -> Vec<(String, String)> {
-        match &self.hatch {
-            Some(hatch) => hatch.open(&mut self.vm, GdbStub::Stub),
+        match &self.attachment {
+            Some(attachment) => attachment.open(&mut self.vm, GdbStub::Stub),
             None => Vec::new(),
         }
     }

@@ -370,3 +370,14 @@ proptest::proptest! {
         proptest::prop_assert!(complaint(&line).is_some());
     }
 }
+
+#[rstest]
+#[case(
+    "kvm_intel: Guest access before accepting 0x40001000 on vCPU 0",
+    Some(0x4000_1000)
+)]
+#[case("kvm_intel: Guest access before accepting", None)]
+#[case("kvm_intel: Guest access before accepting memory", None)]
+fn the_page_that_was_not_accepted(#[case] line: &str, #[case] gpa: Option<u64>) {
+    assert_eq!(used_before_accept(line), gpa.map(Gpa::new));
+}

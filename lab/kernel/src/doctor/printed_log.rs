@@ -4,7 +4,7 @@
 //! author's tool wrote: time stamps, host names, levels, colours, lines wrapped by a terminal or a
 //! mail program.
 
-use super::tdx::is_known_message;
+use super::tdx::messages::is_known_message;
 use crate::kmsg::Record;
 
 /// Names of months and days, the only words in a time stamp.

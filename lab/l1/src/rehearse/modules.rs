@@ -10,7 +10,6 @@ use tdxlab_softtdx::{BuildRequest, OUTSIDE_OF_TREE, build, fingerprint};
 
 use super::error::{RehearsalError, system};
 use super::root::Root;
-use super::selftests::PARTS_OF_SOURCE;
 
 /// The modules, as their files are called.
 pub(super) const MODULES: [&str; 2] = ["kvm.ko", "kvm-amd.ko"];
@@ -24,6 +23,30 @@ pub(super) fn is_kvm(name: &str) -> bool {
 
 /// Folder in the root of the parts of the kernel source that are built: KVM, and its selftests.
 pub(super) const SOURCE: &str = "usr/src/kvm-source";
+
+/// What of the kernel's source its KVM selftests are built from: themselves, and what `make headers` takes.
+const OF_SELFTESTS: [&str; 20] = [
+    "Makefile",
+    "arch/x86/Makefile",
+    "arch/x86/entry/syscalls",
+    "arch/x86/include/asm/Kbuild",
+    "arch/x86/include/uapi",
+    "include/asm-generic",
+    "include/uapi",
+    "scripts",
+    "tools/arch/x86",
+    "tools/build",
+    "tools/include",
+    "tools/lib",
+    "tools/scripts",
+    "tools/testing/selftests/cgroup/lib",
+    "tools/testing/selftests/kselftest.h",
+    "tools/testing/selftests/kvm",
+    "tools/testing/selftests/lib.mk",
+    "tools/testing/selftests/rseq",
+    "tools/testing/selftests/vfio/lib",
+    "usr/include",
+];
 
 /// File that identifies the sources of the modules beside it.
 const STAMP: &str = "softtdx.stamp";
@@ -44,7 +67,7 @@ pub(crate) fn unpack_source(root: &Root) -> Result<(), RehearsalError> {
     let tree = source.trim_end_matches(".tar.xz");
     // Where a package's script chooses between several of a kind.
     root.link("mawk", "usr/bin/awk")?;
-    let parts = ["arch/x86/kvm", "virt/kvm"].iter().chain(&PARTS_OF_SOURCE);
+    let parts = ["arch/x86/kvm", "virt/kvm"].iter().chain(&OF_SELFTESTS);
     let parts: Vec<String> = parts.map(|part| format!("{tree}/{part}")).collect();
     let script = format!(
         "mkdir -p /{SOURCE}\n\

@@ -10,7 +10,6 @@ use std::thread::available_parallelism;
 
 use super::error::{RehearsalError, system};
 use super::modules::{SOURCE, lock};
-use super::parts::Progress;
 use super::root::Root;
 
 /// Those that make, convert, punch or prefault private memory, below
@@ -23,37 +22,13 @@ const TESTS: [&str; 4] = [
     "pre_fault_memory_test",
 ];
 
-/// What of the kernel's source they are built from: themselves, and what `make headers` takes.
-pub(super) const PARTS_OF_SOURCE: [&str; 20] = [
-    "Makefile",
-    "arch/x86/Makefile",
-    "arch/x86/entry/syscalls",
-    "arch/x86/include/asm/Kbuild",
-    "arch/x86/include/uapi",
-    "include/asm-generic",
-    "include/uapi",
-    "scripts",
-    "tools/arch/x86",
-    "tools/build",
-    "tools/include",
-    "tools/lib",
-    "tools/scripts",
-    "tools/testing/selftests/cgroup/lib",
-    "tools/testing/selftests/kselftest.h",
-    "tools/testing/selftests/kvm",
-    "tools/testing/selftests/lib.mk",
-    "tools/testing/selftests/rseq",
-    "tools/testing/selftests/vfio/lib",
-    "usr/include",
-];
-
 /// Folder in the root of the built programs.
 const BUILT: &str = "selftests";
 
 /// Builds them in `root`, once; their folder.
 pub(super) fn build_in(
     root: &Root,
-    progress: &mut Progress<'_>,
+    progress: &mut dyn FnMut(&str),
 ) -> Result<PathBuf, RehearsalError> {
     let folder = root.inside(BUILT);
     let _lock = lock(&root.inside("selftests.lock"))?;

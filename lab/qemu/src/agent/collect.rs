@@ -4,6 +4,7 @@ use tdxlab_protocol::addr::PageLevel;
 use tdxlab_protocol::message::{Command, Counts, Reply, Run, Task, VcpuId};
 
 use super::plausible::AnswerCheck;
+use crate::cut::quoted;
 
 /// Most runs that the answers to one request may have. A guest that finds more has found every
 /// page different from its neighbour, and a lab that kept them all would be its victim.
@@ -56,7 +57,7 @@ impl Collector {
     /// The reply is implausible: of another request or vCPU, after the end, too much, or not
     /// possible for a guest that does this task. As text, with the reply.
     pub fn take(&mut self, reply: Reply) -> Result<(), String> {
-        let said = |why: &str, reply: &Reply| format!("{why}: {}", shortened(reply));
+        let said = |why: &str, reply: &Reply| format!("{why}: {}", quoted(&format!("{reply:?}")));
         if self.idle {
             return Err(said("a reply after the last one", &reply));
         }
@@ -142,15 +143,4 @@ fn describe(task: &Task) -> String {
         task.vcpu.0,
         super::request::describe(&task.command)
     )
-}
-
-/// As much of a reply as a message can bear.
-fn shortened(reply: &Reply) -> String {
-    const ROOM: usize = 240;
-    let text = format!("{reply:?}");
-    if text.chars().count() <= ROOM {
-        text
-    } else {
-        text.chars().take(ROOM).chain("...".chars()).collect()
-    }
 }

@@ -2,7 +2,7 @@
 //!
 //! | module | what it does |
 //! |---|---|
-//! | [`Agent`] | encodes requests, decodes replies, keeps the transcript |
+//! | [`Agent`] | a [`Conversation`] with the micro guest |
 //! | [`request`] | operation of a plan to guest tasks |
 //! | [`collect`] | collects the parts of the answers, within bounds |
 //! | [`plausible`] | whether an answer is plausible |
@@ -11,46 +11,21 @@
 //! error that shows its bytes, never a verdict.
 
 pub mod collect;
-pub(crate) mod hex;
 pub mod plausible;
 pub mod request;
-mod transcript;
 
-use std::collections::VecDeque;
-use std::io::{self, Read, Write};
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::BorrowedFd;
 use std::os::unix::net::UnixStream;
 
-use tdxlab_protocol::frame::{self, Decoder, FrameError};
 use tdxlab_protocol::message::{Refusal, Reply, Request, VERSION};
 
-use self::hex::hex;
-use self::transcript::Transcript;
-
-/// Bytes that may come before the guest's first word: what firmware or a broken UART may say.
-const MAX_NOISE: usize = 64 << 10;
+use crate::conversation::{Conversation, LineError};
 
 /// The guest at the other end of a serial line. Never blocks.
 #[derive(Debug)]
-pub struct Agent {
-    socket: UnixStream,
-    line: Line,
-    inbox: VecDeque<Reply>,
-    transcript: Transcript,
-    /// Number of bytes before the first reply; `None` after it.
-    noise: Option<usize>,
-}
+pub struct Agent(Conversation<Request, Reply>);
 
-/// The decoder, which does not implement `Debug`.
-struct Line(Box<Decoder<Reply>>);
-
-impl std::fmt::Debug for Line {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_tuple("Line").field(&self.0.frame().len()).finish()
-    }
-}
-
-/// The guest did not do its part.
+/// What the guest says of itself in place of an answer.
 #[derive(Debug, thiserror::Error)]
 pub enum AgentError {
     /// The guest panicked.
@@ -76,18 +51,6 @@ pub enum AgentError {
     /// The guest refused the request.
     #[error("guest refused: {0}")]
     Refused(String),
-    /// The reply is implausible.
-    #[error("{0}")]
-    Lies(String),
-    /// The line was closed.
-    #[error("the serial line was closed")]
-    Closed,
-    /// The line is full: the guest does not read.
-    #[error("the guest does not read its serial line")]
-    Full,
-    /// The socket failed.
-    #[error("serial line: {0}")]
-    Io(#[from] io::Error),
 }
 
 impl Agent {
@@ -96,20 +59,13 @@ impl Agent {
     /// # Errors
     ///
     /// The socket cannot be used without blocking.
-    pub fn new(socket: UnixStream) -> Result<Agent, AgentError> {
-        socket.set_nonblocking(true)?;
-        Ok(Agent {
-            socket,
-            line: Line(Box::new(Decoder::new())),
-            inbox: VecDeque::new(),
-            transcript: Transcript::new(),
-            noise: Some(0),
-        })
+    pub fn new(socket: UnixStream) -> Result<Agent, LineError> {
+        Conversation::new(socket).map(Agent)
     }
 
     /// Readable when the guest has sent data.
     pub fn socket(&self) -> BorrowedFd<'_> {
-        self.socket.as_fd()
+        self.0.socket()
     }
 
     /// Sends a request.
@@ -117,17 +73,8 @@ impl Agent {
     /// # Errors
     ///
     /// The line is closed, or full because the guest does not read.
-    pub fn send(&mut self, request: &Request) -> Result<(), AgentError> {
-        let mut buffer = frame::EMPTY_FRAME;
-        let bytes = frame::encode(request, &mut buffer)
-            .map_err(|error| AgentError::Io(io::Error::other(error)))?;
-        self.transcript.sent(bytes);
-        match self.socket.write_all(bytes) {
-            Ok(()) => Ok(()),
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Err(AgentError::Full),
-            Err(error) if is_hang_up(&error) => Err(AgentError::Closed),
-            Err(error) => Err(error.into()),
-        }
+    pub fn send(&mut self, request: &Request) -> Result<(), LineError> {
+        self.0.send(request)
     }
 
     /// Reads what the guest has sent. Never blocks.
@@ -136,53 +83,8 @@ impl Agent {
     ///
     /// A damaged frame, or the line was closed; complete replies before that remain available from
     /// [`Agent::next_reply`].
-    pub fn receive(&mut self) -> Result<(), AgentError> {
-        let mut buffer = [0; 4096];
-        // Bounded, so that a guest that never stops does not keep the lab from everything else.
-        for _ in 0..16 {
-            match self.socket.read(&mut buffer) {
-                Ok(0) => return Err(AgentError::Closed),
-                Ok(count) => self.take(&buffer[..count])?,
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) if is_hang_up(&error) => return Err(AgentError::Closed),
-                Err(error) => return Err(error.into()),
-            }
-        }
-        Ok(())
-    }
-
-    fn take(&mut self, mut bytes: &[u8]) -> Result<(), AgentError> {
-        self.transcript.raw(bytes);
-        if let Some(noise) = &mut self.noise {
-            *noise += bytes.len();
-        }
-        while let Some(result) = self.line.0.feed(&mut bytes) {
-            self.transcript.received(self.line.0.frame());
-            match result {
-                Ok(reply) => {
-                    self.noise = None;
-                    self.inbox.push_back(reply);
-                }
-                // A line that was never opened properly may crackle before the first word.
-                Err(_) if self.noise.is_some() => {}
-                Err(error) => return Err(self.damaged(error)),
-            }
-        }
-        match self.noise {
-            Some(noise) if noise > MAX_NOISE => Err(AgentError::Lies(format!(
-                "{noise} bytes and no greeting among them; the last are {}",
-                hex(self.line.0.frame())
-            ))),
-            _ => Ok(()),
-        }
-    }
-
-    fn damaged(&self, error: FrameError) -> AgentError {
-        AgentError::Lies(format!(
-            "a damaged frame ({error}): {}",
-            hex(self.line.0.frame())
-        ))
+    pub fn receive(&mut self) -> Result<(), LineError> {
+        self.0.receive()
     }
 
     /// The next reply that came in whole.
@@ -191,7 +93,7 @@ impl Agent {
     ///
     /// It is a panic or a refusal.
     pub fn next_reply(&mut self) -> Result<Option<Reply>, AgentError> {
-        match self.inbox.pop_front() {
+        match self.0.next_reply() {
             Some(Reply::Panic {
                 vcpu,
                 file,
@@ -217,26 +119,19 @@ impl Agent {
 
     /// Whether replies are queued.
     pub fn has_replies(&self) -> bool {
-        !self.inbox.is_empty()
+        self.0.is_waiting()
     }
 
     /// Both sides of the conversation as text, one message a line; the middle of a long one is
     /// left out.
     pub fn transcript(&self) -> String {
-        self.transcript.to_text(self.line.0.frame())
+        self.0.transcript(usize::MAX)
     }
 
     /// The bytes the guest sent; the middle of many is left out.
     pub fn raw(&self) -> Vec<u8> {
-        self.transcript.raw_bytes()
+        self.0.raw()
     }
-}
-
-fn is_hang_up(error: &io::Error) -> bool {
-    matches!(
-        error.kind(),
-        io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset
-    )
 }
 
 fn describe(reason: Refusal) -> String {

@@ -6,6 +6,7 @@ use std::os::unix::net::UnixStream;
 use proptest::prelude::*;
 use rstest::rstest;
 use tdxlab_protocol::addr::{Gpa, GpaRange, PageLevel};
+use tdxlab_protocol::frame;
 use tdxlab_protocol::message::{
     AcceptSize, Access, AccessKind, Command, Content, Counts, Hello, OnVe, Run, Side, Task, VcpuId,
 };
@@ -77,7 +78,7 @@ fn noise_without_end_is_an_error() {
             break error;
         }
     };
-    assert!(matches!(error, AgentError::Lies(_)), "{error}");
+    assert!(matches!(error, LineError::Lies(_)), "{error}");
     assert!(error.to_string().contains("55 55 55"), "{error}");
     drop(agent);
     writer.join().unwrap();
@@ -131,7 +132,7 @@ fn a_closed_line_is_noticed_after_what_came_before() {
     let (mut agent, mut guest) = line();
     say(&mut guest, &Reply::Hello(HELLO));
     drop(guest);
-    assert!(matches!(agent.receive(), Err(AgentError::Closed)));
+    assert!(matches!(agent.receive(), Err(LineError::Closed)));
     assert!(agent.next_reply().unwrap().is_some());
 }
 
@@ -140,7 +141,7 @@ fn a_guest_that_does_not_read_is_no_hang() {
     let (mut agent, _guest) = line();
     let request = Request::PowerOff { code: 0 };
     let error = (0..1_000_000).find_map(|_| agent.send(&request).err());
-    assert!(matches!(error, Some(AgentError::Full)), "{error:?}");
+    assert!(matches!(error, Some(LineError::Full)), "{error:?}");
 }
 
 const BASE: u64 = 1 << 30;

@@ -53,29 +53,32 @@ fn soft_host() {
     "#);
 }
 
+/// The options of `now` that `before` has not, and those that it lacks.
+fn changed(before: &QemuCommand, now: &QemuCommand) -> String {
+    let [before, now] = [before, now].map(|command| command.line().to_string());
+    let only = |sign: char, of: &str, other: &str| -> String {
+        let lines = of.lines().map(|line| line.trim_end_matches(" \\"));
+        let all: Vec<&str> = other
+            .lines()
+            .map(|line| line.trim_end_matches(" \\"))
+            .collect();
+        let lines = lines.filter(|line| !all.contains(line));
+        lines.map(|line| format!("{sign}{line}\n")).collect()
+    };
+    only('-', &before, &now) + &only('+', &now, &before)
+}
+
 #[test]
 fn soft_host_for_pasting() {
-    insta::assert_snapshot!(soft().for_pasting().line(), @r#"
-    qemu-system-x86_64 \
-      -name tdxlab,debug-threads=on \
-      -nodefaults \
-      -no-user-config \
-      -no-reboot \
-      -display none \
-      -accel tcg,thread=multi \
-      -machine q35,smm=off,vmport=off,hpet=off,sata=off,i8042=off,pit=off,graphics=off,acpi=off,memory-backend=ram \
-      -cpu max \
-      -smp 2 \
-      -m 256M \
-      -object memory-backend-memfd,id=ram,size=256M,share=on \
-      -bios guest.bin \
-      -chardev socket,id=qmp,path=qmp.sock,server=on,wait=off \
-      -mon chardev=qmp,mode=control \
-      -chardev file,id=serial,path=serial.out \
-      -serial chardev:serial \
-      -chardev file,id=doorbell,path=doorbell.out \
-      -device isa-debugcon,iobase=0xe9,chardev=doorbell \
-      -device isa-debug-exit,iobase=0xf4,iosize=1
+    insta::assert_snapshot!(changed(&soft(), &soft().for_pasting()), @r#"
+    -  -bios /proc/self/fd/7
+    -  -chardev socket,id=qmp,fd=4
+    -  -chardev socket,id=serial,fd=5
+    -  -chardev socket,id=doorbell,fd=6
+    +  -bios guest.bin
+    +  -chardev socket,id=qmp,path=qmp.sock,server=on,wait=off
+    +  -chardev file,id=serial,path=serial.out
+    +  -chardev file,id=doorbell,path=doorbell.out
     "#);
 }
 
@@ -183,62 +186,36 @@ fn td_of_a_qemu_from_11_1_on() {
         }),
         ..td(version)
     };
-    let line = large(Version::new(11, 1)).line();
-    assert_eq!(line, large(Version::new(12, 0)).line());
-    insta::assert_snapshot!(line, @r#"
-    qemu-system-x86_64 \
-      -name tdxlab,debug-threads=on \
-      -nodefaults \
-      -no-user-config \
-      -no-reboot \
-      -display none \
-      -accel kvm \
-      -machine q35,confidential-guest-support=tdx0,smm=off,vmport=off,hpet=off,sata=off,i8042=off,pit=off,graphics=off,acpi=off,memory-backend=ram \
-      -cpu host \
-      -smp 4 \
-      -m 6144M \
-      -object memory-backend-memfd,id=ram,size=6144M,share=on \
-      -object '{"qom-type":"tdx-guest","id":"tdx0","sept-ve-disable":true}' \
-      -action reboot=shutdown,panic=exit-failure \
-      -bios /proc/self/fd/7 \
-      -chardev socket,id=qmp,fd=4 \
-      -object monitor-qmp,id=monitor,chardev=qmp \
-      -chardev socket,id=serial,fd=5 \
-      -serial chardev:serial \
-      -chardev socket,id=console,fd=8 \
-      -serial chardev:console \
-      -device isa-debug-exit,iobase=0xf4,iosize=1 \
-      -S
+    let newer = large(Version::new(11, 1));
+    assert_eq!(newer.line(), large(Version::new(12, 0)).line());
+    insta::assert_snapshot!(changed(&td(Version::new(10, 1)), &newer), @r#"
+    -  -smp 2
+    -  -m 256M
+    -  -object memory-backend-memfd,id=ram,size=256M,share=on
+    -  -object '{"qom-type":"tdx-guest","id":"tdx0","sept-ve-disable":false}'
+    -  -mon chardev=qmp,mode=control
+    +  -smp 4
+    +  -m 6144M
+    +  -object memory-backend-memfd,id=ram,size=6144M,share=on
+    +  -object '{"qom-type":"tdx-guest","id":"tdx0","sept-ve-disable":true}'
+    +  -object monitor-qmp,id=monitor,chardev=qmp
     "#);
 }
 
 /// A person's QEMU runs at once: there is no lab to say `cont`.
 #[test]
 fn td_for_pasting() {
-    let line = td(Version::new(11, 1)).for_pasting().line();
-    insta::assert_snapshot!(line, @r#"
-    qemu-system-x86_64 \
-      -name tdxlab,debug-threads=on \
-      -nodefaults \
-      -no-user-config \
-      -no-reboot \
-      -display none \
-      -accel kvm \
-      -machine q35,confidential-guest-support=tdx0,smm=off,vmport=off,hpet=off,sata=off,i8042=off,pit=off,graphics=off,acpi=off,memory-backend=ram \
-      -cpu host \
-      -smp 2 \
-      -m 256M \
-      -object memory-backend-memfd,id=ram,size=256M,share=on \
-      -object '{"qom-type":"tdx-guest","id":"tdx0","sept-ve-disable":false}' \
-      -action reboot=shutdown,panic=exit-failure \
-      -bios guest.bin \
-      -chardev socket,id=qmp,path=qmp.sock,server=on,wait=off \
-      -object monitor-qmp,id=monitor,chardev=qmp \
-      -chardev file,id=serial,path=serial.out \
-      -serial chardev:serial \
-      -chardev file,id=console,path=console.out \
-      -serial chardev:console \
-      -device isa-debug-exit,iobase=0xf4,iosize=1
+    let td = td(Version::new(11, 1));
+    insta::assert_snapshot!(changed(&td, &td.for_pasting()), @r#"
+    -  -bios /proc/self/fd/7
+    -  -chardev socket,id=qmp,fd=4
+    -  -chardev socket,id=serial,fd=5
+    -  -chardev socket,id=console,fd=8
+    -  -S
+    +  -bios guest.bin
+    +  -chardev socket,id=qmp,path=qmp.sock,server=on,wait=off
+    +  -chardev file,id=serial,path=serial.out
+    +  -chardev file,id=console,path=console.out
     "#);
 }
 

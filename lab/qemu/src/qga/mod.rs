@@ -9,7 +9,8 @@
 //! no JSON has, before an answer that repeats a number.
 //! Source: docs/interop/qemu-ga-ref of QEMU.
 
-use std::io::{self, Read, Write};
+use std::collections::VecDeque;
+use std::io;
 use std::marker::PhantomData;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
@@ -17,7 +18,9 @@ use std::os::unix::net::UnixStream;
 use qapi::{Any, Execute};
 use serde::Deserialize;
 
-use crate::record::{Direction, Record, shortened};
+use crate::cut::quoted;
+use crate::record::{Direction, Record};
+use crate::socket::{self, Peer};
 
 pub use qapi::{Command, qga as commands};
 
@@ -34,8 +37,7 @@ const MARK: u8 = 0xff;
 #[derive(Debug)]
 pub struct Qga {
     socket: UnixStream,
-    unread: Vec<u8>,
-    closed: bool,
+    unread: VecDeque<u8>,
     state: State,
     last_sync: i64,
     record: Record,
@@ -73,7 +75,7 @@ pub struct Refusal {
 impl Refusal {
     /// On one line, and no longer than a message can bear.
     fn plain(self) -> Refusal {
-        let plain = |text: String| shortened(&text.replace(char::is_control, " "));
+        let plain = |text: String| quoted(&text.replace(char::is_control, " "));
         Refusal {
             class: plain(self.class),
             desc: plain(self.desc),
@@ -132,8 +134,7 @@ impl Qga {
         socket.set_nonblocking(true)?;
         Ok(Qga {
             socket,
-            unread: Vec::new(),
-            closed: false,
+            unread: VecDeque::new(),
             state: State::Apart,
             last_sync: 0,
             record: Record::new(),
@@ -189,13 +190,9 @@ impl Qga {
             .map_err(|error| QgaError::Io(io::Error::other(error)))?;
         self.record.note(Direction::Sent, &line);
         let bytes = [before, line.as_bytes(), b"\n"].concat();
-        match self.socket.write_all(&bytes) {
-            Ok(()) => Ok(()),
-            // What was sent before the hang-up is read first.
-            Err(error) if is_hang_up(&error) => {
-                self.closed = true;
-                Ok(())
-            }
+        match socket::send(&self.socket, &bytes) {
+            // What was sent before a hang-up is read first, then `receive` reports it.
+            Ok(Peer::Open | Peer::Closed) => Ok(()),
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                 let why = "the guest does not read its line";
                 Err(QgaError::Io(io::Error::new(io::ErrorKind::WouldBlock, why)))
@@ -210,28 +207,13 @@ impl Qga {
     ///
     /// An invalid answer, or the line was closed (after all answers before that were read).
     pub fn receive(&mut self) -> Result<(), QgaError> {
-        let mut buffer = [0; 16 << 10];
-        // Bounded, so that a guest that never stops does not keep the lab from everything else.
-        for _ in 0..16 {
-            match self.socket.read(&mut buffer) {
-                Ok(0) => {
-                    self.closed = true;
-                    break;
-                }
-                Ok(count) => self.unread.extend(&buffer[..count]),
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) if is_hang_up(&error) => {
-                    self.closed = true;
-                    break;
-                }
-                Err(error) => return Err(error.into()),
-            }
-            self.take_lines()?;
-        }
-        match self.closed {
-            true => Err(QgaError::Closed),
-            false => Ok(()),
+        let mut bytes = Vec::new();
+        let peer = socket::receive(&self.socket, &mut bytes);
+        self.unread.extend(&bytes);
+        self.take_lines()?;
+        match peer? {
+            Peer::Open => Ok(()),
+            Peer::Closed => Err(QgaError::Closed),
         }
     }
 
@@ -263,8 +245,7 @@ impl Qga {
             if end > MAX_ANSWER {
                 break;
             }
-            let rest = self.unread.split_off(end + 1);
-            let line = std::mem::replace(&mut self.unread, rest);
+            let line: Vec<u8> = self.unread.drain(..=end).collect();
             let line = line.trim_ascii();
             if !line.is_empty() {
                 self.take_line(line)?;
@@ -281,7 +262,7 @@ impl Qga {
         self.record.note(Direction::Received, &text);
         let nonsense = |why: String| QgaError::Nonsense {
             why,
-            line: shortened(&text),
+            line: quoted(&text),
         };
         let answer: Answer = serde_json::from_slice(line)
             .map_err(|error| nonsense(format!("a line that is no answer ({error})")))?;
@@ -340,12 +321,8 @@ impl Qga {
             State::Answered(_, Ok(value)) => match C::Ok::deserialize(&value) {
                 Ok(value) => Ok(Some(value)),
                 Err(error) => Err(QgaError::Nonsense {
-                    why: format!(
-                        "no answer to {} ({})",
-                        C::NAME,
-                        shortened(&error.to_string())
-                    ),
-                    line: shortened(&value.to_string()),
+                    why: format!("no answer to {} ({})", C::NAME, quoted(&error.to_string())),
+                    line: quoted(&value.to_string()),
                 }),
             },
             State::Answered(command, Err(refusal)) => Err(QgaError::Refused { command, refusal }),
@@ -358,13 +335,6 @@ impl Qga {
     pub fn trace(&self) -> String {
         self.record.to_json_lines()
     }
-}
-
-fn is_hang_up(error: &io::Error) -> bool {
-    matches!(
-        error.kind(),
-        io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset
-    )
 }
 
 #[cfg(test)]

@@ -10,7 +10,7 @@
 pub mod commands;
 
 use std::collections::{BTreeMap, VecDeque};
-use std::io::{self, Read, Write};
+use std::io;
 use std::marker::PhantomData;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
@@ -20,7 +20,9 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use qapi::{Any, Command, Execute};
 use serde::Deserialize;
 
-use crate::record::{Direction, Record, shortened};
+use crate::cut::quoted;
+use crate::record::{Direction, Record};
+use crate::socket::{self, Peer};
 
 /// Longest line a monitor may send. `query-qmp-schema`, the longest there is, has 250 KB.
 const MAX_LINE: usize = 4 << 20;
@@ -32,9 +34,8 @@ const MAX_EVENTS: usize = 1024;
 #[derive(Debug)]
 pub struct Qmp {
     socket: UnixStream,
-    unread: Vec<u8>,
+    unread: VecDeque<u8>,
     greeted: bool,
-    closed: bool,
     next_id: u64,
     /// Answers to commands that were sent: `None` until it is there.
     answers: BTreeMap<u64, Option<Result<Any, qapi::Error>>>,
@@ -138,9 +139,8 @@ impl Qmp {
         socket.set_nonblocking(true)?;
         let mut qmp = Qmp {
             socket,
-            unread: Vec::new(),
+            unread: VecDeque::new(),
             greeted: false,
-            closed: false,
             next_id: 0,
             answers: BTreeMap::new(),
             events: VecDeque::new(),
@@ -170,11 +170,9 @@ impl Qmp {
             .map_err(|error| QmpError::Io(io::Error::other(error)))?;
         self.record.note(Direction::Sent, &line);
         line.push('\n');
-        match self.socket.write_all(line.as_bytes()) {
-            Ok(()) => {}
-            // Messages sent before the hang-up are read first.
-            Err(error) if is_hang_up(&error) => self.closed = true,
-            Err(error) => return Err(error.into()),
+        match socket::send(&self.socket, line.as_bytes())? {
+            // Messages sent before a hang-up are read first, then `receive` reports it.
+            Peer::Open | Peer::Closed => {}
         }
         self.answers.insert(id, None);
         Ok(Ticket {
@@ -189,28 +187,13 @@ impl Qmp {
     ///
     /// An invalid message, or the socket was closed (after all messages before that were read).
     pub fn receive(&mut self) -> Result<(), QmpError> {
-        let mut buffer = [0; 16 << 10];
-        loop {
-            match self.socket.read(&mut buffer) {
-                Ok(0) => {
-                    self.closed = true;
-                    break;
-                }
-                Ok(count) => self.unread.extend(&buffer[..count]),
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) if is_hang_up(&error) => {
-                    self.closed = true;
-                    break;
-                }
-                Err(error) => return Err(error.into()),
-            }
-            self.take_lines()?;
-        }
-        if self.closed {
-            Err(QmpError::Closed)
-        } else {
-            Ok(())
+        let mut bytes = Vec::new();
+        let peer = socket::receive(&self.socket, &mut bytes);
+        self.unread.extend(&bytes);
+        self.take_lines()?;
+        match peer? {
+            Peer::Open => Ok(()),
+            Peer::Closed => Err(QmpError::Closed),
         }
     }
 
@@ -229,7 +212,7 @@ impl Qmp {
                 Ok(value) => Ok(Some(value)),
                 Err(error) => Err(QmpError::Nonsense {
                     why: format!("no answer to {} ({error})", C::NAME),
-                    line: shortened(&value.to_string()),
+                    line: quoted(&value.to_string()),
                 }),
             },
             Some(Err(error)) => Err(QmpError::Refused {
@@ -293,8 +276,7 @@ impl Qmp {
 
     fn take_lines(&mut self) -> Result<(), QmpError> {
         while let Some(end) = self.unread.iter().position(|&byte| byte == b'\n') {
-            let rest = self.unread.split_off(end + 1);
-            let line = std::mem::replace(&mut self.unread, rest);
+            let line: Vec<u8> = self.unread.drain(..=end).collect();
             let line = line.trim_ascii();
             if !line.is_empty() {
                 self.take_line(line)?;
@@ -311,7 +293,7 @@ impl Qmp {
         self.record.note(Direction::Received, &text);
         let nonsense = |why: &str| QmpError::Nonsense {
             why: why.to_owned(),
-            line: shortened(&text),
+            line: quoted(&text),
         };
         let message: Message =
             serde_json::from_slice(line).map_err(|_| nonsense("a line that is no QMP message"))?;
@@ -378,13 +360,6 @@ impl Timestamp {
         let micros = u64::try_from(self.microseconds).unwrap_or(0);
         Duration::from_secs(seconds).saturating_add(Duration::from_micros(micros))
     }
-}
-
-fn is_hang_up(error: &io::Error) -> bool {
-    matches!(
-        error.kind(),
-        io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset
-    )
 }
 
 #[cfg(test)]

@@ -162,6 +162,24 @@ fn silence_ends_with_patience() {
 }
 
 #[test]
+fn patience_ends_for_a_monitor_that_talks_of_other_things_without_end() {
+    let (ours, mut theirs) = UnixStream::pair().unwrap();
+    let writer = thread::spawn(move || {
+        writeln!(theirs, "{GREETING}").unwrap();
+        let events = "{\"event\":\"X\"}\n".repeat(1 << 12);
+        while theirs.write_all(events.as_bytes()).is_ok() {}
+    });
+    let mut qmp = Qmp::new(ours).unwrap();
+    let error = qmp
+        .execute(&QueryStatus {}, Duration::from_millis(20))
+        .unwrap_err();
+    assert!(matches!(error, QmpError::Silent { .. }), "{error}");
+    assert!(qmp.take_events().count() <= MAX_EVENTS);
+    drop(qmp);
+    writer.join().unwrap();
+}
+
+#[test]
 fn a_closed_socket_is_noticed() {
     let (ours, theirs) = UnixStream::pair().unwrap();
     let mut qmp = Qmp::new(ours).unwrap();

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use maud::{Markup, PreEscaped, html};
 use tdxlab_journal::verdict::{Verdict, Witness};
-use tdxlab_plan::names::{Errno, Unsigned, VmcallStatus};
+use tdxlab_plan::names::{Errno, Unsigned};
 use tdxlab_plan::text::Micros;
 use tdxlab_plan::{Expectation, Interval, text as words};
 
@@ -361,23 +361,9 @@ fn rows(step: &StepReport, expected: &Expectation) -> Vec<Row> {
             number(seen.entries_looked_at),
         );
     }
-    let mut outcome = vec![
-        words::statuses_text(expected),
-        words::accesses_text(expected),
-        words::reads_text(expected),
-    ];
-    outcome.extend(
-        expected
-            .map_gpa
-            .map(|status| format!("MapGPA {}", VmcallStatus(status))),
-    );
-    outcome.extend(
-        expected
-            .errnos
-            .iter()
-            .map(|errno| format!("errno {}", Errno(*errno))),
-    );
-    outcome.retain(|part| !part.is_empty());
+    let mut outcome = words::answers(expected);
+    let errnos = expected.errnos.iter();
+    outcome.extend(errnos.map(|errno| format!("errno {}", Errno(*errno))));
     if !outcome.is_empty() || !step.seen.is_empty() {
         let witness = step
             .findings

@@ -86,7 +86,7 @@ impl Compare {
             module: self.played.module,
             ..Played::default()
         };
-        let host = played.on_sim(SimHost::in_memory());
+        let host = played.on(SimHost::in_memory());
         let reports = designs
             .iter()
             .map(|design| run(&items, design, &host, interrupt, folder.path()))

@@ -176,7 +176,7 @@ impl FuzzCommand {
             _ => "--host sim",
         };
         if self.kind() == HostKind::Sim {
-            let host = played.on_sim(SimHost::in_memory());
+            let host = played.on(SimHost::in_memory());
             return Ok((Box::new(host), why.to_owned()));
         }
         let selected = select::select_with(self.host.into(), played)?;

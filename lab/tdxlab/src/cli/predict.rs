@@ -2,7 +2,7 @@
 
 use clap::Args;
 use tdxlab_plan::addr::GpaRange;
-use tdxlab_plan::names::{Errno, Unsigned, VmcallStatus};
+use tdxlab_plan::names::{Errno, Unsigned};
 use tdxlab_plan::{Design, Expectation, Op, Plan, Side, Step, TdxModule, op_words, text as words};
 use tdxlab_predict::Predictor;
 
@@ -199,25 +199,9 @@ fn line(cells: [String; COLUMNS.len()], seen: &str) -> String {
 
 /// What guest and host call see, in words.
 fn seen(expected: &Expectation) -> String {
-    let mut parts = vec![
-        words::statuses_text(expected),
-        words::accesses_text(expected),
-        words::reads_text(expected),
-    ];
-    parts.extend(
-        expected
-            .map_gpa
-            .map(|status| format!("MapGPA {}", VmcallStatus(status))),
-    );
-    parts.extend(
-        expected
-            .errnos
-            .iter()
-            .map(|errno| Errno(*errno).to_string()),
-    );
-    if !expected.td_alive {
-        parts.push("the TD is ended by KVM".to_owned());
-    }
-    parts.retain(|part| !part.is_empty());
+    let mut parts = words::answers(expected);
+    let errnos = expected.errnos.iter();
+    parts.extend(errnos.map(|errno| Errno(*errno).to_string()));
+    parts.extend(words::end(expected).map(str::to_owned));
     parts.join("; ")
 }

@@ -25,6 +25,15 @@ const CONVERT: &str = "scenarios/stock/convert-is-a-hole.yaml";
 const FAILED: u8 = 1;
 const NOT_JUDGED: u8 = 70;
 
+const fn fails(lie: &'static str, scenario: &'static str, says: &'static [&'static str]) -> Case {
+    Case {
+        lie,
+        scenario,
+        code: FAILED,
+        says,
+    }
+}
+
 const fn refused(lie: &'static str, says: &'static [&'static str]) -> Case {
     Case {
         lie,
@@ -133,47 +142,33 @@ const CASES: [Case; 35] = [
         code: 0,
         says: &["pass"],
     },
-    Case {
-        lie: "panic=2",
-        scenario: IMAGE,
-        code: FAILED,
-        says: &[
+    fails(
+        "panic=2",
+        IMAGE,
+        &[
             "gave up with 0x10000",
             "a lie of a rehearsal",
             "step 2 of 6",
         ],
-    },
-    Case {
-        lie: "panic=2:0x10001",
-        scenario: IMAGE,
-        code: FAILED,
-        says: &["a code that QEMU does not take", "step 2 of 6"],
-    },
-    Case {
-        lie: "triple-fault=2",
-        scenario: IMAGE,
-        code: FAILED,
-        says: &["triple fault", "step 2 of 6"],
-    },
+    ),
+    fails(
+        "panic=2:0x10001",
+        IMAGE,
+        &["a code that QEMU does not take", "step 2 of 6"],
+    ),
+    fails("triple-fault=2", IMAGE, &["triple fault", "step 2 of 6"]),
     // A conversion on a kernel whose guest_memfd takes no hole of 4K, by a QEMU that punches.
-    Case {
-        lie: "coarse-holes",
-        scenario: CONVERT,
-        code: FAILED,
-        says: &["a QEMU that converts in place", "Failed to fallocate"],
-    },
-    Case {
-        lie: "kill=2",
-        scenario: IMAGE,
-        code: FAILED,
-        says: &["KVM ended the TD", "step 2 of 6"],
-    },
-    Case {
-        lie: "drop-conversion=1",
-        scenario: CONVERT,
-        code: FAILED,
-        says: &["1536 (expected 1535 populated 4K pages)", "step 3 of 9"],
-    },
+    fails(
+        "coarse-holes",
+        CONVERT,
+        &["a QEMU that converts in place", "Failed to fallocate"],
+    ),
+    fails("kill=2", IMAGE, &["KVM ended the TD", "step 2 of 6"]),
+    fails(
+        "drop-conversion=1",
+        CONVERT,
+        &["1536 (expected 1535 populated 4K pages)", "step 3 of 9"],
+    ),
 ];
 
 #[test]

@@ -6,6 +6,7 @@ use tdxlab_softkvm::policy::{HeadAndTail, Kick, LevelLimits, Why};
 use tdxlab_softkvm::{Pfn, Policy, SeptEntry, State};
 
 use super::*;
+use crate::SoftwareHost;
 
 fn bench(design: &str, policy: impl Policy + Copy + Sync + 'static) -> Bench {
     let host = SimHost::in_memory().with_policy(move || Box::new(policy));

@@ -216,6 +216,11 @@ pub(super) fn message(line: &str) -> Option<&'static Known> {
     MESSAGES.iter().find(|known| line.contains(known.text))
 }
 
+/// Whether a line is a message about the set-up of TDX whose meaning is known.
+pub(in crate::doctor) fn is_known_message(line: &str) -> bool {
+    message(line).is_some()
+}
+
 /// Remedy for a bare error number, `initialization failed (-5)`.
 pub(super) fn cure_by_errno(line: &str) -> Option<&'static str> {
     let (_, rest) = line.rsplit_once("(-")?;

@@ -4,7 +4,7 @@ mod in_place;
 mod keys;
 mod kvm;
 mod log;
-mod messages;
+pub(super) mod messages;
 mod module;
 mod module_version;
 mod processor;
@@ -45,11 +45,6 @@ pub(super) fn facts(machine: &ThisMachine) -> Vec<Fact> {
     }
     facts.extend(qemu::for_tdx(machine));
     facts
-}
-
-/// Whether a line of the kernel log is a message about the set-up of TDX whose meaning is known.
-pub(super) fn is_known_message(line: &str) -> bool {
-    messages::message(line).is_some()
 }
 
 fn kernel(machine: &ThisMachine, offered: bool) -> Fact {

@@ -1,12 +1,13 @@
-//! Transcript of the serial line, bounded.
+//! Transcript of a conversation, bounded.
 
-use std::fmt::Write;
+use std::fmt::Debug;
+use std::marker::PhantomData;
 use std::time::Instant;
 
 use tdxlab_protocol::frame::{Decoder, Message};
-use tdxlab_protocol::message::{Reply, Request};
 
 use super::hex::hex;
+use crate::cut::cut;
 use crate::head_tail::HeadTail;
 
 /// Frames kept from the beginning and from the end.
@@ -15,7 +16,7 @@ const FRAMES_KEPT: (usize, usize) = (64, 960);
 /// Bytes from the guest kept from the beginning and from the end.
 const BYTES_KEPT: (usize, usize) = (16 << 10, 112 << 10);
 
-/// A frame as it was on the line, without delimiters.
+/// A frame as it was on the line.
 #[derive(Debug)]
 struct Entry {
     micros: u64,
@@ -27,18 +28,20 @@ struct Entry {
 ///
 /// Frames are kept as bytes and formatted on demand, since most conversations succeed.
 #[derive(Debug)]
-pub(super) struct Transcript {
+pub(super) struct Transcript<Q, R> {
     began: Instant,
     entries: HeadTail<Entry>,
     raw: HeadTail<u8>,
+    messages: PhantomData<fn() -> (Q, R)>,
 }
 
-impl Transcript {
-    pub(super) fn new() -> Transcript {
+impl<Q: Message + Debug, R: Message + Debug> Transcript<Q, R> {
+    pub(super) fn new() -> Transcript<Q, R> {
         Transcript {
             began: Instant::now(),
             entries: HeadTail::new(FRAMES_KEPT.0, FRAMES_KEPT.1),
             raw: HeadTail::new(BYTES_KEPT.0, BYTES_KEPT.1),
+            messages: PhantomData,
         }
     }
 
@@ -67,37 +70,29 @@ impl Transcript {
     }
 
     /// All that is kept, and `unfinished`: bytes after the last whole frame.
-    pub(super) fn to_text(&self, unfinished: &[u8]) -> String {
-        let mut text = String::new();
-        for entry in self.entries.head() {
-            line(&mut text, entry);
-        }
+    pub(super) fn to_text(&self, unfinished: &[u8], most_chars: usize) -> String {
+        let line = |entry: &Entry| {
+            let (who, what) = match entry.from_guest {
+                true => ("guest", decoded::<R>(&entry.bytes)),
+                false => ("lab  ", decoded::<Q>(&entry.bytes)),
+            };
+            let (millis, what) = (entry.micros as f64 / 1000.0, cut(&what, most_chars));
+            format!("{millis:>9.3} ms  {who}  {what}\n")
+        };
+        let mut text: String = self.entries.head().map(line).collect();
         if self.entries.left_out() > 0 {
-            let _ = writeln!(text, "[{} messages left out]", self.entries.left_out());
+            text += &format!("[{} messages left out]\n", self.entries.left_out());
         }
-        for entry in self.entries.tail() {
-            line(&mut text, entry);
-        }
+        text.extend(self.entries.tail().map(line));
         let last = self.entries.tail().last().or(self.entries.head().last());
         if !unfinished.is_empty() && last.is_none_or(|entry| entry.bytes != unfinished) {
-            let _ = writeln!(text, "{:>12}  guest  unfinished: {}", "", hex(unfinished));
+            text += &format!("{:>12}  guest  unfinished: {}\n", "", hex(unfinished));
         }
         text
     }
 }
 
-fn line(text: &mut String, entry: &Entry) {
-    let (who, what) = if entry.from_guest {
-        ("guest", decoded::<Reply>(&entry.bytes))
-    } else {
-        ("lab  ", decoded::<Request>(&entry.bytes))
-    };
-    let millis = entry.micros as f64 / 1000.0;
-    // Writing to a String cannot fail.
-    let _ = writeln!(text, "{millis:>9.3} ms  {who}  {what}");
-}
-
-fn decoded<M: Message + std::fmt::Debug>(bytes: &[u8]) -> String {
+fn decoded<M: Message + Debug>(bytes: &[u8]) -> String {
     let mut decoder = Decoder::<M>::new();
     for &byte in bytes.iter().chain(&[0]) {
         match decoder.push(byte) {

@@ -1,7 +1,7 @@
 //! Bytes in messages.
 
 /// Bytes for a message: the first of them in hexadecimal.
-pub(crate) fn hex(bytes: &[u8]) -> String {
+pub(super) fn hex(bytes: &[u8]) -> String {
     const ROOM: usize = 64;
     let mut text = String::new();
     for byte in bytes.iter().take(ROOM) {
