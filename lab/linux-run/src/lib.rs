@@ -32,6 +32,7 @@ mod boot;
 mod complaints;
 mod court;
 mod demotes;
+mod file;
 mod host;
 mod judge;
 mod laws;

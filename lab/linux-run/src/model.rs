@@ -3,11 +3,13 @@
 use std::collections::BTreeMap;
 
 use tdxlab_plan::Side;
-use tdxlab_plan::linux::{BufferId, LinuxGuest, LinuxOp, LinuxPlan, Load, Pages, report_data};
+use tdxlab_plan::linux::{
+    BufferId, LinuxGuest, LinuxOp, LinuxPlan, Load, Pages, ReadFile, report_data,
+};
 use tdxlab_plan::{Generation, addr::PageLevel};
 
 use crate::attest::Wanted;
-use crate::plug;
+use crate::{file, plug};
 
 /// Expectation of a step.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -45,6 +47,8 @@ pub(crate) enum Expected {
     Plugged(u64),
     /// The end of the guest, when so many bytes are plugged.
     EndedByPlug(u64),
+    /// A file that can be read.
+    File(ReadFile),
     /// The guest is off and QEMU gone.
     Off,
 }
@@ -185,6 +189,7 @@ impl Model {
                 true => Wanted::Answer(report_data(*nonce)),
                 false => Wanted::NoAnswer,
             }),
+            LinuxOp::ReadFile(wanted) => Expected::File(wanted.clone()),
             LinuxOp::PowerOff => Expected::Off,
         })
     }
@@ -260,6 +265,7 @@ impl Expected {
             Expected::Attested(wanted) => wanted.text(),
             Expected::Plugged(bytes) => plug::text(*bytes, false),
             Expected::EndedByPlug(bytes) => plug::text(*bytes, true),
+            Expected::File(wanted) => file::text(wanted),
             Expected::Off => vec![
                 "exactly: QEMU ends by itself, with 0".to_owned(),
                 "exactly: no complaint in the guest's kernel log".to_owned(),

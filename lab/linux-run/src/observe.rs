@@ -16,6 +16,7 @@ use tdxlab_protocol::linux::{Ask, Extent, Failure, Finding, Outcome, Witness};
 
 use super::complaints;
 use crate::attest::{self, Attested};
+use crate::file::{self, File};
 use crate::plug::{self, Plugged};
 
 /// Observation of a step.
@@ -56,6 +57,8 @@ pub(crate) enum Seen {
     Attested(Attested),
     /// Memory was plugged.
     Plugged(Plugged),
+    /// A file was read.
+    File(File),
     /// It ended like this.
     Done(Outcome),
     /// The agent could not do it.
@@ -210,6 +213,7 @@ impl Observer {
             LinuxOp::Plug { bytes, ends } => {
                 plug::perform(&mut self.guest, bytes, ends).map(Seen::Plugged)
             }
+            LinuxOp::ReadFile(ref wanted) => file::perform(&mut self.guest, wanted).map(Seen::File),
             LinuxOp::Report { nonce } | LinuxOp::Quote { nonce } => {
                 let quote = matches!(op, LinuxOp::Quote { .. });
                 let answer = self.guest.ask(attest::ask(quote, nonce))?;

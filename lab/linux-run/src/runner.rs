@@ -23,6 +23,7 @@ use tdxlab_run::{Outcome, Progress};
 use crate::baseline::{self, Baseline};
 use crate::boot;
 use crate::court::Court;
+use crate::file::{self, File};
 use crate::judge::{SAME_IOMEM, judge};
 use crate::laws;
 use crate::ledger::Ledger;
@@ -339,6 +340,12 @@ impl LinuxRunner<'_> {
             let mut boot = None;
             let mut court = Court::default();
             judge(&mut court, &expected, &seen, &owner);
+            if let (LinuxOp::ReadFile(wanted), Seen::File(File::Bytes(bytes, _))) =
+                (&step.op, &seen)
+            {
+                let folder = self.folder.path().join(&course.folder);
+                court.show(file::keep(&folder, number, &wanted.path, bytes));
+            }
             let mut lines = expected.text();
             if step.op == LinuxOp::Boot && plan.guest.agent == AgentBy::QemuGa {
                 lines.push(SAME_IOMEM.to_owned());

@@ -113,8 +113,19 @@ fn every_scenario_passes_on_a_plain_guest_or_is_skipped_for_what_it_needs() {
         }
     });
     assert_eq!(wrong.into_inner().unwrap(), []);
-    // A passing run leaves only the journal.
-    assert!(!folder.path().join("scenarios").exists());
+    // A passing run leaves the journal, and what was read out of the guests.
+    let left = std::fs::read_dir(folder.path().join("scenarios")).into_iter();
+    for folder in left.flatten().map(|entry| entry.unwrap().path()) {
+        let name = folder.file_name().unwrap().to_string_lossy().into_owned();
+        assert!(name.contains("read-file"), "{name}");
+        for (file, says) in [
+            ("step-2-version", "Linux version"),
+            ("step-3-iomem", "System RAM"),
+        ] {
+            let text = std::fs::read_to_string(folder.join(file)).unwrap();
+            assert!(text.contains(says), "{text}");
+        }
+    }
 }
 
 /// A guest with two filled buffers, and a way to do steps on it.

@@ -116,6 +116,8 @@ pub enum LinuxError {
         command: &'static str,
         doing: String,
         said: String,
+        /// Whether qemu-ga has tried, and its system refused.
+        tried: bool,
         advice: Box<str>,
     },
 

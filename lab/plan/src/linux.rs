@@ -4,7 +4,7 @@
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
-pub use tdxlab_protocol::linux::{BufferId, Load, Pages, REPORT_DATA};
+pub use tdxlab_protocol::linux::{BufferId, Load, MAX_FILE, MAX_PATH, Pages, REPORT_DATA};
 
 use crate::{Generation, Side};
 
@@ -155,12 +155,47 @@ pub enum LinuxOp {
         /// As for a report.
         nonce: u64,
     },
+    /// Agent or qemu-ga: read a file out of the guest.
+    ReadFile(ReadFile),
     /// Read what guest and host say of memory, without changing anything.
     Settle,
     /// The same, and Linux has accepted all of its memory.
     AllAccepted,
     /// Agent: switch the guest off.
     PowerOff,
+}
+
+/// A file to read out of the guest.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ReadFile {
+    /// Its path in the guest, from `/` on; at most [`MAX_PATH`] bytes.
+    pub path: String,
+    /// Most bytes that it may have; at most [`MAX_FILE`].
+    pub most: u32,
+    /// What must stand in it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub contains: Option<String>,
+    /// Who reads it.
+    #[serde(default, skip_serializing_if = "FileBy::is_agent")]
+    pub by: FileBy,
+}
+
+/// Who reads a file out of the guest.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum FileBy {
+    /// The agent.
+    #[default]
+    Agent,
+    /// qemu-ga, which has started the agent.
+    QemuGa,
+}
+
+impl FileBy {
+    fn is_agent(&self) -> bool {
+        *self == FileBy::Agent
+    }
 }
 
 impl LinuxPlan {
@@ -242,6 +277,10 @@ impl LinuxOp {
             },
             LinuxOp::Report { .. } => "take a TDREPORT".to_owned(),
             LinuxOp::Quote { .. } => "ask for a quote".to_owned(),
+            LinuxOp::ReadFile(read) => match read.by {
+                FileBy::Agent => format!("read {}", read.path),
+                FileBy::QemuGa => format!("read {} by qemu-ga", read.path),
+            },
             LinuxOp::Settle => "settle".to_owned(),
             LinuxOp::AllAccepted => "settle, with all memory accepted".to_owned(),
             LinuxOp::PowerOff => "power off".to_owned(),

@@ -6,7 +6,7 @@ use indexmap::IndexMap;
 use schemars::{JsonSchema, Schema, json_schema};
 use serde::Deserialize;
 use tdxlab_plan::Side;
-use tdxlab_plan::linux::{AgentBy, Pages};
+use tdxlab_plan::linux::{AgentBy, FileBy, Pages};
 
 use crate::model::{Draw, List, exactly_one_operation};
 use crate::scalar::{Bytes, Count, Kind, Literal, Scalar, Word};
@@ -234,6 +234,8 @@ pub(super) struct LinuxOperation {
     pub(super) walk: Option<LinuxWalk>,
     /// Agent: put a load on memory, or `release` what was fragmented.
     pub(super) load: Option<LinuxLoad>,
+    /// Agent, or qemu-ga: read a file out of the guest, which is kept with the report.
+    pub(super) read_file: Option<LinuxReadFile>,
     /// Steps that are done several times.
     pub(super) repeat: Option<LinuxRepeat>,
 }
@@ -319,6 +321,47 @@ pub(super) struct LinuxLoadKeys {
     pub(super) fragment: Option<Scalar<Bytes>>,
     /// Number of processes, with `touch` and `fork`. 1 where absent.
     pub(super) processes: Option<Scalar<Count>>,
+}
+
+/// Reads a file out of the guest.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct LinuxReadFile {
+    /// Its path in the guest, such as `/etc/os-release`; no directory, device, pipe or socket.
+    pub(super) path: Scalar<GuestText>,
+    /// What must stand in it. Anything where absent.
+    pub(super) contains: Option<Scalar<GuestText>>,
+    /// Most bytes that it may have: up to 1M. 64K where absent.
+    pub(super) most: Option<Scalar<Bytes>>,
+    /// Who reads it: the `agent`, where absent, or `qemu-ga`, with `agent: qemu-ga`.
+    pub(super) by: Option<Scalar<FileBy>>,
+}
+
+/// A path in the guest or a piece of a file, or the variable that holds it.
+#[derive(Debug)]
+pub(super) struct GuestText;
+
+impl Kind for GuestText {
+    type Value = String;
+    const NAME: &'static str = "GuestText";
+
+    fn schema() -> Schema {
+        json_schema!({
+            "description": "A path in the guest, or text of a file there.",
+            "type": ["string", "integer", "boolean"],
+        })
+    }
+
+    fn read(text: &str, vars: &Vars) -> Result<String, Fault> {
+        vars.resolve(text).map(str::to_owned)
+    }
+}
+
+impl Word for FileBy {
+    const NAME: &'static str = "LinuxFileBy";
+    const WHAT: &'static str = "who reads a file";
+    const WORDS: &'static [(&'static str, FileBy)] =
+        &[("agent", FileBy::Agent), ("qemu-ga", FileBy::QemuGa)];
 }
 
 /// Steps that are done several times.
