@@ -394,7 +394,7 @@ mod tests {
             append: String::new(),
             agent: AgentBy::QemuGa,
             disk: None,
-            quote_service: false,
+            quotes: tdxlab_plan::linux::Quotes::None,
         };
         let judged = |same| {
             let account = GuestAccount {

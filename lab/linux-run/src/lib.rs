@@ -42,6 +42,7 @@ mod model;
 mod observe;
 mod own_disk;
 mod plug;
+mod quote_buffer;
 mod runner;
 #[cfg(test)]
 mod tests;

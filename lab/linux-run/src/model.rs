@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use tdxlab_plan::Side;
 use tdxlab_plan::linux::{
-    BufferId, LinuxGuest, LinuxOp, LinuxPlan, Load, Pages, ReadFile, report_data,
+    BufferId, LinuxGuest, LinuxOp, LinuxPlan, Load, Pages, Quotes, ReadFile, report_data,
 };
 use tdxlab_plan::{Generation, addr::PageLevel};
 
@@ -185,9 +185,10 @@ impl Model {
                 return Err("a plain guest has neither TDREPORT nor quote".to_owned());
             }
             LinuxOp::Report { nonce } => Expected::Attested(Wanted::Report(report_data(*nonce))),
-            LinuxOp::Quote { nonce } => Expected::Attested(match self.guest.quote_service {
-                true => Wanted::Answer(report_data(*nonce)),
-                false => Wanted::NoAnswer,
+            LinuxOp::Quote { nonce } => Expected::Attested(match self.guest.quotes {
+                Quotes::Lab => Wanted::Answer(report_data(*nonce)),
+                Quotes::Refused => Wanted::Refused(report_data(*nonce)),
+                Quotes::None => Wanted::NoAnswer,
             }),
             LinuxOp::ReadFile(wanted) => Expected::File(wanted.clone()),
             LinuxOp::PowerOff => Expected::Off,
@@ -287,7 +288,7 @@ mod tests {
                 append: String::new(),
                 agent: tdxlab_plan::linux::AgentBy::default(),
                 disk: None,
-                quote_service: false,
+                quotes: Quotes::None,
             },
             td,
             buffers: BTreeMap::new(),

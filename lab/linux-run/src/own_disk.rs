@@ -51,7 +51,7 @@ mod tests {
                 append: append.to_owned(),
                 agent,
                 disk: disk.map(PathBuf::from),
-                quote_service: false,
+                quotes: tdxlab_plan::linux::Quotes::None,
             },
             steps: Vec::new(),
         }

@@ -13,13 +13,14 @@ use tdxlab_kernel::meminfo;
 use tdxlab_linux::disk::Disk;
 use tdxlab_linux::image::ReportDriver;
 use tdxlab_linux::machine::{Ends, Start, Td};
-use tdxlab_linux::quotes::QuoteService;
+use tdxlab_linux::quotes::{Policy, QuoteService};
 use tdxlab_linux::{Board, ImageOptions, LinuxError, LinuxGuest, LinuxImage, Machine};
-use tdxlab_plan::linux::{AgentBy, LinuxOp, LinuxPlan};
+use tdxlab_plan::linux::{AgentBy, LinuxOp, LinuxPlan, Quotes};
 use tdxlab_qemu::interrupt::Interrupt;
 use tdxlab_qemu::{Accelerator, Cpu, Installed};
 use tdxlab_run::{Outcome, Progress};
 
+use crate::attest;
 use crate::baseline::{self, Baseline};
 use crate::boot;
 use crate::court::Court;
@@ -27,10 +28,11 @@ use crate::file::{self, File};
 use crate::judge::{SAME_IOMEM, judge};
 use crate::laws;
 use crate::ledger::Ledger;
-use crate::model::Model;
+use crate::model::{Expected, Model};
 use crate::observe::{Observer, Seen};
 use crate::own_disk;
 use crate::plug;
+use crate::quote_buffer;
 use crate::unaccepted::Unaccepted;
 
 /// A plan and its origin.
@@ -269,7 +271,11 @@ impl LinuxRunner<'_> {
         course: &mut Course,
     ) -> Result<(), JournalError> {
         let plan = &case.plan;
-        let quotes = plan.guest.quote_service.then(QuoteService::start);
+        let quotes = match plan.guest.quotes {
+            Quotes::None => None,
+            Quotes::Lab => Some(QuoteService::start(Policy::Answer)),
+            Quotes::Refused => Some(QuoteService::start(Policy::Refuse)),
+        };
         let quotes = match quotes.transpose() {
             Ok(quotes) => quotes,
             Err(error) => {
@@ -392,6 +398,11 @@ impl LinuxRunner<'_> {
         if self.keep || course.verdict != Verdict::Pass {
             self.leave_evidence(&mut observer, &course.folder);
         }
+                if let (Expected::Attested(wanted), LinuxOp::Quote { .. }) = (&expected, &step.op) {
+                    let at = ledger.quote_buffer();
+                    let header = at.and_then(|at| quote_buffer::read(observer.guest(), at));
+                    attest::judge_buffer(&mut court, wanted, header);
+                }
         Ok(())
     }
 

@@ -47,9 +47,9 @@ pub struct LinuxGuest {
     /// Disk image to boot; a relative path starts at the scenario's folder.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub disk: Option<PathBuf>,
-    /// Whether the lab plays the quote generation service of a TD; else there is none.
-    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
-    pub quote_service: bool,
+    /// Who answers a TD's requests for quotes.
+    #[serde(default, skip_serializing_if = "Quotes::is_none")]
+    pub quotes: Quotes,
 }
 
 impl LinuxGuest {
@@ -74,6 +74,25 @@ pub enum AgentBy {
 impl AgentBy {
     fn is_init(&self) -> bool {
         *self == AgentBy::Init
+    }
+}
+
+/// Who answers a TD's requests for quotes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Quotes {
+    /// Nobody: QEMU has no quote generation service.
+    #[default]
+    None,
+    /// The lab plays the service, and answers with what is no quote.
+    Lab,
+    /// The lab plays the service, and refuses every request.
+    Refused,
+}
+
+impl Quotes {
+    fn is_none(&self) -> bool {
+        *self == Quotes::None
     }
 }
 

@@ -6,7 +6,7 @@ use indexmap::IndexMap;
 use schemars::{JsonSchema, Schema, json_schema};
 use serde::Deserialize;
 use tdxlab_plan::Side;
-use tdxlab_plan::linux::{AgentBy, FileBy, Pages};
+use tdxlab_plan::linux::{AgentBy, FileBy, Pages, Quotes};
 
 use crate::model::{Draw, List, exactly_one_operation};
 use crate::scalar::{Bytes, Count, Kind, Literal, Scalar, Word};
@@ -87,23 +87,19 @@ pub(super) struct LinuxKeys {
     /// Disk image with a system that has qemu-ga: raw or qcow2, never written. A relative path starts at
     /// this file's folder. Its boot loader starts it, or with `append: root=...` the lab's kernel.
     pub(super) disk: Option<Scalar<FileName>>,
-    /// Who answers a TD's requests for quotes: nobody (`none`, where absent), or the `lab`, which
-    /// answers with what is no quote.
+    /// Who answers a TD's requests for quotes: nobody (`none`, where absent), the `lab`, which answers
+    /// with what is no quote, or a service of the lab's by which each is `refused`.
     pub(super) quotes: Option<Scalar<Quotes>>,
-}
-
-/// Who answers requests for quotes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Quotes {
-    None,
-    Lab,
 }
 
 impl Word for Quotes {
     const NAME: &'static str = "LinuxQuotes";
     const WHAT: &'static str = "a quote generation service";
-    const WORDS: &'static [(&'static str, Quotes)] =
-        &[("none", Quotes::None), ("lab", Quotes::Lab)];
+    const WORDS: &'static [(&'static str, Quotes)] = &[
+        ("none", Quotes::None),
+        ("lab", Quotes::Lab),
+        ("refused", Quotes::Refused),
+    ];
 }
 
 /// Words of a kernel's command line, or the variable that holds them.

@@ -127,7 +127,7 @@ fn a_quote_splits_one_leaf_and_plugged_memory_ends_a_td() {
     let output = rehearse(folder.path(), &arguments);
     let text = said(&output);
     assert!(output.status.success(), "{text}");
-    assert_says(&text, &["pass: 3 scenarios on host tdx"]);
+    assert_says(&text, &["pass: 4 scenarios on host tdx"]);
     let run = fs::read_dir(folder.path()).unwrap().next().unwrap();
     let report = fs::read_to_string(run.unwrap().path().join("report.json")).unwrap();
     let report: Value = serde_json::from_str(&report).unwrap();
@@ -154,3 +154,20 @@ fn linux_and_the_micro_guest_are_rehearsed_apart() {
     assert_eq!(output.status.code(), Some(64));
     assert_says(&said(&output), &["do not run together"]);
 }
+        (
+            1,
+            4,
+            "the VMM wrote GET_QUOTE_SERVICE_UNAVAILABLE (0x8000000000000001)",
+        ),
+        (
+            2,
+            4,
+            "the VMM wrote GET_QUOTE_SUCCESS (0x0), 1024 bytes in, 6000 bytes out",
+        ),
+        // Only the VMM tells these two apart.
+        (3, 4, "GetQuote failed: reading the quote"),
+        (
+            3,
+            4,
+            "the VMM wrote GET_QUOTE_ERROR (0x8000000000000000), 1024 bytes in, 0 bytes out",
+        ),
