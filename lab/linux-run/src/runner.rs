@@ -226,7 +226,9 @@ impl LinuxRunner<'_> {
         let kvm = self.place.accelerator == Accelerator::Kvm;
         let serial = image.line == tdxlab_linux::machine::AgentLine::Serial;
         let pluggable = plan.plugged() >> 20;
-        let board = match self.place.td.is_some() || serial || loader || pluggable > 0 {
+        let disk = disk.as_deref().map(Disk::open).transpose()?;
+        let td = self.place.td.is_some();
+        let board = match td || serial || loader || pluggable > 0 {
             true => Board::Q35,
             false => self.place.board,
         };
@@ -242,14 +244,18 @@ impl LinuxRunner<'_> {
             pluggable,
             start: match loader {
                 true => Start::Disk {
-                    firmware: self.place.firmware.clone(),
+                    firmware: own_disk::firmware(
+                        disk.as_ref(),
+                        td,
+                        self.place.firmware.as_deref(),
+                    )?,
                 },
                 false => Start::Kernel {
                     kernel: image.kernel.clone(),
                     initramfs: image.initramfs.clone(),
                 },
             },
-            disk: disk.as_deref().map(Disk::open).transpose()?,
+            disk,
             qemu_ga: plan.guest.agent == AgentBy::QemuGa,
             append: plan.guest.append.clone(),
             line: image.line,
@@ -291,6 +297,7 @@ impl LinuxRunner<'_> {
                 return Ok(());
             }
         };
+        let started = own_disk::started_by(&machine);
         let kvm = self.place.accelerator == Accelerator::Kvm;
         let td = self.place.td.is_some();
         // Before QEMU: firmware splits leaves, too.
@@ -346,6 +353,9 @@ impl LinuxRunner<'_> {
             let mut boot = None;
             let mut court = Court::default();
             judge(&mut court, &expected, &seen, &owner);
+            if let Some(by) = started.as_ref().filter(|_| step.op == LinuxOp::Boot) {
+                court.show(by.clone());
+            }
             if let (LinuxOp::ReadFile(wanted), Seen::File(File::Bytes(bytes, _))) =
                 (&step.op, &seen)
             {
@@ -388,6 +398,11 @@ impl LinuxRunner<'_> {
                     laws::judge(&mut court, &prediction, before, after, bytes);
                     lines.extend(prediction.text());
                 }
+                if let (Expected::Attested(wanted), LinuxOp::Quote { .. }) = (&expected, &step.op) {
+                    let at = ledger.quote_buffer();
+                    let header = at.and_then(|at| quote_buffer::read(observer.guest(), at));
+                    attest::judge_buffer(&mut court, wanted, header);
+                }
             }
             let verdict = self.conclude((id, number), course, court, lines, took, boot)?;
             if verdict == Verdict::Error {
@@ -398,11 +413,6 @@ impl LinuxRunner<'_> {
         if self.keep || course.verdict != Verdict::Pass {
             self.leave_evidence(&mut observer, &course.folder);
         }
-                if let (Expected::Attested(wanted), LinuxOp::Quote { .. }) = (&expected, &step.op) {
-                    let at = ledger.quote_buffer();
-                    let header = at.and_then(|at| quote_buffer::read(observer.guest(), at));
-                    attest::judge_buffer(&mut court, wanted, header);
-                }
         Ok(())
     }
 

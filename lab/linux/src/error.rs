@@ -137,6 +137,21 @@ pub enum LinuxError {
     )]
     Disk { path: PathBuf, source: io::Error },
 
+    #[error("disk {}: {why}", path.display())]
+    #[diagnostic(code(tdxlab::linux::no_loader), help("{advice}"))]
+    NoLoader {
+        path: PathBuf,
+        why: &'static str,
+        advice: &'static str,
+    },
+
+    #[error("disk {} starts by UEFI, for which there is no firmware: {source}", path.display())]
+    #[diagnostic(
+        code(tdxlab::linux::no_uefi),
+        help("name one with --firmware, such as OVMF.fd of the package ovmf")
+    )]
+    NoUefi { path: PathBuf, source: L1Error },
+
     #[error("QEMU {0}")]
     #[diagnostic(code(tdxlab::linux::qemu))]
     Qemu(QemuError),
