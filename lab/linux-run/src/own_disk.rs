@@ -66,7 +66,7 @@ pub(crate) fn firmware(
         Some((disk, Loaders { uefi: true, .. })) => {
             let ovmf = of_machines::ovmf().map_err(|source| LinuxError::NoUefi {
                 path: disk.path().to_owned(),
-                source,
+                source: Box::new(source),
             })?;
             Ok(Some(ovmf))
         }

@@ -150,7 +150,7 @@ pub enum LinuxError {
         code(tdxlab::linux::no_uefi),
         help("name one with --firmware, such as OVMF.fd of the package ovmf")
     )]
-    NoUefi { path: PathBuf, source: L1Error },
+    NoUefi { path: PathBuf, source: Box<L1Error> },
 
     #[error("QEMU {0}")]
     #[diagnostic(code(tdxlab::linux::qemu))]
