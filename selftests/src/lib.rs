@@ -4,3 +4,4 @@ pub mod command;
 pub mod failing;
 pub mod programs;
 pub mod turn;
+pub mod uefi_disk;

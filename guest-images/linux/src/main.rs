@@ -16,6 +16,7 @@
 //! | [`pages`] | kernel pages, through the lab's module, which can be converted |
 //! | [`load`] | processes that use memory |
 //! | [`witness`] | the kernel's own files |
+//! | [`file`] | any other file, by its path |
 //! | [`td`] | TDREPORT, quote, and whether this is a TD |
 //! | [`kexec`] | boots the same kernel again |
 //!
@@ -25,6 +26,7 @@ mod boot;
 mod buffer;
 mod failure;
 mod fatal;
+mod file;
 mod kexec;
 mod line;
 mod load;

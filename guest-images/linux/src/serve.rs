@@ -15,7 +15,7 @@ use crate::fatal::{power_off, text};
 use crate::line::Line;
 use crate::load::Fragments;
 use crate::role::{Role, role};
-use crate::{boot, kexec, load, pages, td, witness};
+use crate::{boot, file, kexec, load, pages, td, witness};
 
 /// State of the agent between requests.
 struct Agent {
@@ -163,6 +163,7 @@ impl Agent {
                 load::fork(bytes, processes, |bytes| line.progress(id, bytes))
             }
             Ask::Read(which) => witness::send(id, which, &mut self.line),
+            Ask::ReadFile { path, most } => file::send(id, &path, most, &mut self.line),
             Ask::Report { data } => {
                 let report = td::report(data.as_flattened())?;
                 witness::send_bytes(id, &report, usize::MAX, &mut self.line)

@@ -19,7 +19,7 @@ use crate::message::{Content, Text};
 use crate::pattern::Generation;
 
 /// Version of these messages. Both sides must have the same.
-pub const VERSION: u16 = 1;
+pub const VERSION: u16 = 2;
 
 /// Name of the virtio-serial port on which the agent speaks.
 pub const PORT: &str = "tdxlab.agent";
@@ -55,6 +55,10 @@ pub const MAX_FINDINGS: usize = 12;
 pub const MAX_BYTES: usize = 1024;
 /// Most bytes of a kernel command line for kexec.
 pub const MAX_APPEND: usize = 512;
+/// Most bytes of the path of a file in the guest.
+pub const MAX_PATH: usize = 256;
+/// Most bytes that can be read of such a file.
+pub const MAX_FILE: u32 = 1 << 20;
 /// Bytes of REPORTDATA in a TDREPORT.
 pub const REPORT_DATA: usize = 64;
 /// Bytes of a TDREPORT. Source: `struct tdx_report_req` in include/uapi/linux/tdx-guest.h.
@@ -179,6 +183,14 @@ pub enum Ask {
     Load(Load),
     /// Read a file of the kernel's. Answers [`LinuxReply::Bytes`].
     Read(Witness),
+    /// Read any file that is neither a folder nor a device, pipe or socket. Answers
+    /// [`LinuxReply::Bytes`].
+    ReadFile {
+        /// Its path, from `/` on.
+        path: heapless::String<MAX_PATH>,
+        /// Most bytes to send of it, up to [`MAX_FILE`].
+        most: u32,
+    },
     /// Take a TDREPORT. Answers [`LinuxReply::Bytes`], [`REPORT_BYTES`] of them.
     Report {
         /// REPORTDATA, to be found in it again.

@@ -100,6 +100,8 @@ pub enum Witness {
     Agent,
     /// The kernel log of a Linux guest.
     GuestLog,
+    /// What the VMM has written into the buffer that a TD shares with it for quotes.
+    QuoteBuffer,
 }
 
 impl Witness {
@@ -125,6 +127,7 @@ impl Witness {
             Witness::Module => "TDX module",
             Witness::Agent => "agent",
             Witness::GuestLog => "guest's kernel log",
+            Witness::QuoteBuffer => "quote buffer",
         }
     }
 }

@@ -33,6 +33,7 @@ mod machine;
 mod message;
 pub mod modules;
 pub mod package;
+pub mod package_file;
 pub mod program;
 pub mod rehearse;
 mod session;

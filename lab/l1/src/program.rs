@@ -16,11 +16,10 @@ use std::{fs, io};
 
 use serde::{Deserialize, Serialize};
 
-use super::debian::closure::{Archive, ArchiveError};
-use super::debian::complaint::Complaint;
 use super::debian::deb;
 use super::elf;
 use super::error::L1Error;
+use super::package_file::packages;
 
 /// Largest library that is taken.
 const LARGEST: u64 = 64 << 20;
@@ -107,29 +106,17 @@ fn keep(made: &Program, package: &str, folder: &Path) -> io::Result<()> {
 }
 
 fn download(work: &Path, package: &str, name: &str) -> Result<Program, L1Error> {
-    let said = |error| match error {
-        ArchiveError::System(error) if error.kind() == io::ErrorKind::NotFound => L1Error::NoApt {
-            package: package.to_owned(),
-        },
-        ArchiveError::System(error) => Complaint::of(&error).about(package),
-        ArchiveError::Refused(complaint) => complaint.about(package),
-    };
-    let archive = Archive::open(work).map_err(ArchiveError::System);
-    let archive = archive.map_err(said)?;
-    archive.update().map_err(said)?;
-    let packages = archive.closure(&[package]).map_err(said)?;
-    archive.download(&[package]).map_err(said)?;
+    let packages = packages(work, package)?;
     let mut files = Files::default();
-    for one in &packages {
-        let path = archive.file(one);
-        let read = deb::with_files(&path, |tar| files.take(tar, name));
+    for (_, path) in &packages {
+        let read = deb::with_files(path, |tar| files.take(tar, name));
         read.map_err(|source| L1Error::BrokenPackage {
             package: path.clone(),
             source,
         })?;
     }
-    let own = packages.iter().find(|one| one.name() == package);
-    let version = own.map(|own| own.version()).unwrap_or_default();
+    let own = packages.iter().find(|(one, _)| one.name() == package);
+    let version = own.map(|(own, _)| own.version()).unwrap_or_default();
     files
         .program(version)
         .map_err(|what| L1Error::BrokenPackage {

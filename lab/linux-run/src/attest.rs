@@ -2,15 +2,17 @@
 //!
 //! A quote cannot be judged here, nor who signed it. What is judged is the way of the data: REPORTDATA
 //! into a TDREPORT, the TDREPORT to the VMM's quote generation service, and its answer back through the
-//! memory that the TD shares for it. Where the VMM has no service, nothing may come back.
+//! memory that the TD shares for it. Where the VMM has no service, or one that refuses, nothing may come
+//! back. Linux makes an errno of every refusal; what the VMM said is in `quote_buffer`.
 
 use tdxlab_journal::verdict::{Finding, Witness};
 use tdxlab_linux::answer::words;
-use tdxlab_linux::quotes::{Served, answer_to};
+use tdxlab_linux::quotes::{ANSWER, Served, answer_to};
 use tdxlab_plan::linux::{REPORT_DATA, report_data};
 use tdxlab_protocol::linux::{Ask, Failure, REPORT_BYTES};
 
 use crate::court::Court;
+use crate::quote_buffer::{self, Header, Status};
 
 /// Where REPORTDATA is in a TDREPORT. Source: REPORTMACSTRUCT, Intel TDX module ABI specification.
 const DATA_AT: usize = 128;
@@ -25,6 +27,8 @@ pub(crate) enum Wanted {
     Report([u8; REPORT_DATA]),
     /// What the lab's service answers to such a TDREPORT.
     Answer([u8; REPORT_DATA]),
+    /// No quote: the service gets such a TDREPORT, and refuses.
+    Refused([u8; REPORT_DATA]),
     /// No quote: the VMM has no service.
     NoAnswer,
 }
@@ -36,6 +40,8 @@ pub(crate) struct Attested {
     pub(crate) answer: Result<Vec<u8>, Failure>,
     /// What the lab's service was asked meanwhile.
     pub(crate) served: Vec<Served>,
+    /// What the guest's kernel said of a quote that failed.
+    pub(crate) logged: Option<String>,
 }
 
 /// The request to the agent.
@@ -50,6 +56,16 @@ pub(crate) fn ask(quote: bool, nonce: u64) -> Ask {
 }
 
 impl Wanted {
+    /// What the VMM must say in the buffer for quotes.
+    fn status(&self) -> Option<Status> {
+        match self {
+            Wanted::Report(_) => None,
+            Wanted::Answer(_) => Some(Status::SUCCESS),
+            Wanted::Refused(_) => Some(Status::ERROR),
+            Wanted::NoAnswer => Some(Status::SERVICE_UNAVAILABLE),
+        }
+    }
+
     /// In words, each with the way it is judged.
     pub(crate) fn text(&self) -> Vec<String> {
         let lines: &[&str] = match self {
@@ -60,17 +76,45 @@ impl Wanted {
                 "exactly: one TDREPORT with this REPORTDATA reaches the quote generation service",
                 "exactly: its answer, which is no quote, comes back byte by byte",
             ],
+            Wanted::Refused(_) => &[
+                "exactly: one TDREPORT with this REPORTDATA reaches the quote generation service",
+                "exactly: no quote, since the service refuses",
+            ],
             Wanted::NoAnswer => {
                 &["exactly: no quote, since the VMM has no quote generation service"]
             }
         };
-        lines.iter().map(|line| (*line).to_owned()).collect()
+        let lines = lines.iter().map(|line| (*line).to_owned());
+        lines.chain(self.status().map(quote_buffer::text)).collect()
     }
+}
+
+/// Judges what the VMM has written into the buffer.
+pub(crate) fn judge_buffer(court: &mut Court, wanted: &Wanted, header: Result<Header, String>) {
+    let Some(status) = wanted.status() else {
+        return;
+    };
+    let bytes = match wanted {
+        Wanted::Answer(_) => ANSWER,
+        _ => 0,
+    };
+    quote_buffer::judge(court, status, bytes, header);
 }
 
 /// Judges an answer.
 pub(crate) fn judge(court: &mut Court, wanted: &Wanted, seen: &Attested) {
     court.hear(Witness::Agent);
+    if let Some(logged) = &seen.logged {
+        court.show(format!(
+            "the guest's kernel: {}",
+            quote_buffer::with_name(logged)
+        ));
+    }
+    if let Wanted::Refused(data) = wanted
+        && let Some(report) = one_report(court, &seen.served, || "no other request".to_owned())
+    {
+        is_report(court, data, report);
+    }
     match (wanted, &seen.answer) {
         (Wanted::Report(data), Ok(bytes)) => match bytes.as_slice().try_into() {
             Ok(report) => is_report(court, data, report),
@@ -86,19 +130,22 @@ pub(crate) fn judge(court: &mut Court, wanted: &Wanted, seen: &Attested) {
             }
             court.find(wrong("done", words(failure)));
         }
-        (Wanted::NoAnswer, Ok(bytes)) if bytes.is_empty() => {
+        (Wanted::NoAnswer | Wanted::Refused(_), Ok(bytes)) if bytes.is_empty() => {
             court.show("GetQuote gave no bytes".to_owned());
         }
-        (Wanted::NoAnswer, Ok(bytes)) => {
+        (Wanted::NoAnswer | Wanted::Refused(_), Ok(bytes)) => {
             let found = format!("{} bytes in place of one", bytes.len());
             court.find(wrong("no quote", found));
         }
         // Without an errno it is the agent that refuses, and nobody was asked.
-        (Wanted::NoAnswer, Err(failure)) if failure.errno == 0 => {
+        (Wanted::NoAnswer | Wanted::Refused(_), Err(failure)) if failure.errno == 0 => {
             court.find(wrong("a request to the VMM", words(failure)));
         }
-        (Wanted::NoAnswer, Err(failure)) => {
-            court.show(format!("GetQuote failed: {}", words(failure)))
+        (Wanted::NoAnswer | Wanted::Refused(_), Err(failure)) => {
+            court.show(format!(
+                "GetQuote failed: {}, which is all that Linux passes on",
+                words(failure)
+            ));
         }
     }
 }
@@ -115,15 +162,28 @@ fn is_report(court: &mut Court, data: &[u8; REPORT_DATA], report: &[u8; REPORT_B
     }
 }
 
+/// The one TDREPORT that the service was to get. `instead`: what goes with none at all.
+fn one_report<'a>(
+    court: &mut Court,
+    served: &'a [Served],
+    instead: impl FnOnce() -> String,
+) -> Option<&'a [u8; REPORT_BYTES]> {
+    if let [Served::Report(report)] = served {
+        return Some(report);
+    }
+    let names: Vec<String> = served.iter().map(name).collect();
+    let found = match names.is_empty() {
+        true => format!("none, and {}", instead()),
+        false => names.join(", "),
+    };
+    court.find(wrong("one TDREPORT at the quote generation service", found));
+    None
+}
+
 /// An answer of the lab's service.
 fn answer(court: &mut Court, data: &[u8; REPORT_DATA], bytes: &[u8], served: &[Served]) {
-    let [Served::Report(report)] = served else {
-        let names: Vec<String> = served.iter().map(name).collect();
-        let found = match names.is_empty() {
-            true => format!("none, and {} bytes came back", bytes.len()),
-            false => names.join(", "),
-        };
-        court.find(wrong("one TDREPORT at the quote generation service", found));
+    let came = || format!("{} bytes came back", bytes.len());
+    let Some(report) = one_report(court, served, came) else {
         return;
     };
     is_report(court, data, report);
@@ -183,7 +243,13 @@ mod tests {
 
     fn judged(wanted: &Wanted, answer: Result<Vec<u8>, Failure>, served: Vec<Served>) -> Judgement {
         let mut court = Court::default();
-        judge(&mut court, wanted, &Attested { answer, served });
+        let logged = None;
+        let seen = Attested {
+            answer,
+            served,
+            logged,
+        };
+        judge(&mut court, wanted, &seen);
         court.finish().0
     }
 
@@ -253,5 +319,25 @@ mod tests {
         assert_eq!(judged(Err(failed(5))).verdict, Verdict::Pass);
         fails(&judged(Err(failed(0))), "a request to the VMM");
         fails(&judged(Ok(vec![1])), "1 bytes in place of one");
+    }
+
+    #[test]
+    fn a_service_that_refuses_was_asked_and_sends_no_quote() {
+        let failed = |errno| Failure {
+            doing: "reading the quote".try_into().unwrap(),
+            errno,
+        };
+        let asked = || vec![Served::Report(report())];
+        let judged = |answer, served| judged(&Wanted::Refused(DATA), answer, served);
+        assert_eq!(judged(Err(failed(5)), asked()).verdict, Verdict::Pass);
+        fails(
+            &judged(Err(failed(5)), Vec::new()),
+            "one TDREPORT at the quote",
+        );
+        fails(&judged(Ok(vec![1]), asked()), "1 bytes in place of one");
+        let mut other = report();
+        other[DATA_AT] = 6;
+        let other = vec![Served::Report(other)];
+        fails(&judged(Err(failed(5)), other), "expected REPORTDATA 0505");
     }
 }

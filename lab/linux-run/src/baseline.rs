@@ -185,7 +185,7 @@ mod tests {
             append: String::new(),
             agent: tdxlab_plan::linux::AgentBy::default(),
             disk: None,
-            quote_service: false,
+            quotes: tdxlab_plan::linux::Quotes::None,
         }
     }
 

@@ -10,11 +10,10 @@ use tdxlab_protocol::addr::{Gpa, GpaRange, PageLevel};
 use tdxlab_protocol::linux::{self, MOST_FINDINGS, Outcome};
 use tdxlab_protocol::message::Content;
 
-use crate::attest;
 use crate::court::Court;
 use crate::model::{Expected, PageState};
 use crate::observe::{GuestAccount, Seen};
-use crate::plug;
+use crate::{attest, file, plug};
 
 /// RAM that firmware and kernel may reserve: at most this fraction, and this many bytes.
 const KEPT: (u64, u64) = (16, 64 << 20);
@@ -98,6 +97,7 @@ pub(crate) fn judge(court: &mut Court, expected: &Expected, seen: &Seen, owner: 
         }
         (Expected::Attested(wanted), Seen::Attested(seen)) => attest::judge(court, wanted, seen),
         (Expected::Plugged(bytes), Seen::Plugged(seen)) => plug::judge(court, *bytes, seen),
+        (Expected::File(wanted), Seen::File(file)) => file::judge(court, wanted, file),
         // Why it ended is told by the host's kernel.
         (Expected::EndedByPlug(_), Seen::Plugged(_)) => {}
         (Expected::Done, Seen::Done(_)) => court.hear(Witness::Agent),
@@ -395,7 +395,7 @@ mod tests {
             append: String::new(),
             agent: AgentBy::QemuGa,
             disk: None,
-            quote_service: false,
+            quotes: tdxlab_plan::linux::Quotes::None,
         };
         let judged = |same| {
             let account = GuestAccount {

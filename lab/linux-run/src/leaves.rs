@@ -300,6 +300,31 @@ fn part(range: GpaRange, block: Gpa) -> (usize, usize) {
     })
 }
 
+/// What was mapped and is not, run by run.
+pub(crate) fn gone(then: &Sept, now: &Sept) -> Vec<GpaRange> {
+    let mut runs: Vec<GpaRange> = Vec::new();
+    let mapped = then.leaves().iter();
+    for leaves in mapped.filter(|leaves| leaves.state == LeafState::Mapped) {
+        let mut at = leaves.range.start();
+        let still = now.within(leaves.range);
+        let still = still.filter(|leaves| leaves.state == LeafState::Mapped);
+        let mut push = |start: Gpa, end: Gpa| match runs.last_mut() {
+            _ if start >= end => {}
+            Some(last) if last.end() == start => {
+                *last = GpaRange::new(last.start(), end).unwrap_or(*last);
+            }
+            _ => runs.extend(GpaRange::new(start, end)),
+        };
+        for kept in still {
+            push(at, kept.range.start());
+            at = kept.range.end();
+        }
+        push(at, leaves.range.end());
+    }
+    debug_assert!(runs.iter().all(|run| run.is_aligned(PageLevel::Size4K)));
+    runs
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -364,5 +389,18 @@ mod tests {
         let mut change = Change::default();
         let mut blocks = Blocks::default();
         assert_eq!(blocks.convert(range(0, 1), Side::Shared, &mut change), None);
+    }
+
+    #[test]
+    fn what_is_gone_is_found_over_leaves_and_tables() {
+        let sept = |text: &str| Sept::parse(text).unwrap();
+        let then = sept("0x0..0x400000 2M mapped 2\n0x400000..0x402000 4K mapped 2\n");
+        let now = sept("0x0..0x1f0000 4K mapped 496\n0x200000..0x400000 2M mapped 1\n");
+        let range = |start, end| GpaRange::new(Gpa::new(start), Gpa::new(end)).unwrap();
+        assert_eq!(
+            gone(&then, &now),
+            [range(0x1f_0000, 0x20_0000), range(0x40_0000, 0x40_2000)]
+        );
+        assert_eq!(gone(&then, &then), []);
     }
 }

@@ -6,11 +6,11 @@ use tdxlab_journal::Reading;
 use tdxlab_linux::LinuxGuest;
 use tdxlab_linux::image::ReportDriver;
 use tdxlab_plan::Side;
-use tdxlab_plan::addr::GpaRange;
+use tdxlab_plan::addr::{Gpa, GpaRange};
 use tdxlab_plan::linux::{BufferId, LinuxOp, Pages};
 
 use crate::host::{HostWitnesses, Sample};
-use crate::leaves::{Blocks, Change, blocks_of};
+use crate::leaves::{Blocks, Change, blocks_of, gone};
 
 /// What a step must do to the leaves of a TD.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -35,6 +35,17 @@ pub(crate) struct Ledger {
     of_kernel: Vec<BufferId>,
     /// The driver for TDREPORTs and quotes, and whether it was loaded since the boot.
     reports: (ReportDriver, bool),
+    /// The piece that Linux shares for quotes.
+    quotes: QuotePiece,
+}
+
+/// What is known of the piece that Linux shares for quotes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum QuotePiece {
+    Unknown,
+    /// The step under way takes it.
+    Now,
+    Here(Gpa),
 }
 
 /// The buffer that Linux shares with the VMM for quotes. Source: `GET_QUOTE_BUF_SIZE` in
@@ -51,6 +62,7 @@ impl Ledger {
             last: None,
             of_kernel: Vec::new(),
             reports: (reports, false),
+            quotes: QuotePiece::Unknown,
         }
     }
 
@@ -89,11 +101,13 @@ impl Ledger {
                 self.blocks.clear();
                 self.of_kernel.clear();
                 self.reports.1 = false;
+                self.quotes = QuotePiece::Unknown;
                 Prediction::Free
             }
             LinuxOp::Report { .. } | LinuxOp::Quote { .. } => match &mut self.reports {
                 (ReportDriver::WithRequest, loaded @ false) => {
                     *loaded = true;
+                    self.quotes = QuotePiece::Now;
                     Prediction::Piece(QUOTE_BUFFER)
                 }
                 // The buffer is there.
@@ -138,7 +152,27 @@ impl Ledger {
     pub(crate) fn sample(&mut self, guest: &mut LinuxGuest) -> Option<(Option<Sample>, Sample)> {
         let now = self.witnesses.as_mut()?.sample(guest);
         let before = self.last.replace(now.clone());
+        if self.quotes == QuotePiece::Now {
+            let then = before.as_ref().and_then(|sample| sample.sept.value());
+            let pieces = then
+                .zip(now.sept.value())
+                .map(|(then, now)| gone(then, now));
+            self.quotes = match pieces.as_deref() {
+                Some([piece]) => QuotePiece::Here(piece.start()),
+                _ => QuotePiece::Unknown,
+            };
+        }
         Some((before, now))
+    }
+
+    /// Where Linux has put the buffer for quotes, or why that is not known.
+    pub(crate) fn quote_buffer(&self) -> Result<Gpa, String> {
+        match self.quotes {
+            QuotePiece::Here(at) => Ok(at),
+            QuotePiece::Unknown | QuotePiece::Now => {
+                Err("Linux does not say where its buffer is, and no S-EPT shows it".to_owned())
+            }
+        }
     }
 
     /// After QEMU's end: how many VMs are left, and complaints of the host's kernel.

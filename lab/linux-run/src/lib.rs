@@ -32,6 +32,7 @@ mod boot;
 mod complaints;
 mod court;
 mod demotes;
+mod file;
 mod host;
 mod judge;
 mod laws;
@@ -41,6 +42,7 @@ mod model;
 mod observe;
 mod own_disk;
 mod plug;
+mod quote_buffer;
 mod runner;
 #[cfg(test)]
 mod tests;

@@ -3,11 +3,13 @@
 use std::collections::BTreeMap;
 
 use tdxlab_plan::Side;
-use tdxlab_plan::linux::{BufferId, LinuxGuest, LinuxOp, LinuxPlan, Load, Pages, report_data};
+use tdxlab_plan::linux::{
+    BufferId, LinuxGuest, LinuxOp, LinuxPlan, Load, Pages, Quotes, ReadFile, report_data,
+};
 use tdxlab_plan::{Generation, addr::PageLevel};
 
 use crate::attest::Wanted;
-use crate::plug;
+use crate::{file, plug};
 
 /// Expectation of a step.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -45,6 +47,8 @@ pub(crate) enum Expected {
     Plugged(u64),
     /// The end of the guest, when so many bytes are plugged.
     EndedByPlug(u64),
+    /// A file that can be read.
+    File(ReadFile),
     /// The guest is off and QEMU gone.
     Off,
 }
@@ -181,10 +185,12 @@ impl Model {
                 return Err("a plain guest has neither TDREPORT nor quote".to_owned());
             }
             LinuxOp::Report { nonce } => Expected::Attested(Wanted::Report(report_data(*nonce))),
-            LinuxOp::Quote { nonce } => Expected::Attested(match self.guest.quote_service {
-                true => Wanted::Answer(report_data(*nonce)),
-                false => Wanted::NoAnswer,
+            LinuxOp::Quote { nonce } => Expected::Attested(match self.guest.quotes {
+                Quotes::Lab => Wanted::Answer(report_data(*nonce)),
+                Quotes::Refused => Wanted::Refused(report_data(*nonce)),
+                Quotes::None => Wanted::NoAnswer,
             }),
+            LinuxOp::ReadFile(wanted) => Expected::File(wanted.clone()),
             LinuxOp::PowerOff => Expected::Off,
         })
     }
@@ -260,6 +266,7 @@ impl Expected {
             Expected::Attested(wanted) => wanted.text(),
             Expected::Plugged(bytes) => plug::text(*bytes, false),
             Expected::EndedByPlug(bytes) => plug::text(*bytes, true),
+            Expected::File(wanted) => file::text(wanted),
             Expected::Off => vec![
                 "exactly: QEMU ends by itself, with 0".to_owned(),
                 "exactly: no complaint in the guest's kernel log".to_owned(),
@@ -281,7 +288,7 @@ mod tests {
                 append: String::new(),
                 agent: tdxlab_plan::linux::AgentBy::default(),
                 disk: None,
-                quote_service: false,
+                quotes: Quotes::None,
             },
             td,
             buffers: BTreeMap::new(),

@@ -16,6 +16,7 @@ use tdxlab_protocol::linux::{Ask, Extent, Failure, Finding, Outcome, Witness};
 
 use super::complaints;
 use crate::attest::{self, Attested};
+use crate::file::{self, File};
 use crate::plug::{self, Plugged};
 
 /// Observation of a step.
@@ -56,6 +57,8 @@ pub(crate) enum Seen {
     Attested(Attested),
     /// Memory was plugged.
     Plugged(Plugged),
+    /// A file was read.
+    File(File),
     /// It ended like this.
     Done(Outcome),
     /// The agent could not do it.
@@ -210,10 +213,16 @@ impl Observer {
             LinuxOp::Plug { bytes, ends } => {
                 plug::perform(&mut self.guest, bytes, ends).map(Seen::Plugged)
             }
+            LinuxOp::ReadFile(ref wanted) => file::perform(&mut self.guest, wanted).map(Seen::File),
             LinuxOp::Report { nonce } | LinuxOp::Quote { nonce } => {
                 let quote = matches!(op, LinuxOp::Quote { .. });
                 let answer = self.guest.ask(attest::ask(quote, nonce))?;
+                let logged = match quote && answer.outcome.is_err() {
+                    true => self.said_of_quotes()?,
+                    false => None,
+                };
                 Ok(Seen::Attested(Attested {
+                    logged,
                     answer: answer.outcome.map(|_| answer.bytes),
                     served: self.quotes.as_ref().map_or(Vec::new(), QuoteService::take),
                 }))
@@ -264,6 +273,17 @@ impl Observer {
         let splats = splats.collect();
         self.looked = log.last().map(|message| message.micros).max(looked);
         Ok(splats)
+    }
+
+    /// What the guest's kernel has said of quotes since the last look at its log, at last.
+    fn said_of_quotes(&mut self) -> Result<Option<String>, LinuxError> {
+        let log = account::kernel_log(&self.read(Witness::KernelLog)?);
+        let looked = self.looked;
+        let mut new = log.into_iter().rev();
+        let said = new.find(|message| message.text.contains("GetQuote"));
+        Ok(said
+            .filter(|message| Some(message.micros) > looked)
+            .map(|message| message.text))
     }
 
     fn touched(&self) -> Result<Option<Vec<GpaRange>>, LinuxError> {

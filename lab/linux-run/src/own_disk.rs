@@ -1,8 +1,11 @@
-//! Plans on a user's own disk: which image, and what starts it.
+//! Plans on a user's own disk: which image, what starts it, and by which firmware.
 
 use std::path::{Path, PathBuf};
 
+use tdxlab_linux::disk::Disk;
 use tdxlab_linux::image::First;
+use tdxlab_linux::machine::{Machine, Start};
+use tdxlab_linux::{LinuxError, Loaders, firmware as of_machines};
 use tdxlab_plan::linux::{AgentBy, LinuxPlan};
 
 /// The disk of a plan: its own, or `given` where it names none and its agent comes by qemu-ga.
@@ -32,6 +35,64 @@ pub(crate) fn first(plan: &LinuxPlan, disk: Option<&Path>) -> First {
     }
 }
 
+/// How to make a disk start.
+const CURE: &str = "give it an EFI system partition with \\EFI\\BOOT\\BOOTX64.EFI (`grub-install --removable` \
+     and `bootctl install` make one), or name its root with `append: root=/dev/...`, and the lab's kernel \
+     starts it";
+
+/// The firmware of a plain guest that its own disk starts, or of a TD's, whose firmware is set: the one
+/// that was `given`, or QEMU's own BIOS (`None`) or OVMF, whichever the disk can be started by. SeaBIOS does
+/// not say so where it starts nothing, and the guest would be waited for in vain.
+pub(crate) fn firmware(
+    disk: Option<&Disk>,
+    td: bool,
+    given: Option<&Path>,
+) -> Result<Option<PathBuf>, LinuxError> {
+    let loaders = disk.and_then(|disk| Some((disk, disk.loaders().ok()?)));
+    let refused = |disk: &Disk, why| LinuxError::NoLoader {
+        path: disk.path().to_owned(),
+        why,
+        advice: CURE,
+    };
+    match loaders {
+        Some((disk, Loaders { uefi: false, .. })) if td => Err(refused(
+            disk,
+            "a TD starts by UEFI, and there is no file system on it that UEFI reads",
+        )),
+        _ if td => Ok(None),
+        _ if given.is_some() => Ok(given.map(Path::to_owned)),
+        // What cannot be read is left to the firmware that most disks start by.
+        None | Some((_, Loaders { bios: true, .. })) => Ok(None),
+        Some((disk, Loaders { uefi: true, .. })) => {
+            let ovmf = of_machines::ovmf().map_err(|source| LinuxError::NoUefi {
+                path: disk.path().to_owned(),
+                source: Box::new(source),
+            })?;
+            Ok(Some(ovmf))
+        }
+        Some((disk, _)) => Err(refused(
+            disk,
+            "there is no boot loader on it, neither for a BIOS nor for UEFI",
+        )),
+    }
+}
+
+/// What starts a guest from its own disk, in words.
+pub(crate) fn started_by(machine: &Machine) -> Option<String> {
+    let Start::Disk { firmware } = &machine.start else {
+        return None;
+    };
+    let firmware = machine
+        .td
+        .as_ref()
+        .map(|td| &td.firmware)
+        .or(firmware.as_ref());
+    Some(match firmware {
+        Some(firmware) => format!("the disk was started by {}", firmware.display()),
+        None => "the disk was started by QEMU's own BIOS".to_owned(),
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use tdxlab_plan::linux::LinuxGuest;
@@ -51,7 +112,7 @@ mod tests {
                 append: append.to_owned(),
                 agent,
                 disk: disk.map(PathBuf::from),
-                quote_service: false,
+                quotes: tdxlab_plan::linux::Quotes::None,
             },
             steps: Vec::new(),
         }
@@ -69,6 +130,54 @@ mod tests {
         let none = plan(AgentBy::QemuGa, None, "");
         assert_eq!(found(&none), Some("given.img".into()));
         assert_eq!(found(&plan(AgentBy::Init, None, "")), None);
+    }
+
+    /// A disk with this in its first sector.
+    fn disk(file: &mut tempfile::NamedTempFile, code: &[u8], kind: u8) -> Disk {
+        let mut image = vec![0; 1 << 16];
+        image[..code.len()].copy_from_slice(code);
+        image[446 + 4] = kind;
+        image[510..512].copy_from_slice(&[0x55, 0xaa]);
+        std::fs::write(file.path(), image).unwrap();
+        Disk::open(file.path()).unwrap()
+    }
+
+    #[test]
+    fn a_disk_gets_the_firmware_that_starts_it_or_is_refused_with_the_cure() {
+        let mut file = tempfile::NamedTempFile::new().unwrap();
+        let given = Some(Path::new("OVMF.fd"));
+        let bios = disk(&mut file, &[0xeb, 0x63, 0x90], 0x83);
+        assert_eq!(firmware(Some(&bios), false, None).unwrap(), None);
+        assert_eq!(
+            firmware(Some(&bios), false, given).unwrap(),
+            given.map(Path::to_owned)
+        );
+        let told = |result: Result<_, LinuxError>| {
+            let error = result.unwrap_err();
+            format!("{error}; {}", miette::Diagnostic::help(&error).unwrap())
+        };
+        let td = told(firmware(Some(&bios), true, None));
+        assert!(
+            td.contains("a TD starts by UEFI") && td.contains("--removable"),
+            "{td}"
+        );
+        let nothing = disk(&mut file, &[], 0x83);
+        let nothing = told(firmware(Some(&nothing), false, None));
+        assert!(
+            nothing.contains("neither for a BIOS nor for UEFI; give it"),
+            "{nothing}"
+        );
+        let uefi = disk(&mut file, &[], 0xef);
+        assert_eq!(firmware(Some(&uefi), true, None).unwrap(), None);
+        assert_eq!(
+            firmware(Some(&uefi), false, given).unwrap(),
+            given.map(Path::to_owned)
+        );
+        // What cannot be read is no reason to refuse.
+        std::fs::write(file.path(), b"QFI\xfb").unwrap();
+        let unknown = Disk::open(file.path()).unwrap();
+        assert_eq!(firmware(Some(&unknown), true, None).unwrap(), None);
+        assert_eq!(firmware(Some(&unknown), false, None).unwrap(), None);
     }
 
     #[test]

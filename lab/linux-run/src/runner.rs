@@ -13,23 +13,26 @@ use tdxlab_kernel::meminfo;
 use tdxlab_linux::disk::Disk;
 use tdxlab_linux::image::ReportDriver;
 use tdxlab_linux::machine::{AgentLine, Start, Td};
-use tdxlab_linux::quotes::QuoteService;
+use tdxlab_linux::quotes::{Policy, QuoteService};
 use tdxlab_linux::{Board, ImageOptions, LinuxError, LinuxGuest, LinuxImage, Machine};
-use tdxlab_plan::linux::{AgentBy, LinuxOp, LinuxPlan, Pages};
+use tdxlab_plan::linux::{AgentBy, LinuxOp, LinuxPlan, Pages, Quotes};
 use tdxlab_qemu::interrupt::Interrupt;
 use tdxlab_qemu::{Accelerator, Cpu, Installed};
 use tdxlab_run::{Outcome, Progress, skip};
 
+use crate::attest;
 use crate::baseline::{self, Baseline};
 use crate::boot;
 use crate::court::Court;
+use crate::file::{self, File};
 use crate::judge::{SAME_IOMEM, judge};
 use crate::laws;
 use crate::ledger::Ledger;
-use crate::model::Model;
+use crate::model::{Expected, Model};
 use crate::observe::{Observer, Seen};
 use crate::own_disk;
 use crate::plug;
+use crate::quote_buffer;
 use crate::unaccepted::Unaccepted;
 
 /// A plan and its origin.
@@ -217,13 +220,15 @@ impl LinuxRunner<'_> {
         let kvm = self.place.accelerator == Accelerator::Kvm;
         let serial = image.line == AgentLine::Serial;
         let pluggable = plan.plugged() >> 20;
-        let board = match self.place.td.is_some() || serial || loader || pluggable > 0 {
+        let disk = disk.as_deref().map(Disk::open).transpose()?;
+        let td = self.place.td.is_some();
+        let board = match td || serial || loader || pluggable > 0 {
             true => Board::Q35,
             false => self.place.board,
         };
         let start = match loader {
             true => Start::Disk {
-                firmware: self.place.firmware.clone(),
+                firmware: own_disk::firmware(disk.as_ref(), td, self.place.firmware.as_deref())?,
             },
             false => image.start(),
         };
@@ -235,7 +240,7 @@ impl LinuxRunner<'_> {
             vcpus: plan.guest.vcpus,
             mebibytes: plan.guest.mebibytes,
             pluggable,
-            disk: disk.as_deref().map(Disk::open).transpose()?,
+            disk,
             qemu_ga: plan.guest.agent == AgentBy::QemuGa,
             append: plan.guest.append.clone(),
             line: image.line,
@@ -251,7 +256,11 @@ impl LinuxRunner<'_> {
         course: &mut Course,
     ) -> Result<(), JournalError> {
         let plan = &case.plan;
-        let quotes = plan.guest.quote_service.then(QuoteService::start);
+        let quotes = match plan.guest.quotes {
+            Quotes::None => None,
+            Quotes::Lab => Some(QuoteService::start(Policy::Answer)),
+            Quotes::Refused => Some(QuoteService::start(Policy::Refuse)),
+        };
         let quotes = match quotes.transpose() {
             Ok(quotes) => quotes,
             Err(error) => {
@@ -267,6 +276,7 @@ impl LinuxRunner<'_> {
                 return Ok(());
             }
         };
+        let started = own_disk::started_by(&machine);
         let kvm = self.place.accelerator == Accelerator::Kvm;
         let td = self.place.td.is_some();
         // Before QEMU: firmware splits leaves, too.
@@ -322,6 +332,15 @@ impl LinuxRunner<'_> {
             let mut boot = None;
             let mut court = Court::default();
             judge(&mut court, &expected, &seen, &owner);
+            if let Some(by) = started.as_ref().filter(|_| step.op == LinuxOp::Boot) {
+                court.show(by.clone());
+            }
+            if let (LinuxOp::ReadFile(wanted), Seen::File(File::Bytes(bytes, _))) =
+                (&step.op, &seen)
+            {
+                let folder = self.folder.path().join(&course.folder);
+                court.show(file::keep(&folder, number, &wanted.path, bytes));
+            }
             let mut lines = expected.text();
             if step.op == LinuxOp::Boot && plan.guest.agent == AgentBy::QemuGa {
                 lines.push(SAME_IOMEM.to_owned());
@@ -357,6 +376,11 @@ impl LinuxRunner<'_> {
                     let bytes = plan.guest.mebibytes << 20;
                     laws::judge(&mut court, &prediction, before, after, bytes);
                     lines.extend(prediction.text());
+                }
+                if let (Expected::Attested(wanted), LinuxOp::Quote { .. }) = (&expected, &step.op) {
+                    let at = ledger.quote_buffer();
+                    let header = at.and_then(|at| quote_buffer::read(observer.guest(), at));
+                    attest::judge_buffer(&mut court, wanted, header);
                 }
             }
             let verdict = self.conclude((id, number), course, court, lines, took, boot)?;

@@ -112,8 +112,19 @@ fn every_scenario_passes_on_a_plain_guest_or_is_skipped_for_what_it_needs() {
         }
     });
     assert_eq!(wrong.into_inner().unwrap(), []);
-    // A passing run leaves only the journal.
-    assert!(!folder.path().join("scenarios").exists());
+    // A passing run leaves the journal, and what was read out of the guests.
+    let left = std::fs::read_dir(folder.path().join("scenarios")).into_iter();
+    let folders = left.flatten().map(|entry| entry.unwrap().path());
+    for file in folders.flat_map(|folder| std::fs::read_dir(folder).unwrap()) {
+        let file = file.unwrap().path();
+        let text = std::fs::read_to_string(&file).unwrap();
+        let says = match file.file_name().and_then(|name| name.to_str()) {
+            Some("step-3-iomem") => "System RAM",
+            Some(name) if name.starts_with("step-") => "Linux version",
+            name => panic!("{name:?}"),
+        };
+        assert!(text.contains(says), "{}: {text}", file.display());
+    }
 }
 
 /// A guest with two filled buffers, and a way to do steps on it.

@@ -210,6 +210,7 @@ impl Collector {
     fn more_bytes(&mut self, bytes: &[u8]) -> Result<(), String> {
         let most = match self.ask {
             Ask::Read(which) => which.most_bytes(),
+            Ask::ReadFile { most, .. } => most as usize,
             Ask::Report { .. } => REPORT_BYTES,
             Ask::Quote { .. } => MOST_QUOTE,
             _ => return Err("bytes that were not asked for".to_owned()),
@@ -267,6 +268,10 @@ impl Collector {
             }
             (Ask::Read(which), Outcome::Read { bytes, cut }) => {
                 let full = self.bytes.len() == which.most_bytes();
+                self.read(bytes, cut && !full)
+            }
+            (Ask::ReadFile { most, .. }, Outcome::Read { bytes, cut }) => {
+                let full = self.bytes.len() == *most as usize;
                 self.read(bytes, cut && !full)
             }
             (Ask::Report { .. } | Ask::Quote { .. }, Outcome::Read { bytes, cut }) => {
@@ -387,6 +392,7 @@ pub fn describe(ask: &Ask) -> String {
         Ask::Load(Load::Release) => "releasing fragments".to_owned(),
         Ask::Read(Witness::KernelLog) => "reading the kernel log".to_owned(),
         Ask::Read(which) => format!("reading {}", which.name()),
+        Ask::ReadFile { path, .. } => format!("reading {path}"),
         Ask::Report { .. } => "taking a TDREPORT".to_owned(),
         Ask::Quote { .. } => "asking for a quote".to_owned(),
         Ask::Kexec { .. } => "starting a kernel by kexec".to_owned(),

@@ -3,9 +3,14 @@
 
 use std::fs::File;
 use std::io::{self, Read};
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
+use imago::qcow2::Qcow2;
+use imago::{FormatAccess, FormatDriverBuilder, PermissiveImplicitOpenGate};
+
 use crate::error::LinuxError;
+use crate::loaders::{self, Loaders};
 
 /// Start of every qcow2 image. Source: docs/interop/qcow2.txt of QEMU.
 const QCOW2: [u8; 4] = *b"QFI\xfb";
@@ -52,6 +57,32 @@ impl Disk {
         // The path is QEMU's, too, whatever its folder.
         let path = path.canonicalize().map_err(failed)?;
         Ok(Disk { path, format })
+    }
+
+    /// Where it is.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// What on it can start it.
+    ///
+    /// # Errors
+    ///
+    /// It cannot be read so far: not every kind of qcow2 that QEMU knows can.
+    pub fn loaders(&self) -> io::Result<Loaders> {
+        match self.format {
+            Format::Raw => {
+                let file = File::open(&self.path)?;
+                loaders::look(&mut |at, buffer| file.read_exact_at(buffer, at))
+            }
+            Format::Qcow2 => {
+                // A backing file is named by the image, as for QEMU.
+                let image = Qcow2::<imago::file::File>::builder_path(&self.path);
+                let image = image.open(PermissiveImplicitOpenGate::default())?;
+                let image = FormatAccess::new(image);
+                loaders::look(&mut |at, buffer| image.read(buffer, at))
+            }
+        }
     }
 
     /// Argument of `-drive`, for a backend of this name.

@@ -116,6 +116,8 @@ pub enum LinuxError {
         command: &'static str,
         doing: String,
         said: String,
+        /// Whether qemu-ga has tried, and its system refused.
+        tried: bool,
         advice: Box<str>,
     },
 
@@ -134,6 +136,21 @@ pub enum LinuxError {
         help("name a raw or qcow2 image; the path in a scenario is relative to its file")
     )]
     Disk { path: PathBuf, source: io::Error },
+
+    #[error("disk {}: {why}", path.display())]
+    #[diagnostic(code(tdxlab::linux::no_loader), help("{advice}"))]
+    NoLoader {
+        path: PathBuf,
+        why: &'static str,
+        advice: &'static str,
+    },
+
+    #[error("disk {} starts by UEFI, for which there is no firmware: {source}", path.display())]
+    #[diagnostic(
+        code(tdxlab::linux::no_uefi),
+        help("name one with --firmware, such as OVMF.fd of the package ovmf")
+    )]
+    NoUefi { path: PathBuf, source: Box<L1Error> },
 
     #[error("QEMU {0}")]
     #[diagnostic(code(tdxlab::linux::qemu))]

@@ -7,6 +7,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use serde_json::Value;
+use tdxlab_l1::package::cache_folder;
+use tdxlab_l1::{L1Error, package_file};
 
 /// Where descriptors lie, the ones that hide others last.
 const FOLDERS: [&str; 3] = [
@@ -31,7 +33,8 @@ const GIVES_UP: [(&str, &str, &str); 4] = [
     (
         "UEFI Interactive Shell",
         "it found nothing to start and is in its shell",
-        "give a bzImage with CONFIG_EFI_STUB; an unpacked vmlinux has no EFI stub",
+        "a kernel: give a bzImage with CONFIG_EFI_STUB, which an unpacked vmlinux lacks; a disk: it needs \
+         \\EFI\\BOOT\\BOOTX64.EFI, which `grub-install --removable` and `bootctl install` make",
     ),
     (
         "No bootable device.",
@@ -55,6 +58,15 @@ pub(crate) fn gave_up(console: &[String]) -> Option<(&'static str, &'static str)
     FOLDERS.join(", ")
 )]
 pub struct NoFirmware;
+
+/// Debian's OVMF, which starts plain guests and TDs: from the cache, or downloaded.
+///
+/// # Errors
+///
+/// It cannot be had, or the cache cannot be written.
+pub fn ovmf() -> Result<PathBuf, L1Error> {
+    package_file::file(&cache_folder()?, "ovmf", "usr/share/ovmf/OVMF.fd")
+}
 
 /// The firmware to start TDs with.
 ///

@@ -16,12 +16,12 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use tdxlab_l1::KernelChoice;
 use tdxlab_l1::cpio::Archive;
 use tdxlab_l1::kernel::{Boot, Kernel};
 use tdxlab_l1::modules::Module;
 use tdxlab_l1::package::cache_folder;
-use tdxlab_l1::program::program;
+use tdxlab_l1::program::{Program, program};
+use tdxlab_l1::{KernelChoice, L1Error};
 use tdxlab_protocol::linux::{KEXEC_INITRD, KEXEC_KERNEL, MODULES, QEMU_GA, REPORT_MODULES};
 
 use crate::error::LinuxError;
@@ -429,9 +429,22 @@ fn modules_of(kernel: &Kernel, options: &ImageOptions) -> Result<Modules, LinuxE
     })
 }
 
+/// Has Debian's qemu-ga in the cache, for an image that is made where there is no network.
+///
+/// # Errors
+///
+/// It cannot be had, or the cache cannot be written.
+pub fn fetch_qemu_ga() -> Result<(), L1Error> {
+    qemu_ga(&cache_folder()?).map(drop)
+}
+
+fn qemu_ga(cache: &Path) -> Result<Program, L1Error> {
+    program(cache, "qemu-guest-agent", "qemu-ga")
+}
+
 /// Adds Debian's qemu-ga, what it loads, and the programs that it starts.
 fn add_qemu_ga(files: &mut Files, cache: &Path) -> Result<(), LinuxError> {
-    let qemu_ga = program(cache, "qemu-guest-agent", "qemu-ga")?;
+    let qemu_ga = qemu_ga(cache)?;
     files.add(QEMU_GA, 0o755, qemu_ga.program);
     let linker = qemu_ga.interpreter.unwrap_or_default();
     for (name, content) in qemu_ga.libraries {

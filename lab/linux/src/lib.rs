@@ -11,7 +11,8 @@
 //! | [`account`] | the guest kernel's account of its memory and health |
 //! | [`pusher`] | brings the agent into a system that runs, through qemu-ga |
 //! | [`disk`] | a user's own disk image |
-//! | [`firmware`] | finds firmware for TDs |
+//! | `loaders` | what on it can start it |
+//! | [`firmware`] | finds firmware for TDs and for disks that UEFI starts |
 //! | [`quotes`] | plays the quote generation service of a TD's VMM |
 //! | [`error`] | errors, each with a remedy |
 
@@ -24,6 +25,7 @@ pub mod firmware;
 pub mod guest;
 mod hash;
 pub mod image;
+mod loaders;
 pub mod machine;
 pub mod memory;
 pub mod pages_module;
@@ -35,4 +37,5 @@ mod running;
 pub use self::error::LinuxError;
 pub use self::guest::LinuxGuest;
 pub use self::image::{ImageOptions, LinuxImage};
+pub use self::loaders::Loaders;
 pub use self::machine::{Board, Machine};

@@ -330,6 +330,22 @@ impl Pusher {
             mode: Some("r".to_owned()),
         };
         let handle = self.run(&open, &doing, wait)?;
+        let read = self.read_on(handle, most, &doing, wait);
+        // Of a folder, only its bytes are refused.
+        if matches!(read, Ok(_) | Err(LinuxError::QemuGa { tried: true, .. })) {
+            self.run(&guest_file_close { handle }, &doing, wait)?;
+        }
+        read
+    }
+
+    /// Reads what is left of an open file.
+    fn read_on(
+        &mut self,
+        handle: i64,
+        most: usize,
+        doing: &str,
+        wait: &mut Wait<'_>,
+    ) -> Result<Vec<u8>, LinuxError> {
         let mut bytes = Vec::new();
         loop {
             let count = CHUNK.min(most - bytes.len());
@@ -337,19 +353,17 @@ impl Pusher {
                 handle,
                 count: i64::try_from(count).ok(),
             };
-            let answer = self.run(&read, &doing, wait)?;
+            let answer = self.run(&read, doing, wait)?;
             let got = answer.buf_b64.len();
             if usize::try_from(answer.count) != Ok(got) || got > count {
                 let what = format!("{} bytes that are {got}, of {count}", answer.count);
-                return Err(lies(guest_file_read::NAME, &doing, what));
+                return Err(lies(guest_file_read::NAME, doing, what));
             }
             bytes.extend_from_slice(&answer.buf_b64);
             if answer.eof || got == 0 || bytes.len() == most {
-                break;
+                return Ok(bytes);
             }
         }
-        self.run(&guest_file_close { handle }, &doing, wait)?;
-        Ok(bytes)
     }
 
     /// Looks whether the agent still runs, now and then. Does not wait.

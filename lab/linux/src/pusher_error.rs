@@ -20,6 +20,7 @@ fn error(command: &'static str, doing: &str, said: String, advice: String) -> Li
         command,
         doing: doing.to_owned(),
         said,
+        tried: false,
         advice: advice.into(),
     }
 }
@@ -57,8 +58,13 @@ pub(crate) fn failed(command: &'static str, doing: &str, why: QgaError) -> Linux
     } else {
         "qemu-ga.jsonl in the scenario's folder has what came before".to_owned()
     };
-    let said = format!("{} ({})", refusal.desc, refusal.class);
-    error(command, doing, said, advice)
+    LinuxError::QemuGa {
+        command,
+        doing: doing.to_owned(),
+        said: format!("{} ({})", refusal.desc, refusal.class),
+        tried: refusal.class == "GenericError" && !has("has been disabled"),
+        advice: advice.into(),
+    }
 }
 
 /// The same error, but where the file system is full: with what had been written.

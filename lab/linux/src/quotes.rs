@@ -27,7 +27,7 @@ use sha2::{Digest, Sha256};
 use tdxlab_protocol::linux::REPORT_BYTES;
 
 /// Size of an answer: more than a page, and less than the 8 KiB that older kernels have room for.
-const ANSWER: usize = 6000;
+pub const ANSWER: usize = 6000;
 
 /// Bytes of a message between its length and what it carries.
 const HEAD: usize = 24;
@@ -42,10 +42,22 @@ const MAJOR_MINOR: [u8; 4] = [1, 0, 1, 0];
 const REQUEST: u32 = 0;
 const RESPONSE: u32 = 1;
 
-/// What the service was asked, and what it answered.
+/// QGS_MSG_ERROR_UNEXPECTED of Intel's qgs_msg_lib.h.
+const UNEXPECTED: u32 = 0x1_2001;
+
+/// What the service does with a TDREPORT.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Policy {
+    /// Answers with [`answer_to`] it.
+    Answer,
+    /// Answers with an error, and no quote.
+    Refuse,
+}
+
+/// What the service was asked.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Served {
-    /// A TDREPORT, answered with [`answer_to`] it.
+    /// A TDREPORT, answered by the service's [`Policy`].
     Report(Box<[u8; REPORT_BYTES]>),
     /// Something else, in words; not answered.
     Other(String),
@@ -79,7 +91,7 @@ impl QuoteService {
     /// # Errors
     ///
     /// The system gives no socket or thread.
-    pub fn start() -> io::Result<QuoteService> {
+    pub fn start(policy: Policy) -> io::Result<QuoteService> {
         static NUMBER: AtomicU32 = AtomicU32::new(0);
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
         let name = format!("tdxlab-quotes-{}-{number}", std::process::id());
@@ -92,7 +104,7 @@ impl QuoteService {
         let (to, ends) = (Arc::clone(&served), Arc::clone(&over));
         let thread = thread::Builder::new()
             .name("quotes".to_owned())
-            .spawn(move || serve(&listener, &to, &ends))?;
+            .spawn(move || serve(&listener, policy, &to, &ends))?;
         Ok(QuoteService {
             name,
             served,
@@ -122,7 +134,7 @@ impl Drop for QuoteService {
     }
 }
 
-fn serve(listener: &UnixListener, served: &Mutex<Vec<Served>>, over: &AtomicBool) {
+fn serve(listener: &UnixListener, policy: Policy, served: &Mutex<Vec<Served>>, over: &AtomicBool) {
     while !over.load(Ordering::Relaxed) {
         let mut fds = [PollFd::new(listener.as_fd(), PollFlags::POLLIN)];
         if poll(&mut fds, TICK).is_err() {
@@ -137,9 +149,10 @@ fn serve(listener: &UnixListener, served: &Mutex<Vec<Served>>, over: &AtomicBool
         if own {
             let one = asked(&mut client)
                 .unwrap_or_else(|error| Served::Other(format!("a request cut short: {error}")));
-            let answer = match &one {
-                Served::Report(report) => response(&answer_to(report)),
-                Served::Other(_) => Vec::new(),
+            let answer = match (&one, policy) {
+                (Served::Report(report), Policy::Answer) => response(0, &answer_to(report)),
+                (Served::Report(_), Policy::Refuse) => response(UNEXPECTED, &[]),
+                (Served::Other(_), _) => Vec::new(),
             };
             // Before the guest has its answer and is asked about it.
             served
@@ -185,12 +198,12 @@ fn request(message: &[u8]) -> Option<[u8; REPORT_BYTES]> {
 }
 
 /// A GET_QUOTE_RESP, with its length in front.
-fn response(quote: &[u8]) -> Vec<u8> {
+fn response(error: u32, quote: &[u8]) -> Vec<u8> {
     let size = u32::try_from(HEAD + quote.len()).expect("a short answer");
     let mut message = size.to_be_bytes().to_vec();
     message.extend(MAJOR_MINOR);
     let quote_size = size - HEAD as u32;
-    for number in [RESPONSE, size, 0, 0, quote_size] {
+    for number in [RESPONSE, size, error, 0, quote_size] {
         message.extend(number.to_le_bytes());
     }
     message.extend(quote);
@@ -203,7 +216,7 @@ mod tests {
 
     /// What QEMU sends for a TDREPORT.
     fn request_for(report: &[u8; REPORT_BYTES]) -> Vec<u8> {
-        let mut message = response(report);
+        let mut message = response(0, report);
         message[8..12].copy_from_slice(&REQUEST.to_le_bytes());
         let (first, second) = (20..24, 24..28);
         message[first].copy_from_slice(&(REPORT_BYTES as u32).to_le_bytes());
@@ -223,7 +236,7 @@ mod tests {
 
     #[test]
     fn a_report_is_answered_with_what_follows_from_it() {
-        let service = QuoteService::start().unwrap();
+        let service = QuoteService::start(Policy::Answer).unwrap();
         let report = [7; REPORT_BYTES];
         let said = ask(&service, &request_for(&report));
         assert_eq!(said[..4], (24 + ANSWER as u32).to_be_bytes());
@@ -234,8 +247,17 @@ mod tests {
     }
 
     #[test]
+    fn a_service_that_refuses_says_so_in_its_header() {
+        let service = QuoteService::start(Policy::Refuse).unwrap();
+        let said = ask(&service, &request_for(&[7; REPORT_BYTES]));
+        assert_eq!((said.len(), &said[..4]), (28, &24_u32.to_be_bytes()[..]));
+        assert_eq!(said[16..20], UNEXPECTED.to_le_bytes());
+        assert!(matches!(service.take()[..], [Served::Report(_)]));
+    }
+
+    #[test]
     fn what_is_no_request_gets_no_answer_and_is_told() {
-        let service = QuoteService::start().unwrap();
+        let service = QuoteService::start(Policy::Answer).unwrap();
         let mut other = request_for(&[7; REPORT_BYTES]);
         other[4] = 2;
         for message in [&other[..], &other[..30], &[0, 0, 0, 1, 0], &[255; 8]] {

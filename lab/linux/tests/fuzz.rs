@@ -10,6 +10,9 @@ use tdxlab_protocol::pattern::Generation;
 
 const PAGES: u32 = 16;
 
+/// Bound on the bytes of a file.
+const MOST: u32 = 64;
+
 fn buffer() -> BufferId {
     BufferId::new(0).unwrap()
 }
@@ -26,6 +29,10 @@ fn ask() -> impl Strategy<Value = Ask> {
         Just(Ask::Where { buffer: buffer() }),
         Just(Ask::Verify { buffer: buffer() }),
         Just(Ask::Read(Witness::MemInfo)),
+        Just(Ask::ReadFile {
+            path: "/etc/os-release".try_into().unwrap(),
+            most: MOST
+        }),
         Just(Ask::Load(Load::Touch {
             bytes: 1 << 20,
             processes: 2
@@ -79,7 +86,7 @@ fn reply() -> impl Strategy<Value = LinuxReply> {
             wrong,
             moved: 0
         }),
-        (0..3000_u64, any::<bool>()).prop_map(|(bytes, cut)| Outcome::Read { bytes, cut }),
+        (0..80_u64, any::<bool>()).prop_map(|(bytes, cut)| Outcome::Read { bytes, cut }),
         (0..1_u64 << 22, 0..4_u16).prop_map(|(bytes, failed)| Outcome::Loaded { bytes, failed }),
     ];
     let id = prop_oneof![9 => Just(7_u32), 1 => any::<u32>()];
@@ -137,6 +144,10 @@ proptest! {
             }
             (Ask::Verify { .. }, Outcome::Verified { wrong: said, .. }) => {
                 prop_assert_eq!(said, wrong);
+            }
+            (Ask::ReadFile { .. }, Outcome::Read { bytes, cut }) => {
+                prop_assert_eq!(bytes, answer.bytes.len() as u64);
+                prop_assert!(bytes <= u64::from(MOST) && (!cut || bytes == u64::from(MOST)));
             }
             (Ask::Read(_), Outcome::Read { bytes, .. }) => {
                 prop_assert_eq!(bytes, answer.bytes.len() as u64);

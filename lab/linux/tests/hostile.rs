@@ -438,3 +438,56 @@ fn findings_that_cannot_be_are_refused() {
         assert!(error.to_string().contains(why), "{why}: {error}");
     }
 }
+
+#[test]
+fn a_file_that_cannot_be_is_refused() {
+    const MOST: u32 = 8;
+    let read = |replies: &[LinuxReply]| {
+        let played = replies.iter().fold(ready(), Played::says);
+        let mut guest = played.start(PATIENCE);
+        guest.wait_ready().unwrap();
+        let path = "/etc/os-release".try_into().unwrap();
+        guest.ask(Ask::ReadFile { path, most: MOST })
+    };
+    let bytes = |count: usize| LinuxReply::Bytes {
+        id: 1,
+        bytes: core::iter::repeat_n(b'x', count).collect(),
+    };
+    let end = |bytes, cut| done(1, Outcome::Read { bytes, cut });
+    for (replies, whole) in [
+        (vec![end(0, false)], true),
+        (vec![bytes(3), bytes(5), end(8, false)], true),
+        (vec![bytes(8), end(8, true)], false),
+    ] {
+        let cut = read(&replies).unwrap().outcome.unwrap();
+        let Outcome::Read { cut, .. } = cut else {
+            panic!("{cut:?}")
+        };
+        assert_eq!(cut, !whole);
+    }
+    for (replies, why) in [
+        (vec![bytes(9)], "more than 8 of them"),
+        (vec![bytes(8), bytes(1)], "more than 8 of them"),
+        (vec![bytes(0)], "no bytes"),
+        (vec![bytes(3), end(4, false)], "3 bytes sent, and done"),
+        (vec![bytes(3), end(3, true)], "3 bytes sent, and done"),
+        (vec![done(1, Outcome::Done)], "another end"),
+        (vec![extents(1, 0x10_0000, 1)], "not asked for"),
+    ] {
+        let error = read(&replies).unwrap_err();
+        assert!(
+            matches!(error, LinuxError::Lies { .. }) && error.to_string().contains(why),
+            "{why}: {error}"
+        );
+    }
+    // A guest that sends half of a file and dies.
+    let half = ready().says(&bytes(3)).ends("exit 3");
+    let mut guest = half.start(PATIENCE);
+    guest.wait_ready().unwrap();
+    let path = "/etc/os-release".try_into().unwrap();
+    let error = guest.ask(Ask::ReadFile { path, most: MOST }).unwrap_err();
+    assert!(
+        error.to_string().contains("while reading /etc/os-release"),
+        "{error}"
+    );
+}

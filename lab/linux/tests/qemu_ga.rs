@@ -11,6 +11,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use miette::Diagnostic;
+use nix::errno::Errno;
 use tdxlab_l1::package::cache_folder;
 use tdxlab_l1::program;
 use tdxlab_linux::disk::Disk;
@@ -98,6 +99,58 @@ fn works(guest: &mut LinuxGuest) {
     assert_eq!(verified.outcome, Ok(intact));
 }
 
+/// Files come out alike by the agent and by qemu-ga, and both say why one cannot.
+fn read_files(guest: &mut LinuxGuest) {
+    let mut by_agent = |path: &str, most| {
+        let path = path.try_into().unwrap();
+        guest.ask(Ask::ReadFile { path, most }).unwrap()
+    };
+    let version = by_agent("/proc/version", 4096);
+    assert!(version.bytes.starts_with(b"Linux version"));
+    let start = by_agent("/proc/version", 5);
+    assert_eq!(start.bytes, b"Linux");
+    let cut = Outcome::Read {
+        bytes: 5,
+        cut: true,
+    };
+    assert_eq!(start.outcome, Ok(cut));
+    for (path, why, errno) in [
+        ("/no/such", "opening the file", Errno::ENOENT as i32),
+        ("/proc", "it is a directory", 0),
+        ("/dev/null", "it is a device, a pipe or a socket", 0),
+        // Root may open what has no reader, but in sysfs.
+        (
+            "/sys/bus/pci/rescan",
+            "opening the file",
+            Errno::EACCES as i32,
+        ),
+        ("relative", "opening the file", Errno::ENOENT as i32),
+    ] {
+        let failure = by_agent(path, 4096).outcome.unwrap_err();
+        assert_eq!(
+            (failure.doing.as_str(), failure.errno),
+            (why, errno),
+            "{path}"
+        );
+    }
+    assert_eq!(
+        guest.read_file("/proc/version", 4096).unwrap(),
+        Some(version.bytes)
+    );
+    for (path, says) in [
+        ("/no/such", "guest-file-open failed while reading /no/such"),
+        ("/proc", "guest-file-read failed while reading /proc"),
+        ("/sys/bus/pci/rescan", "Permission denied"),
+    ] {
+        let error = guest.read_file(path, 4096).unwrap_err();
+        assert!(told(&error).contains(says), "{error}");
+        assert!(
+            matches!(error, LinuxError::QemuGa { tried: true, .. }),
+            "{error}"
+        );
+    }
+}
+
 #[test]
 fn the_agent_is_pushed_works_and_the_system_switches_off() {
     let Some(machine) = machine(First::QemuGa, "") else {
@@ -122,11 +175,7 @@ fn the_agent_is_pushed_works_and_the_system_switches_off() {
     );
     let log = guest.ask(Ask::Read(Witness::KernelLog)).unwrap().bytes;
     assert!(log.len() > 1000, "{} bytes of kernel log", log.len());
-    let error = guest.read_file("/no/such", 10).unwrap_err();
-    assert!(
-        told(&error).contains("guest-file-open failed while reading /no/such"),
-        "{error}"
-    );
+    read_files(&mut guest);
 
     // What is the system's is not the agent's.
     let kexec = guest.kexec().unwrap().unwrap_err();

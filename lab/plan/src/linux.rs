@@ -4,7 +4,7 @@
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
-pub use tdxlab_protocol::linux::{BufferId, Load, Pages, REPORT_DATA};
+pub use tdxlab_protocol::linux::{BufferId, Load, MAX_FILE, MAX_PATH, Pages, REPORT_DATA};
 
 use crate::{Generation, Side};
 
@@ -47,9 +47,9 @@ pub struct LinuxGuest {
     /// Disk image to boot; a relative path starts at the scenario's folder.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub disk: Option<PathBuf>,
-    /// Whether the lab plays the quote generation service of a TD; else there is none.
-    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
-    pub quote_service: bool,
+    /// Who answers a TD's requests for quotes.
+    #[serde(default, skip_serializing_if = "Quotes::is_none")]
+    pub quotes: Quotes,
 }
 
 impl LinuxGuest {
@@ -74,6 +74,25 @@ pub enum AgentBy {
 impl AgentBy {
     fn is_init(&self) -> bool {
         *self == AgentBy::Init
+    }
+}
+
+/// Who answers a TD's requests for quotes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Quotes {
+    /// Nobody: QEMU has no quote generation service.
+    #[default]
+    None,
+    /// The lab plays the service, and answers with what is no quote.
+    Lab,
+    /// The lab plays the service, and refuses every request.
+    Refused,
+}
+
+impl Quotes {
+    fn is_none(&self) -> bool {
+        *self == Quotes::None
     }
 }
 
@@ -155,12 +174,47 @@ pub enum LinuxOp {
         /// As for a report.
         nonce: u64,
     },
+    /// Agent or qemu-ga: read a file out of the guest.
+    ReadFile(ReadFile),
     /// Read what guest and host say of memory, without changing anything.
     Settle,
     /// The same, and Linux has accepted all of its memory.
     AllAccepted,
     /// Agent: switch the guest off.
     PowerOff,
+}
+
+/// A file to read out of the guest.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ReadFile {
+    /// Its path in the guest, from `/` on; at most [`MAX_PATH`] bytes.
+    pub path: String,
+    /// Most bytes that it may have; at most [`MAX_FILE`].
+    pub most: u32,
+    /// What must stand in it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub contains: Option<String>,
+    /// Who reads it.
+    #[serde(default, skip_serializing_if = "FileBy::is_agent")]
+    pub by: FileBy,
+}
+
+/// Who reads a file out of the guest.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum FileBy {
+    /// The agent.
+    #[default]
+    Agent,
+    /// qemu-ga, which has started the agent.
+    QemuGa,
+}
+
+impl FileBy {
+    fn is_agent(&self) -> bool {
+        *self == FileBy::Agent
+    }
 }
 
 impl LinuxPlan {
@@ -242,6 +296,10 @@ impl LinuxOp {
             },
             LinuxOp::Report { .. } => "take a TDREPORT".to_owned(),
             LinuxOp::Quote { .. } => "ask for a quote".to_owned(),
+            LinuxOp::ReadFile(read) => match read.by {
+                FileBy::Agent => format!("read {}", read.path),
+                FileBy::QemuGa => format!("read {} by qemu-ga", read.path),
+            },
             LinuxOp::Settle => "settle".to_owned(),
             LinuxOp::AllAccepted => "settle, with all memory accepted".to_owned(),
             LinuxOp::PowerOff => "power off".to_owned(),

@@ -1,14 +1,18 @@
 //! `tdxlab linux`: a run of Linux guests that is interrupted and resumed.
 
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+use tdxlab::l1::package::cache_folder;
 use tdxlab::report::{self, Report};
+use tdxlab_linux::image::First;
+use tdxlab_linux::{ImageOptions, LinuxImage};
 use tdxlab_selftests::command::root;
+use tdxlab_selftests::uefi_disk::{self, System};
 
 /// Something has happened by then, or the test fails.
 const PATIENCE: Duration = Duration::from_secs(120);
@@ -101,4 +105,61 @@ fn a_disk_that_is_not_there_is_told_by_name() {
     assert_eq!(output.status.code(), Some(70), "{said}");
     assert!(said.contains("disk /no/such.img: No such file"), "{said}");
     assert!(said.contains("relative to its file"), "{said}");
+}
+
+/// A disk that UEFI starts, with Debian's kernel and qemu-ga on it; or what is missing for it.
+fn uefi_disk(path: &Path) -> Result<(), String> {
+    let text = |error: &dyn std::fmt::Display| error.to_string();
+    let image = LinuxImage::prepare(&ImageOptions {
+        first: First::QemuGa,
+        ..ImageOptions::default()
+    });
+    let image = image.map_err(|error| text(&error))?;
+    let cache = cache_folder().map_err(|error| text(&error))?;
+    // As packaged, with its EFI stub.
+    let kernel = cache.join("kernels/linux-image-cloud-amd64/vmlinuz");
+    let system = System {
+        kernel: fs::read(kernel).map_err(|error| text(&error))?,
+        initramfs: fs::read(image.initramfs).map_err(|error| text(&error))?,
+        append: "console=ttyS0 loglevel=4 panic=-1 oops=panic nowatchdog".to_owned(),
+    };
+    let loader = uefi_disk::loader().map_err(|error| text(&error))?;
+    uefi_disk::write(path, &loader, &system).map_err(|error| text(&error))
+}
+
+#[test]
+fn a_disk_that_uefi_starts_is_found_out_and_started() {
+    let out = tempfile::tempdir().unwrap();
+    let disk = out.path().join("disk.img");
+    if let Err(what) = uefi_disk(&disk) {
+        let required = std::env::var_os("TDXLAB_REQUIRE_L1").is_some();
+        assert!(!required, "{what}");
+        return eprintln!("NOT TESTED: {what}");
+    }
+    let reports = out.path().join("reports");
+    let (reports, disk) = (reports.to_str().unwrap(), disk.to_str().unwrap());
+    let scenario = "scenarios/linux/qemu-ga.yaml";
+    let output = linux(&["--out", reports, "--disk", disk, scenario]).output();
+    let output = output.unwrap();
+    assert_eq!(output.status.code(), Some(0), "{}", said(&output));
+    let report = report_of(&Path::new(reports).join("latest"));
+    assert_eq!(report.counts.pass, 1, "{}", said(&output));
+    let seen = report.scenarios[0].steps[0].seen.join("\n");
+    assert!(
+        seen.contains("the disk was started by ") && seen.contains("OVMF.fd"),
+        "{seen}"
+    );
+}
+
+#[test]
+fn a_disk_that_nothing_starts_is_refused_with_the_cure() {
+    let out = tempfile::tempdir().unwrap();
+    let disk = out.path().join("disk.img");
+    fs::write(&disk, vec![0; 1 << 20]).unwrap();
+    let (reports, disk) = (out.path().to_str().unwrap(), disk.to_str().unwrap());
+    let scenario = "scenarios/linux/qemu-ga.yaml";
+    let output = linux(&["--out", reports, "--disk", disk, scenario]).output();
+    let said = said(&output.unwrap());
+    assert!(said.contains("neither for a BIOS nor for UEFI"), "{said}");
+    assert!(said.contains("append: root=/dev/"), "{said}");
 }

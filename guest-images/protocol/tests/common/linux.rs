@@ -54,6 +54,10 @@ fn ask() -> impl Strategy<Value = Ask> {
         }),
         load().prop_map(Ask::Load),
         witness.prop_map(Ask::Read),
+        ("[ -~]{0,80}", any::<u32>()).prop_map(|(path, most)| Ask::ReadFile {
+            path: path.as_str().try_into().unwrap(),
+            most
+        }),
         any::<[[u8; 32]; 2]>().prop_map(|data| Ask::Report { data }),
         any::<[[u8; 32]; 2]>().prop_map(|data| Ask::Quote { data }),
         "[ -~]{0,80}".prop_map(|append| Ask::Kexec {

@@ -4,12 +4,10 @@
 use std::ops::RangeInclusive;
 
 use tdxlab_journal::verdict::{Finding, Witness};
-use tdxlab_kernel::software_module::{LeafState, Sept};
 use tdxlab_plan::Side;
-use tdxlab_plan::addr::{Gpa, GpaRange, PageLevel};
 
 use super::{Change, Court, Sample, counters, exactly, with_newly_accepted};
-use crate::leaves::Blocks;
+use crate::leaves::{Blocks, gone};
 
 /// Judges one piece of this size.
 pub(super) fn judge(
@@ -57,47 +55,4 @@ pub(super) fn judge(
     let change = with_newly_accepted(&change, before, after);
     exactly(court, &change, before, after);
     counters(court, &[range], Side::Shared, &change, before, after);
-}
-
-/// What was mapped and is not, run by run.
-fn gone(then: &Sept, now: &Sept) -> Vec<GpaRange> {
-    let mut runs: Vec<GpaRange> = Vec::new();
-    let mapped = then.leaves().iter();
-    for leaves in mapped.filter(|leaves| leaves.state == LeafState::Mapped) {
-        let mut at = leaves.range.start();
-        let still = now.within(leaves.range);
-        let still = still.filter(|leaves| leaves.state == LeafState::Mapped);
-        let mut push = |start: Gpa, end: Gpa| match runs.last_mut() {
-            _ if start >= end => {}
-            Some(last) if last.end() == start => {
-                *last = GpaRange::new(last.start(), end).unwrap_or(*last);
-            }
-            _ => runs.extend(GpaRange::new(start, end)),
-        };
-        for kept in still {
-            push(at, kept.range.start());
-            at = kept.range.end();
-        }
-        push(at, leaves.range.end());
-    }
-    debug_assert!(runs.iter().all(|run| run.is_aligned(PageLevel::Size4K)));
-    runs
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn what_is_gone_is_found_over_leaves_and_tables() {
-        let sept = |text: &str| Sept::parse(text).unwrap();
-        let then = sept("0x0..0x400000 2M mapped 2\n0x400000..0x402000 4K mapped 2\n");
-        let now = sept("0x0..0x1f0000 4K mapped 496\n0x200000..0x400000 2M mapped 1\n");
-        let range = |start, end| GpaRange::new(Gpa::new(start), Gpa::new(end)).unwrap();
-        assert_eq!(
-            gone(&then, &now),
-            [range(0x1f_0000, 0x20_0000), range(0x40_0000, 0x40_2000)]
-        );
-        assert_eq!(gone(&then, &then), []);
-    }
 }

@@ -4,7 +4,7 @@
 //! tagged enum whose `vm` variant holds a bare list. Its answers name providers by an enum that
 //! ends with the schema it was generated from.
 
-pub use qapi::qmp::{query_chardev, system_powerdown};
+pub use qapi::qmp::{pmemsave, query_chardev, system_powerdown};
 use serde::{Deserialize, Serialize};
 
 /// `query-stats` for the VM as a whole.

@@ -13,7 +13,7 @@ use super::model::{
     LinuxConvert, LinuxFile, LinuxFill, LinuxLoad, LinuxLoadKeys, LinuxOperation, LinuxPart,
     LinuxPlug, LinuxRepeat, LinuxStep as Written, LinuxWalk, Plain,
 };
-use super::walk;
+use super::{file, walk};
 use crate::error::Problem;
 use crate::expand::{DEFAULT_SEED, check_header, fingerprint};
 use crate::read::{self, Reader};
@@ -276,6 +276,9 @@ impl Steps<'_, '_> {
             })
         } else if let Some(plug) = &operation.plug {
             self.plug(plug, node.key("plug"))
+        } else if let Some(read) = &operation.read_file {
+            let read = file::read_file(self.reader, read, self.qemu_ga, node.key("read_file"));
+            read.map(LinuxOp::ReadFile)
         } else if let Some(convert) = &operation.convert {
             self.convert(convert, node.key("convert"))
         } else {

@@ -1,8 +1,8 @@
 //! The machine of a Linux guest in a scenario, within its bounds.
 
-use tdxlab_plan::linux::{AgentBy, LinuxGuest};
+use tdxlab_plan::linux::{AgentBy, LinuxGuest, Quotes};
 
-use super::model::{LinuxFile, Quotes};
+use super::model::LinuxFile;
 use crate::read::Reader;
 use crate::yaml::Node;
 
@@ -42,7 +42,7 @@ pub(super) fn guest(reader: &mut Reader<'_>, file: &LinuxFile, node: &Node) -> O
         append: append?,
         agent: agent?,
         disk: disk?,
-        quote_service: quotes? == Quotes::Lab,
+        quotes: quotes?,
     };
     if guest.disk.is_some() && guest.agent != AgentBy::QemuGa {
         reader.wrong(

@@ -4,6 +4,7 @@
 //! gives every variable its value.
 
 mod expand;
+mod file;
 mod machine;
 mod model;
 #[cfg(test)]

@@ -6,7 +6,7 @@ use indexmap::IndexMap;
 use schemars::{JsonSchema, Schema, json_schema};
 use serde::Deserialize;
 use tdxlab_plan::Side;
-use tdxlab_plan::linux::{AgentBy, Pages};
+use tdxlab_plan::linux::{AgentBy, FileBy, Pages, Quotes};
 
 use crate::model::{Draw, List, exactly_one_operation};
 use crate::scalar::{Bytes, Count, Kind, Literal, Scalar, Word};
@@ -87,23 +87,19 @@ pub(super) struct LinuxKeys {
     /// Disk image with a system that has qemu-ga: raw or qcow2, never written. A relative path starts at
     /// this file's folder. Its boot loader starts it, or with `append: root=...` the lab's kernel.
     pub(super) disk: Option<Scalar<FileName>>,
-    /// Who answers a TD's requests for quotes: nobody (`none`, where absent), or the `lab`, which
-    /// answers with what is no quote.
+    /// Who answers a TD's requests for quotes: nobody (`none`, where absent), the `lab`, which answers
+    /// with what is no quote, or a service of the lab's by which each is `refused`.
     pub(super) quotes: Option<Scalar<Quotes>>,
-}
-
-/// Who answers requests for quotes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Quotes {
-    None,
-    Lab,
 }
 
 impl Word for Quotes {
     const NAME: &'static str = "LinuxQuotes";
     const WHAT: &'static str = "a quote generation service";
-    const WORDS: &'static [(&'static str, Quotes)] =
-        &[("none", Quotes::None), ("lab", Quotes::Lab)];
+    const WORDS: &'static [(&'static str, Quotes)] = &[
+        ("none", Quotes::None),
+        ("lab", Quotes::Lab),
+        ("refused", Quotes::Refused),
+    ];
 }
 
 /// Words of a kernel's command line, or the variable that holds them.
@@ -234,6 +230,8 @@ pub(super) struct LinuxOperation {
     pub(super) walk: Option<LinuxWalk>,
     /// Agent: put a load on memory, or `release` what was fragmented.
     pub(super) load: Option<LinuxLoad>,
+    /// Agent, or qemu-ga: read a file out of the guest, which is kept with the report.
+    pub(super) read_file: Option<LinuxReadFile>,
     /// Steps that are done several times.
     pub(super) repeat: Option<LinuxRepeat>,
 }
@@ -319,6 +317,47 @@ pub(super) struct LinuxLoadKeys {
     pub(super) fragment: Option<Scalar<Bytes>>,
     /// Number of processes, with `touch` and `fork`. 1 where absent.
     pub(super) processes: Option<Scalar<Count>>,
+}
+
+/// Reads a file out of the guest.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct LinuxReadFile {
+    /// Its path in the guest, such as `/etc/os-release`; no directory, device, pipe or socket.
+    pub(super) path: Scalar<GuestText>,
+    /// What must stand in it. Anything where absent.
+    pub(super) contains: Option<Scalar<GuestText>>,
+    /// Most bytes that it may have: up to 1M. 64K where absent.
+    pub(super) most: Option<Scalar<Bytes>>,
+    /// Who reads it: the `agent`, where absent, or `qemu-ga`, with `agent: qemu-ga`.
+    pub(super) by: Option<Scalar<FileBy>>,
+}
+
+/// A path in the guest or a piece of a file, or the variable that holds it.
+#[derive(Debug)]
+pub(super) struct GuestText;
+
+impl Kind for GuestText {
+    type Value = String;
+    const NAME: &'static str = "GuestText";
+
+    fn schema() -> Schema {
+        json_schema!({
+            "description": "A path in the guest, or text of a file there.",
+            "type": ["string", "integer", "boolean"],
+        })
+    }
+
+    fn read(text: &str, vars: &Vars) -> Result<String, Fault> {
+        vars.resolve(text).map(str::to_owned)
+    }
+}
+
+impl Word for FileBy {
+    const NAME: &'static str = "LinuxFileBy";
+    const WHAT: &'static str = "who reads a file";
+    const WORDS: &'static [(&'static str, FileBy)] =
+        &[("agent", FileBy::Agent), ("qemu-ga", FileBy::QemuGa)];
 }
 
 /// Steps that are done several times.

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use tdxlab_plan::linux::{AgentBy, BufferId, LinuxOp, LinuxPlan};
+use tdxlab_plan::linux::{AgentBy, BufferId, FileBy, LinuxOp, LinuxPlan, ReadFile};
 
 use super::parse_linux;
 use crate::error::ScenarioError;
@@ -96,6 +96,41 @@ fn what_is_wrong_is_underlined_with_what_would_be_right() {
             "{steps}: {help:?}"
         );
     }
+}
+
+#[test]
+fn a_file_is_read_within_its_bounds_by_whom_there_is() {
+    let plan =
+        parse("  - boot\n  - read_file: { path: /etc/os-release, contains: 'ID=' }\n").unwrap();
+    let read = ReadFile {
+        path: "/etc/os-release".to_owned(),
+        most: 64 << 10,
+        contains: Some("ID=".to_owned()),
+        by: FileBy::Agent,
+    };
+    assert_eq!(plan.steps[1].op, LinuxOp::ReadFile(read));
+    let by = "  - read_file: { path: /proc/version, by: qemu-ga, most: 1M }\n";
+    assert!(on("agent: qemu-ga", by).is_ok());
+    for (keys, says) in [
+        ("path: etc/os-release", "such as /etc/os-release"),
+        ("path: /x, most: 2M", "64K where `most` is left out"),
+        ("path: /x, most: 0", "64K where `most` is left out"),
+        ("path: /x, contains: ''", "leave `contains` out"),
+        ("path: /x, by: qemu-ga", "add `agent: qemu-ga`"),
+        ("path: /x, by: root", "it can be `agent`, `qemu-ga`"),
+    ] {
+        let steps = format!("  - boot\n  - read_file: {{ {keys} }}\n");
+        let help = help_of(&parse(&steps).unwrap_err());
+        assert!(
+            help.iter().any(|help| help.contains(says)),
+            "{keys}: {help:?}"
+        );
+    }
+    let long = format!(
+        "  - boot\n  - read_file: {{ path: /{} }}\n",
+        "x".repeat(256)
+    );
+    assert!(parse(&long).is_err());
 }
 
 fn help_of(error: &ScenarioError) -> Vec<String> {

@@ -62,7 +62,7 @@ pub(super) struct Linux {
     #[arg(long, value_name = "FILE", conflicts_with = "guest_headers")]
     pages_module: Option<PathBuf>,
     /// Firmware of a TD, in place of the one that QEMU's descriptors name for TDX; or of a plain guest
-    /// whose disk boots by itself
+    /// whose disk boots by itself, in place of what the disk needs
     #[arg(long, value_name = "FILE")]
     firmware: Option<PathBuf>,
     /// Disk image for scenarios with `agent: qemu-ga` that name none: raw or qcow2, never written

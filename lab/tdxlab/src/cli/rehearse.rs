@@ -7,13 +7,15 @@ use std::time::Duration;
 use clap::Args;
 use tdxlab_l1::rehearse::{self, Choice, Distributed, Parts, RehearsalError};
 use tdxlab_l1::{AcceleratorChoice, KernelChoice, Memory, Options};
-use tdxlab_linux::pages_module;
+use tdxlab_linux::{image, pages_module};
+use tdxlab_plan::linux::AgentBy;
 use tdxlab_qemu::installed::PROGRAM_VARIABLE;
 
 use tdxlab_scenario as scenario;
 
 use super::error::CliError;
-use super::output;
+use super::options::Scenarios;
+use super::{load, output};
 
 /// Sets KVM's parameters in the emulated machine, and becomes the command.
 const SET_PARAMETERS: &str = "parameters=/sys/module/kvm/parameters
@@ -277,6 +279,7 @@ impl Rehearse {
             )
         })?;
         let pages = pages_module::in_parts(parts)?;
+        self.fetch_qemu_ga()?;
         command.push(own);
         command.extend(["linux", "--host", "tdx", "--out"].map(OsString::from));
         command.push(self.out.clone().into());
@@ -295,6 +298,23 @@ impl Rehearse {
         }
         command.extend(self.options.iter().cloned());
         command.extend(self.paths.iter().map(OsString::from));
+        Ok(())
+    }
+
+    /// Has qemu-ga in the cache, where a scenario puts it into the lab's own image: the emulated machine
+    /// has no network.
+    fn fetch_qemu_ga(&self) -> Result<(), CliError> {
+        let cases = load::linux(&Scenarios {
+            paths: self.paths.clone(),
+            seed: None,
+        })?;
+        let wanted = cases.iter().any(|case| {
+            let guest = &case.plan.guest;
+            guest.agent == AgentBy::QemuGa && guest.disk.is_none()
+        });
+        if wanted && !self.offline && !self.has_option("--disk") {
+            image::fetch_qemu_ga()?;
+        }
         Ok(())
     }
 

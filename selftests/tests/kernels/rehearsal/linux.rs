@@ -1,19 +1,32 @@
 //! An unmodified Linux as a TD: firmware, kernel and agent on KVM's own TDX code.
 
 use std::fs;
+use std::path::Path;
 
 use serde_json::Value;
+use tdxlab::l1::KernelChoice;
+use tdxlab::l1::rehearse::cache_folder;
+use tdxlab_linux::image::First;
+use tdxlab_linux::{ImageOptions, LinuxImage};
 use tdxlab_selftests::command::assert_says;
+use tdxlab_selftests::uefi_disk::{self, System};
 
 use super::command::{rehearse, said};
 
 #[test]
 #[ignore = "make test-rehearsal"]
 fn linux_boots_as_a_td_and_converts_pages() {
+    let room = tempfile::tempdir().unwrap();
+    let disk = room.path().join("disk.img");
+    uefi_disk(&disk);
     let folder = tempfile::tempdir().unwrap();
     let paths = [
         "scenarios/linux/boot.yaml",
         "scenarios/linux/convert-head-tail-whole.yaml",
+        "scenarios/linux/qemu-ga.yaml",
+        "--",
+        "--disk",
+        disk.to_str().unwrap(),
     ];
     let output = rehearse(
         folder.path(),
@@ -23,7 +36,7 @@ fn linux_boots_as_a_td_and_converts_pages() {
     assert!(output.status.success(), "{text}");
     assert_says(
         &text,
-        &["Linux guests: TDs", "pass: 2 scenarios on host tdx"],
+        &["Linux guests: TDs", "pass: 3 scenarios on host tdx"],
     );
     let run = fs::read_dir(folder.path()).unwrap().next().unwrap();
     let report = fs::read_to_string(run.unwrap().path().join("report.json")).unwrap();
@@ -47,6 +60,35 @@ fn linux_boots_as_a_td_and_converts_pages() {
     for witness in ["module", "splits", "debugfs", "query_stats", "kernel_log"] {
         assert!(heard.contains(witness), "{heard}");
     }
+    // The third is the system of a disk, whose agent came by qemu-ga.
+    let steps = &report["scenarios"][2]["steps"];
+    let boot = steps[0].to_string();
+    assert!(
+        boot.contains("the disk was started by ") && boot.contains("brought the agent"),
+        "{boot}"
+    );
+    let read = steps[6].to_string();
+    assert!(read.contains("read /proc/version by qemu-ga"), "{read}");
+}
+
+/// A disk with the TDs' kernel and Debian's qemu-ga.
+fn uefi_disk(path: &Path) {
+    let parts = cache_folder().unwrap().join("rehearsal/current");
+    let kernel = parts.join("kernel/vmlinuz");
+    let image = LinuxImage::prepare(&ImageOptions {
+        kernel: KernelChoice::Image(kernel.clone()),
+        modules: Some(parts.join("kernel/modules")),
+        first: First::QemuGa,
+        td: true,
+        ..ImageOptions::default()
+    });
+    let system = System {
+        kernel: fs::read(kernel).unwrap(),
+        initramfs: fs::read(image.unwrap().initramfs).unwrap(),
+        append: "console=ttyS0 loglevel=4 panic=-1 oops=panic nowatchdog".to_owned(),
+    };
+    let loader = uefi_disk::loader().unwrap();
+    uefi_disk::write(path, &loader, &system).unwrap();
 }
 
 #[test]
@@ -127,7 +169,7 @@ fn a_quote_splits_one_leaf_and_plugged_memory_ends_a_td() {
     let output = rehearse(folder.path(), &arguments);
     let text = said(&output);
     assert!(output.status.success(), "{text}");
-    assert_says(&text, &["pass: 3 scenarios on host tdx"]);
+    assert_says(&text, &["pass: 4 scenarios on host tdx"]);
     let run = fs::read_dir(folder.path()).unwrap().next().unwrap();
     let report = fs::read_to_string(run.unwrap().path().join("report.json")).unwrap();
     let report: Value = serde_json::from_str(&report).unwrap();
@@ -138,7 +180,24 @@ fn a_quote_splits_one_leaf_and_plugged_memory_ends_a_td() {
     for (scenario, at, says) in [
         (1, 3, "128 KiB are shared at"),
         (1, 4, "GetQuote failed: reading the quote"),
+        (
+            1,
+            4,
+            "the VMM wrote GET_QUOTE_SERVICE_UNAVAILABLE (0x8000000000000001)",
+        ),
         (2, 4, "6000 bytes came back"),
+        (
+            2,
+            4,
+            "the VMM wrote GET_QUOTE_SUCCESS (0x0), 1024 bytes in, 6000 bytes out",
+        ),
+        // Only the VMM tells these two apart.
+        (3, 4, "GetQuote failed: reading the quote"),
+        (
+            3,
+            4,
+            "the VMM wrote GET_QUOTE_ERROR (0x8000000000000000), 1024 bytes in, 0 bytes out",
+        ),
     ] {
         let step = step(scenario, at);
         assert!(step.contains(says), "{step}");
