@@ -135,4 +135,29 @@ mod tests {
             assert!(error.contains(&path.display().to_string()), "{error}");
         }
     }
+
+    #[test]
+    fn what_starts_a_qcow2_is_read_out_of_it() {
+        use imago::file::File;
+        use imago::{DenyImplicitOpenGate, FormatCreateBuilder, Storage, StorageCreateOptions};
+
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("disk.qcow2");
+        let file = File::create_open(StorageCreateOptions::new().filename(&path)).unwrap();
+        let image = Qcow2::<File>::create_builder(file).size(1 << 20);
+        let image = image.create_open(DenyImplicitOpenGate::default(), |image| {
+            Ok(Qcow2::<File>::builder(image).write(true))
+        });
+        let image = FormatAccess::new(image.unwrap());
+        let mut first = vec![0; loaders::SECTOR];
+        first[446 + 4] = 0xef;
+        first[510..].copy_from_slice(&[0x55, 0xaa]);
+        image.write(&first, 0).unwrap();
+        image.flush().unwrap();
+        drop(image);
+        let found = Disk::open(&path).unwrap().loaders().unwrap();
+        assert!(found.uefi && !found.bios, "{found:?}");
+        std::fs::write(&path, b"QFI\xfb and nothing that follows").unwrap();
+        assert!(Disk::open(&path).unwrap().loaders().is_err());
+    }
 }
