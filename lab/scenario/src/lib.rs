@@ -28,6 +28,7 @@ mod source;
 #[cfg(test)]
 mod tests;
 mod text;
+mod type_schema;
 mod variant;
 mod vars;
 mod yaml;

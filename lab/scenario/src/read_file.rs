@@ -8,10 +8,10 @@ use tdxlab_plan::Plan;
 use crate::error::{Problem, ScenarioError};
 use crate::model::File;
 use crate::source::Scenario;
-use crate::{linux, schema, shape, text, yaml};
+use crate::{linux, shape, text, type_schema, yaml};
 
 /// Made once: every file is held against it.
-static SCHEMA: LazyLock<serde_json::Value> = LazyLock::new(schema::of::<File>);
+static SCHEMA: LazyLock<serde_json::Value> = LazyLock::new(type_schema::of::<File>);
 
 /// Reads one file and validates all that does not depend on a design.
 pub fn load(path: &Path) -> Result<Scenario, ScenarioError> {

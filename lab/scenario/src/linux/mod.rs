@@ -19,10 +19,10 @@ use tdxlab_plan::linux::LinuxPlan;
 use self::model::LinuxFile;
 use super::error::{Problem, ScenarioError};
 use super::yaml::{self, Node};
-use super::{schema as of_types, shape};
+use super::{shape, type_schema};
 
 /// Made once: every file is held against it.
-static SCHEMA: LazyLock<serde_json::Value> = LazyLock::new(of_types::of::<LinuxFile>);
+static SCHEMA: LazyLock<serde_json::Value> = LazyLock::new(type_schema::of::<LinuxFile>);
 
 /// The JSON Schema of these files alone.
 pub(super) fn schema() -> &'static serde_json::Value {
