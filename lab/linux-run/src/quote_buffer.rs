@@ -1,7 +1,7 @@
 //! The buffer that a TD shares with its VMM for quotes: in its header the VMM says what came of a request,
 //! of which Linux passes on no more than an errno.
 //!
-//! Sources: GHCI specification, TDG.VP.VMCALL<GetQuote>; `struct tdx_quote_buf` in
+//! Sources: GHCI specification, `TDG.VP.VMCALL<GetQuote>`; `struct tdx_quote_buf` in
 //! drivers/virt/coco/tdx-guest/tdx-guest.c; `tdx_handle_get_quote()` in QEMU's target/i386/kvm/tdx.c.
 
 use std::fs;
