@@ -30,10 +30,11 @@ pub(super) fn facts(machine: &ThisMachine) -> Vec<Fact> {
     let log = TdxLog::of(machine);
     let key_ids = log.as_ref().is_ok_and(TdxLog::has_key_ids);
     let offered = kvm::offers_tdx(machine);
+    let switched_on = tdx_parameter(machine).is_ok_and(|value| is_on(&value));
     let mut facts = vec![
         processor::fact(machine, key_ids),
         kernel(machine, offered),
-        module::fact(&log, offered, is_switched_on(machine)),
+        module::fact(&log, offered, switched_on),
         parameter(machine, &log),
         kvm::vm_type(machine),
         kvm::private_memory(machine),
@@ -79,19 +80,21 @@ fn kernel(machine: &ThisMachine, offered: bool) -> Fact {
     }
 }
 
-/// Whether kvm_intel was loaded with TDX, and has not cleared the parameter since.
-fn is_switched_on(machine: &ThisMachine) -> bool {
-    let parameter = machine.read("/sys/module/kvm_intel/parameters/tdx");
-    parameter.is_ok_and(|value| value == "Y" || value == "1")
+/// kvm_intel's parameter for TDX, which KVM clears where it cannot enable TDX.
+fn tdx_parameter(machine: &ThisMachine) -> io::Result<String> {
+    machine.read(&format!("{KVM_INTEL}/parameters/tdx"))
+}
+
+fn is_on(value: &str) -> bool {
+    matches!(value, "Y" | "1")
 }
 
 fn parameter(machine: &ThisMachine, log: &io::Result<TdxLog>) -> Fact {
     let name = "tdx.kvm_intel";
-    match machine.read("/sys/module/kvm_intel/parameters/tdx") {
-        Ok(_) if is_switched_on(machine) => Fact::usable(name, "kvm_intel.tdx=Y"),
+    match tdx_parameter(machine) {
+        Ok(value) if is_on(&value) => Fact::usable(name, "kvm_intel.tdx=Y"),
         Ok(value) => {
             let found = format!("kvm_intel.tdx={value}");
-            // KVM clears the parameter if it cannot enable TDX.
             match log.as_ref().map(TdxLog::story) {
                 Ok(Story::Off(failure)) => {
                     Fact::unusable(name, format!("{found}, for the reason that tdx.module tells"))
@@ -152,8 +155,7 @@ fn is_off_by_command_line(machine: &ThisMachine) -> bool {
 
 /// Whether KVM is there, and was built without TDX.
 fn kernel_lacks_tdx(machine: &ThisMachine) -> bool {
-    let parameter = machine.read(&format!("{KVM_INTEL}/parameters/tdx"));
-    parameter.is_err() && machine.exists(KVM_INTEL)
+    tdx_parameter(machine).is_err() && machine.exists(KVM_INTEL)
 }
 
 fn is_unrecorded_folder(machine: &ThisMachine, path: &str) -> bool {
