@@ -19,6 +19,7 @@
 //! | `boot` | the account of a boot |
 //! | `baseline` | judges a boot by an earlier run |
 //! | `runner` | boots, runs the steps, writes journal and evidence |
+//! | `set` | runs many plans |
 //!
 //! A step is judged in one of three ways, named in its report. *Exactly*, where the plan alone
 //! determines the result: contents, sizes, pages under a hole, leaves under conversions. *By bounds* and
@@ -44,6 +45,7 @@ mod own_disk;
 mod plug;
 mod quote_buffer;
 mod runner;
+mod set;
 #[cfg(test)]
 mod tests;
 mod unaccepted;

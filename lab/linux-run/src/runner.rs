@@ -61,7 +61,7 @@ pub struct Place {
     pub disk: Option<PathBuf>,
 }
 
-/// Runs plans for Linux guests, one after the other.
+/// Runs plans for Linux guests.
 pub struct LinuxRunner<'a> {
     /// Machine and accelerator.
     pub place: Place,
@@ -85,6 +85,7 @@ pub struct LinuxRunner<'a> {
 
 /// A plan under way.
 struct Course {
+    worker: usize,
     verdict: Verdict,
     reason: Option<String>,
     /// Folder of its evidence.
@@ -98,7 +99,12 @@ impl LinuxRunner<'_> {
     /// # Errors
     ///
     /// The journal cannot be written.
-    pub fn execute(&self, id: PlanId, case: &LinuxCase) -> Result<Outcome, JournalError> {
+    pub(crate) fn execute(
+        &self,
+        worker: usize,
+        id: PlanId,
+        case: &LinuxCase,
+    ) -> Result<Outcome, JournalError> {
         let started = Instant::now();
         let plan = &case.plan;
         let image = match self.image_for(case) {
@@ -107,13 +113,15 @@ impl LinuxRunner<'_> {
                 return skip(self.journal, id, &plan.about, need, started.elapsed());
             }
         };
-        self.watcher.plan_started(0, &plan.name, plan.steps.len());
+        self.watcher
+            .plan_started(worker, &plan.name, plan.steps.len());
         self.journal.write(&Event::LinuxStarted {
             plan: id,
             scenario: Some(case.scenario.clone()),
             body: plan.clone(),
         })?;
         let mut course = Course {
+            worker,
             verdict: Verdict::Pass,
             reason: None,
             folder: RunFolder::of_plan(id, &plan.name),
@@ -292,7 +300,7 @@ impl LinuxRunner<'_> {
         let mut model = Model::new(plan, td);
         let mut unaccepted = Unaccepted::default();
         for (number, step) in plan.steps.iter().enumerate() {
-            self.watcher.step_started(0, number);
+            self.watcher.step_started(course.worker, number);
             let expected = match model.step(&step.op) {
                 Ok(expected) => expected,
                 Err(why) => {

@@ -17,7 +17,7 @@ use tdxlab_plan::linux::{BufferId, LinuxOp, Pages};
 use tdxlab_plan::{Generation, addr::GpaRange};
 use tdxlab_qemu::interrupt::Interrupt;
 use tdxlab_qemu::{Accelerator, Installed, Version};
-use tdxlab_run::NoProgress;
+use tdxlab_run::{Outcome, Progress};
 use tdxlab_scenario as scenario;
 
 use crate::court::Court;
@@ -58,6 +58,24 @@ fn set() -> Vec<LinuxCase> {
     files.into_iter().flat_map(cases).collect()
 }
 
+/// Plans that neither passed nor were skipped for a need.
+#[derive(Default)]
+struct Wrong(Mutex<Vec<(String, Outcome)>>);
+
+impl Progress for Wrong {
+    fn plan_started(&self, _: usize, _: &str, _: usize) {}
+    fn step_started(&self, _: usize, _: usize) {}
+    fn plan_ended(&self, _: usize, name: &str, outcome: &Outcome) {
+        println!("{name}: {} in {:?}", outcome.verdict, outcome.took);
+        let needs = outcome.reason.as_deref().unwrap_or_default();
+        let skipped = outcome.verdict == Verdict::Skip && needs.starts_with("needs ");
+        if outcome.verdict != Verdict::Pass && !skipped {
+            let wrong = (name.to_owned(), outcome.clone());
+            self.0.lock().unwrap().push(wrong);
+        }
+    }
+}
+
 #[test]
 fn every_scenario_passes_on_a_plain_guest_or_is_skipped_for_what_it_needs() {
     let Some((qemu, _)) = here() else { return };
@@ -72,46 +90,22 @@ fn every_scenario_passes_on_a_plain_guest_or_is_skipped_for_what_it_needs() {
         firmware: None,
         disk: None,
     };
-    let cases = set();
-    let next = Mutex::new((0..).map(PlanId).zip(&cases));
-    let wrong = Mutex::new(Vec::new());
+    let wrong = Wrong::default();
+    let runner = LinuxRunner {
+        place,
+        image: ImageOptions::default(),
+        journal: &journal,
+        folder: &folder,
+        interrupt: Interrupt::of_process(),
+        patience: PATIENCE,
+        keep: false,
+        baseline: None,
+        watcher: &wrong,
+    };
+    let cases: Vec<_> = (0..).map(PlanId).zip(set()).collect();
     // Two at a time: a guest waits for little but its own CPU.
-    std::thread::scope(|scope| {
-        for _ in 0..2 {
-            scope.spawn(|| {
-                let runner = LinuxRunner {
-                    place: place.clone(),
-                    image: ImageOptions::default(),
-                    journal: &journal,
-                    folder: &folder,
-                    interrupt: Interrupt::of_process(),
-                    patience: PATIENCE,
-                    keep: false,
-                    baseline: None,
-                    watcher: &NoProgress,
-                };
-                loop {
-                    let Some((id, case)) = next.lock().unwrap().next() else {
-                        return;
-                    };
-                    let outcome = runner.execute(id, case).unwrap();
-                    println!(
-                        "{}: {} in {:?}",
-                        case.plan.name, outcome.verdict, outcome.took
-                    );
-                    let needs = outcome.reason.as_deref().unwrap_or_default();
-                    let skipped = outcome.verdict == Verdict::Skip && needs.starts_with("needs ");
-                    if outcome.verdict != Verdict::Pass && !skipped {
-                        wrong
-                            .lock()
-                            .unwrap()
-                            .push((case.plan.name.clone(), outcome));
-                    }
-                }
-            });
-        }
-    });
-    assert_eq!(wrong.into_inner().unwrap(), []);
+    runner.run_all(2, &cases).unwrap();
+    assert_eq!(wrong.0.into_inner().unwrap(), []);
     // A passing run leaves the journal, and what was read out of the guests.
     let left = std::fs::read_dir(folder.path().join("scenarios")).into_iter();
     let folders = left.flatten().map(|entry| entry.unwrap().path());

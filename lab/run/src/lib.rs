@@ -6,7 +6,8 @@
 //! |---|---|
 //! | `executor` | boots a guest for a plan, does its steps, writes evidence |
 //! | `perform` | does the positive control and a step |
-//! | `workers` | runs plans on a few worker threads |
+//! | `pool` | a few threads that go through a list |
+//! | `workers` | runs plans on them |
 //! | `hooks` | called around each step; may fix the order of a race |
 //! | `confirm` | runs a plan that failed again |
 //! | `shared`, `plan_run`, `window` | several plans in one guest, each in a stretch of its memory |
@@ -21,6 +22,7 @@ mod in_memory;
 mod outcome;
 pub mod perform;
 mod plan_run;
+mod pool;
 mod resume;
 mod shared;
 mod sink;
@@ -31,6 +33,7 @@ pub use executor::{KeepEvidence, MakeOracle, NoProgress, Progress, RunContext, T
 pub use hooks::{Hooks, NoHooks, StepContext};
 pub use in_memory::InMemoryRunner;
 pub use outcome::{Outcome, PANICKED, PATIENCE};
+pub use pool::in_parallel;
 pub use resume::{Resumable, ResumeError};
 pub use sink::{Both, EventSink, PlanResult, skip};
-pub use workers::{PoolOptions, run, run_some};
+pub use workers::{PoolOptions, panicked, run, run_some};

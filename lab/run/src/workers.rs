@@ -1,11 +1,8 @@
 //! Runs many plans on a few worker threads.
-//!
-//! A worker is a thread that runs one plan after the other. The kernel ends a QEMU when the thread
-//! that started it ends (PR_SET_PDEATHSIG goes by thread, not by process), so a plan never leaves
-//! its worker, and every guest ends with the runner.
 
+use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::Duration;
 
 use parking_lot::Mutex;
@@ -15,7 +12,9 @@ use tdxlab_journal::verdict::Verdict;
 use super::confirm::confirm;
 use super::executor::{RunContext, TestCase};
 use super::outcome::{Outcome, PANICKED};
+use super::pool::in_parallel;
 use super::shared::{Numbered, Sharing, batches};
+use super::sink::EventSink;
 
 /// How to go through the plans.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -53,26 +52,16 @@ pub fn run_some(
     let jobs = drive.jobs.clamp(1, items.len().max(1));
     // A seeded fault may strike by address, or once in a guest: it is tried in guests of its own.
     let share = drive.share && lab.host.profile().boots_cost && lab.host.fault().is_none();
-    let queue = Queue {
-        batches: batches(items, lab, share, jobs),
-        next: AtomicUsize::new(0),
+    let workers = Workers {
         guests: AtomicU32::new(0),
         stop: AtomicBool::new(false),
         verdict: Mutex::new(None),
-        broken: Mutex::new(None),
         lab,
         drive,
     };
-    std::thread::scope(|scope| {
-        for worker in 0..jobs {
-            let queue = &queue;
-            scope.spawn(move || queue.work(worker));
-        }
-    });
-    if let Some(error) = queue.broken.lock().take() {
-        return Err(error);
-    }
-    let verdict = queue.verdict.lock().unwrap_or(Verdict::Skip);
+    let batches = batches(items, lab, share, jobs);
+    in_parallel(jobs, &batches, |worker, batch| workers.run(worker, batch))?;
+    let verdict = workers.verdict.into_inner().unwrap_or(Verdict::Skip);
     lab.journal.write(&Event::RunEnded {
         verdict,
         interrupted: lab.interrupt.is_raised(),
@@ -81,20 +70,18 @@ pub fn run_some(
     Ok(verdict)
 }
 
-struct Queue<'a> {
-    batches: Vec<Vec<Numbered<'a>>>,
-    next: AtomicUsize,
+struct Workers<'a> {
     /// Guests that were shared.
     guests: AtomicU32,
     stop: AtomicBool,
     verdict: Mutex<Option<Verdict>>,
-    broken: Mutex<Option<JournalError>>,
     lab: &'a RunContext<'a>,
     drive: PoolOptions,
 }
 
-impl Queue<'_> {
-    fn work(&self, worker: usize) {
+impl<'a> Workers<'a> {
+    /// Runs the plans of a batch; whether to go on.
+    fn run(&self, worker: usize, batch: &[Numbered<'a>]) -> Result<bool, JournalError> {
         let sharing = Sharing {
             lab: self.lab,
             worker,
@@ -102,20 +89,7 @@ impl Queue<'_> {
             alone: &|item| self.alone(worker, item),
             over: &|item, outcome| self.over(worker, item, outcome),
         };
-        while !self.is_stopped() {
-            let index = self.next.fetch_add(1, Ordering::Relaxed);
-            let Some(batch) = self.batches.get(index) else {
-                return;
-            };
-            match sharing.run(batch) {
-                Ok(true) => {}
-                Ok(false) => return,
-                Err(error) => {
-                    self.stop.store(true, Ordering::Relaxed);
-                    self.broken.lock().get_or_insert(error);
-                }
-            }
-        }
+        Ok(!self.is_stopped() && sharing.run(batch)?)
     }
 
     fn is_stopped(&self) -> bool {
@@ -125,7 +99,7 @@ impl Queue<'_> {
     /// Runs a plan in a guest of its own.
     fn alone(&self, worker: usize, (id, item): Numbered<'_>) -> Result<Outcome, JournalError> {
         let outcome = catch_unwind(AssertUnwindSafe(|| self.lab.execute(worker, id, item)))
-            .unwrap_or_else(|panic| lab_panicked(self.lab, id, &panic))?;
+            .unwrap_or_else(|panic| panicked(self.lab.journal, id, &panic))?;
         if outcome.verdict == Verdict::Fail && self.drive.confirm > 0 {
             confirm(self.lab, worker, id, item, self.drive.confirm)?;
         }
@@ -153,11 +127,15 @@ impl Queue<'_> {
     }
 }
 
-/// A bug of the lab is an error of this one plan; the others continue.
-fn lab_panicked(
-    lab: &RunContext<'_>,
+/// Writes down that the lab itself failed: an error of this one plan, and the others go on.
+///
+/// # Errors
+///
+/// The journal cannot be written.
+pub fn panicked(
+    journal: &dyn EventSink,
     plan: PlanId,
-    panic: &Box<dyn std::any::Any + Send>,
+    panic: &Box<dyn Any + Send>,
 ) -> Result<Outcome, JournalError> {
     let text = panic
         .downcast_ref::<String>()
@@ -165,7 +143,7 @@ fn lab_panicked(
         .or_else(|| panic.downcast_ref::<&str>().copied())
         .unwrap_or("no message");
     let reason = format!("{PANICKED}: {text}");
-    lab.journal.write(&Event::PlanEnded {
+    journal.write(&Event::PlanEnded {
         plan,
         verdict: Verdict::Error,
         reason: Some(reason.clone()),

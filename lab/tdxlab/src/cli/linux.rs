@@ -7,7 +7,6 @@ use clap::{Args, ValueEnum};
 use tdxlab_host::OnHost;
 use tdxlab_journal::folder::RunFolder;
 use tdxlab_journal::journal::{Event, Journal, PlanId, RunStarted};
-use tdxlab_journal::verdict::Verdict;
 use tdxlab_l1::KernelChoice;
 use tdxlab_linux::image::PACKAGE;
 use tdxlab_linux::machine::Td;
@@ -21,6 +20,7 @@ use tdxlab_run::Resumable;
 use super::error::CliError;
 use super::options::Scenarios;
 use super::report::exit_code;
+use super::rounds::processors;
 use super::{load, output, progress, signals};
 use tdxlab_launch::spec::FinishedRun;
 
@@ -71,6 +71,9 @@ pub(super) struct Linux {
     /// Board of plain guests
     #[arg(long, value_enum, default_value = "microvm")]
     board: BoardName,
+    /// Guests at the same time; by default one per CPU, of TDs always one
+    #[arg(long, short, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
+    jobs: Option<u16>,
     /// Parent directory for reports
     #[arg(long, value_name = "DIR", default_value = "reports")]
     out: PathBuf,
@@ -115,6 +118,7 @@ impl Linux {
     pub(super) fn execute(self) -> Result<u8, CliError> {
         let interrupt = signals::install()?;
         let (kind, why) = self.kind();
+        let jobs = self.jobs(kind)?;
         let place = self.place(kind)?;
         let baseline = self.baseline(&place)?;
         let Started {
@@ -128,7 +132,7 @@ impl Linux {
         if !self.quiet {
             output::note(format!("Linux guests: {why}"));
         }
-        let watcher = progress::watcher(cases.len(), 1, self.quiet);
+        let watcher = progress::watcher(cases.len(), jobs.min(cases.len()), self.quiet);
         let runner = LinuxRunner {
             place,
             image: ImageOptions {
@@ -146,22 +150,7 @@ impl Linux {
             baseline: baseline.as_ref(),
             watcher: watcher.as_ref(),
         };
-        let mut verdict = None;
-        for (id, case) in &cases {
-            if interrupt.is_raised() {
-                break;
-            }
-            let outcome = runner.execute(*id, case)?;
-            watcher.plan_ended(0, &case.plan.name, &outcome);
-            verdict = Some(verdict.map_or(outcome.verdict, |so_far: Verdict| {
-                so_far.and(outcome.verdict)
-            }));
-        }
-        journal.write(&Event::RunEnded {
-            verdict: verdict.unwrap_or(Verdict::Skip),
-            interrupted: interrupt.is_raised(),
-            facts: Vec::new(),
-        })?;
+        runner.run_all(jobs, &cases)?;
         drop(watcher);
         let finished = FinishedRun::of(&folder)?;
         output::print(match self.quiet {
@@ -169,6 +158,20 @@ impl Linux {
             false => terminal::summary(&finished.report, &finished.folder),
         });
         Ok(exit_code(&finished.report, false))
+    }
+
+    /// Guests at the same time.
+    fn jobs(&self, kind: GuestKind) -> Result<usize, CliError> {
+        let host = HostProfile::of(host_kind(kind));
+        match (self.jobs, host.guests_at_a_time) {
+            (Some(jobs), Some(most)) if jobs > most => Err(CliError::usage(
+                format!(
+                    "--jobs {jobs}, and TDs run one at a time: some counters are of the whole host"
+                ),
+                "leave out --jobs",
+            )),
+            (jobs, _) => Ok(jobs.map_or(host.jobs(processors()), usize::from)),
+        }
     }
 
     fn scenarios(&self) -> Scenarios {

@@ -1,0 +1,39 @@
+//! Runs many plans.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use parking_lot::Mutex;
+use tdxlab_journal::journal::{Event, JournalError, PlanId};
+use tdxlab_journal::verdict::Verdict;
+use tdxlab_run::{in_parallel, panicked};
+
+use crate::runner::{LinuxCase, LinuxRunner};
+
+impl LinuxRunner<'_> {
+    /// Runs the plans, so many at a time, and writes down the end of the run.
+    ///
+    /// # Errors
+    ///
+    /// The journal cannot be written.
+    pub fn run_all(&self, jobs: usize, cases: &[(PlanId, LinuxCase)]) -> Result<(), JournalError> {
+        let verdict = Mutex::new(None);
+        in_parallel(jobs, cases, |worker, (id, case)| {
+            if self.interrupt.is_raised() {
+                return Ok(false);
+            }
+            let outcome = catch_unwind(AssertUnwindSafe(|| self.execute(worker, *id, case)))
+                .unwrap_or_else(|panic| panicked(self.journal, *id, &panic))?;
+            self.watcher.plan_ended(worker, &case.plan.name, &outcome);
+            let mut verdict = verdict.lock();
+            *verdict = Some(verdict.map_or(outcome.verdict, |so_far: Verdict| {
+                so_far.and(outcome.verdict)
+            }));
+            Ok(true)
+        })?;
+        self.journal.write(&Event::RunEnded {
+            verdict: verdict.into_inner().unwrap_or(Verdict::Skip),
+            interrupted: self.interrupt.is_raised(),
+            facts: Vec::new(),
+        })
+    }
+}
