@@ -47,6 +47,7 @@ test-rehearsal: rehearsal-parts ## Fetch the parts of a rehearsal, and test all 
 	@$(TESTED) rehearse --command target/debug/examples/vectors -- lab/tdxmodule/vectors/tdx-module.csv
 	@$(TESTED) qualify --host rehearsal
 	@$(TESTED) compare --host rehearsal scale/hole-growth scale/twelve-terabyte-hole
+	@$(TESTED) rehearse --design headtail scenarios/linux
 
 rehearsal-tests:
 	@cargo test --locked --workspace --test kernels -- --ignored rehearsal::
