@@ -1,5 +1,5 @@
-//! A guest, its predictor and its judge, without files and journal. Repeats the executor's steps in
-//! the same order, so that a plan that fails here fails there.
+//! A guest, its predictor and its judge, without files and journal. Goes through a plan as a run does, in
+//! the same order: a plan that fails here fails there.
 
 use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};

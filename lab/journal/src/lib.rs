@@ -12,7 +12,8 @@
 //! | `boot` | what a Linux guest did to its memory while it booted |
 //! | `content` | content of guest memory |
 //! | `verdict` | verdicts, findings, judgements |
-//! | `journal` | `journal.jsonl`, one event per line, as it happens; `recording` reads it back |
+//! | `event` | what happens in a run |
+//! | `journal` | `journal.jsonl`, one event per line, as it happens; `reader` reads it back |
 //! | `folder` | the folder of a run |
 //! | `interleaving` | the order of turns in a race |
 //! | `shard` | the part of a run for one machine |
@@ -24,6 +25,7 @@
 pub mod boot;
 pub mod content;
 mod cost;
+mod event;
 pub mod folder;
 pub mod input;
 mod inside;

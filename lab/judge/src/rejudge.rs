@@ -193,17 +193,9 @@ impl Bench<'_> {
                     },
                 )
             }
-            Event::Booted { plan, .. }
-            | Event::LinuxStep { plan, .. }
-            | Event::Controlled { plan, .. }
-            | Event::StepStarted { plan, .. }
-            | Event::StepObserved { plan, .. }
-            | Event::StepJudged { plan, .. }
-            | Event::Ended { plan, .. }
-            | Event::PlanEnded { plan, .. }
-            | Event::FailedShared { plan, .. }
-            | Event::Confirmed { plan, .. } => {
-                let Some(case) = self.cases.get_mut(&plan) else {
+            event => {
+                let case = event.plan().and_then(|plan| self.cases.get_mut(&plan));
+                let Some(case) = case else {
                     return Ok(());
                 };
                 let events = case.take(event);
@@ -326,8 +318,15 @@ impl Case {
                 };
                 std::iter::once(observed).chain(judged).collect()
             }
-            // Recomputed when the step was observed; other events belong to no plan.
-            _ => Vec::new(),
+            // Judged anew when the step was observed.
+            Event::StepJudged { .. } => Vec::new(),
+            // Of the run, or of plans that are not judged anew.
+            Event::RunStarted(_)
+            | Event::PlanSkipped { .. }
+            | Event::PlanStarted { .. }
+            | Event::LinuxStarted { .. }
+            | Event::LinuxStep { .. }
+            | Event::RunEnded { .. } => Vec::new(),
         }
     }
 

@@ -13,9 +13,9 @@ use tdxlab_plan::{Design, Repeat};
 use tdxlab_qemu::interrupt::Interrupt;
 use tdxlab_report as report;
 use tdxlab_report::Report;
-use tdxlab_run::executor::{KeepEvidence, Progress, RunContext, TestCase};
 use tdxlab_run::hooks::{Hooks, NoHooks};
 use tdxlab_run::{Both, EventSink, PATIENCE, PoolOptions, Resumable};
+use tdxlab_run::{KeepEvidence, Progress, RunContext, TestCase};
 use thiserror::Error;
 
 /// Parameters of a run.

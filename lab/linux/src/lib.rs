@@ -3,6 +3,9 @@
 //! | module | what it does |
 //! |---|---|
 //! | [`image`] | kernel and initramfs, built once and cached by their inputs |
+//! | `image_options` | what it is made of |
+//! | `initramfs` | what the kernel starts with: agent, modules, qemu-ga |
+//! | `kernel_modules` | which modules those are |
 //! | [`pages_module`] | builds the kernel module through which pages are converted |
 //! | [`machine`] | QEMU's command line and the kernel's |
 //! | [`guest`] | a running guest: boots, answers, powers off |
@@ -25,6 +28,9 @@ pub mod firmware;
 pub mod guest;
 mod hash;
 pub mod image;
+mod image_options;
+mod initramfs;
+mod kernel_modules;
 mod loaders;
 pub mod machine;
 pub mod memory;

@@ -174,14 +174,8 @@ impl Builder {
                 self.end = Some((verdict, interrupted));
                 self.facts_at_end = facts_of(facts);
             }
-            Event::Booted { plan, .. }
-            | Event::LinuxStep { plan, .. }
-            | Event::Controlled { plan, .. }
-            | Event::StepStarted { plan, .. }
-            | Event::StepObserved { plan, .. }
-            | Event::StepJudged { plan, .. }
-            | Event::Ended { plan, .. } => {
-                if let Some(draft) = self.draft(plan) {
+            event => {
+                if let Some(draft) = event.plan().and_then(|plan| self.draft(plan)) {
                     draft.take(event);
                 }
             }

@@ -363,7 +363,7 @@ fn copy(
             interrupted_last = interrupted;
             continue;
         }
-        let Some(plan) = plan_of(&mut event) else {
+        let Some(plan) = event.plan_mut() else {
             continue;
         };
         let old = plan.0 as usize;
@@ -386,25 +386,6 @@ fn copy(
     end.interrupted |= interrupted_last;
     unite(&mut end.facts, &facts_last);
     Ok(())
-}
-
-fn plan_of(event: &mut Event) -> Option<&mut PlanId> {
-    match event {
-        Event::PlanSkipped { plan, .. }
-        | Event::PlanStarted { plan, .. }
-        | Event::LinuxStarted { plan, .. }
-        | Event::LinuxStep { plan, .. }
-        | Event::Booted { plan, .. }
-        | Event::Controlled { plan, .. }
-        | Event::StepStarted { plan, .. }
-        | Event::StepObserved { plan, .. }
-        | Event::StepJudged { plan, .. }
-        | Event::Ended { plan, .. }
-        | Event::PlanEnded { plan, .. }
-        | Event::FailedShared { plan, .. }
-        | Event::Confirmed { plan, .. } => Some(plan),
-        Event::RunStarted(_) | Event::RunEnded { .. } => None,
-    }
 }
 
 /// Copies plain files only: the evidence of a scenario has no folders.

@@ -4,7 +4,7 @@ use tdxlab_journal::folder::RunFolder;
 use tdxlab_journal::journal::{Event, JournalError, PlanId};
 use tdxlab_journal::verdict::Verdict;
 
-use super::executor::{KeepEvidence, NoProgress, RunContext, TestCase};
+use super::context::{KeepEvidence, NoProgress, RunContext, TestCase};
 use super::hooks::NoHooks;
 
 /// Runs a plan `times` more times, each in a temporary journal and folder, and records how often it

@@ -16,7 +16,7 @@ use tdxlab_plan::needs::HostAndDesign;
 use tdxlab_qemu::interrupt::Interrupt;
 use tempfile::TempDir;
 
-use super::executor::{KeepEvidence, NoProgress, RunContext, TestCase};
+use super::context::{KeepEvidence, NoProgress, RunContext, TestCase};
 use super::hooks::NoHooks;
 use super::outcome::{Outcome, PANICKED, PATIENCE};
 use super::sink::{MemorySink, PlanResult};

@@ -4,19 +4,21 @@
 //!
 //! | file | what it does |
 //! |---|---|
-//! | `executor` | boots a guest for a plan, does its steps, writes evidence |
+//! | `context` | what all plans of a run share |
+//! | `plan_run` | boots a guest for a plan, does its steps, writes evidence |
 //! | `perform` | does the positive control and a step |
 //! | `pool` | a few threads that go through a list |
 //! | `workers` | runs plans on them |
 //! | `hooks` | called around each step; may fix the order of a race |
 //! | `confirm` | runs a plan that failed again |
-//! | `shared`, `plan_run`, `window` | several plans in one guest, each in a stretch of its memory |
+//! | `shared`, `attempt`, `window` | several plans in one guest, each in a stretch of its memory |
 //! | `in_memory` | runs a plan and keeps its judgements in memory |
 //! | `resume` | continues an interrupted run |
 //! | `sink` | receives the events of a run |
 
+mod attempt;
 mod confirm;
-pub mod executor;
+mod context;
 pub mod hooks;
 mod in_memory;
 mod outcome;
@@ -29,7 +31,7 @@ mod sink;
 mod window;
 mod workers;
 
-pub use executor::{KeepEvidence, MakeOracle, NoProgress, Progress, RunContext, TestCase};
+pub use context::{KeepEvidence, MakeOracle, NoProgress, Progress, RunContext, TestCase};
 pub use hooks::{Hooks, NoHooks, StepContext};
 pub use in_memory::InMemoryRunner;
 pub use outcome::{Outcome, PANICKED, PATIENCE};

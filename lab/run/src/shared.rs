@@ -14,9 +14,9 @@ use tdxlab_journal::verdict::Verdict;
 use tdxlab_plan::addr::{Gpa, GpaRange, PageLevel};
 use tdxlab_plan::{ExpectTd, Guest, LOW_BASE, Op, Plan, TdxModule, needs};
 
-use super::executor::{RunContext, TestCase};
+use super::attempt::{Attempt, attempt, conclude};
+use super::context::{RunContext, TestCase};
 use super::outcome::{Outcome, PANICKED};
-use super::plan_run::{Attempt, attempt, conclude};
 use super::window::{Place, Windowed};
 
 /// Most plans in one guest.

@@ -10,7 +10,7 @@ use tdxlab_journal::journal::{Event, JournalError, PlanId};
 use tdxlab_journal::verdict::Verdict;
 
 use super::confirm::confirm;
-use super::executor::{RunContext, TestCase};
+use super::context::{RunContext, TestCase};
 use super::outcome::{Outcome, PANICKED};
 use super::pool::in_parallel;
 use super::shared::{Numbered, Sharing, batches};

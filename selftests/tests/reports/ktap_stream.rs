@@ -32,25 +32,6 @@ fn recorded() -> (Vec<(PlanId, String)>, Vec<Event>) {
     ((0..).map(PlanId).zip(names).collect(), events)
 }
 
-fn plan_of(event: &Event) -> Option<PlanId> {
-    match event {
-        Event::PlanSkipped { plan, .. }
-        | Event::PlanStarted { plan, .. }
-        | Event::Booted { plan, .. }
-        | Event::Controlled { plan, .. }
-        | Event::StepStarted { plan, .. }
-        | Event::StepObserved { plan, .. }
-        | Event::StepJudged { plan, .. }
-        | Event::LinuxStarted { plan, .. }
-        | Event::Ended { plan, .. }
-        | Event::LinuxStep { plan, .. }
-        | Event::PlanEnded { plan, .. }
-        | Event::FailedShared { plan, .. }
-        | Event::Confirmed { plan, .. } => Some(*plan),
-        Event::RunStarted(_) | Event::RunEnded { .. } => None,
-    }
-}
-
 #[test]
 fn a_step_is_printed_when_it_is_judged() {
     let (plans, events) = recorded();
@@ -86,7 +67,7 @@ fn plans_side_by_side_are_printed_one_after_the_other() {
     let mut by_plan: BTreeMap<PlanId, Vec<Event>> = BTreeMap::new();
     let mut last = Vec::new();
     for event in &events {
-        match plan_of(event) {
+        match event.plan() {
             Some(plan) => by_plan.entry(plan).or_default().push(event.clone()),
             None => last.push(event.clone()),
         }
