@@ -19,8 +19,9 @@ use super::gmem::{self, Gmems};
 use super::host::TdxHost;
 use super::layout::RamLayout;
 use super::preflight::{self, Preflight};
-use super::session::{TdxSession, Watch};
+use super::session::TdxSession;
 use super::tdvf::{self, Section};
+use super::watch::Watch;
 use super::{mtree, refusal};
 
 /// Longest QEMU may take until its monitor answers: it has made the TD by then.

@@ -7,6 +7,7 @@
 //!   cont      the guest says hello
 //! session     operations; punches holes into QEMU's guest_memfd
 //!   death     diagnoses a dead TD
+//!   watch     counters, split events, SEAMCALLs, kernel log
 //! ```
 //!
 //! Under `tdxlab rehearse` all of this runs unchanged, on KVM's own TDX code over the software TDX
@@ -30,6 +31,7 @@ mod set_attributes;
 mod start;
 pub mod tdvf;
 pub mod terabytes;
+mod watch;
 
 use std::path::Path;
 use std::time::Duration;

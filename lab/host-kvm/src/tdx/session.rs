@@ -9,31 +9,24 @@ use tdxlab_host::attach::{Attachment, GdbStub};
 use tdxlab_host::vm::{Vm, Wake};
 use tdxlab_host::{HostError, OnHost, Session};
 use tdxlab_journal::interleaving::Interleaving;
-use tdxlab_journal::{Death, Ending, Observed, Reading, Sample, SplitEvent};
-use tdxlab_kernel::debugfs::VmFolder;
-use tdxlab_kernel::in_use::MachineUse;
-use tdxlab_kernel::kmsg::KernelLog;
-use tdxlab_kernel::splits::Splits;
-use tdxlab_kernel::{once, query_stats};
+use tdxlab_journal::{Death, Ending, Observed, Reading, Sample};
+use tdxlab_kernel::query_stats;
 use tdxlab_plan::{HostKind, HostOp, Kind, Op};
 use tdxlab_protocol::addr::GpaRange;
 use tdxlab_protocol::message::Task;
+use tdxlab_qemu::QemuError;
 use tdxlab_qemu::agent::collect::Answer;
 use tdxlab_qemu::agent::request;
 use tdxlab_qemu::qmp::Event;
 use tdxlab_qemu::qmp::commands::QueryStatus;
-use tdxlab_qemu::{QemuError, fds};
 
 use super::console::Console;
 use super::death::{self, Signs};
 use super::gmem::{self, Change, Changed, Gmems};
-use super::host::TdxHost;
 use super::layout::{Piece, RamLayout};
 use super::preflight::Preflight;
-use super::seamcalls::Seamcalls;
 use super::start::StartBarrier;
-use crate::counted::Counted;
-use crate::remains::{Before, Files};
+use super::watch::Watch;
 
 /// Longest a monitor may take for an answer at rest.
 const MONITOR_PATIENCE: Duration = Duration::from_secs(10);
@@ -57,95 +50,6 @@ pub(super) struct TdxSession {
     pub(super) attachment: Option<Attachment>,
     /// Pages populated before its first instruction.
     pub(super) preflight: Option<Preflight>,
-}
-
-/// The witnesses of one TD.
-pub(super) struct Watch {
-    counters: Result<VmFolder, String>,
-    splits: Result<Splits, Reading<Vec<SplitEvent>>>,
-    seamcalls: Result<Seamcalls, String>,
-    log: KernelLog,
-    /// Lines that were read to judge a death and belong to the next sample.
-    unsampled: Reading<Vec<String>>,
-    /// Threads whose split events are this TD's.
-    threads: Vec<u32>,
-    /// The machine before QEMU was started, and the files that must be closed once it has gone.
-    before: Before,
-    files: Files,
-}
-
-impl Watch {
-    /// Witnesses that need no TD, opened before there is one.
-    pub(super) fn open(host: &TdxHost) -> Watch {
-        // Re-arm warnings that fired for another guest. If this fails, the report says so.
-        let _ = once::rearm(&host.places.debugfs);
-        Watch {
-            counters: Err("the TD is not made yet".to_owned()),
-            splits: Splits::watch(&host.places.tracefs, &[]),
-            seamcalls: Seamcalls::watch(&host.places.tracefs),
-            log: KernelLog::open(&host.places.kmsg),
-            unsampled: Reading::Read(Vec::new()),
-            threads: Vec::new(),
-            before: Before::of(MachineUse::of_machine(&host.places.debugfs), true),
-            files: Files::default(),
-        }
-    }
-
-    /// Watches the TD of this QEMU, whose vCPUs run in these threads.
-    pub(super) fn of(self, host: &TdxHost, pid: u32, threads: Vec<u32>) -> Watch {
-        Watch {
-            counters: VmFolder::find(&host.places.debugfs, pid),
-            threads,
-            files: self.before.files(pid, fds::GUEST_MEMFD),
-            ..self
-        }
-    }
-
-    /// The SEAMCALL probes, or why there are none.
-    pub(super) fn seamcalls(&self) -> Result<String, String> {
-        let seamcalls = self.seamcalls.as_ref().map_err(String::clone)?;
-        Ok(seamcalls.described())
-    }
-
-    /// Writes the kernel's messages about a TD that was never created to `folder`.
-    pub(super) fn leave_evidence(mut self, folder: &Path) {
-        let log = match self.look_at_log() {
-            Some(lines) => lines.join("\n") + "\n",
-            None => "# the kernel log cannot be read\n".to_owned(),
-        };
-        // The failure is reported in any case; this is a best effort.
-        let _ = std::fs::write(folder.join("kernel.log"), log);
-    }
-
-    /// Split events of this thread are this TD's from now on.
-    fn also(&mut self, thread: u32) {
-        if !self.threads.contains(&thread) {
-            self.threads.push(thread);
-        }
-    }
-
-    /// What KVM and the SEAMCALL wrappers have counted so far.
-    fn counted(&mut self) -> Counted {
-        let seamcalls = self.seamcalls.as_ref().ok();
-        let tracks = seamcalls.and_then(|seamcalls| seamcalls.tracks(&self.threads));
-        Counted::of_td(&self.counters, tracks)
-    }
-
-    /// The kernel log since the last sample, which it stays part of.
-    fn look_at_log(&mut self) -> Option<Vec<String>> {
-        if let Reading::Read(lines) = &mut self.unsampled {
-            match self.log.lines() {
-                Reading::Read(more) => lines.extend(more),
-                other => self.unsampled = other,
-            }
-        }
-        self.unsampled.value().cloned()
-    }
-
-    /// Kernel messages since the last sample.
-    fn take_log(&mut self) -> Reading<Vec<String>> {
-        std::mem::replace(&mut self.unsampled, Reading::Read(Vec::new()))
-    }
 }
 
 impl TdxSession {
@@ -540,37 +444,19 @@ impl Session for TdxSession {
     }
 
     fn sample(&mut self) -> Sample {
-        let debugfs = match &self.watch.counters {
-            Ok(folder) => folder.counters(),
-            Err(reason) => Reading::missing(reason.clone()),
-        };
-        let splits = match &mut self.watch.splits {
-            Ok(splits) => {
-                let own = |event: &SplitEvent| self.watch.threads.contains(&event.tid);
-                splits
-                    .read()
-                    .map(|events| events.into_iter().filter(own).collect())
-            }
-            Err(reading) => reading.clone(),
-        };
-        self.watch.look_at_log();
-        let kernel_log = self.watch.take_log();
         Sample {
-            debugfs,
+            debugfs: self.watch.counters(),
             query_stats: query_stats::read(self.vm.qmp(), MONITOR_PATIENCE),
-            splits,
+            splits: self.watch.splits(),
             populated: self.populated(),
             exits: Reading::missing("KVM counts exits, but not which of them are ACCEPTs"),
-            kernel_log,
+            kernel_log: self.watch.take_log(),
         }
     }
 
     fn evidence(&mut self) -> Vec<(String, Vec<u8>)> {
         let mut evidence = self.vm.evidence();
-        let seamcalls = match &self.watch.seamcalls {
-            Ok(seamcalls) => seamcalls.to_text(),
-            Err(reason) => format!("# {reason}\n"),
-        };
+        let seamcalls = self.watch.seamcalls_text();
         evidence.push(("seamcalls.txt".to_owned(), seamcalls.into_bytes()));
         if let Some(console) = &mut self.console {
             evidence.push(("console.log".to_owned(), console.said()));
@@ -588,14 +474,7 @@ impl Session for TdxSession {
         // Before QEMU's end is judged, and before the next TD wants a key id.
         self.gmems = None;
         self.vm.end()?;
-        self.watch.look_at_log();
-        Ok(Ending {
-            kernel_log: self.watch.take_log(),
-            taken: self
-                .watch
-                .before
-                .taken(&self.watch.counters, &self.watch.files),
-        })
+        Ok(self.watch.ending())
     }
 }
 
