@@ -366,6 +366,7 @@ impl Draw {
                         true => OnVe::Skip,
                         false => OnVe::Accept,
                     },
+                    same_rip: false,
                     vcpu,
                 }
             }

@@ -16,7 +16,7 @@ use tdxlab_journal::{Ending, Observed, Sample, klog};
 use tdxlab_judge::oracle::Oracle;
 use tdxlab_judge::{AllowList, PlanJudge};
 use tdxlab_plan::needs::{self, HostAndDesign};
-use tdxlab_plan::{Action, Expectation, Guest, MemoryMap, Plan};
+use tdxlab_plan::{Action, Expectation, MemoryMap, Plan};
 use tdxlab_qemu::interrupt::Interrupt;
 
 use super::hooks::{Hooks, StepContext};
@@ -33,8 +33,8 @@ pub struct TestCase {
     pub scenario: Option<PathBuf>,
 }
 
-/// Makes the oracle of a guest.
-pub type MakeOracle = dyn Fn(&Guest) -> Box<dyn Oracle> + Sync;
+/// Makes the oracle of a plan.
+pub type MakeOracle = dyn Fn(&Plan) -> Box<dyn Oracle> + Sync;
 
 /// Shared by all plans of a run.
 pub struct RunContext<'a> {
@@ -261,7 +261,7 @@ impl<'a> PlanRun<'a> {
     /// The judge of its steps.
     pub(super) fn judge(&self) -> PlanJudge<Box<dyn Oracle>> {
         PlanJudge::new(
-            (self.lab.oracle)(&self.plan.guest),
+            (self.lab.oracle)(self.plan),
             &self.plan.guest,
             self.lab.allowed_log.clone(),
         )

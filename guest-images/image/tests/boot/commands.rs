@@ -296,6 +296,7 @@ fn touch_goes_by_strides_and_says_whether_it_writes() {
                 access,
                 side,
                 on_ve: OnVe::Skip,
+                same_rip: false,
             });
             assert_eq!(outcome.runs, [accesses(first, 2, Access::Done)]);
             let fault = |gpa| Ask::Fault { gpa, side, write };

@@ -107,6 +107,7 @@ fn a_small_accept_in_a_pending_large_page_splits_it() {
         access: AccessKind::Write,
         side: Side::Private,
         on_ve: OnVe::Skip,
+        same_rip: false,
         vcpu: VcpuId(0),
     });
     assert!(matches!(

@@ -79,6 +79,7 @@ fn touch(start: u64, end: u64, side: Side, on_ve: OnVe) -> Op {
         access: AccessKind::Write,
         side,
         on_ve,
+        same_rip: false,
         vcpu: VcpuId(0),
     }
 }
