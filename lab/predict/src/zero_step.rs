@@ -81,9 +81,10 @@ impl State {
                     vcpu.0
                 ),
             },
-            advice: "leave `same_rip` out, or say with `needs: { module: 1.5.25 }` which module it \
+            advice:
+                "leave `same_rip` out, or say with `needs: { module: 1.5.25 }` which module it \
                      takes; 1.5.01 is not one"
-                .to_owned(),
+                    .to_owned(),
         })
     }
 

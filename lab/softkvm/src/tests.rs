@@ -2,6 +2,7 @@
 
 mod others;
 mod wrong;
+mod zero_step;
 
 use rstest::rstest;
 use tdxlab_protocol::addr::{Gpa, PageLevel, Side};
@@ -147,7 +148,11 @@ fn a_fault_between_zap_and_truncate_waits_for_the_end_of_the_hole() {
         core.populated(GpaRange::with_len(gpa(0), 2 * M).unwrap()),
         512
     );
-    core.submit(CPU, Request::Tdcall { rip: 0 }, accept_gprs(0, PageLevel::Size2M));
+    core.submit(
+        CPU,
+        Request::Tdcall { rip: 0 },
+        accept_gprs(0, PageLevel::Size2M),
+    );
     for _ in 0..100 {
         assert_eq!(core.advance(CPU), Advance::Working);
     }
@@ -164,7 +169,11 @@ fn a_fault_between_zap_and_truncate_waits_for_the_end_of_the_hole() {
 #[test]
 fn a_page_looked_up_before_the_hole_is_not_mapped_after_it() {
     let mut core = core(KvmDesign::V5, Faithful);
-    core.submit(CPU, Request::Tdcall { rip: 0 }, accept_gprs(0, PageLevel::Size2M));
+    core.submit(
+        CPU,
+        Request::Tdcall { rip: 0 },
+        accept_gprs(0, PageLevel::Size2M),
+    );
     // The exit, then the look-up.
     assert_eq!(core.advance(CPU), Advance::Working);
     assert_eq!(core.advance(CPU), Advance::Working);

@@ -71,7 +71,9 @@ impl<M: PhysicalMemory> Platform<M> {
     /// Counts an EPT violation of a private address.
     pub(super) fn count_violation(&mut self, vcpu: usize, gpa: Gpa) {
         let stepping = &mut self.td.vcpus[vcpu].stepping;
-        let moved = self.policy.rip_has_moved(stepping.rip != stepping.entry_rip);
+        let moved = self
+            .policy
+            .rip_has_moved(stepping.rip != stepping.entry_rip);
         stepping.count(gpa, moved);
     }
 }

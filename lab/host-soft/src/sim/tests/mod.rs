@@ -7,6 +7,7 @@ mod memory;
 mod operations;
 mod parallel;
 mod witnesses;
+mod zero_step;
 
 use std::path::PathBuf;
 use std::time::Duration;
