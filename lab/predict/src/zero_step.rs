@@ -94,7 +94,8 @@ impl State {
     }
 
     /// Refuses to take away what the module may have noted: the next entry of the vCPU, which may be
-    /// now or much later, is a fault there, and maps it again.
+    /// now or much later, is a fault there, and maps it again. What RELEASE leaves pending is let in by
+    /// the modules that get this far.
     pub(super) fn leaves_noted(&self, op: &Op) -> Result<(), Unjudgeable> {
         match *op {
             Op::Punch { range }
