@@ -46,13 +46,13 @@ pub(crate) fn open() {
     double(HEADER_MAGIC).store(MAGIC, SeqCst);
 }
 
-/// Has the soft host do a TDCALL on these registers.
-pub(crate) fn tdcall(gprs: &mut [u64; 16]) {
+/// Has the soft host do the TDCALL at `rip` on these registers.
+pub(crate) fn tdcall(gprs: &mut [u64; 16], rip: u64) {
     let place = |number| double(slot() + SLOT_GPRS + number as u64 * 8);
     for (number, value) in gprs.iter().enumerate() {
         place(number).store(*value, Relaxed);
     }
-    ask(KIND_TDCALL);
+    ask(KIND_TDCALL, rip);
     for (number, value) in gprs.iter_mut().enumerate() {
         // TDCALL never changes these two, and the guest could not continue without them.
         if !matches!(number, reg::RSP | reg::RBP) {
@@ -71,8 +71,8 @@ pub(crate) enum Answer {
     Dead,
 }
 
-/// Reports a window fault to the soft host.
-pub(crate) fn fault(gpa: Gpa, side: Side, write: bool) -> Answer {
+/// Reports a window fault of the instruction at `rip` to the soft host.
+pub(crate) fn fault(gpa: Gpa, side: Side, write: bool, rip: u64) -> Answer {
     let shared = match side {
         Side::Private => 0,
         Side::Shared => FAULT_SHARED,
@@ -80,7 +80,7 @@ pub(crate) fn fault(gpa: Gpa, side: Side, write: bool) -> Answer {
     let write = if write { FAULT_WRITE } else { 0 };
     double(slot() + SLOT_FAULT_GPA).store(gpa.as_u64(), SeqCst);
     double(slot() + SLOT_FAULT_INFO).store(shared | write, SeqCst);
-    ask(KIND_FAULT);
+    ask(KIND_FAULT, rip);
     match word(slot() + SLOT_ANSWER).load(SeqCst) {
         ANSWER_RETRY => Answer::Retry,
         ANSWER_VE => Answer::Ve,
@@ -90,10 +90,11 @@ pub(crate) fn fault(gpa: Gpa, side: Side, write: bool) -> Answer {
 }
 
 /// Hands the slot to the host and waits for the answer.
-fn ask(kind: u32) {
+fn ask(kind: u32, rip: u64) {
     let slot = slot();
     let state = word(slot + SLOT_STATE);
     word(slot + SLOT_KIND).store(kind, SeqCst);
+    double(slot + SLOT_RIP).store(rip, SeqCst);
     state.store(STATE_REQUEST, SeqCst);
     cpu::outb(DOORBELL_PORT, this().id().0 as u8);
     let mut pauses = 0_u32;

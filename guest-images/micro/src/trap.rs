@@ -71,14 +71,14 @@ impl fmt::Display for Frame {
 extern "sysv64" fn exception(frame: &mut Frame) {
     match frame.vector {
         INVALID_OPCODE if frame.rip == td::instruction() => {
-            mailbox::tdcall(&mut frame.gprs);
+            mailbox::tdcall(&mut frame.gprs, frame.rip);
             frame.rip += td::INSTRUCTION_BYTES;
         }
         PAGE_FAULT => match window::fault_in_host_owned(cpu::cr2()) {
             Some((gpa, side)) => {
                 let write = frame.error & FAULT_WRITE != 0;
                 this().count(|counts| counts.faults += 1);
-                match mailbox::fault(gpa, side, write) {
+                match mailbox::fault(gpa, side, write, frame.rip) {
                     mailbox::Answer::Retry => {}
                     mailbox::Answer::Ve => virtualization(frame),
                     mailbox::Answer::Dead => fatal::halt(),

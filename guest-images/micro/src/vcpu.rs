@@ -71,6 +71,8 @@ pub(crate) struct Vcpu {
     tss: Tss,
     /// Counted since the current task has begun.
     pub(crate) counts: Cell<Counts>,
+    /// Which copy of an instruction made the last access, see [`crate::window::Instruction`].
+    pub(crate) turn: Cell<u64>,
     /// Information of the last #VE, until the code that caused it takes it.
     pub(crate) ve: Cell<Option<VeInfo>>,
     /// Results that are not yet sent.
@@ -103,6 +105,7 @@ pub(crate) fn set_up(id: VcpuId) {
         (&raw mut (*vcpu).this).write(vcpu);
         (&raw mut (*vcpu).id).write(id);
         (&raw mut (*vcpu).counts).write(Cell::default());
+        (&raw mut (*vcpu).turn).write(Cell::new(0));
         (&raw mut (*vcpu).ve).write(Cell::new(None));
         (&raw mut (*vcpu).runs).write(UnsafeCell::default());
         (&raw mut (*vcpu).tss).write(Tss {

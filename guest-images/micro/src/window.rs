@@ -17,12 +17,49 @@ use crate::td::{self, VeInfo};
 use crate::vcpu::this;
 use crate::{cpu, mailbox};
 
-global_asm!(include_str!("window.s"), options(att_syntax));
+global_asm!(
+    include_str!("window.s"),
+    copies = const COPIES + 1,
+    options(att_syntax),
+);
+
+/// Copies of each instruction that makes the first access to a page, beside the one of
+/// [`Instruction::Same`].
+///
+/// The TDX module counts EPT violations of private memory at the instruction where the vCPU was
+/// last entered; from the seventh on it keeps the vCPU out while one of their addresses would fault
+/// again, a pending page included in 1.5.01 (`td_exit_stepping.c`). A loop over missing pages is no
+/// attack, so it takes another copy each time. Two by turns would not do: where every other page is
+/// mapped, all that fault meet the same one. With a prime number of them, seven in a row would have
+/// to lie multiples of 31 accesses apart.
+const COPIES: u64 = 31;
+
+/// By which copy of its instruction an access is made.
+#[derive(Clone, Copy)]
+pub(crate) enum Instruction {
+    /// The one after that of this vCPU's last access.
+    Next,
+    /// One that is used for nothing else, every time.
+    Same,
+}
+
+impl Instruction {
+    fn copy(self) -> u64 {
+        match self {
+            Instruction::Next => {
+                let next = (this().turn.get() + 1) % COPIES;
+                this().turn.set(next);
+                next
+            }
+            Instruction::Same => COPIES,
+        }
+    }
+}
 
 unsafe extern "sysv64" {
-    fn access_load(address: u64, value: &mut u64) -> u64;
-    fn access_add_zero(address: u64) -> u64;
-    fn access_fill(address: u64, first: u64) -> u64;
+    fn access_load(address: u64, value: &mut u64, copy: u64) -> u64;
+    fn access_add_zero(address: u64, copy: u64) -> u64;
+    fn access_fill(address: u64, first: u64, copy: u64) -> u64;
     fn access_match(address: u64, first: u64, step: u64, matching: &mut u64) -> u64;
     safe static accesses_begin: u8;
     safe static accesses_end: u8;
@@ -175,22 +212,25 @@ fn access(access: impl FnOnce() -> u64) -> Result<(), VeInfo> {
 }
 
 /// Loads the word at `gpa`.
-pub(crate) fn load(gpa: Gpa, side: Side) -> Result<u64, VeInfo> {
+pub(crate) fn load(gpa: Gpa, side: Side, by: Instruction) -> Result<u64, VeInfo> {
     let mut value = 0;
+    let copy = by.copy();
     // SAFETY: memory in windows has no other use; a fault is handled.
-    access(|| unsafe { access_load(address(gpa, side), &mut value) }).map(|()| value)
+    access(|| unsafe { access_load(address(gpa, side), &mut value, copy) }).map(|()| value)
 }
 
 /// Writes to the word at `gpa` without changing it.
-pub(crate) fn add_zero(gpa: Gpa, side: Side) -> Result<(), VeInfo> {
+pub(crate) fn add_zero(gpa: Gpa, side: Side, by: Instruction) -> Result<(), VeInfo> {
+    let copy = by.copy();
     // SAFETY: as for `load`.
-    access(|| unsafe { access_add_zero(address(gpa, side)) })
+    access(|| unsafe { access_add_zero(address(gpa, side), copy) })
 }
 
 /// Fills the page at `page` with words that rise by one from `first`.
 pub(crate) fn fill(page: Gpa, side: Side, first: u64) -> Result<(), VeInfo> {
+    let copy = Instruction::Next.copy();
     // SAFETY: as for `load`.
-    access(|| unsafe { access_fill(address(page, side), first) })
+    access(|| unsafe { access_fill(address(page, side), first, copy) })
 }
 
 /// Counts the words of the page at `page` that are `first`, `first + step` and so on, up to the

@@ -1,30 +1,57 @@
 # Accesses to memory through a window. A #VE in any of them goes on at `access_failed`, so between
 # `accesses_begin` and `accesses_end` the stack holds nothing but the return address, and
 # registers that belong to the caller are not changed. All return 0 when done.
+#
+# The first access to a page is made by one of several copies of its instruction, whose number comes
+# last; window.rs says why. A copy has 16 bytes.
+.macro to_copy number
+    shlq $4, \number
+    leaq 1f(%rip), %rax
+    addq \number, %rax
+    jmp *%rax
+    .balign 16
+1:
+.endm
 
 .text
 .globl accesses_begin
 accesses_begin:
 
-# fn (address, value: &mut u64): loads a word.
+# fn (address, value: &mut u64, copy): loads a word.
 .globl access_load
 access_load:
+    to_copy %rdx
+    .rept {copies}
+    .balign 16
     movq (%rdi), %rax
-    movq %rax, (%rsi)
+    jmp 2f
+    .endr
+2:  movq %rax, (%rsi)
     xorl %eax, %eax
     ret
 
-# fn (address): a write that leaves the content alone.
+# fn (address, copy): a write that leaves the content alone.
 .globl access_add_zero
 access_add_zero:
+    to_copy %rsi
+    .rept {copies}
+    .balign 16
     lock addq $0, (%rdi)
-    xorl %eax, %eax
+    jmp 2f
+    .endr
+2:  xorl %eax, %eax
     ret
 
-# fn (address, first): writes a page of words that rise by one from `first`.
+# fn (address, first, copy): writes a page of words that rise by one from `first`.
 .globl access_fill
 access_fill:
-    leaq 4096(%rdi), %rdx
+    to_copy %rdx
+    .rept {copies}
+    .balign 16
+    movq %rsi, (%rdi)
+    jmp 2f
+    .endr
+2:  leaq 4096(%rdi), %rdx
 1:  movq %rsi, (%rdi)
     leaq 1(%rsi), %rax
     movq %rax, 8(%rdi)

@@ -45,6 +45,8 @@ pub const SLOT_FAULT_GPA: u64 = 0x90;
 pub const SLOT_FAULT_INFO: u64 = 0x98;
 /// Slot: u32 answer to a window fault.
 pub const SLOT_ANSWER: u64 = 0xa0;
+/// Slot: u64 address of the instruction that asks. The zero-step filter counts by it.
+pub const SLOT_RIP: u64 = 0xa8;
 
 /// State: no request.
 pub const STATE_IDLE: u32 = 0;

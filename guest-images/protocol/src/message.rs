@@ -13,7 +13,7 @@ use crate::addr::{Gpa, GpaRange, PageLevel};
 use crate::generation::Generation;
 
 /// Version of this protocol. Both sides must have the same.
-pub const VERSION: u16 = 1;
+pub const VERSION: u16 = 2;
 
 /// Most tasks in one [`Request::Run`], one per vCPU.
 pub const MAX_TASKS: usize = 16;
@@ -132,6 +132,9 @@ pub enum Command {
         side: Side,
         /// What to do on #VE.
         on_ve: OnVe,
+        /// One instruction makes all accesses; else the guest sees to it that the next is made by
+        /// another.
+        same_rip: bool,
     },
     /// Write every word of the range with [`crate::pattern::word`]. Answers [`Run::Access`].
     Fill {

@@ -271,13 +271,12 @@ pub const ROWS: &[Known] = &[
         "BUSY from the entry of a vCPU: calls of the software host do not overlap, so BUSY comes \
          only where a fault says so",
     ),
-    partly(
+    known(
         31,
-        S,
-        "zero-step mitigation takes the S-EPT lock at TD entry",
-        &[],
-        "the filter's own count: the software module has it, but the accesses of software guests \
-         have no instruction pointer to count by, and a KVM that maps what faults never meets it",
+        Both,
+        "zero-step mitigation counts faults of one instruction, keeps a vCPU out while they would \
+         recur, and takes the S-EPT lock at TD entry",
+        &["module/one-instruction", "module/instruction-by-turns"],
     ),
     partly(
         32,

@@ -181,6 +181,32 @@ faults! {
         }
     }
 
+    "filter-keeps-pending-out": "the zero-step filter keeps a vCPU out while a noted page is pending, though its #VE is all that can end that"
+    ("td_entry_stepping_filter() of module 1.5.01", rows 31, under "headtail", seen by Td Exits)
+    FilterKeepsPendingOut {} {
+        fn admits_pending(&mut self, _: bool) -> bool {
+            false
+        }
+    }
+
+    "filter-ignores-rip": "the zero-step filter counts violations wherever the guest is, and KVM maps again what a hole has taken"
+    ("td_exit_epf_stepping_log() of the module: another RIP ends the count", rows 31, under "headtail",
+     seen by Debugfs Exits)
+    FilterIgnoresRip {} {
+        fn rip_has_moved(&mut self, _: bool) -> bool {
+            false
+        }
+    }
+
+    "filter-counts-accepts": "the zero-step filter counts violations of ACCEPT, and KVM maps again what a hole has taken"
+    ("td_exit_epf_stepping_log() of the module: exits of ACCEPT do not count", rows 31, under "headtail",
+     seen by Debugfs Exits)
+    FilterCountsAccepts {} {
+        fn counts_accepts(&mut self) -> bool {
+            true
+        }
+    }
+
     "busy-is-final": "KVM takes TDX_OPERAND_BUSY of DEMOTE for a failure, though the S-EPT tree is free a moment later"
     ("zero-step mitigation takes the S-EPT lock, RFC v5 thread", rows 30, under "headtail",
      seen by Td KernelLog)

@@ -233,7 +233,7 @@ impl Draw {
         branches
     }
 
-    /// What devices and the VMM do, and pages that the guest gives back. Most of it is foreseen in some
+    /// What devices and the VMM do, pages that the guest gives back, touches by one instruction. Most of it is foreseen in some
     /// states only, and passed over in others.
     fn other_op(&mut self) -> Op {
         let range = self.short();
@@ -243,7 +243,7 @@ impl Draw {
             VmmAnswer::Delay,
             VmmAnswer::Refuse,
         ];
-        match self.random.random_range(0..11) {
+        match self.random.random_range(0..12) {
             0 => {
                 self.pinned = Some(range);
                 Op::Pin { range }
@@ -284,6 +284,15 @@ impl Draw {
             },
             8 => Op::DirtyLog {
                 on: self.random.random(),
+            },
+            9 => Op::Touch {
+                range: self.range(),
+                stride: PageLevel::Size4K,
+                access: access(&mut self.random),
+                side: Side::Private,
+                on_ve: OnVe::Skip,
+                same_rip: true,
+                vcpu: VcpuId(self.random.random_range(0..self.vcpus.max(1))),
             },
             _ => {
                 let level = match self.random.random_ratio(1, 3) {
@@ -366,6 +375,7 @@ impl Draw {
                         true => OnVe::Skip,
                         false => OnVe::Accept,
                     },
+                    same_rip: false,
                     vcpu,
                 }
             }

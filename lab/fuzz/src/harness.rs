@@ -141,7 +141,7 @@ impl Harness {
         };
         let mut session = host.boot(guest, &options)?;
         let profile = host.profile();
-        let oracle = HostOracle::new(profile, design, guest);
+        let oracle = HostOracle::new(profile, design, guest, None);
         let mut judge = PlanJudge::new(oracle, guest, AllowList::default());
         let done = perform::control(session.as_mut(), guest, &mut judge)?;
         let wrong = done.control.judgement.findings.first();
@@ -310,6 +310,7 @@ mod tests {
             access: AccessKind::Write,
             side: Side::Shared,
             on_ve: OnVe::Skip,
+            same_rip: false,
             vcpu,
         };
         assert_eq!(bench.step(&Action::One(touch)), Stepped::Refused);

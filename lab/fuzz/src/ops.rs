@@ -110,8 +110,11 @@ pub(super) fn weight(op: &Op) -> u32 {
             Size::Linux => 3,
         },
         Op::Touch {
-            side: which, on_ve, ..
-        } => 3 + side(which) + u32::from(*on_ve == OnVe::Accept),
+            side: which,
+            on_ve,
+            same_rip,
+            ..
+        } => 3 + side(which) + u32::from(*on_ve == OnVe::Accept) + u32::from(*same_rip),
         Op::Fill { side: which, .. } => 1 + side(which),
         Op::Verify {
             side: which, gone, ..

@@ -167,6 +167,7 @@ impl PlainDraw {
             access: draw::access(&mut self.random),
             side: Side::Private,
             on_ve: OnVe::Skip,
+            same_rip: false,
             vcpu: self.vcpu(),
         }
     }

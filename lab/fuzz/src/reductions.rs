@@ -313,6 +313,11 @@ fn plainer(op: &Op) -> Vec<Op> {
             *on_ve = OnVe::Skip;
         }
     });
+    other(&|op| {
+        if let Op::Touch { same_rip, .. } = op {
+            *same_rip = false;
+        }
+    });
     others
 }
 

@@ -12,7 +12,7 @@ use tdxlab_plan::{Action, Design, Guest, Op, Plan, RangeSplit, Size};
 pub fn scenario(plan: &Plan, design: &Design, name: &str, about: &str) -> String {
     let quoted = serde_json::to_string(about).unwrap_or_default();
     let mut text = format!("scenario: {name}\nabout: {quoted}\n");
-    if let Some(needs) = needs(design) {
+    if let Some(needs) = needs(plan, design) {
         let _ = writeln!(text, "needs: {{ {needs} }}");
     }
     let _ = writeln!(text, "guest: {{ {} }}", guest(&plan.guest));
@@ -78,8 +78,14 @@ fn refused(op: &Op, memory: GpaRange) -> Option<&'static str> {
     }
 }
 
-/// The need that distinguishes a design from others.
-fn needs(design: &Design) -> Option<String> {
+/// The needs that distinguish a design from others, and the module, if the plan needs one.
+fn needs(plan: &Plan, design: &Design) -> Option<String> {
+    let module = plan.needs.module.map(|module| format!("module: {module}"));
+    let needs: Vec<String> = design_needs(design).into_iter().chain(module).collect();
+    (!needs.is_empty()).then(|| needs.join(", "))
+}
+
+fn design_needs(design: &Design) -> Option<String> {
     if design.is_plain() {
         return None;
     }

@@ -29,6 +29,7 @@ pub fn operation(guest: &Guest) -> Op {
             access: AccessKind::Write,
             side: Side::Private,
             on_ve: OnVe::Skip,
+            same_rip: false,
             vcpu,
         },
     }

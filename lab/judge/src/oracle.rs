@@ -1,7 +1,9 @@
 //! Sources of predictions.
 
 use tdxlab_plan::addr::{Gpa, GpaRange, PageLevel};
-use tdxlab_plan::{Action, Design, Expectation, Guest, HostProfile, MemoryMap, Op, Side};
+use tdxlab_plan::{
+    Action, Design, Expectation, Guest, HostProfile, MemoryMap, Op, Plan, Side, TdxModule,
+};
 use tdxlab_predict::{Predictor, Unjudgeable};
 
 /// Follows one plan, step by step. The predictor is one; tests have others.
@@ -31,20 +33,28 @@ pub struct HostOracle {
 }
 
 impl HostOracle {
-    /// For a guest on a host whose KVM follows `design`.
-    pub fn new(host: HostProfile, design: &Design, guest: &Guest) -> HostOracle {
+    /// For a guest on a host whose KVM follows `design`. `module` is the one that its plan needs.
+    pub fn new(
+        host: HostProfile,
+        design: &Design,
+        guest: &Guest,
+        module: Option<TdxModule>,
+    ) -> HostOracle {
         HostOracle {
-            predictor: Predictor::new(design, guest),
+            predictor: Predictor::new(design, guest).on_module(module.or(host.module)),
             maps_conversions: host.maps_conversions,
         }
     }
 
-    /// Makes those of guests on such a host.
+    /// Makes those of plans on such a host.
     pub fn maker(
         host: HostProfile,
         design: &'static Design,
-    ) -> impl Fn(&Guest) -> Box<dyn Oracle> + Sync + use<> {
-        move |guest| Box::new(HostOracle::new(host, design, guest))
+    ) -> impl Fn(&Plan) -> Box<dyn Oracle> + Sync + use<> {
+        move |plan| {
+            let module = plan.needs.module;
+            Box::new(HostOracle::new(host, design, &plan.guest, module))
+        }
     }
 
     /// The predictor, with the expected state of memory.
@@ -159,7 +169,7 @@ mod tests {
         let memory = GpaRange::with_len(LOW_BASE, 16 << 20).unwrap();
         let guest = Guest::over(memory);
         let design = Design::named("stock").unwrap();
-        let mut oracle = HostOracle::new(HostProfile::of(HostKind::Tdx), design, &guest);
+        let mut oracle = HostOracle::new(HostProfile::of(HostKind::Tdx), design, &guest, None);
         let vcpu = VcpuId(0);
         let range = memory.start().page(PageLevel::Size2M);
         let accept = |range| {
@@ -211,7 +221,7 @@ mod tests {
         let memory = GpaRange::with_len(LOW_BASE, 16 << 20).unwrap();
         let design = Design::named("headtail-attributes").unwrap();
         let host = HostProfile::of(HostKind::Tdx);
-        let mut oracle = HostOracle::new(host, design, &Guest::over(memory));
+        let mut oracle = HostOracle::new(host, design, &Guest::over(memory), None);
         let start = Gpa::new(LOW_BASE.as_u64() + (1 << 20));
         let range = GpaRange::with_len(start, 8 << 20).unwrap();
         let mut convert = |to| {

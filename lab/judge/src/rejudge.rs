@@ -223,7 +223,7 @@ impl Case {
         Case {
             plan: plan.clone(),
             judge: PlanJudge::new(
-                HostOracle::new(offer.host, offer.design, &plan.guest),
+                HostOracle::new(offer.host, offer.design, &plan.guest, plan.needs.module),
                 &plan.guest,
                 allowed_log,
             ),

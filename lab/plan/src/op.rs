@@ -49,6 +49,10 @@ pub enum Op {
         side: Side,
         /// What the #VE handler does.
         on_ve: OnVe,
+        /// One instruction makes all accesses, so that the zero-step filter of the TDX module counts
+        /// those that fault.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        same_rip: bool,
         vcpu: VcpuId,
     },
     /// Guest: write pattern words of a fresh generation.
@@ -189,6 +193,7 @@ pub enum GuestOp {
         access: AccessKind,
         side: Side,
         on_ve: OnVe,
+        same_rip: bool,
     },
     /// [`Op::Fill`]
     Fill {
@@ -276,6 +281,7 @@ impl Op {
                 access,
                 side,
                 on_ve,
+                same_rip,
                 vcpu,
             } => {
                 let touch = GuestOp::Touch {
@@ -284,6 +290,7 @@ impl Op {
                     access,
                     side,
                     on_ve,
+                    same_rip,
                 };
                 Kind::Guest(vcpu, touch)
             }

@@ -45,6 +45,7 @@ fn sentence(op: &Op, guest: &Guest) -> String {
             access,
             side,
             on_ve,
+            same_rip,
             vcpu,
         } => {
             let access = match access {
@@ -55,8 +56,12 @@ fn sentence(op: &Op, guest: &Guest) -> String {
                 OnVe::Skip => "",
                 OnVe::Accept => ", accepting on #VE",
             };
+            let same_rip = match same_rip {
+                true => ", by one instruction",
+                false => "",
+            };
             format!(
-                "touch {} every {stride} ({access}{}){on_ve}{}",
+                "touch {} every {stride} ({access}{}){on_ve}{same_rip}{}",
                 place(range),
                 shared(*side),
                 on(*vcpu)
@@ -195,12 +200,14 @@ pub fn yaml(op: &Op, guest: &Guest) -> String {
             access,
             side,
             on_ve,
+            same_rip,
             ..
         } => {
             parts.extend(every(stride));
             parts.extend((*access == AccessKind::Read).then(|| "access: read".to_owned()));
             parts.extend(on(side));
             parts.extend((*on_ve == OnVe::Accept).then(|| "on_ve: accept".to_owned()));
+            parts.extend(same_rip.then(|| "same_rip: true".to_owned()));
             "touch"
         }
         Op::Fill { side, .. } => {

@@ -7,7 +7,7 @@ use tdxlab_protocol::addr::{Gpa, GpaRange, PageLevel};
 use crate::converts::Converts;
 use crate::expect::Expect;
 use crate::host::HostKind;
-use crate::op::Action;
+use crate::op::{Action, Op};
 use crate::tdx_module::TdxModule;
 
 /// Version of the plan format.
@@ -144,6 +144,14 @@ impl Guest {
             image: Vec::new(),
             backing: None,
         }
+    }
+}
+
+impl Plan {
+    /// Whether any touch of it goes by one instruction, so that a TDX module counts its faults.
+    pub fn has_same_rip(&self) -> bool {
+        let mut ops = self.steps.iter().flat_map(|step| step.action.ops());
+        ops.any(|op| matches!(op, Op::Touch { same_rip: true, .. }))
     }
 }
 

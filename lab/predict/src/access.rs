@@ -138,6 +138,7 @@ impl State {
             let here = pages.start..pages.start + view.pages;
             if view.region.uncertain {
                 self.stir(tally, &here);
+                tally.fault(&here, 1);
                 return (AccessOutcome::Either, view.pages);
             }
             match view.sept {
@@ -199,11 +200,13 @@ impl State {
         if allowed {
             let here = leaves_from(at, leaves.min(span));
             tally.access_exits += count(&here) / REGION as i64;
+            tally.fault(&here, REGION);
             self.map_leaves(tally, here, Acceptance::Pending);
         } else {
             let end = region.saturating_add(span).saturating_mul(REGION);
             let here = at..end.min(at + most);
             tally.access_exits += count(&here);
+            tally.fault(&here, 1);
             self.map_pages(tally, here, Acceptance::Pending);
         }
     }

@@ -14,6 +14,7 @@
 //! | `race`, `uncertain` | parallel steps, and the knowledge left after them |
 //! | `state`, `runs`, `pages`, `slots`, `folio` | knowledge between steps, as runs |
 //! | `others` | pinned pages, memory slots that go, conversions that the VMM does not serve |
+//! | `zero_step` | the module's filter against zero-stepping |
 //! | `entries` | entries a range operation may visit |
 //! | `plain` | plain VMs, without any of this |
 
@@ -40,12 +41,13 @@ mod tests;
 mod uncertain;
 mod unjudgeable;
 mod verify;
+mod zero_step;
 
 pub use expect::Mismatch;
 pub use unjudgeable::Unjudgeable;
 
 use tdxlab_plan::addr::{GpaRange, PageLevel, Side};
-use tdxlab_plan::{Action, Design, Expect, Expectation, Guest, OnVe, Op, RegionState};
+use tdxlab_plan::{Action, Design, Expect, Expectation, Guest, OnVe, Op, RegionState, TdxModule};
 
 use access::Access;
 use plain::Plain;
@@ -80,7 +82,7 @@ pub struct Baseline {
 }
 
 impl Predictor {
-    /// For a guest that has just been booted under a design.
+    /// For a guest that has just been booted under a design; on no TDX module in particular.
     pub fn new(design: &Design, guest: &Guest) -> Predictor {
         Predictor {
             design: *design,
@@ -89,6 +91,15 @@ impl Predictor {
                 Some(backing) => Rules::Plain(Plain::new(design, guest, backing)),
             },
         }
+    }
+
+    /// The same on this TDX module; `None` where nobody knows which.
+    #[must_use]
+    pub fn on_module(mut self, module: Option<TdxModule>) -> Predictor {
+        if let Rules::Td(state) = &mut self.rules {
+            state.module = module;
+        }
+        self
     }
 
     /// The design whose rules apply.
@@ -169,6 +180,8 @@ impl State {
             });
         }
         self.stays_clear(op)?;
+        self.leaves_noted(op)?;
+        let exits = tally.access_exits;
         match *op {
             Op::Accept { range, size, .. } => self.accept(tally, range, size)?,
             Op::Release { range, level, .. } => self.release(tally, range, level)?,
@@ -177,6 +190,8 @@ impl State {
                 stride,
                 side,
                 on_ve,
+                same_rip,
+                vcpu,
                 ..
             } => {
                 let access = Access {
@@ -185,6 +200,9 @@ impl State {
                     fill: None,
                 };
                 match side {
+                    Side::Private if same_rip => {
+                        return self.access_by_one_instruction(tally, range, access, vcpu);
+                    }
                     Side::Private => self.access(tally, range, access),
                     Side::Shared => self.access_shared(tally, range, access),
                 }
@@ -228,6 +246,11 @@ impl State {
                     advice: "say with `backing` what is behind the memory of a plain VM".to_owned(),
                 });
             }
+        }
+        if let (Some(Side::Private), Some(vcpu)) = (op.accesses(), op.vcpu())
+            && tally.access_exits > exits
+        {
+            self.steps_on(vcpu);
         }
         Ok(())
     }

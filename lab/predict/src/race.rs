@@ -27,6 +27,7 @@ impl State {
     ) -> Result<(), Unjudgeable> {
         self.may_race(branches)?;
         let meeting = self.meeting_regions(branches)?;
+        self.counts_alone(branches, &meeting)?;
         let before = self.clone();
         let raced = self.race_over(tally, meeting, branches);
         raced.inspect_err(|_| *self = before)

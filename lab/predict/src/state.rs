@@ -3,8 +3,10 @@
 //! Facts are runs over 4K page numbers (gfns), over 2M regions, and over pages of the guest_memfd.
 //! There are no tables here: "a table is there" is one fact about a region.
 
+use std::collections::BTreeMap;
+
 use tdxlab_plan::addr::GpaRange;
-use tdxlab_plan::{Design, Generation, Guest};
+use tdxlab_plan::{Design, Generation, Guest, TdxModule, VcpuId};
 
 use super::folio::Folios;
 use super::pages::{REGION, count, gfns_of, pages_of, regions_touching};
@@ -12,6 +14,7 @@ use super::runs::{Pages, Runs};
 use super::slots::Slots;
 use super::tally::Tally;
 use super::uncertain::UncertainRegions;
+use super::zero_step::Stepping;
 
 /// Whether mapped pages are accepted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -85,6 +88,10 @@ pub(super) struct State {
     pub(super) filled: Runs<Option<Generation>>,
     pub(super) folios: Folios,
     pub(super) uncertain: UncertainRegions,
+    /// `None` where nobody knows which.
+    pub(super) module: Option<TdxModule>,
+    /// What its zero-step filter may know.
+    pub(super) stepping: BTreeMap<VcpuId, Stepping>,
 }
 
 /// Facts that are uniform from one page on, for a while.
@@ -118,6 +125,8 @@ impl State {
             others: Runs::default(),
             filled: Runs::default(),
             uncertain: UncertainRegions::default(),
+            module: None,
+            stepping: BTreeMap::new(),
         };
         let mut image = Tally::default();
         for range in &guest.image {

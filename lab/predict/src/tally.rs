@@ -9,6 +9,7 @@ use super::pages::{REGION, count, range_of};
 use super::runs::Pages;
 use super::status;
 use super::uncertain::UncertainDelta;
+use super::zero_step::Faulted;
 
 /// Sums and lists of one step, outside of uncertain regions.
 #[derive(Clone, Debug, Default)]
@@ -26,6 +27,8 @@ pub(super) struct Tally {
     pub(super) map_gpa_stopped_at: Option<Gpa>,
     pub(super) reads: Vec<ReadPlan>,
     pub(super) died: bool,
+    /// Accesses that fault, in order, while somebody asks for them.
+    pub(super) faulted: Option<Vec<Faulted>>,
     /// The VMM ended it, for want of memory behind an address.
     pub(super) ended_by_vmm: bool,
     splits: i64,
@@ -86,6 +89,14 @@ impl Tally {
                 *last = GpaRange::new(last.start(), range.end()).expect("the later range follows");
             }
             _ => self.accesses.push((range, outcome)),
+        }
+    }
+
+    /// Accesses fault, or may: each maps so many of these pages.
+    pub(super) fn fault(&mut self, pages: &Pages, each: u64) {
+        if let Some(faulted) = &mut self.faulted {
+            let pages = pages.clone();
+            faulted.push(Faulted { pages, each });
         }
     }
 

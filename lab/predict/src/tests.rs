@@ -11,6 +11,7 @@ mod races;
 mod refused;
 mod verify;
 mod words;
+mod zero_step;
 
 use rstest::rstest;
 use tdxlab_plan::addr::{Gpa, PageLevel};

@@ -9,8 +9,8 @@ use tdxlab_journal::journal::{Event, JournalError, PlanId};
 use tdxlab_journal::verdict::Verdict;
 use tdxlab_judge::AllowList;
 use tdxlab_judge::oracle::Oracle;
+use tdxlab_plan::Plan;
 use tdxlab_plan::needs::HostAndDesign;
-use tdxlab_plan::{Guest, Plan};
 use tdxlab_qemu::interrupt::Interrupt;
 
 use super::hooks::Hooks;
@@ -26,8 +26,8 @@ pub struct TestCase {
     pub scenario: Option<PathBuf>,
 }
 
-/// Makes the oracle of a guest.
-pub type MakeOracle = dyn Fn(&Guest) -> Box<dyn Oracle> + Sync;
+/// Makes the oracle of a plan.
+pub type MakeOracle = dyn Fn(&Plan) -> Box<dyn Oracle> + Sync;
 
 /// Shared by all plans of a run.
 pub struct RunContext<'a> {

@@ -162,7 +162,7 @@ impl<'a> PlanRun<'a> {
     /// The judge of its steps.
     pub(super) fn judge(&self) -> PlanJudge<Box<dyn Oracle>> {
         PlanJudge::new(
-            (self.lab.oracle)(&self.plan.guest),
+            (self.lab.oracle)(self.plan),
             &self.plan.guest,
             self.lab.allowed_log.clone(),
         )

@@ -88,11 +88,14 @@ fn kind(plan: &Plan) -> Option<Kind> {
         .steps
         .iter()
         .any(|step| step.expect.td == Some(ExpectTd::Killed));
-    (usual && !dies && !churns(plan) && stretch(plan).is_some()).then_some(Kind {
-        vcpus: guest.vcpus,
-        sept_ve_disable: guest.sept_ve_disable,
-        module: plan.needs.module,
-    })
+    // The zero-step filter of the module would carry over to the next plan on the vCPU.
+    (usual && !dies && !plan.has_same_rip() && !churns(plan) && stretch(plan).is_some()).then_some(
+        Kind {
+            vcpus: guest.vcpus,
+            sept_ve_disable: guest.sept_ve_disable,
+            module: plan.needs.module,
+        },
+    )
 }
 
 /// Whether a plan works on more memory than its guest has, all steps together. A software host gives a

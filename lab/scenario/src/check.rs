@@ -41,7 +41,7 @@ pub(super) fn plan(plan: &Plan, root: &Node) -> Vec<Problem> {
 
 /// Predicts all steps under `design`, and collects its objections.
 fn follow(plan: &Plan, design: &Design, root: &Node) -> Vec<Objection> {
-    let mut predictor = Predictor::new(design, &plan.guest);
+    let mut predictor = Predictor::new(design, &plan.guest).on_module(plan.needs.module);
     let mut objections: Vec<Objection> = Vec::new();
     for step in &plan.steps {
         let node = step_at(root, step.line).unwrap_or(root);

@@ -311,6 +311,9 @@ pub(super) struct Touch {
     pub(super) side: Option<Scalar<Side>>,
     /// What the guest does on #VE: go on, or accept 4K and try again. `skip` where absent.
     pub(super) on_ve: Option<Scalar<OnVe>>,
+    /// One instruction makes all accesses, so that the zero-step filter of the TDX module counts those
+    /// that fault. `false` where absent.
+    pub(super) same_rip: Option<Scalar<bool>>,
     /// On which vCPU. 0 where absent.
     pub(super) vcpu: Option<Scalar<Count>>,
 }
@@ -415,7 +418,7 @@ macro_rules! from_range {
 }
 
 from_range! {
-    Touch { stride, access, side, on_ve, vcpu }
+    Touch { stride, access, side, on_ve, same_rip, vcpu }
     Fill { side, vcpu }
     Verify { gone, side, vcpu }
     Probe { stride, vcpu }

@@ -98,6 +98,8 @@ impl Operations {
                 let access = reader.get_or(touch.access.as_ref(), access, AccessKind::Write);
                 let on_ve = node.key("on_ve");
                 let on_ve = reader.get_or(touch.on_ve.as_ref(), on_ve, OnVe::Skip);
+                let same_rip = node.key("same_rip");
+                let same_rip = reader.get_or(touch.same_rip.as_ref(), same_rip, false);
                 let stride = node.key("stride");
                 let stride = reader.get_or(touch.stride.as_ref(), stride, PageLevel::Size4K);
                 Some(Op::Touch {
@@ -106,6 +108,7 @@ impl Operations {
                     access: access?,
                     side: side?,
                     on_ve: on_ve?,
+                    same_rip: same_rip?,
                     vcpu: vcpu?,
                 })
             }

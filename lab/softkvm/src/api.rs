@@ -42,7 +42,10 @@ pub struct Config {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Request {
     /// TDCALL with the registers handed to [`crate::SoftKvm::submit`].
-    Tdcall,
+    Tdcall {
+        /// Address of the instruction.
+        rip: u64,
+    },
     /// An access found no translation.
     Fault {
         /// The faulting address.
@@ -51,7 +54,18 @@ pub enum Request {
         side: Side,
         /// Whether it was a write.
         write: bool,
+        /// Address of the instruction that made it.
+        rip: u64,
     },
+}
+
+impl Request {
+    /// Address of the instruction.
+    pub(crate) const fn rip(self) -> u64 {
+        match self {
+            Request::Tdcall { rip } | Request::Fault { rip, .. } => rip,
+        }
+    }
 }
 
 /// How far a request has come.

@@ -2,6 +2,7 @@
 
 mod others;
 mod wrong;
+mod zero_step;
 
 use rstest::rstest;
 use tdxlab_protocol::addr::{Gpa, PageLevel, Side};
@@ -67,7 +68,7 @@ fn run(core: &mut SoftKvm<SimMachine>, vcpu: VcpuId) -> (Advance, u64) {
 }
 
 fn accept(core: &mut SoftKvm<SimMachine>, offset: u64, level: PageLevel) -> (Advance, u64) {
-    core.submit(CPU, Request::Tdcall, accept_gprs(offset, level));
+    core.submit(CPU, Request::Tdcall { rip: 0 }, accept_gprs(offset, level));
     run(core, CPU)
 }
 
@@ -91,7 +92,7 @@ fn hypercall(core: &mut SoftKvm<SimMachine>, function: u64, args: &[u64]) -> (Ad
     gprs[reg::RCX] = 0xfc00;
     gprs[reg::R11] = function;
     gprs[reg::R12..reg::R12 + args.len()].copy_from_slice(args);
-    core.submit(CPU, Request::Tdcall, gprs);
+    core.submit(CPU, Request::Tdcall { rip: 0 }, gprs);
     let (end, _) = run(core, CPU);
     let gprs = core.gprs(CPU);
     (end, gprs[reg::R10], gprs[reg::R11])
@@ -115,7 +116,7 @@ fn a_leaf_that_the_guest_gave_back_is_split_by_a_smaller_accept() {
     let mut release = |offset, level| {
         let mut gprs = accept_gprs(offset, level);
         gprs[reg::RAX] = leaf::MEM_PAGE_RELEASE;
-        core.submit(CPU, Request::Tdcall, gprs);
+        core.submit(CPU, Request::Tdcall { rip: 0 }, gprs);
         run(&mut core, CPU)
     };
     assert_eq!(
@@ -147,7 +148,11 @@ fn a_fault_between_zap_and_truncate_waits_for_the_end_of_the_hole() {
         core.populated(GpaRange::with_len(gpa(0), 2 * M).unwrap()),
         512
     );
-    core.submit(CPU, Request::Tdcall, accept_gprs(0, PageLevel::Size2M));
+    core.submit(
+        CPU,
+        Request::Tdcall { rip: 0 },
+        accept_gprs(0, PageLevel::Size2M),
+    );
     for _ in 0..100 {
         assert_eq!(core.advance(CPU), Advance::Working);
     }
@@ -164,7 +169,11 @@ fn a_fault_between_zap_and_truncate_waits_for_the_end_of_the_hole() {
 #[test]
 fn a_page_looked_up_before_the_hole_is_not_mapped_after_it() {
     let mut core = core(KvmDesign::V5, Faithful);
-    core.submit(CPU, Request::Tdcall, accept_gprs(0, PageLevel::Size2M));
+    core.submit(
+        CPU,
+        Request::Tdcall { rip: 0 },
+        accept_gprs(0, PageLevel::Size2M),
+    );
     // The exit, then the look-up.
     assert_eq!(core.advance(CPU), Advance::Working);
     assert_eq!(core.advance(CPU), Advance::Working);
@@ -191,7 +200,7 @@ fn a_conversion_waits_for_a_hole() {
     gprs[reg::R11] = vmcall::MAP_GPA;
     gprs[reg::R12] = gpa(0).as_u64() | SHARED_BIT;
     gprs[reg::R13] = 2 * M;
-    core.submit(OTHER, Request::Tdcall, gprs);
+    core.submit(OTHER, Request::Tdcall { rip: 0 }, gprs);
     for _ in 0..50 {
         assert_eq!(core.advance(OTHER), Advance::Working);
     }
@@ -297,7 +306,7 @@ fn ports_and_unknown_calls() {
     );
     let mut gprs = [0; 16];
     gprs[reg::RCX] = 1 << reg::RSP;
-    core.submit(CPU, Request::Tdcall, gprs);
+    core.submit(CPU, Request::Tdcall { rip: 0 }, gprs);
     assert_eq!(run(&mut core, CPU).1, 0xc000_0100_0000_0001);
 }
 
@@ -310,7 +319,7 @@ fn a_fatal_error_is_reported_with_its_text() {
     gprs[reg::R12] = 3 << 16;
     gprs[reg::R14] = u64::from_le_bytes(*b"no stack");
     gprs[reg::R15] = u64::from_le_bytes(*b" left\0\0\0");
-    core.submit(CPU, Request::Tdcall, gprs);
+    core.submit(CPU, Request::Tdcall { rip: 0 }, gprs);
     assert_eq!(run(&mut core, CPU).0, Advance::Dead);
     let death = core.death().unwrap();
     assert_eq!(death.by, Killer::Guest);
@@ -329,6 +338,7 @@ fn an_access_where_no_memory_is_ends_the_vm() {
                 gpa: address,
                 side,
                 write: false,
+                rip: 0,
             };
             core.submit(CPU, request, [0; 16]);
             assert_eq!(run(&mut core, CPU).0, Advance::Dead);
@@ -340,7 +350,7 @@ fn an_access_where_no_memory_is_ends_the_vm() {
 #[test]
 fn vcpus_that_do_not_exist_harm_nothing() {
     let mut core = core(KvmDesign::V5, Faithful);
-    core.submit(VcpuId(9), Request::Tdcall, [0; 16]);
+    core.submit(VcpuId(9), Request::Tdcall { rip: 0 }, [0; 16]);
     assert_eq!(core.advance(VcpuId(9)), Advance::Dead);
     assert_eq!(core.gprs(VcpuId(9)), [0; 16]);
     assert_eq!(accept(&mut core, 0, PageLevel::Size2M), DONE);

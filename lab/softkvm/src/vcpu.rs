@@ -1,9 +1,9 @@
 //! vCPUs: requests that alternate between module and KVM until they are done.
 
-use tdxlab_protocol::addr::{Gpa, Side};
+use tdxlab_protocol::addr::{Gpa, PageLevel, Side};
 use tdxlab_protocol::message::VcpuId;
 use tdxlab_protocol::tdcall::{reg, vmcall};
-use tdxlab_tdxmodule::{Exit, Outcome, PhysicalMemory, SHARED_BIT, Vmcall};
+use tdxlab_tdxmodule::{Eeq, Entry, Exit, Outcome, PhysicalMemory, SHARED_BIT, Vmcall};
 
 use super::kvm::convert::{MapGpa, MapGpaResult};
 use super::kvm::fault::{Fault, FaultProgress};
@@ -26,6 +26,12 @@ const ENTRY_FAILED: &str = "KVM internal error. Suberror: 4 (TDH.VP.ENTER: 0x800
 /// R10 of a hypercall that KVM does not know (-KVM_ENOSYS).
 const KVM_ENOSYS: u64 = (-1000_i64) as u64;
 
+/// Length of TDCALL.
+const TDCALL_BYTES: u64 = 4;
+
+/// Exit qualification of a write.
+const WRITE: u64 = 0b10;
+
 /// A vCPU.
 #[derive(Clone, Debug)]
 pub(crate) struct Vcpu {
@@ -42,12 +48,30 @@ pub(crate) struct Vcpu {
 enum State {
     /// Running in the guest, no request.
     Idle,
-    /// About to enter the TD with this request.
-    Entry(Request),
-    /// Outside the TD; the request runs again once the fault is handled.
-    Fault(Request, Fault),
-    /// Outside the TD, in the middle of a MapGPA.
-    MapGpa(MapGpa),
+    /// About to enter the TD, for this.
+    Entry(Inside),
+    /// Outside the TD; it enters again once the fault is handled.
+    Fault(Inside, Fault),
+    /// Outside the TD, in the middle of a MapGPA, with what it enters for afterwards.
+    MapGpa(Inside, MapGpa),
+}
+
+/// What a vCPU does once it is in the TD.
+#[derive(Clone, Copy, Debug)]
+enum Inside {
+    /// Makes this request, perhaps once more.
+    Request(Request),
+    /// Goes on at this address: a hypercall is over, and its results are in the registers.
+    Rip(u64),
+}
+
+impl Inside {
+    const fn rip(self) -> u64 {
+        match self {
+            Inside::Request(request) => request.rip(),
+            Inside::Rip(rip) => rip,
+        }
+    }
 }
 
 impl Default for Vcpu {
@@ -65,7 +89,7 @@ impl Vcpu {
     /// Starts a request.
     pub(crate) fn submit(&mut self, request: Request, gprs: [u64; 16]) {
         self.gprs = gprs;
-        self.state = State::Entry(request);
+        self.state = State::Entry(Inside::Request(request));
         self.exits = 0;
         self.outside = false;
     }
@@ -84,14 +108,14 @@ impl Vcpu {
         kvm.trace.tick();
         let (state, advance) = match self.state {
             State::Idle => (State::Idle, Advance::Done),
-            State::Entry(request) => self.enter(id, request, kvm, io),
-            State::Fault(request, mut fault) => match kvm.handle_fault(&mut fault) {
-                FaultProgress::Again => (State::Fault(request, fault), Advance::Working),
-                FaultProgress::Resume => (State::Entry(request), Advance::Working),
+            State::Entry(inside) => self.enter(id, inside, kvm, io),
+            State::Fault(inside, mut fault) => match kvm.handle_fault(&mut fault) {
+                FaultProgress::Again => (State::Fault(inside, fault), Advance::Working),
+                FaultProgress::Resume => (State::Entry(inside), Advance::Working),
             },
-            State::MapGpa(mut map) => match kvm.map_gpa_chunk(&mut map) {
-                None => (State::MapGpa(map), Advance::Working),
-                Some(result) => (State::Idle, self.finish_map_gpa(id, result, kvm)),
+            State::MapGpa(inside, mut map) => match kvm.map_gpa_chunk(&mut map) {
+                None => (State::MapGpa(inside, map), Advance::Working),
+                Some(result) => self.finish_map_gpa(id, inside, result, kvm, io),
             },
         };
         self.state = state;
@@ -105,25 +129,45 @@ impl Vcpu {
     fn enter<M: PhysicalMemory>(
         &mut self,
         id: VcpuId,
-        request: Request,
+        inside: Inside,
         kvm: &mut Kvm<M>,
         io: &mut Vec<PortWrite>,
     ) -> (State, Advance) {
         let index = usize::from(id.0);
-        if self.outside && kvm.hardware.policy.entry_is_busy() {
-            if !kvm.hardware.policy.enters_again() {
-                kvm.die(death(Killer::KvmBug, ENTRY_FAILED.to_owned()));
+        kvm.hardware.set_rip(index, inside.rip());
+        if self.outside {
+            match kvm.hardware.filter_entry(index) {
+                Entry::Allowed => {}
+                Entry::Busy(_) => {
+                    if !kvm.hardware.policy.enters_again() {
+                        kvm.die(death(Killer::KvmBug, ENTRY_FAILED.to_owned()));
+                    }
+                    return (State::Entry(inside), Advance::Working);
+                }
+                Entry::Refused(gpa) => {
+                    kvm.work.exits += 1;
+                    let fake = Exit::EptViolation {
+                        gpa: gpa.align_down(PageLevel::Size4K),
+                        side: Side::Private,
+                        qualification: WRITE,
+                        eeq: Eeq::NONE,
+                    };
+                    return self.exit(id, inside, fake, kvm, io);
+                }
             }
-            return (State::Entry(request), Advance::Working);
         }
         self.outside = false;
         kvm.hardware.td.enter(index);
+        let Inside::Request(request) = inside else {
+            return (State::Idle, Advance::Done);
+        };
         let outcome = match request {
-            Request::Tdcall => kvm.hardware.tdcall(index, &mut self.gprs),
+            Request::Tdcall { .. } => kvm.hardware.tdcall(index, &mut self.gprs),
             Request::Fault {
                 gpa,
                 side: Side::Private,
                 write,
+                ..
             } if gpa.as_u64() < SHARED_BIT => kvm.hardware.access(index, gpa, write),
             Request::Fault {
                 gpa,
@@ -144,14 +188,14 @@ impl Vcpu {
                     accept: None,
                     lookup: None,
                 };
-                return (State::Fault(request, fault), Advance::Working);
+                return (State::Fault(inside, fault), Advance::Working);
             }
         };
         match outcome {
             Outcome::Complete(_) => (State::Idle, Advance::Done),
             Outcome::Restart => {
                 self.exits = 0;
-                (State::Entry(request), Advance::Working)
+                (State::Entry(inside), Advance::Working)
             }
             Outcome::Ve => (State::Idle, Advance::Ve),
             Outcome::DoubleFault => {
@@ -163,7 +207,7 @@ impl Vcpu {
                 kvm.hardware.td.leave(index);
                 self.outside = true;
                 kvm.work.exits += 1;
-                self.exit(id, request, exit, kvm, io)
+                self.exit(id, inside, exit, kvm, io)
             }
         }
     }
@@ -171,7 +215,7 @@ impl Vcpu {
     fn exit<M: PhysicalMemory>(
         &mut self,
         id: VcpuId,
-        request: Request,
+        inside: Inside,
         exit: Exit,
         kvm: &mut Kvm<M>,
         io: &mut Vec<PortWrite>,
@@ -180,7 +224,7 @@ impl Vcpu {
             Exit::EptViolation { gpa, eeq, .. } if eeq.is_pending() => {
                 kvm.pending_access(id, gpa);
                 self.exited(id, gpa, kvm);
-                (State::Entry(request), Advance::Working)
+                (State::Entry(inside), Advance::Working)
             }
             Exit::EptViolation { gpa, side, eeq, .. } => {
                 let accept = eeq.accept_level();
@@ -197,9 +241,13 @@ impl Vcpu {
                     accept,
                     lookup: None,
                 };
-                (State::Fault(request, fault), Advance::Working)
+                (State::Fault(inside, fault), Advance::Working)
             }
-            Exit::Vmcall(call) => self.vmcall(id, call, kvm, io),
+            Exit::Vmcall(call) => {
+                // The module has moved the guest past the instruction.
+                let inside = Inside::Rip(inside.rip().wrapping_add(TDCALL_BYTES));
+                self.vmcall(id, inside, call, kvm, io)
+            }
         }
     }
 
@@ -220,6 +268,7 @@ impl Vcpu {
     fn vmcall<M: PhysicalMemory>(
         &mut self,
         id: VcpuId,
+        inside: Inside,
         call: Vmcall,
         kvm: &mut Kvm<M>,
         io: &mut Vec<PortWrite>,
@@ -228,8 +277,8 @@ impl Vcpu {
         let [r12, r13, r14, r15] = call.args;
         let status = match (call.kind, call.function) {
             (0, vmcall::MAP_GPA) => match MapGpa::new(r12, r13, &mut *kvm.hardware.policy) {
-                Ok(map) => return (State::MapGpa(map), Advance::Working),
-                Err(result) => return (State::Idle, self.finish_map_gpa(id, result, kvm)),
+                Ok(map) => return (State::MapGpa(inside, map), Advance::Working),
+                Err(result) => return self.finish_map_gpa(id, inside, result, kvm, io),
             },
             (0, vmcall::IO) => match (r12, r13) {
                 (1 | 2 | 4, 0) => {
@@ -262,31 +311,34 @@ impl Vcpu {
             (0, _) => vmcall::SUBFUNCTION_UNSUPPORTED,
             _ => KVM_ENOSYS,
         };
-        (State::Idle, self.finish_vmcall(id, status, kvm))
+        self.finish_vmcall(id, inside, status, kvm, io)
     }
 
     fn finish_map_gpa<M: PhysicalMemory>(
         &mut self,
         id: VcpuId,
+        inside: Inside,
         result: MapGpaResult,
         kvm: &mut Kvm<M>,
-    ) -> Advance {
+        io: &mut Vec<PortWrite>,
+    ) -> (State, Advance) {
         if let Some(address) = result.stopped_at {
             self.gprs[reg::R11] = address;
         }
-        self.finish_vmcall(id, result.status, kvm)
+        self.finish_vmcall(id, inside, result.status, kvm, io)
     }
 
     fn finish_vmcall<M: PhysicalMemory>(
         &mut self,
         id: VcpuId,
+        inside: Inside,
         status: u64,
         kvm: &mut Kvm<M>,
-    ) -> Advance {
+        io: &mut Vec<PortWrite>,
+    ) -> (State, Advance) {
         self.gprs[reg::R10] = status;
         self.gprs[reg::RAX] = 0;
-        kvm.hardware.td.enter(usize::from(id.0));
-        Advance::Done
+        self.enter(id, inside, kvm, io)
     }
 }
 

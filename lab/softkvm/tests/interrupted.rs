@@ -54,7 +54,7 @@ fn interrupted_demotes(module: ModuleVersion) -> u64 {
         let mut gprs = [0; 16];
         gprs[reg::RAX] = leaf::MEM_PAGE_ACCEPT;
         gprs[reg::RCX] = BASE.as_u64() + region * 2 * M;
-        core.submit(VcpuId(0), Request::Tdcall, gprs);
+        core.submit(VcpuId(0), Request::Tdcall { rip: 0 }, gprs);
         let end = loop {
             match core.advance(VcpuId(0)) {
                 Advance::Working => {}

@@ -98,6 +98,25 @@ pub trait Policy: Send {
         (level, pending)
     }
 
+    // Module: the zero-step filter.
+
+    /// Whether an EPT violation counts as one at another instruction than that of the last entry, given
+    /// whether it is.
+    fn rip_has_moved(&mut self, moved: bool) -> bool {
+        moved
+    }
+
+    /// Whether EPT violations of ACCEPT count, too.
+    fn counts_accepts(&mut self) -> bool {
+        false
+    }
+
+    /// Whether a vCPU is let in whose next fault is a #VE on a pending page, given whether this version
+    /// of the module does so.
+    fn admits_pending(&mut self, admits: bool) -> bool {
+        admits
+    }
+
     // KVM: EPT violations.
 
     /// The level to which KVM splits for an ACCEPT of `requested`.

@@ -28,9 +28,10 @@ pub(super) struct Stepping {
 }
 
 impl Stepping {
-    /// Counts an EPT violation of a private address.
-    pub(super) fn count(&mut self, gpa: Gpa) {
-        if self.rip != self.entry_rip {
+    /// Counts an EPT violation of a private address. `moved`: at another instruction than that of the
+    /// last entry.
+    pub(super) fn count(&mut self, gpa: Gpa, moved: bool) {
+        if moved {
             self.noted.clear();
             self.faults = 0;
         }

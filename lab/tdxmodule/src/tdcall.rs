@@ -28,7 +28,7 @@ impl<M: PhysicalMemory> Platform<M> {
             leaf::VP_VMCALL => vmcall(gprs),
             leaf::VP_INFO => self.vp_info(vcpu, gprs),
             leaf::VP_VEINFO_GET => self.veinfo_get(vcpu, gprs),
-            leaf::MEM_PAGE_ACCEPT => self.page_accept(gprs[reg::RCX]),
+            leaf::MEM_PAGE_ACCEPT => self.accept_and_count(vcpu, gprs[reg::RCX]),
             leaf::MEM_PAGE_RELEASE => self.page_release(gprs[reg::RCX]),
             leaf::VM_RD => self.vm_rd(gprs),
             LEAF_VM_WR => vm_wr(gprs),
@@ -37,6 +37,17 @@ impl<M: PhysicalMemory> Platform<M> {
         };
         if let Outcome::Complete(status) = outcome {
             gprs[reg::RAX] = status.0;
+        }
+        outcome
+    }
+
+    /// TDG.MEM.PAGE.ACCEPT, whose exits a right filter does not count.
+    fn accept_and_count(&mut self, vcpu: usize, rcx: u64) -> Outcome {
+        let outcome = self.page_accept(rcx);
+        if let Outcome::Exit(Exit::EptViolation { gpa, .. }) = outcome
+            && self.policy.counts_accepts()
+        {
+            self.count_violation(vcpu, gpa);
         }
         outcome
     }

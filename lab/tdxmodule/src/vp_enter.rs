@@ -35,7 +35,11 @@ impl<M: PhysicalMemory> Platform<M> {
     pub fn filter_entry(&mut self, vcpu: usize) -> Entry {
         let stepping = &mut self.td.vcpus[vcpu].stepping;
         stepping.entry_rip = stepping.rip;
-        if stepping.noted.is_empty() {
+        let noted = stepping.noted.clone();
+        if self.policy.entry_is_busy() {
+            return Entry::Busy(Status::OPERAND_BUSY.detail(Status::SEPT_TREE));
+        }
+        if noted.is_empty() {
             return Entry::Allowed;
         }
         let hold = if self.version.stepping_locks_tree() {
@@ -46,19 +50,19 @@ impl<M: PhysicalMemory> Platform<M> {
         if let Err(busy) = self.lock_tree(hold) {
             return Entry::Busy(busy);
         }
-        let noted = &self.td.vcpus[vcpu].stepping.noted;
-        match noted.iter().find(|&&gpa| self.would_fault(gpa)) {
-            Some(&gpa) => Entry::Refused(gpa),
+        match noted.into_iter().find(|&gpa| self.would_fault(gpa)) {
+            Some(gpa) => Entry::Refused(gpa),
             None => Entry::Allowed,
         }
     }
 
     /// Whether an access there would leave the TD.
-    fn would_fault(&self, gpa: Gpa) -> bool {
+    fn would_fault(&mut self, gpa: Gpa) -> bool {
         match self.walk(gpa, Level::Pte).state() {
             State::Mapped => false,
             State::Pending => {
-                self.td.params.sept_ve_disable || !self.version.stepping_admits_pending()
+                let admits = self.version.stepping_admits_pending();
+                self.td.params.sept_ve_disable || !self.policy.admits_pending(admits)
             }
             _ => true,
         }
@@ -66,6 +70,10 @@ impl<M: PhysicalMemory> Platform<M> {
 
     /// Counts an EPT violation of a private address.
     pub(super) fn count_violation(&mut self, vcpu: usize, gpa: Gpa) {
-        self.td.vcpus[vcpu].stepping.count(gpa);
+        let stepping = &mut self.td.vcpus[vcpu].stepping;
+        let moved = self
+            .policy
+            .rip_has_moved(stepping.rip != stepping.entry_rip);
+        stepping.count(gpa, moved);
     }
 }

@@ -296,6 +296,7 @@ fn touch_goes_by_strides_and_says_whether_it_writes() {
                 access,
                 side,
                 on_ve: OnVe::Skip,
+                same_rip: false,
             });
             assert_eq!(outcome.runs, [accesses(first, 2, Access::Done)]);
             let fault = |gpa| Ask::Fault { gpa, side, write };
@@ -305,6 +306,74 @@ fn touch_goes_by_strides_and_says_whether_it_writes() {
             );
             seen.borrow_mut().clear();
         }
+    }
+}
+
+/// The zero-step filter of the TDX module counts faults that follow each other at one instruction. No
+/// fault may be at that of the one before, not even with a page between them that is there.
+#[test]
+fn accesses_that_fault_one_after_the_other_are_made_by_different_instructions() {
+    let rips = Rc::new(RefCell::new(Vec::new()));
+    let noted = rips.clone();
+    let mut map = maps_on_fault();
+    let mut lab = Lab::ready(
+        1,
+        Box::new(move |memory, vcpu, ask| {
+            noted.borrow_mut().push(memory.rip(vcpu));
+            map(memory, vcpu, ask)
+        }),
+    );
+    let touch = |first, count, stride, access, same_rip| Command::Touch {
+        range: pages(first, count),
+        stride,
+        access,
+        side: Side::Private,
+        on_ve: OnVe::Skip,
+        same_rip,
+    };
+    let fill = |first, count| Command::Fill {
+        range: pages(first, count),
+        generation: generation(3),
+        side: Side::Private,
+    };
+    let faults = |lab: &mut Lab, command| {
+        lab.one(command);
+        rips.take()
+    };
+    let small = PageLevel::Size4K;
+    for (first, access) in [(0, AccessKind::Read), (64, AccessKind::Write)] {
+        // One page of two is there.
+        for page in (first..first + 64).step_by(2) {
+            faults(&mut lab, touch(page, 1, small, access, false));
+        }
+        let found = faults(&mut lab, touch(first, 64, small, access, false));
+        assert_eq!(found.len(), 32);
+        assert!(found.windows(2).all(|two| two[0] != two[1]), "{found:x?}");
+    }
+    for page in (128..192).step_by(2) {
+        faults(&mut lab, fill(page, 1));
+    }
+    let mut found = faults(&mut lab, fill(128, 64));
+    let verify = Command::Verify {
+        range: pages(192, 64),
+        side: Side::Private,
+    };
+    found.extend(faults(&mut lab, verify));
+    assert_eq!(found.len(), 32 + 64);
+    assert!(found.windows(2).all(|two| two[0] != two[1]), "{found:x?}");
+
+    for (first, access) in [(256, AccessKind::Read), (320, AccessKind::Write)] {
+        let found = faults(&mut lab, touch(first, 64, small, access, true));
+        assert_eq!(found.len(), 64);
+        assert!(found.windows(2).all(|two| two[0] == two[1]), "{found:x?}");
+        let other = faults(
+            &mut lab,
+            touch(first + 512, 31 * 512, PageLevel::Size2M, access, false),
+        );
+        assert!(
+            !other.contains(&found[0]),
+            "one that is used for nothing else"
+        );
     }
 }
 

@@ -138,6 +138,7 @@ fn a_page_that_was_taken_away_faults_again_and_is_new() {
         access: AccessKind::Write,
         side: SIDE,
         on_ve: OnVe::Skip,
+        same_rip: false,
     };
     assert_eq!(lab.one(touch).counts.faults, 0);
     assert_eq!(

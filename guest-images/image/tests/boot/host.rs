@@ -428,6 +428,11 @@ impl Memory {
         }
     }
 
+    /// The instruction that asks.
+    pub(crate) fn rip(&self, vcpu: u8) -> u64 {
+        self.word(self.slot(vcpu) + SLOT_RIP).load(SeqCst)
+    }
+
     pub(crate) fn answer(&self, vcpu: u8, answer: &Answer) {
         let slot = self.slot(vcpu);
         match answer {

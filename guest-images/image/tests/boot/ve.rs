@@ -59,6 +59,7 @@ fn a_ve_is_noted_and_left_alone() {
         access,
         side: Side::Private,
         on_ve: OnVe::Skip,
+        same_rip: false,
     };
     for access in [AccessKind::Read, AccessKind::Write] {
         let outcome = lab.one(touch(access));
@@ -83,6 +84,7 @@ fn a_ve_is_answered_by_accept_where_that_is_asked_for() {
         access: AccessKind::Write,
         side: Side::Private,
         on_ve: OnVe::Accept,
+        same_rip: false,
     });
     let busy = Access::AcceptFailed {
         status: status::OPERAND_BUSY,

@@ -1,7 +1,7 @@
 //! Touching and filling memory, and handling a #VE meanwhile.
 
 use tdxlab_protocol::addr::{Gpa, GpaRange, PageLevel};
-use tdxlab_protocol::message::{Access, AccessKind, OnVe, Run, Side};
+use tdxlab_protocol::message::{Access, OnVe, Run, Side};
 use tdxlab_protocol::pattern::{self, Generation};
 use tdxlab_protocol::tdcall::{EXIT_REASON_EPT_VIOLATION, status};
 
@@ -16,15 +16,11 @@ const ACCEPTS: u32 = 8;
 pub(super) fn touch(
     range: GpaRange,
     stride: PageLevel,
-    kind: AccessKind,
     side: Side,
     on_ve: OnVe,
+    access: impl Fn(Gpa) -> Result<(), VeInfo>,
     results: &mut Results,
 ) {
-    let access = |gpa| match kind {
-        AccessKind::Read => window::load(gpa, side).map(|_| ()),
-        AccessKind::Write => window::add_zero(gpa, side),
-    };
     for position in (range.start().as_u64()..range.end().as_u64()).step_by(stride.bytes() as usize)
     {
         let start = Gpa::new(position);

@@ -8,9 +8,10 @@ mod results;
 mod verify;
 
 use tdxlab_protocol::addr::{GpaRange, PageLevel};
-use tdxlab_protocol::message::{AcceptSize, Command, Counts, Refusal, Reply, Task};
+use tdxlab_protocol::message::{AcceptSize, AccessKind, Command, Counts, Refusal, Reply, Task};
 
 use crate::vcpu::this;
+use crate::window::Instruction;
 use crate::{serial, window};
 use results::Results;
 
@@ -26,7 +27,18 @@ pub(crate) fn run(id: u32, task: &Task) {
             access,
             side,
             on_ve,
-        } => access::touch(range, stride, access, side, on_ve, &mut results),
+            same_rip,
+        } => {
+            let instruction = match same_rip {
+                true => Instruction::Same,
+                false => Instruction::Next,
+            };
+            let access = |gpa| match access {
+                AccessKind::Read => window::load(gpa, side, instruction).map(|_| ()),
+                AccessKind::Write => window::add_zero(gpa, side, instruction),
+            };
+            access::touch(range, stride, side, on_ve, access, &mut results);
+        }
         Command::Fill {
             range,
             generation,

@@ -6,7 +6,7 @@ use tdxlab_protocol::pattern::{Classifier, WORDS};
 
 use super::results::Results;
 use crate::td::VeInfo;
-use crate::window;
+use crate::window::{self, Instruction};
 
 pub(super) fn run(range: GpaRange, side: Side, results: &mut Results) {
     for start in range.pages(PageLevel::Size4K) {
@@ -23,7 +23,7 @@ pub(super) fn run(range: GpaRange, side: Side, results: &mut Results) {
 
 /// Classifies a page. A uniform page takes one fast pass; only a torn one is read word by word.
 fn read(page: Gpa, side: Side) -> Result<Content, VeInfo> {
-    let first = window::load(page, side)?;
+    let first = window::load(page, side, Instruction::Next)?;
     let classifier = Classifier::new(page, first);
     let matching = window::matching(page, side, first, classifier.step())?;
     if matching == WORDS {
@@ -32,7 +32,7 @@ fn read(page: Gpa, side: Side) -> Result<Content, VeInfo> {
     let mut classifier = classifier;
     for index in 1..WORDS {
         let word = page.as_u64() + index as u64 * 8;
-        classifier.push(window::load(Gpa::new(word), side)?);
+        classifier.push(window::load(Gpa::new(word), side, Instruction::Next)?);
     }
     Ok(classifier.finish())
 }

@@ -46,13 +46,14 @@ fn command() -> impl Strategy<Value = Command> {
     let on_ve = prop_oneof![Just(OnVe::Skip), Just(OnVe::Accept)];
     prop_oneof![
         (range(), size).prop_map(|(range, size)| Command::Accept { range, size }),
-        (range(), level(), access, side(), on_ve).prop_map(
-            |(range, stride, access, side, on_ve)| Command::Touch {
+        (range(), level(), access, side(), on_ve, any::<bool>()).prop_map(
+            |(range, stride, access, side, on_ve, same_rip)| Command::Touch {
                 range,
                 stride,
                 access,
                 side,
-                on_ve
+                on_ve,
+                same_rip,
             }
         ),
         (range(), generation(), side()).prop_map(|(range, generation, side)| Command::Fill {
@@ -222,6 +223,7 @@ pub(crate) fn largest_request() -> Request {
             access: AccessKind::Write,
             side: Side::Shared,
             on_ve: OnVe::Accept,
+            same_rip: false,
         },
     };
     Request::Run {

@@ -12,7 +12,7 @@ use tdxlab_protocol::tdcall::{leaf, reg};
 use tdxlab_softkvm::memory::SimMachine;
 use tdxlab_softkvm::{Advance, Request, SoftKvm};
 
-use super::program::{Next, Program, Reply, VeInfo};
+use super::program::{Next, Program, Reply, TDCALL_RIP, VeInfo};
 use super::tlb::Tlb;
 
 /// Steps a single TDCALL or access may take before the guest counts as hung. A concurrent host call
@@ -23,6 +23,8 @@ const PATIENCE: u32 = 200_000;
 #[derive(Debug, Default)]
 pub(crate) struct Cpu {
     tlb: Tlb,
+    /// How many accesses it has begun: which copy of an instruction comes next.
+    accesses: u64,
 }
 
 /// A command on a vCPU.
@@ -32,6 +34,8 @@ pub(crate) struct Task {
     program: Program,
     waiting: Waiting,
     waited: u32,
+    /// The instruction of the access under way.
+    rip: u64,
     /// Whether it proceeds page by page, so that others can interleave.
     fine: bool,
     pub(crate) runs: Vec<Run>,
@@ -105,6 +109,7 @@ impl Task {
             program: Program::new(command),
             waiting: Waiting::Start,
             waited: 0,
+            rip: 0,
             fine,
             runs: Vec::new(),
             counts: Counts::default(),
@@ -133,7 +138,7 @@ impl Task {
         let reply = match self.waiting {
             Waiting::Over => return Progress::Finished,
             Waiting::Start => Reply::Start,
-            Waiting::Access(gpa, side) => match self.access(core, cpu, gpa, side) {
+            Waiting::Access(gpa, side) => match self.begin_access(core, cpu, gpa, side) {
                 Some(reply) => reply,
                 None => return Progress::Working,
             },
@@ -182,6 +187,19 @@ impl Task {
         }
     }
 
+    /// Makes an access by the next instruction.
+    fn begin_access(
+        &mut self,
+        core: &mut SoftKvm<SimMachine>,
+        cpu: &mut Cpu,
+        gpa: Gpa,
+        side: Side,
+    ) -> Option<Reply> {
+        cpu.accesses += 1;
+        self.rip = self.program.rip(cpu.accesses);
+        self.access(core, cpu, gpa, side)
+    }
+
     /// Makes an access: succeeds with a translation, else faults.
     fn access(
         &mut self,
@@ -197,6 +215,7 @@ impl Task {
                 gpa,
                 side,
                 write: self.program.writes(),
+                rip: self.rip,
             };
             core.submit(self.vcpu, request, [0; 16]);
             self.waiting = Waiting::Fault(gpa, side);
@@ -225,7 +244,7 @@ impl Task {
                     self.waiting = Waiting::Access(gpa, side);
                     return Progress::Working;
                 }
-                Next::Access(gpa, side) => match self.access(core, cpu, gpa, side) {
+                Next::Access(gpa, side) => match self.begin_access(core, cpu, gpa, side) {
                     Some(next) => reply = next,
                     None => return Progress::Working,
                 },
@@ -239,7 +258,8 @@ impl Task {
 
     fn tdcall(&mut self, core: &mut SoftKvm<SimMachine>, gprs: [u64; 16], waiting: Waiting) {
         self.counts.tdcalls += 1;
-        core.submit(self.vcpu, Request::Tdcall, gprs);
+        let rip = TDCALL_RIP;
+        core.submit(self.vcpu, Request::Tdcall { rip }, gprs);
         self.waiting = waiting;
     }
 }

@@ -20,6 +20,16 @@ const STANDSTILLS: u32 = 1000;
 /// TDG.VP.VMCALL: registers R10 to R15.
 const MASK_R10_TO_R15: u64 = 0xfc00;
 
+/// Copies of an instruction that take turns, and the distance between them.
+const COPIES: u64 = 31;
+const COPY_BYTES: u64 = 16;
+
+/// Addresses of the instructions: TDCALL, and the first copy of each that makes an access.
+pub(super) const TDCALL_RIP: u64 = 0x10_0000;
+const LOAD_RIP: u64 = 0x10_1000;
+const ADD_RIP: u64 = 0x10_2000;
+const STORE_RIP: u64 = 0x10_3000;
+
 /// #VE information.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct VeInfo {
@@ -93,7 +103,8 @@ impl Program {
                 access,
                 side,
                 on_ve,
-            } => accesses(range, stride, side, on_ve, What::Touch(access)),
+                same_rip,
+            } => accesses(range, stride, side, on_ve, What::Touch(access, same_rip)),
             Command::Fill {
                 range,
                 generation,
@@ -125,10 +136,30 @@ impl Program {
         match self {
             Program::Access(accesses) => matches!(
                 accesses.what,
-                What::Fill(_) | What::Touch(AccessKind::Write)
+                What::Fill(_) | What::Touch(AccessKind::Write, _)
             ),
             Program::Accept(_) | Program::Convert(_) | Program::Probe(_) => false,
         }
+    }
+
+    /// The instruction of its next access, on a vCPU that has made so many. The micro guest has as
+    /// many copies of each, and one for touches by one instruction.
+    pub(super) fn rip(&self, accesses: u64) -> u64 {
+        let what = match self {
+            Program::Access(accesses) => accesses.what,
+            Program::Accept(_) | Program::Convert(_) | Program::Probe(_) => return TDCALL_RIP,
+        };
+        let first = match what {
+            What::Touch(AccessKind::Read, _) | What::Verify => LOAD_RIP,
+            What::Touch(AccessKind::Write, _) => ADD_RIP,
+            What::Fill(_) => STORE_RIP,
+        };
+        first
+            + COPY_BYTES
+                * match what {
+                    What::Touch(_, true) => COPIES,
+                    _ => accesses % COPIES,
+                }
     }
 
     /// Continues with the reply, up to the next TDCALL or access. With `fine`, an access covers one
@@ -154,7 +185,7 @@ impl fmt::Display for Program {
         let (name, next) = match self {
             Program::Accept(accept) => ("accept", accept.next),
             Program::Access(accesses) => match accesses.what {
-                What::Touch(_) => ("touch", accesses.next),
+                What::Touch(..) => ("touch", accesses.next),
                 What::Fill(_) => ("fill", accesses.next),
                 What::Verify => ("verify", accesses.next),
             },
@@ -275,7 +306,8 @@ pub(super) struct Accesses {
 /// Operation on a page.
 #[derive(Clone, Copy, Debug)]
 enum What {
-    Touch(AccessKind),
+    /// Whether one instruction makes all accesses.
+    Touch(AccessKind, bool),
     Fill(Generation),
     Verify,
 }
@@ -355,7 +387,7 @@ impl Accesses {
                 push_access(runs, start, results, Access::Done, self.stride);
             }
             // A locked add of 0 leaves the content alone.
-            What::Touch(_) => {
+            What::Touch(..) => {
                 let outcome = if self.accepts > 0 {
                     Access::Accepted
                 } else {
@@ -372,7 +404,7 @@ impl Accesses {
     fn refused(&mut self, outcome: Access, runs: &mut Vec<Run>) {
         match self.what {
             What::Verify => push_content(runs, self.next, 1, Content::NotAccepted),
-            What::Touch(_) | What::Fill(_) => {
+            What::Touch(..) | What::Fill(_) => {
                 push_access(runs, self.next, 1, outcome, self.stride);
             }
         }

@@ -90,7 +90,7 @@ impl Core {
             return Ok(false);
         }
         match (self.asked[usize::from(vcpu.0)].take(), advance) {
-            (Some(Request::Tdcall), Advance::Done) => {
+            (Some(Request::Tdcall { .. }), Advance::Done) => {
                 let gprs = self.kvm.gprs(vcpu);
                 self.mailbox.answer_tdcall(vcpu, &gprs);
             }
@@ -101,7 +101,7 @@ impl Core {
                 self.mailbox.answer_fault(vcpu, ANSWER_VE);
             }
             // A TDCALL cannot be answered with death: its vCPU waits until QEMU ends.
-            (Some(Request::Tdcall), _) | (None, _) => {}
+            (Some(Request::Tdcall { .. }), _) | (None, _) => {}
             (Some(Request::Fault { .. }), _) => self.mailbox.answer_fault(vcpu, ANSWER_DEAD),
         }
         Ok(true)

@@ -62,10 +62,11 @@ impl Mailbox {
         if state != STATE_REQUEST {
             return Err(format!("vCPU {bell} rang and asks nothing (state {state})"));
         }
+        let rip = self.word(vcpu, SLOT_RIP).load(SeqCst);
         match self.half(vcpu, SLOT_KIND).load(SeqCst) {
             KIND_TDCALL => {
                 let gprs = std::array::from_fn(|number| self.gpr(vcpu, number).load(Relaxed));
-                Ok((vcpu, Request::Tdcall, gprs))
+                Ok((vcpu, Request::Tdcall { rip }, gprs))
             }
             KIND_FAULT => {
                 let gpa = self.word(vcpu, SLOT_FAULT_GPA).load(SeqCst);
@@ -82,6 +83,7 @@ impl Mailbox {
                         _ => Side::Shared,
                     },
                     write: info & FAULT_WRITE != 0,
+                    rip,
                 };
                 Ok((vcpu, fault, [0; 16]))
             }
@@ -184,10 +186,12 @@ mod tests {
     fn requests_are_read_and_answered() {
         let mailbox = mailbox();
         let vcpu = VcpuId(1);
+        let rip = 0x10_0040;
         mailbox.gpr(vcpu, 5).store(77, SeqCst);
+        mailbox.word(vcpu, SLOT_RIP).store(rip, SeqCst);
         ask(&mailbox, vcpu, KIND_TDCALL);
         let (who, request, mut gprs) = mailbox.request(1).unwrap();
-        assert_eq!((who, request, gprs[5]), (vcpu, Request::Tdcall, 77));
+        assert_eq!((who, request, gprs[5]), (vcpu, Request::Tdcall { rip }, 77));
         gprs[5] = 78;
         mailbox.answer_tdcall(vcpu, &gprs);
         assert_eq!(mailbox.gpr(vcpu, 5).load(SeqCst), 78);
@@ -203,6 +207,7 @@ mod tests {
             gpa: Gpa::new(0x4000_1008),
             side: Side::Shared,
             write: true,
+            rip,
         };
         assert_eq!(mailbox.request(1).unwrap().1, fault);
     }

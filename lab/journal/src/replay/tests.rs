@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use std::path::Path;
 use std::time::Duration;
 
-use tdxlab_plan::{Action, Backing, Design, HostKind};
+use tdxlab_plan::{Action, Backing, Design, HostKind, Op};
 
 use super::*;
 use crate::Verdict;
@@ -32,6 +32,20 @@ fn a_bare_plan_of_version_1_is_a_replay() {
     assert_eq!(replay.plan.guest.backing, None::<Backing>);
     // It equals the plan of version 2, and is not rewritten.
     assert_eq!(replay.plan, read(VERSION_2).unwrap().plan);
+}
+
+#[test]
+fn a_touch_of_before_same_rip_is_read_and_written_as_it_was() {
+    let old = r#"{"touch":{"range":{"start":1073741824,"end":1073745920},"stride":"4K","access":"write","side":"private","on_ve":"skip","vcpu":0}}"#;
+    let op: Op = serde_json::from_str(old).unwrap();
+    assert!(matches!(
+        op,
+        Op::Touch {
+            same_rip: false,
+            ..
+        }
+    ));
+    assert_eq!(serde_json::to_string(&op).unwrap(), old);
 }
 
 #[test]

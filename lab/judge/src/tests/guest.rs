@@ -127,6 +127,7 @@ fn touch(stride: PageLevel) -> Op {
         access: AccessKind::Write,
         side: Side::Private,
         on_ve: OnVe::Skip,
+        same_rip: false,
         vcpu: VcpuId(0),
     }
 }

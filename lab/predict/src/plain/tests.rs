@@ -52,6 +52,7 @@ impl Vm {
             access: AccessKind::Write,
             side: Side::Private,
             on_ve: OnVe::Skip,
+            same_rip: false,
             vcpu: VcpuId(0),
         })
     }
@@ -303,6 +304,7 @@ fn what_nobody_can_judge_is_refused() {
         access: AccessKind::Read,
         side: Side::Private,
         on_ve: OnVe::Skip,
+        same_rip: false,
         vcpu: VcpuId(0),
     };
     assert!(refused(&mut vm, touch).contains("stopped"));

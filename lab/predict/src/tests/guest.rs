@@ -96,6 +96,7 @@ fn touch_by(start: u64, end: u64, stride: PageLevel, side: Side, on_ve: OnVe) ->
         access: AccessKind::Read,
         side,
         on_ve,
+        same_rip: false,
         vcpu: VcpuId(0),
     }
 }

@@ -105,6 +105,7 @@ fn handled() -> Op {
         access: AccessKind::Read,
         side: Side::Private,
         on_ve: OnVe::Accept,
+        same_rip: false,
         vcpu: VcpuId(0),
     }
 }

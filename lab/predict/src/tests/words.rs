@@ -71,6 +71,7 @@ pub(super) fn touch(start: u64, end: u64) -> Op {
         access: AccessKind::Read,
         side: Side::Private,
         on_ve: OnVe::Skip,
+        same_rip: false,
         vcpu: VcpuId(0),
     }
 }

@@ -20,12 +20,14 @@ pub fn tasks(vcpu: VcpuId, op: GuestOp, reads: &[GpaRange]) -> Vec<Task> {
             access,
             side,
             on_ve,
+            same_rip,
         } => task(Command::Touch {
             range,
             stride,
             access,
             side,
             on_ve,
+            same_rip,
         }),
         GuestOp::Fill {
             range,

@@ -281,6 +281,7 @@ fn touch(side: Side, on_ve: OnVe) -> Command {
         access: AccessKind::Read,
         side,
         on_ve,
+        same_rip: false,
     }
 }
 
@@ -370,6 +371,7 @@ fn results_without_end_are_refused() {
         access: AccessKind::Read,
         side: Side::Private,
         on_ve: OnVe::Skip,
+        same_rip: false,
     };
     let mut collector = Collector::new(5, &[on_vcpu_0(command)]);
     let error = (0..u64::MAX).find_map(|number| {

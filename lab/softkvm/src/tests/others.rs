@@ -22,6 +22,7 @@ fn touch_shared(core: &mut SoftKvm<SimMachine>, offset: u64) -> Advance {
         gpa: gpa(offset),
         side: Side::Shared,
         write: true,
+        rip: 0,
     };
     core.submit(CPU, request, [0; 16]);
     run(core, CPU).0

@@ -211,10 +211,14 @@ fn keep(
         .collect();
     let name = format!("fuzz/{slug}-{:08x}", found.plan.seed & 0xffff_ffff);
     let about = format!("Found at random with seed {}: {failure}.", found.plan.seed);
-    let text = fuzz::scenario(&found.shrunk.plan, campaign.design, &name, &about);
+    let mut plan = found.shrunk.plan.clone();
+    // A file with such a touch says on which module it can be predicted.
+    if plan.has_same_rip() {
+        plan.needs.module = module.or(campaign.host.profile().module);
+    }
+    let text = fuzz::scenario(&plan, campaign.design, &name, &about);
     let path = folder.join("scenario.yaml");
     write_whole(&path, text.as_bytes())?;
-    let mut plan = found.shrunk.plan.clone();
     plan.name = name;
     plan.about = about;
     // A replay boots what the plan needs, whatever the host plays otherwise.

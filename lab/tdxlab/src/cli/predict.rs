@@ -18,8 +18,8 @@ pub(super) struct Predict {
     /// The design
     #[arg(long, value_name = "D", default_value = "headtail")]
     design: String,
-    /// TDX module that the design stands on: 1.5.01, 1.5.25, 1.5.34 or 2.0.18. No prediction depends on it,
-    /// which the output says
+    /// TDX module that the design stands on: 1.5.01, 1.5.25, 1.5.34 or 2.0.18. It decides whether touches with
+    /// `same_rip` can be predicted; no prediction depends on it, which the output says
     #[arg(long, value_name = "V")]
     module: Option<TdxModule>,
     /// Print JSON, one step a line, with everything the predictor says
@@ -30,10 +30,11 @@ pub(super) struct Predict {
 impl Predict {
     pub(super) fn execute(self) -> Result<u8, CliError> {
         let design = options::design(&self.design)?;
-        let items = load::items(load::load(&self.scenarios)?);
+        let mut items = load::items(load::load(&self.scenarios)?);
         let mut skipped = 0;
-        for item in &items {
-            let plan = &item.plan;
+        for item in &mut items {
+            let plan = &mut item.plan;
+            plan.needs.module = plan.needs.module.or(self.module);
             if let Err(unmet) = design.meets(&plan.needs) {
                 skipped += 1;
                 if !self.json {
@@ -130,7 +131,7 @@ fn foresee<'a>(
     plan: &'a Plan,
     design: &Design,
 ) -> impl Iterator<Item = Result<(usize, &'a Step, Expectation), CliError>> {
-    let mut predictor = Predictor::new(design, &plan.guest);
+    let mut predictor = Predictor::new(design, &plan.guest).on_module(plan.needs.module);
     plan.steps.iter().enumerate().map(move |(index, step)| {
         let expected = predictor.step(&step.action).map_err(|why| {
             CliError::usage(

@@ -1,7 +1,8 @@
 //! Operations in sequence.
 
+use tdxlab::host_soft::SoftwareHost;
 use tdxlab::journal::Killer;
-use tdxlab::plan::{AccessKind, OnVe};
+use tdxlab::plan::{AccessKind, OnVe, TdxModule};
 use tdxlab_protocol::message::{Access, Content, Run};
 use tdxlab_protocol::pattern::Generation;
 use tdxlab_protocol::tdcall::status;
@@ -98,6 +99,32 @@ fn memory_that_comes_back_is_zero() {
     }
 }
 
+/// The oldest module keeps a vCPU out that stays at one instruction; copies by turns are let on, even
+/// where every other page is there.
+#[test]
+fn the_oldest_module_lets_the_guest_on_that_takes_another_instruction_each_time() {
+    let host = SoftHost::find().unwrap().with_module(TdxModule::V1_5_01);
+    let mut booted = Booted::on(&host, &guest(4 * MIB, 1), "stock");
+    let touch = |start, end, same_rip| Op::Touch {
+        range: range(start, end),
+        stride: SMALL,
+        access: AccessKind::Write,
+        side: Side::Private,
+        on_ve: OnVe::Skip,
+        same_rip,
+        vcpu: VcpuId(0),
+    };
+    for page in (0..64).step_by(2) {
+        booted.perform(&touch(page << 12, (page + 1) << 12, false));
+    }
+    assert_eq!(booted.perform(&touch(0, 64 << 12, false)).death, None);
+    booted.perform(&fill(0, MIB, 2 * MIB, 1));
+    assert_eq!(booted.counters().pages_4k, 64 + 256);
+    let death = booted.perform(&touch(2 * MIB, 3 * MIB, true)).death;
+    let death = death.expect("it exits for ever");
+    assert_eq!(death.by, Killer::ExitsForEver, "{}", death.text);
+}
+
 #[test]
 fn a_small_accept_in_a_pending_large_page_splits_it() {
     let mut booted = Booted::new(&guest(4 * MIB, 1), "v5");
@@ -107,6 +134,7 @@ fn a_small_accept_in_a_pending_large_page_splits_it() {
         access: AccessKind::Write,
         side: Side::Private,
         on_ve: OnVe::Skip,
+        same_rip: false,
         vcpu: VcpuId(0),
     });
     assert!(matches!(

@@ -38,6 +38,7 @@ fn touch() -> Op {
         access: AccessKind::Write,
         side: Side::Private,
         on_ve: OnVe::Skip,
+        same_rip: false,
         vcpu: VcpuId(0),
     }
 }

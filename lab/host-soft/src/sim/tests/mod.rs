@@ -7,6 +7,7 @@ mod memory;
 mod operations;
 mod parallel;
 mod witnesses;
+mod zero_step;
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -79,6 +80,7 @@ fn touch(start: u64, end: u64, side: Side, on_ve: OnVe) -> Op {
         access: AccessKind::Write,
         side,
         on_ve,
+        same_rip: false,
         vcpu: VcpuId(0),
     }
 }

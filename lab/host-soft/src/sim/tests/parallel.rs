@@ -24,6 +24,7 @@ fn on(vcpu: u16, op: Op) -> Op {
             access,
             side,
             on_ve,
+            same_rip: false,
             vcpu: VcpuId(vcpu),
         },
         other => other,
