@@ -25,7 +25,8 @@
 //! | `exit` | their results |
 //! | `stepping`, `vp_enter` | the filter against zero-stepping |
 //! | `status` | completion status codes |
-//! | `policy`, `watched` | decisions that a fault can change, and whether it has |
+//! | `policy`, `decision` | decisions that a fault can change, and what they are about |
+//! | `watched` | whether it has changed one |
 //!
 //! Source of the rules: the public module, 1.5.01 and 1.5.25, `src/vmm_dispatcher/api_calls` and
 //! `src/td_dispatcher`. `tests/vectors` compares it with recorded answers of those.
@@ -35,6 +36,7 @@ pub mod policy;
 
 mod accept;
 mod calls;
+mod decision;
 mod dispatch;
 mod entry;
 mod exit;
