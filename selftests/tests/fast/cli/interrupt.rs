@@ -23,17 +23,28 @@ struct Run {
     out: tempfile::TempDir,
 }
 
+/// How a guest boots.
+#[derive(Clone, Copy)]
+enum Boot {
+    /// Never: a signal always comes before the first step.
+    Never,
+    /// A second late, so that a run takes longer than it takes to notice what happened in it.
+    Late,
+}
+
 impl Run {
-    fn start(host: &str, more: &[&str]) -> Run {
+    /// Starts a run on `soft` that boots a guest for each plan, which its journal has by then.
+    fn start(boot: Boot, more: &[&str]) -> Run {
         let out = tempfile::tempdir().unwrap();
         let said = File::create(out.path().join("said")).unwrap();
         let child = Command::new(env!("CARGO_BIN_EXE_tdxlab-under-test"))
-            .args(["run", "scenarios/punch", "--host", host, "--out"])
+            .args(["run", "scenarios/punch", "--host", "soft", "--jobs", "1"])
+            .args(["--fresh", "--out"])
             .arg(out.path().join("reports"))
             .args(more)
             .current_dir(root())
             .env("NO_COLOR", "1")
-            .env("TDXLAB_QEMU", slow_qemu(out.path()))
+            .env("TDXLAB_QEMU", qemu(boot, out.path()))
             .env_remove("TDXLAB_REQUIRE")
             .stdin(Stdio::null())
             .stdout(said)
@@ -70,11 +81,15 @@ impl Run {
     }
 }
 
-/// A QEMU that takes a second longer to boot a guest, so that a signal comes before its first step.
-fn slow_qemu(folder: &Path) -> PathBuf {
-    let path = folder.join("slow-qemu");
-    let text =
-        "#!/bin/sh\ncase \"$*\" in *-name*) sleep 1;; esac\nexec qemu-system-x86_64 \"$@\"\n";
+fn qemu(boot: Boot, folder: &Path) -> PathBuf {
+    let path = folder.join("qemu");
+    let guest = match boot {
+        Boot::Never => "exec sleep 600",
+        Boot::Late => "sleep 1",
+    };
+    let text = format!(
+        "#!/bin/sh\ncase \"$*\" in *-name*) {guest};; esac\nexec qemu-system-x86_64 \"$@\"\n"
+    );
     fs::write(&path, text).unwrap();
     fs::set_permissions(&path, Permissions::from_mode(0o755)).unwrap();
     path
@@ -100,8 +115,7 @@ fn what_was_interrupted_has_not_failed_and_is_run_again(#[case] signal: Signal) 
     if !has_soft() {
         return;
     }
-    let mut run = Run::start("soft", &["--jobs", "1"]);
-    // The first guest boots still.
+    let mut run = Run::start(Boot::Never, &[]);
     let folder = run.until("\"plan_started\"");
     run.signal(signal);
     // `timeout` signals its child, and then the group that the child is in.
@@ -152,7 +166,7 @@ fn a_shard_that_was_interrupted_has_not_passed() {
     if !has_soft() {
         return;
     }
-    let mut run = Run::start("soft", &["--jobs", "1", "--shard", "1/2"]);
+    let mut run = Run::start(Boot::Never, &["--shard", "1/2"]);
     run.until("\"plan_started\"");
     run.signal(Signal::SIGTERM);
     let (code, said) = run.end();
@@ -165,8 +179,7 @@ fn a_failure_before_the_interrupt_stays_one() {
     if !has_soft() {
         return;
     }
-    let fault = ["--jobs", "1", "--fault", "map-counted-twice"];
-    let mut run = Run::start("soft", &fault);
+    let mut run = Run::start(Boot::Late, &["--fault", "map-counted-twice"]);
     let folder = run.until("\"verdict\":\"fail\"");
     run.signal(Signal::SIGTERM);
     let (code, said) = run.end();
@@ -182,7 +195,7 @@ fn a_runner_that_was_killed_says_what_to_do() {
     if !has_soft() {
         return;
     }
-    let mut run = Run::start("soft", &["--jobs", "1"]);
+    let mut run = Run::start(Boot::Never, &[]);
     let folder = run.until("\"plan_started\"");
     run.signal(Signal::SIGKILL);
     run.end();
