@@ -39,7 +39,7 @@ pub(crate) struct Vcpu {
     state: State,
     /// Exits of the current request without progress.
     exits: u32,
-    /// Outside the TD since an exit of the current request.
+    /// Outside the TD since an exit.
     outside: bool,
 }
 
@@ -91,7 +91,6 @@ impl Vcpu {
         self.gprs = gprs;
         self.state = State::Entry(Inside::Request(request));
         self.exits = 0;
-        self.outside = false;
     }
 
     /// Advances by one step: one TD entry, or the handling of one exit.

@@ -99,6 +99,21 @@ fn what_may_be_noted_stays(#[case] op: Op) {
     one(&mut predictor, op);
 }
 
+/// Pages on both sides of what is noted go as they like.
+#[test]
+fn only_the_seventh_and_later_pages_are_noted() {
+    let mut predictor = on("stock", Some(TdxModule::V1_5_25));
+    one(&mut predictor, same_rip(0, 10 * PAGE, SMALL, 0));
+    one(&mut predictor, accept_4k(10 * PAGE, 12 * PAGE));
+    let punch = |start, end| Op::Punch {
+        range: range(start, end),
+    };
+    one(&mut predictor, punch(0, 6 * PAGE));
+    one(&mut predictor, punch(10 * PAGE, 12 * PAGE));
+    why(&mut predictor, punch(6 * PAGE, 7 * PAGE));
+    why(&mut predictor, punch(9 * PAGE, 10 * PAGE));
+}
+
 #[test]
 fn races_where_it_counts_are_refused() {
     let mut predictor = on("headtail", Some(TdxModule::V1_5_25));

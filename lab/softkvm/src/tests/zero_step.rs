@@ -64,6 +64,22 @@ fn another_instruction_or_another_vcpu_is_another_count() {
     }
 }
 
+/// An entry is one whatever the exit before it was for: here a shared page.
+#[test]
+fn an_entry_at_another_instruction_is_where_the_guest_has_got_to() {
+    let mut core = on(ModuleVersion::V1_5_01, Faithful);
+    assert_eq!(step(&mut core, 6), [Advance::Ve; 6]);
+    let shared = Request::Fault {
+        gpa: gpa(M),
+        side: Side::Shared,
+        write: true,
+        rip: 0x2000,
+    };
+    core.submit(CPU, shared, [0; 16]);
+    assert_eq!(run(&mut core, CPU).0, Advance::Done);
+    assert_eq!(touch(&mut core, CPU, 6 << 12, 0x1000), Advance::Ve);
+}
+
 /// A noted page that a hole takes is mapped again by the next entry, whatever that is for: here it is the
 /// return from a hypercall.
 #[test]

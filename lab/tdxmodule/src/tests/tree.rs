@@ -3,7 +3,7 @@
 use tdxlab_protocol::addr::Gpa;
 use tdxlab_protocol::addr::PageLevel::Size2M;
 
-use super::super::{Entry, ModuleVersion, Outcome, Platform, Status, TdParams};
+use super::super::{Entry, Hold, Lock, ModuleVersion, Outcome, Platform, Status, TdParams};
 use super::bench::Do::*;
 use super::bench::*;
 use crate::entry::Level;
@@ -37,6 +37,33 @@ fn the_seventh_violation_in_one_place_keeps_the_vcpu_out_until_it_is_mended() {
         (1, 0),
         "the guest has got further"
     );
+}
+
+#[test]
+fn the_list_of_noted_addresses_is_full_at_32() {
+    let mut bench = Bench::running();
+    bench.hardware.set_rip(0, 0x1000);
+    for page in 0..50 {
+        bench.hardware.filter_entry(0);
+        bench
+            .hardware
+            .access(0, Gpa::from_gfn(PAGE.gfn() + page), false);
+    }
+    assert_eq!(bench.hardware.stepping(0), (6, 32));
+}
+
+#[test]
+fn an_entry_waits_for_the_tree_only_while_something_is_noted() {
+    let mut bench = Bench::running();
+    bench.hardware.set_rip(0, 0x1000);
+    bench.hardware.hold(Lock::Tree, Hold::Exclusive);
+    for _ in 0..7 {
+        assert_eq!(bench.hardware.filter_entry(0), Entry::Allowed);
+        bench.hardware.access(0, PAGE, false);
+    }
+    assert!(matches!(bench.hardware.filter_entry(0), Entry::Busy(_)));
+    bench.hardware.let_go(Lock::Tree, Hold::Exclusive);
+    assert_eq!(bench.hardware.filter_entry(0), Entry::Refused(PAGE));
 }
 
 #[test]
