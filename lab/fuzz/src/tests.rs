@@ -1,11 +1,12 @@
 //! Drawing, counting, shrinking.
 
 use std::collections::BTreeSet;
+use std::convert::Infallible;
 use std::num::NonZero;
 use std::path::Path;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 
+use parking_lot::Mutex;
 use tdxlab_faults as faults;
 use tdxlab_faults::Fault;
 use tdxlab_host_soft::SoftwareHost;
@@ -14,6 +15,7 @@ use tdxlab_plan::addr::GpaRange;
 use tdxlab_plan::needs::{self, HostAndDesign};
 use tdxlab_plan::{Action, Backing, Design, Guest, HostKind, HostProfile, Op, Plan};
 use tdxlab_qemu::interrupt::Interrupt;
+use tdxlab_run::in_parallel;
 use tdxlab_scenario as scenario;
 
 use super::*;
@@ -361,18 +363,14 @@ fn stops_at_the_control(fault: &'static Fault) -> bool {
 #[test]
 fn every_fault_shrinks_to_a_few_steps() {
     let faults: Vec<&'static Fault> = faults::all().collect();
-    let next = AtomicUsize::new(0);
-    let work = || {
-        std::iter::from_fn(|| faults.get(next.fetch_add(1, Ordering::Relaxed)))
-            .map(|fault| shrinks_to_a_few_steps(fault))
-            .collect::<Vec<_>>()
-    };
-    let results: Vec<Result<String, String>> = thread::scope(|scope| {
-        let processors = thread::available_parallelism().map_or(1, NonZero::get);
-        let workers: Vec<_> = (0..processors).map(|_| scope.spawn(work)).collect();
-        let done = workers.into_iter().map(|worker| worker.join().unwrap());
-        done.flatten().collect()
+    let results: Mutex<Vec<Result<String, String>>> = Mutex::default();
+    let processors = thread::available_parallelism().map_or(1, NonZero::get);
+    let Ok(()) = in_parallel(processors, &faults, |_, fault| {
+        let result = shrinks_to_a_few_steps(fault);
+        results.lock().push(result);
+        Ok::<_, Infallible>(true)
     });
+    let results = results.into_inner();
     assert_eq!(results.len(), faults.len());
     let (short, too_long): (Vec<_>, Vec<_>) = results.into_iter().partition(Result::is_ok);
     for line in short.into_iter().flatten() {

@@ -46,15 +46,17 @@ impl HostOracle {
         }
     }
 
+    /// For the guest of a plan.
+    pub fn of_plan(host: HostProfile, design: &Design, plan: &Plan) -> HostOracle {
+        HostOracle::new(host, design, &plan.guest, plan.needs.module)
+    }
+
     /// Makes those of plans on such a host.
     pub fn maker(
         host: HostProfile,
         design: &'static Design,
     ) -> impl Fn(&Plan) -> Box<dyn Oracle> + Sync + use<> {
-        move |plan| {
-            let module = plan.needs.module;
-            Box::new(HostOracle::new(host, design, &plan.guest, module))
-        }
+        move |plan| Box::new(HostOracle::of_plan(host, design, plan))
     }
 
     /// The predictor, with the expected state of memory.

@@ -91,7 +91,7 @@ pub fn rejudge(
         allowed_log,
         journal: &journal,
         cases: BTreeMap::new(),
-        verdict: None,
+        verdict: Verdict::Skip,
     };
     journal.write(&Event::RunStarted(renamed(&head, design, &folder)))?;
     while let Some(line) = recording.next_line()? {
@@ -127,7 +127,7 @@ struct Bench<'a> {
     allowed_log: AllowList,
     journal: &'a Journal,
     cases: BTreeMap<PlanId, Case>,
-    verdict: Option<Verdict>,
+    verdict: Verdict,
 }
 
 /// State of one plan.
@@ -183,7 +183,7 @@ impl Bench<'_> {
             Event::RunEnded {
                 interrupted, facts, ..
             } => {
-                let verdict = self.verdict.unwrap_or(Verdict::Skip);
+                let verdict = self.verdict;
                 self.write(
                     at,
                     &Event::RunEnded {
@@ -201,10 +201,7 @@ impl Bench<'_> {
                 let events = case.take(event);
                 for event in &events {
                     if let Event::PlanEnded { verdict, .. } = event {
-                        self.verdict = Some(match self.verdict {
-                            Some(so_far) => so_far.and(*verdict),
-                            None => *verdict,
-                        });
+                        self.verdict = self.verdict.and(*verdict);
                     }
                     self.write(at, event)?;
                 }
@@ -223,7 +220,7 @@ impl Case {
         Case {
             plan: plan.clone(),
             judge: PlanJudge::new(
-                HostOracle::new(offer.host, offer.design, &plan.guest, plan.needs.module),
+                HostOracle::of_plan(offer.host, offer.design, plan),
                 &plan.guest,
                 allowed_log,
             ),

@@ -4,7 +4,6 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use miette::Diagnostic;
 use tdxlab_journal::boot::BootAccount;
 use tdxlab_journal::folder::{RunFolder, write_whole};
 use tdxlab_journal::journal::{Event, Journal, JournalError, PlanId};
@@ -18,7 +17,7 @@ use tdxlab_linux::{Board, ImageOptions, LinuxError, LinuxGuest, LinuxImage, Mach
 use tdxlab_plan::linux::{AgentBy, LinuxOp, LinuxPlan, Pages, Quotes};
 use tdxlab_qemu::interrupt::Interrupt;
 use tdxlab_qemu::{Accelerator, Cpu, Installed};
-use tdxlab_run::{Outcome, Progress, skip};
+use tdxlab_run::{Outcome, Progress, micros, skip, with_help};
 
 use crate::attest;
 use crate::baseline::{self, Baseline};
@@ -457,17 +456,6 @@ fn fits(mebibytes: u64, available: Option<u64>) -> Result<(), String> {
         )),
         _ => Ok(()),
     }
-}
-
-fn with_help(error: &LinuxError) -> String {
-    match error.help() {
-        Some(help) => format!("{error}; {help}"),
-        None => error.to_string(),
-    }
-}
-
-fn micros(duration: Duration) -> u64 {
-    u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
 }
 
 #[cfg(test)]

@@ -1,11 +1,9 @@
 //! Runs many plans.
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
-
 use parking_lot::Mutex;
 use tdxlab_journal::journal::{Event, JournalError, PlanId};
 use tdxlab_journal::verdict::Verdict;
-use tdxlab_run::{in_parallel, panicked};
+use tdxlab_run::{in_parallel, or_panicked};
 
 use crate::runner::{LinuxCase, LinuxRunner};
 
@@ -16,22 +14,19 @@ impl LinuxRunner<'_> {
     ///
     /// The journal cannot be written.
     pub fn run_all(&self, jobs: usize, cases: &[(PlanId, LinuxCase)]) -> Result<(), JournalError> {
-        let verdict = Mutex::new(None);
+        let verdict = Mutex::new(Verdict::Skip);
         in_parallel(jobs, cases, |worker, (id, case)| {
             if self.interrupt.is_raised() {
                 return Ok(false);
             }
-            let outcome = catch_unwind(AssertUnwindSafe(|| self.execute(worker, *id, case)))
-                .unwrap_or_else(|panic| panicked(self.journal, *id, &panic))?;
+            let outcome = or_panicked(self.journal, *id, || self.execute(worker, *id, case))?;
             self.watcher.plan_ended(worker, &case.plan.name, &outcome);
             let mut verdict = verdict.lock();
-            *verdict = Some(verdict.map_or(outcome.verdict, |so_far: Verdict| {
-                so_far.and(outcome.verdict)
-            }));
+            *verdict = verdict.and(outcome.verdict);
             Ok(true)
         })?;
         self.journal.write(&Event::RunEnded {
-            verdict: verdict.into_inner().unwrap_or(Verdict::Skip),
+            verdict: verdict.into_inner(),
             interrupted: self.interrupt.is_raised(),
             facts: Vec::new(),
         })

@@ -184,7 +184,7 @@ impl Builder {
 
     fn finish(self, head: RunStarted) -> Report {
         let mut counts = VerdictCounts::default();
-        let mut verdict = None;
+        let mut judged = Verdict::Skip;
         let interrupted = self.end.is_some_and(|(_, interrupted)| interrupted);
         let stopped = self.end.is_some() && !interrupted;
         let scenarios: Vec<ScenarioReport> = head
@@ -197,14 +197,10 @@ impl Builder {
                     None => not_run(name, if stopped { FAIL_FAST } else { INTERRUPTED }),
                 };
                 counts.add(scenario.verdict);
-                verdict = Some(match verdict {
-                    Some(so_far) => scenario.verdict.and(so_far),
-                    None => scenario.verdict,
-                });
+                judged = judged.and(scenario.verdict);
                 scenario
             })
             .collect();
-        let judged = verdict.unwrap_or(Verdict::Skip);
         Report {
             version: VERSION,
             tdxlab: head.tdxlab,

@@ -10,8 +10,8 @@ use tdxlab_journal::verdict::Verdict;
 use tdxlab_judge::PlanJudge;
 use tdxlab_judge::oracle::Oracle;
 
-use super::context::{RunContext, TestCase, micros};
-use super::outcome::Outcome;
+use super::context::{RunContext, TestCase};
+use super::outcome::{Outcome, micros};
 use super::plan_run::{PlanRun, Stop};
 
 /// A plan that has come to its last step, or as far as it can.

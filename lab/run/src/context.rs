@@ -116,8 +116,3 @@ impl RunContext<'_> {
         })
     }
 }
-
-/// Whole microseconds.
-pub(super) fn micros(duration: Duration) -> u64 {
-    u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
-}

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use miette::Diagnostic;
 use tdxlab_journal::verdict::Verdict;
 
 /// Default timeout of a single operation.
@@ -24,4 +25,17 @@ pub struct Outcome {
     /// Whether a seeded fault changed the host's behaviour; `None` without a fault, or if the guest
     /// did not run.
     pub fault_reached: Option<bool>,
+}
+
+/// Whole microseconds, as the journal has them.
+pub fn micros(duration: Duration) -> u64 {
+    u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
+}
+
+/// An error and its remedy, as a reason.
+pub fn with_help(error: &dyn Diagnostic) -> String {
+    match error.help() {
+        Some(help) => format!("{error}; {help}"),
+        None => error.to_string(),
+    }
 }

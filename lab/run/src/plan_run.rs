@@ -17,9 +17,9 @@ use tdxlab_judge::PlanJudge;
 use tdxlab_judge::oracle::Oracle;
 use tdxlab_plan::{Action, Expectation, MemoryMap, Plan, needs};
 
-use super::context::{RunContext, TestCase, micros};
+use super::context::{RunContext, TestCase};
 use super::hooks::StepContext;
-use super::outcome::Outcome;
+use super::outcome::{Outcome, micros, with_help};
 use super::perform;
 use super::sink::skip;
 
@@ -46,13 +46,6 @@ impl From<HostError> for Stop {
 impl From<FolderError> for Stop {
     fn from(error: FolderError) -> Stop {
         Stop::Reason(error.to_string())
-    }
-}
-
-fn with_help(error: &dyn miette::Diagnostic) -> String {
-    match error.help() {
-        Some(help) => format!("{error}; {help}"),
-        None => error.to_string(),
     }
 }
 

@@ -1,6 +1,5 @@
 //! Runs many plans on a few worker threads.
 
-use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::Duration;
@@ -55,13 +54,13 @@ pub fn run_some(
     let workers = Workers {
         guests: AtomicU32::new(0),
         stop: AtomicBool::new(false),
-        verdict: Mutex::new(None),
+        verdict: Mutex::new(Verdict::Skip),
         lab,
         drive,
     };
     let batches = batches(items, lab, share, jobs);
     in_parallel(jobs, &batches, |worker, batch| workers.run(worker, batch))?;
-    let verdict = workers.verdict.into_inner().unwrap_or(Verdict::Skip);
+    let verdict = workers.verdict.into_inner();
     lab.journal.write(&Event::RunEnded {
         verdict,
         interrupted: lab.interrupt.is_raised(),
@@ -74,7 +73,7 @@ struct Workers<'a> {
     /// Guests that were shared.
     guests: AtomicU32,
     stop: AtomicBool,
-    verdict: Mutex<Option<Verdict>>,
+    verdict: Mutex<Verdict>,
     lab: &'a RunContext<'a>,
     drive: PoolOptions,
 }
@@ -89,7 +88,12 @@ impl<'a> Workers<'a> {
             alone: &|item| self.alone(worker, item),
             over: &|item, outcome| self.over(worker, item, outcome),
         };
-        Ok(!self.is_stopped() && sharing.run(batch)?)
+        if self.is_stopped() {
+            return Ok(false);
+        }
+        let ran = sharing.run(batch);
+        // Others are in the middle of a batch.
+        ran.inspect_err(|_| self.stop.store(true, Ordering::Relaxed))
     }
 
     fn is_stopped(&self) -> bool {
@@ -98,8 +102,7 @@ impl<'a> Workers<'a> {
 
     /// Runs a plan in a guest of its own.
     fn alone(&self, worker: usize, (id, item): Numbered<'_>) -> Result<Outcome, JournalError> {
-        let outcome = catch_unwind(AssertUnwindSafe(|| self.lab.execute(worker, id, item)))
-            .unwrap_or_else(|panic| panicked(self.lab.journal, id, &panic))?;
+        let outcome = or_panicked(self.lab.journal, id, || self.lab.execute(worker, id, item))?;
         if outcome.verdict == Verdict::Fail && self.drive.confirm > 0 {
             confirm(self.lab, worker, id, item, self.drive.confirm)?;
         }
@@ -115,10 +118,7 @@ impl<'a> Workers<'a> {
             return false;
         }
         let mut verdict = self.verdict.lock();
-        *verdict = Some(match *verdict {
-            Some(so_far) => so_far.and(outcome.verdict),
-            None => outcome.verdict,
-        });
+        *verdict = verdict.and(outcome.verdict);
         let bad = matches!(outcome.verdict, Verdict::Fail | Verdict::Error);
         if bad && self.drive.fail_fast {
             self.stop.store(true, Ordering::Relaxed);
@@ -127,16 +127,21 @@ impl<'a> Workers<'a> {
     }
 }
 
-/// Writes down that the lab itself failed: an error of this one plan, and the others go on.
+/// Runs a plan. If the lab itself panics, that is written down as an error of this one plan, and the
+/// others go on.
 ///
 /// # Errors
 ///
-/// The journal cannot be written.
-pub fn panicked(
+/// Those of `run`, or the journal cannot be written.
+pub fn or_panicked(
     journal: &dyn EventSink,
     plan: PlanId,
-    panic: &Box<dyn Any + Send>,
+    run: impl FnOnce() -> Result<Outcome, JournalError>,
 ) -> Result<Outcome, JournalError> {
+    let panic = match catch_unwind(AssertUnwindSafe(run)) {
+        Ok(outcome) => return outcome,
+        Err(panic) => panic,
+    };
     let text = panic
         .downcast_ref::<String>()
         .map(String::as_str)

@@ -21,21 +21,26 @@ mod tree;
 mod trial;
 
 use std::collections::BTreeMap;
+use std::convert::Infallible;
 use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicUsize, Ordering};
 
 use places::Mutant;
 use reasons::Reasons;
+use tdxlab::run::in_parallel;
 use tree::Tree;
 use trial::By;
 
 /// Sources mutated by default: the software KVM and TDX module, and the predictor.
 const SUBJECTS: [&str; 3] = ["tdxmodule/src", "softkvm/src", "predict/src"];
 
-/// Not mutated: faults are made of the first, the other is only for debugging.
-const SPARED: [&str; 2] = ["tdxmodule/src/policy.rs", "softkvm/src/kvm/dump.rs"];
+/// Not mutated: faults are made of the first two, the last is only for debugging.
+const SPARED: [&str; 3] = [
+    "tdxmodule/src/policy.rs",
+    "tdxmodule/src/decision.rs",
+    "softkvm/src/kvm/dump.rs",
+];
 
 fn main() -> ExitCode {
     let mut subjects: Vec<String> = std::env::args().skip(1).collect();
@@ -79,27 +84,20 @@ fn main() -> ExitCode {
 
 /// Tries all mutants that compile, as many at a time as there are processors.
 fn try_all(tree: &Tree, mutants: &[Mutant]) -> BTreeMap<usize, By> {
-    let next = AtomicUsize::new(0);
     let tried = Mutex::new(BTreeMap::new());
-    std::thread::scope(|scope| {
-        for _ in 0..std::thread::available_parallelism().map_or(1, usize::from) {
-            scope.spawn(|| {
-                loop {
-                    let id = next.fetch_add(1, Ordering::Relaxed);
-                    let Some(mutant) = mutants.get(id) else {
-                        return;
-                    };
-                    if tree.left_out.contains(&id) {
-                        continue;
-                    }
-                    let by = trial::notices(tree, id, mutant);
-                    if !matches!(by, By::Set | By::Both) {
-                        eprintln!("{}: {mutant}", by.name());
-                    }
-                    tried.lock().expect("no worker panics").insert(id, by);
-                }
-            });
+    let compiling: Vec<(usize, &Mutant)> = mutants
+        .iter()
+        .enumerate()
+        .filter(|(id, _)| !tree.left_out.contains(id))
+        .collect();
+    let processors = std::thread::available_parallelism().map_or(1, usize::from);
+    let Ok(()) = in_parallel(processors, &compiling, |_, &(id, mutant)| {
+        let by = trial::notices(tree, id, mutant);
+        if !matches!(by, By::Set | By::Both) {
+            eprintln!("{}: {mutant}", by.name());
         }
+        tried.lock().expect("no worker panics").insert(id, by);
+        Ok::<_, Infallible>(true)
     });
     tried.into_inner().expect("no worker panics")
 }

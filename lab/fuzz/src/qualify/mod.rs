@@ -27,7 +27,7 @@ use tdxlab_host_soft::sim::SimHost;
 use tdxlab_journal::{FolderError, Verdict};
 use tdxlab_plan::{Action, Design, HostKind, TdxModule};
 use tdxlab_qemu::interrupt::Interrupt;
-use tdxlab_run::{InMemoryRunner, TestCase};
+use tdxlab_run::{InMemoryRunner, TestCase, in_parallel};
 use thiserror::Error;
 
 /// Faults to seed, and the plans that have to catch them.
@@ -72,40 +72,29 @@ impl Qualify<'_> {
     /// Tries all faults. An interrupted matrix holds the faults that were tried.
     pub fn run(&self) -> Result<Matrix, QualifyError> {
         let started = Instant::now();
-        let next = AtomicUsize::new(0);
+        let begun = AtomicUsize::new(0);
         let rows = Mutex::new(BTreeMap::new());
-        let broken = Mutex::new(None);
         let sound = Sound::new(self)?;
-        std::thread::scope(|scope| {
-            for _ in 0..self.jobs.clamp(1, self.faults.len().max(1)) {
-                scope.spawn(|| {
-                    while broken.lock().is_none() && !self.interrupt.is_raised() {
-                        let index = next.fetch_add(1, Ordering::Relaxed);
-                        let Some(fault) = self.faults.get(index) else {
-                            return;
-                        };
-                        match self.try_fault(fault, &sound) {
-                            Ok(_) if self.interrupt.is_raised() => return,
-                            Ok(row) => {
-                                (self.watcher)(&row);
-                                rows.lock().insert(index, row);
-                            }
-                            Err(error) => {
-                                broken.lock().get_or_insert(error);
-                            }
-                        }
-                    }
-                });
+        let faults: Vec<(usize, &'static Fault)> =
+            self.faults.iter().copied().enumerate().collect();
+        in_parallel(self.jobs, &faults, |_, &(index, fault)| {
+            if self.interrupt.is_raised() {
+                return Ok(false);
             }
-        });
-        if let Some(error) = broken.lock().take() {
-            return Err(error);
-        }
+            begun.fetch_add(1, Ordering::Relaxed);
+            let row = self.try_fault(fault, &sound)?;
+            if self.interrupt.is_raised() {
+                return Ok(false);
+            }
+            (self.watcher)(&row);
+            rows.lock().insert(index, row);
+            Ok::<_, QualifyError>(true)
+        })?;
         let rows = rows.into_inner();
         Ok(Matrix {
             host: self.host,
             rows: rows.into_values().collect(),
-            untried: self.faults.len() - next.into_inner().min(self.faults.len()),
+            untried: self.faults.len() - begun.into_inner(),
             took: started.elapsed(),
         })
     }

@@ -20,7 +20,7 @@ use tdxlab_scenario as scenario;
 
 use super::error::CliError;
 use super::options::{self, HostName, PlayedModule};
-use super::{exit, output, progress, signals};
+use super::{exit, output, progress, rounds, signals};
 use tdxlab_launch::select::{self, Played};
 
 /// Runs random scenarios that are chosen for what was exercised least, confirms and shrinks the
@@ -95,8 +95,6 @@ impl FuzzCommand {
             doing: "making a temporary folder".to_owned(),
             source,
         })?;
-        let processors = std::thread::available_parallelism().map_or(1, usize::from);
-        let usual_jobs = host.profile().jobs(processors);
         let budget = match (self.time, self.count) {
             (_, Some(count)) => Budget::Plans(count),
             (time, None) => Budget::Time(time.unwrap_or(Duration::from_secs(60))),
@@ -107,7 +105,7 @@ impl FuzzCommand {
             design,
             seed,
             budget,
-            jobs: self.jobs.map_or(usual_jobs, usize::from),
+            jobs: rounds::jobs(self.jobs, host.profile()),
             candidates: fuzz::CANDIDATES,
             interrupt,
             folder: room.path(),

@@ -20,8 +20,7 @@ use tdxlab_run::Resumable;
 use super::error::CliError;
 use super::options::Scenarios;
 use super::report::exit_code;
-use super::rounds::processors;
-use super::{load, output, progress, signals};
+use super::{load, output, progress, rounds, signals};
 use tdxlab_launch::spec::FinishedRun;
 
 /// The oldest QEMU that a plain guest boots in.
@@ -170,7 +169,7 @@ impl Linux {
                 ),
                 "leave out --jobs",
             )),
-            (jobs, _) => Ok(jobs.map_or(host.jobs(processors()), usize::from)),
+            (asked, _) => Ok(rounds::jobs(asked, host)),
         }
     }
 

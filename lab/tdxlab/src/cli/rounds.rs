@@ -9,7 +9,7 @@ use rand::{RngCore, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use tdxlab_host::Host;
 use tdxlab_journal::Verdict;
-use tdxlab_plan::{Design, HostKind, Repeat, op_words, repeat};
+use tdxlab_plan::{Design, HostKind, HostProfile, Repeat, op_words, repeat};
 use tdxlab_run::TestCase;
 
 use super::error::CliError;
@@ -70,7 +70,12 @@ impl Repeated {
     }
 }
 
-pub(super) fn processors() -> usize {
+/// Guests at the same time: as many as were asked for, else as many as the host and this machine take.
+pub(super) fn jobs(asked: Option<u16>, host: HostProfile) -> usize {
+    asked.map_or(host.jobs(processors()), usize::from)
+}
+
+fn processors() -> usize {
     std::thread::available_parallelism().map_or(1, usize::from)
 }
 
@@ -155,9 +160,7 @@ impl InMemory<'_> {
             designs: &self.designs,
             times: u64::from(times),
             seed,
-            jobs: self
-                .jobs
-                .map_or(host.profile().jobs(processors()), usize::from),
+            jobs: jobs(self.jobs, host.profile()),
             load: self.repeated.busy(),
             patience: self.patience,
             interrupt,

@@ -19,7 +19,7 @@ use super::exit;
 use super::ktap::KtapOnStdout;
 use super::options::{self, HostName, PlayedModule, Scenarios};
 use super::report::exit_code;
-use super::rounds::{self, InMemory, Repeated, processors};
+use super::rounds::{self, InMemory, Repeated};
 use super::{output, progress, signals};
 use tdxlab_launch::busy::Busy;
 use tdxlab_launch::select::{self, Played, Selected};
@@ -369,8 +369,7 @@ impl Run {
     }
 
     fn jobs(&self, plans: usize, host: HostProfile) -> usize {
-        let jobs = self.jobs.map_or(host.jobs(processors()), usize::from);
-        jobs.clamp(1, plans.max(1))
+        rounds::jobs(self.jobs, host).clamp(1, plans.max(1))
     }
 }
 
