@@ -23,9 +23,6 @@ unsafe extern "sysv64" {
 /// General registers in the order of [`reg`].
 type Registers = [u64; 16];
 
-/// Length of TDCALL.
-pub(crate) const INSTRUCTION_BYTES: u64 = 4;
-
 /// Registers R10 to R15: what I/O, HLT and MapGPA share with the VMM.
 const MASK_R10_TO_R15: u64 = 0xfc00;
 

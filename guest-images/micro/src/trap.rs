@@ -8,7 +8,7 @@ use core::arch::{asm, global_asm};
 use core::fmt;
 use core::sync::atomic::{AtomicU64, Ordering};
 
-use tdxlab_protocol::tdcall::reg;
+use tdxlab_protocol::tdcall::{self, reg};
 
 use crate::machine::{APIC_BASE, APIC_EOI, VECTOR_PIC, VECTOR_SPURIOUS, VECTOR_WAKE};
 use crate::vcpu::{Stack, this};
@@ -72,7 +72,7 @@ extern "sysv64" fn exception(frame: &mut Frame) {
     match frame.vector {
         INVALID_OPCODE if frame.rip == td::instruction() => {
             mailbox::tdcall(&mut frame.gprs, frame.rip);
-            frame.rip += td::INSTRUCTION_BYTES;
+            frame.rip += tdcall::INSTRUCTION_BYTES;
         }
         PAGE_FAULT => match window::fault_in_host_owned(cpu::cr2()) {
             Some((gpa, side)) => {

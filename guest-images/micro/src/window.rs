@@ -11,7 +11,7 @@ use core::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 
 use tdxlab_protocol::addr::{Gpa, GpaRange, PageLevel};
 use tdxlab_protocol::layout::{PML4, PRIVATE_WINDOW, SHARED_WINDOW, WINDOW_BYTES};
-use tdxlab_protocol::message::{Side, Windows};
+use tdxlab_protocol::message::{INSTRUCTION_COPIES, Side, Windows};
 
 use crate::td::{self, VeInfo};
 use crate::vcpu::this;
@@ -19,20 +19,9 @@ use crate::{cpu, mailbox};
 
 global_asm!(
     include_str!("window.s"),
-    copies = const COPIES + 1,
+    copies = const INSTRUCTION_COPIES + 1,
     options(att_syntax),
 );
-
-/// Copies of each instruction that makes the first access to a page, beside the one of
-/// [`Instruction::Same`].
-///
-/// The TDX module counts EPT violations of private memory at the instruction where the vCPU was
-/// last entered; from the seventh on it keeps the vCPU out while one of their addresses would fault
-/// again, a pending page included in 1.5.01 (`td_exit_stepping.c`). A loop over missing pages is no
-/// attack, so it takes another copy each time. Two by turns would not do: where every other page is
-/// mapped, all that fault meet the same one. With a prime number of them, seven in a row would have
-/// to lie multiples of 31 accesses apart.
-const COPIES: u64 = 31;
 
 /// By which copy of its instruction an access is made.
 #[derive(Clone, Copy)]
@@ -47,11 +36,11 @@ impl Instruction {
     fn copy(self) -> u64 {
         match self {
             Instruction::Next => {
-                let next = (this().turn.get() + 1) % COPIES;
+                let next = (this().turn.get() + 1) % INSTRUCTION_COPIES;
                 this().turn.set(next);
                 next
             }
-            Instruction::Same => COPIES,
+            Instruction::Same => INSTRUCTION_COPIES,
         }
     }
 }

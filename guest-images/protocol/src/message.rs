@@ -110,6 +110,17 @@ pub enum OnVe {
     Accept,
 }
 
+/// Copies of each instruction that makes the first access to a page, of which a guest takes the next
+/// each time; beside them there is one for [`Command::Touch`] with `same_rip`.
+///
+/// The TDX module counts EPT violations of private memory at the instruction where the vCPU was
+/// last entered; from the seventh on it keeps the vCPU out while one of their addresses would fault
+/// again, a pending page included in 1.5.01 (`td_exit_stepping.c`). A loop over missing pages is no
+/// attack, so it takes another copy each time. Two by turns would not do: where every other page is
+/// mapped, all that fault meet the same one. With a prime number of them, seven in a row would have
+/// to lie multiples of 31 accesses apart.
+pub const INSTRUCTION_COPIES: u64 = 31;
+
 /// One command. Ranges are GPAs without the shared bit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Command {
@@ -132,8 +143,7 @@ pub enum Command {
         side: Side,
         /// What to do on #VE.
         on_ve: OnVe,
-        /// One instruction makes all accesses; else the guest sees to it that the next is made by
-        /// another.
+        /// One instruction makes all accesses; else the next of [`INSTRUCTION_COPIES`] does each time.
         same_rip: bool,
     },
     /// Write every word of the range with [`crate::pattern::word`]. Answers [`Run::Access`].

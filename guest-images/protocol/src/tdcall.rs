@@ -24,6 +24,9 @@ pub mod reg {
     pub const R15: usize = 15;
 }
 
+/// Length of TDCALL, in bytes.
+pub const INSTRUCTION_BYTES: u64 = 4;
+
 /// TDCALL leaf numbers (RAX bits 15:0).
 pub mod leaf {
     /// TDG.VP.VMCALL.

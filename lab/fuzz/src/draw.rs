@@ -233,8 +233,8 @@ impl Draw {
         branches
     }
 
-    /// What devices and the VMM do, pages that the guest gives back, touches by one instruction. Most of it is foreseen in some
-    /// states only, and passed over in others.
+    /// What devices and the VMM do, pages that the guest gives back, touches by one instruction. Most of
+    /// it is foreseen in some states only, and passed over in others.
     fn other_op(&mut self) -> Op {
         let range = self.short();
         let answers = [
@@ -292,7 +292,7 @@ impl Draw {
                 side: Side::Private,
                 on_ve: OnVe::Skip,
                 same_rip: true,
-                vcpu: VcpuId(self.random.random_range(0..self.vcpus.max(1))),
+                vcpu: self.vcpu(),
             },
             _ => {
                 let level = match self.random.random_ratio(1, 3) {
@@ -319,9 +319,13 @@ impl Draw {
         if self.random.random_ratio(1, 4) {
             self.host_op()
         } else {
-            let vcpu = VcpuId(self.random.random_range(0..self.vcpus.max(1)));
+            let vcpu = self.vcpu();
             self.guest_op(vcpu, false)
         }
+    }
+
+    fn vcpu(&mut self) -> VcpuId {
+        VcpuId(self.random.random_range(0..self.vcpus.max(1)))
     }
 
     /// A range for an operation that proceeds page by page: mostly short, to save time. Now and

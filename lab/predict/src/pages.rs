@@ -23,6 +23,16 @@ pub(super) fn gfns_of(region: u64) -> Pages {
     region * REGION..(region + 1) * REGION
 }
 
+/// The gfns of several regions.
+pub(super) fn gfns_of_all(regions: &Pages) -> Pages {
+    regions.start * REGION..regions.end * REGION
+}
+
+/// Whether two stretches, of pages or of regions, have any in common.
+pub(super) fn overlap(one: &Pages, other: &Pages) -> bool {
+    one.start < other.end && other.start < one.end
+}
+
 /// The regions that hold any of `pages`.
 pub(super) fn regions_touching(pages: &Pages) -> Pages {
     if pages.is_empty() {

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use tdxlab_plan::addr::Side;
 use tdxlab_plan::{Branch, Interval, Op};
 
-use super::pages::{REGION, gfns_of, pages_of, regions_touching};
+use super::pages::{REGION, gfns_of, gfns_of_all, overlap, pages_of, regions_touching};
 use super::runs::Pages;
 use super::state::{Region, Sept, SharedPage, State};
 use super::tally::Tally;
@@ -109,16 +109,12 @@ impl State {
     /// Whether pages of two stretches of regions can lie in one folio of the guest_memfd.
     fn share_a_folio(&self, one: &Pages, other: &Pages) -> bool {
         let folios = |regions: &Pages| -> Vec<Pages> {
-            let gfns = regions.start * REGION..regions.end * REGION;
-            let pieces = self.slots.pieces(&gfns).into_iter();
+            let pieces = self.slots.pieces(&gfns_of_all(regions)).into_iter();
             pieces.map(|(_, file)| regions_touching(&file)).collect()
         };
         let others = folios(other);
-        folios(one).iter().any(|mine| {
-            others
-                .iter()
-                .any(|theirs| mine.start < theirs.end && theirs.start < mine.end)
-        })
+        let meets = |mine: &Pages| others.iter().any(|theirs| overlap(mine, theirs));
+        folios(one).iter().any(meets)
     }
 
     /// From now on only bounds are known of the region.

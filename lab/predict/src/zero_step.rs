@@ -9,7 +9,7 @@ use tdxlab_plan::{Branch, Op, SlotChange, TdxModule, VcpuId};
 
 use super::access::Access;
 use super::hole::pages_around;
-use super::pages::{REGION, count, range_of, regions_touching};
+use super::pages::{count, gfns_of_all, overlap, range_of, regions_touching};
 use super::runs::Pages;
 use super::state::State;
 use super::tally::Tally;
@@ -135,7 +135,7 @@ impl State {
     ) -> Result<(), Unjudgeable> {
         for op in branches.iter().flat_map(|branch| &branch.0) {
             let regions = regions_touching(&pages_around(op.range().unwrap_or_default()));
-            self.is_not_noted(&(regions.start * REGION..regions.end * REGION))?;
+            self.is_not_noted(&gfns_of_all(&regions))?;
             if matches!(op, Op::Touch { same_rip: true, .. })
                 && meeting.iter().any(|region| regions.contains(region))
             {
@@ -151,9 +151,8 @@ impl State {
     }
 
     fn is_not_noted(&self, pages: &Pages) -> Result<(), Unjudgeable> {
-        let overlaps = |noted: &&Pages| noted.start < pages.end && pages.start < noted.end;
         let found = self.stepping.iter().find_map(|(vcpu, stepping)| {
-            let noted = stepping.noted.iter().find(overlaps)?;
+            let noted = stepping.noted.iter().find(|noted| overlap(noted, pages))?;
             Some((vcpu.0, range_of(noted)))
         });
         let Some((vcpu, noted)) = found else {

@@ -2,7 +2,7 @@
 
 use tdxlab_protocol::addr::{Gpa, PageLevel, Side};
 use tdxlab_protocol::message::VcpuId;
-use tdxlab_protocol::tdcall::{reg, vmcall};
+use tdxlab_protocol::tdcall::{INSTRUCTION_BYTES, reg, vmcall};
 use tdxlab_tdxmodule::{Eeq, Entry, Exit, Outcome, PhysicalMemory, SHARED_BIT, Vmcall};
 
 use super::kvm::convert::{MapGpa, MapGpaResult};
@@ -25,12 +25,6 @@ const ENTRY_FAILED: &str = "KVM internal error. Suberror: 4 (TDH.VP.ENTER: 0x800
 
 /// R10 of a hypercall that KVM does not know (-KVM_ENOSYS).
 const KVM_ENOSYS: u64 = (-1000_i64) as u64;
-
-/// Length of TDCALL.
-const TDCALL_BYTES: u64 = 4;
-
-/// Exit qualification of a write.
-const WRITE: u64 = 0b10;
 
 /// A vCPU.
 #[derive(Clone, Debug)]
@@ -148,7 +142,7 @@ impl Vcpu {
                     let fake = Exit::EptViolation {
                         gpa: gpa.align_down(PageLevel::Size4K),
                         side: Side::Private,
-                        qualification: WRITE,
+                        qualification: Exit::WRITE,
                         eeq: Eeq::NONE,
                     };
                     return self.exit(id, inside, fake, kvm, io);
@@ -244,7 +238,7 @@ impl Vcpu {
             }
             Exit::Vmcall(call) => {
                 // The module has moved the guest past the instruction.
-                let inside = Inside::Rip(inside.rip().wrapping_add(TDCALL_BYTES));
+                let inside = Inside::Rip(inside.rip().wrapping_add(INSTRUCTION_BYTES));
                 self.vmcall(id, inside, call, kvm, io)
             }
         }

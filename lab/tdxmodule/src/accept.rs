@@ -26,9 +26,6 @@ use super::status::Status;
 use crate::entry::{Level, SeptEntry, State};
 use crate::physical_memory::PhysicalMemory;
 
-/// Exit qualification of a write.
-const WRITE: u64 = 0b10;
-
 impl<M: PhysicalMemory> Platform<M> {
     /// TDG.MEM.PAGE.ACCEPT with this RCX.
     pub(super) fn page_accept(&mut self, rcx: u64) -> Outcome {
@@ -43,7 +40,7 @@ impl<M: PhysicalMemory> Platform<M> {
         let violation = Outcome::Exit(Exit::EptViolation {
             gpa,
             side: Side::Private,
-            qualification: WRITE,
+            qualification: Exit::WRITE,
             eeq: Eeq::accept(level, found.level, found.entry),
         });
         // An entry above is not locked: it can only block the walk.

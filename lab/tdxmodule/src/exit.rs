@@ -34,13 +34,27 @@ pub enum Exit {
         gpa: Gpa,
         /// Private or shared half.
         side: Side,
-        /// Exit qualification: bit 0 read, bit 1 write.
+        /// Exit qualification: [`Exit::READ`] or [`Exit::WRITE`].
         qualification: u64,
         /// Extended exit qualification.
         eeq: Eeq,
     },
     /// TDG.VP.VMCALL; the arguments are in the registers.
     Vmcall(Vmcall),
+}
+
+impl Exit {
+    /// Exit qualification of a read.
+    pub const READ: u64 = 0b01;
+    /// Exit qualification of a write.
+    pub const WRITE: u64 = 0b10;
+
+    pub(super) const fn qualification(write: bool) -> u64 {
+        match write {
+            true => Exit::WRITE,
+            false => Exit::READ,
+        }
+    }
 }
 
 /// A hypercall with its arguments.

@@ -60,7 +60,7 @@ impl<M: PhysicalMemory> Platform<M> {
             Outcome::Exit(Exit::EptViolation {
                 gpa: gpa.align_down(PageLevel::Size4K),
                 side: Side::Private,
-                qualification: if write { 0b10 } else { 0b01 },
+                qualification: Exit::qualification(write),
                 eeq,
             })
         };
@@ -93,10 +93,9 @@ impl<M: PhysicalMemory> Platform<M> {
         }
         // Bits 8:7 of an EPT violation's qualification: the linear address is valid, and this was
         // the access itself, not a walk of page tables.
-        let access = if write { 0b10 } else { 0b01 };
         state.ve = Some(VeInfo {
             reason: EXIT_REASON_EPT_VIOLATION,
-            qualification: 0x180 | access,
+            qualification: 0x180 | Exit::qualification(write),
             gla: PRIVATE_WINDOW + gpa.as_u64(),
             gpa: reported.as_u64(),
         });

@@ -3,7 +3,9 @@
 use std::fmt;
 
 use tdxlab_protocol::addr::{Gpa, GpaRange, PageLevel};
-use tdxlab_protocol::message::{AcceptSize, Access, AccessKind, Command, Content, OnVe, Run, Side};
+use tdxlab_protocol::message::{
+    AcceptSize, Access, AccessKind, Command, Content, INSTRUCTION_COPIES, OnVe, Run, Side,
+};
 use tdxlab_protocol::pattern::Generation;
 use tdxlab_protocol::tdcall::{
     ATTR_RD_PENDING, EXIT_REASON_EPT_VIOLATION, leaf, reg, status, vmcall,
@@ -20,15 +22,13 @@ const STANDSTILLS: u32 = 1000;
 /// TDG.VP.VMCALL: registers R10 to R15.
 const MASK_R10_TO_R15: u64 = 0xfc00;
 
-/// Copies of an instruction that take turns, and the distance between them.
-const COPIES: u64 = 31;
-const COPY_BYTES: u64 = 16;
-
 /// Addresses of the instructions: TDCALL, and the first copy of each that makes an access.
 pub(super) const TDCALL_RIP: u64 = 0x10_0000;
 const LOAD_RIP: u64 = 0x10_1000;
 const ADD_RIP: u64 = 0x10_2000;
 const STORE_RIP: u64 = 0x10_3000;
+/// Distance between copies.
+const COPY_BYTES: u64 = 16;
 
 /// #VE information.
 #[derive(Clone, Copy, Debug)]
@@ -104,7 +104,10 @@ impl Program {
                 side,
                 on_ve,
                 same_rip,
-            } => accesses(range, stride, side, on_ve, What::Touch(access, same_rip)),
+            } => {
+                let what = What::Touch { access, same_rip };
+                accesses(range, stride, side, on_ve, what)
+            }
             Command::Fill {
                 range,
                 generation,
@@ -136,30 +139,35 @@ impl Program {
         match self {
             Program::Access(accesses) => matches!(
                 accesses.what,
-                What::Fill(_) | What::Touch(AccessKind::Write, _)
+                What::Fill(_)
+                    | What::Touch {
+                        access: AccessKind::Write,
+                        ..
+                    }
             ),
             Program::Accept(_) | Program::Convert(_) | Program::Probe(_) => false,
         }
     }
 
-    /// The instruction of its next access, on a vCPU that has made so many. The micro guest has as
-    /// many copies of each, and one for touches by one instruction.
+    /// The instruction of its next access, on a vCPU that has made so many.
     pub(super) fn rip(&self, accesses: u64) -> u64 {
         let what = match self {
             Program::Access(accesses) => accesses.what,
             Program::Accept(_) | Program::Convert(_) | Program::Probe(_) => return TDCALL_RIP,
         };
-        let first = match what {
-            What::Touch(AccessKind::Read, _) | What::Verify => LOAD_RIP,
-            What::Touch(AccessKind::Write, _) => ADD_RIP,
-            What::Fill(_) => STORE_RIP,
+        let (first, same_rip) = match what {
+            What::Verify => (LOAD_RIP, false),
+            What::Fill(_) => (STORE_RIP, false),
+            What::Touch { access, same_rip } => match access {
+                AccessKind::Read => (LOAD_RIP, same_rip),
+                AccessKind::Write => (ADD_RIP, same_rip),
+            },
         };
-        first
-            + COPY_BYTES
-                * match what {
-                    What::Touch(_, true) => COPIES,
-                    _ => accesses % COPIES,
-                }
+        let copy = match same_rip {
+            true => INSTRUCTION_COPIES,
+            false => accesses % INSTRUCTION_COPIES,
+        };
+        first + copy * COPY_BYTES
     }
 
     /// Continues with the reply, up to the next TDCALL or access. With `fine`, an access covers one
@@ -185,7 +193,7 @@ impl fmt::Display for Program {
         let (name, next) = match self {
             Program::Accept(accept) => ("accept", accept.next),
             Program::Access(accesses) => match accesses.what {
-                What::Touch(..) => ("touch", accesses.next),
+                What::Touch { .. } => ("touch", accesses.next),
                 What::Fill(_) => ("fill", accesses.next),
                 What::Verify => ("verify", accesses.next),
             },
@@ -306,8 +314,11 @@ pub(super) struct Accesses {
 /// Operation on a page.
 #[derive(Clone, Copy, Debug)]
 enum What {
-    /// Whether one instruction makes all accesses.
-    Touch(AccessKind, bool),
+    Touch {
+        access: AccessKind,
+        /// One instruction makes all accesses.
+        same_rip: bool,
+    },
     Fill(Generation),
     Verify,
 }
@@ -387,7 +398,7 @@ impl Accesses {
                 push_access(runs, start, results, Access::Done, self.stride);
             }
             // A locked add of 0 leaves the content alone.
-            What::Touch(..) => {
+            What::Touch { .. } => {
                 let outcome = if self.accepts > 0 {
                     Access::Accepted
                 } else {
@@ -404,7 +415,7 @@ impl Accesses {
     fn refused(&mut self, outcome: Access, runs: &mut Vec<Run>) {
         match self.what {
             What::Verify => push_content(runs, self.next, 1, Content::NotAccepted),
-            What::Touch(..) | What::Fill(_) => {
+            What::Touch { .. } | What::Fill(_) => {
                 push_access(runs, self.next, 1, outcome, self.stride);
             }
         }
