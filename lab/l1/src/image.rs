@@ -9,26 +9,34 @@ const LARGEST: u64 = 1 << 30;
 
 /// A kernel image that QEMU can boot.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) struct Image {
+pub(crate) struct Image<'a> {
     /// Its release, as `uname -r` prints it; `None` where the image does not say.
     pub(crate) release: Option<String>,
-    /// The ELF kernel inside, where it could be unpacked and can be started by its PVH note.
-    /// Starting it spares the emulated CPU from unpacking the kernel: seconds.
-    pub(crate) unpacked: Option<Vec<u8>>,
+    /// What a bzImage packs.
+    payload: Option<&'a [u8]>,
+}
+
+impl Image<'_> {
+    /// The ELF kernel inside, where it can be unpacked and started by its PVH note. Starting it spares
+    /// an emulated CPU from unpacking the kernel: seconds.
+    pub(crate) fn unpacked(&self) -> Option<Vec<u8>> {
+        let kernel = unpack::unpack(self.payload?, LARGEST).ok()?;
+        elf::has_pvh_entry(&kernel).then_some(kernel)
+    }
 }
 
 /// Reads an image; the error names the type of the file instead.
-pub(crate) fn read(bytes: &[u8]) -> Result<Image, String> {
+pub(crate) fn read(bytes: &[u8]) -> Result<Image<'_>, String> {
     if bytes.get(0x202..0x206) == Some(b"HdrS") && bytes.get(0x1fe..0x200) == Some(&[0x55, 0xaa]) {
         return Ok(Image {
             release: release(bytes),
-            unpacked: payload(bytes).and_then(unpacked),
+            payload: payload(bytes),
         });
     }
     if elf::has_pvh_entry(bytes) {
         return Ok(Image {
             release: banner_release(bytes),
-            unpacked: None,
+            payload: None,
         });
     }
     Err(match bytes {
@@ -108,12 +116,6 @@ fn payload(bytes: &[u8]) -> Option<&[u8]> {
     bytes.get(start..start.checked_add(number::<4>(bytes, 0x24c)?)?)
 }
 
-/// The ELF kernel in a payload, if its packing is supported and QEMU can start it.
-fn unpacked(payload: &[u8]) -> Option<Vec<u8>> {
-    let kernel = unpack::unpack(payload, LARGEST).ok()?;
-    elf::has_pvh_entry(&kernel).then_some(kernel)
-}
-
 #[cfg(test)]
 pub(crate) mod tests {
     use super::*;
@@ -136,9 +138,10 @@ pub(crate) mod tests {
 
     #[test]
     fn a_bz_image_names_its_release() {
-        let image = read(&bz_image("6.1.0-56-amd64", b"packed in an unknown way")).unwrap();
+        let bytes = bz_image("6.1.0-56-amd64", b"packed in an unknown way");
+        let image = read(&bytes).unwrap();
         assert_eq!(image.release.as_deref(), Some("6.1.0-56-amd64"));
-        assert_eq!(image.unpacked, None);
+        assert_eq!(image.unpacked(), None);
     }
 
     #[test]

@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
+use std::sync::OnceLock;
 use std::{fmt, fs, io};
 
 use super::error::L1Error;
@@ -102,12 +103,12 @@ pub struct Kernel {
     pub name: String,
     /// Release, if the image contains it.
     pub release: Option<String>,
-    /// The kernel to boot.
-    pub boot: Boot,
     /// Its modules; `None` if not found.
     pub modules: Option<ModuleFolder>,
     /// The image as it was packaged or built: a bzImage, or an ELF kernel.
     pub image: PathBuf,
+    /// What QEMU boots, once it is known.
+    boot: OnceLock<Boot>,
 }
 
 impl Kernel {
@@ -145,7 +146,7 @@ impl Kernel {
         let unpacked = package::kernel(cache, name, suite, fresh)?;
         let own = unpacked.modules();
         Ok(Kernel {
-            boot: Boot::File(unpacked.folder.join(&unpacked.boot)),
+            boot: Boot::File(unpacked.folder.join(&unpacked.boot)).into(),
             image: unpacked.folder.join("vmlinuz"),
             modules: Some(ModuleFolder::open(modules.unwrap_or(&own))?),
             name: unpacked.package,
@@ -154,15 +155,8 @@ impl Kernel {
     }
 
     fn from_image(path: &Path, modules: Option<&Path>) -> Result<Kernel, L1Error> {
-        let read = |path: &Path| {
-            let path = path.canonicalize()?;
-            let bytes = fs::read(&path)?;
-            io::Result::Ok((path, bytes))
-        };
-        let (path, bytes) = read(path).map_err(|source| L1Error::Read {
-            path: path.to_owned(),
-            source,
-        })?;
+        let path = path.canonicalize().map_err(unreadable(path))?;
+        let bytes = fs::read(&path).map_err(unreadable(&path))?;
         let image = image::read(&bytes).map_err(|what| L1Error::NotAKernel {
             path: path.clone(),
             what,
@@ -174,14 +168,26 @@ impl Kernel {
         Ok(Kernel {
             name: path.display().to_string(),
             release: image.release,
-            boot: image
-                .unpacked
-                .map_or_else(|| Boot::File(path.clone()), Boot::Bytes),
+            boot: OnceLock::new(),
             modules: folder
                 .map(|folder| ModuleFolder::open(&folder))
                 .transpose()?,
             image: path,
         })
+    }
+
+    /// What QEMU boots: the kernel inside the image, where it can be started by itself. Unpacking it takes
+    /// half a second, and on an emulated CPU ten.
+    pub fn boot(&self) -> Result<&Boot, L1Error> {
+        if let Some(boot) = self.boot.get() {
+            return Ok(boot);
+        }
+        let bytes = fs::read(&self.image).map_err(unreadable(&self.image))?;
+        let unpacked = image::read(&bytes).ok().and_then(|image| image.unpacked());
+        let whole = || Boot::File(self.image.clone());
+        Ok(self
+            .boot
+            .get_or_init(|| unpacked.map_or_else(whole, Boot::Bytes)))
     }
 
     /// The modules to load on a CPU of `vendor`, dependencies first.
@@ -190,6 +196,13 @@ impl Kernel {
             Some(folder) => folder.needed(&self.name, self.release.as_deref(), vendor),
             None => Ok(Vec::new()),
         }
+    }
+}
+
+fn unreadable(path: &Path) -> impl FnOnce(io::Error) -> L1Error {
+    |source| L1Error::Read {
+        path: path.to_owned(),
+        source,
     }
 }
 

@@ -160,7 +160,7 @@ pub fn run(
     let archive = build_initramfs(&job, &modules).map_err(system("building the initramfs"))?;
 
     let initramfs = in_memory("initramfs", &archive).map_err(system("keeping the initramfs"))?;
-    let (kernel_path, kernel_file) = match &kernel.boot {
+    let (kernel_path, kernel_file) = match kernel.boot()? {
         Boot::File(path) => (path.display().to_string(), None),
         Boot::Bytes(bytes) => {
             let file = in_memory("kernel", bytes).map_err(system("keeping the kernel"))?;

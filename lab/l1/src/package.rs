@@ -145,7 +145,7 @@ pub(crate) fn unpack(packages: &[PathBuf], kernels: &Path) -> Result<Unpacked, L
         what,
     })?;
     fs::rename(&vmlinuz, whole.path().join("vmlinuz")).map_err(failed)?;
-    let boot = match image.unpacked {
+    let boot = match image.unpacked() {
         Some(vmlinux) => {
             fs::write(whole.path().join("vmlinux"), vmlinux).map_err(failed)?;
             "vmlinux"

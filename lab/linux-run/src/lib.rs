@@ -7,6 +7,7 @@
 //! | `model` | what a step must show, from the plan |
 //! | `observe` | does a step and records guest and host |
 //! | `judge` | compares the two |
+//! | `images` | the image of a plan |
 //! | `own_disk` | plans on a user's own disk |
 //! | `complaints` | which lines of a kernel log are complaints |
 //! | `host` | what the host's kernel shows of leaves and splits |
@@ -35,6 +36,7 @@ mod court;
 mod demotes;
 mod file;
 mod host;
+mod images;
 mod judge;
 mod laws;
 mod leaves;
@@ -51,4 +53,5 @@ mod tests;
 mod unaccepted;
 
 pub use baseline::Baseline;
+pub use images::Images;
 pub use runner::{LinuxCase, LinuxRunner, Place};

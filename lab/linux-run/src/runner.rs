@@ -13,7 +13,7 @@ use tdxlab_linux::disk::Disk;
 use tdxlab_linux::image::ReportDriver;
 use tdxlab_linux::machine::{AgentLine, Start, Td};
 use tdxlab_linux::quotes::{Policy, QuoteService};
-use tdxlab_linux::{Board, ImageOptions, LinuxError, LinuxGuest, LinuxImage, Machine};
+use tdxlab_linux::{Board, LinuxError, LinuxGuest, LinuxImage, Machine};
 use tdxlab_plan::linux::{AgentBy, LinuxOp, LinuxPlan, Pages, Quotes};
 use tdxlab_qemu::interrupt::Interrupt;
 use tdxlab_qemu::{Accelerator, Cpu, Installed};
@@ -24,6 +24,7 @@ use crate::baseline::{self, Baseline};
 use crate::boot;
 use crate::court::Court;
 use crate::file::{self, File};
+use crate::images::{Images, asks_for_reports, has};
 use crate::judge::{SAME_IOMEM, judge};
 use crate::laws;
 use crate::ledger::Ledger;
@@ -64,8 +65,8 @@ pub struct Place {
 pub struct LinuxRunner<'a> {
     /// Machine and accelerator.
     pub place: Place,
-    /// The image, without the options a plan sets.
-    pub image: ImageOptions,
+    /// The images of the guests.
+    pub images: Images,
     /// Where everything is written down.
     pub journal: &'a Journal,
     /// The run folder.
@@ -171,36 +172,25 @@ impl LinuxRunner<'_> {
         if td {
             fits(plan.guest.mebibytes, meminfo::available())?;
         }
-        let has = |is: fn(&LinuxOp) -> bool| plan.steps.iter().any(|step| is(&step.op));
-        let kexec = has(|op| *op == LinuxOp::Kexec);
-        let plug = plan.plugged() > 0;
-        let reports = has(|op| matches!(op, LinuxOp::Report { .. } | LinuxOp::Quote { .. }));
-        let (disk, loader) = self.disk(case);
-        let options = ImageOptions {
-            kexec,
-            td,
-            plug,
-            reports,
-            first: own_disk::first(plan, disk.as_deref()),
-            ..self.image.clone()
-        };
-        let image = match disk.filter(|_| loader) {
-            Some(disk) => LinuxImage::on_disk(&disk),
-            None => LinuxImage::prepare(&options).map_err(|error| {
-                format!("needs an image of a Linux guest: {}", with_help(&error))
-            })?,
-        };
-        if let Some(why) = image.no_kexec.as_ref().filter(|_| kexec) {
+        let image = self
+            .images
+            .of(case, td, self.place.disk.as_deref())
+            .map_err(|error| format!("needs an image of a Linux guest: {}", with_help(&error)))?;
+        if let Some(why) = image
+            .no_kexec
+            .as_ref()
+            .filter(|_| has(plan, |op| *op == LinuxOp::Kexec))
+        {
             return Err(format!("needs kexec: {why}"));
         }
-        if let Some(why) = image.no_plug.as_ref().filter(|_| plug) {
+        if let Some(why) = image.no_plug.as_ref().filter(|_| plan.plugged() > 0) {
             return Err(format!("needs virtio-mem: {why}"));
         }
-        if reports && image.reports == ReportDriver::Absent {
+        if asks_for_reports(plan) && image.reports == ReportDriver::Absent {
             let lacks = format!("{} has no tdx_guest (CONFIG_TDX_GUEST_DRIVER)", image.name);
             return Err(format!("needs TDREPORTs: {lacks}"));
         }
-        let kernel_pages = has(|op| {
+        let kernel_pages = has(plan, |op| {
             matches!(op, LinuxOp::Convert { .. })
                 || matches!(
                     op,

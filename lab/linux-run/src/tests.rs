@@ -21,6 +21,7 @@ use tdxlab_run::{Outcome, Progress};
 use tdxlab_scenario as scenario;
 
 use crate::court::Court;
+use crate::images::Images;
 use crate::judge::judge;
 use crate::model::Model;
 use crate::observe::Observer;
@@ -93,7 +94,7 @@ fn every_scenario_passes_on_a_plain_guest_or_is_skipped_for_what_it_needs() {
     let wrong = Wrong::default();
     let runner = LinuxRunner {
         place,
-        image: ImageOptions::default(),
+        images: Images::new(ImageOptions::default()),
         journal: &journal,
         folder: &folder,
         interrupt: Interrupt::of_process(),

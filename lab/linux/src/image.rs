@@ -14,6 +14,7 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
+use memchr::memmem;
 use serde::{Deserialize, Serialize};
 
 use tdxlab_l1::KernelChoice;
@@ -35,6 +36,11 @@ pub use crate::kernel_modules::ReportDriver;
 /// Contained in every kernel that supports TDs: the TDX module's CPUID signature (`TDX_IDENT` in
 /// arch/x86/include/asm/shared/tdx.h).
 const TDX_IDENT: &[u8] = b"IntelTDX    ";
+
+/// Files of an image in the cache.
+const INITRAMFS: &str = "initrd";
+const UNPACKED: &str = "kernel";
+const MADE: &str = "image.json";
 
 /// An image in the cache.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -66,6 +72,8 @@ pub struct LinuxImage {
 struct Made {
     kernel: String,
     release: Option<String>,
+    /// Whether it was seen that the kernel knows TDs.
+    td: bool,
     /// SHA-256 of each part.
     parts: BTreeMap<String, String>,
 }
@@ -146,28 +154,25 @@ impl LinuxImage {
             true => add_kexec(&mut files, kernel)?,
             false => Some("the image was made without what kexec needs".to_owned()),
         };
-        if options.td && !mentions_td(kernel)? {
-            return Err(LinuxError::NoTdKernel {
-                kernel: kernel.name.clone(),
-            });
-        }
-
         let made = Made {
             kernel: kernel.name.clone(),
             release: kernel.release.clone(),
+            td: options.td,
             parts: parts(&files, kernel)?,
         };
         let id = made.id();
         let folder = cache.join("guests").join(&id);
-        let booted = match &kernel.boot {
-            // Firmware starts the image as packaged, by its EFI stub.
-            _ if options.td => kernel.image.clone(),
-            Boot::File(path) => path.clone(),
-            Boot::Bytes(_) => folder.join("kernel"),
-        };
-        let image = LinuxImage {
-            kernel: booted,
-            initramfs: folder.join("initrd"),
+        if !folder.join(MADE).is_file() {
+            if options.td && !mentions_td(kernel)? {
+                return Err(LinuxError::NoTdKernel {
+                    kernel: kernel.name.clone(),
+                });
+            }
+            made.keep(&folder, &files, kernel)?;
+        }
+        Ok(LinuxImage {
+            kernel: made.booted(&folder, kernel)?,
+            initramfs: folder.join(INITRAMFS),
             id,
             name: kernel.name.clone(),
             release: kernel.release.clone(),
@@ -176,54 +181,65 @@ impl LinuxImage {
             no_kexec,
             no_plug,
             reports,
-        };
-        if !folder.join("image.json").is_file() {
-            image
-                .keep(&folder, &files, kernel, &made)
-                .map_err(|source| LinuxError::File {
-                    path: folder.clone(),
-                    source,
-                })?;
-        }
-        Ok(image)
-    }
-
-    /// Writes it to the cache. The folder appears when it is whole.
-    fn keep(
-        &self,
-        folder: &Path,
-        files: &Initramfs,
-        kernel: &Kernel,
-        made: &Made,
-    ) -> io::Result<()> {
-        let above = folder.parent().expect("a folder of the cache");
-        fs::create_dir_all(above)?;
-        let whole = tempfile::tempdir_in(above)?;
-        fs::write(whole.path().join("initrd"), files.archive()?)?;
-        if let Boot::Bytes(bytes) = &kernel.boot {
-            fs::write(whole.path().join("kernel"), bytes)?;
-        }
-        fs::write(
-            whole.path().join("image.json"),
-            serde_json::to_vec_pretty(made)?,
-        )?;
-        match fs::rename(whole.path(), folder) {
-            Ok(()) => {
-                let _moved = whole.keep();
-                Ok(())
-            }
-            // Another run was faster.
-            Err(_) if folder.join("image.json").is_file() => Ok(()),
-            Err(error) => Err(error),
-        }
+        })
     }
 }
 
 impl Made {
-    /// Start of the hash over all parts.
+    /// Start of the hash over all of which the image depends.
     fn id(&self) -> String {
-        let text = serde_json::to_vec(&self.parts).expect("text can be written");
+        let text = serde_json::to_vec(&(self.td, &self.parts)).expect("text can be written");
         hash(&text)[..16].to_owned()
+    }
+
+    /// Writes the image to its folder, which appears when it is whole.
+    fn keep(&self, folder: &Path, files: &Initramfs, kernel: &Kernel) -> Result<(), LinuxError> {
+        let unpacked = match self.td {
+            true => None,
+            false => match kernel.boot()? {
+                Boot::File(_) => None,
+                Boot::Bytes(bytes) => Some(bytes),
+            },
+        };
+        let write = || {
+            let above = folder.parent().expect("a folder of the cache");
+            fs::create_dir_all(above)?;
+            let whole = tempfile::tempdir_in(above)?;
+            fs::write(whole.path().join(INITRAMFS), files.archive()?)?;
+            if let Some(bytes) = unpacked {
+                fs::write(whole.path().join(UNPACKED), bytes)?;
+            }
+            fs::write(whole.path().join(MADE), serde_json::to_vec_pretty(self)?)?;
+            match fs::rename(whole.path(), folder) {
+                Ok(()) => {
+                    let _moved = whole.keep();
+                    Ok(())
+                }
+                // Another run was faster.
+                Err(_) if folder.join(MADE).is_file() => Ok(()),
+                Err(error) => Err(error),
+            }
+        };
+        write().map_err(|source: io::Error| LinuxError::File {
+            path: folder.to_owned(),
+            source,
+        })
+    }
+
+    /// The kernel QEMU boots, of an image in its folder.
+    fn booted(&self, folder: &Path, kernel: &Kernel) -> Result<PathBuf, LinuxError> {
+        let unpacked = folder.join(UNPACKED);
+        // Firmware starts the image as packaged, by its EFI stub.
+        if self.td {
+            return Ok(kernel.image.clone());
+        }
+        if unpacked.is_file() {
+            return Ok(unpacked);
+        }
+        Ok(match kernel.boot()? {
+            Boot::File(path) => path.clone(),
+            Boot::Bytes(_) => unpacked,
+        })
     }
 }
 
@@ -247,13 +263,11 @@ fn add_kexec(files: &mut Initramfs, kernel: &Kernel) -> Result<Option<String>, L
 
 /// Whether the kernel knows TDs.
 fn mentions_td(kernel: &Kernel) -> Result<bool, LinuxError> {
-    let bytes = match &kernel.boot {
-        Boot::File(path) => read(path)?,
-        Boot::Bytes(bytes) => bytes.clone(),
-    };
-    Ok(bytes
-        .windows(TDX_IDENT.len())
-        .any(|window| window == TDX_IDENT))
+    let mentions = |bytes: &[u8]| memmem::find(bytes, TDX_IDENT).is_some();
+    Ok(match kernel.boot()? {
+        Boot::File(path) => mentions(&read(path)?),
+        Boot::Bytes(bytes) => mentions(bytes),
+    })
 }
 
 /// The hash of each part.

@@ -1,9 +1,10 @@
 //! `tdxlab linux`: runs scenarios of Linux guests.
 
+use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use clap::{Args, ValueEnum};
+use clap::{Args, FromArgMatches, ValueEnum};
 use tdxlab_host::OnHost;
 use tdxlab_journal::folder::RunFolder;
 use tdxlab_journal::journal::{Event, Journal, PlanId, RunStarted};
@@ -11,7 +12,8 @@ use tdxlab_l1::KernelChoice;
 use tdxlab_linux::image::PACKAGE;
 use tdxlab_linux::machine::Td;
 use tdxlab_linux::{Board, ImageOptions, firmware};
-use tdxlab_linux_run::{Baseline, LinuxCase, LinuxRunner, Place};
+use tdxlab_linux_run::{Baseline, Images, LinuxCase, LinuxRunner, Place};
+use tdxlab_plan::linux::AgentBy;
 use tdxlab_plan::{HostKind, HostProfile};
 use tdxlab_qemu::{Accelerator, Installed, Version};
 use tdxlab_report::terminal;
@@ -114,6 +116,12 @@ enum BoardName {
 }
 
 impl Linux {
+    /// The command that these words give, which come after `linux`.
+    pub(super) fn of_words(words: &[OsString]) -> Result<Linux, clap::Error> {
+        let command = Linux::augment_args(clap::Command::new("linux").no_binary_name(true));
+        Linux::from_arg_matches(&command.try_get_matches_from(words)?)
+    }
+
     pub(super) fn execute(self) -> Result<u8, CliError> {
         let interrupt = signals::install()?;
         let (kind, why) = self.kind();
@@ -134,13 +142,7 @@ impl Linux {
         let watcher = progress::watcher(cases.len(), jobs.min(cases.len()), self.quiet);
         let runner = LinuxRunner {
             place,
-            image: ImageOptions {
-                kernel: self.guest_kernel.clone(),
-                modules: self.guest_modules.clone(),
-                headers: self.guest_headers.clone(),
-                pages_module: self.pages_module.clone(),
-                ..ImageOptions::default()
-            },
+            images: self.images(),
             journal: &journal,
             folder: &folder,
             interrupt,
@@ -157,6 +159,33 @@ impl Linux {
             false => terminal::summary(&finished.report, &finished.folder),
         });
         Ok(exit_code(&finished.report, false))
+    }
+
+    /// Makes the images of TDs before they run in an emulated machine, where that takes long: ten seconds
+    /// each, to unpack the kernel. There, what could not be made is told with its plan. What might be
+    /// downloaded is left out `offline`.
+    pub(super) fn make_images(&self, offline: bool) -> Result<(), CliError> {
+        if self.resume.is_some() {
+            return Ok(());
+        }
+        let images = self.images();
+        for case in load::linux(&self.scenarios())? {
+            if offline && case.plan.guest.agent == AgentBy::QemuGa {
+                continue;
+            }
+            let _ = images.of(&case, true, self.disk.as_deref());
+        }
+        Ok(())
+    }
+
+    fn images(&self) -> Images {
+        Images::new(ImageOptions {
+            kernel: self.guest_kernel.clone(),
+            modules: self.guest_modules.clone(),
+            headers: self.guest_headers.clone(),
+            pages_module: self.pages_module.clone(),
+            ..ImageOptions::default()
+        })
     }
 
     /// Guests at the same time.

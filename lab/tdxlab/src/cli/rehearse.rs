@@ -14,6 +14,7 @@ use tdxlab_qemu::installed::PROGRAM_VARIABLE;
 use tdxlab_scenario as scenario;
 
 use super::error::CliError;
+use super::linux::Linux;
 use super::options::Scenarios;
 use super::{load, output};
 
@@ -280,9 +281,8 @@ impl Rehearse {
         })?;
         let pages = pages_module::in_parts(parts)?;
         self.fetch_qemu_ga()?;
-        command.push(own);
-        command.extend(["linux", "--host", "tdx", "--out"].map(OsString::from));
-        command.push(self.out.clone().into());
+        let mut words: Vec<OsString> = ["--host", "tdx", "--out"].map(OsString::from).into();
+        words.push(self.out.clone().into());
         for (option, path) in [
             ("--firmware", firmware),
             ("--guest-kernel", parts.kernel()),
@@ -293,11 +293,19 @@ impl Rehearse {
             if self.has_option(option) {
                 continue;
             }
-            command.push(option.into());
-            command.push(path.into());
+            words.push(option.into());
+            words.push(path.into());
         }
-        command.extend(self.options.iter().cloned());
-        command.extend(self.paths.iter().map(OsString::from));
+        words.extend(self.options.iter().cloned());
+        words.extend(self.paths.iter().map(OsString::from));
+        // Words that are wrong are told inside.
+        if let Ok(linux) = Linux::of_words(&words) {
+            progress("the images of Linux guests");
+            linux.make_images(self.offline)?;
+        }
+        command.push(own);
+        command.push("linux".into());
+        command.extend(words);
         Ok(())
     }
 
