@@ -11,9 +11,10 @@ use tdxlab::run::{NoProgress, PoolOptions};
 use tdxlab::spec::RunSpec;
 use tdxlab_selftests::command::{root, stdout};
 use tdxlab_selftests::failing::plans;
+use tdxlab_selftests::recorded::report_of;
 use tdxlab_selftests::tdxlab;
 
-use super::runs::{report_of, run};
+use super::runs::run;
 
 const GOOD: &str = "punch/head-and-tail.yaml";
 

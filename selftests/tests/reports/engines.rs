@@ -93,7 +93,7 @@ fn gitlab_runs_the_file_of_init() {
             .env("HOME", place.path())
             .env("PATH", format!("{}:{path}", programs.display())),
     );
-    let report = super::runs::report_of(&folder.join("reports/latest"));
+    let report = tdxlab_selftests::recorded::report_of(&folder.join("reports/latest"));
     assert_eq!(report.scenarios.len(), 1, "{log}");
     assert_eq!(report.verdict, Verdict::Pass, "{log}");
 }

@@ -5,11 +5,9 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use tdxlab::report::Report;
 use tdxlab_selftests::command::root;
+use tdxlab_selftests::recorded::{report_of, timeless};
 use tdxlab_selftests::tdxlab;
-
-use super::runs::report_of;
 
 const SHARDS: usize = 8;
 
@@ -50,29 +48,6 @@ fn killed_half_way(index: usize, out: &Path) -> PathBuf {
         }
     }
     panic!("shard {index} is always done before it can be killed");
-}
-
-/// The part of a report that must be equal on all machines: all but times and names of runs.
-pub(super) fn timeless(mut report: Report) -> Report {
-    report.run = String::new();
-    report.started = String::new();
-    report.command = Vec::new();
-    report.host_reason = String::new();
-    report.jobs = 0;
-    report.micros = 0;
-    for scenario in &mut report.scenarios {
-        scenario.micros = 0;
-        scenario.boot_micros = None;
-        // Which plans meet in a guest depends on which are left.
-        scenario.shared_guest = None;
-        for step in &mut scenario.steps {
-            step.micros = 0;
-            if let Some(work) = &mut step.work {
-                work.micros = None;
-            }
-        }
-    }
-    report
 }
 
 fn finished_plans(journal: &Path) -> usize {

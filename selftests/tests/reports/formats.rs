@@ -12,8 +12,9 @@ use tdxlab::report::trend::Trend;
 use tdxlab::report::{Fact, Report, github, html, junit, kcidb, kernels, ktap, lava, terminal};
 use tdxlab_selftests::command::root;
 use tdxlab_selftests::programs::{output_of, program};
+use tdxlab_selftests::recorded::report_of;
 
-use super::runs::{report_of, run};
+use super::runs::run;
 
 /// A run in which some pass, some fail, some are skipped.
 fn mixed() -> (tempfile::TempDir, Report) {

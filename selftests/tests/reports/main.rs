@@ -10,4 +10,3 @@ mod kselftest;
 mod ktap_stream;
 mod page;
 mod runs;
-mod slurm;

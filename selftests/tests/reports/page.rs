@@ -256,7 +256,7 @@ fn the_page_of_the_default_set_takes_eight_kibibytes_a_scenario_with_every_pictu
     let reports = tempfile::tempdir().unwrap();
     let folder = run("", None, reports.path()).folder;
     let text = fs::read_to_string(folder.join("report.html")).unwrap();
-    let scenarios = super::runs::report_of(&folder).scenarios;
+    let scenarios = tdxlab_selftests::recorded::report_of(&folder).scenarios;
     let (size, most) = (text.len(), scenarios.len() * (8 << 10));
     assert!(
         size < most,

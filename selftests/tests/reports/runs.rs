@@ -5,7 +5,6 @@ use std::path::Path;
 use tdxlab::host_soft::SoftwareHost;
 use tdxlab::host_soft::sim::SimHost;
 use tdxlab::plan::Design;
-use tdxlab::report::Report;
 use tdxlab::run::{NoProgress, TestCase};
 use tdxlab::spec::{FinishedRun, RunSpec};
 use tdxlab::{faults, scenario};
@@ -44,10 +43,4 @@ fn relative(item: TestCase) -> TestCase {
             .unwrap_or(file)
     });
     TestCase { scenario, ..item }
-}
-
-/// The report of a run's folder.
-pub(super) fn report_of(folder: &Path) -> Report {
-    let text = std::fs::read(folder.join("report.json")).expect("a report");
-    serde_json::from_slice(&text).expect("that can be read")
 }

@@ -11,10 +11,8 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::{Pid, User, getuid};
 use tdxlab_selftests::command::root;
 use tdxlab_selftests::programs::{output_of, program};
+use tdxlab_selftests::recorded::{report_of, timeless};
 use tdxlab_selftests::tdxlab;
-
-use super::fleet::timeless;
-use super::runs::report_of;
 
 const SHARDS: usize = 8;
 
