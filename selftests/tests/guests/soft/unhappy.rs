@@ -180,7 +180,7 @@ fn a_stop_in_the_middle_is_a_hang() {
     let folder = TempDir::new().unwrap();
     // Booting has to fit in as well, on a machine that is busy.
     let options = BootOptions {
-        patience: Duration::from_secs(10),
+        patience: Duration::from_secs(5),
         ..options(&folder, "headtail")
     };
     let mut session = host.boot(&guest(4 * MIB, 1), &options).unwrap();
