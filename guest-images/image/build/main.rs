@@ -1,8 +1,8 @@
 //! Builds the programs of guests: the micro guest, with its finished image, and the agent of Linux
 //! guests.
 //!
-//! 1. A nested cargo builds `guest-images/micro`, with flags for a guest and a target folder
-//!    below `OUT_DIR`; another one `guest-images/linux`, as a static program.
+//! 1. A nested cargo builds `guest-images/micro`, with flags for a guest and a target folder of its
+//!    own; another one `guest-images/linux`, as a static program.
 //! 2. The loadable segment of the micro guest's ELF file becomes the image; the TDVF metadata is
 //!    written into it.
 //! 3. `src/lib.rs` includes image and agent; the ELF file stays beside it for the debugger.
@@ -44,14 +44,25 @@ fn main() {
     watch(&guest_images.join("../Cargo.toml"));
     watch(&manifest.join("build"));
 
-    let elf = build_micro(&guest_images.join("micro"), &out.join("micro"));
+    let built = built(&out);
+    let elf = build_micro(&guest_images.join("micro"), &built.join("micro"));
     let mut image = flatten(&fs::read(&elf).expect("cargo has written the ELF file"));
     tdvf::write(&mut image);
     fs::write(out.join("micro.bin"), &image).expect("OUT_DIR is writable");
     fs::copy(&elf, out.join("micro.elf")).expect("OUT_DIR is writable");
 
-    let agent = build_agent(&guest_images.join("linux"), &out.join("linux"));
+    let agent = build_agent(&guest_images.join("linux"), &built.join("linux"));
     fs::copy(&agent, out.join("agent")).expect("OUT_DIR is writable");
+}
+
+/// Where the nested cargos build: beside cargo's folder `build`, in one place for tests, clippy, rustdoc and
+/// every choice of features, each of which has an `OUT_DIR` of its own. They lock it.
+fn built(out: &Path) -> PathBuf {
+    let build = out.ancestors().find(|folder| folder.ends_with("build"));
+    match build.and_then(Path::parent) {
+        Some(profile) => profile.join("guest-images"),
+        None => out.to_owned(),
+    }
 }
 
 /// Rebuilds when anything in `path` changes.

@@ -30,7 +30,6 @@ use crate::machine::{AgentLine, Start};
 use crate::pages_module;
 
 pub use crate::image_options::{First, ImageOptions, PACKAGE};
-pub use crate::initramfs::fetch_qemu_ga;
 pub use crate::kernel_modules::ReportDriver;
 
 /// Contained in every kernel that supports TDs: the TDX module's CPUID signature (`TDX_IDENT` in
@@ -318,8 +317,33 @@ mod tests {
             td: true,
             ..ImageOptions::default()
         };
+        // A plain image of it in the cache makes no difference.
+        LinuxImage::of(&kernel, &ImageOptions::default(), folder.path()).unwrap();
         let error = LinuxImage::of(&kernel, &options, folder.path()).unwrap_err();
         assert!(matches!(error, LinuxError::NoTdKernel { .. }), "{error}");
+    }
+
+    #[test]
+    fn a_td_boots_the_packed_image() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("bzImage");
+        let mut image = fs::read(kernel(folder.path()).image).unwrap();
+        image.extend_from_slice(TDX_IDENT);
+        fs::write(&path, image).unwrap();
+        let choice = KernelChoice::Image(path.clone());
+        let kernel = Kernel::find(&choice, None, false).unwrap();
+        let options = ImageOptions {
+            td: true,
+            ..ImageOptions::default()
+        };
+        let made = LinuxImage::of(&kernel, &options, folder.path()).unwrap();
+        assert_eq!(made.kernel, path.canonicalize().unwrap());
+        assert_eq!(
+            LinuxImage::of(&kernel, &options, folder.path()).unwrap(),
+            made
+        );
+        let plain = LinuxImage::of(&kernel, &ImageOptions::default(), folder.path()).unwrap();
+        assert_ne!(plain.id, made.id);
     }
 
     #[test]

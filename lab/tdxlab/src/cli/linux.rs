@@ -161,19 +161,20 @@ impl Linux {
         Ok(exit_code(&finished.report, false))
     }
 
-    /// Makes the images of TDs before they run in an emulated machine, where that takes long: ten seconds
-    /// each, to unpack the kernel. There, what could not be made is told with its plan. What might be
-    /// downloaded is left out `offline`.
+    /// Makes the images of TDs, and has what they are made of in the cache, before they run in an emulated
+    /// machine: there, unpacking a kernel takes ten seconds, and there is no network. What could not be made
+    /// is told there, with its plan. `offline`, what may be downloaded is left out.
     pub(super) fn make_images(&self, offline: bool) -> Result<(), CliError> {
         if self.resume.is_some() {
             return Ok(());
         }
         let images = self.images();
         for case in load::linux(&self.scenarios())? {
-            if offline && case.plan.guest.agent == AgentBy::QemuGa {
-                continue;
+            let plan = &case.plan;
+            let fetches = plan.guest.agent == AgentBy::QemuGa;
+            if plan.td != Some(false) && !(offline && fetches) {
+                let _ = images.of(&case, true, self.disk.as_deref());
             }
-            let _ = images.of(&case, true, self.disk.as_deref());
         }
         Ok(())
     }

@@ -7,16 +7,14 @@ use std::time::Duration;
 use clap::Args;
 use tdxlab_l1::rehearse::{self, Choice, Distributed, Parts, RehearsalError};
 use tdxlab_l1::{AcceleratorChoice, KernelChoice, Memory, Options};
-use tdxlab_linux::{image, pages_module};
-use tdxlab_plan::linux::AgentBy;
+use tdxlab_linux::pages_module;
 use tdxlab_qemu::installed::PROGRAM_VARIABLE;
 
 use tdxlab_scenario as scenario;
 
 use super::error::CliError;
 use super::linux::Linux;
-use super::options::Scenarios;
-use super::{load, output};
+use super::output;
 
 /// Sets KVM's parameters in the emulated machine, and becomes the command.
 const SET_PARAMETERS: &str = "parameters=/sys/module/kvm/parameters
@@ -280,7 +278,6 @@ impl Rehearse {
             )
         })?;
         let pages = pages_module::in_parts(parts)?;
-        self.fetch_qemu_ga()?;
         let mut words: Vec<OsString> = ["--host", "tdx", "--out"].map(OsString::from).into();
         words.push(self.out.clone().into());
         for (option, path) in [
@@ -306,23 +303,6 @@ impl Rehearse {
         command.push(own);
         command.push("linux".into());
         command.extend(words);
-        Ok(())
-    }
-
-    /// Has qemu-ga in the cache, where a scenario puts it into the lab's own image: the emulated machine
-    /// has no network.
-    fn fetch_qemu_ga(&self) -> Result<(), CliError> {
-        let cases = load::linux(&Scenarios {
-            paths: self.paths.clone(),
-            seed: None,
-        })?;
-        let wanted = cases.iter().any(|case| {
-            let guest = &case.plan.guest;
-            guest.agent == AgentBy::QemuGa && guest.disk.is_none()
-        });
-        if wanted && !self.offline && !self.has_option("--disk") {
-            image::fetch_qemu_ga()?;
-        }
         Ok(())
     }
 
