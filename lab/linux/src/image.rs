@@ -30,6 +30,7 @@ use crate::machine::{AgentLine, Start};
 use crate::pages_module;
 
 pub use crate::image_options::{First, ImageOptions, PACKAGE};
+pub use crate::initramfs::fetch_qemu_ga;
 pub use crate::kernel_modules::ReportDriver;
 
 /// Contained in every kernel that supports TDs: the TDX module's CPUID signature (`TDX_IDENT` in
@@ -193,19 +194,13 @@ impl Made {
 
     /// Writes the image to its folder, which appears when it is whole.
     fn keep(&self, folder: &Path, files: &Initramfs, kernel: &Kernel) -> Result<(), LinuxError> {
-        let unpacked = match self.td {
-            true => None,
-            false => match kernel.boot()? {
-                Boot::File(_) => None,
-                Boot::Bytes(bytes) => Some(bytes),
-            },
-        };
+        let boot = (!self.td).then(|| kernel.boot()).transpose()?;
         let write = || {
             let above = folder.parent().expect("a folder of the cache");
             fs::create_dir_all(above)?;
             let whole = tempfile::tempdir_in(above)?;
             fs::write(whole.path().join(INITRAMFS), files.archive()?)?;
-            if let Some(bytes) = unpacked {
+            if let Some(Boot::Bytes(bytes)) = boot {
                 fs::write(whole.path().join(UNPACKED), bytes)?;
             }
             fs::write(whole.path().join(MADE), serde_json::to_vec_pretty(self)?)?;

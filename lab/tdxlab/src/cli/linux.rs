@@ -9,7 +9,7 @@ use tdxlab_host::OnHost;
 use tdxlab_journal::folder::RunFolder;
 use tdxlab_journal::journal::{Event, Journal, PlanId, RunStarted};
 use tdxlab_l1::KernelChoice;
-use tdxlab_linux::image::PACKAGE;
+use tdxlab_linux::image::{self, PACKAGE};
 use tdxlab_linux::machine::Td;
 use tdxlab_linux::{Board, ImageOptions, firmware};
 use tdxlab_linux_run::{Baseline, Images, LinuxCase, LinuxRunner, Place};
@@ -164,15 +164,25 @@ impl Linux {
     /// Makes the images of TDs, and has what they are made of in the cache, before they run in an emulated
     /// machine: there, unpacking a kernel takes ten seconds, and there is no network. What could not be made
     /// is told there, with its plan. `offline`, what may be downloaded is left out.
+    ///
+    /// # Errors
+    ///
+    /// The scenarios cannot be read, or qemu-ga cannot be had.
     pub(super) fn make_images(&self, offline: bool) -> Result<(), CliError> {
-        if self.resume.is_some() {
+        let packaged = !matches!(self.guest_kernel, KernelChoice::Image(_));
+        if self.resume.is_some() || (offline && packaged) {
             return Ok(());
         }
         let images = self.images();
         for case in load::linux(&self.scenarios())? {
-            let plan = &case.plan;
-            let fetches = plan.guest.agent == AgentBy::QemuGa;
-            if plan.td != Some(false) && !(offline && fetches) {
+            let guest = &case.plan.guest;
+            let has_disk = guest.disk.is_some() || self.disk.is_some();
+            match guest.agent == AgentBy::QemuGa && !has_disk {
+                true if offline => continue,
+                true => image::fetch_qemu_ga()?,
+                false => {}
+            }
+            if case.plan.td != Some(false) {
                 let _ = images.of(&case, true, self.disk.as_deref());
             }
         }
