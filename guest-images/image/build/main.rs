@@ -56,9 +56,11 @@ fn main() {
 }
 
 /// Where the nested cargos build: beside cargo's folder `build`, in one place for tests, clippy, rustdoc and
-/// every choice of features, each of which has an `OUT_DIR` of its own. They lock it.
+/// every choice of features, each of which has an `OUT_DIR` of its own, two or three folders below. They
+/// lock it.
 fn built(out: &Path) -> PathBuf {
-    let build = out.ancestors().find(|folder| folder.ends_with("build"));
+    let mut near = out.ancestors().take(4);
+    let build = near.find(|folder| folder.ends_with("build"));
     match build.and_then(Path::parent) {
         Some(profile) => profile.join("guest-images"),
         None => out.to_owned(),

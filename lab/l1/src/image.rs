@@ -2,6 +2,8 @@
 //!
 //! Source: `Documentation/arch/x86/boot.rst` of the kernel.
 
+use memchr::memmem;
+
 use super::{elf, unpack};
 
 /// Bound on an unpacked kernel; one with every option and debug information stays below it.
@@ -17,6 +19,11 @@ pub(crate) struct Image<'a> {
 }
 
 impl Image<'_> {
+    /// Whether there may be a kernel inside.
+    pub(crate) fn is_packed(&self) -> bool {
+        self.payload.is_some()
+    }
+
     /// The ELF kernel inside, where it can be unpacked and started by its PVH note. Starting it spares
     /// an emulated CPU from unpacking the kernel: seconds.
     pub(crate) fn unpacked(&self) -> Option<Vec<u8>> {
@@ -80,19 +87,13 @@ fn banner_release(bytes: &[u8]) -> Option<String> {
     const BANNER: &[u8] = b"Linux version ";
     let mut rest = bytes;
     loop {
-        let start = find(rest, BANNER)? + BANNER.len();
+        let start = memmem::find(rest, BANNER)? + BANNER.len();
         rest = &rest[start..];
         // The first place may be the format string of the banner.
         if rest.first().is_some_and(u8::is_ascii_digit) {
             return first_word(&rest[..rest.len().min(128)]);
         }
     }
-}
-
-fn find(haystack: &[u8], needle: &[u8]) -> Option<usize> {
-    haystack
-        .windows(needle.len())
-        .position(|window| window == needle)
 }
 
 fn first_word(text: &[u8]) -> Option<String> {

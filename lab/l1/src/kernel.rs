@@ -165,10 +165,14 @@ impl Kernel {
             Some(folder) => Some(folder.to_owned()),
             None => modules_beside(&path, image.release.as_deref()),
         };
+        let boot = match image.is_packed() {
+            true => OnceLock::new(),
+            false => Boot::File(path.clone()).into(),
+        };
         Ok(Kernel {
             name: path.display().to_string(),
             release: image.release,
-            boot: OnceLock::new(),
+            boot,
             modules: folder
                 .map(|folder| ModuleFolder::open(&folder))
                 .transpose()?,

@@ -38,10 +38,8 @@ impl Images {
         disk: Option<&Path>,
     ) -> Result<LinuxImage, LinuxError> {
         let plan = &case.plan;
-        let disk = own_disk::path(plan, &case.scenario, disk);
-        if let Some(disk) = &disk
-            && own_disk::has_loader(plan, Some(disk))
-        {
+        let (disk, loader) = own_disk::of(plan, &case.scenario, disk);
+        if let Some(disk) = disk.as_deref().filter(|_| loader) {
             return Ok(LinuxImage::on_disk(disk));
         }
         let options = ImageOptions {

@@ -8,8 +8,19 @@ use tdxlab_linux::machine::{Machine, Start};
 use tdxlab_linux::{LinuxError, Loaders, firmware as of_machines};
 use tdxlab_plan::linux::{AgentBy, LinuxPlan};
 
+/// The disk of a plan, and whether its own boot loader starts the guest.
+pub(crate) fn of(
+    plan: &LinuxPlan,
+    scenario: &Path,
+    given: Option<&Path>,
+) -> (Option<PathBuf>, bool) {
+    let disk = path(plan, scenario, given);
+    let loader = has_loader(plan, disk.as_deref());
+    (disk, loader)
+}
+
 /// The disk of a plan: its own, or `given` where it names none and its agent comes by qemu-ga.
-pub(crate) fn path(plan: &LinuxPlan, scenario: &Path, given: Option<&Path>) -> Option<PathBuf> {
+fn path(plan: &LinuxPlan, scenario: &Path, given: Option<&Path>) -> Option<PathBuf> {
     let guest = &plan.guest;
     match &guest.disk {
         Some(disk) => {
@@ -22,7 +33,7 @@ pub(crate) fn path(plan: &LinuxPlan, scenario: &Path, given: Option<&Path>) -> O
 }
 
 /// Whether the disk's own boot loader starts the guest.
-pub(crate) fn has_loader(plan: &LinuxPlan, disk: Option<&Path>) -> bool {
+fn has_loader(plan: &LinuxPlan, disk: Option<&Path>) -> bool {
     disk.is_some() && !plan.guest.has_root()
 }
 

@@ -153,13 +153,6 @@ impl LinuxRunner<'_> {
         Ok(outcome)
     }
 
-    /// The disk of a plan, and whether its own boot loader starts the guest.
-    fn disk(&self, case: &LinuxCase) -> (Option<PathBuf>, bool) {
-        let disk = own_disk::path(&case.plan, &case.scenario, self.place.disk.as_deref());
-        let loader = own_disk::has_loader(&case.plan, disk.as_deref());
-        (disk, loader)
-    }
-
     /// The image for a plan; or the need that is not met.
     fn image_for(&self, case: &LinuxCase) -> Result<LinuxImage, String> {
         let plan = &case.plan;
@@ -213,7 +206,7 @@ impl LinuxRunner<'_> {
         quotes: Option<String>,
     ) -> Result<Machine, LinuxError> {
         let plan = &case.plan;
-        let (disk, loader) = self.disk(case);
+        let (disk, loader) = own_disk::of(plan, &case.scenario, self.place.disk.as_deref());
         let kvm = self.place.accelerator == Accelerator::Kvm;
         let serial = image.line == AgentLine::Serial;
         let pluggable = plan.plugged() >> 20;

@@ -194,8 +194,8 @@ impl Machine {
         option("-display", "none".to_owned());
         option("-machine", self.machine());
         let (accelerator, cpu) = match (self.accelerator, self.cpu) {
-            // One thread for all vCPUs: with one each, QEMU 7.2 lets a vCPU run what another has just
-            // patched out of the kernel, and one of some hundred boots on two vCPUs does not end.
+            // One thread for all vCPUs: with one each, one of some hundred boots on two vCPUs did not
+            // end. QEMU 7.2 then lets a vCPU run what another has just patched out of the kernel.
             // Five-level paging only makes every walk of the emulated MMU longer.
             (Accelerator::Tcg, _) => ("tcg,thread=single", "max,la57=off"),
             (Accelerator::Kvm, Cpu::Max) => ("kvm", "max"),
