@@ -133,6 +133,7 @@ fn sim(rows: &mut Vec<Row>) {
         seed: 0,
         folder: std::path::PathBuf::new(),
         patience: Duration::from_secs(60),
+        fresh: true,
     };
     let mut rates: Vec<f64> = (0..5)
         .map(|_| {

@@ -21,8 +21,9 @@ pub fn timeless(mut report: Report) -> Report {
     for scenario in &mut report.scenarios {
         scenario.micros = 0;
         scenario.boot_micros = None;
-        // Which plans meet in a guest depends on which are left.
+        // Which plans meet in a guest or a QEMU depends on which are left.
         scenario.shared_guest = None;
+        scenario.guests_before = 0;
         for step in &mut scenario.steps {
             step.micros = 0;
             if let Some(work) = &mut step.work {

@@ -138,6 +138,7 @@ impl Harness {
                 Races::Drawn => PATIENCE,
                 Races::Started => tdxlab_run::PATIENCE,
             },
+            fresh: true,
         };
         let mut session = host.boot(guest, &options)?;
         let profile = host.profile();

@@ -381,6 +381,7 @@ mod tests {
             seed: 1,
             folder: folder.path().to_owned(),
             patience: std::time::Duration::from_secs(60),
+            fresh: true,
         };
         let mut session = SimHost::new().boot(&detect::guest(), &options).unwrap();
         let facts = look(session.as_mut());

@@ -84,6 +84,9 @@ pub struct BootOptions {
     pub folder: std::path::PathBuf,
     /// Longest a single operation may take before the guest counts as hung.
     pub patience: Duration,
+    /// Whether the guest needs a QEMU of its own. A host may else put it into one that had guests
+    /// before: see [`Session::guests_before`].
+    pub fresh: bool,
 }
 
 /// A booted guest and the host under it.
@@ -119,6 +122,11 @@ pub trait Session: Send {
     /// Whether the seeded fault has changed the host's behaviour so far; `None` without a fault.
     fn fault_reached(&self) -> Option<bool> {
         None
+    }
+
+    /// How many guests the QEMU of this one had before; all of them ended in good order.
+    fn guests_before(&self) -> u32 {
+        0
     }
 
     /// Another plan begins, in memory of this guest that was never touched. A host that decides

@@ -94,6 +94,9 @@ pub enum Event {
         /// The guest, where the plan has it not for itself.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         shared: Option<SharedGuest>,
+        /// Guests that the QEMU of this one had before; each ended in good order.
+        #[serde(default, skip_serializing_if = "is_zero")]
+        guests_before: u32,
     },
     /// The positive control was done.
     Controlled {
@@ -173,13 +176,14 @@ pub enum Event {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         fault_reached: Option<bool>,
     },
-    /// A plan that did not pass in a guest it shared was run again in one of its own, whose results
-    /// count.
+    /// A plan that did not pass in a guest it shared, or in a QEMU that had guests before, was run
+    /// again in a guest and a QEMU of its own. The results there count.
     FailedShared {
         /// Which plan.
         plan: PlanId,
-        /// The guest it shared.
-        guest: SharedGuest,
+        /// The guest it shared; `None` where it shared only the QEMU.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        guest: Option<SharedGuest>,
         /// What was said of it there.
         verdict: Verdict,
         /// Why, in words.
@@ -204,6 +208,10 @@ pub enum Event {
         #[serde(default, skip_serializing_if = "Vec::is_empty")]
         facts: Vec<(String, String)>,
     },
+}
+
+fn is_zero(number: &u32) -> bool {
+    *number == 0
 }
 
 /// The plan of an event, by value or by reference.

@@ -316,6 +316,7 @@ impl LinuxRunner<'_> {
                     plan: id,
                     micros: micros(took),
                     shared: None,
+                    guests_before: 0,
                 })?;
             }
             let owner = |gpa| observer.owner(gpa);

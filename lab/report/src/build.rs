@@ -160,10 +160,13 @@ impl Builder {
                 why,
             } => {
                 if let Some(draft) = self.draft(plan) {
-                    draft.report.failed_shared = Some(format!(
-                        "{verdict} in guest {}, after {} others: {why}",
-                        guest.guest, guest.before
-                    ));
+                    let place = match guest {
+                        Some(guest) => {
+                            format!("in guest {}, after {} others", guest.guest, guest.before)
+                        }
+                        None => "in a QEMU that had other guests before".to_owned(),
+                    };
+                    draft.report.failed_shared = Some(format!("{verdict} {place}: {why}"));
                 }
             }
             Event::RunEnded {
@@ -263,6 +266,7 @@ impl Draft {
                 micros: 0,
                 boot_micros: None,
                 shared_guest: None,
+                guests_before: 0,
                 failed_shared: None,
                 control: None,
                 steps: Vec::new(),
@@ -281,9 +285,15 @@ impl Draft {
 
     fn take(&mut self, event: Event) {
         match event {
-            Event::Booted { micros, shared, .. } => {
+            Event::Booted {
+                micros,
+                shared,
+                guests_before,
+                ..
+            } => {
                 self.report.boot_micros = Some(micros);
                 self.report.shared_guest = shared;
+                self.report.guests_before = guests_before;
             }
             Event::Controlled {
                 after,

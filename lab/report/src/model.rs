@@ -13,6 +13,10 @@ use tdxlab_plan::HostKind;
 /// Version of the report format. Raised when a field changes its meaning or goes away.
 pub const VERSION: u32 = 1;
 
+fn is_zero(number: &u32) -> bool {
+    *number == 0
+}
+
 /// A run of scenarios, with its verdicts.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
@@ -174,7 +178,10 @@ pub struct ScenarioReport {
     /// The guest it ran in, where others ran in it, too.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub shared_guest: Option<SharedGuest>,
-    /// Why it did not pass in a guest it shared, if so; the result in a guest of its own counts.
+    /// How many guests the QEMU of its guest had before.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub guests_before: u32,
+    /// Why it did not pass in a guest or QEMU it shared, if so; the result in one of its own counts.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub failed_shared: Option<String>,
     /// The judgement of the positive control.

@@ -365,25 +365,33 @@ fn skips(report: &Report) -> BTreeMap<&str, usize> {
     skips
 }
 
-/// How many guests were shared, and what passed only in a guest of its own.
+/// How many guests and QEMUs were shared, and what passed only in one of its own.
 fn shared_guests(report: &Report) -> String {
     let mut out = String::new();
     let all = || report.scenarios.iter();
     let guests: std::collections::BTreeSet<u32> = all()
         .filter_map(|one| Some(one.shared_guest?.guest))
         .collect();
+    let mut shared = Vec::new();
     if !guests.is_empty() {
         let sharing = all().filter(|one| one.shared_guest.is_some()).count();
-        out += &format!(
-            "{} in {} (--fresh boots one for each)\n",
-            count(sharing, "scenario"),
-            count(guests.len(), "shared guest")
-        );
+        let guests = count(guests.len(), "shared guest");
+        shared.push(format!("{} in {guests}", count(sharing, "scenario")));
+    }
+    // The first plan of a guest counts for it.
+    let is_first = |one: &&ScenarioReport| one.shared_guest.is_none_or(|guest| guest.before == 0);
+    let used = |one: &&ScenarioReport| one.guests_before > 0;
+    match all().filter(is_first).filter(used).count() {
+        0 => {}
+        guests => shared.push(format!("{} in a used QEMU", count(guests, "guest"))),
+    }
+    if !shared.is_empty() {
+        out += &format!("{} (--fresh boots one for each)\n", shared.join(", "));
     }
     for scenario in all().filter(|one| one.verdict == Verdict::Pass) {
         if let Some(said) = &scenario.failed_shared {
             out += &format!(
-                "passed in a guest of its own only: {}; {said}\n",
+                "passed in a guest and QEMU of its own only: {}; {said}\n",
                 scenario.name
             );
         }

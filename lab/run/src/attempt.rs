@@ -5,7 +5,6 @@ use std::time::{Duration, Instant};
 use tdxlab_host::Session;
 use tdxlab_journal::Ending;
 use tdxlab_journal::journal::{Event, JournalError, PlanId, SharedGuest};
-use tdxlab_journal::replay::Signature;
 use tdxlab_journal::verdict::Verdict;
 use tdxlab_judge::PlanJudge;
 use tdxlab_judge::oracle::Oracle;
@@ -31,19 +30,7 @@ pub(super) struct Attempt<'a> {
 impl Attempt<'_> {
     /// Why it did not pass.
     pub(super) fn why(&self) -> String {
-        match &self.reason {
-            Some(reason) => reason.clone(),
-            None => {
-                let Signature {
-                    step, witnesses, ..
-                } = &self.run.signature;
-                let who: Vec<&str> = witnesses.iter().map(|witness| witness.name()).collect();
-                match step {
-                    Some(step) => format!("step {step}, {}", who.join(", ")),
-                    None => who.join(", "),
-                }
-            }
-        }
+        self.run.why(self.reason.as_deref())
     }
 }
 
@@ -62,6 +49,7 @@ pub(super) fn attempt<'a>(
         plan: id,
         micros: micros(booting),
         shared: Some(guest),
+        guests_before: session.guests_before(),
     })?;
     let mut run = PlanRun::new(lab, worker, id, &item.plan);
     let mut judge = run.judge();

@@ -46,5 +46,5 @@ fn once(lab: &RunContext<'_>, worker: usize, id: PlanId, item: &TestCase) -> Opt
         hooks: &NoHooks,
         ..*lab
     };
-    Some(again.execute(worker, id, item).ok()?.verdict)
+    Some(again.execute(worker, id, item, true).ok()?.verdict)
 }

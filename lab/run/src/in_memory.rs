@@ -87,7 +87,8 @@ impl<'a> InMemoryRunner<'a> {
             interrupted: false,
             fault_reached: None,
         };
-        let outcome = match catch_unwind(AssertUnwindSafe(|| lab.execute(0, PlanId(0), item))) {
+        let outcome = match catch_unwind(AssertUnwindSafe(|| lab.execute(0, PlanId(0), item, true)))
+        {
             Ok(Ok(outcome)) => outcome,
             Ok(Err(error)) => broken(&error.to_string()),
             Err(_) => broken(PANICKED),

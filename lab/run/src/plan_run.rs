@@ -50,13 +50,17 @@ impl From<FolderError> for Stop {
 }
 
 impl RunContext<'_> {
-    /// Runs a plan, or skips it if a need is not met. Any failure is an outcome; an error means
-    /// that it could not be recorded.
+    /// Runs a plan in a guest of its own, or skips it if a need is not met. Any failure is an outcome;
+    /// an error means that it could not be recorded.
+    ///
+    /// If not `fresh`, the QEMU may be one that had guests before. What does not pass there is run
+    /// again in a new one, and the results there count.
     pub fn execute(
         &self,
         worker: usize,
         id: PlanId,
         item: &TestCase,
+        fresh: bool,
     ) -> Result<Outcome, JournalError> {
         let started = Instant::now();
         let plan = &item.plan;
@@ -66,7 +70,7 @@ impl RunContext<'_> {
         }
         self.begin(worker, id, item)?;
         let mut plan_run = PlanRun::new(self, worker, id, plan);
-        let reason = match plan_run.run() {
+        let reason = match plan_run.run(fresh) {
             Ok(()) => None,
             Err(Stop::Reason(reason)) => Some(reason),
             Err(Stop::Journal(error)) => return Err(error),
@@ -87,6 +91,16 @@ impl RunContext<'_> {
         }
         if reason.is_some() {
             plan_run.verdict = plan_run.verdict.and(Verdict::Error);
+        }
+        if !fresh && plan_run.is_suspect(plan_run.verdict) {
+            let outcome = self.execute(worker, id, item, true)?;
+            self.journal.write(&Event::FailedShared {
+                plan: id,
+                guest: None,
+                verdict: plan_run.verdict,
+                why: plan_run.why(reason.as_deref()),
+            })?;
+            return Ok(outcome);
         }
         let evidence = plan_run.tidy();
         let outcome = Outcome {
@@ -125,6 +139,8 @@ pub(super) struct PlanRun<'a> {
     pub(super) fault_reached: Option<bool>,
     /// Whether the TD has died.
     pub(super) dead: bool,
+    /// Guests that its QEMU had before.
+    guests_before: u32,
     /// Relative to the run's folder.
     folder: PathBuf,
 }
@@ -148,6 +164,7 @@ impl<'a> PlanRun<'a> {
             signature: Signature::passing(),
             fault_reached: None,
             dead: false,
+            guests_before: 0,
             folder: RunFolder::of_plan(id, &plan.name),
         }
     }
@@ -163,7 +180,27 @@ impl<'a> PlanRun<'a> {
 }
 
 impl PlanRun<'_> {
-    fn run(&mut self) -> Result<(), Stop> {
+    /// Why it did not pass, in words; `reason` if it was not judged to the end.
+    pub(super) fn why(&self, reason: Option<&str>) -> String {
+        if let Some(reason) = reason {
+            return reason.to_owned();
+        }
+        let Signature {
+            step, witnesses, ..
+        } = &self.signature;
+        let who: Vec<&str> = witnesses.iter().map(|witness| witness.name()).collect();
+        match step {
+            Some(step) => format!("step {step}, {}", who.join(", ")),
+            None => who.join(", "),
+        }
+    }
+
+    /// Whether a verdict may come from what earlier guests left in the QEMU.
+    fn is_suspect(&self, verdict: Verdict) -> bool {
+        self.guests_before > 0 && verdict != Verdict::Pass
+    }
+
+    fn run(&mut self, fresh: bool) -> Result<(), Stop> {
         let folder = self.path();
         // An earlier runner that was killed may have left this folder.
         if folder.exists() {
@@ -185,8 +222,10 @@ impl PlanRun<'_> {
                 seed: self.plan.seed,
                 folder,
                 patience: self.lab.patience,
+                fresh,
             },
         )?;
+        self.guests_before = session.guests_before();
         let judged = self
             .booted(booting.elapsed())
             .and_then(|()| self.judge_all(session.as_mut(), &mut judge));
@@ -194,10 +233,12 @@ impl PlanRun<'_> {
             Ok(()) => self.verdict,
             Err(_) => self.verdict.and(Verdict::Error),
         };
-        if self.lab.keep.keeps(so_far) {
+        // A suspect leaves its evidence when it is run again.
+        let counts = !self.is_suspect(so_far);
+        if counts && self.lab.keep.keeps(so_far) {
             self.leave_evidence(session.as_mut());
         }
-        if so_far != Verdict::Pass && !self.lab.interrupt.is_raised() {
+        if counts && so_far != Verdict::Pass && !self.lab.interrupt.is_raised() {
             let folder = self.path();
             self.lab.hooks.failed(self.plan, &folder, session.as_mut());
         }
@@ -241,6 +282,7 @@ impl PlanRun<'_> {
             plan: self.id,
             micros: micros(took),
             shared: None,
+            guests_before: self.guests_before,
         })?)
     }
 

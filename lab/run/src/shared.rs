@@ -143,8 +143,8 @@ pub(super) struct Sharing<'a> {
     pub(super) worker: usize,
     /// Guests that were shared so far in the run.
     pub(super) guests: &'a AtomicU32,
-    /// Runs a plan in a guest of its own.
-    pub(super) alone: &'a dyn Fn(Numbered<'_>) -> Result<Outcome, JournalError>,
+    /// Runs a plan in a guest of its own, and in a QEMU of its own if the second argument says so.
+    pub(super) alone: &'a dyn Fn(Numbered<'_>, bool) -> Result<Outcome, JournalError>,
     /// Gets how each plan ended; whether to go on.
     pub(super) over: &'a dyn Fn(Numbered<'_>, &Outcome) -> bool,
 }
@@ -174,12 +174,12 @@ impl<'a> Sharing<'a> {
                 return Ok(false);
             }
             if rest.len() == 1 {
-                let outcome = (self.alone)(first)?;
+                let outcome = (self.alone)(first, false)?;
                 return Ok((self.over)(first, &outcome));
             }
             let Some((session, guest, booting)) = self.boot(rest) else {
                 // In a guest of its own the plan says what is amiss.
-                let outcome = (self.alone)(first)?;
+                let outcome = (self.alone)(first, true)?;
                 if !(self.over)(first, &outcome) {
                     return Ok(false);
                 }
@@ -218,6 +218,7 @@ impl<'a> Sharing<'a> {
             seed: first.plan.seed,
             folder,
             patience: self.lab.patience,
+            fresh: false,
         };
         let shared = SharedGuest {
             guest: number,
@@ -323,7 +324,7 @@ impl<'a> Sharing<'a> {
         for Held { item, attempt } in shared.held.drain(..) {
             let outcome = match conclude(self.lab, item.0, attempt)? {
                 Some(outcome) => outcome,
-                None => (self.alone)(item)?,
+                None => (self.alone)(item, true)?,
             };
             go_on &= (self.over)(item, &outcome);
         }
@@ -333,10 +334,10 @@ impl<'a> Sharing<'a> {
         if self.lab.interrupt.is_raised() {
             return Ok(false);
         }
-        let outcome = (self.alone)(item)?;
+        let outcome = (self.alone)(item, true)?;
         self.lab.journal.write(&Event::FailedShared {
             plan: item.0,
-            guest,
+            guest: Some(guest),
             verdict,
             why,
         })?;

@@ -125,6 +125,10 @@ impl Session for Windowed {
         self.guest.fault_reached()
     }
 
+    fn guests_before(&self) -> u32 {
+        self.guest.guests_before()
+    }
+
     /// Populated are the pages of the stretch: what the guest has more than before. The positive control
     /// has its page beside them, as it has in a guest of the plan's own.
     fn sample(&mut self) -> Sample {

@@ -24,7 +24,7 @@ pub struct PoolOptions {
     pub fail_fast: bool,
     /// How often a plan that failed is run again, to see how reliably it fails.
     pub confirm: u32,
-    /// Let plans share guests that need the same one, where booting costs.
+    /// Let plans share guests that need the same one, and guests QEMUs, where booting costs.
     pub share: bool,
 }
 
@@ -56,7 +56,7 @@ pub fn run_some(
         stop: AtomicBool::new(false),
         verdict: Mutex::new(Verdict::Skip),
         lab,
-        drive,
+        drive: PoolOptions { share, ..drive },
     };
     let batches = batches(items, lab, share, jobs);
     in_parallel(jobs, &batches, |worker, batch| workers.run(worker, batch))?;
@@ -85,7 +85,7 @@ impl<'a> Workers<'a> {
             lab: self.lab,
             worker,
             guests: &self.guests,
-            alone: &|item| self.alone(worker, item),
+            alone: &|item, fresh| self.alone(worker, item, fresh),
             over: &|item, outcome| self.over(worker, item, outcome),
         };
         if self.is_stopped() {
@@ -100,9 +100,16 @@ impl<'a> Workers<'a> {
         self.stop.load(Ordering::Relaxed) || self.lab.interrupt.is_raised()
     }
 
-    /// Runs a plan in a guest of its own.
-    fn alone(&self, worker: usize, (id, item): Numbered<'_>) -> Result<Outcome, JournalError> {
-        let outcome = or_panicked(self.lab.journal, id, || self.lab.execute(worker, id, item))?;
+    /// Runs a plan in a guest of its own, and in a QEMU of its own if `fresh`.
+    fn alone(
+        &self,
+        worker: usize,
+        (id, item): Numbered<'_>,
+        fresh: bool,
+    ) -> Result<Outcome, JournalError> {
+        let fresh = fresh || !self.drive.share;
+        let run = || self.lab.execute(worker, id, item, fresh);
+        let outcome = or_panicked(self.lab.journal, id, run)?;
         if outcome.verdict == Verdict::Fail && self.drive.confirm > 0 {
             confirm(self.lab, worker, id, item, self.drive.confirm)?;
         }

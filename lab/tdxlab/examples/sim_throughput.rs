@@ -25,6 +25,7 @@ fn boot() -> Box<dyn Session> {
         seed: 0,
         folder: std::path::PathBuf::new(),
         patience: Duration::from_secs(60),
+        fresh: true,
     };
     match SimHost::in_memory().boot(&guest(), &options) {
         Ok(session) => session,

@@ -1,5 +1,5 @@
-//! Plans that share a guest are judged as in guests of their own: the whole default set under every
-//! design, faults, and guests in which something goes wrong.
+//! Plans that share a guest or a QEMU are judged as in guests of their own: the whole default set under
+//! every design, faults, and guests in which something goes wrong.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -44,6 +44,8 @@ enum Mood {
     RefusesTheSecond,
     /// The kernel complains when the guest has gone.
     LeavesATrace,
+    /// Nothing can be done in a QEMU that had a guest before.
+    RefusesUsedQemus,
 }
 
 /// sim, as if a boot cost something.
@@ -84,11 +86,13 @@ impl Host for Costly {
     }
 
     fn boot(&self, guest: &Guest, options: &BootOptions) -> Result<Box<dyn Session>, HostError> {
-        self.boots.fetch_add(1, Ordering::Relaxed);
+        let booted = self.boots.fetch_add(1, Ordering::Relaxed);
+        let used = !options.fresh && booted > 0 && self.mood == Mood::RefusesUsedQemus;
         Ok(Box::new(Moody {
             session: self.sim.boot(guest, options)?,
             mood: self.mood,
             plans: 0,
+            used,
         }))
     }
 }
@@ -98,11 +102,13 @@ struct Moody {
     mood: Mood,
     /// Plans that shared it so far; none where it is not shared.
     plans: usize,
+    /// Whether its QEMU had a guest before.
+    used: bool,
 }
 
 impl Session for Moody {
     fn perform(&mut self, op: &Op, reads: &[GpaRange]) -> Result<Observed, HostError> {
-        if self.mood == Mood::RefusesTheSecond && self.plans == 2 {
+        if self.used || self.mood == Mood::RefusesTheSecond && self.plans == 2 {
             return Err(HostError::GuestRefused {
                 reason: "not in this mood".to_owned(),
             });
@@ -120,6 +126,10 @@ impl Session for Moody {
 
     fn fault_reached(&self) -> Option<bool> {
         self.session.fault_reached()
+    }
+
+    fn guests_before(&self) -> u32 {
+        u32::from(self.used)
     }
 
     fn next_plan(&mut self, seed: u64) {
@@ -287,6 +297,27 @@ fn what_fails_in_a_shared_guest_is_run_again_before_it_is_believed() {
     let bad = |(verdict, _): &&(Verdict, _)| matches!(verdict, Verdict::Fail | Verdict::Error);
     assert_eq!(ends.verdicts.values().filter(bad).count(), 0, "{ends:?}");
     assert_eq!(ends.verdicts.len(), items.len());
+}
+
+#[test]
+fn what_fails_in_a_used_qemu_is_run_again_in_a_new_one() {
+    // All of these have guests of their own.
+    let items = plans("accept/slot");
+    assert!(items.len() > 2);
+    let host = Costly::new(SimHost::in_memory(), Mood::RefusesUsedQemus);
+    let design = Design::named("headtail").unwrap();
+    let ends = run(&items, &host, design, true);
+    assert_eq!(ends.shared, 0);
+    // The first has a new QEMU anyway.
+    assert_eq!(ends.failed_shared.len(), items.len() - 1, "{ends:?}");
+    let passed = |(verdict, _): &(Verdict, _)| *verdict == Verdict::Pass;
+    assert!(ends.verdicts.values().all(passed), "{ends:?}");
+    assert_eq!(host.boots.load(Ordering::Relaxed), 2 * items.len() - 1);
+
+    let host = Costly::new(SimHost::in_memory(), Mood::RefusesUsedQemus);
+    let ends = run(&items, &host, design, false);
+    assert!(ends.failed_shared.is_empty(), "{ends:?}");
+    assert_eq!(host.boots.load(Ordering::Relaxed), items.len());
 }
 
 #[test]

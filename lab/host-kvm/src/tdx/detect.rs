@@ -261,6 +261,7 @@ mod tests {
             seed: 1,
             folder: folder.path().to_owned(),
             patience: std::time::Duration::from_secs(60),
+            fresh: true,
         };
         let mut session = SimHost::new().boot(&guest(), &options).unwrap();
         let found = probe(session.as_mut()).unwrap();

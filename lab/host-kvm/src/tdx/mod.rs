@@ -65,6 +65,7 @@ impl TdxHost {
             seed: 1,
             folder: folder.to_owned(),
             patience: PROBE_PATIENCE,
+            fresh: true,
         };
         let session = boot::boot(self, &detect::guest(), &options, stages)?;
         Ok(Box::new(session))

@@ -1,7 +1,6 @@
 //! The software KVM, and its channel to vCPUs: a byte on the doorbell, the rest in the mailbox.
 
 use std::io::{self, Read};
-use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
 
 use tdxlab_host::HostError;
@@ -21,38 +20,28 @@ const ALMOST_EMPTY: u64 = 4 * 512;
 pub(super) struct Core {
     pub(super) kvm: SoftKvm<SoftMachine>,
     mailbox: Mailbox,
-    doorbell: UnixStream,
     /// Unanswered request of each vCPU.
     asked: Vec<Option<Request>>,
 }
 
 impl Core {
-    pub(super) fn new(
-        kvm: SoftKvm<SoftMachine>,
-        mailbox: Mailbox,
-        doorbell: UnixStream,
-        vcpus: u16,
-    ) -> io::Result<Core> {
-        doorbell.set_nonblocking(true)?;
-        Ok(Core {
+    pub(super) fn new(kvm: SoftKvm<SoftMachine>, mailbox: Mailbox, vcpus: u16) -> Core {
+        Core {
             kvm,
             mailbox,
-            doorbell,
             asked: vec![None; usize::from(vcpus)],
-        })
-    }
-
-    /// Readable when a vCPU makes a request.
-    pub(super) fn doorbell(&self) -> BorrowedFd<'_> {
-        self.doorbell.as_fd()
+        }
     }
 
     /// Hands the requests of all vCPUs that have rung to the software KVM, in the order in which
     /// they rang. Never blocks.
-    pub(super) fn take_requests(&mut self) -> Result<Vec<VcpuId>, HostError> {
+    pub(super) fn take_requests(
+        &mut self,
+        mut doorbell: &UnixStream,
+    ) -> Result<Vec<VcpuId>, HostError> {
         // At most one byte per vCPU, since each waits for its answer.
         let mut bells = [0; 64];
-        let count = match self.doorbell.read(&mut bells) {
+        let count = match doorbell.read(&mut bells) {
             Ok(count) => count,
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => 0,
             Err(source) => {
@@ -112,6 +101,11 @@ impl Core {
         self.asked
             .get(usize::from(vcpu.0))
             .is_some_and(Option::is_some)
+    }
+
+    /// Whether any vCPU waits for an answer.
+    pub(super) fn is_asked(&self) -> bool {
+        self.asked.iter().any(Option::is_some)
     }
 
     /// Whether there still is a TD to do anything with.

@@ -24,6 +24,7 @@ const ADDRESS: u64 = 0x000f_ffff_ffff_f000;
 #[derive(Debug)]
 pub(super) struct SoftMachine {
     ram: Arc<Ram>,
+    pool: Range<Pfn>,
     mailbox: Mailbox,
     /// Frames of the pool that may hold something, one bit each.
     used: Vec<u64>,
@@ -34,11 +35,17 @@ pub(super) struct SoftMachine {
 }
 
 impl SoftMachine {
-    pub(super) fn new(ram: Arc<Ram>, mailbox: Mailbox, patience: Duration) -> SoftMachine {
-        let pool = ram.pool();
+    /// On the frames of `pool`, all of which are zero.
+    pub(super) fn new(
+        ram: Arc<Ram>,
+        pool: Range<Pfn>,
+        mailbox: Mailbox,
+        patience: Duration,
+    ) -> SoftMachine {
         let frames = pool.end.0 - pool.start.0;
         SoftMachine {
             ram,
+            pool,
             mailbox,
             used: vec![0; frames.div_ceil(64) as usize],
             patience,
@@ -75,7 +82,7 @@ impl SoftMachine {
     /// new memory is free. Hence a frame counts as used as soon as it is reachable, whether it was
     /// zeroed or not.
     fn mark_used(&mut self, first: Pfn, count: u64) {
-        let pool = self.ram.pool();
+        let pool = &self.pool;
         for frame in first.0..first.0 + count {
             if pool.contains(&Pfn(frame)) {
                 let bit = frame - pool.start.0;
@@ -85,7 +92,7 @@ impl SoftMachine {
     }
 
     fn is_used(&self, frame: Pfn) -> bool {
-        let pool = self.ram.pool();
+        let pool = &self.pool;
         // Frames outside of the pool are not tracked.
         if !pool.contains(&frame) {
             return true;
@@ -97,7 +104,7 @@ impl SoftMachine {
 
 impl PhysicalMemory for SoftMachine {
     fn pool(&self) -> Range<Pfn> {
-        self.ram.pool()
+        self.pool.clone()
     }
 
     fn read_entry(&self, table: Pfn, index: usize) -> u64 {
@@ -160,12 +167,13 @@ impl PhysicalMemory for SoftMachine {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::soft::ram::tests::ram;
+    use crate::soft::ram::tests::{layout, ram};
 
     fn machine() -> SoftMachine {
         let ram = Arc::new(ram(1 << 24));
         let mailbox = Mailbox::new(ram.clone(), 1);
-        SoftMachine::new(ram, mailbox, Duration::from_millis(5))
+        let pool = layout(1 << 24).pool();
+        SoftMachine::new(ram, pool, mailbox, Duration::from_millis(5))
     }
 
     fn fill(machine: &SoftMachine, first: Pfn, count: u64) {

@@ -10,6 +10,8 @@
 //! | [`ram`] | QEMU's RAM, mapped into the lab |
 //! | [`mailbox`] | requests of vCPUs, and stale translations |
 //! | [`machine`] | both together, as the software KVM needs them |
+//! | [`qemu`] | starts a QEMU |
+//! | [`kept`] | QEMUs whose guest has ended, for the next guest |
 //! | [`boot`] | boots a session for a plan's guest |
 //! | [`core`] | the software KVM, and its channel to vCPUs |
 //! | [`session`] | operations in sequence |
@@ -17,8 +19,10 @@
 
 mod boot;
 mod core;
+mod kept;
 mod machine;
 mod mailbox;
+mod qemu;
 mod race;
 mod ram;
 mod schedule;
@@ -26,6 +30,7 @@ mod session;
 
 use std::fmt;
 use std::path::Path;
+use std::sync::Arc;
 
 use tdxlab_host::{BootOptions, Host, HostError, OnHost, Session};
 use tdxlab_journal::MODULE_FACT;
@@ -35,6 +40,7 @@ use tdxlab_protocol::message::VERSION;
 use tdxlab_qemu::interrupt::Interrupt;
 use tdxlab_qemu::{Installed, version};
 
+use self::kept::Kept;
 use crate::software;
 use crate::software_host::{Software, SoftwareHost};
 
@@ -46,6 +52,8 @@ pub struct SoftHost {
     software: Software,
     attachable: bool,
     nice: Option<i32>,
+    /// QEMUs made with these options, between two guests.
+    kept: Arc<Kept>,
 }
 
 impl fmt::Debug for SoftHost {
@@ -86,6 +94,7 @@ impl SoftHost {
             software: Software::default(),
             attachable: false,
             nice: None,
+            kept: Arc::default(),
         }
     }
 
@@ -94,6 +103,7 @@ impl SoftHost {
     pub fn attachable(self) -> SoftHost {
         SoftHost {
             attachable: true,
+            kept: Arc::default(),
             ..self
         }
     }
@@ -101,7 +111,11 @@ impl SoftHost {
     /// The same host with its own interrupt in place of the process's.
     #[must_use]
     pub fn with_interrupt(self, interrupt: &'static Interrupt) -> SoftHost {
-        SoftHost { interrupt, ..self }
+        SoftHost {
+            interrupt,
+            kept: Arc::default(),
+            ..self
+        }
     }
 
     /// The same host, with QEMUs of lower CPU priority.
@@ -109,6 +123,7 @@ impl SoftHost {
     pub fn with_nice(self, nice: i32) -> SoftHost {
         SoftHost {
             nice: Some(nice),
+            kept: Arc::default(),
             ..self
         }
     }

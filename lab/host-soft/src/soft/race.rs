@@ -9,6 +9,7 @@
 //! a vCPU was running.
 
 use std::collections::VecDeque;
+use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
 use rand::{Rng, SeedableRng};
@@ -274,7 +275,7 @@ impl SoftSession {
         let not_before = last + pause;
         loop {
             if let Some(collector) = &mut round.collector {
-                self.vm.collect(collector)?;
+                self.qemu.vm.collect(collector)?;
             }
             let running = round.busy_vcpus().any(|vcpu| !self.core.is_waiting(vcpu));
             // No vCPU is running, so a pause has no effect.
@@ -311,7 +312,7 @@ impl SoftSession {
         let grace = (round.let_run + GRACE).max(Instant::now() + pause);
         loop {
             if let Some(collector) = &mut round.collector {
-                self.vm.collect(collector)?;
+                self.qemu.vm.collect(collector)?;
             }
             let (waiting, running): (Vec<VcpuId>, Vec<VcpuId>) = round
                 .busy_vcpus()
@@ -330,21 +331,21 @@ impl SoftSession {
                 if drawable {
                     return Ok(ready);
                 }
-                return Err(self.vm.silent(DOING, self.patience));
+                return Err(self.qemu.vm.silent(DOING, self.patience));
             }
         }
     }
 
     /// Waits for the next word of the guest or of QEMU, and takes it in.
     fn listen(&mut self, until: Instant) -> Result<Wake, HostError> {
-        let bell = Some(self.core.doorbell());
-        let wake = self.vm.wait(bell, until, DOING)?;
+        let bell = Some(self.qemu.doorbell.as_fd());
+        let wake = self.qemu.vm.wait(bell, until, DOING)?;
         match wake {
             Wake::Extra => {
-                self.core.take_requests()?;
+                self.core.take_requests(&self.qemu.doorbell)?;
             }
             Wake::Events => {
-                self.vm.take_events();
+                self.qemu.vm.take_events();
             }
             Wake::Serial | Wake::Late => {}
         }

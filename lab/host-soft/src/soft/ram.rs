@@ -1,5 +1,8 @@
 //! RAM of the QEMU process, mapped into the lab: size, address, access.
 //!
+//! One QEMU may run several guests, one after the other, each with a pool of its own size: sizes of
+//! RAM are few, so that a QEMU fits many guests.
+//!
 //! The guest runs meanwhile, so all access is atomic.
 
 use std::fs::File;
@@ -25,6 +28,10 @@ const PAGE: u64 = 1 << 12;
 /// RAM of this size or more is split by q35: [`LOW_WHEN_SPLIT`] below 4 GiB, the rest above
 /// (`pc_q35_init()` in hw/i386/pc_q35.c).
 const SPLIT_FROM: u64 = 0xb000_0000;
+const _: () = assert!(SMALL < SPLIT_FROM);
+
+/// Bytes of RAM where they are enough: all of them below 4 GiB.
+const SMALL: u64 = 2 << 30;
 
 /// Bytes below 4 GiB when RAM is split.
 const LOW_WHEN_SPLIT: u64 = 0x8000_0000;
@@ -51,15 +58,15 @@ impl RamLayout {
         let pool = software::machine_bytes(memory)
             .next_multiple_of(2 * MIB)
             .min(LARGEST_POOL);
-        if HOST_POOL_START + pool < SPLIT_FROM {
+        if HOST_POOL_START + pool <= SMALL {
             RamLayout {
-                bytes: HOST_POOL_START + pool,
+                bytes: SMALL,
                 pool: HOST_POOL_START..HOST_POOL_START + pool,
             }
         } else {
             // Above 4 GiB the pool is in one piece.
             RamLayout {
-                bytes: LOW_WHEN_SPLIT + pool,
+                bytes: LOW_WHEN_SPLIT + LARGEST_POOL,
                 pool: HIGH..HIGH + pool,
             }
         }
@@ -69,14 +76,14 @@ impl RamLayout {
     pub(super) fn pool(&self) -> Range<Pfn> {
         Pfn(self.pool.start / PAGE)..Pfn(self.pool.end / PAGE)
     }
+}
 
-    /// Offset of a machine address in the file behind the RAM.
-    fn offset(&self, address: u64) -> u64 {
-        if address < HIGH {
-            address
-        } else {
-            address - HIGH + LOW_WHEN_SPLIT
-        }
+/// Offset of a machine address in the file behind the RAM.
+fn offset(address: u64) -> u64 {
+    if address < HIGH {
+        address
+    } else {
+        address - HIGH + LOW_WHEN_SPLIT
     }
 }
 
@@ -84,7 +91,7 @@ impl RamLayout {
 #[derive(Debug)]
 pub(super) struct Ram {
     start: NonNull<libc::c_void>,
-    layout: RamLayout,
+    bytes: u64,
     file: File,
 }
 
@@ -94,18 +101,17 @@ unsafe impl Send for Ram {}
 unsafe impl Sync for Ram {}
 
 impl Ram {
-    /// Maps the file behind the RAM.
-    pub(super) fn map(file: OwnedFd, layout: RamLayout) -> io::Result<Ram> {
+    /// Maps the file behind so many bytes of RAM.
+    pub(super) fn map(file: OwnedFd, bytes: u64) -> io::Result<Ram> {
         let file = File::from(file);
-        let length = usize::try_from(layout.bytes)
+        let length = usize::try_from(bytes)
             .ok()
             .and_then(NonZero::new)
             .ok_or(io::ErrorKind::InvalidInput)?;
         let size = file.metadata()?.len();
-        if size < layout.bytes {
+        if size < bytes {
             return Err(io::Error::other(format!(
-                "the file behind the RAM has {size} bytes, not {}",
-                layout.bytes
+                "the file behind the RAM has {size} bytes, not {bytes}"
             )));
         }
         // SAFETY: a new mapping at an address of the kernel's choice overlaps no other.
@@ -119,19 +125,15 @@ impl Ram {
                 0,
             )
         }?;
-        let ram = Ram {
-            start,
-            layout,
-            file,
-        };
+        let ram = Ram { start, bytes, file };
         // SAFETY: the mapping is ours. Children of the lab have no use for it.
         unsafe { madvise(ram.start, length.get(), MmapAdvise::MADV_DONTFORK) }?;
         Ok(ram)
     }
 
-    /// Frames of the pool.
-    pub(super) fn pool(&self) -> Range<Pfn> {
-        self.layout.pool()
+    /// Its size.
+    pub(super) fn bytes(&self) -> u64 {
+        self.bytes
     }
 
     /// The word of 8 bytes at a machine address.
@@ -157,9 +159,9 @@ impl Ram {
     }
 
     fn place(&self, address: u64, bytes: u64) -> NonNull<u8> {
-        let offset = self.layout.offset(address);
+        let offset = offset(address);
         assert!(
-            offset.is_multiple_of(bytes) && offset <= self.layout.bytes - bytes,
+            offset.is_multiple_of(bytes) && offset <= self.bytes - bytes,
             "machine address {address:#x} is no word of the RAM"
         );
         // SAFETY: the offset was checked against the size of the mapping.
@@ -172,7 +174,7 @@ impl Ram {
         const MANY: u64 = 16;
         static ZEROS: [u8; PAGE as usize] = [0; PAGE as usize];
 
-        let offset = self.layout.offset(first.address());
+        let offset = offset(first.address());
         if count >= MANY {
             let hole = FallocateFlags::FALLOC_FL_PUNCH_HOLE | FallocateFlags::FALLOC_FL_KEEP_SIZE;
             let range = (offset.cast_signed(), (count * PAGE).cast_signed());
@@ -187,17 +189,15 @@ impl Ram {
     /// Copies a frame, through the file.
     pub(super) fn copy(&self, from: Pfn, to: Pfn) -> io::Result<()> {
         let mut page = [0; PAGE as usize];
-        self.file
-            .read_exact_at(&mut page, self.layout.offset(from.address()))?;
-        self.file
-            .write_all_at(&page, self.layout.offset(to.address()))
+        self.file.read_exact_at(&mut page, offset(from.address()))?;
+        self.file.write_all_at(&page, offset(to.address()))
     }
 }
 
 impl Drop for Ram {
     fn drop(&mut self) {
         // SAFETY: no borrow of the mapping is left.
-        let _ = unsafe { munmap(self.start, self.layout.bytes as usize) };
+        let _ = unsafe { munmap(self.start, self.bytes as usize) };
     }
 }
 
@@ -212,23 +212,27 @@ pub(super) mod tests {
 
     /// RAM without a QEMU, for test memory of this size.
     pub(crate) fn ram(memory: u64) -> Ram {
-        let layout = layout(memory);
+        let bytes = layout(memory).bytes;
         let file = File::from(memfd_create(c"tdxlab-test", MFdFlags::MFD_CLOEXEC).unwrap());
-        file.set_len(layout.bytes).unwrap();
-        Ram::map(file.into(), layout).unwrap()
+        file.set_len(bytes).unwrap();
+        Ram::map(file.into(), bytes).unwrap()
     }
 
-    fn layout(memory: u64) -> RamLayout {
+    pub(crate) fn layout(memory: u64) -> RamLayout {
         RamLayout::for_memory(GpaRange::with_len(Gpa::new(1 << 30), memory).unwrap())
     }
 
     #[test]
     fn small_ram_stays_below_the_hole_of_q35() {
         let small = layout(64 * MIB);
-        assert!(small.bytes < SPLIT_FROM);
+        assert_eq!(small.bytes, SMALL);
         assert_eq!(small.pool().start, Pfn(HOST_POOL_START / PAGE));
-        assert_eq!(small.pool().end, Pfn(small.bytes / PAGE));
-        assert_eq!(small.offset(0x1234_5000), 0x1234_5000);
+        let bytes = (small.pool().end.0 - small.pool().start.0) * PAGE;
+        assert!(
+            (128 * MIB..256 * MIB).contains(&bytes),
+            "{bytes}: what test memory can need, no more"
+        );
+        assert_eq!(offset(0x1234_5000), 0x1234_5000);
     }
 
     #[test]
@@ -236,18 +240,15 @@ pub(super) mod tests {
         let large = layout(16 << 40);
         assert_eq!(large.pool().start, Pfn(HIGH / PAGE));
         assert_eq!(large.bytes, LOW_WHEN_SPLIT + LARGEST_POOL);
-        assert_eq!(large.offset(HIGH), LOW_WHEN_SPLIT);
-        assert_eq!(
-            large.offset((large.pool().end.0 - 1) * PAGE),
-            large.bytes - PAGE
-        );
+        assert_eq!(offset(HIGH), LOW_WHEN_SPLIT);
+        assert_eq!(offset((large.pool().end.0 - 1) * PAGE), large.bytes - PAGE);
     }
 
     #[test]
     fn frames_are_zeroed_and_copied_wherever_they_lie() {
         for memory in [64 * MIB, 16 << 40] {
             let ram = ram(memory);
-            let first = ram.pool().start;
+            let first = layout(memory).pool().start;
             for count in [1, 15, 16, 512] {
                 for frame in 0..=count {
                     ram.word64(first.add(frame).address() + 8).store(7, SeqCst);
@@ -268,6 +269,6 @@ pub(super) mod tests {
     #[should_panic(expected = "no word of the RAM")]
     fn an_address_outside_is_refused() {
         let ram = ram(64 * MIB);
-        ram.word64(ram.pool().end.address());
+        ram.word64(ram.bytes);
     }
 }

@@ -1,9 +1,11 @@
 //! A session on `soft`: operations in sequence.
 
+use std::os::fd::AsFd;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tdxlab_host::attach::{Attachment, GdbStub};
-use tdxlab_host::vm::{Vm, Wake};
+use tdxlab_host::vm::Wake;
 use tdxlab_host::{HostError, Session};
 use tdxlab_journal::interleaving::Interleaving;
 use tdxlab_journal::{Ending, Observed, Reading, Sample};
@@ -13,9 +15,12 @@ use tdxlab_protocol::addr::GpaRange;
 use tdxlab_protocol::message::Task;
 use tdxlab_qemu::agent::collect::{Answer, Collector};
 use tdxlab_qemu::agent::request;
-use tdxlab_softkvm::HostCall;
+use tdxlab_softkvm::{HostCall, PhysicalMemory};
 
+use super::SoftHost;
 use super::core::Core;
+use super::kept::Kept;
+use super::qemu::Qemu;
 use super::schedule::Schedule;
 use crate::calls::{self, Work};
 use crate::software;
@@ -26,7 +31,11 @@ const STAGES_BETWEEN_LOOKS: u32 = 4096;
 
 /// A guest and the host under it.
 pub(super) struct SoftSession {
-    pub(super) vm: Vm,
+    pub(super) qemu: Qemu,
+    /// Where the QEMU goes after a guest that ended in good order.
+    kept: Arc<Kept>,
+    /// Whether all that was asked of the guest was done.
+    in_order: bool,
     pub(super) core: Core,
     kernel: EmulatedFiles,
     /// Makes the policy of each plan.
@@ -43,19 +52,21 @@ pub(super) struct SoftSession {
 
 impl SoftSession {
     pub(super) fn new(
-        vm: Vm,
+        qemu: Qemu,
         core: Core,
         kernel: EmulatedFiles,
-        policy: MakePolicy,
+        host: &SoftHost,
         memory: GpaRange,
         patience: Duration,
         attachment: Option<Attachment>,
     ) -> SoftSession {
         SoftSession {
-            vm,
+            qemu,
+            kept: Arc::clone(&host.kept),
+            in_order: true,
             core,
             kernel,
-            policy,
+            policy: Arc::clone(&host.software.policy),
             memory,
             patience,
             schedule: Schedule::new(),
@@ -67,16 +78,16 @@ impl SoftSession {
 
     /// Waits for the guest and serves its vCPUs, each request to its end.
     pub(super) fn serve(&mut self, until: Instant, doing: &str) -> Result<(), HostError> {
-        let bell = Some(self.core.doorbell());
-        match self.vm.wait(bell, until, doing)? {
+        let bell = Some(self.qemu.doorbell.as_fd());
+        match self.qemu.vm.wait(bell, until, doing)? {
             Wake::Serial => Ok(()),
             Wake::Events => {
-                self.vm.take_events();
+                self.qemu.vm.take_events();
                 Ok(())
             }
-            Wake::Late => Err(self.vm.silent(doing, self.patience)),
+            Wake::Late => Err(self.qemu.vm.silent(doing, self.patience)),
             Wake::Extra => {
-                for vcpu in self.core.take_requests()? {
+                for vcpu in self.core.take_requests(&self.qemu.doorbell)? {
                     self.complete(vcpu, until, doing)?;
                 }
                 Ok(())
@@ -104,7 +115,7 @@ impl SoftSession {
         until: Instant,
         doing: impl FnOnce() -> String,
     ) -> Result<(), HostError> {
-        if self.vm.is_interrupted() {
+        if self.qemu.vm.is_interrupted() {
             return Err(HostError::Interrupted);
         }
         if Instant::now() < until {
@@ -118,8 +129,8 @@ impl SoftSession {
 
     /// Sends tasks to the guest, which starts them together.
     pub(super) fn send(&mut self, tasks: &[Task]) -> Result<Collector, HostError> {
-        let (request, collector) = self.vm.request(tasks)?;
-        self.vm.send(&request, "starting tasks")?;
+        let (request, collector) = self.qemu.vm.request(tasks)?;
+        self.qemu.vm.send(&request, "starting tasks")?;
         Ok(collector)
     }
 
@@ -130,7 +141,7 @@ impl SoftSession {
         let mut collector = self.send(&[task])?;
         while !collector.is_over() && self.core.kvm.death().is_none() {
             self.serve(until, &doing)?;
-            self.vm.collect(&mut collector)?;
+            self.qemu.vm.collect(&mut collector)?;
         }
         Ok(collector.into_answers().swap_remove(0))
     }
@@ -188,8 +199,9 @@ impl SoftSession {
     }
 }
 
-impl Session for SoftSession {
-    fn perform(&mut self, op: &Op, reads: &[GpaRange]) -> Result<Observed, HostError> {
+impl SoftSession {
+    /// Does an operation; from its beginning to its end the guest is not at rest.
+    fn do_op(&mut self, op: &Op, reads: &[GpaRange]) -> Result<Observed, HostError> {
         self.core.check_alive()?;
         let began = Instant::now();
         let mut observed = Observed::default();
@@ -212,13 +224,31 @@ impl Session for SoftSession {
         Ok(observed)
     }
 
+    /// Whether the guest did all it was asked to, and all its vCPUs wait for more.
+    fn is_at_rest(&self) -> bool {
+        self.in_order
+            && self.attachment.is_none()
+            && self.core.kvm.death().is_none()
+            && !self.core.is_asked()
+    }
+}
+
+impl Session for SoftSession {
+    fn perform(&mut self, op: &Op, reads: &[GpaRange]) -> Result<Observed, HostError> {
+        let done = self.do_op(op, reads);
+        self.in_order &= done.is_ok();
+        done
+    }
+
     fn perform_parallel(
         &mut self,
         branches: &[&[Op]],
         seed: u64,
     ) -> Result<Vec<Vec<Observed>>, HostError> {
         self.core.check_alive()?;
-        self.race(branches, seed)
+        let done = self.race(branches, seed);
+        self.in_order &= done.is_ok();
+        done
     }
 
     fn follow(&mut self, order: &Interleaving) {
@@ -231,13 +261,17 @@ impl Session for SoftSession {
 
     fn attach(&mut self) -> Vec<(String, String)> {
         match &self.attachment {
-            Some(attachment) => attachment.open(&mut self.vm, GdbStub::Stub),
+            Some(attachment) => attachment.open(&mut self.qemu.vm, GdbStub::Stub),
             None => Vec::new(),
         }
     }
 
     fn fault_reached(&self) -> Option<bool> {
         self.core.kvm.fault_reached()
+    }
+
+    fn guests_before(&self) -> u32 {
+        self.qemu.guests_before
     }
 
     fn next_plan(&mut self, seed: u64) {
@@ -258,7 +292,7 @@ impl Session for SoftSession {
     }
 
     fn evidence(&mut self) -> Vec<(String, Vec<u8>)> {
-        let mut evidence = self.vm.evidence();
+        let mut evidence = self.qemu.vm.evidence();
         let memory = format!(
             "# As the software KVM and its TDX module have it at the end (found, not predicted).\n{}",
             self.core.kvm.describe_memory()
@@ -271,13 +305,22 @@ impl Session for SoftSession {
     }
 
     fn end(mut self: Box<Self>) -> Result<Ending, HostError> {
-        self.vm.end()?;
-        self.core.kvm.tear_down();
+        let keeps = self.is_at_rest();
+        if !keeps {
+            self.qemu.vm.end()?;
+        }
         let kvm = &mut self.core.kvm;
+        kvm.machine_mut().stop();
+        kvm.tear_down();
         let counters = self.kernel.counters(&kvm.debugfs());
-        Ok(Ending {
+        let ending = Ending {
             taken: software::taken(&counters, kvm.frames_in_use()),
             kernel_log: self.kernel.kernel_log(&kvm.take_log()),
-        })
+        };
+        if keeps {
+            let pool = kvm.machine().pool();
+            self.kept.keep(self.qemu, &pool);
+        }
+        Ok(ending)
     }
 }

@@ -31,6 +31,7 @@ fn scenario(name: &str, steps: Vec<StepReport>) -> ScenarioReport {
         micros: 0,
         boot_micros: None,
         shared_guest: None,
+        guests_before: 0,
         failed_shared: None,
         control: None,
         steps_planned: steps.len(),

@@ -96,14 +96,17 @@ fn control(scenario: &ScenarioReport) -> Markup {
     }
 }
 
-/// The guest it shared, and what was said of it there.
+/// The guest and QEMU it shared, and what was said of it there.
 fn guest(scenario: &ScenarioReport) -> Markup {
     html! {
         @if let Some(said) = &scenario.failed_shared {
-            p.reason { "Did not pass in a guest it shared: " (said) ". What follows is from a guest of its own." }
+            p.reason { "Did not pass at first: " (said) ". What follows is from a guest and a QEMU of its own." }
         }
         @if let Some(guest) = &scenario.shared_guest {
             p.files { "Guest " (guest.guest) ", shared; scenarios in it before: " (guest.before) }
+        }
+        @if scenario.guests_before > 0 {
+            p.files { "Guests in its QEMU before: " (scenario.guests_before) }
         }
     }
 }

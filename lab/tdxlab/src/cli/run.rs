@@ -82,8 +82,9 @@ pub(super) struct Run {
     /// Rerun each failure N times, to see how reliably it fails
     #[arg(long, value_name = "N", default_value_t = 0, value_parser = clap::value_parser!(u32).range(0..=1000))]
     confirm: u32,
-    /// Boot a guest for every scenario; by default, scenarios that need the same guest share one where
-    /// booting takes long (tdx, soft), and what does not pass is run again in a guest of its own
+    /// Boot a guest in a new QEMU for every scenario; by default, scenarios that need the same guest
+    /// share one where booting takes long (tdx, soft), guests share QEMUs (soft), and what does not
+    /// pass is run again on its own
     #[arg(long)]
     fresh: bool,
     /// Seed a fault into the host (soft, sim); `tdxlab faults` lists them

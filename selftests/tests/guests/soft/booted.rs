@@ -38,6 +38,7 @@ pub(super) fn options(folder: &TempDir, design: &str) -> BootOptions {
         seed: 1,
         folder: folder.path().to_owned(),
         patience: PATIENCE,
+        fresh: true,
     }
 }
 

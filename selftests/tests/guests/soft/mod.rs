@@ -5,3 +5,4 @@ mod booted;
 mod operations;
 mod races;
 mod unhappy;
+mod used_qemu;

@@ -74,6 +74,7 @@ fn life(
         seed: 1,
         folder: folder.to_owned(),
         patience: PATIENCE,
+        fresh: true,
     };
     let booted = host.boot(&guest, &options);
     let mut session: Box<dyn Session> = match booted {

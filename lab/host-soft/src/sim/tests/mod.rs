@@ -57,6 +57,7 @@ fn options(design: &str) -> BootOptions {
         seed: 1,
         folder: PathBuf::new(),
         patience: Duration::from_secs(10),
+        fresh: true,
     }
 }
 
