@@ -1,5 +1,5 @@
-//! The guest's side of [`tdxlab_protocol::mailbox`]: requests to a soft host, and flushing stale
-//! translations.
+//! The guest's side of [`tdxlab_protocol::mailbox`]: requests to a soft host, flushing stale
+//! translations, and messages.
 
 use core::hint::spin_loop;
 use core::sync::atomic::{
@@ -8,6 +8,7 @@ use core::sync::atomic::{
 };
 
 use tdxlab_protocol::addr::Gpa;
+use tdxlab_protocol::frame::MAX_FRAME;
 use tdxlab_protocol::layout::{DOORBELL_PORT, MAILBOX_START};
 use tdxlab_protocol::mailbox::*;
 use tdxlab_protocol::message::{Side, VERSION};
@@ -97,11 +98,53 @@ fn ask(kind: u32, rip: u64) {
     double(slot + SLOT_RIP).store(rip, SeqCst);
     state.store(STATE_REQUEST, SeqCst);
     cpu::outb(DOORBELL_PORT, this().id().0 as u8);
+    wait_for(state, STATE_ANSWERED);
+    state.store(STATE_IDLE, SeqCst);
+    catch_up();
+}
+
+/// Puts the frame of a reply into the outbox. One vCPU at a time.
+pub(crate) fn post(frame: &[u8]) {
+    let state = word(OUTBOX + BOX_STATE);
+    wait_for(state, BOX_EMPTY);
+    let to = (MAILBOX_START + OUTBOX + BOX_FRAME) as *mut u8;
+    // SAFETY: there is room for every frame, and the host does not read it before it is told that there
+    // is one.
+    unsafe { to.copy_from_nonoverlapping(frame.as_ptr(), frame.len()) };
+    word(OUTBOX + BOX_LENGTH).store(frame.len() as u32, SeqCst);
+    state.store(BOX_FULL, SeqCst);
+    cpu::outb(DOORBELL_PORT, OUTBOX_BELL);
+}
+
+/// The next byte of the frame in the inbox, if there is one. For the boot processor alone.
+pub(crate) fn next_byte() -> Option<u8> {
+    /// Bytes of the frame that were taken.
+    static TAKEN: AtomicU32 = AtomicU32::new(0);
+    let state = word(INBOX + BOX_STATE);
+    if state.load(SeqCst) != BOX_FULL {
+        return None;
+    }
+    let taken = TAKEN.load(Relaxed);
+    let place = MAILBOX_START + INBOX + BOX_FRAME + u64::from(taken);
+    // SAFETY: the host does not write there before it is told that the inbox is empty, and no frame is
+    // longer than the inbox.
+    let byte = unsafe { (place as *const u8).read_volatile() };
+    if taken + 1 < word(INBOX + BOX_LENGTH).load(SeqCst).min(MAX_FRAME as u32) {
+        TAKEN.store(taken + 1, Relaxed);
+    } else {
+        TAKEN.store(0, Relaxed);
+        state.store(BOX_EMPTY, SeqCst);
+    }
+    Some(byte)
+}
+
+/// Waits until the host has set a state.
+fn wait_for(state: &AtomicU32, value: u32) {
     let mut pauses = 0_u32;
-    'waiting: loop {
+    loop {
         for _ in 0..LOOKS {
-            if state.load(SeqCst) == STATE_ANSWERED {
-                break 'waiting;
+            if state.load(SeqCst) == value {
+                return;
             }
         }
         // A TD has no interrupts to wake it.
@@ -112,8 +155,6 @@ fn ask(kind: u32, rip: u64) {
             machine::doze();
         }
     }
-    state.store(STATE_IDLE, SeqCst);
-    catch_up();
 }
 
 /// Drops translations that are older than the host's epoch.

@@ -8,7 +8,7 @@ use tdxlab_protocol::frame::{self, FrameBuffer};
 use tdxlab_protocol::layout::SERIAL_PORT;
 use tdxlab_protocol::message::Reply;
 
-use crate::{machine, port, td};
+use crate::{machine, mailbox, port, td, window};
 
 /// Line status: a byte has come in.
 const DATA_READY: u8 = 1 << 0;
@@ -94,10 +94,19 @@ pub(crate) fn set_up() {
     PROTOCOL.set_up(!td::is_td());
 }
 
-/// Takes the next byte from the lab. Waits for it asleep; in a TD, which gets no interrupts, awake.
+/// Takes the next byte from the lab: out of the mailbox of a soft host, or from the line. Waits for it
+/// asleep; in a TD, which gets no interrupts, awake.
 pub(crate) fn receive() -> u8 {
     let mut looks = 0_u32;
-    while port::read(PROTOCOL.line_status) & DATA_READY == 0 {
+    loop {
+        if !td::is_td()
+            && let Some(byte) = mailbox::next_byte()
+        {
+            return byte;
+        }
+        if port::read(PROTOCOL.line_status) & DATA_READY != 0 {
+            return port::read(PROTOCOL.data);
+        }
         looks = looks.saturating_add(1);
         if td::is_td() || looks < LOOKS {
             spin_loop();
@@ -105,20 +114,23 @@ pub(crate) fn receive() -> u8 {
             machine::sleep();
         }
     }
-    port::read(PROTOCOL.data)
 }
 
-/// Sends a reply.
+/// Sends a reply: over the line, or where there is a soft host through the mailbox.
 pub(crate) fn send(reply: &Reply) {
     while BUSY.swap(true, Ordering::Acquire) {
         spin_loop();
     }
+    let way = match window::host_owned() {
+        true => mailbox::post,
+        false => write,
+    };
     // SAFETY: `BUSY` is held.
-    unsafe { transmit(reply) };
+    unsafe { transmit(reply, way) };
     BUSY.store(false, Ordering::Release);
 }
 
-/// Sends the last reply of this guest, even if a stopped vCPU holds the line.
+/// Sends the last reply of this guest over the line, even if a stopped vCPU holds it.
 pub(crate) fn send_at_any_cost(reply: &Reply) {
     for _ in 0..PATIENCE {
         if !BUSY.swap(true, Ordering::Acquire) {
@@ -127,17 +139,21 @@ pub(crate) fn send_at_any_cost(reply: &Reply) {
         spin_loop();
     }
     // SAFETY: this vCPU is panicking.
-    unsafe { transmit(reply) };
+    unsafe { transmit(reply, write) };
 }
 
 /// # Safety
 ///
 /// `BUSY` is held, or this is the last reply.
-unsafe fn transmit(reply: &Reply) {
+unsafe fn transmit(reply: &Reply, way: impl FnOnce(&[u8])) {
     // SAFETY: the caller's promise.
     let buffer = unsafe { &mut *FRAME.0.get() };
     // Every reply fits: the tests of the protocol crate send the largest one.
     if let Ok(bytes) = frame::encode(reply, buffer) {
-        PROTOCOL.write(bytes);
+        way(bytes);
     }
+}
+
+fn write(bytes: &[u8]) {
+    PROTOCOL.write(bytes);
 }

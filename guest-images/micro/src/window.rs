@@ -63,7 +63,8 @@ static STATE: AtomicU8 = AtomicU8::new(NOT_MAPPED);
 /// First GPA that cannot be reached.
 static LIMIT: AtomicU64 = AtomicU64::new(0);
 
-fn host_owned() -> bool {
+/// Whether a soft host owns the tables of the windows.
+pub(crate) fn host_owned() -> bool {
     STATE.load(Ordering::Relaxed) == HOST_OWNED
 }
 

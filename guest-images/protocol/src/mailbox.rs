@@ -13,6 +13,18 @@
 //! [`STATE_REQUEST`]), or has caught up (`tlb_seen` = epoch). A guest flushes its TLB and copies the
 //! epoch whenever they differ: before each page it touches, after raising `running`, and after each
 //! answered request. `running` is raised (sequentially consistent) before the epoch is compared.
+//!
+//! # Messages
+//!
+//! On an emulated serial port every byte costs an exit, and wakes QEMU or the lab. Frames between a
+//! soft host and its guest therefore go through a box each: the sender waits for [`BOX_EMPTY`], writes
+//! one frame and sets [`BOX_FULL`]; the receiver copies it and sets [`BOX_EMPTY`]. For [`INBOX`] the lab
+//! sends a delimiter through the serial port, an empty frame that wakes the guest; for [`OUTBOX`] the
+//! guest writes [`OUTBOX_BELL`] to the doorbell port. The guest uses its outbox once its windows are the
+//! host's. Its hello and its panic go through the serial port.
+
+use crate::frame::MAX_FRAME;
+use crate::layout::{MAILBOX_END, MAILBOX_START, MAX_VCPUS};
 
 /// Value of [`HEADER_MAGIC`]: "TDXLABMB".
 pub const MAGIC: u64 = u64::from_le_bytes(*b"TDXLABMB");
@@ -71,3 +83,31 @@ pub const ANSWER_RETRY: u32 = 0;
 pub const ANSWER_VE: u32 = 1;
 /// Answer: the TD is dead; the vCPU must stop for good. The host ends QEMU.
 pub const ANSWER_DEAD: u32 = 2;
+
+/// Offset of the box for frames of the guest, from the start of the mailbox.
+pub const OUTBOX: u64 = 0x6000;
+/// Offset of the box for frames of the lab.
+pub const INBOX: u64 = 0x7000;
+
+/// Box: u32 state.
+pub const BOX_STATE: u64 = 0x00;
+/// Box: u32 bytes of the frame, both delimiters included.
+pub const BOX_LENGTH: u64 = 0x04;
+/// Box: the frame.
+pub const BOX_FRAME: u64 = 0x10;
+
+/// State: the sender may write a frame.
+pub const BOX_EMPTY: u32 = 0;
+/// State: there is a frame for the receiver.
+pub const BOX_FULL: u32 = 1;
+
+/// Written to the doorbell port where vCPUs write their index.
+pub const OUTBOX_BELL: u8 = 0xff;
+
+const _: () = {
+    let box_bytes = BOX_FRAME + MAX_FRAME as u64;
+    assert!(SLOTS + SLOT_BYTES * MAX_VCPUS as u64 <= OUTBOX);
+    assert!(OUTBOX + box_bytes <= INBOX);
+    assert!(MAILBOX_START + INBOX + box_bytes <= MAILBOX_END);
+    assert!(MAX_VCPUS <= OUTBOX_BELL as u32);
+};

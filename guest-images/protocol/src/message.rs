@@ -1,4 +1,5 @@
-//! Requests of the lab on the serial port, and the guest's answers.
+//! Requests of the lab and the guest's answers, on the serial port or through the mailbox of a soft host
+//! ([`crate::mailbox`]).
 //!
 //! The guest sends [`Reply::Hello`] once it runs; the lab answers with [`Request::Configure`], the
 //! guest with [`Reply::Ready`]. From then on each [`Request::Run`] is answered by one or more
@@ -13,7 +14,7 @@ use crate::addr::{Gpa, GpaRange, PageLevel};
 use crate::generation::Generation;
 
 /// Version of this protocol. Both sides must have the same.
-pub const VERSION: u16 = 2;
+pub const VERSION: u16 = 3;
 
 /// Most tasks in one [`Request::Run`], one per vCPU.
 pub const MAX_TASKS: usize = 16;

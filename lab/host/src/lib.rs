@@ -84,8 +84,8 @@ pub struct BootOptions {
     pub folder: std::path::PathBuf,
     /// Longest a single operation may take before the guest counts as hung.
     pub patience: Duration,
-    /// Whether the guest needs a QEMU of its own. A host may else put it into one that had guests
-    /// before: see [`Session::guests_before`].
+    /// Whether the guest has a QEMU of its own, which ends with it. A host may else put it into one that
+    /// had guests before (see [`Session::guests_before`]), and keep that for another.
     pub fresh: bool,
 }
 

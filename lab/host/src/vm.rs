@@ -147,7 +147,27 @@ impl Vm {
     ///
     /// QEMU has ended, or the guest does not read.
     pub fn send(&mut self, request: &Request, doing: &str) -> Result<(), HostError> {
-        match self.agent.send(request) {
+        let sent = self.agent.send(request);
+        self.or_gone(sent, doing)
+    }
+
+    /// Sends a request whose frame `put` brings to the guest.
+    ///
+    /// # Errors
+    ///
+    /// As for [`Vm::send`], or that of `put`.
+    pub fn send_beside(
+        &mut self,
+        request: &Request,
+        put: impl FnOnce(&[u8]) -> Result<(), LineError>,
+        doing: &str,
+    ) -> Result<(), HostError> {
+        let sent = self.agent.send_beside(request, put);
+        self.or_gone(sent, doing)
+    }
+
+    fn or_gone(&mut self, sent: Result<(), LineError>, doing: &str) -> Result<(), HostError> {
+        match sent {
             Ok(()) => Ok(()),
             Err(LineError::Closed) => Err(self.gone(doing)),
             Err(error) => Err(error.into()),

@@ -15,9 +15,10 @@ use std::thread;
 
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use tdxlab_protocol::addr::Gpa;
-use tdxlab_protocol::frame::{self, Decoder};
+use tdxlab_protocol::codec::DELIMITER;
+use tdxlab_protocol::frame::{self, Decoder, MAX_FRAME};
 use tdxlab_protocol::layout::MAILBOX_START;
-use tdxlab_protocol::mailbox::{HEADER_MAGIC, HEADER_VERSION, MAGIC};
+use tdxlab_protocol::mailbox::*;
 use tdxlab_protocol::message::{
     Access, Command, Counts, Hello, Reply, Request, Run, Task, VERSION, VcpuId,
 };
@@ -45,8 +46,8 @@ struct Fake {
     serial: UnixStream,
     doorbell: UnixStream,
     vcpus: u16,
-    /// What QEMU would have its guest's memory in: found by its name, so it has to stay open.
-    _memory: File,
+    /// What QEMU would have its guest's memory in: found by its name.
+    memory: File,
 }
 
 impl Fake {
@@ -89,7 +90,7 @@ impl Fake {
             serial: socket("serial"),
             doorbell: socket("doorbell"),
             vcpus,
-            _memory: memory(bytes),
+            memory: memory(bytes),
             fault,
         }
     }
@@ -125,7 +126,12 @@ impl Fake {
         let mut decoder = Decoder::<Request>::new();
         let mut byte = [0];
         while self.serial.read_exact(&mut byte).is_ok() {
-            match decoder.push(byte[0]) {
+            let frame = match byte[0] {
+                DELIMITER => take_frame(&self.memory),
+                _ => byte.to_vec(),
+            };
+            let mut bytes = frame.as_slice();
+            match decoder.feed(&mut bytes) {
                 Some(Ok(Request::Configure { .. })) => {
                     self.say(&Reply::Ready { vcpus: self.vcpus })
                 }
@@ -168,6 +174,12 @@ impl Fake {
                 let _ = self.doorbell.write_all(&[0]);
                 return;
             }
+            "rings-without-reply" => {
+                let _ = self.doorbell.write_all(&[OUTBOX_BELL]);
+                return;
+            }
+            "reply-too-long" => return self.post(&[], MAX_FRAME as u32 + 1),
+            "half-a-reply" => return self.post(b"\0half", 5),
             "stopped" => return,
             _ => {}
         }
@@ -227,6 +239,19 @@ impl Fake {
         if self.serial.write_all(bytes).is_err() {
             exit(0);
         }
+    }
+
+    /// Puts a frame into the outbox.
+    fn post(&mut self, frame: &[u8], length: u32) {
+        let put = |offset, bytes: &[u8]| {
+            self.memory
+                .write_all_at(bytes, MAILBOX_START + OUTBOX + offset)
+                .expect("in memory");
+        };
+        put(BOX_FRAME, frame);
+        put(BOX_LENGTH, &length.to_le_bytes());
+        put(BOX_STATE, &BOX_FULL.to_le_bytes());
+        let _ = self.doorbell.write_all(&[OUTBOX_BELL]);
     }
 
     fn event(&mut self, event: &str) {
@@ -289,6 +314,29 @@ fn memory(bytes: u64) -> File {
     header(HEADER_VERSION, &u32::from(VERSION).to_le_bytes());
     header(HEADER_MAGIC, &MAGIC.to_le_bytes());
     file
+}
+
+/// The frame in the inbox; a delimiter without one is an empty frame.
+fn take_frame(memory: &File) -> Vec<u8> {
+    const START: u64 = MAILBOX_START + INBOX;
+    let number = |offset| {
+        let mut word = [0; 4];
+        memory
+            .read_exact_at(&mut word, START + offset)
+            .expect("in memory");
+        u32::from_le_bytes(word)
+    };
+    if number(BOX_STATE) != BOX_FULL {
+        return vec![DELIMITER];
+    }
+    let mut frame = vec![0; number(BOX_LENGTH) as usize];
+    memory
+        .read_exact_at(&mut frame, START + BOX_FRAME)
+        .expect("in memory");
+    memory
+        .write_all_at(&BOX_EMPTY.to_le_bytes(), START + BOX_STATE)
+        .expect("in memory");
+    frame
 }
 
 fn complain_and_die(words: &str) -> ! {

@@ -8,7 +8,8 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::SeqCst};
 
 use nix::sys::mman::{MapFlags, ProtFlags, mmap, munmap};
 use tdxlab_protocol::addr::{Gpa, PageLevel};
-use tdxlab_protocol::frame::{self, Decoder};
+use tdxlab_protocol::codec::DELIMITER;
+use tdxlab_protocol::frame::{self, Decoder, MAX_FRAME};
 use tdxlab_protocol::layout::{
     CONSOLE_PORT, HOST_POOL_START, MAILBOX_START, PML4, PRIVATE_WINDOW, SERIAL_PORT, SHARED_WINDOW,
 };
@@ -80,6 +81,8 @@ pub(crate) struct Lab {
     /// Output on the second serial line.
     pub(crate) console: Vec<u8>,
     is_td: bool,
+    /// Whether requests go through the mailbox; else by the line.
+    pub(crate) uses_inbox: bool,
     /// The registers of ReportFatalError, after which the guest gets no answer.
     pub(crate) fatal_error: Option<[u64; 16]>,
 }
@@ -127,6 +130,7 @@ impl Lab {
             console_divisor_latch: false,
             console: Vec::new(),
             is_td,
+            uses_inbox: false,
             fatal_error: None,
         }
     }
@@ -137,6 +141,7 @@ impl Lab {
         lab.hello();
         lab.configure(Windows::HostOwned);
         assert_eq!(lab.reply(), Reply::Ready { vcpus });
+        lab.uses_inbox = true;
         lab
     }
 
@@ -165,9 +170,13 @@ impl Lab {
     pub(crate) fn send(&mut self, request: &Request) {
         let mut buffer = frame::EMPTY_FRAME;
         let bytes = frame::encode(request, &mut buffer).expect("the request fits");
-        match self.is_td {
-            true => self.to_td.extend(bytes),
-            false => self.qemu.send(bytes),
+        if self.is_td {
+            self.to_td.extend(bytes);
+        } else if self.uses_inbox {
+            self.memory().put_frame(bytes);
+            self.qemu.send(&[DELIMITER]);
+        } else {
+            self.qemu.send(bytes);
         }
     }
 
@@ -199,6 +208,11 @@ impl Lab {
         self.receive(&serial);
         for vcpu in doorbell {
             self.open_memory();
+            if vcpu == OUTBOX_BELL {
+                let frame = self.memory().take_frame();
+                self.take(&mut Decoder::new(), &frame);
+                continue;
+            }
             let ask = self.memory().ask(vcpu);
             let own = match &ask {
                 Ask::Tdcall(registers) => self.own_answer(*registers),
@@ -218,12 +232,17 @@ impl Lab {
         self.memory.as_ref().expect("the guest has said something")
     }
 
-    /// Takes bytes that the guest has sent.
-    fn receive(&mut self, mut bytes: &[u8]) {
-        while let Some(result) = self.decoder.feed(&mut bytes) {
-            let reply = result.unwrap_or_else(|error| {
-                panic!("the guest sent {error}: {:02x?}", self.decoder.frame())
-            });
+    /// Takes bytes that the guest has sent on the line.
+    fn receive(&mut self, bytes: &[u8]) {
+        let mut decoder = std::mem::take(&mut self.decoder);
+        self.take(&mut decoder, bytes);
+        self.decoder = decoder;
+    }
+
+    fn take(&mut self, decoder: &mut Decoder<Reply>, mut bytes: &[u8]) {
+        while let Some(result) = decoder.feed(&mut bytes) {
+            let reply = result
+                .unwrap_or_else(|error| panic!("the guest sent {error}: {:02x?}", decoder.frame()));
             self.unread.push_back(reply);
         }
     }
@@ -403,6 +422,31 @@ impl Memory {
 
     fn slot(&self, vcpu: u8) -> u64 {
         MAILBOX_START + SLOTS + u64::from(vcpu) * SLOT_BYTES
+    }
+
+    fn take_frame(&self) -> Vec<u8> {
+        let outbox = MAILBOX_START + OUTBOX;
+        let state = self.half(outbox + BOX_STATE);
+        assert_eq!(state.load(SeqCst), BOX_FULL);
+        let length = self.half(outbox + BOX_LENGTH).load(SeqCst) as usize;
+        let mut frame = self.bytes::<MAX_FRAME>(outbox + BOX_FRAME).to_vec();
+        frame.truncate(length);
+        state.store(BOX_EMPTY, SeqCst);
+        frame
+    }
+
+    fn put_frame(&self, frame: &[u8]) {
+        let inbox = MAILBOX_START + INBOX;
+        let state = self.half(inbox + BOX_STATE);
+        while state.load(SeqCst) != BOX_EMPTY {
+            std::thread::yield_now();
+        }
+        for (place, byte) in (inbox + BOX_FRAME..).zip(frame) {
+            self.store_byte(place, *byte);
+        }
+        let length = frame.len() as u32;
+        self.half(inbox + BOX_LENGTH).store(length, SeqCst);
+        state.store(BOX_FULL, SeqCst);
     }
 
     fn ask(&self, vcpu: u8) -> Ask {

@@ -88,8 +88,32 @@ fn each_wrong_request_is_refused_with_its_reason_and_the_guest_lives_on() {
 }
 
 #[test]
+fn noise_on_the_line_does_not_reach_the_inbox() {
+    let mut lab = Lab::ready(1, maps_on_fault());
+    let lengths = [1, 13, 14, 15, 700];
+    let mut refused = 0;
+    for length in lengths {
+        lab.qemu.send(&vec![0x5a; length]);
+        lab.send(&run(&[on(0, verify(pages(0, 1)))]));
+        loop {
+            match lab.reply() {
+                Reply::Refused {
+                    reason: Refusal::Garbled,
+                } => refused += 1,
+                Reply::Idle { .. } => break,
+                Reply::Part { .. } | Reply::Finished { .. } => {}
+                other => panic!("{other:?}"),
+            }
+        }
+    }
+    // Once before the frame, and once with the delimiter that wakes the guest.
+    assert!(refused <= 2 * lengths.len(), "{refused} refused");
+}
+
+#[test]
 fn noise_on_the_line_is_said_and_costs_nothing_else() {
     let mut lab = Lab::ready(1, maps_on_fault());
+    lab.uses_inbox = false;
     let noise: Vec<u8> = (0..5000_u32)
         .map(|number| (number % 255) as u8 + 1)
         .collect();

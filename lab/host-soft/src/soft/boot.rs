@@ -79,7 +79,7 @@ fn connect(
         kernel,
         host,
         memory,
-        options.patience,
+        options,
         attachment,
     );
     match session.configure(vcpus, until) {
@@ -99,7 +99,7 @@ impl SoftSession {
             version: VERSION,
             windows: Windows::HostOwned,
         };
-        self.qemu.vm.send(&request, DOING)?;
+        self.send_request(&request, DOING)?;
         loop {
             match self.qemu.vm.agent().next_reply() {
                 Ok(Some(Reply::Ready { vcpus: ready })) if ready == vcpus => return Ok(()),

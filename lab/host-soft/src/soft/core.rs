@@ -6,7 +6,8 @@ use std::os::unix::net::UnixStream;
 use tdxlab_host::HostError;
 use tdxlab_journal::Observed;
 use tdxlab_plan::VcpuId;
-use tdxlab_protocol::mailbox::{ANSWER_DEAD, ANSWER_RETRY, ANSWER_VE};
+use tdxlab_protocol::mailbox::{ANSWER_DEAD, ANSWER_RETRY, ANSWER_VE, OUTBOX_BELL};
+use tdxlab_qemu::agent::Agent;
 use tdxlab_softkvm::{Advance, PhysicalMemory, Request, SoftKvm};
 
 use super::machine::SoftMachine;
@@ -33,13 +34,14 @@ impl Core {
         }
     }
 
-    /// Hands the requests of all vCPUs that have rung to the software KVM, in the order in which
-    /// they rang. Never blocks.
+    /// Hands the requests of all vCPUs that have rung to the software KVM, in the order in which they
+    /// rang, and replies to `agent`. Never blocks.
     pub(super) fn take_requests(
         &mut self,
         mut doorbell: &UnixStream,
+        agent: &mut Agent,
     ) -> Result<Vec<VcpuId>, HostError> {
-        // At most one byte per vCPU, since each waits for its answer.
+        // Each vCPU waits for its answer, and one at a time has a reply. What does not fit stays.
         let mut bells = [0; 64];
         let count = match doorbell.read(&mut bells) {
             Ok(count) => count,
@@ -51,13 +53,16 @@ impl Core {
                 });
             }
         };
-        bells[..count]
-            .iter()
-            .map(|&bell| {
-                self.take_request(bell)
-                    .map_err(|what| HostError::GuestLies { what })
-            })
-            .collect()
+        let mut asking = Vec::new();
+        let lies = |what| HostError::GuestLies { what };
+        for &bell in &bells[..count] {
+            if bell == OUTBOX_BELL {
+                agent.receive_frame(&self.mailbox.take_frame().map_err(lies)?)?;
+            } else {
+                asking.push(self.take_request(bell).map_err(lies)?);
+            }
+        }
+        Ok(asking)
     }
 
     fn take_request(&mut self, bell: u8) -> Result<VcpuId, String> {
@@ -94,6 +99,11 @@ impl Core {
             (Some(Request::Fault { .. }), _) => self.mailbox.answer_fault(vcpu, ANSWER_DEAD),
         }
         Ok(true)
+    }
+
+    /// The guest's mailbox.
+    pub(super) fn mailbox(&self) -> &Mailbox {
+        &self.mailbox
     }
 
     /// Whether a vCPU waits for an answer.

@@ -1,4 +1,4 @@
-//! The lab's side of [`tdxlab_protocol::mailbox`]: requests of vCPUs, and stale translations.
+//! The lab's side of [`tdxlab_protocol::mailbox`]: requests of vCPUs, stale translations, and messages.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering::{Relaxed, SeqCst};
@@ -6,9 +6,11 @@ use std::time::{Duration, Instant};
 
 use tdxlab_plan::{Side, VcpuId};
 use tdxlab_protocol::addr::Gpa;
+use tdxlab_protocol::frame::MAX_FRAME;
 use tdxlab_protocol::layout::{MAILBOX_START, PRIVATE_WINDOW, WINDOW_BYTES};
 use tdxlab_protocol::mailbox::*;
 use tdxlab_protocol::message::VERSION;
+use tdxlab_qemu::conversation::LineError;
 use tdxlab_softkvm::Request;
 
 use super::ram::Ram;
@@ -103,6 +105,56 @@ impl Mailbox {
     pub(super) fn answer_fault(&self, vcpu: VcpuId, answer: u32) {
         self.half(vcpu, SLOT_ANSWER).store(answer, SeqCst);
         self.half(vcpu, SLOT_STATE).store(STATE_ANSWERED, SeqCst);
+    }
+
+    /// Takes the frame out of the outbox.
+    ///
+    /// # Errors
+    ///
+    /// There is none, or it has a length that no frame has.
+    pub(super) fn take_frame(&self) -> Result<Vec<u8>, String> {
+        const START: u64 = MAILBOX_START + OUTBOX;
+        let state = self.ram.word32(START + BOX_STATE);
+        let found = state.load(SeqCst);
+        if found != BOX_FULL {
+            return Err(format!(
+                "it rang for a reply, and there is none (state {found})"
+            ));
+        }
+        let length = self.ram.word32(START + BOX_LENGTH).load(SeqCst);
+        let length = usize::try_from(length).unwrap_or(usize::MAX);
+        if length > MAX_FRAME {
+            return Err(format!("a reply of {length} bytes is longer than any"));
+        }
+        let places = (START + BOX_FRAME..).step_by(8).take(length.div_ceil(8));
+        let words = places.map(|place| self.ram.word64(place).load(Relaxed));
+        let mut frame: Vec<u8> = words.flat_map(u64::to_le_bytes).collect();
+        frame.truncate(length);
+        state.store(BOX_EMPTY, SeqCst);
+        Ok(frame)
+    }
+
+    /// Puts a frame into the inbox.
+    ///
+    /// # Errors
+    ///
+    /// The guest has not taken the last one.
+    pub(super) fn put_frame(&self, frame: &[u8]) -> Result<(), LineError> {
+        const START: u64 = MAILBOX_START + INBOX;
+        let state = self.ram.word32(START + BOX_STATE);
+        if state.load(SeqCst) != BOX_EMPTY {
+            return Err(LineError::Full);
+        }
+        for (place, bytes) in (START + BOX_FRAME..).step_by(8).zip(frame.chunks(8)) {
+            let mut word = [0; 8];
+            word[..bytes.len()].copy_from_slice(bytes);
+            let word = u64::from_le_bytes(word);
+            self.ram.word64(place).store(word, Relaxed);
+        }
+        let length = u32::try_from(frame.len()).unwrap_or(u32::MAX);
+        self.ram.word32(START + BOX_LENGTH).store(length, SeqCst);
+        state.store(BOX_FULL, SeqCst);
+        Ok(())
     }
 
     /// Raises the epoch of the tables and waits until no vCPU uses an older translation.
@@ -230,6 +282,35 @@ mod tests {
                 .request(0)
                 .unwrap_err()
                 .contains("outside of every window")
+        );
+    }
+
+    #[test]
+    fn frames_go_through_the_boxes() {
+        let mailbox = mailbox();
+        assert!(mailbox.take_frame().unwrap_err().contains("state 0"));
+        for length in [0, 1, 7, 8, 9, MAX_FRAME] {
+            let frame: Vec<u8> = (0..length).map(|byte| byte as u8).collect();
+            mailbox.put_frame(&frame).unwrap();
+            let again = mailbox.put_frame(&frame);
+            assert!(matches!(again, Err(LineError::Full)), "{again:?}");
+            // Both boxes are alike: what was put into one is what a guest puts into the other.
+            for offset in (0..INBOX - OUTBOX).step_by(8) {
+                let word = mailbox.ram.word64(MAILBOX_START + INBOX + offset);
+                let copy = mailbox.ram.word64(MAILBOX_START + OUTBOX + offset);
+                copy.store(word.load(SeqCst), SeqCst);
+                word.store(0, SeqCst);
+            }
+            assert_eq!(mailbox.take_frame().unwrap(), frame);
+            assert!(mailbox.take_frame().is_err(), "it is empty");
+        }
+        let header = mailbox.ram.word64(MAILBOX_START + OUTBOX);
+        header.store((MAX_FRAME as u64 + 1) << 32 | u64::from(BOX_FULL), SeqCst);
+        assert!(
+            mailbox
+                .take_frame()
+                .unwrap_err()
+                .contains("longer than any")
         );
     }
 

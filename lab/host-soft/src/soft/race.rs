@@ -342,7 +342,8 @@ impl SoftSession {
         let wake = self.qemu.vm.wait(bell, until, DOING)?;
         match wake {
             Wake::Extra => {
-                self.core.take_requests(&self.qemu.doorbell)?;
+                self.core
+                    .take_requests(&self.qemu.doorbell, self.qemu.vm.agent())?;
             }
             Wake::Events => {
                 self.qemu.vm.take_events();

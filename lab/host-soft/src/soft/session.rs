@@ -6,13 +6,13 @@ use std::time::{Duration, Instant};
 
 use tdxlab_host::attach::{Attachment, GdbStub};
 use tdxlab_host::vm::Wake;
-use tdxlab_host::{HostError, Session};
+use tdxlab_host::{BootOptions, HostError, Session};
 use tdxlab_journal::interleaving::Interleaving;
 use tdxlab_journal::{Ending, Observed, Reading, Sample};
 use tdxlab_kernel::emulated::EmulatedFiles;
 use tdxlab_plan::{Op, VcpuId};
 use tdxlab_protocol::addr::GpaRange;
-use tdxlab_protocol::message::Task;
+use tdxlab_protocol::message::{Request, Task};
 use tdxlab_qemu::agent::collect::{Answer, Collector};
 use tdxlab_qemu::agent::request;
 use tdxlab_softkvm::{HostCall, PhysicalMemory};
@@ -32,8 +32,8 @@ const STAGES_BETWEEN_LOOKS: u32 = 4096;
 /// A guest and the host under it.
 pub(super) struct SoftSession {
     pub(super) qemu: Qemu,
-    /// Where the QEMU goes after a guest that ended in good order.
-    kept: Arc<Kept>,
+    /// Where the QEMU goes after a guest that ended in good order; `None` if it ends with its guest.
+    kept: Option<Arc<Kept>>,
     /// Whether all that was asked of the guest was done.
     in_order: bool,
     pub(super) core: Core,
@@ -57,18 +57,19 @@ impl SoftSession {
         kernel: EmulatedFiles,
         host: &SoftHost,
         memory: GpaRange,
-        patience: Duration,
+        options: &BootOptions,
         attachment: Option<Attachment>,
     ) -> SoftSession {
+        let keeps = !options.fresh && attachment.is_none();
         SoftSession {
             qemu,
-            kept: Arc::clone(&host.kept),
+            kept: keeps.then(|| Arc::clone(&host.kept)),
             in_order: true,
             core,
             kernel,
             policy: Arc::clone(&host.software.policy),
             memory,
-            patience,
+            patience: options.patience,
             schedule: Schedule::new(),
             follow: None,
             interleaving: None,
@@ -87,7 +88,10 @@ impl SoftSession {
             }
             Wake::Late => Err(self.qemu.vm.silent(doing, self.patience)),
             Wake::Extra => {
-                for vcpu in self.core.take_requests(&self.qemu.doorbell)? {
+                for vcpu in self
+                    .core
+                    .take_requests(&self.qemu.doorbell, self.qemu.vm.agent())?
+                {
                     self.complete(vcpu, until, doing)?;
                 }
                 Ok(())
@@ -130,8 +134,14 @@ impl SoftSession {
     /// Sends tasks to the guest, which starts them together.
     pub(super) fn send(&mut self, tasks: &[Task]) -> Result<Collector, HostError> {
         let (request, collector) = self.qemu.vm.request(tasks)?;
-        self.qemu.vm.send(&request, "starting tasks")?;
+        self.send_request(&request, "starting tasks")?;
         Ok(collector)
+    }
+
+    /// Sends a request through the mailbox.
+    pub(super) fn send_request(&mut self, request: &Request, doing: &str) -> Result<(), HostError> {
+        let put = |frame: &[u8]| self.core.mailbox().put_frame(frame);
+        self.qemu.vm.send_beside(request, put, doing)
     }
 
     /// Runs one task to its end, or to the TD's.
@@ -226,10 +236,7 @@ impl SoftSession {
 
     /// Whether the guest did all it was asked to, and all its vCPUs wait for more.
     fn is_at_rest(&self) -> bool {
-        self.in_order
-            && self.attachment.is_none()
-            && self.core.kvm.death().is_none()
-            && !self.core.is_asked()
+        self.in_order && self.core.kvm.death().is_none() && !self.core.is_asked()
     }
 }
 
@@ -305,8 +312,8 @@ impl Session for SoftSession {
     }
 
     fn end(mut self: Box<Self>) -> Result<Ending, HostError> {
-        let keeps = self.is_at_rest();
-        if !keeps {
+        let kept = self.kept.take().filter(|_| self.is_at_rest());
+        if kept.is_none() {
             self.qemu.vm.end()?;
         }
         let kvm = &mut self.core.kvm;
@@ -317,9 +324,9 @@ impl Session for SoftSession {
             taken: software::taken(&counters, kvm.frames_in_use()),
             kernel_log: self.kernel.kernel_log(&kvm.take_log()),
         };
-        if keeps {
+        if let Some(kept) = kept {
             let pool = kvm.machine().pool();
-            self.kept.keep(self.qemu, &pool);
+            kept.keep(self.qemu, &pool);
         }
         Ok(ending)
     }

@@ -77,6 +77,19 @@ impl Agent {
         self.0.send(request)
     }
 
+    /// Sends a request whose frame `put` brings to the guest, and wakes it through the line.
+    ///
+    /// # Errors
+    ///
+    /// As for [`Agent::send`], or that of `put`.
+    pub fn send_beside(
+        &mut self,
+        request: &Request,
+        put: impl FnOnce(&[u8]) -> Result<(), LineError>,
+    ) -> Result<(), LineError> {
+        self.0.send_beside(request, put)
+    }
+
     /// Reads what the guest has sent. Never blocks.
     ///
     /// # Errors
@@ -85,6 +98,15 @@ impl Agent {
     /// [`Agent::next_reply`].
     pub fn receive(&mut self) -> Result<(), LineError> {
         self.0.receive()
+    }
+
+    /// Takes the frame of a reply that came on another way than the line.
+    ///
+    /// # Errors
+    ///
+    /// It is damaged, or not one frame.
+    pub fn receive_frame(&mut self, frame: &[u8]) -> Result<(), LineError> {
+        self.0.receive_frame(frame)
     }
 
     /// The next reply that came in whole.

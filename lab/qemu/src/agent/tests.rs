@@ -1,6 +1,6 @@
 //! The agent against a scripted guest on the other end of a socket pair.
 
-use std::io::Write;
+use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
 
 use proptest::prelude::*;
@@ -56,6 +56,75 @@ fn replies_come_out_as_they_went_in() {
         assert_eq!(agent.next_reply().unwrap(), Some(reply));
     }
     assert_eq!(agent.next_reply().unwrap(), None);
+}
+
+#[test]
+fn frames_that_come_beside_the_line_are_replies() {
+    let (mut agent, mut guest) = line();
+    let mut buffer = frame::EMPTY_FRAME;
+    // A panic is on the line meanwhile, and not whole.
+    let panic = frame::encode(&panic_reply(), &mut buffer).unwrap().to_vec();
+    let (first, rest) = panic.split_at(9);
+    guest.write_all(first).unwrap();
+    agent.receive().unwrap();
+    let ready = Reply::Ready { vcpus: 1 };
+    agent
+        .receive_frame(frame::encode(&ready, &mut buffer).unwrap())
+        .unwrap();
+    assert_eq!(agent.next_reply().unwrap(), Some(ready));
+    guest.write_all(rest).unwrap();
+    agent.receive().unwrap();
+    assert!(agent.next_reply().is_err(), "it was not torn");
+    let said = agent.transcript();
+    assert!(
+        said.contains("Ready") && said.contains("no such page"),
+        "{said}"
+    );
+}
+
+#[rstest]
+#[case::nothing(&[])]
+#[case::empty(&[0, 0])]
+#[case::half(&[0, 3, 1])]
+#[case::garbage(&[0, 1, 2, 3, 0])]
+fn what_is_not_a_frame_is_refused(#[case] bytes: &[u8]) {
+    let (mut agent, _guest) = line();
+    let error = agent.receive_frame(bytes).unwrap_err().to_string();
+    assert!(error.contains("not one whole frame"), "{error}");
+    assert!(!agent.has_replies());
+}
+
+#[test]
+fn two_frames_are_not_one() {
+    let (mut agent, _guest) = line();
+    let mut buffer = frame::EMPTY_FRAME;
+    let frame = frame::encode(&Reply::Idle { id: 1 }, &mut buffer).unwrap();
+    let error = agent.receive_frame(&frame.repeat(2)).unwrap_err();
+    assert!(error.to_string().contains("not one whole frame"), "{error}");
+}
+
+#[test]
+fn a_request_beside_the_line_wakes_the_guest() {
+    let (mut agent, mut guest) = line();
+    let request = Request::PowerOff { code: 3 };
+    let mut put = Vec::new();
+    agent
+        .send_beside(&request, |frame| {
+            put.extend_from_slice(frame);
+            Ok(())
+        })
+        .unwrap();
+    let mut decoder = frame::Decoder::<Request>::new();
+    assert_eq!(decoder.feed(&mut put.as_slice()), Some(Ok(request)));
+    let mut line = [7; 16];
+    assert_eq!(guest.read(&mut line).unwrap(), 1, "one byte");
+    let mut decoder = frame::Decoder::<Request>::new();
+    assert_eq!(decoder.push(line[0]), None, "an empty frame");
+
+    let full = agent.send_beside(&Request::PowerOff { code: 3 }, |_| Err(LineError::Full));
+    assert!(matches!(full, Err(LineError::Full)));
+    guest.set_nonblocking(true).unwrap();
+    assert!(guest.read(&mut line).is_err(), "nothing to wake it for");
 }
 
 #[test]
@@ -401,6 +470,7 @@ proptest! {
         for chunk in chunks {
             guest.write_all(&chunk).unwrap();
             let _ = agent.receive();
+            let _ = agent.receive_frame(&chunk);
             while let Ok(Some(_)) = agent.next_reply() {}
         }
         let _ = agent.transcript();

@@ -12,6 +12,7 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
 
+use tdxlab_protocol::codec::DELIMITER;
 use tdxlab_protocol::frame::{self, Decoder, Message};
 
 use self::hex::hex;
@@ -92,6 +93,28 @@ impl<Q: Message + Debug, R: Message + Debug> Conversation<Q, R> {
         let mut buffer = frame::EMPTY_FRAME;
         let bytes = frame::encode(request, &mut buffer).map_err(io::Error::other)?;
         self.transcript.sent(bytes);
+        self.write(bytes)
+    }
+
+    /// Sends a request whose frame `put` brings to the guest. The line carries an empty frame only,
+    /// which wakes the guest.
+    ///
+    /// # Errors
+    ///
+    /// As for [`Conversation::send`], or that of `put`.
+    pub fn send_beside(
+        &mut self,
+        request: &Q,
+        put: impl FnOnce(&[u8]) -> Result<(), LineError>,
+    ) -> Result<(), LineError> {
+        let mut buffer = frame::EMPTY_FRAME;
+        let bytes = frame::encode(request, &mut buffer).map_err(io::Error::other)?;
+        self.transcript.sent(bytes);
+        put(bytes)?;
+        self.write(&[DELIMITER])
+    }
+
+    fn write(&self, bytes: &[u8]) -> Result<(), LineError> {
         match socket::send(&self.socket, bytes) {
             Ok(Peer::Open) => Ok(()),
             Ok(Peer::Closed) => Err(LineError::Closed),
@@ -116,6 +139,36 @@ impl<Q: Message + Debug, R: Message + Debug> Conversation<Q, R> {
         }
     }
 
+    /// Takes a frame that came on another way than the line.
+    ///
+    /// # Errors
+    ///
+    /// It is damaged, or not one frame.
+    pub fn receive_frame(&mut self, frame: &[u8]) -> Result<(), LineError> {
+        self.transcript.raw(frame);
+        let mut decoder = Decoder::new();
+        let mut rest = frame;
+        let message = decoder.feed(&mut rest);
+        self.transcript.received(decoder.frame());
+        match message {
+            Some(Ok(message)) if rest.is_empty() => self.put(message),
+            _ => Err(LineError::Lies(format!(
+                "what is not one whole frame: {}",
+                hex(frame)
+            ))),
+        }
+    }
+
+    fn put(&mut self, message: R) -> Result<(), LineError> {
+        if self.inbox.len() >= MAX_WAITING {
+            return Err(LineError::Lies(format!(
+                "more than {MAX_WAITING} messages at once"
+            )));
+        }
+        self.inbox.push_back(message);
+        Ok(())
+    }
+
     fn take(&mut self, mut bytes: &[u8]) -> Result<(), LineError> {
         self.transcript.raw(bytes);
         if let Some(noise) = &mut self.noise {
@@ -124,14 +177,9 @@ impl<Q: Message + Debug, R: Message + Debug> Conversation<Q, R> {
         while let Some(result) = self.decoder.feed(&mut bytes) {
             self.transcript.received(self.decoder.frame());
             match result {
-                Ok(_) if self.inbox.len() >= MAX_WAITING => {
-                    return Err(LineError::Lies(format!(
-                        "more than {MAX_WAITING} messages at once"
-                    )));
-                }
                 Ok(reply) => {
                     self.noise = None;
-                    self.inbox.push_back(reply);
+                    self.put(reply)?;
                 }
                 // Firmware or a UART may have sent anything before the first message.
                 Err(_) if self.noise.is_some() => {}
