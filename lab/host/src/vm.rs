@@ -5,12 +5,13 @@
 //! doorbell.
 
 use std::fs::File;
-use std::io::{self, Write};
+use std::io::{self, PipeReader, Write};
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use tdxlab_plan::HostKind;
@@ -71,6 +72,22 @@ impl Ends {
         let (ours, theirs) =
             UnixStream::pair().map_err(QemuError::system("making a socket pair"))?;
         Ok((ours, Line::Inherited(self.inherit(theirs.into()))))
+    }
+
+    /// A line on which QEMU only writes: the lab's end, which does not block, and QEMU's for its
+    /// description.
+    ///
+    /// # Errors
+    ///
+    /// Out of file descriptors.
+    pub fn pipe(&mut self) -> Result<(PipeReader, Line), QemuError> {
+        let (ours, theirs) = io::pipe()
+            .and_then(|(ours, theirs)| {
+                fcntl(&ours, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
+                Ok((ours, theirs))
+            })
+            .map_err(QemuError::system("making a pipe"))?;
+        Ok((ours, Line::Pipe(self.inherit(theirs.into()))))
     }
 
     /// A file that QEMU inherits under the number that is returned.

@@ -81,6 +81,9 @@ pub enum Image {
 pub enum Line {
     /// A socket QEMU inherits.
     Inherited(RawFd),
+    /// The write end of a pipe QEMU inherits, for output that comes byte by byte: each costs less than
+    /// through a socket.
+    Pipe(RawFd),
     /// A Unix socket at this path, on which QEMU listens.
     Listen(PathBuf),
     /// A file that receives the guest's output; there is no input.
@@ -237,6 +240,8 @@ impl Line {
     fn chardev(&self, id: &str) -> String {
         match self {
             Line::Inherited(fd) => format!("socket,id={id},fd={fd}"),
+            // Opened again, as the image is.
+            Line::Pipe(fd) => format!("file,id={id},path=/proc/self/fd/{fd}"),
             Line::Listen(path) => {
                 format!("socket,id={id},path={},server=on,wait=off", escaped(path))
             }

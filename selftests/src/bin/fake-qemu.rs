@@ -44,7 +44,7 @@ struct Fake {
     fault: String,
     qmp: UnixStream,
     serial: UnixStream,
-    doorbell: UnixStream,
+    doorbell: File,
     vcpus: u16,
     /// What QEMU would have its guest's memory in: found by its name.
     memory: File,
@@ -66,6 +66,7 @@ impl Fake {
             );
         }
         let mut sockets = HashMap::new();
+        let mut doorbell = None;
         let mut vcpus = 1;
         let mut bytes = 0;
         for pair in args.windows(2) {
@@ -75,6 +76,10 @@ impl Fake {
                     // SAFETY: the lab has left this file descriptor to us.
                     let fd = unsafe { OwnedFd::from_raw_fd(fd.parse().expect("a number")) };
                     sockets.insert(id, UnixStream::from(fd));
+                }
+                ("-chardev", None) => {
+                    let path = pair[1].strip_prefix("file,id=doorbell,path=");
+                    doorbell = path.map(|path| File::create(path).expect("a pipe"));
                 }
                 ("-smp", _) => vcpus = pair[1].parse().expect("a number"),
                 ("-m", _) => {
@@ -88,7 +93,7 @@ impl Fake {
         Fake {
             qmp: socket("qmp"),
             serial: socket("serial"),
-            doorbell: socket("doorbell"),
+            doorbell: doorbell.expect("the lab gives all lines"),
             vcpus,
             memory: memory(bytes),
             fault,

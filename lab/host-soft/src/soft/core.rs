@@ -1,7 +1,6 @@
 //! The software KVM, and its channel to vCPUs: a byte on the doorbell, the rest in the mailbox.
 
-use std::io::{self, Read};
-use std::os::unix::net::UnixStream;
+use std::io::{self, PipeReader, Read};
 
 use tdxlab_host::HostError;
 use tdxlab_journal::Observed;
@@ -38,7 +37,7 @@ impl Core {
     /// rang, and replies to `agent`. Never blocks.
     pub(super) fn take_requests(
         &mut self,
-        mut doorbell: &UnixStream,
+        mut doorbell: &PipeReader,
         agent: &mut Agent,
     ) -> Result<Vec<VcpuId>, HostError> {
         // Each vCPU waits for its answer, and one at a time has a reply. What does not fit stays.

@@ -1,6 +1,6 @@
 //! A QEMU of this host: the processor of a guest, with the micro guest in it.
 
-use std::os::unix::net::UnixStream;
+use std::io::PipeReader;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -25,7 +25,7 @@ pub(super) struct Qemu {
     /// The number of the RAM's file in QEMU; the debugfs folder of the VM is named by it.
     pub(super) ram_fd: i32,
     /// Readable when a vCPU makes a request.
-    pub(super) doorbell: UnixStream,
+    pub(super) doorbell: PipeReader,
     vcpus: u16,
     /// Host threads of the vCPUs, in order of their index.
     pub(super) threads: Vec<u32>,
@@ -114,14 +114,14 @@ fn start_process(
     vcpus: u16,
     layout: &RamLayout,
     monitor: Option<Line>,
-) -> Result<(Vm, UnixStream), HostError> {
+) -> Result<(Vm, PipeReader), HostError> {
     let mut doorbell = None;
     let vm = Vm::start(
         HostKind::Soft,
         tdxlab_guest_image::IMAGE,
         host.interrupt,
         |ends| {
-            let (ours, theirs) = ends.another_line()?;
+            let (ours, theirs) = ends.pipe()?;
             doorbell = Some(ours);
             Ok(QemuCommand {
                 program: host.qemu.program.clone(),
@@ -146,12 +146,6 @@ fn start_process(
     )
     .map_err(|error| error.on(HostKind::Soft))?;
     let doorbell = doorbell.expect("the description was asked for");
-    doorbell
-        .set_nonblocking(true)
-        .map_err(|source| HostError::System {
-            doing: "using a socket pair".into(),
-            source,
-        })?;
     Ok((vm, doorbell))
 }
 

@@ -21,7 +21,7 @@ fn soft() -> QemuCommand {
         monitor: None,
         serial: Line::Inherited(5),
         console: None,
-        doorbell: Some(Line::Inherited(6)),
+        doorbell: Some(Line::Pipe(6)),
         td: None,
         paused: false,
     }
@@ -47,7 +47,7 @@ fn soft_host() {
       -mon chardev=qmp,mode=control \
       -chardev socket,id=serial,fd=5 \
       -serial chardev:serial \
-      -chardev socket,id=doorbell,fd=6 \
+      -chardev file,id=doorbell,path=/proc/self/fd/6 \
       -device isa-debugcon,iobase=0xe9,chardev=doorbell \
       -device isa-debug-exit,iobase=0xf4,iosize=1
     "#);
@@ -74,7 +74,7 @@ fn soft_host_for_pasting() {
     -  -bios /proc/self/fd/7
     -  -chardev socket,id=qmp,fd=4
     -  -chardev socket,id=serial,fd=5
-    -  -chardev socket,id=doorbell,fd=6
+    -  -chardev file,id=doorbell,path=/proc/self/fd/6
     +  -bios guest.bin
     +  -chardev socket,id=qmp,path=qmp.sock,server=on,wait=off
     +  -chardev file,id=serial,path=serial.out
