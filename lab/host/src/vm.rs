@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use tdxlab_plan::HostKind;
 use tdxlab_protocol::message::{Request, Task};
@@ -46,8 +47,20 @@ pub struct Vm {
     command: QemuCommand,
     image: Vec<u8>,
     events: HeadTail<Event>,
-    /// stderr is closed; polling it would report that again and again.
-    stderr_closed: bool,
+    /// All files that are waited for, each with its [`Source`].
+    sources: Epoll,
+}
+
+/// A file that is waited for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u64)]
+enum Source {
+    Serial,
+    Monitor,
+    End,
+    Stderr,
+    Interrupt,
+    Extra,
 }
 
 /// QEMU's ends of the lines to it, for its description.
@@ -137,7 +150,9 @@ impl Vm {
 
         let command = describe(&mut ends)?;
         let process = Process::start(&command.line(), ends.inherited)?;
-        Ok(Vm {
+        let sources = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)
+            .map_err(QemuError::system("waiting for the guest"))?;
+        let vm = Vm {
             host,
             qmp: Qmp::new(qmp)?,
             agent: Agent::new(serial).map_err(|error| {
@@ -149,8 +164,40 @@ impl Vm {
             command,
             image: image.to_vec(),
             events: HeadTail::new(16, 112),
-            stderr_closed: false,
-        })
+            sources,
+        };
+        vm.add(vm.agent.socket(), Source::Serial)?;
+        vm.add(vm.qmp.socket(), Source::Monitor)?;
+        vm.add(vm.process.pidfd(), Source::End)?;
+        vm.add(vm.process.stderr(), Source::Stderr)?;
+        if let Some(interrupt) = vm.interrupt.as_fd() {
+            vm.add(interrupt, Source::Interrupt)?;
+        }
+        Ok(vm)
+    }
+
+    /// Waits for another file from now on, which is [`Wake::Extra`]. It is given once.
+    ///
+    /// # Errors
+    ///
+    /// The machine is out of something.
+    pub fn watch(&mut self, extra: BorrowedFd<'_>) -> Result<(), QemuError> {
+        self.add(extra, Source::Extra)
+    }
+
+    fn add(&self, file: BorrowedFd<'_>, source: Source) -> Result<(), QemuError> {
+        let event = EpollEvent::new(EpollFlags::EPOLLIN, source as u64);
+        self.sources
+            .add(file, event)
+            .map_err(QemuError::system("waiting for the guest"))
+    }
+
+    /// Takes in what QEMU says on stderr.
+    fn listen_to_stderr(&mut self) {
+        if !self.process.listen() {
+            // Closed: it would be readable for ever.
+            let _ = self.sources.delete(self.process.stderr());
+        }
     }
 
     /// The guest's side of the conversation.
@@ -234,25 +281,20 @@ impl Vm {
         &mut self.process
     }
 
-    /// Waits until the guest answers, `extra` becomes readable, QEMU sends an event, or `until`.
+    /// Waits until the guest answers, the extra file is readable, QEMU sends an event, or `until`.
     /// `doing` names the operation in the error if QEMU ends meanwhile.
     ///
     /// # Errors
     ///
     /// The run is interrupted, QEMU has ended, or a message is invalid.
-    pub fn wait(
-        &mut self,
-        extra: Option<BorrowedFd<'_>>,
-        until: Instant,
-        doing: &str,
-    ) -> Result<Wake, HostError> {
+    pub fn wait(&mut self, until: Instant, doing: &str) -> Result<Wake, HostError> {
         loop {
-            let ready = self.poll(extra, until)?;
+            let ready = self.wait_for_sources(until)?;
             if self.interrupt.is_raised() {
                 return Err(HostError::Interrupted);
             }
             if ready.stderr {
-                self.stderr_closed = !self.process.listen();
+                self.listen_to_stderr();
             }
             // The guest's last message says more than QEMU's exit.
             if ready.serial {
@@ -296,12 +338,12 @@ impl Vm {
                 Ok(None) => {}
                 Err(error) => return Err(QemuError::from(error).on(self.host)),
             }
-            let ready = self.poll(None, until)?;
+            let ready = self.wait_for_sources(until)?;
             if self.interrupt.is_raised() {
                 return Err(HostError::Interrupted);
             }
             if ready.stderr {
-                self.stderr_closed = !self.process.listen();
+                self.listen_to_stderr();
             }
             if ready.qmp {
                 self.listen_to_monitor(doing)?;
@@ -466,43 +508,32 @@ impl Vm {
         .on(self.host)
     }
 
-    fn poll(&self, extra: Option<BorrowedFd<'_>>, until: Instant) -> Result<Ready, HostError> {
+    fn wait_for_sources(&self, until: Instant) -> Result<Ready, HostError> {
         let left = until.saturating_duration_since(Instant::now());
         // Rounded up, so that the last millisecond is not spent spinning.
-        let timeout = PollTimeout::try_from(left.as_millis() + u128::from(!left.is_zero()))
-            .unwrap_or(PollTimeout::MAX);
-        let files = [
-            Some(self.agent.socket()),
-            Some(self.qmp.socket()),
-            Some(self.process.pidfd()),
-            (!self.stderr_closed).then(|| self.process.stderr()),
-            self.interrupt.as_fd(),
-            extra,
-        ];
-        let mut fds: Vec<PollFd<'_>> = files
-            .iter()
-            .flatten()
-            .map(|fd| PollFd::new(*fd, PollFlags::POLLIN))
-            .collect();
-        match poll(&mut fds, timeout) {
-            Ok(_) | Err(nix::Error::EINTR) => {}
+        let timeout = EpollTimeout::try_from(left.as_millis() + u128::from(!left.is_zero()))
+            .unwrap_or(EpollTimeout::MAX);
+        let mut events = [EpollEvent::empty(); 8];
+        let count = match self.sources.wait(&mut events, timeout) {
+            Ok(count) => count,
+            Err(nix::Error::EINTR) => 0,
             Err(error) => {
                 return Err(HostError::System {
                     doing: "waiting for the guest".into(),
                     source: error.into(),
                 });
             }
-        }
-        let mut polled = fds.into_iter();
-        let [serial, qmp, ended, stderr, _, extra] = files.map(|file| {
-            file.is_some() && polled.next().is_some_and(|fd| fd.any().unwrap_or(false))
-        });
+        };
+        let is_ready = |source: Source| {
+            let mut events = events[..count].iter();
+            events.any(|event| event.data() == source as u64)
+        };
         Ok(Ready {
-            serial,
-            qmp,
-            ended,
-            stderr,
-            extra,
+            serial: is_ready(Source::Serial),
+            qmp: is_ready(Source::Monitor),
+            ended: is_ready(Source::End),
+            stderr: is_ready(Source::Stderr),
+            extra: is_ready(Source::Extra),
         })
     }
 }

@@ -223,7 +223,7 @@ fn reply(
         if let Some(reply) = vm.agent().next_reply()? {
             return Ok(reply);
         }
-        match vm.wait(None, until, doing)? {
+        match vm.wait(until, doing)? {
             Wake::Late => return Err(vm.silent(doing, options.patience)),
             Wake::Events => drop(vm.take_events()),
             Wake::Serial | Wake::Extra => {}

@@ -168,7 +168,7 @@ impl KvmSession {
         self.vm.agent().send(&request)?;
         let mut until = Instant::now() + self.patience;
         while !collector.is_over() {
-            match self.vm.wait(None, until, &doing)? {
+            match self.vm.wait(until, &doing)? {
                 Wake::Late => return Err(self.vm.silent(&doing, self.patience)),
                 Wake::Events => drop(self.vm.take_events()),
                 Wake::Serial | Wake::Extra => {}

@@ -121,7 +121,7 @@ impl TdxSession {
         doing: &str,
         patience: Duration,
     ) -> Result<Option<Death>, HostError> {
-        match self.vm.wait(None, until, doing) {
+        match self.vm.wait(until, doing) {
             Ok(Wake::Events) => {
                 let events = self.vm.take_events();
                 let is_sign = events.iter().any(death::is_sign);

@@ -1,6 +1,7 @@
 //! A QEMU of this host: the processor of a guest, with the micro guest in it.
 
 use std::io::PipeReader;
+use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -116,7 +117,7 @@ fn start_process(
     monitor: Option<Line>,
 ) -> Result<(Vm, PipeReader), HostError> {
     let mut doorbell = None;
-    let vm = Vm::start(
+    let mut vm = Vm::start(
         HostKind::Soft,
         tdxlab_guest_image::IMAGE,
         host.interrupt,
@@ -146,6 +147,8 @@ fn start_process(
     )
     .map_err(|error| error.on(HostKind::Soft))?;
     let doorbell = doorbell.expect("the description was asked for");
+    vm.watch(doorbell.as_fd())
+        .map_err(|error| error.on(HostKind::Soft))?;
     Ok((vm, doorbell))
 }
 
@@ -167,7 +170,7 @@ fn hello(vm: &mut Vm, vcpus: u16, options: &BootOptions, until: Instant) -> Resu
             }
             None => {}
         }
-        if vm.wait(None, until, DOING)? == Wake::Late {
+        if vm.wait(until, DOING)? == Wake::Late {
             return Err(vm.silent(DOING, options.patience));
         }
     }

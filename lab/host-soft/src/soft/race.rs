@@ -9,7 +9,6 @@
 //! a vCPU was running.
 
 use std::collections::VecDeque;
-use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
 use rand::{Rng, SeedableRng};
@@ -338,8 +337,7 @@ impl SoftSession {
 
     /// Waits for the next word of the guest or of QEMU, and takes it in.
     fn listen(&mut self, until: Instant) -> Result<Wake, HostError> {
-        let bell = Some(self.qemu.doorbell.as_fd());
-        let wake = self.qemu.vm.wait(bell, until, DOING)?;
+        let wake = self.qemu.vm.wait(until, DOING)?;
         match wake {
             Wake::Extra => {
                 self.core

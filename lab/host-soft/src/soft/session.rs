@@ -1,6 +1,5 @@
 //! A session on `soft`: operations in sequence.
 
-use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -79,8 +78,7 @@ impl SoftSession {
 
     /// Waits for the guest and serves its vCPUs, each request to its end.
     pub(super) fn serve(&mut self, until: Instant, doing: &str) -> Result<(), HostError> {
-        let bell = Some(self.qemu.doorbell.as_fd());
-        match self.qemu.vm.wait(bell, until, doing)? {
+        match self.qemu.vm.wait(until, doing)? {
             Wake::Serial => Ok(()),
             Wake::Events => {
                 self.qemu.vm.take_events();
