@@ -27,7 +27,7 @@ const MOST: usize = 8;
 /// Bytes mapped by one top-level entry.
 const ROOT_ENTRY_BYTES: u64 = 1 << 39;
 
-/// QEMUs that wait for a guest. They end with it.
+/// QEMUs that wait for a guest. Dropping it ends them.
 #[derive(Default)]
 pub(super) struct Kept(Mutex<Vec<Qemu>>);
 
@@ -55,7 +55,7 @@ impl Kept {
         let mut waiting = self.0.lock();
         let oldest = (waiting.len() >= MOST).then(|| waiting.remove(0));
         waiting.push(qemu);
-        // It takes some milliseconds to end.
+        // To end one takes some milliseconds: not under the lock.
         drop(waiting);
         drop(oldest);
     }

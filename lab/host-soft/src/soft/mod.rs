@@ -8,7 +8,7 @@
 //! | part | what it is |
 //! |---|---|
 //! | [`ram`] | QEMU's RAM, mapped into the lab |
-//! | [`mailbox`] | requests of vCPUs, and stale translations |
+//! | [`mailbox`] | requests of vCPUs, stale translations, messages |
 //! | [`machine`] | both together, as the software KVM needs them |
 //! | [`qemu`] | starts a QEMU |
 //! | [`kept`] | QEMUs whose guest has ended, for the next guest |
