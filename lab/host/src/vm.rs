@@ -94,11 +94,8 @@ impl Ends {
     ///
     /// Out of file descriptors.
     pub fn pipe(&mut self) -> Result<(PipeReader, Line), QemuError> {
-        let (ours, theirs) = io::pipe()
-            .and_then(|(ours, theirs)| {
-                fcntl(&ours, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
-                Ok((ours, theirs))
-            })
+        let (ours, theirs) = io::pipe().map_err(QemuError::system("making a pipe"))?;
+        fcntl(&ours, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))
             .map_err(QemuError::system("making a pipe"))?;
         Ok((ours, Line::Pipe(self.inherit(theirs.into()))))
     }

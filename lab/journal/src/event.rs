@@ -11,7 +11,7 @@ use crate::boot::BootAccount;
 use crate::interleaving::Interleaving;
 use crate::shard::Shard;
 use crate::verdict::{Judgement, MissingWitness, Verdict};
-use crate::{Ending, Observed, Sample, inside};
+use crate::{Ending, Observed, Sample, inside, is_zero};
 
 /// Version of the journal format.
 pub const VERSION: u32 = 1;
@@ -208,10 +208,6 @@ pub enum Event {
         #[serde(default, skip_serializing_if = "Vec::is_empty")]
         facts: Vec<(String, String)>,
     },
-}
-
-fn is_zero(number: &u32) -> bool {
-    *number == 0
 }
 
 /// The plan of an event, by value or by reference.

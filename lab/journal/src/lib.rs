@@ -53,3 +53,8 @@ pub use reader::JournalReader;
 pub use sample::{Ending, ExitCounters, PageCounters, Reading, Sample, SplitEvent, Taken};
 pub use shard::{Shard, ShardError};
 pub use verdict::{Finding, FindingKind, Judgement, MissingWitness, Verdict, Witness};
+
+/// Whether a number is zero: journals and reports leave out counts that are.
+pub fn is_zero<N: Default + PartialEq>(number: &N) -> bool {
+    *number == N::default()
+}

@@ -6,7 +6,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tdxlab_protocol::addr::GpaRange;
 
-use crate::ContentSpan;
+use crate::{ContentSpan, is_zero};
 
 /// The verdict on a step, a scenario or a run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
@@ -249,10 +249,6 @@ impl Judgement {
     pub const MAX_FINDINGS: usize = 64;
     /// Most content spans kept of one step.
     pub const MAX_SPANS: usize = 512;
-}
-
-fn is_zero(number: &u64) -> bool {
-    *number == 0
 }
 
 #[cfg(test)]

@@ -7,15 +7,11 @@ use serde::{Deserialize, Serialize};
 use tdxlab_journal::boot::BootAccount;
 use tdxlab_journal::journal::{SeededFault, SharedGuest};
 use tdxlab_journal::verdict::{FindingKind, MissingWitness, Verdict, Witness};
-use tdxlab_journal::{REHEARSAL_FACT, REJUDGED_FACT};
+use tdxlab_journal::{REHEARSAL_FACT, REJUDGED_FACT, is_zero};
 use tdxlab_plan::HostKind;
 
 /// Version of the report format. Raised when a field changes its meaning or goes away.
 pub const VERSION: u32 = 1;
-
-fn is_zero(number: &u32) -> bool {
-    *number == 0
-}
 
 /// A run of scenarios, with its verdicts.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]

@@ -340,8 +340,7 @@ impl SoftSession {
         let wake = self.qemu.vm.wait(until, DOING)?;
         match wake {
             Wake::Extra => {
-                self.core
-                    .take_requests(&self.qemu.doorbell, self.qemu.vm.agent())?;
+                self.take_requests()?;
             }
             Wake::Events => {
                 self.qemu.vm.take_events();

@@ -86,15 +86,18 @@ impl SoftSession {
             }
             Wake::Late => Err(self.qemu.vm.silent(doing, self.patience)),
             Wake::Extra => {
-                for vcpu in self
-                    .core
-                    .take_requests(&self.qemu.doorbell, self.qemu.vm.agent())?
-                {
+                for vcpu in self.take_requests()? {
                     self.complete(vcpu, until, doing)?;
                 }
                 Ok(())
             }
         }
+    }
+
+    /// Takes what vCPUs that have rung ask for, and replies.
+    pub(super) fn take_requests(&mut self) -> Result<Vec<VcpuId>, HostError> {
+        self.core
+            .take_requests(&self.qemu.doorbell, self.qemu.vm.agent())
     }
 
     /// Brings a request to its end.
@@ -205,10 +208,8 @@ impl SoftSession {
         self.core.kvm.take_port_writes();
         Ok(())
     }
-}
 
-impl SoftSession {
-    /// Does an operation; from its beginning to its end the guest is not at rest.
+    /// Does an operation to its end, which leaves the guest at rest.
     fn do_op(&mut self, op: &Op, reads: &[GpaRange]) -> Result<Observed, HostError> {
         self.core.check_alive()?;
         let began = Instant::now();

@@ -13,7 +13,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
 
 use tdxlab_protocol::codec::DELIMITER;
-use tdxlab_protocol::frame::{self, Decoder, Message};
+use tdxlab_protocol::frame::{self, Decoder, FrameBuffer, Message};
 
 use self::hex::hex;
 use self::transcript::Transcript;
@@ -91,8 +91,7 @@ impl<Q: Message + Debug, R: Message + Debug> Conversation<Q, R> {
     /// The line is closed, or full because the guest does not read.
     pub fn send(&mut self, request: &Q) -> Result<(), LineError> {
         let mut buffer = frame::EMPTY_FRAME;
-        let bytes = frame::encode(request, &mut buffer).map_err(io::Error::other)?;
-        self.transcript.sent(bytes);
+        let bytes = self.encode(request, &mut buffer)?;
         self.write(bytes)
     }
 
@@ -108,10 +107,19 @@ impl<Q: Message + Debug, R: Message + Debug> Conversation<Q, R> {
         put: impl FnOnce(&[u8]) -> Result<(), LineError>,
     ) -> Result<(), LineError> {
         let mut buffer = frame::EMPTY_FRAME;
-        let bytes = frame::encode(request, &mut buffer).map_err(io::Error::other)?;
-        self.transcript.sent(bytes);
-        put(bytes)?;
+        put(self.encode(request, &mut buffer)?)?;
         self.write(&[DELIMITER])
+    }
+
+    /// The frame of a request, which counts as sent.
+    fn encode<'b>(
+        &mut self,
+        request: &Q,
+        buffer: &'b mut FrameBuffer,
+    ) -> Result<&'b [u8], LineError> {
+        let bytes = frame::encode(request, buffer).map_err(io::Error::other)?;
+        self.transcript.sent(bytes);
+        Ok(bytes)
     }
 
     fn write(&self, bytes: &[u8]) -> Result<(), LineError> {

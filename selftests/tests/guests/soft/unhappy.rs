@@ -184,7 +184,6 @@ fn a_stop_in_the_middle_is_a_hang() {
     // Booting has to fit in as well, on a machine that is busy.
     let options = BootOptions {
         patience: Duration::from_secs(5),
-        fresh: true,
         ..options(&folder, "headtail")
     };
     let mut session = host.boot(&guest(4 * MIB, 1), &options).unwrap();
