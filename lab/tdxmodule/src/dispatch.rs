@@ -88,7 +88,11 @@ impl<M: PhysicalMemory> Platform<M> {
             Hold::Shared
         };
         let locks = &mut self.td.locks;
-        if !locks.tdr.host_gets(hold) {
+        let gets = match self.td.tdr {
+            Some(tdr) => self.pamt.lock_page(tdr, hold),
+            None => locks.tdr.host_gets(hold),
+        };
+        if !gets {
             let operand = if call == Seamcall::Track {
                 Status::RCX
             } else {
@@ -174,10 +178,9 @@ impl<M: PhysicalMemory> Platform<M> {
     /// Locks the S-EPT tree.
     pub(super) fn lock_tree(&mut self, hold: Hold) -> Result<(), Status> {
         let tree = &mut self.td.locks.tree;
-        let gets = if hold == Hold::Exclusive && self.version.tree_lock_heeds_host_priority() {
-            tree.host_gets_unflagged()
-        } else {
-            tree.host_gets(hold)
+        let gets = match self.version.tree_lock_has_host_priority() {
+            true => tree.host_gets(hold),
+            false => tree.is_free(hold),
         };
         if gets {
             Ok(())

@@ -68,17 +68,15 @@ impl SharexLock {
 
     /// Whether the host gets it for the length of a call.
     pub(super) fn host_gets(&mut self, hold: Hold) -> bool {
-        let free = match hold {
-            Hold::Exclusive => !self.exclusive && self.readers == 0,
-            Hold::Shared => !self.exclusive,
-        };
+        let free = !self.exclusive && (hold == Hold::Shared || self.readers == 0);
         self.host_priority = !free;
         free
     }
 
-    /// Whether the host gets it to itself from a module that heeds the flag of another host.
-    pub(super) fn host_gets_unflagged(&mut self) -> bool {
-        !self.host_priority && !self.exclusive && self.readers == 0
+    /// Whether it is free, as a lock that has no flag: what sets that is a reader.
+    pub(super) const fn is_free(&self, hold: Hold) -> bool {
+        let read = self.readers > 0 || self.host_priority;
+        !self.exclusive && (matches!(hold, Hold::Shared) || !read)
     }
 }
 
@@ -139,6 +137,23 @@ impl EntryLocks {
         if let Some(lock) = self.find(place, index) {
             lock.held = false;
         }
+    }
+
+    /// Forgets the lock of an entry whose every bit is written.
+    pub(super) fn forget(&mut self, place: Place, index: usize) {
+        self.0
+            .retain(|lock| (lock.place, lock.index) != (place, index));
+    }
+
+    /// Forgets the locks of a table whose every entry is written.
+    pub(super) fn forget_table(&mut self, table: Pfn) {
+        self.0.retain(|lock| lock.place != Place::Table(table));
+    }
+
+    /// Whether others hold the lock.
+    pub(super) fn is_held(&self, place: Place, index: usize) -> bool {
+        let mut locks = self.0.iter();
+        locks.any(|lock| (lock.place, lock.index) == (place, index) && lock.held)
     }
 
     /// Whether the host gets the lock; if not, its flag stays.

@@ -26,7 +26,11 @@ impl<M: PhysicalMemory> Platform<M> {
         if found.state() != State::Free {
             return Err(told(&found, Status::EPT_ENTRY_STATE_INCORRECT, regs));
         }
-        self.put_leaf(&found, given.r8, State::Mapped)
+        self.put_leaf(&found, given.r8, State::Mapped)?;
+        // It writes the whole entry, while it has the TD to itself.
+        let (place, index) = (found.place, found.index());
+        self.td.locks.entries.forget(place, index);
+        Ok(())
     }
 
     /// TDH.MEM.PAGE.AUG: a pending page of 4K or 2M.
@@ -112,5 +116,6 @@ impl<M: PhysicalMemory> Platform<M> {
     /// Assigns a page that becomes a table of the S-EPT.
     pub(super) fn assign_table(&mut self, table: Pfn) {
         self.pamt.assign(table, PageLevel::Size4K, PageType::Table);
+        self.td.locks.entries.forget_table(table);
     }
 }

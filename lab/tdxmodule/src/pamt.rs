@@ -172,6 +172,14 @@ impl Pamt {
         Ok(())
     }
 
+    /// Locks the 4K entry of a page, below that of its range; whether both could be had.
+    pub(super) fn lock_page(&mut self, frame: Pfn, hold: Hold) -> bool {
+        let range = self.lock(Unit::new(PageLevel::Size2M, frame), Hold::Shared);
+        range
+            .and_then(|()| self.lock(Unit::new(PageLevel::Size4K, frame), hold))
+            .is_ok()
+    }
+
     /// Notes that the call under way holds this entry.
     pub(super) fn lock_and_keep(&mut self, unit: Unit, hold: Hold) -> Result<(), Status> {
         self.lock(unit, hold)?;
@@ -283,7 +291,8 @@ impl Pamt {
             return Err(status.detail(operand));
         }
         let is_free = match level {
-            PageLevel::Size4K => true,
+            // With Dynamic PAMT, a page of that is in use and of no type.
+            PageLevel::Size4K => !self.given.contains(&frame),
             PageLevel::Size2M | PageLevel::Size1G => self.is_range_free(frame),
         };
         if reached.page != PageType::Free || !is_free {

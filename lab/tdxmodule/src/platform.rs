@@ -314,7 +314,10 @@ impl<M: PhysicalMemory> Platform<M> {
             Lock::Tree => return &mut self.td.locks.tree,
             Lock::Epoch => return &mut self.td.locks.epoch,
             Lock::OpState => return &mut self.td.locks.op_state,
-            Lock::Tdr => return &mut self.td.locks.tdr,
+            Lock::Tdr => match self.td.tdr {
+                Some(tdr) => Unit::new(PageLevel::Size4K, tdr),
+                None => return &mut self.td.locks.tdr,
+            },
             Lock::Pamt2m(frame) => Unit::new(PageLevel::Size2M, frame),
             Lock::Pamt4k(frame) => Unit::new(PageLevel::Size4K, frame),
         };

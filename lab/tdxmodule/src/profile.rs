@@ -54,9 +54,14 @@ impl ModuleVersion {
         self.is_first()
     }
 
-    /// Whether a call that wants the S-EPT tree to itself fails when a call that failed before it
-    /// has left its host priority flag there.
-    pub(super) const fn tree_lock_heeds_host_priority(self) -> bool {
+    /// Whether the lock of the S-EPT tree has a flag that a host with priority sets. Without one, what
+    /// would be the flag is a reader.
+    pub(super) const fn tree_lock_has_host_priority(self) -> bool {
+        !self.is_first()
+    }
+
+    /// Whether PAGE.PROMOTE locks each entry of the table.
+    pub(super) const fn promote_locks_entries(self) -> bool {
         self.is_first()
     }
 

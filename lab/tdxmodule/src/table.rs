@@ -9,7 +9,7 @@ use super::lock::Hold;
 use super::pamt::{Pamt, Unit};
 use super::platform::Platform;
 use super::seamcall::{SeamcallRegs, tell, told};
-use super::sept::Found;
+use super::sept::{Found, Place};
 use super::status::Status;
 use crate::entry::{Level, SeptEntry, State};
 use crate::physical_memory::{Pfn, PhysicalMemory};
@@ -27,6 +27,10 @@ impl<M: PhysicalMemory> Platform<M> {
     ) -> Result<(), Status> {
         let info = self.page_info(given.rcx, self.levels_from(Level::Pmd))?;
         let found = self.find(info, Hold::Shared, regs)?;
+        // To give no page where there is a table already is a form of the call for TDs with L2 VMs.
+        if found.state() == State::NonLeaf && given.r8 == NULL_PA {
+            return Err(Status::OPERAND_INVALID.detail(Status::R8));
+        }
         if found.state() != State::Free {
             return Err(told(&found, Status::EPT_ENTRY_STATE_INCORRECT, regs));
         }
@@ -170,9 +174,9 @@ impl<M: PhysicalMemory> Platform<M> {
         let found = self.find(info, tree, regs)?;
         let table = self.hold_table(&found, regs)?;
         let level = found.level.page_or_1g();
-        let Some((state, first)) = self.merged(table, level) else {
-            return Err(told(&found, Status::EPT_INVALID_PROMOTE_CONDITIONS, regs));
-        };
+        let (state, first) = self
+            .merged(table, level)
+            .map_err(|status| told(&found, status, regs))?;
         self.give_way(given, regs)?;
         self.pamt
             .lock(Unit::new(level, first), Hold::Exclusive)
@@ -185,21 +189,34 @@ impl<M: PhysicalMemory> Platform<M> {
         Ok(())
     }
 
-    /// State and first frame of the leaf of `level` that is equivalent to a table, if any.
-    fn merged(&self, table: Pfn, level: PageLevel) -> Option<(State, Pfn)> {
+    /// State and first frame of the leaf of `level` that is equivalent to a table.
+    ///
+    /// # Errors
+    ///
+    /// There is none, or others hold an entry: one module locks each, one after the other, the others
+    /// compare them with the bit of the lock.
+    fn merged(&mut self, table: Pfn, level: PageLevel) -> Result<(State, Pfn), Status> {
         let (below, stride) = match level {
             PageLevel::Size1G => (Level::Pmd, PageLevel::Size2M.pages_4k()),
             PageLevel::Size2M | PageLevel::Size4K => (Level::Pte, 1),
         };
-        let entry = |index| SeptEntry::from_bits(self.machine.read_entry(table, index));
-        let first = entry(0).frame();
-        let state = entry(0).state(below);
-        let aligned = first.0.is_multiple_of(level.pages_4k());
-        let same = (0..512).all(|index| {
-            let entry = entry(index);
-            entry.state(below) == state && entry.frame() == first.add(index as u64 * stride)
-        });
+        let read = |machine: &M, index| {
+            let entry = SeptEntry::from_bits(machine.read_entry(table, index));
+            (entry.state(below), entry.frame())
+        };
+        let (state, first) = read(&self.machine, 0);
         let usable = matches!(state, State::Mapped | State::Pending);
-        (aligned && usable && same).then_some((state, first))
+        let fits = usable && first.0.is_multiple_of(level.pages_4k());
+        for index in 0..512 {
+            let (locks, place) = (&mut self.td.locks.entries, Place::Table(table));
+            if self.version.promote_locks_entries() && !locks.host_gets(place, index) {
+                return Err(Status::OPERAND_BUSY);
+            }
+            let wanted = (state, first.add(index as u64 * stride));
+            if !fits || locks.is_held(place, index) || read(&self.machine, index) != wanted {
+                return Err(Status::EPT_INVALID_PROMOTE_CONDITIONS);
+            }
+        }
+        Ok((state, first))
     }
 }

@@ -56,7 +56,10 @@ impl<M: PhysicalMemory> Platform<M> {
     pub fn access(&mut self, vcpu: usize, gpa: Gpa, write: bool) -> Outcome {
         let found = self.walk(gpa, Level::Pte);
         let violation = |hardware: &mut Self, eeq| {
-            hardware.count_violation(vcpu, gpa);
+            // Only private addresses are counted.
+            if hardware.is_private(gpa) {
+                hardware.count_violation(vcpu, gpa);
+            }
             Outcome::Exit(Exit::EptViolation {
                 gpa: gpa.align_down(PageLevel::Size4K),
                 side: Side::Private,
