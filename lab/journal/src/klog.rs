@@ -12,7 +12,7 @@ use std::fmt;
 
 use tdxlab_plan::addr::Gpa;
 
-use super::seamcall::{SeamcallStatus, leaf};
+use super::seamcall::{CallStatus, leaf};
 
 /// A complaint of the kernel about itself.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -298,7 +298,7 @@ pub struct FailedSeamcall {
     /// Its name or number as in the message, and the name of the number.
     pub name: Option<String>,
     /// Its return value; `None` if the message has none.
-    pub status: Option<SeamcallStatus>,
+    pub status: Option<CallStatus>,
 }
 
 impl FailedSeamcall {
@@ -328,7 +328,7 @@ pub fn failed_seamcall(line: &str) -> Option<FailedSeamcall> {
     if let Some((_, rest)) = line.split_once("TD vp_enter_ret ") {
         return Some(FailedSeamcall {
             name: Some("TDH.VP.ENTER".to_owned()),
-            status: number(rest).map(SeamcallStatus),
+            status: number(rest).map(CallStatus::of),
         });
     }
     let (before, after) = line.split_once(" failed")?;
@@ -342,7 +342,7 @@ pub fn failed_seamcall(line: &str) -> Option<FailedSeamcall> {
         Some(_) if before.trim_end().ends_with("SEAMCALL") => after
             .split_once("leaf ")
             .and_then(|(_, rest)| number(rest))
-            .map(named),
+            .map(leaf),
         Some(_) => words().next_back().map(called),
         None => Some(words().find(|word| of_module(word)).map(called)?),
     };
@@ -357,7 +357,7 @@ pub fn failed_seamcall(line: &str) -> Option<FailedSeamcall> {
     }
     Some(FailedSeamcall {
         name,
-        status: status.map(SeamcallStatus),
+        status: status.map(CallStatus::of),
     })
 }
 
@@ -365,15 +365,8 @@ pub fn failed_seamcall(line: &str) -> Option<FailedSeamcall> {
 fn called(word: &str) -> String {
     let bare = word.trim_matches(|c| matches!(c, '(' | ')' | ':'));
     match number(bare) {
-        Some(number) => named(number),
+        Some(number) => leaf(number),
         None => bare.to_owned(),
-    }
-}
-
-fn named(number: u64) -> String {
-    match leaf(number) {
-        Some(name) => name.to_owned(),
-        None => format!("SEAMCALL {number:#x}"),
     }
 }
 

@@ -17,7 +17,7 @@
 //! | `folder` | the folder of a run |
 //! | `interleaving` | the order of turns in a race |
 //! | `shard` | the part of a run for one machine |
-//! | `klog`, `seamcall` | decoding of kernel log lines |
+//! | `klog`, `seamcall`, `seamldr` | decoding of kernel log lines |
 //! | `replay` | a plan with all that is needed to repeat it |
 
 #![warn(missing_docs)]
@@ -38,6 +38,7 @@ pub mod reader;
 pub mod replay;
 mod sample;
 pub mod seamcall;
+pub mod seamldr;
 pub mod shard;
 pub mod verdict;
 

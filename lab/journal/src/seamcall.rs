@@ -7,7 +7,38 @@ use std::fmt;
 
 use tdxlab_plan::tdx_status;
 
-/// RAX of a failed SEAMCALL, displayed with its name and meaning.
+use crate::seamldr::LoaderStatus;
+
+/// RAX of a failed SEAMCALL, by who answered it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CallStatus {
+    /// The TDX module, or the kernel in its place.
+    Module(SeamcallStatus),
+    /// The P-SEAMLDR.
+    Loader(LoaderStatus),
+}
+
+impl CallStatus {
+    /// That of a failed call. No error of the module has number 0, which is success; all of the
+    /// P-SEAMLDR's have.
+    pub const fn of(status: u64) -> CallStatus {
+        match status & ERROR != 0 && (status >> 32) as u16 == 0 {
+            true => CallStatus::Loader(LoaderStatus(status)),
+            false => CallStatus::Module(SeamcallStatus(status)),
+        }
+    }
+}
+
+impl fmt::Display for CallStatus {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            CallStatus::Module(status) => status.fmt(f),
+            CallStatus::Loader(status) => status.fmt(f),
+        }
+    }
+}
+
+/// RAX of a SEAMCALL that the TDX module failed, displayed with its name and meaning.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SeamcallStatus(pub u64);
 
@@ -88,6 +119,9 @@ const OPERANDS: &[(u32, &str)] = &[
     (188, "WBCACHE"),
 ];
 
+/// Bit of the leaves that the P-SEAMLDR serves.
+const LOADER_LEAF: u64 = 1 << 63;
+
 /// Numbers of the leaves that a kernel calls (RAX of SEAMCALL), by name.
 const LEAVES: &[(u64, &str)] = &[
     (0, "TDH.VP.ENTER"),
@@ -139,13 +173,22 @@ const LEAVES: &[(u64, &str)] = &[
     (58, "TDH.PHYMEM.PAMT.ADD"),
     (59, "TDH.PHYMEM.PAMT.REMOVE"),
     (69, "TDH.SYS.DISABLE"),
-    (1 << 63, "SEAMLDR.INFO"),
-    ((1 << 63) + 1, "SEAMLDR.INSTALL"),
+    (LOADER_LEAF, "SEAMLDR.INFO"),
+    (LOADER_LEAF + 1, "SEAMLDR.INSTALL"),
+    (LOADER_LEAF + 2, "SEAMLDR.SHUTDOWN"),
+    (LOADER_LEAF + 3, "SEAMLDR.SEAMINFO"),
+    (LOADER_LEAF + 4, "SEAMLDR.CLEANUP"),
 ];
 
-/// The leaf with this number; `None` where no kernel is known to call it.
-pub fn leaf(number: u64) -> Option<&'static str> {
-    find(LEAVES, number)
+/// The leaf with this number, in words if no kernel is known to call it.
+pub fn leaf(number: u64) -> String {
+    match find(LEAVES, number) {
+        Some(name) => name.to_owned(),
+        None if number & LOADER_LEAF != 0 => {
+            format!("SEAMLDR call {:#x}", number & !LOADER_LEAF)
+        }
+        None => format!("SEAMCALL {number:#x}"),
+    }
 }
 
 fn find<K: PartialEq + Copy>(table: &'static [(K, &'static str)], key: K) -> Option<&'static str> {
@@ -244,6 +287,16 @@ mod tests {
     }
 
     #[test]
+    fn what_the_loader_says_is_not_read_as_the_modules() {
+        let said = |status| CallStatus::of(status).to_string();
+        assert!(said(0x8000_0000_0001_0002).starts_with("ENOMEM: the new module"));
+        assert!(said(0x8000_0000_0000_0000).starts_with("EBADPARAM: "));
+        assert!(said(0x8000_0000_0000_7777).contains("no known P-SEAMLDR"));
+        assert!(said(0x8000_0200_0000_0000).starts_with("OPERAND_BUSY: "));
+        assert!(said(0x8000_ff00_0000_000d).starts_with("#GP: "));
+    }
+
+    #[test]
     fn tables_have_no_doubles() {
         for (at, (number, name)) in LEAVES.iter().enumerate() {
             let mut others = LEAVES[at + 1..].iter();
@@ -256,8 +309,9 @@ mod tests {
 
     #[test]
     fn leaves_have_names() {
-        assert_eq!(leaf(0x21), Some("TDH.SYS.INIT"));
-        assert_eq!(leaf(0xf), Some("TDH.MEM.PAGE.DEMOTE"));
-        assert_eq!(leaf(1000), None);
+        assert_eq!(leaf(0x21), "TDH.SYS.INIT");
+        assert_eq!(leaf(0xf), "TDH.MEM.PAGE.DEMOTE");
+        assert_eq!(leaf(1000), "SEAMCALL 0x3e8");
+        assert_eq!(leaf(LOADER_LEAF + 9), "SEAMLDR call 0x9");
     }
 }

@@ -331,6 +331,10 @@ fn what_is_not_of_the_kernel_is_no_complaint(#[case] line: &str) {
     "TDH.VP.ENTER: NON_RECOVERABLE_TD_NON_ACCESSIBLE: "
 )]
 #[case("kvm_intel: SEAMCALL TDH_VP_FLUSH failed: ", "TDH_VP_FLUSH")]
+#[case(
+    "virt/tdx: SEAMCALL (0x8000000000000001) failed: 0x8000000000020001",
+    "SEAMLDR.INSTALL: EBADHASH: the new module"
+)]
 fn failed_seamcalls_are_decoded(#[case] line: &str, #[case] starts: &str) {
     let decoded = complaint(line).unwrap().decoded.unwrap();
     assert!(decoded.starts_with(starts), "{decoded}");
