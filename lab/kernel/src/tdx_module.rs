@@ -14,8 +14,13 @@ use crate::kmsg;
 /// The attribute, below the root of sysfs.
 pub(crate) const ATTRIBUTE: &str = "devices/faux/tdx_host/version";
 
-/// The kernel's line, up to the version.
+/// The kernel's line when it initialises the module, up to the version.
 const LINE: &str = "virt/tdx: Module version: ";
+/// That of an update, up to the versions: `1.5.28 -> 1.5.34`.
+const UPDATED: &str = "virt/tdx: version ";
+/// Part of that of kernels before TDX was merged, and of vendors' kernels:
+/// `TDX module: attributes 0x0, vendor_id 0x8086, major_version 1, minor_version 5, build_date 20240129, build_num 784`.
+const OF_VENDORS: &str = "TDX module: attributes ";
 
 /// Places to read the version from.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -85,7 +90,7 @@ impl Sources {
 
     /// The version that the kernel log has, the newest of several.
     fn logged(&self) -> io::Result<Option<String>> {
-        let lines = kmsg::since_boot(&self.kmsg, |line| line.starts_with(LINE))?;
+        let lines = kmsg::since_boot(&self.kmsg, |line| in_line(line).is_some())?;
         let versions = lines.iter().rev();
         Ok(versions.filter_map(|line| in_line(line)).next())
     }
@@ -93,7 +98,20 @@ impl Sources {
 
 /// The version in a line of the kernel log that tells it.
 pub(crate) fn in_line(line: &str) -> Option<String> {
-    number(line.strip_prefix(LINE)?)
+    if let Some((_, fields)) = line.split_once(OF_VENDORS) {
+        let field = |name| {
+            let (_, rest) = fields.split_once(name)?;
+            let end = rest.find(|c: char| !c.is_ascii_digit());
+            rest.get(..end.unwrap_or(rest.len()).min(9))
+        };
+        let (major, minor) = (field("major_version ")?, field("minor_version ")?);
+        return Some(format!("{major}.{minor}, build {}", field("build_num ")?));
+    }
+    let updated = line.strip_prefix(UPDATED);
+    match updated.and_then(|versions| versions.split_once(" -> ")) {
+        Some((_, now)) => number(now),
+        None => number(line.strip_prefix(LINE)?),
+    }
 }
 
 /// A version of three numbers.

@@ -88,6 +88,16 @@ fn fact(machine: &ThisMachine, name: &str) -> Fact {
 // Kernels before TDX was merged.
 #[case(&["tdx: SEAMCALL failed: CPU 94: leaf 33, error 0xc000092100000122.", "tdx: additional output: rcx 0x0, rdx 0x0, r8 0x0, r9 0x0, r10 0x0, r11 0x0."], "TDH.SYS.INIT", "firmware")]
 #[case(&["SEAM: CPU doesn't support EPT violation #VE"], "EPT violation #VE", "clearcpuid")]
+#[case(&["tdx: [firmware bug]: TDX is not enabled by BIOS.", "tdx: initialization failed (-19)", "kvm_intel: Failed to initialize TDX module."], "firmware bug", "turn TDX on in the firmware")]
+#[case(&[KEYS, "tdx: not enabled by BIOS."], "not enabled", "turn TDX on in the firmware")]
+#[case(&["virt/tdx: TDX module: attributes 0x0, vendor_id 0x8086, major_version 1, minor_version 0, build_date 20230206, build_num 457", "virt/tdx: SEAMCALL (0x0000000000000022) failed: 0xc000010000000000", "virt/tdx: module initialization failed (-5)"], "minor_version 0", "KVM needs 1.5")]
+// The P-SEAMLDR's statuses are its own.
+#[case(&[KEYS, "virt/tdx: SEAMCALL (0x8000000000000001) failed: 0x8000000000010002"], "SEAMLDR.INSTALL: ENOMEM", "made for this machine")]
+// What nobody knows, before what everybody knows.
+#[case(&[KEYS, "virt/tdx: the moon is in the third house", "virt/tdx: module initialization failed (-19)"], "the moon", "this lab does not know it; else: no TDX module is loaded")]
+// The newest attempt counts, and what came before it if it says nothing.
+#[case(&[KEYS, "kvm_intel: EPT is required for TDX", "virt/tdx: module initialization failed (-12)", "kvm_intel: Failed to initialize TDX module."], "says \"virt/tdx: module initialization failed (-12)", "contiguous memory")]
+#[case(&[KEYS, "virt/tdx: initialization failed: Hibernation support is enabled", "kvm_intel: tdx: no TDX private KeyIDs available", "kvm_intel: tdx: no TDX private KeyIDs available"], "Hibernation", "nohibernate")]
 // Each message of arch/x86/kvm/vmx/tdx.c, also after the module was initialised.
 #[case(&[KEYS, "kvm_intel: EPT is required for TDX"], "EPT", "ept=1")]
 #[case(&[KEYS, "kvm_intel: TDP MMU and MMIO caching and EPT A/D bit is required for TDX"], "TDP MMU", "tdp_mmu=1")]
@@ -111,6 +121,7 @@ fn fact(machine: &ThisMachine, name: &str) -> Fact {
 #[case(&["kvm_intel: VMX not enabled (by BIOS) in MSR_IA32_FEAT_CTL on CPU 0"], "VMX", "VT-x")]
 #[case(&["x86/tme: not enabled by BIOS"], "x86/tme", "TME")]
 #[case(&["x86/tme: enabled by BIOS", "x86/mktme: disabled by BIOS"], "mktme", "TME-MT")]
+#[case(&["x86/tme: enabled by BIOS", "x86/tme: configuration is inconsistent between CPUs"], "inconsistent", "all sockets alike")]
 fn tdx_is_off_and_the_log_says_why(
     #[case] lines: &[&str],
     #[case] found: &str,
@@ -164,6 +175,8 @@ fn a_module_that_is_switched_on_and_not_heard_of_is_looked_for_in_the_journal() 
 #[case::a_package_offline(&[KEYS, READY, "kvm_intel: All packages need to have online CPU to create TD. Online CPU and retry."], OFFERED, Status::Limited, "online CPU")]
 #[case::a_package_offline_and_the_rest_lost(&["kvm_intel: All packages need to have online CPU to create TD. Online CPU and retry."], OFFERED, Status::Limited, "online CPU")]
 #[case::few_tdmrs_left(&[KEYS, "virt/tdx: consumed TDMRs reaching limit: 62 used out of 64", READY], OFFERED, Status::Usable, "initialized")]
+#[case::notes_of_vendors(&[KEYS, "virt/tdx: CMR: [0x100000, 0x77800000)", "virt/tdx: 1050644 KBs allocated for PAMT"], NO_TDX, Status::Limited, "nothing says that the module was initialised")]
+#[case::an_update(&[KEYS, READY, "virt/tdx: SEAMCALL (0x35) failed: 0xc000050900000000", "virt/tdx: version 1.5.28 -> 1.5.34"], OFFERED, Status::Limited, "1.5.28 -> 1.5.34")]
 #[case::tried_twice(&[KEYS, "virt/tdx: module not loaded", "virt/tdx: module initialization failed (-19)", "virt/tdx: module initialized"], OFFERED, Status::Usable, "module initialized")]
 fn what_else_the_log_may_say(
     #[case] lines: &[&str],
@@ -183,6 +196,43 @@ fn what_else_the_log_may_say(
     let obstacle = why_no_tdx(&machine).map(|fact| fact.name);
     let expected = (kvm == NO_TDX).then(|| "tdx.kvm_intel".to_owned());
     assert_eq!(obstacle, expected);
+}
+
+/// The module was shut down for the update, whatever KVM goes on to offer.
+#[rstest]
+#[case(
+    "virt/tdx: SEAMCALL (0x8000000000000001) failed: 0x8000000000020001",
+    "EBADHASH",
+    "one release"
+)]
+#[case(
+    "virt/tdx: SEAMCALL (0x8000000000000001) failed: 0x8000000000030000",
+    "EINTERRUPT",
+    "update it again"
+)]
+#[case(
+    "virt/tdx: SEAMCALL (0x0000000000000035) failed: 0xc000050900000000",
+    "TDH.SYS.UPDATE: SYS_INVALID_HANDOFF",
+    "boot the machine anew"
+)]
+#[case(
+    "seamldr: update failed, SEAMCALLs will report failure until TDs killed",
+    "update failed",
+    "boot the machine anew"
+)]
+fn an_update_that_fails_takes_tdx_away(
+    #[case] line: &str,
+    #[case] found: &str,
+    #[case] advice: &str,
+) {
+    let module = why_no_tdx(&with(&[(LOG, &format!("{KEYS}{READY}{line}"))])).unwrap();
+    assert_eq!(module.name, "tdx.module");
+    assert!(
+        module.found.contains("an update has since failed") && module.found.contains(found),
+        "{module:?}"
+    );
+    let cure = module.advice.unwrap();
+    assert!(cure.contains(advice), "{cure}");
 }
 
 /// A kernel that does not set TDX up does not set the processor's flag either; with a range of key
@@ -406,11 +456,16 @@ fn key_ids_are_counted_where_the_kernel_counts(
 /// the remedy.
 #[rstest]
 #[case::command_line(&[("/proc/cmdline", "quiet kvm_intel.tdx=0"), (TDX, "N")], "tdx.kvm_intel", "command line says", "off the kernel's command line")]
-#[case::command_line_twice(&[("/proc/cmdline", "kvm_intel.tdx=0 kvm_intel.tdx=1"), (TDX, "N")], "tdx.kvm_intel", "tdx=N", "boot with kvm_intel.tdx=1")]
+#[case::command_line_twice(&[("/proc/cmdline", "kvm_intel.tdx=0 kvm_intel.tdx=1"), (TDX, "N")], "tdx.kvm_intel", "command line asks for it", "SEAM loader")]
+#[case::spelt_otherwise(&[("/proc/cmdline", "kvm-intel.tdx=Off"), (TDX, "N")], "tdx.kvm_intel", "command line says", "off the kernel's command line")]
+#[case::asked_and_no_word(&[("/proc/cmdline", "kvm_intel.tdx=1 nohibernate"), (LOG, KEYS), (TDX, "N")], "tdx.kvm_intel", "command line asks for it", "Operation not supported")]
+#[case::asked_and_wanting(&[("/proc/cmdline", "kvm_intel.tdx"), (LOG, READY), (TDX, "N")], "tdx.kvm_intel", "command line asks for it", "update the TDX module")]
 #[case::not_asked_for(&[(TDX, "0")], "tdx.kvm_intel", "tdx=0", "boot with kvm_intel.tdx=1")]
 #[case::not_built(&[("/proc/cpuinfo", EMERALD), ("/sys/module/kvm_intel/parameters/ept", "Y")], "tdx.kvm_intel", "no parameter tdx", "CONFIG_INTEL_TDX_HOST")]
 #[case::not_built_for_kexec(&[(RELEASE, "6.17.0-8-generic"), ("/proc/cpuinfo", EMERALD), ("/sys/module/kvm_intel/parameters/ept", "Y")], "tdx.kvm_intel", "no parameter tdx", "KEXEC_CORE")]
 #[case::nested(&[("/proc/cpuinfo", "vendor_id : GenuineIntel\ncpu family : 6\nmodel : 207\nmodel name : X\nflags : vmx hypervisor"), (TDX, "N")], "tdx.processor", "virtual machine", "bare machine")]
+#[case::newer_than_the_lab(&[("/proc/cpuinfo", "vendor_id : GenuineIntel\ncpu family : 18\nmodel : 9\nmodel name : X\nflags : vmx tme"), (TDX, "N")], "tdx.kvm_intel", "tdx=N", "boot with kvm_intel.tdx=1")]
+#[case::newer_and_known(&[("/proc/cpuinfo", "vendor_id : GenuineIntel\ncpu family : 19\nmodel : 1\nmodel name : X\nflags : vmx tme"), (TDX, "N")], "tdx.processor", "Diamond Rapids", "SEAM loader")]
 #[case::of_another_vendor(&[("/proc/cpuinfo", "vendor_id : AuthenticAMD\nmodel name : X\nflags : svm"), ("/sys/module/kvm_intel/ (errno 2)", "")], "tdx.processor", "no processor that is known", "rehearse")]
 fn what_turns_tdx_off_is_the_first_obstacle(
     #[case] answers: &[(&str, &str)],
@@ -520,18 +575,36 @@ fn qemus_are_taken_by_what_they_can(
 }
 
 /// A recording cut short says what it lacks, and blames nothing for it.
+#[test]
+fn what_a_recording_lacks_is_unknown() {
+    let whole = text("all-well");
+    let known = examine(&machine(&whole));
+    for path in whole.lines().filter_map(|line| line.strip_prefix("--- ")) {
+        let machine = machine(&without(&whole, path, ""));
+        assert_eq!(why_no_tdx(&machine), None, "{path}");
+        for fact in examine(&machine) {
+            if known.contains(&fact) {
+                continue;
+            }
+            assert_eq!(fact.standing, Status::Limited, "{path}: {fact:?}");
+            assert!(
+                fact.found.contains("not in the recording"),
+                "{path}: {fact:?}"
+            );
+        }
+    }
+}
+
+/// KVM counts key ids for the whole machine, and cgroups for those in them.
 #[rstest]
-#[case(LOG, "tdx.module")]
-#[case(KVM, "tdx.vm_type")]
-#[case(KVM, "tdx.guest_memfd")]
-#[case(TDX, "tdx.kvm_intel")]
-#[case("/proc/cpuinfo", "tdx.processor")]
-#[case("/answers/qemu-version", "tdx.qemu")]
-#[case("/answers/qemu-version", "qemu")]
-fn what_a_recording_lacks_is_unknown(#[case] path: &str, #[case] name: &str) {
-    let machine = machine(&without(&text("all-well"), path, ""));
-    let fact = fact(&machine, name);
-    assert_eq!(fact.standing, Status::Limited, "{fact:?}");
-    assert!(fact.found.contains("not in the recording"), "{fact:?}");
-    assert_eq!(why_no_tdx(&machine), None);
+#[case("max", Status::Usable, "61 of 63 private key ids are free")]
+#[case("7", Status::Usable, "this process 7 more")]
+#[case("0", Status::Unusable, "allows no more TDs")]
+fn cgroups_limit_tds(#[case] room: &str, #[case] standing: Status, #[case] found: &str) {
+    let keys = fact(
+        &with(&[("/answers/key-ids-of-cgroup", room)]),
+        "tdx.key_ids",
+    );
+    assert_eq!(keys.standing, standing, "{keys:?}");
+    assert!(keys.found.contains(found), "{keys:?}");
 }

@@ -19,6 +19,16 @@ use crate::gmem_attributes;
 use crate::kmsg;
 use crate::meminfo::field_kib;
 
+/// The kernel's version.
+pub(super) const RELEASE: &str = "/proc/sys/kernel/osrelease";
+/// The path that stands for the number of processors.
+const PROCESSORS: &str = "/answers/processors";
+/// That of RLIMIT_MEMLOCK.
+pub(super) const MEMLOCK: &str = "/answers/memlock";
+/// Those of QEMU's version, and of the objects it can make.
+pub(super) const QEMU_VERSION: &str = "/answers/qemu-version";
+pub(super) const QEMU_OBJECTS: &str = "/answers/qemu-objects";
+
 /// A machine to be examined: this one, or one whose answers were recorded.
 #[derive(Clone, Debug)]
 pub struct ThisMachine {
@@ -161,9 +171,7 @@ impl ThisMachine {
         let missing = || QemuError::Missing {
             tried: CANDIDATES.map(str::to_owned).to_vec(),
         };
-        let banner = recording
-            .answer("/answers/qemu-version")
-            .map_err(|_| missing())?;
+        let banner = recording.answer(QEMU_VERSION).map_err(|_| missing())?;
         let banner = banner.lines().next().unwrap_or_default().to_owned();
         let program = recording
             .answer("/answers/qemu-program")
@@ -184,10 +192,15 @@ impl ThisMachine {
         })
     }
 
-    /// Whether a recording has no answer about QEMU.
-    pub(super) fn lacks_qemu(&self) -> bool {
-        let answer = self.recorded_answer("/answers/qemu-version");
-        answer.is_some_and(|answer| answer.is_err_and(|error| is_unrecorded(&error)))
+    /// The fact of this name that stands on what a recording does not have; `None` where it has it.
+    pub(super) fn unrecorded(&self, name: &str, path: &str) -> Option<Fact> {
+        let Answers::Recorded(recording) = &self.answers else {
+            return None;
+        };
+        let missing = |error: io::Error| is_unrecorded(&error);
+        let lacks = recording.answer(path).is_err_and(missing)
+            && recording.folder(path).is_err_and(missing);
+        lacks.then(|| Fact::limited(name, format!("{path} is not in the recording")))
     }
 
     /// Records any QEMU, even one that is too old.
@@ -197,9 +210,7 @@ impl ThisMachine {
             Ok(installed) => Ok(what(installed)),
             Err(_) => Err(io::Error::from_raw_os_error(libc::ENOENT)),
         };
-        let _ = self.answer("/answers/qemu-version", || {
-            about(|installed| installed.banner.clone())
-        });
+        let _ = self.answer(QEMU_VERSION, || about(|installed| installed.banner.clone()));
         let _ = self.answer("/answers/qemu-program", || {
             about(|installed| installed.program.display().to_string())
         });
@@ -208,12 +219,10 @@ impl ThisMachine {
     /// Output of that QEMU for `-object help`.
     pub(super) fn qemu_objects(&self, qemu: &Installed) -> Result<String, QemuError> {
         if let Answers::Recorded(recording) = &self.answers {
-            return Ok(recording
-                .answer("/answers/qemu-objects")
-                .unwrap_or_default());
+            return Ok(recording.answer(QEMU_OBJECTS).unwrap_or_default());
         }
         let objects = qemu.objects()?;
-        let _ = self.answer("/answers/qemu-objects", || Ok(objects.clone()));
+        let _ = self.answer(QEMU_OBJECTS, || Ok(objects.clone()));
         Ok(objects)
     }
 
@@ -276,7 +285,7 @@ impl ThisMachine {
 
     /// How many processors it has.
     pub(super) fn processors(&self) -> Option<usize> {
-        let count = self.answer("/answers/processors", || {
+        let count = self.answer(PROCESSORS, || {
             std::thread::available_parallelism().map(|count| count.to_string())
         });
         count.ok()?.parse().ok()
@@ -285,7 +294,7 @@ impl ThisMachine {
     /// Bytes a process may lock; `u64::MAX` without a limit.
     pub(super) fn memlock(&self) -> io::Result<u64> {
         const UNLIMITED: &str = "unlimited";
-        let limit = self.answer("/answers/memlock", || {
+        let limit = self.answer(MEMLOCK, || {
             let (soft, _) = getrlimit(Resource::RLIMIT_MEMLOCK)?;
             Ok(match soft {
                 libc::RLIM_INFINITY => UNLIMITED.to_owned(),
@@ -302,7 +311,7 @@ impl ThisMachine {
 
     /// Major and minor version of its kernel.
     pub(super) fn kernel_version(&self) -> Option<(u32, u32)> {
-        let release = self.read("/proc/sys/kernel/osrelease").ok()?;
+        let release = self.read(RELEASE).ok()?;
         let mut parts = release.split(['.', '-']);
         Some((parts.next()?.parse().ok()?, parts.next()?.parse().ok()?))
     }
@@ -318,7 +327,7 @@ pub(super) enum Access {
 }
 
 pub(super) fn kernel(machine: &ThisMachine) -> Fact {
-    match machine.read("/proc/sys/kernel/osrelease") {
+    match machine.read(RELEASE) {
         Ok(release) => Fact::usable("kernel", format!("Linux {release}")),
         Err(error) => Fact::limited("kernel", format!("/proc is not readable: {error}")),
     }
@@ -326,6 +335,12 @@ pub(super) fn kernel(machine: &ThisMachine) -> Fact {
 
 /// Processors and memory.
 pub(super) fn memory(machine: &ThisMachine) -> Fact {
+    let unknown = [PROCESSORS, "/proc/meminfo"]
+        .iter()
+        .find_map(|path| machine.unrecorded("memory", path));
+    if let Some(unknown) = unknown {
+        return unknown;
+    }
     let processors = machine.processors().unwrap_or(1);
     let available = machine
         .read("/proc/meminfo")

@@ -58,7 +58,8 @@ fn message(line: &str) -> Option<&str> {
         let text = line.split_once(';').map_or(line, |(_, text)| text);
         return (record.facility == 0).then_some(text);
     }
-    let mut rest = line.trim_start();
+    // As a mail quotes it.
+    let mut rest = line.trim_start_matches(['>', ' ', '\t']);
     let mut stamped = false;
     loop {
         let before = rest;

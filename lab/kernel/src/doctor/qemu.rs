@@ -5,14 +5,14 @@ use tdxlab_qemu::installed::has_tdx_guest;
 pub(super) use tdxlab_qemu::version::OLDEST_FOR_TDX as TDX;
 
 use crate::doctor::fact::Fact;
-use crate::doctor::machine::ThisMachine;
+use crate::doctor::machine::{QEMU_OBJECTS, QEMU_VERSION, ThisMachine};
 
 /// First QEMU that rebuilds a TD on reset.
 const RESETS: Version = Version::new(11, 0);
 
 pub(super) fn version(machine: &ThisMachine) -> Fact {
-    if machine.lacks_qemu() {
-        return unrecorded("qemu");
+    if let Some(unknown) = machine.unrecorded("qemu", QEMU_VERSION) {
+        return unknown;
     }
     match machine.qemu(tdxlab_qemu::version::OLDEST) {
         Ok(installed) => {
@@ -25,15 +25,11 @@ pub(super) fn version(machine: &ThisMachine) -> Fact {
     }
 }
 
-fn unrecorded(name: &str) -> Fact {
-    Fact::limited(name, "QEMU's version is not in the recording")
-}
-
 /// Whether it can run a TD: its version, and the object it was built with.
 pub(super) fn for_tdx(machine: &ThisMachine) -> Vec<Fact> {
     let name = "tdx.qemu";
-    if machine.lacks_qemu() {
-        return vec![unrecorded(name)];
+    if let Some(unknown) = machine.unrecorded(name, QEMU_VERSION) {
+        return vec![unknown];
     }
     let installed = match machine.qemu(TDX) {
         Ok(installed) => installed,
@@ -59,6 +55,9 @@ pub(super) fn for_tdx(machine: &ThisMachine) -> Vec<Fact> {
     let found = format!("{}{candidate}, which {resets}", installed.version);
     let version = Fact::usable(name, found);
     let name = "tdx.qemu_object";
+    if let Some(unknown) = machine.unrecorded(name, QEMU_OBJECTS) {
+        return vec![version, unknown];
+    }
     let object = match machine.qemu_objects(&installed) {
         Ok(objects) if has_tdx_guest(&objects) => Fact::usable(name, "it has tdx-guest"),
         Ok(_) => Fact::unusable(name, "it was built without tdx-guest")

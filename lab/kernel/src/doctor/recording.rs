@@ -15,6 +15,7 @@
 //! | path | content |
 //! |---|---|
 //! | `kernel-log` | messages of the kernel, oldest first |
+//! | `key-ids-of-cgroup` | how many more TDs the cgroup of the process allows, or `max` |
 //! | `kvm` | lines of a capability's number and KVM_CHECK_EXTENSION's answer |
 //! | `kvm-probe` | result of running a guest: status, finding, advice |
 //! | `memlock` | RLIMIT_MEMLOCK in bytes, or `unlimited` |

@@ -1,26 +1,46 @@
 //! The witnesses that need privileges: whether this user may read them.
 
-use super::machine::Access;
+use super::machine::{Access, MEMLOCK};
 use crate::doctor::fact::Fact;
 use crate::doctor::machine::ThisMachine;
 use crate::meminfo::field_kib;
 
+/// Names of facts, the path that each looks at, and the look.
+type Look = fn(&ThisMachine, &str, &str) -> Fact;
+const FACTS: [(&str, &str, Look); 8] = [
+    ("debugfs", "/sys/kernel/debug/kvm", debugfs),
+    (
+        "tracefs",
+        "/sys/kernel/tracing/events/kvmmmu/kvm_mmu_split_huge_page/enable",
+        tracefs,
+    ),
+    ("kernel log", "/dev/kmsg", kernel_log),
+    (
+        "one-shot warnings",
+        "/sys/kernel/debug/clear_warn_once",
+        one_shot_warnings,
+    ),
+    ("ptrace", "/proc/sys/kernel/yama/ptrace_scope", yama),
+    ("lockdown", "/sys/kernel/security/lockdown", lockdown),
+    ("memlock", MEMLOCK, memlock),
+    (
+        "hugetlb",
+        "/sys/kernel/mm/hugepages/hugepages-2048kB/free_hugepages",
+        hugetlb,
+    ),
+];
+
 pub(super) fn facts(machine: &ThisMachine) -> Vec<Fact> {
-    vec![
-        debugfs(machine),
-        tracefs(machine),
-        kernel_log(machine),
-        one_shot_warnings(machine),
-        yama(machine),
-        lockdown(machine),
-        memlock(machine),
-        hugetlb(machine),
-    ]
+    let fact = |&(name, path, look): &(&str, &str, Look)| {
+        machine
+            .unrecorded(name, path)
+            .unwrap_or_else(|| look(machine, name, path))
+    };
+    FACTS.iter().map(fact).collect()
 }
 
-fn debugfs(machine: &ThisMachine) -> Fact {
-    let name = "debugfs";
-    match machine.may_list("/sys/kernel/debug/kvm") {
+fn debugfs(machine: &ThisMachine, name: &str, path: &str) -> Fact {
+    match machine.may_list(path) {
         Ok(_) => Fact::usable(name, "/sys/kernel/debug/kvm can be read"),
         Err(error) if error.kind() == std::io::ErrorKind::PermissionDenied => {
             Fact::limited(name, "/sys/kernel/debug may not be read by this user")
@@ -31,10 +51,8 @@ fn debugfs(machine: &ThisMachine) -> Fact {
     }
 }
 
-fn tracefs(machine: &ThisMachine) -> Fact {
-    let name = "tracefs";
-    let event = "/sys/kernel/tracing/events/kvmmmu/kvm_mmu_split_huge_page/enable";
-    match machine.may_open(event, Access::Write) {
+fn tracefs(machine: &ThisMachine, name: &str, path: &str) -> Fact {
+    match machine.may_open(path, Access::Write) {
         Ok(_) => Fact::usable(name, "split events can be recorded"),
         Err(error) if error.kind() == std::io::ErrorKind::PermissionDenied => {
             Fact::limited(name, "/sys/kernel/tracing may not be written by this user")
@@ -46,9 +64,8 @@ fn tracefs(machine: &ThisMachine) -> Fact {
     }
 }
 
-fn kernel_log(machine: &ThisMachine) -> Fact {
-    let name = "kernel log";
-    match machine.may_open("/dev/kmsg", Access::Read) {
+fn kernel_log(machine: &ThisMachine, name: &str, path: &str) -> Fact {
+    match machine.may_open(path, Access::Read) {
         Ok(_) => Fact::usable(name, "/dev/kmsg can be read"),
         Err(error) => Fact::limited(name, format!("/dev/kmsg cannot be read: {error}"))
             .advise("run as root, or sysctl kernel.dmesg_restrict=0"),
@@ -57,9 +74,8 @@ fn kernel_log(machine: &ThisMachine) -> Fact {
 
 /// Whether one-shot warnings (WARN_ON_ONCE, KVM_BUG_ON) can be re-armed; opening the file changes
 /// nothing.
-fn one_shot_warnings(machine: &ThisMachine) -> Fact {
-    let name = "one-shot warnings";
-    match machine.may_open("/sys/kernel/debug/clear_warn_once", Access::Write) {
+fn one_shot_warnings(machine: &ThisMachine, name: &str, path: &str) -> Fact {
+    match machine.may_open(path, Access::Write) {
         Ok(_) => Fact::usable(name, "fire again for each guest"),
         Err(error) => Fact::limited(
             name,
@@ -72,9 +88,8 @@ fn one_shot_warnings(machine: &ThisMachine) -> Fact {
     }
 }
 
-fn yama(machine: &ThisMachine) -> Fact {
-    let name = "ptrace";
-    match machine.read("/proc/sys/kernel/yama/ptrace_scope") {
+fn yama(machine: &ThisMachine, name: &str, path: &str) -> Fact {
+    match machine.read(path) {
         Err(_) => Fact::usable(name, "not restricted (no Yama)"),
         Ok(scope) if scope == "0" || scope == "1" => Fact::usable(
             name,
@@ -94,9 +109,8 @@ fn yama(machine: &ThisMachine) -> Fact {
     }
 }
 
-fn lockdown(machine: &ThisMachine) -> Fact {
-    let name = "lockdown";
-    match machine.read("/sys/kernel/security/lockdown") {
+fn lockdown(machine: &ThisMachine, name: &str, path: &str) -> Fact {
+    match machine.read(path) {
         Ok(text) if text.contains("[none]") => Fact::usable(name, "none"),
         Ok(text) => Fact::limited(name, text).advise(
             "parts of debugfs and tracefs are closed; boot with lockdown=none to open them",
@@ -105,8 +119,7 @@ fn lockdown(machine: &ThisMachine) -> Fact {
     }
 }
 
-fn memlock(machine: &ThisMachine) -> Fact {
-    let name = "memlock";
+fn memlock(machine: &ThisMachine, name: &str, _: &str) -> Fact {
     match machine.memlock() {
         Ok(u64::MAX) => Fact::usable(name, "unlimited"),
         Ok(bytes) if bytes < 64 << 20 => Fact::limited(name, format!("{} KiB", bytes >> 10))
@@ -116,17 +129,14 @@ fn memlock(machine: &ThisMachine) -> Fact {
     }
 }
 
-fn hugetlb(machine: &ThisMachine) -> Fact {
-    let name = "hugetlb";
-    let pool = |kib: u64| {
-        let file = format!("/sys/kernel/mm/hugepages/hugepages-{kib}kB/free_hugepages");
-        machine.read(&file).ok()?.parse::<u64>().ok()
-    };
-    let large = match pool(1 << 20) {
+fn hugetlb(machine: &ThisMachine, name: &str, path: &str) -> Fact {
+    const LARGE: &str = "/sys/kernel/mm/hugepages/hugepages-1048576kB/free_hugepages";
+    let pool = |path: &str| machine.read(path).ok()?.parse::<u64>().ok();
+    let large = match pool(LARGE) {
         Some(free) => format!(", {free} of 1G"),
         None => ", no pool of 1G".to_owned(),
     };
-    match pool(2048) {
+    match pool(path) {
         Some(0) => Fact::limited(name, format!("no free 2M page in the pool{large}"))
             .advise("echo 64 > /proc/sys/vm/nr_hugepages, for scenarios backed by hugetlb"),
         Some(free) => Fact::usable(name, format!("{free} free 2M pages in the pool{large}")),

@@ -2,6 +2,9 @@
 //!
 //! Source: the resource "tdx" of the misc controller, Documentation/admin-guide/cgroup-v2.rst.
 
+use std::fs;
+use std::path::Path;
+
 use crate::doctor::fact::Fact;
 use crate::doctor::machine::ThisMachine;
 
@@ -11,7 +14,11 @@ const RESOURCE: &str = "tdx";
 
 /// `offered` where KVM offers TDX VMs.
 pub(super) fn fact(machine: &ThisMachine, offered: bool) -> Fact {
-    let Ok(capacity) = machine.read(&format!("{CGROUPS}/misc.capacity")) else {
+    let path = format!("{CGROUPS}/misc.capacity");
+    if let Some(unknown) = machine.unrecorded(NAME, &path) {
+        return unknown;
+    }
+    let Ok(capacity) = machine.read(&path) else {
         return Fact::limited(NAME, "the misc controller of cgroups does not count them").advise(
             "mount cgroup2 on /sys/fs/cgroup (CONFIG_CGROUP_MISC); without, a TD that cannot be made \
              may be one too many",
@@ -31,6 +38,10 @@ pub(super) fn fact(machine: &ThisMachine, offered: bool) -> Fact {
         Some(capacity) => capacity,
     };
     let Some(used) = used(machine) else {
+        let current = format!("{CGROUPS}/misc.current");
+        if let Some(unknown) = machine.unrecorded(NAME, &current) {
+            return unknown;
+        }
         return Fact::limited(
             NAME,
             format!("{capacity} for TDs; how many are in use is unknown"),
@@ -39,10 +50,41 @@ pub(super) fn fact(machine: &ThisMachine, offered: bool) -> Fact {
     let left = capacity.saturating_sub(used);
     let found = format!("{left} of {capacity} private key ids are free");
     if left == 0 {
-        Fact::unusable(NAME, found).advise("end other TDs: each holds one")
-    } else {
-        Fact::usable(NAME, found)
+        return Fact::unusable(NAME, found).advise("end other TDs: each holds one");
     }
+    match room_in_cgroup(machine) {
+        Some(0) => Fact::unusable(
+            NAME,
+            format!("{found}; the cgroup of this process, or one above it, allows no more TDs"),
+        )
+        .advise("raise the limit: echo 'tdx max' > misc.max in /sys/fs/cgroup, where it is less; or end its other TDs"),
+        Some(room) if room < left => Fact::usable(
+            NAME,
+            format!("{found}; cgroups allow this process {room} more TDs"),
+        ),
+        _ => Fact::usable(NAME, found),
+    }
+}
+
+/// How many more TDs the cgroup of this process and those above it allow; `None` without a limit.
+/// KVM_TDX_INIT_VM fails with EBUSY where there is none (`misc_cg_try_charge()`).
+fn room_in_cgroup(machine: &ThisMachine) -> Option<u64> {
+    let room = machine.answer("/answers/key-ids-of-cgroup", || {
+        let own = fs::read_to_string("/proc/self/cgroup")?;
+        let own = own.lines().find_map(|line| line.strip_prefix("0::/"));
+        let own = Path::new(CGROUPS).join(own.unwrap_or_default());
+        let line = |folder: &Path, file: &str| value(&fs::read_to_string(folder.join(file)).ok()?);
+        let room = own
+            .ancestors()
+            .take_while(|folder| folder.starts_with(CGROUPS))
+            .filter_map(|folder| {
+                let used = line(folder, "misc.current").unwrap_or(0);
+                Some(line(folder, "misc.max")?.saturating_sub(used))
+            })
+            .min();
+        Ok(room.map_or_else(|| "max".to_owned(), |room| room.to_string()))
+    });
+    room.ok()?.parse().ok()
 }
 
 /// Those in use: the root's own count, else the sum of its children's.

@@ -2,14 +2,32 @@
 
 use std::io;
 
+use tdxlab_journal::klog::{self, FailedSeamcall};
+use tdxlab_journal::seamcall::CallStatus;
+
 use super::messages::{
-    Known, Meaning, cure_by_class, cure_by_errno, is_about_tdx, is_registers, is_unknown, message,
+    Known, Meaning, cure_by_class, cure_by_errno, cure_by_loader, is_about_tdx, is_of_kvm,
+    is_registers, is_unknown, message,
 };
 use crate::doctor::machine::ThisMachine;
-use tdxlab_journal::klog::{self, FailedSeamcall};
+use crate::tdx_module::in_line;
 
 /// Most lines that are shown of a failure.
 const SHOWN: usize = 6;
+
+/// Calls of an update of the module under a running kernel. It was shut down before them, so that TDX is
+/// gone if one fails, whatever KVM goes on to offer.
+const OF_AN_UPDATE: [&str; 4] = [
+    "SEAMLDR.INSTALL",
+    "TDH.SYS.UPDATE",
+    "TDH.SYS.INIT",
+    "TDH.SYS.LP.INIT",
+];
+
+/// TDX module 1.0: kernels ask for what 1.5 brought.
+const OLD_MODULE: &str = "1.0";
+const TOO_OLD: &str = "the TDX module is of version 1.0, and KVM needs 1.5: update it, with the firmware or at boot \
+    by the boot loader";
 
 /// The kernel's messages about TDX.
 #[derive(Clone, Debug, Default)]
@@ -36,6 +54,8 @@ pub(super) enum Story {
     },
     /// TDX stayed off.
     Off(Failure),
+    /// An update of the module failed, and TDX is gone until the machine boots again.
+    Lost(Failure),
     /// Creating a TD failed; TDX itself is not reported as off.
     Trouble(Failure),
 }
@@ -103,7 +123,10 @@ impl TdxLog {
         if let Some(failure) = self.failure(since) {
             // A call that failed long after is not why TDX would be off.
             return match (failure.effect, initialised) {
-                (Effect::TurnsOff, _) | (Effect::Failed, None) => Story::Off(failure.told),
+                (Effect::Lost, Some(_)) => Story::Lost(failure.told),
+                (Effect::TurnsOff, _) | (Effect::Failed | Effect::Lost, None) => {
+                    Story::Off(failure.told)
+                }
                 (_, Some(at)) => Story::Initialised {
                     line: self.lines[at].clone(),
                     but: Some(failure.told),
@@ -136,20 +159,53 @@ impl TdxLog {
             .rposition(|line| klog::failed_seamcall(line).is_some())
     }
 
-    /// The failure from a line on: the best explanation of the newest, and all lines up to the end.
+    /// The newest failure from a line on: what explains it best, and all lines up to the end.
     fn failure(&self, since: usize) -> Option<Found> {
         let weighed = |at: usize| Some((at, weight(&self.lines[at])?));
         let all: Vec<(usize, Weight)> = (since..self.lines.len()).filter_map(weighed).collect();
         let (end, _) = *all.last()?;
-        let best = all.iter().map(|(_, weight)| *weight).max()?;
-        let (start, _) = *all.iter().rev().find(|(_, weight)| *weight == best)?;
+        let (start, best) = self.cause(&all)?;
+        // What the lab does not know may be the reason that follows as a bare error number.
+        let before = (since..start).rev().find(|&at| !is_note(&self.lines[at]));
+        let unknown = before.filter(|&at| best <= Weight::Errno && is_unknown(&self.lines[at]));
+        let mut told = self.told(unknown.unwrap_or(start), end + 1);
+        if unknown.is_some() {
+            let cure = cure(&self.lines[start], None);
+            told.cure = format!(
+                "the first of these lines says why, and this lab does not know it; else: {cure}"
+            );
+        }
         let effect = all
             .iter()
             .map(|&(at, weight)| effect(&self.lines[at], weight));
         Some(Found {
-            told: self.told(start, end + 1),
+            told,
             effect: effect.max()?,
         })
+    }
+
+    /// The line that explains a failure best, out of the newest attempt to set TDX up; out of those before
+    /// it, too, if the newest says no more than that it failed.
+    fn cause(&self, all: &[(usize, Weight)]) -> Option<(usize, Weight)> {
+        // KVM's own word ends each attempt.
+        let ends_attempt = |&(at, weight): &(usize, Weight)| {
+            is_of_kvm(&self.lines[at]) && weight != Weight::Seamcall
+        };
+        let mut start = all.len();
+        loop {
+            let earlier = all[..start.saturating_sub(1)]
+                .iter()
+                .rposition(ends_attempt);
+            start = earlier.map_or(0, |at| at + 1);
+            let best = all[start..].iter().map(|(_, weight)| *weight).max()?;
+            if best > Weight::Consequence || start == 0 {
+                let line = all[start..]
+                    .iter()
+                    .rev()
+                    .find(|(_, weight)| *weight == best)?;
+                return Some(*line);
+            }
+        }
     }
 
     /// The lines from `start` to before `end`, and what to do.
@@ -167,10 +223,26 @@ impl TdxLog {
             .collect();
         let failed = lines.iter().find_map(|line| klog::failed_seamcall(line));
         let cure = cure(&self.lines[start], failed.as_ref());
-        Failure {
+        let mut told = Failure {
             decoded: failed.as_ref().and_then(FailedSeamcall::decoded),
             cure,
             lines,
+        };
+        if failed.is_some() {
+            self.blame_old_module(start, &mut told);
+        }
+        told
+    }
+
+    /// What a call failed for, if the log names a module that is too old.
+    fn blame_old_module(&self, before: usize, told: &mut Failure) {
+        let named = |line: &&String| in_line(line).is_some();
+        let Some(line) = self.lines[..before].iter().rev().find(named) else {
+            return;
+        };
+        if in_line(line).is_some_and(|version| version.starts_with(OLD_MODULE)) {
+            told.lines.insert(0, line.clone());
+            TOO_OLD.clone_into(&mut told.cure);
         }
     }
 }
@@ -188,16 +260,27 @@ enum Effect {
     NoTd,
     /// A SEAMCALL failed. Without a word of the module being initialised, it was not.
     Failed,
+    /// One that took the module away, if it was initialised before.
+    Lost,
     /// TDX is off.
     TurnsOff,
 }
 
 fn effect(line: &str, weight: Weight) -> Effect {
     match message(line).map(|known| known.meaning) {
-        _ if weight == Weight::Seamcall => Effect::Failed,
+        _ if weight == Weight::Seamcall => match is_of_update(line) {
+            true => Effect::Lost,
+            false => Effect::Failed,
+        },
+        Some(Meaning::Lost) => Effect::Lost,
         Some(Meaning::Trouble) => Effect::NoTd,
         _ => Effect::TurnsOff,
     }
+}
+
+fn is_of_update(line: &str) -> bool {
+    let name = klog::failed_seamcall(line).and_then(|failed| failed.name);
+    name.is_some_and(|name| OF_AN_UPDATE.contains(&name.as_str()))
 }
 
 fn is_note(line: &str) -> bool {
@@ -210,8 +293,10 @@ fn weight(line: &str) -> Option<Weight> {
     }
     match message(line)?.meaning {
         Meaning::Cause | Meaning::Trouble => Some(Weight::Cause),
-        Meaning::Consequence if cure_by_errno(line).is_some() => Some(Weight::Errno),
-        Meaning::Consequence => Some(Weight::Consequence),
+        Meaning::Consequence | Meaning::Lost if cure_by_errno(line).is_some() => {
+            Some(Weight::Errno)
+        }
+        Meaning::Consequence | Meaning::Lost => Some(Weight::Consequence),
         Meaning::Initialised | Meaning::KeyIds | Meaning::Note => None,
     }
 }
@@ -220,8 +305,10 @@ fn weight(line: &str) -> Option<Weight> {
 fn cure(line: &str, failed: Option<&FailedSeamcall>) -> String {
     const UNKNOWN: &str = "update the TDX module and the firmware; the lines before this one in the \
         kernel log may say more";
-    if let Some(status) = failed.and_then(|failed| failed.status) {
-        return cure_by_class(status.class()).to_owned();
+    match failed.and_then(|failed| failed.status) {
+        Some(CallStatus::Module(status)) => return cure_by_class(status.class()).to_owned(),
+        Some(CallStatus::Loader(status)) => return cure_by_loader(status.about()).to_owned(),
+        None => {}
     }
     match message(line) {
         Some(Known { cure, .. }) if !cure.is_empty() => (*cure).to_owned(),

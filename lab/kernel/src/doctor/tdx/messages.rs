@@ -3,6 +3,8 @@
 //! Source: `arch/x86/virt/vmx/tdx/tdx.c` and `arch/x86/kvm/vmx/tdx.c`, Linux 6.16 to 7.3, and the
 //! code they depend on, `arch/x86/kernel/cpu/{intel,feat_ctl}.c` and `arch/x86/kvm/vmx/vmx.c`.
 
+use tdxlab_journal::seamldr::About;
+
 /// Meaning of a message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Meaning {
@@ -16,6 +18,8 @@ pub(super) enum Meaning {
     Cause,
     /// TDX stays off; the cause is an earlier message.
     Consequence,
+    /// The module was shut down for an update that failed; the cause is an earlier message.
+    Lost,
     /// One TD could not be made.
     Trouble,
 }
@@ -52,6 +56,14 @@ const fn consequence(text: &'static str, cure: &'static str) -> Known {
     }
 }
 
+const fn lost(text: &'static str) -> Known {
+    Known {
+        text,
+        meaning: Meaning::Lost,
+        cure: UPDATE_AGAIN,
+    }
+}
+
 const FEATURE: &str = "this processor, or the machine that this kernel runs in, hides the feature: take \
     `clearcpuid=` off the kernel's command line, and look for it in the firmware";
 const NO_XSAVE: &str = "do not boot with noxsave";
@@ -60,6 +72,11 @@ const FRAGMENTS: &str = "the machine's memory lies in more pieces than the TDX m
     memory, mirroring)";
 const MORE_CPUS: &str = "this TDX module knows fewer processors than the machine has: update it, or boot \
     with nr_cpus= as many as it knows, or nosmt";
+const UPDATE_AGAIN: &str = "boot the machine anew, which brings TDX back with the module of the firmware or the boot \
+    loader; then update it again";
+const SAME_TME: &str = "the firmware has set memory encryption up differently on some processors, or in a way that \
+    this kernel does not know: update it, and set all sockets alike";
+const TDX_ON: &str = "turn TDX on in the firmware";
 const VT_X: &str = "turn VT-x (VMX) on in the firmware";
 const HOST_PLATFORM: &str = "the kernel did not set TDX up at boot: if its log has no \"BIOS enabled: private \
     KeyID range\", give key ids to TDX in the firmware; if it has, boot with nohibernate";
@@ -68,16 +85,26 @@ const HOST_PLATFORM: &str = "the kernel did not set TDX up at boot: if its log h
 pub(super) const MESSAGES: &[Known] = &[
     known("TDX-Module initialized", Meaning::Initialised),
     known("module initialized", Meaning::Initialised),
+    // After an update.
+    known("virt/tdx: version ", Meaning::Initialised),
     known("BIOS enabled: private KeyID range", Meaning::KeyIds),
     known("Disable ACPI S3", Meaning::Note),
     known("KB allocated for PAMT", Meaning::Note),
+    known("KBs allocated for PAMT", Meaning::Note),
     known("Module version: ", Meaning::Note),
+    // Kernels before TDX was merged, and vendors' kernels.
+    known("TDX module: attributes 0x", Meaning::Note),
+    known("CMR: [", Meaning::Note),
+    known("x86/tme: enabled by BIOS", Meaning::Note),
+    known("x86/mktme: enabled by BIOS", Meaning::Note),
     known("consumed TDMRs reaching limit", Meaning::Note),
     known("unable to find local NUMA node for PAMT", Meaning::Note),
     known(
         "TDX requires all packages to have an online CPU",
         Meaning::Note,
     ),
+    // An update of the module under the running kernel.
+    lost("update failed"),
     cause(
         "Hibernation support is enabled",
         "boot with nohibernate on the kernel's command line",
@@ -143,6 +170,9 @@ pub(super) const MESSAGES: &[Known] = &[
     },
     consequence("Failed to initialize TDX module", ""),
     consequence("initialization failed", ""),
+    // Kernels before TDX was merged.
+    cause("TDX is not enabled by BIOS", TDX_ON),
+    cause("tdx: not enabled by BIOS", TDX_ON),
     cause("VMX not enabled (by BIOS)", VT_X),
     cause("VMX not supported by CPU", VT_X),
     cause("VMX (outside TXT) disabled by BIOS", VT_X),
@@ -155,6 +185,13 @@ pub(super) const MESSAGES: &[Known] = &[
         "x86/mktme: disabled by BIOS",
         "in the firmware, turn on TME-MT (multi-key memory encryption), then TDX",
     ),
+    consequence(
+        "x86/tme: configuration is inconsistent between CPUs",
+        SAME_TME,
+    ),
+    consequence("x86/tme: MKTME is not usable", SAME_TME),
+    consequence("x86/mktme: No known encryption algorithm", SAME_TME),
+    known("KeyIDs available", Meaning::Note),
 ];
 
 /// Parts of lines, in lower case, that have to do with TDX, known or not.
@@ -183,7 +220,21 @@ const OF_OTHERS: &[&str] = &[
 ];
 
 /// Beginnings of lines of the code that sets TDX up.
-const SETTING_UP: &[&str] = &["virt/tdx: ", "kvm_intel: ", "tdx: ", "seamldr: ", "SEAM: "];
+const SETTING_UP: &[&str] = &[
+    "virt/tdx: ",
+    OF_KVM,
+    "tdx: ",
+    "seamldr: ",
+    "SEAM: ",
+    "x86/tme: ",
+    "x86/mktme: ",
+];
+const OF_KVM: &str = "kvm_intel: ";
+
+/// Whether KVM says it, in a word about its set-up.
+pub(super) fn is_of_kvm(line: &str) -> bool {
+    line.starts_with(OF_KVM)
+}
 
 /// Whether a message has to do with TDX.
 pub(super) fn is_about_tdx(line: &str) -> bool {
@@ -208,8 +259,14 @@ pub(super) fn is_registers(line: &str) -> bool {
         .any(|text| line.contains(text))
 }
 
-/// What these say later, of a TD.
-const OF_GUESTS: &[&str] = &["Guest access before accepting", "is leaked"];
+/// What these say later, of a TD, or in one.
+const OF_GUESTS: &[&str] = &[
+    "Guest access before accepting",
+    "is leaked",
+    "tdx: Guest detected",
+    "tdx: Attributes: ",
+    "tdx: TD_CTLS: ",
+];
 
 /// The message that a line is.
 pub(super) fn message(line: &str) -> Option<&'static Known> {
@@ -249,6 +306,21 @@ pub(super) fn cure_by_errno(line: &str) -> Option<&'static str> {
         }
         _ => return None,
     })
+}
+
+/// Remedy for a status of the P-SEAMLDR. The module that it was to replace is gone by then.
+pub(super) fn cure_by_loader(about: About) -> &'static str {
+    match about {
+        About::NewModule => {
+            "boot the machine anew, which brings TDX back with its own module; then take an update that is made for \
+             this machine and this module, unchanged (sigstruct and module of one release)"
+        }
+        About::Call => {
+            "boot the machine anew, which brings TDX back with its own module; if the update fails as before, update \
+             the firmware, which brings the P-SEAMLDR"
+        }
+        About::Moment => UPDATE_AGAIN,
+    }
 }
 
 /// Remedy for a status of the module, by its class.

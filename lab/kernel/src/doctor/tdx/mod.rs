@@ -1,5 +1,6 @@
 //! Requirements of a TD in the order in which they fail: processor, firmware, kernel, KVM, QEMU.
 
+mod asked;
 mod in_place;
 mod keys;
 mod kvm;
@@ -11,10 +12,11 @@ mod processor;
 
 use std::io;
 
+use self::asked::{Asked, InKvm};
 use self::log::{Story, TdxLog};
 use super::qemu;
 use crate::doctor::fact::Fact;
-use crate::doctor::machine::ThisMachine;
+use crate::doctor::machine::{RELEASE, ThisMachine};
 use crate::doctor::recording::is_unrecorded;
 
 /// First kernel whose KVM runs TDs, and first one without races that bug the VM.
@@ -24,18 +26,19 @@ const SOUND_KERNEL: (u32, u32) = (6, 19);
 /// First kernel that can be built with both TDX and kexec.
 const WITH_KEXEC: (u32, u32) = (6, 18);
 
+const HUGE_PAGE: &str = "/sys/module/kvm_intel/parameters/tdx_huge_page";
 const KVM_INTEL: &str = "/sys/module/kvm_intel";
 
 pub(super) fn facts(machine: &ThisMachine) -> Vec<Fact> {
     let log = TdxLog::of(machine);
     let key_ids = log.as_ref().is_ok_and(TdxLog::has_key_ids);
-    let offered = kvm::offers_tdx(machine);
-    let switched_on = tdx_parameter(machine).is_ok_and(|value| is_on(&value));
+    let kvm = InKvm::of(machine);
+    let offered = kvm.offered;
     let mut facts = vec![
         processor::fact(machine, key_ids),
         kernel(machine, offered),
-        module::fact(&log, offered, switched_on),
-        parameter(machine, &log),
+        module::fact(&log, kvm),
+        parameter(machine, &log, kvm.asked),
         kvm::vm_type(machine),
         kvm::private_memory(machine),
         huge_pages(machine),
@@ -50,6 +53,9 @@ pub(super) fn facts(machine: &ThisMachine) -> Vec<Fact> {
 
 fn kernel(machine: &ThisMachine, offered: bool) -> Fact {
     let name = "tdx.kernel";
+    if let Some(unknown) = machine.unrecorded(name, RELEASE) {
+        return unknown;
+    }
     match machine.kernel_version() {
         None => Fact::limited(name, "the kernel's version cannot be read"),
         Some(version) if version < FIRST_KERNEL && offered => Fact::limited(
@@ -89,18 +95,23 @@ fn is_on(value: &str) -> bool {
     matches!(value, "Y" | "1")
 }
 
-fn parameter(machine: &ThisMachine, log: &io::Result<TdxLog>) -> Fact {
+fn parameter(machine: &ThisMachine, log: &io::Result<TdxLog>, asked: Asked) -> Fact {
     let name = "tdx.kvm_intel";
     match tdx_parameter(machine) {
         Ok(value) if is_on(&value) => Fact::usable(name, "kvm_intel.tdx=Y"),
         Ok(value) => {
             let found = format!("kvm_intel.tdx={value}");
             match log.as_ref().map(TdxLog::story) {
-                Ok(Story::Off(failure)) => {
+                Ok(Story::Off(failure) | Story::Lost(failure)) => {
                     Fact::unusable(name, format!("{found}, for the reason that tdx.module tells"))
                         .advise(failure.cure)
                 }
-                _ if is_off_by_command_line(machine) => Fact::unusable(
+                Ok(story) if asked == Asked::On => Fact::unusable(
+                    name,
+                    format!("{found}, although the kernel's command line asks for it"),
+                )
+                .advise(unsaid(&story)),
+                _ if asked == Asked::Off => Fact::unusable(
                     name,
                     format!("{found}, as the kernel's command line says"),
                 )
@@ -115,6 +126,9 @@ fn parameter(machine: &ThisMachine, log: &io::Result<TdxLog>) -> Fact {
                 ),
             }
         }
+        Err(error) if is_unrecorded(&error) && !is_not_loaded(machine) => {
+            Fact::limited(name, format!("the parameter tdx of kvm_intel is {error}"))
+        }
         Err(_) if machine.exists(KVM_INTEL) => {
             let excluded = machine.kernel_version() < Some(WITH_KEXEC);
             let because = match excluded && machine.kernel_version() >= Some(FIRST_KERNEL) {
@@ -125,49 +139,52 @@ fn parameter(machine: &ThisMachine, log: &io::Result<TdxLog>) -> Fact {
                 "use a kernel with CONFIG_INTEL_TDX_HOST, which brings CONFIG_KVM_INTEL_TDX{because}"
             ))
         }
-        Err(error) if is_unrecorded(&error) && is_unrecorded_folder(machine, KVM_INTEL) => {
-            Fact::limited(name, format!("the parameter tdx of kvm_intel is {error}"))
-        }
         // What __tdx_hardware_setup() finds wrong keeps the whole module from loading.
         Err(_) => {
             let fact = Fact::unusable(name, "kvm_intel is not loaded");
             match log.as_ref().map(TdxLog::story) {
-                Ok(Story::Off(failure)) => fact.advise(format!(
+                Ok(Story::Off(failure) | Story::Lost(failure)) => fact.advise(format!(
                     "tdx.module says why it may not load: {}; without TDX, modprobe kvm_intel tdx=0 loads it",
                     failure.cure
                 )),
+                Ok(story) if asked == Asked::On => fact.advise(unsaid(&story)),
                 _ => fact.advise("modprobe kvm_intel tdx=1"),
             }
         }
     }
 }
 
-/// Whether the kernel's command line turns TDX off.
-fn is_off_by_command_line(machine: &ThisMachine) -> bool {
-    let words = machine.read("/proc/cmdline").unwrap_or_default();
-    // The last one counts.
-    let last = words
-        .split_whitespace()
-        .filter_map(|word| word.strip_prefix("kvm_intel.tdx="))
-        .next_back();
-    last.is_some_and(|value| value.starts_with(['0', 'n', 'N']) || value == "off")
+/// What to do where KVM was asked for TDX, has it off, and the log does not say why.
+fn unsaid(story: &Story) -> &str {
+    match story {
+        Story::Initialised {
+            but: Some(failure), ..
+        }
+        | Story::Trouble(failure) => &failure.cure,
+        Story::Initialised { .. } => module::WANTING,
+        _ => module::SILENT,
+    }
 }
 
 /// Whether KVM is there, and was built without TDX.
 fn kernel_lacks_tdx(machine: &ThisMachine) -> bool {
-    tdx_parameter(machine).is_err() && machine.exists(KVM_INTEL)
+    tdx_parameter(machine).is_err_and(|error| !is_unrecorded(&error)) && machine.exists(KVM_INTEL)
 }
 
-fn is_unrecorded_folder(machine: &ThisMachine, path: &str) -> bool {
+/// Whether it is known that kvm_intel is not loaded.
+fn is_not_loaded(machine: &ThisMachine) -> bool {
     machine
-        .may_list(path)
-        .is_err_and(|error| is_unrecorded(&error))
+        .may_list(KVM_INTEL)
+        .is_err_and(|error| !is_unrecorded(&error))
 }
 
 /// Without huge pages the design is `stock`, which is no fault.
 fn huge_pages(machine: &ThisMachine) -> Fact {
     let name = "tdx.huge_pages";
-    let huge = machine.read("/sys/module/kvm_intel/parameters/tdx_huge_page");
+    if let Some(unknown) = machine.unrecorded(name, HUGE_PAGE) {
+        return unknown;
+    }
+    let huge = machine.read(HUGE_PAGE);
     let switch = in_place::switch(machine);
     let in_place = match &switch {
         Some(switch) => switch.to_string(),

@@ -2,15 +2,23 @@
 
 use std::io;
 
+use super::asked::{Asked, InKvm};
 use super::log::{Story, TdxLog};
 use crate::doctor::fact::Fact;
 use crate::doctor::recording::is_unrecorded;
 
 const NAME: &str = "tdx.module";
 
-/// `offered` where KVM offers TDX VMs, which it does with an initialised module only; `switched_on`
-/// where kvm_intel was loaded with TDX.
-pub(super) fn fact(log: &io::Result<TdxLog>, offered: bool, switched_on: bool) -> Fact {
+/// KVM was asked for TDX and has it off, with no word of the module. The first SEAMCALL that faults
+/// (`sc_retry_prerr()`) is reported by its error number alone, to who loads kvm_intel.
+pub(super) const SILENT: &str = "it was asked for, so what fails is not said: turn TDX and the SEAM loader on in the \
+    firmware, and see whether `modprobe kvm_intel tdx=1` answers \"Operation not supported\"; or the lines are \
+    no longer in the log (journalctl -k -b)";
+/// KVM gives up without a word where the module lacks what it needs (`tdx_get_supported_attrs()` and on).
+pub(super) const WANTING: &str = "KVM found the module's attributes, XFAM or topology enumeration wanting, which it \
+    does not say: update the TDX module";
+
+pub(super) fn fact(log: &io::Result<TdxLog>, kvm: InKvm) -> Fact {
     let log = match log {
         Ok(log) => log,
         Err(error) if is_unrecorded(error) => {
@@ -27,17 +35,23 @@ pub(super) fn fact(log: &io::Result<TdxLog>, offered: bool, switched_on: bool) -
         (
             Story::Silence | Story::KeyIds { .. } | Story::Initialised { but: None, .. },
             Some(line),
-        ) if !offered => Fact::limited(
+        ) if !kvm.offered => Fact::limited(
             NAME,
             format!("the kernel says \"{line}\", which this lab does not know"),
         )
         .advise("KVM offers no TDX VMs: this line may say why"),
-        (story, _) => told(story, offered, switched_on),
+        (story, _) => told(story, kvm),
     }
 }
 
-fn told(story: Story, offered: bool, switched_on: bool) -> Fact {
+fn told(story: Story, kvm: InKvm) -> Fact {
+    let wanting = kvm.asked == Asked::On && kvm.switched_on == Some(false);
     match story {
+        Story::Initialised { line, but: None } if wanting => Fact::limited(
+            NAME,
+            format!("the kernel says \"{line}\", and KVM, which was asked for TDX, has it off"),
+        )
+        .advise(WANTING),
         Story::Initialised { line, but: None } => {
             Fact::usable(NAME, format!("the kernel says \"{line}\""))
         }
@@ -51,7 +65,12 @@ fn told(story: Story, offered: bool, switched_on: bool) -> Fact {
             );
             Fact::limited(NAME, found).advise(failure.cure)
         }
-        Story::Off(failure) if offered => Fact::limited(
+        Story::Lost(failure) => Fact::unusable(
+            NAME,
+            format!("it was initialised; an update has since failed: {}", failure.quoted()),
+        )
+        .advise(failure.cure),
+        Story::Off(failure) if kvm.offered => Fact::limited(
             NAME,
             format!(
                 "KVM offers TDX VMs, although the kernel has said {}",
@@ -68,7 +87,7 @@ fn told(story: Story, offered: bool, switched_on: bool) -> Fact {
                 .advise(failure.cure)
         }
         // The log is a ring: messages of the boot may be gone.
-        Story::KeyIds { .. } | Story::Silence if offered => Fact::usable(
+        Story::KeyIds { .. } | Story::Silence if kvm.offered => Fact::usable(
             NAME,
             "KVM offers TDX VMs, so it is initialised; the kernel log does not say so (any more)",
         ),
@@ -78,12 +97,13 @@ fn told(story: Story, offered: bool, switched_on: bool) -> Fact {
                 "the firmware gave key ids (\"{line}\"); nothing says that the module was initialised"
             ),
         )
-        .advise(match switched_on {
-            true => {
+        .advise(match (kvm.switched_on, kvm.asked) {
+            (Some(true), _) => {
                 "read what the kernel said when kvm_intel was loaded (journalctl -k -b): it is no longer \
                  in the log; or load kvm_intel again"
             }
-            false => {
+            (_, Asked::On) => SILENT,
+            _ => {
                 "load kvm_intel with tdx=1: older kernels initialise the module then, newer ones at boot"
             }
         }),

@@ -5,6 +5,7 @@
 
 use std::io;
 
+use super::HUGE_PAGE;
 use super::log::TdxLog;
 use crate::doctor::fact::Fact;
 use crate::doctor::machine::ThisMachine;
@@ -30,6 +31,9 @@ pub(super) fn fact(machine: &ThisMachine, log: &io::Result<TdxLog>, offered: boo
             (version, found)
         }
         (None, None) => {
+            if let Some(unknown) = machine.unrecorded(NAME, &path) {
+                return Some(unknown);
+            }
             let fact = Fact::limited(
                 NAME,
                 format!("unknown: no {path}, and the kernel log does not name it"),
@@ -40,9 +44,7 @@ pub(super) fn fact(machine: &ThisMachine, log: &io::Result<TdxLog>, offered: boo
             ));
         }
     };
-    let huge = machine
-        .read("/sys/module/kvm_intel/parameters/tdx_huge_page")
-        .is_ok();
+    let huge = machine.read(HUGE_PAGE).is_ok();
     Some(match huge && splits(&version) == Some(false) {
         true => Fact::limited(
             NAME,

@@ -7,17 +7,21 @@ use crate::doctor::tdx::kernel_lacks_tdx;
 
 const NAME: &str = "tdx.processor";
 
-/// Models of family 6 that have TDX, in some or all of their variants.
+/// Families and models that have TDX, in some or all of their variants.
 ///
 /// Source: `arch/x86/include/asm/intel-family.h`.
-const MODELS: [(u32, &str); 6] = [
-    (0x8f, "Sapphire Rapids"),
-    (0xad, "Granite Rapids"),
-    (0xae, "Granite Rapids D"),
-    (0xaf, "Sierra Forest"),
-    (0xcf, "Emerald Rapids"),
-    (0xdd, "Clearwater Forest"),
+const MODELS: [(u32, u32, &str); 7] = [
+    (6, 0x8f, "Sapphire Rapids"),
+    (6, 0xad, "Granite Rapids"),
+    (6, 0xae, "Granite Rapids D"),
+    (6, 0xaf, "Sierra Forest"),
+    (6, 0xcf, "Emerald Rapids"),
+    (6, 0xdd, "Clearwater Forest"),
+    (19, 0x01, "Diamond Rapids"),
 ];
+
+const FIRMWARE: &str = "in the firmware, turn on TME-MT, TDX, and the SEAM loader, and give key ids to TDX; use a \
+    kernel from 6.16 on with CONFIG_INTEL_TDX_HOST";
 
 /// `key_ids`: the kernel log shows that the firmware assigned key ids to TDX, so the firmware is
 /// not the cause.
@@ -62,10 +66,14 @@ pub(super) fn fact(machine: &ThisMachine, key_ids: bool) -> Fact {
             NAME,
             format!("{model}: {known} has TDX, but the kernel finds none"),
         )
-        .advise(
-            "in the firmware, turn on TME-MT, TDX, and the SEAM loader, and give key ids to TDX; \
-             use a kernel from 6.16 on with CONFIG_INTEL_TDX_HOST",
+        .advise(FIRMWARE)
+    } else if is_intel(&cpuinfo) && field(&cpuinfo, "cpu family") != Some("6") && has("tme") {
+        // Newer than this table: old families have no TME.
+        Fact::limited(
+            NAME,
+            format!("{model}: the lab does not know whether it has TDX"),
         )
+        .advise(FIRMWARE)
     } else {
         Fact::unusable(
             NAME,
@@ -84,10 +92,14 @@ fn field<'a>(cpuinfo: &'a str, name: &str) -> Option<&'a str> {
 }
 
 fn generation(cpuinfo: &str) -> Option<&'static str> {
-    if field(cpuinfo, "vendor_id")? != "GenuineIntel" || field(cpuinfo, "cpu family")? != "6" {
-        return None;
-    }
-    let model: u32 = field(cpuinfo, "model")?.parse().ok()?;
-    let known = MODELS.iter().find(|(number, _)| *number == model);
-    known.map(|(_, name)| *name)
+    let number = |name| field(cpuinfo, name)?.parse::<u32>().ok();
+    let (family, model) = (number("cpu family")?, number("model")?);
+    let known = MODELS
+        .iter()
+        .find(|(of, number, _)| (*of, *number) == (family, model));
+    known.filter(|_| is_intel(cpuinfo)).map(|(.., name)| *name)
+}
+
+fn is_intel(cpuinfo: &str) -> bool {
+    field(cpuinfo, "vendor_id") == Some("GenuineIntel")
 }
