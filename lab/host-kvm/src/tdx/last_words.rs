@@ -6,6 +6,8 @@
 
 use tdxlab_journal::Killer;
 
+use super::refusal::errors_first;
+
 /// An error text of QEMU, and its meaning.
 struct Words {
     text: &'static str,
@@ -231,11 +233,13 @@ const NO_PAGES: [&str; 3] = [
 /// The side at fault by QEMU's last error, and the line with its meaning; `None` if it is not about
 /// the guest. `log` is the kernel log, if readable.
 pub(super) fn last_words(stderr: &str, log: Option<&[String]>) -> Option<(Killer, String)> {
+    errors_first(stderr, |lines| words_in(lines, log))
+}
+
+fn words_in(lines: &[&str], log: Option<&[String]>) -> Option<(Killer, String)> {
     let known = LAST_WORDS.iter().find_map(|words| {
-        let line = stderr
-            .lines()
-            .find(|line| line.contains(words.text) && line.contains(words.with))?;
-        Some((words, line.trim()))
+        let fits = |line: &&&str| line.contains(words.text) && line.contains(words.with);
+        Some((words, lines.iter().find(fits)?.trim()))
     });
     if let Some((words, line)) = known {
         let no_pages = log.into_iter().flatten().find(|line| {
@@ -251,7 +255,7 @@ pub(super) fn last_words(stderr: &str, log: Option<&[String]>) -> Option<(Killer
             _ => (words.by, format!("{}: {line}", words.means)),
         });
     }
-    let line = stderr.lines().find(|line| line.contains(RUN))?;
+    let line = lines.iter().find(|line| line.contains(RUN))?;
     let unknown = match log {
         Some(_) => {
             "the kernel log says nothing about it: a warning that fired since boot may not show again"
