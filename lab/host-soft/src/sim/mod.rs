@@ -33,9 +33,6 @@ use self::witness::Witnesses;
 use crate::software;
 use crate::software_host::{Software, SoftwareHost};
 
-/// Largest machine memory of a session. It takes no room until it is used.
-const LARGEST_MACHINE: u64 = 1 << 40;
-
 /// The host `sim`.
 #[derive(Clone)]
 pub struct SimHost {
@@ -129,7 +126,8 @@ impl Host for SimHost {
 
     fn boot(&self, guest: &Guest, options: &BootOptions) -> Result<Box<dyn Session>, HostError> {
         let config = software::config(HostKind::Sim, guest, options, self.software.module)?;
-        let needed = || software::machine_bytes(guest.memory).min(LARGEST_MACHINE);
+        // It takes no room until it is used.
+        let needed = || software::machine_bytes(guest.memory);
         let machine = SimMachine::new(self.machine_bytes.unwrap_or_else(needed));
         let core = SoftKvm::new(machine, config, (self.software.policy)())
             .map_err(|error| software::refused(HostKind::Sim, &error))?;

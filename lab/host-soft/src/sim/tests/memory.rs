@@ -314,3 +314,13 @@ fn sixteen_tebibytes_take_room_only_where_they_are_used() {
         }
     }
 }
+
+/// No machine is too small for its guest.
+#[test]
+fn a_large_guest_has_all_its_memory() {
+    const T: u64 = 1 << 40;
+    let mut bench = Bench::on(&SimHost::in_memory(), &guest(T), "headtail");
+    let (observed, change) = bench.observe(&accept(0, T, Size::Size2M));
+    assert!(observed.death.is_none(), "{:?}", observed.death);
+    assert_eq!(change.pages_2m, (T >> 21) as i64);
+}
