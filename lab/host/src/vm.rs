@@ -202,33 +202,18 @@ impl Vm {
         &mut self.agent
     }
 
-    /// Sends a request to the guest.
-    ///
-    /// # Errors
-    ///
-    /// QEMU has ended, or the guest does not read.
-    pub fn send(&mut self, request: &Request, doing: &str) -> Result<(), HostError> {
-        let sent = self.agent.send(request);
-        self.or_gone(sent, doing)
-    }
-
     /// Sends a request whose frame `put` brings to the guest.
     ///
     /// # Errors
     ///
-    /// As for [`Vm::send`], or that of `put`.
+    /// QEMU has ended, the guest does not read, or that of `put`.
     pub fn send_beside(
         &mut self,
         request: &Request,
         put: impl FnOnce(&[u8]) -> Result<(), LineError>,
         doing: &str,
     ) -> Result<(), HostError> {
-        let sent = self.agent.send_beside(request, put);
-        self.or_gone(sent, doing)
-    }
-
-    fn or_gone(&mut self, sent: Result<(), LineError>, doing: &str) -> Result<(), HostError> {
-        match sent {
+        match self.agent.send_beside(request, put) {
             Ok(()) => Ok(()),
             Err(LineError::Closed) => Err(self.gone(doing)),
             Err(error) => Err(error.into()),
@@ -297,7 +282,7 @@ impl Vm {
             if ready.serial {
                 match self.agent.receive() {
                     Ok(()) => return Ok(Wake::Serial),
-                    Err(LineError::Closed) if self.agent.has_replies() => return Ok(Wake::Serial),
+                    Err(LineError::Closed) if self.agent.is_waiting() => return Ok(Wake::Serial),
                     Err(LineError::Closed) => return Err(self.gone(doing)),
                     Err(error) => return Err(error.into()),
                 }

@@ -53,14 +53,6 @@ pub fn take(
     .into())
 }
 
-/// Whether `source` defines a function called like this.
-pub fn has_function(source: &str, name: &str) -> bool {
-    let found = items(source).unwrap_or_default();
-    found
-        .iter()
-        .any(|item| item.kind == Kind::Function && item.name == name)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -83,12 +75,5 @@ mod tests {
         let source = "int gone(void);\n";
         let error = take(source, "x.c", &["gone", "M"], &["newer"]).unwrap_err();
         assert_eq!(error.to_string(), "x.c has no M, no gone");
-    }
-
-    #[test]
-    fn functions_are_found_by_name() {
-        assert!(has_function(SOURCE, "b"));
-        assert!(!has_function(SOURCE, "A"));
-        assert!(!has_function("int b(", "b"));
     }
 }

@@ -14,14 +14,15 @@ pub mod collect;
 pub mod plausible;
 pub mod request;
 
-use std::os::fd::BorrowedFd;
+use std::ops::{Deref, DerefMut};
 use std::os::unix::net::UnixStream;
 
 use tdxlab_protocol::message::{Refusal, Reply, Request, VERSION};
 
 use crate::conversation::{Conversation, LineError};
 
-/// The guest at the other end of a serial line. Never blocks.
+/// The guest at the other end of a serial line: a conversation whose replies are looked into. Never
+/// blocks.
 #[derive(Debug)]
 pub struct Agent(Conversation<Request, Reply>);
 
@@ -63,52 +64,6 @@ impl Agent {
         Conversation::new(socket).map(Agent)
     }
 
-    /// Readable when the guest has sent data.
-    pub fn socket(&self) -> BorrowedFd<'_> {
-        self.0.socket()
-    }
-
-    /// Sends a request.
-    ///
-    /// # Errors
-    ///
-    /// The line is closed, or full because the guest does not read.
-    pub fn send(&mut self, request: &Request) -> Result<(), LineError> {
-        self.0.send(request)
-    }
-
-    /// Sends a request whose frame `put` brings to the guest, and wakes it through the line.
-    ///
-    /// # Errors
-    ///
-    /// As for [`Agent::send`], or that of `put`.
-    pub fn send_beside(
-        &mut self,
-        request: &Request,
-        put: impl FnOnce(&[u8]) -> Result<(), LineError>,
-    ) -> Result<(), LineError> {
-        self.0.send_beside(request, put)
-    }
-
-    /// Reads what the guest has sent. Never blocks.
-    ///
-    /// # Errors
-    ///
-    /// A damaged frame, or the line was closed; complete replies before that remain available from
-    /// [`Agent::next_reply`].
-    pub fn receive(&mut self) -> Result<(), LineError> {
-        self.0.receive()
-    }
-
-    /// Takes the frame of a reply that came on another way than the line.
-    ///
-    /// # Errors
-    ///
-    /// It is damaged, or not one frame.
-    pub fn receive_frame(&mut self, frame: &[u8]) -> Result<(), LineError> {
-        self.0.receive_frame(frame)
-    }
-
     /// The next reply that came in whole.
     ///
     /// # Errors
@@ -139,20 +94,24 @@ impl Agent {
         }
     }
 
-    /// Whether replies are queued.
-    pub fn has_replies(&self) -> bool {
-        self.0.is_waiting()
-    }
-
     /// Both sides of the conversation as text, one message a line; the middle of a long one is
     /// left out.
     pub fn transcript(&self) -> String {
         self.0.transcript(usize::MAX)
     }
+}
 
-    /// The bytes the guest sent; the middle of many is left out.
-    pub fn raw(&self) -> Vec<u8> {
-        self.0.raw()
+impl Deref for Agent {
+    type Target = Conversation<Request, Reply>;
+
+    fn deref(&self) -> &Self::Target {
+        &self.0
+    }
+}
+
+impl DerefMut for Agent {
+    fn deref_mut(&mut self) -> &mut Self::Target {
+        &mut self.0
     }
 }
 

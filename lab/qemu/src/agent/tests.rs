@@ -91,7 +91,7 @@ fn what_is_not_a_frame_is_refused(#[case] bytes: &[u8]) {
     let (mut agent, _guest) = line();
     let error = agent.receive_frame(bytes).unwrap_err().to_string();
     assert!(error.contains("not one whole frame"), "{error}");
-    assert!(!agent.has_replies());
+    assert!(!agent.is_waiting());
 }
 
 #[test]
