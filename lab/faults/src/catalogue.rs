@@ -50,333 +50,112 @@ impl Known {
     }
 }
 
-/// A row that is met as a whole.
-const fn known(
-    row: u8,
-    kind: Kind,
-    about: &'static str,
-    scenarios: &'static [&'static str],
-) -> Known {
-    Known {
-        row,
-        kind,
-        about,
-        scenarios,
-        not_played: None,
-    }
-}
-
-/// A row with a part that cannot be emulated.
-const fn partly(
-    row: u8,
-    kind: Kind,
-    about: &'static str,
-    scenarios: &'static [&'static str],
-    why: &'static str,
-) -> Known {
-    Known {
-        not_played: Some(why),
-        ..known(row, kind, about, scenarios)
-    }
+/// `ROW KIND ABOUT;`, with `by SCENARIO...` where scenarios of the default set bring it about, and
+/// `not WHY` where a part of it cannot be emulated.
+macro_rules! rows {
+    ($($row:literal $kind:ident $about:literal $(by $($scenario:literal)+)? $(not $why:literal)?;)*) => {
+        &[$(Known {
+            row: $row,
+            kind: $kind,
+            about: $about,
+            scenarios: &[$($($scenario),+)?],
+            not_played: rows!(@ $($why)?),
+        }),*]
+    };
+    (@ $why:literal) => { Some($why) };
+    (@) => { None };
 }
 
 use Kind::{Both, Fault as F, Scenario as S};
 
 /// The rows, in order.
-pub const ROWS: &[Known] = &[
+pub const ROWS: &[Known] = rows! {
     // Range arithmetic and coverage.
-    known(
-        1,
-        F,
-        "a leaf that sticks out of a range is zapped instead of split",
-        &[],
-    ),
-    known(
-        2,
-        F,
-        "the split at the head, or at the tail, is missing",
-        &[],
-    ),
-    known(3, F, "head and tail in one leaf are taken for two", &[]),
-    known(
-        4,
-        F,
-        "the leaf after a range that ends on a boundary is split",
-        &[],
-    ),
-    known(5, F, "leaves that are covered whole are split", &[]),
-    known(
-        6,
-        F,
-        "alignment is computed on file offsets, not on guest frames",
-        &[],
-    ),
-    partly(
-        7,
-        F,
-        "a range is clipped wrongly at a memory slot, or fails at the second slot or file",
-        &["punch/two-slots-in-one-call", "punch/over-slots"],
-        "several VMs on one inode: a software host runs one VM, so the file of another is that of \
-         the positive control",
-    ),
-    known(
-        8,
-        S,
-        "the cost of a hole grows with the hole, though little of it is mapped",
-        &[
-            "scale/twelve-terabyte-hole",
-            "scale/hole-growth",
-            "scale/aligned-hole-growth",
-        ],
-    ),
-    partly(
-        9,
-        F,
-        "a 1G leaf is split to 4K as a whole",
-        &["kvm/dirty-log-1g"],
-        "a private leaf of 1G cannot exist: AUG and ACCEPT take 4K and 2M only",
-    ),
-    known(
-        10,
-        F,
-        "the test for a wholly private region looks at the wrong index",
-        &[],
-    ),
+    1 F "a leaf that sticks out of a range is zapped instead of split";
+    2 F "the split at the head, or at the tail, is missing";
+    3 F "head and tail in one leaf are taken for two";
+    4 F "the leaf after a range that ends on a boundary is split";
+    5 F "leaves that are covered whole are split";
+    6 F "alignment is computed on file offsets, not on guest frames";
+    7 F "a range is clipped wrongly at a memory slot, or fails at the second slot or file"
+        by "punch/two-slots-in-one-call" "punch/over-slots"
+        not "several VMs on one inode: a software host runs one VM, so the file of another is \
+            that of the positive control";
+    8 S "the cost of a hole grows with the hole, though little of it is mapped"
+        by "scale/twelve-terabyte-hole" "scale/hole-growth" "scale/aligned-hole-growth";
+    9 F "a 1G leaf is split to 4K as a whole" by "kvm/dirty-log-1g"
+        not "a private leaf of 1G cannot exist: AUG and ACCEPT take 4K and 2M only";
+    10 F "the test for a wholly private region looks at the wrong index";
     // Order and atomicity.
-    known(11, F, "the split comes after the zap", &[]),
-    known(
-        12,
-        Both,
-        "a later split of a call fails when earlier ranges are zapped",
-        &["convert/starts-inside-a-leaf", "scale/long-conversion"],
-    ),
-    known(
-        13,
-        F,
-        "an error comes after the point of no return: the guest's memory is gone",
-        &[],
-    ),
-    known(
-        14,
-        F,
-        "the backend takes a folio apart or away while the S-EPT maps it",
-        &[],
-    ),
-    known(
-        15,
-        F,
-        "the guest_memfd cannot merge folios again, so 2M never comes back",
-        &[],
-    ),
-    partly(
-        16,
-        S,
-        "memory failure of one page zaps the whole folio",
-        &[],
-        "the lab injects no memory failure; its hosts offer no call for it",
-    ),
-    known(
-        17,
-        F,
-        "mirror and S-EPT diverge: DEMOTE failed and the error was lost",
-        &[],
-    ),
-    known(
-        18,
-        F,
-        "counters or trace move though the S-EPT did not",
-        &[],
-    ),
+    11 F "the split comes after the zap";
+    12 Both "a later split of a call fails when earlier ranges are zapped"
+        by "convert/starts-inside-a-leaf" "scale/long-conversion";
+    13 F "an error comes after the point of no return: the guest's memory is gone";
+    14 F "the backend takes a folio apart or away while the S-EPT maps it";
+    15 F "the guest_memfd cannot merge folios again, so 2M never comes back";
+    16 S "memory failure of one page zaps the whole folio"
+        not "the lab injects no memory failure; its hosts offer no call for it";
+    17 F "mirror and S-EPT diverge: DEMOTE failed and the error was lost";
+    18 F "counters or trace move though the S-EPT did not";
     // Accept handling.
-    known(
-        19,
-        F,
-        "the split for an ACCEPT goes to the shared root",
-        &[],
-    ),
-    known(
-        20,
-        F,
-        "the inhibit bit says done, and nothing was split",
-        &[],
-    ),
-    known(
-        21,
-        F,
-        "the inhibit bit is not set: map and split take turns",
-        &[],
-    ),
-    partly(
-        22,
-        F,
-        "the inhibit bit bars the wrong level or range, is kept too long, or is lost",
-        &["accept/inhibit-stays-with-its-region"],
-        "a lost bit alone shows nowhere, for a 4K ACCEPT leaves a table that bars 2M as well; slots \
-         are never made anew while a guest runs",
-    ),
-    known(
-        23,
-        S,
-        "two vCPUs accept different sizes in one region at once",
-        &["race/two-sizes", "race/two-sizes-apart", "race/split-once"],
-    ),
-    known(
-        24,
-        S,
-        "access first and 4K ACCEPT later; prefault and then 4K ACCEPT",
-        &["accept/touch-before-accept", "accept/prefault-then-4k"],
-    ),
-    partly(
-        25,
-        S,
-        "a page is converted between exit and handling; no memory slot serves the address",
-        &["race/convert-against-accept", "race/convert-against-fill"],
-        "addresses without a slot: a scenario that goes there is refused",
-    ),
-    known(
-        26,
-        F,
-        "an error of the handler is lost or read as `resume`",
-        &[],
-    ),
-    known(
-        27,
-        S,
-        "KVM expects a guest never to accept less than is mapped",
-        &["accept/4k-inside-pending-2m", "accept/prefault-then-4k"],
-    ),
+    19 F "the split for an ACCEPT goes to the shared root";
+    20 F "the inhibit bit says done, and nothing was split";
+    21 F "the inhibit bit is not set: map and split take turns";
+    22 F "the inhibit bit bars the wrong level or range, is kept too long, or is lost"
+        by "accept/inhibit-stays-with-its-region"
+        not "a lost bit alone shows nowhere, for a 4K ACCEPT leaves a table that bars 2M as well; \
+            slots are never made anew while a guest runs";
+    23 S "two vCPUs accept different sizes in one region at once"
+        by "race/two-sizes" "race/two-sizes-apart" "race/split-once";
+    24 S "access first and 4K ACCEPT later; prefault and then 4K ACCEPT"
+        by "accept/touch-before-accept" "accept/prefault-then-4k";
+    25 S "a page is converted between exit and handling; no memory slot serves the address"
+        by "race/convert-against-accept" "race/convert-against-fill"
+        not "addresses without a slot: a scenario that goes there is refused";
+    26 F "an error of the handler is lost or read as `resume`";
+    27 S "KVM expects a guest never to accept less than is mapped"
+        by "accept/4k-inside-pending-2m" "accept/prefault-then-4k";
     // Locks, races, progress.
-    known(
-        28,
-        S,
-        "a fault maps pages inside a hole between zap and truncate",
-        &["race/punch-against-accept", "race/hole-against-new-leaves"],
-    ),
-    partly(
-        29,
-        S,
-        "the lock is dropped in the middle, and others split, zap or map meanwhile",
-        &[
-            "race/two-sizes-apart",
-            "race/unaligned-punch-against-accept",
-        ],
-        "splits are one stage of the software host: others come in between a look-up and its map, \
-         and between the stages of a hole",
-    ),
-    partly(
-        30,
-        S,
-        "TDX_OPERAND_BUSY, and a second one after the kick",
-        &["race/punch-against-accept", "race/prefault-against-accept"],
-        "BUSY from the entry of a vCPU: calls of the software host do not overlap, so BUSY comes \
-         only where a fault says so",
-    ),
-    known(
-        31,
-        Both,
-        "zero-step mitigation counts faults of one instruction, keeps a vCPU out while they would \
-         recur, and takes the S-EPT lock at TD entry",
-        &["module/one-instruction", "module/instruction-by-turns"],
-    ),
-    partly(
-        32,
-        S,
-        "interrupts keep an old module from ever finishing DEMOTE",
-        &["module/interrupted-demote"],
-        "a DEMOTE that never ends: the faults give it up, since no run may last for ever",
-    ),
-    partly(
-        33,
-        F,
-        "DEMOTE of one TD meets PAMT.ADD of another",
-        &[],
-        "the side of PAMT.ADD: there is one TD",
-    ),
-    known(
-        34,
-        F,
-        "S-EPT pages are freed from an RCU callback with the wrong lock",
-        &[],
-    ),
-    partly(
-        35,
-        F,
-        "dynamic PAMT in RFC v5: cache size, missing PAMT get, RCU use, mutex_init",
-        &[],
-        "a mutex that was never initialised, and a root that is never put: locks and reference \
-         counts of the kernel, of which nothing outside shows but the log",
-    ),
-    known(
-        36,
-        F,
-        "a split without a running vCPU uses the vCPU's cache",
-        &[],
-    ),
-    known(
-        37,
-        F,
-        "the PAMT reference count is not 512 after a split",
-        &[],
-    ),
-    known(
-        38,
-        Both,
-        "a conversion meets a folio that is held: EAGAIN with error_offset",
-        &["convert/held-page", "convert/host-attributes-held"],
-    ),
-    known(
-        39,
-        S,
-        "every zapped leaf costs block, track and kick",
-        &["scale/long-conversion", "scale/scattered"],
-    ),
-    known(40, F, "the S-EPT is told of one split twice", &[]),
+    28 S "a fault maps pages inside a hole between zap and truncate"
+        by "race/punch-against-accept" "race/hole-against-new-leaves";
+    29 S "the lock is dropped in the middle, and others split, zap or map meanwhile"
+        by "race/two-sizes-apart" "race/unaligned-punch-against-accept"
+        not "splits are one stage of the software host: others come in between a look-up and its \
+            map, and between the stages of a hole";
+    30 S "TDX_OPERAND_BUSY, and a second one after the kick"
+        by "race/punch-against-accept" "race/prefault-against-accept"
+        not "BUSY from the entry of a vCPU: calls of the software host do not overlap, so BUSY \
+            comes only where a fault says so";
+    31 Both "zero-step mitigation counts faults of one instruction, keeps a vCPU out while they \
+        would recur, and takes the S-EPT lock at TD entry"
+        by "module/one-instruction" "module/instruction-by-turns";
+    32 S "interrupts keep an old module from ever finishing DEMOTE" by "module/interrupted-demote"
+        not "a DEMOTE that never ends: the faults give it up, since no run may last for ever";
+    33 F "DEMOTE of one TD meets PAMT.ADD of another"
+        not "the side of PAMT.ADD: there is one TD";
+    34 F "S-EPT pages are freed from an RCU callback with the wrong lock";
+    35 F "dynamic PAMT in RFC v5: cache size, missing PAMT get, RCU use, mutex_init"
+        not "a mutex that was never initialised, and a root that is never put: locks and \
+            reference counts of the kernel, of which nothing outside shows but the log";
+    36 F "a split without a running vCPU uses the vCPU's cache";
+    37 F "the PAMT reference count is not 512 after a split";
+    38 Both "a conversion meets a folio that is held: EAGAIN with error_offset"
+        by "convert/held-page" "convert/host-attributes-held";
+    39 S "every zapped leaf costs block, track and kick"
+        by "scale/long-conversion" "scale/scattered";
+    40 F "the S-EPT is told of one split twice";
     // State kept too long.
-    known(
-        41,
-        S,
-        "a table stays after a split, so pages_2m never recovers",
-        &[
-            "convert/whole-after-split",
-            "mixed/churn",
-            "accept/2m-on-split",
-        ],
-    ),
-    known(
-        42,
-        S,
-        "ranges of the initial image stay 4K",
-        &["accept/image-range", "punch/image"],
-    ),
-    known(43, F, "a 2M leaf replaces a table", &[]),
+    41 S "a table stays after a split, so pages_2m never recovers"
+        by "convert/whole-after-split" "mixed/churn" "accept/2m-on-split";
+    42 S "ranges of the initial image stay 4K" by "accept/image-range" "punch/image";
+    43 F "a 2M leaf replaces a table";
     // Guest-visible.
-    known(
-        44,
-        S,
-        "reused memory must be zero, memory outside whole, pending pages pending",
-        &[
-            "punch/accepted-again",
-            "punch/pending-leaf",
-            "mixed/neighbours",
-        ],
-    ),
-    known(
-        45,
-        S,
-        "SIZE_MISMATCH and ALREADY_ACCEPTED with the right level",
-        &[
-            "accept/2m-on-table",
-            "accept/4k-on-accepted-2m",
-            "accept/linux-fallback",
-        ],
-    ),
-    known(
-        46,
-        F,
-        "a leaf stays blocked after a split that was given up",
-        &[],
-    ),
-];
+    44 S "reused memory must be zero, memory outside whole, pending pages pending"
+        by "punch/accepted-again" "punch/pending-leaf" "mixed/neighbours";
+    45 S "SIZE_MISMATCH and ALREADY_ACCEPTED with the right level"
+        by "accept/2m-on-table" "accept/4k-on-accepted-2m" "accept/linux-fallback";
+    46 F "a leaf stays blocked after a split that was given up";
+};
 
 #[cfg(test)]
 mod tests {

@@ -11,170 +11,56 @@ pub struct Bug {
     pub row: u8,
 }
 
-const fn bug(name: &'static str, row: u8, what: &'static str) -> Bug {
-    Bug { name, what, row }
+/// `NAME ROW WHAT;`.
+macro_rules! bugs {
+    ($($name:literal $row:literal $what:literal;)*) => {
+        &[$(Bug { name: $name, what: $what, row: $row }),*]
+    };
 }
 
 /// All of them, in the order of `kernel/bugs.h`.
 pub fn bugs() -> &'static [Bug] {
-    const BUGS: &[Bug] = &[
-        bug(
-            "head-not-split",
-            2,
-            "the leaf that a range starts in is not split",
-        ),
-        bug(
-            "tail-not-split",
-            2,
-            "the leaf that a range ends in is not split",
-        ),
-        bug(
-            "tail-off-by-one",
-            2,
-            "the tail is computed from the last page, not from the end",
-        ),
-        bug(
-            "covered-leaves-split",
-            5,
-            "leaves that lie in the range as a whole are split, too",
-        ),
-        bug(
-            "next-leaf-split",
-            4,
-            "where the end is aligned, the leaf after the range is split",
-        ),
-        bug(
-            "split-by-file-offset",
-            6,
-            "alignment is that of the file's offset, not of the frame number",
-        ),
-        bug(
-            "split-only-first-slot",
-            7,
-            "of several slots of one file, only the first is split for a hole",
-        ),
-        bug(
-            "split-wrong-root",
-            19,
-            "splits go to the root of shared memory, not to the mirror",
-        ),
-        bug(
-            "split-after-zap",
-            11,
-            "a hole splits after its range is zapped",
-        ),
-        bug("over-zap", 1, "zaps go to the end of the last 2M"),
-        bug(
-            "zap-from-leaf-start",
-            1,
-            "zaps start where the first 2M starts",
-        ),
-        bug("zap-short", 1, "the last page of a range is not zapped"),
-        bug(
-            "error-as-one",
-            26,
-            "an error of the split is kept in a bool: a hole returns 1, and is none",
-        ),
-        bug(
-            "error-swallowed",
-            26,
-            "an error of the split is dropped, and the range zapped",
-        ),
-        bug(
-            "error-after-zap",
-            13,
-            "a hole fails after the zap: memory is gone though the call failed",
-        ),
-        bug(
-            "hole-not-zapped",
-            14,
-            "a hole frees pages that the S-EPT still maps",
-        ),
-        bug(
-            "hole-not-truncated",
-            15,
-            "a hole zaps its range and keeps the pages",
-        ),
-        bug(
-            "hole-takes-folio",
-            16,
-            "a hole frees all of the folios that it touches",
-        ),
-        bug(
-            "inhibit-missing",
-            21,
-            "nothing keeps the next fault from mapping 2M again",
-        ),
-        bug("inhibit-wrong-level", 22, "1G is inhibited in place of 2M"),
-        bug("inhibit-wrong-range", 22, "the next 2M is inhibited"),
-        bug(
-            "inhibit-before-split",
-            20,
-            "the inhibit bit is there before the split, which is then skipped",
-        ),
-        bug(
-            "accept-level-ignored",
-            27,
-            "an ACCEPT of 4K neither splits nor inhibits",
-        ),
-        bug(
-            "accept-splits-neighbour",
-            4,
-            "an ACCEPT of 4K splits the next 2M, too",
-        ),
-        bug(
-            "promotion",
-            43,
-            "a fault replaces a table of the mirror by a huge leaf",
-        ),
-        bug(
-            "sept-not-removed",
-            17,
-            "the mirror is zapped, the S-EPT is not",
-        ),
-        bug(
-            "demote-lost",
-            17,
-            "the mirror gets a table, the S-EPT keeps its leaf; nobody is told",
-        ),
-        bug(
-            "demote-without-track",
-            31,
-            "DEMOTE without TRACK: stale translations are not flushed",
-        ),
-        bug(
-            "remove-without-track",
-            31,
-            "REMOVE without TRACK: stale translations are not flushed",
-        ),
-        bug(
-            "leaf-left-blocked",
-            46,
-            "a split is given up after BLOCK, and the leaf stays blocked",
-        ),
-        bug(
-            "parts-not-counted",
-            18,
-            "pages_4k does not get the 512 parts of a split leaf",
-        ),
-        bug(
-            "leaf-stays-counted",
-            18,
-            "pages_2m keeps a leaf that is gone",
-        ),
-        bug("event-missing", 18, "a split has no event"),
-        bug("event-twice", 40, "a split has two events"),
-        bug(
-            "conversion-not-split",
-            12,
-            "a conversion zaps without splitting first",
-        ),
-        bug(
-            "page-not-logged",
-            18,
-            "of a plain VM, every eighth page that is written stays out of the dirty log",
-        ),
-    ];
+    const BUGS: &[Bug] = bugs! {
+        "head-not-split" 2 "the leaf that a range starts in is not split";
+        "tail-not-split" 2 "the leaf that a range ends in is not split";
+        "tail-off-by-one" 2 "the tail is computed from the last page, not from the end";
+        "covered-leaves-split" 5 "leaves that lie in the range as a whole are split, too";
+        "next-leaf-split" 4 "where the end is aligned, the leaf after the range is split";
+        "split-by-file-offset" 6 "alignment is that of the file's offset, not of the frame number";
+        "split-only-first-slot" 7 "of several slots of one file, only the first is split for a \
+            hole";
+        "split-wrong-root" 19 "splits go to the root of shared memory, not to the mirror";
+        "split-after-zap" 11 "a hole splits after its range is zapped";
+        "over-zap" 1 "zaps go to the end of the last 2M";
+        "zap-from-leaf-start" 1 "zaps start where the first 2M starts";
+        "zap-short" 1 "the last page of a range is not zapped";
+        "error-as-one" 26 "an error of the split is kept in a bool: a hole returns 1, and is none";
+        "error-swallowed" 26 "an error of the split is dropped, and the range zapped";
+        "error-after-zap" 13 "a hole fails after the zap: memory is gone though the call failed";
+        "hole-not-zapped" 14 "a hole frees pages that the S-EPT still maps";
+        "hole-not-truncated" 15 "a hole zaps its range and keeps the pages";
+        "hole-takes-folio" 16 "a hole frees all of the folios that it touches";
+        "inhibit-missing" 21 "nothing keeps the next fault from mapping 2M again";
+        "inhibit-wrong-level" 22 "1G is inhibited in place of 2M";
+        "inhibit-wrong-range" 22 "the next 2M is inhibited";
+        "inhibit-before-split" 20 "the inhibit bit is there before the split, which is then \
+            skipped";
+        "accept-level-ignored" 27 "an ACCEPT of 4K neither splits nor inhibits";
+        "accept-splits-neighbour" 4 "an ACCEPT of 4K splits the next 2M, too";
+        "promotion" 43 "a fault replaces a table of the mirror by a huge leaf";
+        "sept-not-removed" 17 "the mirror is zapped, the S-EPT is not";
+        "demote-lost" 17 "the mirror gets a table, the S-EPT keeps its leaf; nobody is told";
+        "demote-without-track" 31 "DEMOTE without TRACK: stale translations are not flushed";
+        "remove-without-track" 31 "REMOVE without TRACK: stale translations are not flushed";
+        "leaf-left-blocked" 46 "a split is given up after BLOCK, and the leaf stays blocked";
+        "parts-not-counted" 18 "pages_4k does not get the 512 parts of a split leaf";
+        "leaf-stays-counted" 18 "pages_2m keeps a leaf that is gone";
+        "event-missing" 18 "a split has no event";
+        "event-twice" 40 "a split has two events";
+        "conversion-not-split" 12 "a conversion zaps without splitting first";
+        "page-not-logged" 18 "of a plain VM, every eighth page that is written stays out of the \
+            dirty log";
+    };
     BUGS
 }
 

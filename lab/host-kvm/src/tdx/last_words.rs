@@ -17,17 +17,18 @@ struct Words {
     means: &'static str,
 }
 
-const fn words(text: &'static str, by: Killer, means: &'static str) -> Words {
-    with(text, "", by, means)
-}
-
-const fn with(text: &'static str, with: &'static str, by: Killer, means: &'static str) -> Words {
-    Words {
-        text,
-        with,
-        by,
-        means,
-    }
+/// `TEXT => KILLER MEANING;` or `TEXT with TEXT => KILLER MEANING;`.
+macro_rules! last_words {
+    ($($text:tt $(with $with:tt)? => $by:ident $means:expr;)*) => {
+        &[$(Words {
+            text: $text,
+            with: last_words!(@ $($with)?),
+            by: Killer::$by,
+            means: $means,
+        }),*]
+    };
+    (@ $with:tt) => { $with };
+    (@) => { "" };
 }
 
 const RUN: &str = "kvm run failed";
@@ -39,189 +40,59 @@ const BUGGED: &str = "EIO: KVM refuses every call for a VM that a KVM_BUG_ON has
 const SUBERROR: &str = "KVM internal error. Suberror: ";
 
 /// The first that fits counts.
-const LAST_WORDS: &[Words] = &[
-    with(
-        HOLE,
-        "(-12)",
-        Killer::HostMemory,
-        "the kernel found no memory for a hole that QEMU punched",
-    ),
-    with(
-        "Failed to discard range",
-        "(-12)",
-        Killer::HostMemory,
-        "the kernel found no memory for a hole that QEMU punched",
-    ),
-    with(
-        HOLE,
-        "ram_block_discard_guest_memfd_range",
-        Killer::Vmm,
-        "QEMU punches a hole for each conversion, and this kernel refuses it: take a QEMU that converts \
-         in place, as designs with huge pages need",
-    ),
-    words(
-        "Hardware memory error",
-        Killer::HostMemory,
-        "the hardware found memory of QEMU broken",
-    ),
-    words(
-        "Guest MCE Memory Error",
-        Killer::HostMemory,
-        "the hardware found memory of the guest broken",
-    ),
-    words(
-        "Convert non guest_memfd backed memory region",
-        Killer::Guest,
-        "the guest made private what has no private memory behind it, such as MMIO",
-    ),
-    words(
-        "KVM_EXIT_MEMORY_FAULT: Unknown flag",
-        Killer::Vmm,
-        "this QEMU does not know what KVM asks of it: take a newer one",
-    ),
-    with(ATTRIBUTES, "-12", Killer::HostMemory, NO_MEMORY),
-    with(
-        ATTRIBUTES,
-        "Cannot allocate memory",
-        Killer::HostMemory,
-        NO_MEMORY,
-    ),
-    words(
-        ATTRIBUTES,
-        Killer::KvmBug,
-        "KVM did not change whether memory is private",
-    ),
-    words(
-        "KVM: unknown exit",
-        Killer::KvmBug,
-        "KVM handed out an exit that QEMU does not know",
-    ),
-    words(
-        "KVM: entry failed, hardware error",
-        Killer::KvmBug,
-        "the processor or the TDX module refused to enter the guest",
-    ),
-    words(
-        "KVM: exception ",
-        Killer::KvmBug,
-        "KVM handed out an exception that it has to handle",
-    ),
-    words(
-        "Encountered a notify exit with invalid context in guest",
-        Killer::Guest,
-        "the guest kept the processor from taking events",
-    ),
-    with(
-        SUBERROR,
-        ": 1",
-        Killer::KvmBug,
-        "KVM could not emulate an instruction of the guest",
-    ),
-    with(SUBERROR, ": 2", Killer::KvmBug, "two exceptions at once"),
-    with(
-        SUBERROR,
-        ": 3",
-        Killer::KvmBug,
-        "an exit while an event was delivered",
-    ),
-    with(
-        SUBERROR,
-        ": 4",
-        Killer::KvmBug,
-        "KVM does not handle the reason for which the guest exited",
-    ),
-    words(SUBERROR, Killer::KvmBug, "KVM gave up"),
-    with(
-        RUN,
-        "Bad address",
-        Killer::Vmm,
-        "EFAULT: there is no memory behind a guest page; QEMU mapped none there, or took it away",
-    ),
-    with(RUN, "Cannot allocate memory", Killer::HostMemory, NO_MEMORY),
-    with(
-        RUN,
-        "No space left on device",
-        Killer::HostMemory,
-        NO_MEMORY,
-    ),
-    with(
-        RUN,
-        "Memory page has hardware error",
-        Killer::HostMemory,
-        "the hardware found memory of the guest broken",
-    ),
-    with(
-        RUN,
-        "Invalid argument",
-        Killer::Vmm,
-        "EINVAL: QEMU ran a vCPU that is not set up, or not for this TD",
-    ),
-    with(
-        RUN,
-        "Exec format error",
-        Killer::Vmm,
-        "QEMU ran a vCPU whose registers it had not set",
-    ),
-    with(
-        RUN,
-        "Operation not permitted",
-        Killer::Vmm,
-        "EPERM: QEMU may not run vCPUs (a seccomp filter, or a security module)",
-    ),
-    with("Failed to get registers", EIO, Killer::KvmBug, BUGGED),
-    with("Failed to put registers", EIO, Killer::KvmBug, BUGGED),
-    words(
-        "Failed to get registers",
-        Killer::Vmm,
-        "QEMU asked KVM for registers that it does not give",
-    ),
-    words(
-        "mlock: ",
-        Killer::Vmm,
-        "QEMU may lock too little memory (RLIMIT_MEMLOCK)",
-    ),
-    words("Cannot allocate memory", Killer::HostMemory, NO_MEMORY),
-    words(
-        "Failed to discard range",
-        Killer::Vmm,
-        "the kernel did not take back memory that QEMU gave up",
-    ),
-    words(
-        "error registering slot",
-        Killer::Vmm,
-        "QEMU laid out memory as KVM does not take it",
-    ),
-    words(
-        "Failed to put registers",
-        Killer::Vmm,
-        "QEMU set registers as KVM does not take them",
-    ),
-    words(
-        "Too many open files",
-        Killer::Vmm,
-        "QEMU may open too few files (ulimit -n)",
-    ),
-    words(
-        "qemu: hardware error:",
-        Killer::Vmm,
-        "QEMU gave up over one of its own devices",
-    ),
-    words(
-        "terminating on signal",
-        Killer::Vmm,
-        "a signal from outside the lab told QEMU to end",
-    ),
-    words(
-        "qemu_prealloc_mem: preallocating memory failed",
-        Killer::HostMemory,
-        "the host had no page for memory that QEMU reserved (an empty hugetlb pool, a full tmpfs)",
-    ),
-    words(
-        "Insufficient free host memory pages",
-        Killer::HostMemory,
-        "the hugetlb pool has no page left",
-    ),
-];
+const LAST_WORDS: &[Words] = last_words! {
+    HOLE with "(-12)" => HostMemory "the kernel found no memory for a hole that QEMU punched";
+    "Failed to discard range" with "(-12)" => HostMemory
+        "the kernel found no memory for a hole that QEMU punched";
+    HOLE with "ram_block_discard_guest_memfd_range" => Vmm
+        "QEMU punches a hole for each conversion, and this kernel refuses it: take a QEMU that \
+        converts in place, as designs with huge pages need";
+    "Hardware memory error" => HostMemory "the hardware found memory of QEMU broken";
+    "Guest MCE Memory Error" => HostMemory "the hardware found memory of the guest broken";
+    "Convert non guest_memfd backed memory region" => Guest
+        "the guest made private what has no private memory behind it, such as MMIO";
+    "KVM_EXIT_MEMORY_FAULT: Unknown flag" => Vmm
+        "this QEMU does not know what KVM asks of it: take a newer one";
+    ATTRIBUTES with "-12" => HostMemory NO_MEMORY;
+    ATTRIBUTES with "Cannot allocate memory" => HostMemory NO_MEMORY;
+    ATTRIBUTES => KvmBug "KVM did not change whether memory is private";
+    "KVM: unknown exit" => KvmBug "KVM handed out an exit that QEMU does not know";
+    "KVM: entry failed, hardware error" => KvmBug
+        "the processor or the TDX module refused to enter the guest";
+    "KVM: exception " => KvmBug "KVM handed out an exception that it has to handle";
+    "Encountered a notify exit with invalid context in guest" => Guest
+        "the guest kept the processor from taking events";
+    SUBERROR with ": 1" => KvmBug "KVM could not emulate an instruction of the guest";
+    SUBERROR with ": 2" => KvmBug "two exceptions at once";
+    SUBERROR with ": 3" => KvmBug "an exit while an event was delivered";
+    SUBERROR with ": 4" => KvmBug "KVM does not handle the reason for which the guest exited";
+    SUBERROR => KvmBug "KVM gave up";
+    RUN with "Bad address" => Vmm
+        "EFAULT: there is no memory behind a guest page; QEMU mapped none there, or took it away";
+    RUN with "Cannot allocate memory" => HostMemory NO_MEMORY;
+    RUN with "No space left on device" => HostMemory NO_MEMORY;
+    RUN with "Memory page has hardware error" => HostMemory
+        "the hardware found memory of the guest broken";
+    RUN with "Invalid argument" => Vmm
+        "EINVAL: QEMU ran a vCPU that is not set up, or not for this TD";
+    RUN with "Exec format error" => Vmm "QEMU ran a vCPU whose registers it had not set";
+    RUN with "Operation not permitted" => Vmm
+        "EPERM: QEMU may not run vCPUs (a seccomp filter, or a security module)";
+    "Failed to get registers" with EIO => KvmBug BUGGED;
+    "Failed to put registers" with EIO => KvmBug BUGGED;
+    "Failed to get registers" => Vmm "QEMU asked KVM for registers that it does not give";
+    "mlock: " => Vmm "QEMU may lock too little memory (RLIMIT_MEMLOCK)";
+    "Cannot allocate memory" => HostMemory NO_MEMORY;
+    "Failed to discard range" => Vmm "the kernel did not take back memory that QEMU gave up";
+    "error registering slot" => Vmm "QEMU laid out memory as KVM does not take it";
+    "Failed to put registers" => Vmm "QEMU set registers as KVM does not take them";
+    "Too many open files" => Vmm "QEMU may open too few files (ulimit -n)";
+    "qemu: hardware error:" => Vmm "QEMU gave up over one of its own devices";
+    "terminating on signal" => Vmm "a signal from outside the lab told QEMU to end";
+    "qemu_prealloc_mem: preallocating memory failed" => HostMemory
+        "the host had no page for memory that QEMU reserved (an empty hugetlb pool, a full tmpfs)";
+    "Insufficient free host memory pages" => HostMemory "the hugetlb pool has no page left";
+};
 
 /// Kernel messages of failed allocations for a process other than the one it kills.
 const NO_PAGES: [&str; 3] = [
