@@ -11,7 +11,7 @@ use crate::boot::BootAccount;
 use crate::interleaving::Interleaving;
 use crate::shard::Shard;
 use crate::verdict::{Judgement, MissingWitness, Verdict};
-use crate::{Ending, Observed, Sample, inside, is_zero};
+use crate::{Ending, Observed, REJUDGED_FACT, Sample, inside, is_zero};
 
 /// Version of the journal format.
 pub const VERSION: u32 = 1;
@@ -204,6 +204,9 @@ pub enum Event {
         verdict: Verdict,
         /// Whether the run was interrupted before all plans were run.
         interrupted: bool,
+        /// Whether a plan that did not pass stopped it, so that others were not started (`--fail-fast`).
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        stopped: bool,
         /// Facts about the host that can change under a run, by name, as they are now.
         #[serde(default, skip_serializing_if = "Vec::is_empty")]
         facts: Vec<(String, String)>,
@@ -301,6 +304,20 @@ impl RunStarted {
     /// Whether its guests are Linux (`tdxlab linux`).
     pub fn is_of_linux(&self) -> bool {
         self.design == NO_DESIGN
+    }
+
+    /// Whether its command line asks to start nothing more after a failure. Journals of versions that did
+    /// not write down whether a run was stopped say it only here.
+    pub fn is_fail_fast(&self) -> bool {
+        let asked = |word: &&String| ["--fail-fast", "--keep-going"].contains(&word.as_str());
+        // Of the two, the last counts.
+        let last = self.command.iter().rev().find(asked);
+        last.is_some_and(|word| word == "--fail-fast")
+    }
+
+    /// Whether it judges another run again, and has run nothing itself.
+    pub fn is_rejudged(&self) -> bool {
+        self.facts.iter().any(|(name, _)| name == REJUDGED_FACT)
     }
 
     /// What the host of the run promised.

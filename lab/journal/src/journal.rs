@@ -276,6 +276,7 @@ mod tests {
         let event = Event::RunEnded {
             verdict: Verdict::Pass,
             interrupted: false,
+            stopped: false,
             facts: Vec::new(),
         };
         for _ in 0..2 {
@@ -299,6 +300,7 @@ mod tests {
         let event = Event::RunEnded {
             verdict: Verdict::Pass,
             interrupted: false,
+            stopped: false,
             facts: Vec::new(),
         };
         journal.write(&event).unwrap();

@@ -8,6 +8,9 @@ use std::str::FromStr;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
+/// Most parts of a run: more machines than any lab has, and few enough to be counted one by one.
+pub const MOST_SHARDS: u32 = 1 << 16;
+
 /// One of several parts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
@@ -30,6 +33,12 @@ pub enum ShardError {
         /// Number of shards.
         count: u64,
     },
+    /// There are more parts than anyone has machines.
+    #[error("{count} shards are too many: a run has at most {MOST_SHARDS}")]
+    TooMany {
+        /// Number of shards.
+        count: u64,
+    },
     /// The variables of the engine do not say.
     #[error("cannot tell the shard from the environment: {0}")]
     Environment(String),
@@ -38,12 +47,12 @@ pub enum ShardError {
 impl Shard {
     /// Part `index` of `count`, from 1.
     pub fn new(index: u64, count: u64) -> Result<Shard, ShardError> {
+        if index < 1 || index > count {
+            return Err(ShardError::Range { index, count });
+        }
         match (u32::try_from(index), u32::try_from(count)) {
-            (Ok(small), Ok(count)) if small >= 1 && small <= count => Ok(Shard {
-                index: small,
-                count,
-            }),
-            _ => Err(ShardError::Range { index, count }),
+            (Ok(index), Ok(count)) if count <= MOST_SHARDS => Ok(Shard { index, count }),
+            _ => Err(ShardError::TooMany { count }),
         }
     }
 
@@ -220,6 +229,24 @@ mod tests {
     #[case("1/99999999999999999999", false)]
     fn shards_are_counted_from_one(#[case] text: &str, #[case] right: bool) {
         assert_eq!(text.parse::<Shard>().is_ok(), right);
+    }
+
+    /// `report merge` once took hours and all memory to list the missing ones of so many.
+    #[rstest]
+    #[case("1/65536", true)]
+    #[case("1/65537", false)]
+    #[case("1/3000000000", false)]
+    #[case("3000000000/3000000000", false)]
+    #[case("1/18446744073709551615", false)]
+    fn shards_are_few_enough_to_be_counted(#[case] text: &str, #[case] right: bool) {
+        match text.parse::<Shard>() {
+            Ok(shard) => assert!(right, "{shard}"),
+            Err(error) => {
+                assert!(!right, "{error}");
+                let said = error.to_string();
+                assert!(said.ends_with("a run has at most 65536"), "{said}");
+            }
+        }
     }
 
     #[test]

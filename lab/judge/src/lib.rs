@@ -11,7 +11,7 @@
 //! | `control` | checks that the counters move, before they are used |
 //! | `plan_judge` | judges one plan from the positive control to its last step |
 //! | `oracle` | predicts a step |
-//! | `rejudge`, `recorded_reads` | judge a recorded run again, without a host |
+//! | `rejudge`, `recorded_case`, `recorded_reads` | judge a recorded run again, without a host |
 //! | `step` | compares every witness of one step |
 //! | the others | one witness each |
 
@@ -26,6 +26,7 @@ mod host;
 mod kernel_log;
 pub mod oracle;
 mod plan_judge;
+mod recorded_case;
 mod recorded_reads;
 mod rejudge;
 mod remains;

@@ -5,22 +5,20 @@
 //! is a new run, with a journal and reports.
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use miette::Diagnostic;
 use tdxlab_journal::folder::{FolderError, RunFolder};
-use tdxlab_journal::journal::{self, Event, Journal, JournalError, PlanId, RunStarted};
+use tdxlab_journal::journal::{self, Event, JournalError, PlanId, RunStarted};
 use tdxlab_journal::reader::JournalReader;
 use tdxlab_journal::verdict::Verdict;
-use tdxlab_journal::{Observed, REJUDGED_FACT, Sample, after_rehearsal};
+use tdxlab_journal::{REJUDGED_FACT, after_rehearsal};
 use tdxlab_plan::needs::{self, HostAndDesign};
-use tdxlab_plan::{Design, Expectation, HostProfile, Plan, TdxModule, WrongPlan};
+use tdxlab_plan::{Design, HostProfile, Plan, TdxModule, WrongPlan};
 use thiserror::Error;
 
-use super::oracle::HostOracle;
-use super::recorded_reads::{self, Read};
 use crate::kernel_log::AllowList;
-use crate::plan_judge::PlanJudge;
+use crate::recorded_case::Case;
 
 /// Why a run cannot be judged again.
 #[derive(Debug, Error, Diagnostic)]
@@ -83,19 +81,16 @@ pub fn rejudge(
     };
     let folder = RunFolder::create(reports)?;
     let journal = folder.journal()?;
-    let mut bench = Bench {
-        offer: HostAndDesign {
-            host: head.profile(),
-            design,
-        },
-        allowed_log,
-        journal: &journal,
-        cases: BTreeMap::new(),
-        verdict: Verdict::Skip,
+    let offer = HostAndDesign {
+        host: head.profile(),
+        design,
     };
+    let mut bench = Bench::new(&head, offer, allowed_log);
     journal.write(&Event::RunStarted(renamed(&head, design, &folder)))?;
     while let Some(line) = recording.next_line()? {
-        bench.take(line.at, line.event)?;
+        for event in bench.take(line.event)? {
+            journal.write_at(line.at, &event)?;
+        }
     }
     Ok(folder)
 }
@@ -122,270 +117,122 @@ fn renamed(head: &RunStarted, design: &Design, folder: &RunFolder) -> RunStarted
 }
 
 /// All plans of the run.
-struct Bench<'a> {
+pub(super) struct Bench {
     offer: HostAndDesign,
     allowed_log: AllowList,
-    journal: &'a Journal,
-    cases: BTreeMap<PlanId, Case>,
+    /// Plans that were started; `None` for those that are not judged again.
+    cases: BTreeMap<PlanId, Option<Case>>,
     verdict: Verdict,
+    /// Whether the recorded run had to stop at a plan that did not pass.
+    is_fail_fast: bool,
+    /// Whether there was such a plan.
+    is_bad: bool,
 }
 
-/// State of one plan.
-struct Case {
-    plan: Plan,
-    judge: PlanJudge<HostOracle>,
-    /// The current step, and its new prediction.
-    step: Option<(u32, Expectation)>,
-    verdict: Verdict,
-    /// Why it is not judged any further.
-    closed: Option<Option<String>>,
-}
-
-impl Bench<'_> {
-    fn take(&mut self, at: u64, event: Event) -> Result<(), RejudgeError> {
-        match event {
-            Event::RunStarted(_) => Ok(()),
-            Event::PlanStarted {
-                plan,
-                scenario,
-                body,
-            } => {
-                tdxlab_plan::check(&body).map_err(|wrong| RejudgeError::Plan {
-                    plan: body.name.clone(),
-                    wrong,
-                })?;
-                if let Some(need) = needs::unmet(&body, &self.offer) {
-                    self.cases.remove(&plan);
-                    let about = body.about;
-                    return self.write(at, &Event::PlanSkipped { plan, about, need });
-                }
-                let case = Case::new(&body, self.offer, self.allowed_log.clone());
-                self.cases.insert(plan, case);
-                self.write(
-                    at,
-                    &Event::PlanStarted {
-                        plan,
-                        scenario,
-                        body,
-                    },
-                )
-            }
-            Event::LinuxStarted { plan, body, .. } => {
-                self.cases.remove(&plan);
-                let need = "needs its Linux guest: what that showed is kept in words".to_owned();
-                let about = body.about;
-                self.write(at, &Event::PlanSkipped { plan, about, need })
-            }
-            Event::PlanSkipped { plan, .. } => {
-                self.cases.remove(&plan);
-                self.write(at, &event)
-            }
-            Event::RunEnded {
-                interrupted, facts, ..
-            } => {
-                let verdict = self.verdict;
-                self.write(
-                    at,
-                    &Event::RunEnded {
-                        verdict,
-                        interrupted,
-                        facts,
-                    },
-                )
-            }
-            event => {
-                let case = event.plan().and_then(|plan| self.cases.get_mut(&plan));
-                let Some(case) = case else {
-                    return Ok(());
-                };
-                let events = case.take(event);
-                for event in &events {
-                    if let Event::PlanEnded { verdict, .. } = event {
-                        self.verdict = self.verdict.and(*verdict);
-                    }
-                    self.write(at, event)?;
-                }
-                Ok(())
-            }
-        }
-    }
-
-    fn write(&self, at: u64, event: &Event) -> Result<(), RejudgeError> {
-        Ok(self.journal.write_at(at, event)?)
-    }
-}
-
-impl Case {
-    fn new(plan: &Plan, offer: HostAndDesign, allowed_log: AllowList) -> Case {
-        Case {
-            plan: plan.clone(),
-            judge: PlanJudge::new(
-                HostOracle::of_plan(offer.host, offer.design, plan),
-                &plan.guest,
-                allowed_log,
-            ),
-            step: None,
-            verdict: Verdict::Pass,
-            closed: None,
+impl Bench {
+    pub(super) fn new(head: &RunStarted, offer: HostAndDesign, allowed_log: AllowList) -> Bench {
+        Bench {
+            offer,
+            allowed_log,
+            cases: BTreeMap::new(),
+            verdict: Verdict::Skip,
+            is_fail_fast: head.is_fail_fast(),
+            // The run it was judged from may have had one that passes now.
+            is_bad: head.is_rejudged(),
         }
     }
 
     /// The events that replace a recorded event.
-    fn take(&mut self, event: Event) -> Vec<Event> {
-        match event {
-            Event::Booted { .. } | Event::FailedShared { .. } | Event::Confirmed { .. } => {
-                vec![event]
-            }
-            Event::PlanEnded {
-                plan,
-                reason,
-                micros,
-                fault_reached,
-                ..
-            } => {
-                // A step that was begun and not observed is where the host gave up.
-                let reason = match self.closed.take() {
-                    Some(closed) => closed,
-                    None => reason,
-                };
-                if reason.is_some() {
-                    self.verdict = self.verdict.and(Verdict::Error);
-                }
-                vec![Event::PlanEnded {
-                    plan,
-                    verdict: self.verdict,
-                    reason,
-                    micros,
-                    evidence: None,
-                    fault_reached,
-                }]
-            }
-            // The end is recorded whatever preceded it.
-            Event::Ended { plan, ending, .. } => {
-                let judgement = self.judge.end(&ending);
-                self.verdict = self.verdict.and(judgement.verdict);
-                vec![Event::Ended {
-                    plan,
-                    ending,
-                    judgement,
-                }]
-            }
-            _ if self.closed.is_some() => Vec::new(),
-            Event::Controlled {
-                plan,
-                before,
-                after,
-                observed,
-                ..
-            } => {
-                let control = self.judge.control(&observed, &before, &after);
-                self.verdict = self.verdict.and(control.judgement.verdict);
-                if let Some(reason) = control.reason() {
-                    self.closed = Some(Some(format!("positive control: {reason}")));
-                }
-                vec![Event::Controlled {
-                    plan,
-                    before,
-                    after,
-                    observed,
-                    judgement: control.judgement,
-                    distrusted: control.distrusted,
-                    map: self.judge.map(),
-                }]
-            }
-            Event::StepStarted {
-                plan,
-                step,
-                expected: recorded,
-            } => self.begin(plan, step, recorded),
-            Event::StepObserved {
-                plan,
-                step,
-                observed,
-                sample,
-                interleaving,
-            } => {
-                let judged = self.judge_step(plan, step, &observed, sample.clone());
-                let observed = Event::StepObserved {
-                    plan,
-                    step,
-                    observed,
-                    sample,
-                    interleaving,
-                };
-                std::iter::once(observed).chain(judged).collect()
-            }
-            // Judged anew when the step was observed.
-            Event::StepJudged { .. } => Vec::new(),
-            // Of the run, or of plans that are not judged anew.
-            Event::RunStarted(_)
-            | Event::PlanSkipped { .. }
-            | Event::PlanStarted { .. }
-            | Event::LinuxStarted { .. }
-            | Event::LinuxStep { .. }
-            | Event::RunEnded { .. } => Vec::new(),
+    pub(super) fn take(&mut self, event: Event) -> Result<Vec<Event>, RejudgeError> {
+        if let Event::PlanEnded { verdict, .. } = event {
+            self.is_bad |= matches!(verdict, Verdict::Fail | Verdict::Error);
         }
-    }
-
-    fn begin(&mut self, plan: PlanId, step: u32, recorded: Expectation) -> Vec<Event> {
-        let Some(body) = self.plan.steps.get(step as usize) else {
-            return Vec::new();
+        let events = match event {
+            Event::RunStarted(_) => Vec::new(),
+            Event::PlanStarted {
+                plan,
+                scenario,
+                body,
+            } => vec![self.start(plan, scenario, body)?],
+            Event::LinuxStarted { plan, body, .. } => {
+                let need = "needs its Linux guest: what that showed is kept in words".to_owned();
+                let about = body.about;
+                vec![self.skip(plan, about, need)]
+            }
+            Event::PlanSkipped { plan, about, need } => vec![self.skip(plan, about, need)],
+            Event::RunEnded {
+                interrupted,
+                stopped,
+                facts,
+                ..
+            } => vec![Event::RunEnded {
+                verdict: self.verdict,
+                interrupted,
+                stopped: (stopped || self.is_fail_fast) && self.is_bad,
+                facts,
+            }],
+            event => match event.plan().map(|plan| self.cases.get_mut(&plan)) {
+                Some(Some(Some(case))) => case.take(event),
+                Some(Some(None)) => Vec::new(),
+                Some(None) | None => without_start(event).into_iter().collect(),
+            },
         };
-        let number = u64::from(step) + 1;
-        match self.judge.expect(&body.action) {
-            Ok(mut expected) => {
-                match recorded_reads::adapt(&mut expected, &recorded) {
-                    Read::Alike => {}
-                    Read::Untouched(range) => {
-                        self.closed = Some(Some(format!(
-                            "step {number}: under this design the guest had to find {range} gone, \
-                             and it was not asked to look there"
-                        )));
-                        return Vec::new();
-                    }
-                }
-                let event = Event::StepStarted {
-                    plan,
-                    step,
-                    expected: expected.clone(),
-                };
-                self.step = Some((step, expected));
-                vec![event]
-            }
-            Err(why) => {
-                self.closed = Some(Some(format!("step {number}: nobody can foresee it: {why}")));
-                Vec::new()
+        for event in &events {
+            if let Event::PlanEnded { verdict, .. } = event {
+                self.verdict = self.verdict.and(*verdict);
             }
         }
+        Ok(events)
     }
 
-    /// The judgement of a step that was begun.
-    fn judge_step(
+    fn start(
         &mut self,
         plan: PlanId,
-        step: u32,
-        observed: &[Vec<Observed>],
-        sample: Sample,
-    ) -> Option<Event> {
-        let (begun, expected) = self.step.take()?;
-        let action = &self.plan.steps.get(step as usize)?.action;
-        if begun != step {
-            return None;
+        scenario: Option<PathBuf>,
+        body: Plan,
+    ) -> Result<Event, RejudgeError> {
+        tdxlab_plan::check(&body).map_err(|wrong| RejudgeError::Plan {
+            plan: body.name.clone(),
+            wrong,
+        })?;
+        if let Some(need) = needs::unmet(&body, &self.offer) {
+            return Ok(self.skip(plan, body.about, need));
         }
-        let judgement = self.judge.step(action, &expected, observed, sample)?;
-        self.verdict = self.verdict.and(judgement.verdict);
-        let dead = observed.iter().flatten().any(|one| one.death.is_some());
-        if judgement.verdict == Verdict::Error {
-            self.closed = Some(Some(format!("step {} could not be judged", step + 1)));
-        } else if !expected.td_alive && !dead {
-            // Later events cannot be predicted: under this design the TD was dead.
-            self.closed = Some(None);
-        }
-        Some(Event::StepJudged {
+        let case = Case::new(&body, self.offer, self.allowed_log.clone());
+        self.cases.insert(plan, Some(case));
+        Ok(Event::PlanStarted {
             plan,
-            step,
-            judgement,
-            map: self.judge.map(),
+            scenario,
+            body,
         })
     }
+
+    fn skip(&mut self, plan: PlanId, about: String, need: String) -> Event {
+        self.cases.insert(plan, None);
+        Event::PlanSkipped { plan, about, need }
+    }
+}
+
+/// What replaces an event of a plan that was never started: nothing of it can be judged. At its end that is
+/// said, unless the lab panicked before the start, which has its own reason.
+fn without_start(event: Event) -> Option<Event> {
+    let Event::PlanEnded {
+        plan,
+        reason,
+        micros,
+        fault_reached,
+        ..
+    } = event
+    else {
+        return None;
+    };
+    let why = || "it has an end and no start in the journal".to_owned();
+    Some(Event::PlanEnded {
+        plan,
+        verdict: Verdict::Error,
+        reason: Some(reason.unwrap_or_else(why)),
+        micros,
+        evidence: None,
+        fault_reached,
+    })
 }

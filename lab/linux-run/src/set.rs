@@ -28,6 +28,7 @@ impl LinuxRunner<'_> {
         self.journal.write(&Event::RunEnded {
             verdict: verdict.into_inner(),
             interrupted: self.interrupt.is_raised(),
+            stopped: false,
             facts: Vec::new(),
         })
     }

@@ -12,6 +12,7 @@ use tdxlab_plan::addr::GpaRange;
 use tdxlab_plan::linux::LinuxPlan;
 use tdxlab_plan::{Expectation, Plan, op_words, text as words};
 
+use super::ends::{RunEnd, cut_off, no_start, not_run};
 use super::model::{
     Confirmation, ContentReport, ControlReport, Fact, FindingReport, Numbers, Report,
     ScenarioReport, StepReport, VERSION, VerdictCounts,
@@ -21,10 +22,6 @@ use super::work;
 
 /// Name of the extra step for findings during the teardown of the guest.
 const END: &str = "end of the guest";
-
-/// Why a scenario was not begun.
-pub(super) const INTERRUPTED: &str = "not run: interrupted";
-const FAIL_FAST: &str = "not run: an earlier scenario did not pass (--fail-fast)";
 
 /// Reads a journal.
 pub fn from_journal(path: &Path) -> Result<Report, JournalError> {
@@ -46,14 +43,23 @@ pub fn from_recording(mut recording: JournalReader) -> Result<Report, JournalErr
 pub(super) struct Builder {
     plans: Vec<Option<Draft>>,
     last_at: u64,
-    end: Option<(Verdict, bool)>,
+    end: Option<End>,
     facts_at_end: Vec<Fact>,
+}
+
+/// What the last line of a journal says.
+struct End {
+    verdict: Verdict,
+    interrupted: bool,
+    stopped: bool,
 }
 
 /// A scenario with events in the journal.
 struct Draft {
     report: ScenarioReport,
     plan: Option<Plan>,
+    /// Whether the journal has its start, without which nobody knows its steps.
+    has_start: bool,
     /// The plan, if it is for a Linux guest.
     linux: Option<LinuxPlan>,
     /// Witnesses before the next step, without those that are ignored.
@@ -93,6 +99,13 @@ impl Builder {
         self.plans.get_mut(plan.0 as usize)?.as_mut()
     }
 
+    /// The draft of a plan that must have started: where the journal has lost that, one of a plan that
+    /// nobody knows.
+    fn draft_or_lost(&mut self, plan: PlanId) -> Option<&mut Draft> {
+        let place = self.plans.get_mut(plan.0 as usize)?;
+        Some(place.get_or_insert_with(|| Draft::new(String::new())))
+    }
+
     fn open(&mut self, plan: PlanId, draft: Draft) {
         if let Some(place) = self.plans.get_mut(plan.0 as usize) {
             *place = Some(draft);
@@ -106,6 +119,7 @@ impl Builder {
                 let mut draft = Draft::new(about);
                 draft.report.verdict = Verdict::Skip;
                 draft.report.reason = Some(need);
+                draft.has_start = true;
                 draft.ended = true;
                 self.open(plan, draft);
             }
@@ -135,7 +149,7 @@ impl Builder {
                 evidence,
                 fault_reached,
             } => {
-                if let Some(draft) = self.draft(plan) {
+                if let Some(draft) = self.draft_or_lost(plan) {
                     draft.ended = true;
                     draft.report.verdict = verdict;
                     draft.report.reason = reason;
@@ -172,32 +186,53 @@ impl Builder {
             Event::RunEnded {
                 verdict,
                 interrupted,
+                stopped,
                 facts,
             } => {
-                self.end = Some((verdict, interrupted));
+                self.end = Some(End {
+                    verdict,
+                    interrupted,
+                    stopped,
+                });
                 self.facts_at_end = facts_of(facts);
             }
             event => {
-                if let Some(draft) = event.plan().and_then(|plan| self.draft(plan)) {
+                if let Some(draft) = event.plan().and_then(|plan| self.draft_or_lost(plan)) {
                     draft.take(event);
                 }
             }
         }
     }
 
+    /// What the end of the run makes of plans that have none. `--fail-fast` leaves plans out only once one
+    /// did not pass; where a run is judged again, that one may pass now.
+    fn how_it_ended(&self, head: &RunStarted) -> RunEnd {
+        let Some(end) = &self.end else {
+            return RunEnd::Killed;
+        };
+        let bad = |draft: &Draft| {
+            draft.ended && matches!(draft.report.verdict, Verdict::Fail | Verdict::Error)
+        };
+        let is_bad = || self.plans.iter().flatten().any(bad) || head.is_rejudged();
+        match end.interrupted {
+            true => RunEnd::Interrupted,
+            false if (end.stopped || head.is_fail_fast()) && is_bad() => RunEnd::Stopped,
+            false => RunEnd::Done,
+        }
+    }
+
     fn finish(self, head: RunStarted) -> Report {
         let mut counts = VerdictCounts::default();
         let mut judged = Verdict::Skip;
-        let interrupted = self.end.is_some_and(|(_, interrupted)| interrupted);
-        let stopped = self.end.is_some() && !interrupted;
+        let how = self.how_it_ended(&head);
         let scenarios: Vec<ScenarioReport> = head
             .plans
             .iter()
             .zip(self.plans)
             .map(|(name, draft)| {
                 let scenario = match draft {
-                    Some(draft) => draft.finish(name, interrupted),
-                    None => not_run(name, if stopped { FAIL_FAST } else { INTERRUPTED }),
+                    Some(draft) => draft.finish(name, how),
+                    None => not_run(Draft::new(String::new()).named(name), how),
                 };
                 counts.add(scenario.verdict);
                 judged = judged.and(scenario.verdict);
@@ -218,12 +253,12 @@ impl Builder {
             design: head.design,
             seed: head.seed,
             jobs: head.jobs,
-            verdict: match self.end {
-                Some((verdict, _)) => verdict.and(judged),
+            verdict: match &self.end {
+                Some(end) => end.verdict.and(judged),
                 None => judged.and(Verdict::Error),
             },
-            complete: self.end.is_some(),
-            interrupted,
+            complete: how != RunEnd::Killed,
+            interrupted: how == RunEnd::Interrupted,
             micros: self.last_at,
             counts,
             scenarios,
@@ -236,24 +271,17 @@ fn facts_of(facts: Vec<(String, String)>) -> Vec<Fact> {
     facts.into_iter().map(named).collect()
 }
 
-fn not_run(name: &str, reason: &str) -> ScenarioReport {
-    let mut draft = Draft::new(String::new());
-    draft.report.verdict = Verdict::Skip;
-    draft.report.reason = Some(reason.to_owned());
-    draft.report.unfinished = true;
-    draft.ended = true;
-    draft.finish(name, false)
-}
-
 impl Draft {
     /// Of a plan that runs.
     fn started(about: &str, scenario: Option<PathBuf>, steps: usize) -> Draft {
         let mut draft = Draft::new(about.to_owned());
         draft.report.file = scenario.map(|path| path.display().to_string());
         draft.report.steps_planned = steps;
+        draft.has_start = true;
         draft
     }
 
+    /// Of a plan of which the journal has no start.
     fn new(about: String) -> Draft {
         Draft {
             report: ScenarioReport {
@@ -276,6 +304,7 @@ impl Draft {
                 confirmed: None,
             },
             plan: None,
+            has_start: false,
             linux: None,
             before: None,
             distrusted: Vec::new(),
@@ -390,25 +419,19 @@ impl Draft {
             .find(|step| step.number == number)
     }
 
-    /// `interrupted`: the run ended in an orderly way. A runner that was killed may have been
-    /// killed by the scenario, so that is an error.
-    fn finish(mut self, name: &str, interrupted: bool) -> ScenarioReport {
+    fn named(mut self, name: &str) -> ScenarioReport {
         self.report.name = name.to_owned();
-        if !self.ended {
-            let judged = |step: &&StepReport| step.verdict.is_some();
-            let done = self.report.steps.iter().filter(judged).count();
-            let (verdict, how) = match interrupted {
-                true => (Verdict::Skip, "interrupted"),
-                false => (Verdict::Error, "the run ended in the middle of it,"),
-            };
-            self.report.unfinished = true;
-            self.report.verdict = verdict;
-            self.report.reason = Some(format!(
-                "{how} after {done} of {} steps",
-                self.report.steps_planned
-            ));
-        }
         self.report
+    }
+
+    fn finish(self, name: &str, how: RunEnd) -> ScenarioReport {
+        let (has_start, ended) = (self.has_start, self.ended);
+        let scenario = self.named(name);
+        match (has_start, ended) {
+            (false, _) => no_start(scenario, ended),
+            (true, false) => cut_off(scenario, how),
+            (true, true) => scenario,
+        }
     }
 }
 

@@ -13,6 +13,7 @@ use tdxlab_plan::repeat;
 use tdxlab_plan::text::Micros;
 
 use super::cost::Spread;
+use super::ends::what_cut;
 use super::{Confirmation, Numbers, Report, ScenarioReport, terminal};
 
 /// Repeats that a scenario needs in either run before its times are compared.
@@ -25,8 +26,10 @@ pub struct Diff {
     pub runs: Vec<String>,
     /// The run that the later one judges again, if it is a re-judgement.
     pub rejudged: Option<String>,
-    /// How many scenarios of the later run have no result, because it was interrupted.
+    /// How many scenarios of the later run have no result, because it did not come to its end.
     pub unfinished: usize,
+    /// What ended it before, in words that follow `which`.
+    pub ended_by: &'static str,
     /// Scenarios whose verdict changed.
     pub verdicts: Vec<VerdictChange>,
     /// Scenarios whose numbers changed.
@@ -113,6 +116,7 @@ impl Diff {
         let mut diff = Diff {
             runs: runs(before, after),
             rejudged: after.rejudged().map(str::to_owned),
+            ended_by: what_cut(after),
             ..Diff::default()
         };
         let mut earlier: BTreeMap<&str, &ScenarioReport> = before
@@ -401,7 +405,8 @@ impl fmt::Display for Diff {
             let scenarios = terminal::count(self.unfinished, "scenario");
             writeln!(
                 f,
-                "not run     {scenarios} of the later run, which was interrupted"
+                "not run     {scenarios} of the later run, which {}",
+                self.ended_by
             )?;
         }
         for (name, verdict) in &self.new {

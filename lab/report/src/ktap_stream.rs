@@ -10,7 +10,8 @@ use tdxlab_journal::journal::{Event, PlanId};
 use tdxlab_journal::verdict::Verdict;
 use tdxlab_plan::{Plan, op_words};
 
-use super::build::{Builder, INTERRUPTED};
+use super::build::Builder;
+use super::ends::{FAIL_FAST, INTERRUPTED};
 use super::ktap::{description, render_result, render_step, render_steps};
 use super::model::{ScenarioReport, VerdictCounts};
 
@@ -73,7 +74,12 @@ impl KtapStream {
                 self.add(*plan, unjudged);
                 self.end(*plan, *verdict);
             }
-            Event::RunEnded { .. } => return self.finish(),
+            Event::RunEnded {
+                interrupted: false,
+                stopped: true,
+                ..
+            } => return self.finish(FAIL_FAST),
+            Event::RunEnded { .. } => return self.finish(INTERRUPTED),
             _ => {}
         }
         self.printable()
@@ -121,8 +127,8 @@ impl KtapStream {
         out
     }
 
-    /// Plans an interrupted run did not reach, and the totals in kselftest's format.
-    fn finish(&mut self) -> String {
+    /// Plans the run did not reach and why, and the totals in kselftest's format.
+    fn finish(&mut self, why: &str) -> String {
         // An interrupted plan never ends, and must not block those that ended after it started.
         self.open.retain(|pending| pending.ended.is_some());
         let mut out = self.printable();
@@ -130,7 +136,7 @@ impl KtapStream {
             self.printed += 1;
             self.counts.add(Verdict::Skip);
             let name = description(&name);
-            let _ = writeln!(out, "ok {} {name} # SKIP {INTERRUPTED}", self.printed);
+            let _ = writeln!(out, "ok {} {name} # SKIP {why}", self.printed);
         }
         let VerdictCounts {
             pass,

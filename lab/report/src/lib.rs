@@ -7,6 +7,7 @@
 mod build;
 pub mod cost;
 pub mod diff;
+mod ends;
 mod files;
 pub mod github;
 pub mod html;
@@ -21,6 +22,8 @@ mod model;
 mod observed;
 pub mod table;
 pub mod terminal;
+#[cfg(test)]
+mod tests;
 pub mod timeline;
 pub mod trend;
 mod work;

@@ -2,7 +2,11 @@
 //!
 //! Journals are merged, not reports, so that a merged run has all reports of any other. Runs of
 //! different designs or kernels are merged only on request, and a missing part is an error: a
-//! smaller run would look like a good one.
+//! smaller run would look like a good one. All is looked at before anything is written.
+
+mod parts;
+#[cfg(test)]
+mod tests;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -46,7 +50,7 @@ pub enum MergeError {
         other: String,
     },
     /// A part is not there.
-    #[error("of {count} shards, these are missing: {}", list(missing))]
+    #[error("of {count} shards, {} missing: {}", are(*missing), list(first, *missing))]
     #[diagnostic(
         code(merge::missing_shard),
         help("a merged run must be whole: run the missing shards, or find where they were left")
@@ -54,11 +58,27 @@ pub enum MergeError {
     MissingShards {
         /// How many there are.
         count: u32,
-        /// Those that were not given.
-        missing: Vec<u32>,
+        /// How many were not given.
+        missing: u32,
+        /// The first of those.
+        first: Vec<u32>,
+    },
+    /// A shard contradicts itself or the others.
+    #[error("{} cannot be a shard of that run: {what}", folder.display())]
+    #[diagnostic(
+        code(merge::part),
+        help(
+            "the journal was changed since tdxlab wrote it: take the original, or run the shard again"
+        )
+    )]
+    Part {
+        /// The shard.
+        folder: PathBuf,
+        /// The contradiction.
+        what: String,
     },
     /// Parts of runs that were cut differently.
-    #[error("{} is shard {one}, {} is {other}", first.display(), second.display())]
+    #[error("{} is {one}, {} is {other}", first.display(), second.display())]
     #[diagnostic(code(merge::cut), help("merge only the shards of one run"))]
     Cut {
         /// A run.
@@ -98,9 +118,26 @@ pub enum MergeError {
     #[error("there is nothing to merge")]
     #[diagnostic(code(merge::nothing), help("name at least one folder of a run"))]
     Nothing,
+    /// The evidence of a scenario is not there.
+    #[error("cannot read the evidence of {name} in {}: {source}", path.display())]
+    #[diagnostic(
+        code(merge::evidence),
+        help("copy the folder of that run again, with all that is in it, and merge again")
+    )]
+    Evidence {
+        /// The scenario.
+        name: String,
+        /// Where its evidence must be.
+        path: PathBuf,
+        /// The error of the system call.
+        source: std::io::Error,
+    },
     /// A file of a scenario could not be taken along.
     #[error("cannot copy {}: {source}", path.display())]
-    #[diagnostic(code(merge::copy))]
+    #[diagnostic(
+        code(merge::copy),
+        help("what was merged so far is not whole: remove its folder, make room, and merge again")
+    )]
     Copy {
         /// The file.
         path: PathBuf,
@@ -109,9 +146,25 @@ pub enum MergeError {
     },
 }
 
-fn list(numbers: &[u32]) -> String {
-    let texts: Vec<String> = numbers.iter().map(u32::to_string).collect();
-    texts.join(", ")
+/// Most missing shards that are named.
+const MOST_NAMED: usize = 10;
+
+fn are(missing: u32) -> String {
+    match missing {
+        1 => "1 is".to_owned(),
+        _ => format!("{missing} are"),
+    }
+}
+
+/// The first of so many numbers; dots stand for the others.
+fn list(first: &[u32], of: u32) -> String {
+    let texts: Vec<String> = first.iter().map(u32::to_string).collect();
+    let dots = if first.len() < of as usize {
+        ", ..."
+    } else {
+        ""
+    };
+    texts.join(", ") + dots
 }
 
 /// A run that is to be merged.
@@ -130,8 +183,8 @@ pub fn merge(folders: &[PathBuf], reports: &Path, mixed: bool) -> Result<RunFold
         .map(|folder| open(folder))
         .collect::<Result<Vec<_>, _>>()?;
     alike(&sources, mixed)?;
-    whole(&sources)?;
-    let plans = arrange(&mut sources)?;
+    parts::whole(&sources)?;
+    let plans = parts::arrange(&mut sources)?;
     let target = RunFolder::create(reports)?;
     let journal = target.journal()?;
     journal.write(&Event::RunStarted(head(&sources, plans, &target)))?;
@@ -142,6 +195,7 @@ pub fn merge(folders: &[PathBuf], reports: &Path, mixed: bool) -> Result<RunFold
     journal.write(&Event::RunEnded {
         verdict: end.verdict.unwrap_or(Verdict::Skip),
         interrupted: end.interrupted,
+        stopped: false,
         facts: end.facts,
     })?;
     Ok(target)
@@ -153,14 +207,16 @@ fn open(folder: &Path) -> Result<Source, MergeError> {
     let mut finished = vec![false; head.plans.len()];
     let mut ended = false;
     while let Some(line) = recording.next_line()? {
-        match line.event {
-            Event::PlanEnded { plan, .. } | Event::PlanSkipped { plan, .. } => {
-                if let Some(place) = finished.get_mut(plan.0 as usize) {
-                    *place = true;
-                }
-            }
-            Event::RunEnded { .. } => ended = true,
-            _ => {}
+        if let Event::RunEnded { .. } = line.event {
+            ended = true;
+        }
+        let (Event::PlanEnded { plan, .. } | Event::PlanSkipped { plan, .. }) = line.event else {
+            continue;
+        };
+        let index = plan.0 as usize;
+        if let (Some(place), Some(name)) = (finished.get_mut(index), head.plans.get(index)) {
+            *place = true;
+            has_evidence(folder, name, &line.event)?;
         }
     }
     if !ended || finished.contains(&false) {
@@ -173,6 +229,26 @@ fn open(folder: &Path) -> Result<Source, MergeError> {
         head,
         places: Vec::new(),
     })
+}
+
+/// What a plan left must be there.
+fn has_evidence(folder: &Path, name: &str, end: &Event) -> Result<(), MergeError> {
+    let Event::PlanEnded {
+        evidence: Some(evidence),
+        ..
+    } = end
+    else {
+        return Ok(());
+    };
+    let path = folder.join(evidence);
+    match fs::read_dir(&path) {
+        Ok(_) => Ok(()),
+        Err(source) => Err(MergeError::Evidence {
+            name: name.to_owned(),
+            path,
+            source,
+        }),
+    }
 }
 
 /// Properties that must be equal for results to be comparable.
@@ -215,68 +291,6 @@ fn alike(sources: &[Source], mixed: bool) -> Result<(), MergeError> {
         }
     }
     Ok(())
-}
-
-/// Either no run is a shard, or they are all shards of one run, and every one is there.
-fn whole(sources: &[Source]) -> Result<(), MergeError> {
-    let first = sources.first().ok_or(MergeError::Nothing)?;
-    let cut = |source: &Source| {
-        source
-            .head
-            .part
-            .as_ref()
-            .map(|part| (part.shard.count(), part.of_plans))
-    };
-    let say = |source: &Source| match &source.head.part {
-        Some(part) => format!("{} of {} plans", part.shard, part.of_plans),
-        None => "a whole run".to_owned(),
-    };
-    if let Some(other) = sources.iter().find(|other| cut(other) != cut(first)) {
-        return Err(MergeError::Cut {
-            first: first.folder.clone(),
-            second: other.folder.clone(),
-            one: say(first),
-            other: say(other),
-        });
-    }
-    let Some((count, _)) = cut(first) else {
-        return Ok(());
-    };
-    let given: BTreeSet<u32> = sources
-        .iter()
-        .filter_map(|source| Some(source.head.part.as_ref()?.shard.index()))
-        .collect();
-    let missing: Vec<u32> = (1..=count).filter(|index| !given.contains(index)).collect();
-    if missing.is_empty() {
-        Ok(())
-    } else {
-        Err(MergeError::MissingShards { count, missing })
-    }
-}
-
-/// Gives every plan its place: that of the whole run for shards, one run after the other else.
-fn arrange(sources: &mut [Source]) -> Result<Vec<String>, MergeError> {
-    let mut plans: BTreeMap<u32, String> = BTreeMap::new();
-    let mut seen: BTreeMap<String, PathBuf> = BTreeMap::new();
-    let mut next = 0;
-    for source in sources {
-        source.places = match &source.head.part {
-            Some(part) => part.places.clone(),
-            None => (next..).take(source.head.plans.len()).collect(),
-        };
-        for (place, name) in source.places.iter().zip(&source.head.plans) {
-            next = next.max(place + 1);
-            if let Some(first) = seen.insert(name.clone(), source.folder.clone()) {
-                return Err(MergeError::Twice {
-                    first,
-                    second: source.folder.clone(),
-                    name: name.clone(),
-                });
-            }
-            plans.insert(*place, name.clone());
-        }
-    }
-    Ok(plans.into_values().collect())
 }
 
 /// Adds facts of another run: each name once, with every value that it has in any.
@@ -355,6 +369,7 @@ fn copy(
         if let Event::RunEnded {
             verdict,
             interrupted,
+            stopped: _,
             facts,
         } = event
         {

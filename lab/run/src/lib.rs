@@ -36,6 +36,6 @@ pub use hooks::{Hooks, NoHooks, StepContext};
 pub use in_memory::InMemoryRunner;
 pub use outcome::{Outcome, PANICKED, PATIENCE, micros, with_help};
 pub use pool::in_parallel;
-pub use resume::{Resumable, ResumeError};
+pub use resume::{AnyPlan, Resumable, ResumeError};
 pub use sink::{Both, EventSink, PlanResult, skip};
 pub use workers::{PoolOptions, or_panicked, run, run_some};

@@ -61,9 +61,11 @@ pub fn run_some(
     let batches = batches(items, lab, share, jobs);
     in_parallel(jobs, &batches, |worker, batch| workers.run(worker, batch))?;
     let verdict = workers.verdict.into_inner();
+    let stopped = workers.stop.into_inner();
     lab.journal.write(&Event::RunEnded {
         verdict,
         interrupted: lab.interrupt.is_raised(),
+        stopped,
         facts: lab.host.changing_facts(),
     })?;
     Ok(verdict)

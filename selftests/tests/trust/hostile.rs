@@ -246,7 +246,7 @@ fn mutated_journals_are_replayed_resumed_and_merged_or_refused() {
         // A run that is complete, or a plan that is not there any more, is refused without a name.
         if let Ok(progress) = Resumable::of(folder.path()) {
             let_in[2] += 1;
-            let _ = progress.left(Vec::<TestCase>::new(), |item| &item.plan.name);
+            let _ = progress.left(Vec::<TestCase>::new(), |item| (&item.plan).into());
             let _ = progress.journal();
         }
         let folders = [sound.path().to_owned(), folder.path().to_owned()];

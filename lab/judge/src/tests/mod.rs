@@ -7,6 +7,7 @@ mod content;
 mod dirty_log;
 mod guest;
 mod host;
+mod rejudge;
 
 use tdxlab_journal::{ExitCounters, PageCounters, SplitEvent};
 use tdxlab_plan::{Generation, Interval, PageDelta, SplitLeaf};

@@ -8,7 +8,7 @@ use super::{Costs, Metric, Row};
 pub fn render(costs: &Costs) -> String {
     let mut text =
         String::from("run,host,design,kernel,scenario,step,operation,level,vcpus,bytes,repeats");
-    for metric in Metric::ALL {
+    for &metric in Metric::ALL {
         let _ = match metric {
             Metric::Micros => write!(text, ",micros,micros_min,micros_max"),
             counted => write!(text, ",{}", counted.name()),
@@ -41,7 +41,7 @@ fn line(costs: &Costs, row: &Row, text: &mut String) {
         row.work.bytes,
         row.samples.len()
     );
-    for metric in Metric::ALL {
+    for &metric in Metric::ALL {
         let spread = row.spread(metric);
         let _ = match (metric, spread) {
             (Metric::Micros, Some(spread)) => {

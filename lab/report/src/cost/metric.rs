@@ -2,58 +2,70 @@
 
 use crate::model::Numbers;
 
-/// Something that a step costs.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Metric {
+/// `VARIANT "name" "heading" NUMBERS => COUNT;` for each metric.
+macro_rules! metrics {
+    ($($(#[$about:meta])* $metric:ident $name:literal $heading:literal $numbers:pat => $count:expr;)*) => {
+        /// Something that a step costs.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        pub enum Metric {
+            $($(#[$about])* $metric,)*
+        }
+
+        impl Metric {
+            /// All of them, in the order in which they are printed.
+            pub const ALL: &[Metric] = &[$(Metric::$metric),*];
+
+            /// Its name for programs.
+            pub const fn name(self) -> &'static str {
+                match self { $(Metric::$metric => $name,)* }
+            }
+
+            /// The heading of its column.
+            pub const fn heading(self) -> &'static str {
+                match self { $(Metric::$metric => $heading,)* }
+            }
+
+            /// What a step has counted of it; `None` where it could not be seen. Times are not among
+            /// the counts.
+            pub(super) fn of(self, numbers: &Numbers) -> Option<u64> {
+                match (self, numbers) { $((Metric::$metric, $numbers) => $count,)* }
+            }
+        }
+    };
+}
+
+metrics! {
     /// VM exits of any kind.
-    Exits,
+    Exits "exits" "exits" n => n.exits;
     /// EPT violations of type ACCEPT.
-    AcceptExits,
+    AcceptExits "accept_exits" "ACCEPT exits" n => n.accept_exits;
     /// Other EPT violations on private memory.
-    AccessExits,
+    AccessExits "access_exits" "access exits" n => n.access_exits;
     /// Hypercalls.
-    Vmcalls,
+    Vmcalls "vmcalls" "hypercalls" n => n.vmcalls;
     /// Pages of any size that were AUGed.
-    Auged,
+    Auged "auged" "AUGs" n => n.auged();
     /// Pages of 4K that were AUGed.
-    Auged4K,
+    Auged4K "auged_4k" "AUG 4K" n => n.auged_4k;
     /// Pages of 2M that were AUGed.
-    Auged2M,
+    Auged2M "auged_2m" "AUG 2M" n => n.auged_2m;
     /// Pages of 1G that were AUGed.
-    Auged1G,
+    Auged1G "auged_1g" "AUG 1G" n => n.auged_1g;
     /// Leaves that were split.
-    Splits,
+    Splits "splits" "splits" n => n.splits;
     /// Leaves that were zapped.
-    Zapped,
+    Zapped "leaves_zapped" "zaps" n => n.leaves_zapped;
     /// TLB kicks.
-    Kicks,
+    Kicks "tlb_kicks" "kicks" n => n.tlb_kicks;
     /// 4K pages of the guest_memfd that are populated after the step.
-    Populated,
+    Populated "populated" "guest_memfd" n => n.populated;
     /// 4K pages of shared memory that lie elsewhere after the step.
-    SharedApart,
+    SharedApart "shared_apart" "elsewhere" n => n.shared_apart;
     /// Microseconds.
-    Micros,
+    Micros "micros" "µs" _ => None;
 }
 
 impl Metric {
-    /// All of them, in the order in which they are printed.
-    pub const ALL: [Metric; 14] = [
-        Metric::Exits,
-        Metric::AcceptExits,
-        Metric::AccessExits,
-        Metric::Vmcalls,
-        Metric::Auged,
-        Metric::Auged4K,
-        Metric::Auged2M,
-        Metric::Auged1G,
-        Metric::Splits,
-        Metric::Zapped,
-        Metric::Kicks,
-        Metric::Populated,
-        Metric::SharedApart,
-        Metric::Micros,
-    ];
-
     /// Those that decide whether two steps cost the same.
     pub(super) const COUNTED: [Metric; 6] = [
         Metric::Exits,
@@ -63,69 +75,13 @@ impl Metric {
         Metric::Zapped,
         Metric::Kicks,
     ];
+}
 
-    /// Its name for programs.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Metric::Exits => "exits",
-            Metric::AcceptExits => "accept_exits",
-            Metric::AccessExits => "access_exits",
-            Metric::Vmcalls => "vmcalls",
-            Metric::Auged => "auged",
-            Metric::Auged4K => "auged_4k",
-            Metric::Auged2M => "auged_2m",
-            Metric::Auged1G => "auged_1g",
-            Metric::Splits => "splits",
-            Metric::Zapped => "leaves_zapped",
-            Metric::Kicks => "tlb_kicks",
-            Metric::Populated => "populated",
-            Metric::SharedApart => "shared_apart",
-            Metric::Micros => "micros",
-        }
-    }
-
-    /// The heading of its column.
-    pub const fn heading(self) -> &'static str {
-        match self {
-            Metric::Exits => "exits",
-            Metric::AcceptExits => "ACCEPT exits",
-            Metric::AccessExits => "access exits",
-            Metric::Vmcalls => "hypercalls",
-            Metric::Auged => "AUGs",
-            Metric::Auged4K => "AUG 4K",
-            Metric::Auged2M => "AUG 2M",
-            Metric::Auged1G => "AUG 1G",
-            Metric::Splits => "splits",
-            Metric::Zapped => "zaps",
-            Metric::Kicks => "kicks",
-            Metric::Populated => "guest_memfd",
-            Metric::SharedApart => "elsewhere",
-            Metric::Micros => "µs",
-        }
-    }
-
-    /// What a step has counted of it; `None` where it could not be seen. Times are not among the
-    /// counts.
-    pub(super) fn of(self, numbers: &Numbers) -> Option<u64> {
-        match self {
-            Metric::Exits => numbers.exits,
-            Metric::AcceptExits => numbers.accept_exits,
-            Metric::AccessExits => numbers.access_exits,
-            Metric::Vmcalls => numbers.vmcalls,
-            Metric::Auged => {
-                let large = numbers.auged_2m?.checked_add(numbers.auged_1g?)?;
-                numbers.auged_4k?.checked_add(large)
-            }
-            Metric::Auged4K => numbers.auged_4k,
-            Metric::Auged2M => numbers.auged_2m,
-            Metric::Auged1G => numbers.auged_1g,
-            Metric::Splits => numbers.splits,
-            Metric::Zapped => numbers.leaves_zapped,
-            Metric::Kicks => numbers.tlb_kicks,
-            Metric::Populated => numbers.populated,
-            Metric::SharedApart => numbers.shared_apart,
-            Metric::Micros => None,
-        }
+impl Numbers {
+    /// Pages of any size that were AUGed.
+    fn auged(&self) -> Option<u64> {
+        let large = self.auged_2m?.checked_add(self.auged_1g?)?;
+        self.auged_4k?.checked_add(large)
     }
 }
 

@@ -12,7 +12,7 @@ use tdxlab_journal::{PlanId, Shard};
 use tdxlab_plan::{Design, HostProfile, Repeat, TdxModule, repeat};
 use tdxlab_report as report;
 use tdxlab_report::{github, lava, terminal};
-use tdxlab_run::{EventSink, PATIENCE, PoolOptions, Resumable, TestCase};
+use tdxlab_run::{AnyPlan, EventSink, PATIENCE, PoolOptions, Resumable, TestCase};
 
 use super::error::CliError;
 use super::exit;
@@ -283,7 +283,7 @@ impl Run {
             .filter(|item| part.is_none_or(|part| holds(part.shard, item)))
             .collect();
         let (places, items) = progress
-            .left(items, |item: &TestCase| &item.plan.name)?
+            .left(items, |item: &TestCase| AnyPlan::from(&item.plan))?
             .into_iter()
             .unzip();
         let fault = options::fault(head.fault.as_ref().map(|fault| fault.name.as_str()))?;
