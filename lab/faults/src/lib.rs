@@ -4,6 +4,9 @@
 //! host that makes one decision wrongly, as a real kernel did or could; the default scenario set
 //! must catch every one (`tdxlab qualify`).
 //!
+//! Invariant: nothing but policies of the software KVM and TDX module. Hosts are handed a policy and
+//! a name; none knows a fault.
+//!
 //! [`catalogue`] lists the known failure modes, one per row; the other files hold the faults.
 //!
 //! | file | what goes wrong |

@@ -1,6 +1,8 @@
 //! Random scenarios worth running: plans drawn by the state of memory and by coverage so far,
 //! judged step by step, and shrunk if they fail.
 //!
+//! Invariant: plans are judged by the same steps as in a run.
+//!
 //! | file | what it does |
 //! |---|---|
 //! | `harness` | a guest, its predictor and its judge, without files and journal |

@@ -1,5 +1,7 @@
 //! An L1: a real Linux kernel with a real KVM, booted in QEMU, so that every machine has one.
 //!
+//! Invariant: this crate knows no scenario and no plan.
+//!
 //! QEMU's TCG emulates SVM with nested paging. A distribution kernel, or one just built, boots in
 //! it within seconds and runs the same `tdxlab` on the same files, mounted over 9p; writes go to
 //! memory:

@@ -1,6 +1,7 @@
 //! Plans for Linux guests: expectation, observation and verdict of each step.
 //!
-//! Invariant: the model follows the plan alone; it sees no guest, and the guest sees no model.
+//! Invariant: what a step must show follows from its plan alone, or from how its memory was mapped
+//! before.
 //!
 //! | file | what it does |
 //! |---|---|

@@ -1,5 +1,7 @@
 //! Linux guests: a real Linux, with an agent in it that finds whose data a page holds.
 //!
+//! Invariant: nothing here judges.
+//!
 //! | module | what it does |
 //! |---|---|
 //! | [`image`] | kernel and initramfs, built once and cached by their inputs |

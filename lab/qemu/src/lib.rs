@@ -1,6 +1,8 @@
 //! QEMU as the lab uses it: configured by its command line, controlled over inherited sockets, and
 //! unable to outlive the lab.
 //!
+//! Invariant: this crate knows no kind of host.
+//!
 //! | module | what it holds |
 //! |---|---|
 //! | [`command`] | a typed description and its command line |

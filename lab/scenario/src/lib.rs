@@ -1,5 +1,7 @@
 //! Scenarios: YAML files that become plans, or diagnostics that show the line.
 //!
+//! Invariant: the only crate that reads YAML.
+//!
 //! A file is read in four passes, each of which reports all it finds:
 //!
 //! 1. `yaml` reads it, bounded, and keeps the position of every key and value;

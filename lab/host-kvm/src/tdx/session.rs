@@ -444,9 +444,10 @@ impl Session for TdxSession {
     }
 
     fn sample(&mut self) -> Sample {
+        let gone = self.vm.process().ended().is_some();
         Sample {
-            debugfs: self.watch.counters(),
-            query_stats: query_stats::read(self.vm.qmp(), MONITOR_PATIENCE),
+            debugfs: unless(gone, self.watch.counters()),
+            query_stats: unless(gone, query_stats::read(self.vm.qmp(), MONITOR_PATIENCE)),
             splits: self.watch.splits(),
             populated: self.populated(),
             exits: Reading::missing("KVM counts exits, but not which of them are ACCEPTs"),
@@ -475,6 +476,14 @@ impl Session for TdxSession {
         self.gmems = None;
         self.vm.end()?;
         Ok(self.watch.ending())
+    }
+}
+
+/// A reading, with one reason for all that went with QEMU.
+fn unless<T>(gone: bool, reading: Reading<T>) -> Reading<T> {
+    match reading {
+        Reading::Missing { .. } if gone => Reading::missing("QEMU has ended, and its VM with it"),
+        reading => reading,
     }
 }
 

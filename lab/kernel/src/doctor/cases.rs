@@ -574,27 +574,6 @@ fn qemus_are_taken_by_what_they_can(
     assert!(qemu.found.contains(found), "{qemu:?}");
 }
 
-/// A recording cut short says what it lacks, and blames nothing for it.
-#[test]
-fn what_a_recording_lacks_is_unknown() {
-    let whole = text("all-well");
-    let known = examine(&machine(&whole));
-    for path in whole.lines().filter_map(|line| line.strip_prefix("--- ")) {
-        let machine = machine(&without(&whole, path, ""));
-        assert_eq!(why_no_tdx(&machine), None, "{path}");
-        for fact in examine(&machine) {
-            if known.contains(&fact) {
-                continue;
-            }
-            assert_eq!(fact.standing, Status::Limited, "{path}: {fact:?}");
-            assert!(
-                fact.found.contains("not in the recording"),
-                "{path}: {fact:?}"
-            );
-        }
-    }
-}
-
 /// KVM counts key ids for the whole machine, and cgroups for those in them.
 #[rstest]
 #[case("max", Status::Usable, "61 of 63 private key ids are free")]

@@ -138,6 +138,27 @@ pub(super) fn without(known: &str, path: &str, answer: &str) -> String {
     format!("{kept}{answer}")
 }
 
+/// A recording cut short says what it lacks, and blames nothing for it.
+#[test]
+fn what_a_recording_lacks_is_unknown() {
+    let whole = text("all-well");
+    let known = examine(&machine(&whole));
+    for path in whole.lines().filter_map(|line| line.strip_prefix("--- ")) {
+        let machine = machine(&without(&whole, path, ""));
+        assert_eq!(why_no_tdx(&machine), None, "{path}");
+        for fact in examine(&machine) {
+            if known.contains(&fact) {
+                continue;
+            }
+            assert_eq!(fact.standing, Status::Limited, "{path}: {fact:?}");
+            assert!(
+                fact.found.contains("not in the recording"),
+                "{path}: {fact:?}"
+            );
+        }
+    }
+}
+
 const SPLIT_EVENT: &str = "/sys/kernel/tracing/events/kvmmmu/kvm_mmu_split_huge_page/enable";
 const YAMA: &str = "/proc/sys/kernel/yama/ptrace_scope";
 const POOL: &str = "/sys/kernel/mm/hugepages/hugepages-2048kB/free_hugepages";

@@ -44,7 +44,7 @@ const EXAMPLES: &[Examples] = &[
         &[
             ("tdxlab compare my.yaml", "v3, v5 and headtail"),
             (
-                "tdxlab compare my.yaml --designs stock,headtail --all",
+                "tdxlab compare mixed/boot-like --designs stock,headtail --all",
                 "every step",
             ),
         ],
@@ -62,7 +62,10 @@ const EXAMPLES: &[Examples] = &[
     (
         "linux",
         &[
-            ("tdxlab linux", "every scenario in scenarios/linux"),
+            (
+                "tdxlab linux",
+                "every scenario in scenarios/linux, in a checkout",
+            ),
             ("tdxlab linux --host kvm my.yaml", "one of them, on KVM"),
         ],
     ),

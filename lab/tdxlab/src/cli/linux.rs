@@ -17,7 +17,7 @@ use tdxlab_plan::linux::AgentBy;
 use tdxlab_plan::{HostKind, HostProfile};
 use tdxlab_qemu::{Accelerator, Installed, Version};
 use tdxlab_report::terminal;
-use tdxlab_run::Resumable;
+use tdxlab_run::{AnyPlan, Resumable};
 
 use super::error::CliError;
 use super::options::Scenarios;
@@ -34,7 +34,7 @@ const NEEDED: Version = Version::new(7, 2);
 /// program. It is plain under QEMU's translator or KVM, or a TD.
 #[derive(Args, Debug)]
 pub(super) struct Linux {
-    /// Scenario files, or folders of them
+    /// Scenario files, or folders of them; the default is there in a checkout only
     #[arg(
         value_name = "PATH",
         default_value = "scenarios/linux",
@@ -358,7 +358,9 @@ fn resumed(folder: &Path, host: HostKind) -> Result<Started, CliError> {
         paths: head.paths.clone(),
         seed: head.seed,
     };
-    let cases = progress.left(load::linux(&scenarios)?, |case: &LinuxCase| &case.plan.name)?;
+    let cases = progress.left(load::linux(&scenarios)?, |case: &LinuxCase| {
+        AnyPlan::from(&case.plan)
+    })?;
     let started = head.started.parse().unwrap_or_default();
     Ok(Started {
         folder: RunFolder::existing(folder, &head.run, started),

@@ -18,7 +18,7 @@ use super::replayer::Replayer;
 use super::report::exit_code;
 use super::{output, progress, signals};
 use tdxlab_launch::select::{self, Played, Selected};
-use tdxlab_launch::spec::RunSpec;
+use tdxlab_launch::spec::{FinishedRun, RunSpec};
 
 /// Runs a recorded plan again: the same operations in the same order with the same seeds, and
 /// races in the order in which they went.
@@ -137,7 +137,7 @@ impl ReplayCommand {
         }
         .run(&self.out)?;
         output::print(terminal::summary(&finished.report, &finished.folder));
-        for line in self.reliability(&replays, &finished.folder)? {
+        for line in self.reliability(&replays, &finished)? {
             output::say(line);
         }
         Ok(exit_code(&finished.report, false))
@@ -198,32 +198,63 @@ impl ReplayCommand {
         })
     }
 
-    /// How often each plan ended as recorded, and whether races followed the recorded order.
-    fn reliability(&self, replays: &[Replay], folder: &Path) -> Result<Vec<String>, CliError> {
-        let again = replay::all(&folder.join(journal::FILE))?;
+    /// How often each plan ended as recorded, and whether races followed the recorded order. What was
+    /// interrupted does not count.
+    fn reliability(
+        &self,
+        replays: &[Replay],
+        finished: &FinishedRun,
+    ) -> Result<Vec<String>, CliError> {
+        let again = replay::all(&finished.folder.join(journal::FILE))?;
         let mut lines = Vec::new();
-        for (replay, runs) in replays.iter().zip(again.chunks(self.times as usize)) {
-            let ends: Vec<&Signature> = runs
-                .iter()
-                .filter_map(|run| run.recorded.as_ref()?.ended.as_ref())
-                .collect();
-            let failed = ends.iter().filter(|end| end.verdict == Verdict::Fail);
-            lines.push(format!(
-                "{}: failed {} of {}",
-                replay.plan.name,
-                failed.count(),
-                terminal::count(ends.len(), "replay")
-            ));
-            let recorded = replay.recorded.as_ref().and_then(|r| r.ended.as_ref());
-            if let Some(recorded) = recorded
-                && self.until.is_none()
-            {
-                let same = ends.iter().filter(|end| **end == recorded).count();
-                lines.push(format!("  recorded: {recorded}; {same} ended like that"));
+        for replay in replays {
+            let name = &replay.plan.name;
+            let of_plan = |run: &&Replay| run.plan.name == *name;
+            let mut runs: Vec<&Replay> = again.iter().filter(of_plan).collect();
+            if runs.is_empty() {
+                // The plan was skipped, or the run ended before it.
+                continue;
             }
-            lines.extend(orders(replay, runs, self.until.is_none()));
+            let scenarios = finished.report.scenarios.iter();
+            let (unfinished, ended): (Vec<_>, Vec<_>) = scenarios
+                .filter(|scenario| scenario.name == *name)
+                .partition(|scenario| scenario.unfinished);
+            // One runs after the other, so that the one which did not come to its end is the last.
+            runs.truncate(ended.len());
+            match runs.is_empty() {
+                true => lines.push(format!("{name}: interrupted")),
+                false => lines.extend(self.outcome(replay, &runs, unfinished.is_empty())),
+            }
         }
         Ok(lines)
+    }
+
+    /// The same of one plan, of the replays that came to their end; `complete` if all did.
+    fn outcome(&self, replay: &Replay, runs: &[&Replay], complete: bool) -> Vec<String> {
+        let ends: Vec<&Signature> = runs
+            .iter()
+            .filter_map(|run| run.recorded.as_ref()?.ended.as_ref())
+            .collect();
+        let failed = ends.iter().filter(|end| end.verdict == Verdict::Fail);
+        let mut lines = vec![format!(
+            "{}: failed {} of {}{}",
+            replay.plan.name,
+            failed.count(),
+            terminal::count(ends.len(), "replay"),
+            match complete {
+                true => "",
+                false => "; then interrupted",
+            }
+        )];
+        let recorded = replay.recorded.as_ref().and_then(|r| r.ended.as_ref());
+        if let Some(recorded) = recorded
+            && self.until.is_none()
+        {
+            let same = ends.iter().filter(|end| **end == recorded).count();
+            lines.push(format!("  recorded: {recorded}; {same} ended like that"));
+        }
+        lines.extend(orders(replay, runs, self.until.is_none()));
+        lines
     }
 }
 
@@ -246,13 +277,13 @@ fn elsewhere(plan: &Plan, recorded: HostKind, here: HostProfile) -> Option<Strin
 
 /// For each race, how often it followed the recorded turns, or how close operations came to their
 /// recorded start, and the result.
-fn orders(replay: &Replay, runs: &[Replay], whole: bool) -> Vec<String> {
+fn orders(replay: &Replay, runs: &[&Replay], whole: bool) -> Vec<String> {
     let ended = |replay: &Replay| replay.recorded.as_ref().and_then(|r| r.ended.clone());
     let mut lines = Vec::new();
     for (step, order) in &replay.orders {
         let taken: Vec<(&Replay, &Interleaving)> = runs
             .iter()
-            .filter_map(|run| Some((run, run.orders.get(step)?)))
+            .filter_map(|run| Some((*run, run.orders.get(step)?)))
             .collect();
         let count = terminal::count(taken.len(), "replay");
         if order.starts.is_empty() {

@@ -304,10 +304,13 @@ fn stepping_takes_known_answers_only() {
 #[case::nobody_there("\n")]
 fn stepping_can_be_ended(#[case] typed: &str) {
     let (out, folder) = failing("sim");
-    tdxlab!("replay", &folder, "--step", "--out", out.path())
+    let said = tdxlab!("replay", &folder, "--step", "--out", out.path())
         .write_stdin(typed)
         .assert()
         .code(130);
+    let said = stdout(&said);
+    assert!(said.contains(": interrupted\n"), "{said}");
+    assert!(!said.contains("ended like that"), "{said}");
 }
 
 #[test]

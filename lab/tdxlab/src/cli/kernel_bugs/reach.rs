@@ -13,184 +13,81 @@ pub(super) struct Reach {
     pub(super) bug: &'static str,
     /// The host that runs them: of TDs, or of plain VMs.
     pub(super) host: HostKind,
-    pub(super) plans: &'static [&'static str],
+    /// The plan, or the scenario with its plans; `None` where nothing reaches it.
+    pub(super) plan: Option<&'static str>,
     pub(super) witness: Option<Witness>,
     /// Why nothing can reach it on this host.
     pub(super) why_not: Option<&'static str>,
 }
 
-const fn reach(bug: &'static str, witness: Witness, plans: &'static [&'static str]) -> Reach {
-    Reach {
-        bug,
-        host: HostKind::Tdx,
-        plans,
-        witness: Some(witness),
-        why_not: None,
-    }
-}
-
-const fn out_of_reach(bug: &'static str, why: &'static str) -> Reach {
-    Reach {
-        bug,
-        host: HostKind::Tdx,
-        plans: &[],
-        witness: None,
-        why_not: Some(why),
-    }
+/// `BUG => WITNESS PLAN;`, with `on HOST` if that is not `Tdx`, or `BUG not WHY;`.
+macro_rules! reaches {
+    ($($bug:literal $(=> $witness:ident $plan:literal)? $(on $host:ident)? $(not $why:literal)?;)*) => {
+        &[$(Reach {
+            bug: $bug,
+            host: reaches!(@ $($host)?),
+            plan: reaches!(? $($plan)?),
+            witness: reaches!(? $(Witness::$witness)?),
+            why_not: reaches!(? $($why)?),
+        }),*]
+    };
+    (@ $host:ident) => { HostKind::$host };
+    (@) => { HostKind::Tdx };
+    (? $value:expr) => { Some($value) };
+    (?) => { None };
 }
 
 /// In the order of the modules' list.
-pub(super) const REACHES: &[Reach] = &[
-    reach("head-not-split", Witness::Splits, &["punch/head-and-tail"]),
-    reach("tail-not-split", Witness::Splits, &["punch/head-and-tail"]),
-    reach(
-        "tail-off-by-one",
-        Witness::Splits,
-        &["punch/aligned[one-leaf]"],
-    ),
-    reach(
-        "covered-leaves-split",
-        Witness::Splits,
-        &["punch/aligned[one-leaf]"],
-    ),
-    reach(
-        "next-leaf-split",
-        Witness::Splits,
-        &["punch/aligned[one-leaf]"],
-    ),
-    out_of_reach(
-        "split-by-file-offset",
-        "QEMU lays memory slots so that frame number and file offset are aligned alike",
-    ),
-    out_of_reach(
-        "split-only-first-slot",
-        "a range of test memory lies in one slot of QEMU's",
-    ),
-    reach(
-        "split-wrong-root",
-        Witness::Splits,
-        &["punch/head-and-tail"],
-    ),
-    reach(
-        "split-after-zap",
-        Witness::Debugfs,
-        &["punch/head-and-tail"],
-    ),
-    reach("over-zap", Witness::Debugfs, &["punch/head-and-tail"]),
-    reach(
-        "zap-from-leaf-start",
-        Witness::Debugfs,
-        &["punch/head-and-tail"],
-    ),
-    reach("zap-short", Witness::Debugfs, &["punch/head-and-tail"]),
-    reach("error-as-one", Witness::Debugfs, &["punch/head-and-tail"]),
-    reach("error-swallowed", Witness::Splits, &["punch/head-and-tail"]),
-    reach("error-after-zap", Witness::Errno, &["punch/head-and-tail"]),
-    reach(
-        "hole-not-zapped",
-        Witness::Debugfs,
-        &["punch/aligned[one-leaf]"],
-    ),
-    reach(
-        "hole-not-truncated",
-        Witness::Populated,
-        &["punch/aligned[one-leaf]"],
-    ),
-    reach(
-        "hole-takes-folio",
-        Witness::Populated,
-        &["punch/head-and-tail"],
-    ),
-    reach(
-        "inhibit-missing",
-        Witness::Debugfs,
-        &["accept/inhibit-stays-with-its-region"],
-    ),
-    reach(
-        "inhibit-wrong-level",
-        Witness::Debugfs,
-        &["accept/inhibit-stays-with-its-region"],
-    ),
-    reach(
-        "inhibit-wrong-range",
-        Witness::Debugfs,
-        &["accept/inhibit-stays-with-its-region"],
-    ),
-    reach(
-        "inhibit-before-split",
-        Witness::Td,
-        &["accept/4k-inside-pending-2m[first]"],
-    ),
-    reach(
-        "accept-level-ignored",
-        Witness::Td,
-        &["accept/4k-inside-pending-2m[first]"],
-    ),
-    reach(
-        "accept-splits-neighbour",
-        Witness::Splits,
-        &["accept/4k-inside-pending-2m[first]"],
-    ),
-    reach("promotion", Witness::Td, &["punch/table-stays"]),
-    reach(
-        "sept-not-removed",
-        Witness::Status,
-        &["punch/aligned[one-leaf]"],
-    ),
-    reach("demote-lost", Witness::KernelLog, &["punch/head-and-tail"]),
-    reach(
-        "demote-without-track",
-        Witness::KernelLog,
-        &["punch/translations-of-a-part"],
-    ),
-    reach(
-        "remove-without-track",
-        Witness::KernelLog,
-        &["punch/translations-of-a-leaf"],
-    ),
-    reach(
-        "leaf-left-blocked",
-        Witness::KernelLog,
-        &["punch/head-and-tail"],
-    ),
-    reach(
-        "parts-not-counted",
-        Witness::Debugfs,
-        &["punch/head-and-tail"],
-    ),
-    reach(
-        "leaf-stays-counted",
-        Witness::Debugfs,
-        &["punch/head-and-tail"],
-    ),
-    reach("event-missing", Witness::Splits, &["punch/head-and-tail"]),
-    reach("event-twice", Witness::Splits, &["punch/head-and-tail"]),
-    reach(
-        "conversion-not-split",
-        Witness::Splits,
-        &["convert/part-of-one-leaf[head]"],
-    ),
-    Reach {
-        host: HostKind::Kvm,
-        ..reach(
-            "page-not-logged",
-            Witness::DirtyLog,
-            &["kvm/dirty-log-pages"],
-        )
-    },
-];
+pub(super) const REACHES: &[Reach] = reaches! {
+    "head-not-split" => Splits "punch/head-and-tail";
+    "tail-not-split" => Splits "punch/head-and-tail";
+    "tail-off-by-one" => Splits "punch/aligned[one-leaf]";
+    "covered-leaves-split" => Splits "punch/aligned[one-leaf]";
+    "next-leaf-split" => Splits "punch/aligned[one-leaf]";
+    "split-by-file-offset" not
+        "QEMU lays memory slots so that frame number and file offset are aligned alike";
+    "split-only-first-slot" not "a range of test memory lies in one slot of QEMU's";
+    "split-wrong-root" => Splits "punch/head-and-tail";
+    "split-after-zap" => Debugfs "punch/head-and-tail";
+    "over-zap" => Debugfs "punch/head-and-tail";
+    "zap-from-leaf-start" => Debugfs "punch/head-and-tail";
+    "zap-short" => Debugfs "punch/head-and-tail";
+    "error-as-one" => Debugfs "punch/head-and-tail";
+    "error-swallowed" => Splits "punch/head-and-tail";
+    "error-after-zap" => Errno "punch/head-and-tail";
+    "hole-not-zapped" => Debugfs "punch/aligned[one-leaf]";
+    "hole-not-truncated" => Populated "punch/aligned[one-leaf]";
+    "hole-takes-folio" => Populated "punch/head-and-tail";
+    "inhibit-missing" => Debugfs "accept/inhibit-stays-with-its-region";
+    "inhibit-wrong-level" => Debugfs "accept/inhibit-stays-with-its-region";
+    "inhibit-wrong-range" => Debugfs "accept/inhibit-stays-with-its-region";
+    "inhibit-before-split" => Td "accept/4k-inside-pending-2m[first]";
+    "accept-level-ignored" => Td "accept/4k-inside-pending-2m[first]";
+    "accept-splits-neighbour" => Splits "accept/4k-inside-pending-2m[first]";
+    "promotion" => Td "punch/table-stays";
+    "sept-not-removed" => Status "punch/aligned[one-leaf]";
+    "demote-lost" => KernelLog "punch/head-and-tail";
+    "demote-without-track" => KernelLog "punch/translations-of-a-part";
+    "remove-without-track" => KernelLog "punch/translations-of-a-leaf";
+    "leaf-left-blocked" => KernelLog "punch/head-and-tail";
+    "parts-not-counted" => Debugfs "punch/head-and-tail";
+    "leaf-stays-counted" => Debugfs "punch/head-and-tail";
+    "event-missing" => Splits "punch/head-and-tail";
+    "event-twice" => Splits "punch/head-and-tail";
+    "conversion-not-split" => Splits "convert/part-of-one-leaf[head]";
+    "page-not-logged" => DirtyLog "kvm/dirty-log-pages" on Kvm;
+};
 
 impl Reach {
     pub(super) fn items(&self) -> Result<Vec<TestCase>, CliError> {
-        let mut items = Vec::new();
-        for plan in self.plans {
-            let which = Scenarios {
-                paths: vec![plan.into()],
-                seed: None,
-            };
-            items.extend(load::items_for(&which, self.host)?);
-        }
-        Ok(items)
+        let Some(plan) = self.plan else {
+            return Ok(Vec::new());
+        };
+        let which = Scenarios {
+            paths: vec![plan.into()],
+            seed: None,
+        };
+        load::items_for(&which, self.host)
     }
 }
 
