@@ -62,7 +62,8 @@ fn a_plan_that_does_the_same_is_the_same() {
 #[test]
 fn a_plan_that_was_started_and_changed_is_refused_by_its_name() {
     let half = GpaRange::with_len(memory().start(), 32 << 20).unwrap();
-    let changes: [(&str, fn(&mut Plan, GpaRange)); 5] = [
+    type Change = fn(&mut Plan, GpaRange);
+    let changes: [(&str, Change); 5] = [
         ("step 2 was: punch 0..64M", |plan, half| {
             plan.steps[1].action = Action::One(Op::Punch { range: half });
         }),
