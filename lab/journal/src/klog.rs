@@ -62,8 +62,12 @@ pub enum Kind {
     Seamcall,
     /// A key id of TDX that no TD will get any more.
     KeyLeak,
-    /// Memory that the hardware found broken, or that was written past TDX.
+    /// Memory that the hardware found broken.
     BrokenMemory,
+    /// Private memory that somebody in the kernel wrote past TDX.
+    WrittenPastTdx,
+    /// What the hardware reports, of whatever part of it.
+    Hardware,
 }
 
 impl Kind {
@@ -84,6 +88,8 @@ impl Kind {
             Kind::Seamcall => "failed SEAMCALL",
             Kind::KeyLeak => "leaked key id",
             Kind::BrokenMemory => "broken memory",
+            Kind::WrittenPastTdx => "private memory written past TDX",
+            Kind::Hardware => "hardware error",
         }
     }
 }
@@ -150,7 +156,7 @@ const MARKS: &[(Mark, Kind)] = &[
     (Starts("general protection fault"), Kind::Oops),
     (Says("Corrupted page table at address"), Kind::Oops),
     // Broken memory comes before BUG: it is about the machine, not about a statement of a file.
-    (Says("TDX private memory error"), Kind::BrokenMemory),
+    (Says("TDX private memory error"), Kind::WrittenPastTdx),
     (Both("Machine Check Exception", "Bank"), Kind::BrokenMemory),
     (Starts("Memory failure: "), Kind::BrokenMemory),
     // do_sigbus(): a process that touches what is poisoned already.
@@ -166,8 +172,9 @@ const MARKS: &[(Mark, Kind)] = &[
         Says("[Hardware Error]: Machine check: "),
         Kind::BrokenMemory,
     ),
-    (Says("event severity: fatal"), Kind::BrokenMemory),
-    (Says("event severity: recoverable"), Kind::BrokenMemory),
+    // What has failed follows, as `section_type: memory error`; a corrected one has another severity.
+    (Says("event severity: fatal"), Kind::Hardware),
+    (Says("event severity: recoverable"), Kind::Hardware),
     (Both("EDAC MC", " UE "), Kind::BrokenMemory),
     // Page tables and memory.
     (Says("Invalid SPTE change"), Kind::Corruption),
@@ -177,6 +184,13 @@ const MARKS: &[(Mark, Kind)] = &[
         Says("reserved bits set on MMU-present spte"),
         Kind::Corruption,
     ),
+    (Says("bad pgd "), Kind::Corruption),
+    (Says("bad p4d "), Kind::Corruption),
+    (Says("bad pud "), Kind::Corruption),
+    (Says("bad pmd "), Kind::Corruption),
+    (Says("bad pte "), Kind::Corruption),
+    (Says("Bad swap file entry"), Kind::Corruption),
+    (Says("Bad swap offset entry"), Kind::Corruption),
     (Says("list_add corruption"), Kind::Corruption),
     (Says("list_del corruption"), Kind::Corruption),
     (Says("pagealloc: memory corruption"), Kind::Corruption),
@@ -184,6 +198,12 @@ const MARKS: &[(Mark, Kind)] = &[
     (Says("Kernel memory exposure attempt"), Kind::Corruption),
     (Says("Kernel memory overwrite attempt"), Kind::Corruption),
     (Starts("CFI failure at"), Kind::Bug),
+    (Starts("huh, entered softirq"), Kind::Bug),
+    // kvm_mmu_page_fault(): what KVM says must not happen, and is followed by an exit.
+    (
+        Says("unexpected emulation request on private memory"),
+        Kind::Warn,
+    ),
     // Remaining lines of the general kinds.
     (Starts("WARNING: "), Kind::Warn),
     (Starts("kernel BUG at"), Kind::Bug),

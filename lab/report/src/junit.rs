@@ -47,6 +47,8 @@ pub fn render(report: &Report) -> String {
     junit
         .to_string()
         .map(without_skips_of_root)
+        // No characters of XML, and the only such that pass.
+        .map(|document| document.replace(['\u{fffe}', '\u{ffff}'], "\u{fffd}"))
         .unwrap_or_else(|error| format!("<!-- {error} -->"))
 }
 

@@ -138,6 +138,17 @@ fn junit_fits_the_schema_of_jenkins() {
     output_of(&mut command);
 }
 
+/// Journals may have any text.
+#[test]
+fn junit_is_xml_whatever_is_in_it() {
+    let (_reports, mut report) = mixed();
+    report.scenarios[0].name = "t[a=\u{0}\u{1b}[0m\u{fffe}\u{ffff}]]><".to_owned();
+    let text = junit::render(&report);
+    let odd = |c: char| c.is_control() && c != '\n' || matches!(c, '\u{fffe}' | '\u{ffff}');
+    assert!(!text.contains(odd), "{text}");
+    assert!(text.contains("t[a=\u{fffd}\u{fffd}]]&gt;&lt;"), "{text}");
+}
+
 #[test]
 fn junit_says_what_was_tested_and_where_the_evidence_is() {
     let (reports, report) = mixed();

@@ -22,6 +22,7 @@ use tdxlab_journal::{Death, Killer};
 use tdxlab_qemu::qmp::Event;
 
 use super::last_words::last_words;
+use super::reports;
 
 /// Evidence about a TD that no longer runs.
 #[derive(Clone, Debug, Default)]
@@ -43,6 +44,9 @@ pub struct Signs {
 /// QEMU's message about a fatal error with a code it cannot pass on,
 /// `tdx_handle_report_fatal_error()`.
 const ODD_FATAL_ERROR: &str = "REPORT_FATAL_ERROR: invalid error code";
+
+/// What failed, in a hardware error that the firmware reports (`drivers/firmware/efi/cper.c`).
+const MEMORY_SECTION: &str = "section_type: memory error";
 
 /// Whether an event may be the first sign of a death: worth looking at the rest.
 pub fn is_sign(event: &Event) -> bool {
@@ -82,8 +86,17 @@ pub fn recognise(signs: &Signs) -> Option<Death> {
             format!("the kernel's OOM killer ended QEMU: {line}"),
         );
     }
-    if let Some(line) = log.iter().find(|line| is_of(line, &[Kind::BrokenMemory])) {
+    // The exception that it raises is reported first, as broken memory.
+    if let Some(line) = log.iter().find(|line| is_of(line, Kind::WrittenPastTdx)) {
+        return death(Killer::KvmBug, format!("{}: {line}", Kind::WrittenPastTdx));
+    }
+    let broken = |line: &&String| is_of(line, Kind::BrokenMemory) || line.contains(MEMORY_SECTION);
+    if let Some(line) = log.iter().find(broken) {
         return death(Killer::HostMemory, format!("broken memory: {line}"));
+    }
+    if let Some(event) = signs.events.iter().find(|event| was_poisoned(event)) {
+        let text = format!("broken memory: QEMU says {} {}", event.name, event.data);
+        return death(Killer::HostMemory, text);
     }
     if let Some(text) = signs.events.iter().find_map(panicked) {
         return death(Killer::Guest, text);
@@ -130,26 +143,18 @@ pub fn recognise(signs: &Signs) -> Option<Death> {
     )
 }
 
-fn is_of(line: &str, kinds: &[Kind]) -> bool {
-    klog::complaint(line).is_some_and(|complaint| kinds.contains(&complaint.kind))
+fn is_of(line: &str, kind: Kind) -> bool {
+    klog::complaint(line).is_some_and(|complaint| complaint.kind == kind)
 }
 
-/// KVM's most telling complaint: a failed SEAMCALL, else a warning, else whatever kills a thread in
-/// the kernel.
+/// KVM's most telling complaint: a failed SEAMCALL, else a report of KVM's, or one that ends a thread of
+/// QEMU.
 fn complaint_of_kvm(log: &[String]) -> Option<String> {
     let seamcall = log.iter().find_map(|line| {
         let decoded = klog::failed_seamcall(line)?.decoded()?;
         Some(format!("{line} ({decoded})"))
     });
-    let of_kvm = |line: &&String| {
-        let named = ["kvm", "KVM", "tdx"].iter().any(|name| line.contains(name));
-        match klog::complaint(line).map(|complaint| complaint.kind) {
-            Some(Kind::Bug | Kind::Oops | Kind::Panic | Kind::Corruption | Kind::Vmx) => true,
-            Some(Kind::Warn | Kind::Ubsan) => named,
-            _ => false,
-        }
-    };
-    let warning = log.iter().find(of_kvm).cloned();
+    let warning = reports::of_kvm(log).map(str::to_owned);
     match (seamcall, warning) {
         (Some(seamcall), Some(warning)) => Some(format!("{seamcall}; {warning}")),
         (seamcall, warning) => seamcall.or(warning),
@@ -178,7 +183,7 @@ fn by_signal(status: ExitStatus, log_is_read: bool) -> (Killer, String) {
         Some(libc::SIGBUS) => (
             Killer::HostMemory,
             "QEMU was killed by SIGBUS: no page could be had for its memory (an empty hugetlb pool, a \
-             full tmpfs), or a page is broken"
+             full tmpfs), a page is broken, or it touched a mapping of its guest_memfd where that is private"
                 .to_owned(),
         ),
         Some(libc::SIGKILL) => {
@@ -226,6 +231,11 @@ fn panicked(event: &Event) -> Option<String> {
         text.push_str(&format!(" (GPA {gpa:#x})"));
     }
     Some(text)
+}
+
+/// Whether QEMU tells of memory that failed, and that it did not leave at that.
+fn was_poisoned(event: &Event) -> bool {
+    event.name == "MEMORY_FAILURE" && event.data["action"] != "ignore"
 }
 
 fn was_reset(event: &Event) -> bool {
@@ -280,6 +290,8 @@ mod tests {
 
     const SEAMCALL: &str = "kvm_intel: SEAMCALL TDH_PHYMEM_PAGE_RECLAIM failed: 0x8000020000000000";
     const ENTRY: &str = "kvm [812]: TD vp_enter_ret 0x6000000500000000";
+    const POISON: &str = r#"{"event":"MEMORY_FAILURE","data":{"recipient":"guest","action":"inject",
+        "flags":{"action-required":true,"recursive":false}}}"#;
     const POWER_OFF: &str =
         r#"{"event":"SHUTDOWN","data":{"guest":true,"reason":"guest-shutdown"}}"#;
     const TOLD: &str = r#"{"event":"SHUTDOWN","data":{"guest":false,"reason":"host-signal"}}"#;
@@ -293,6 +305,10 @@ mod tests {
     #[case::seamcall_and_warning(&[STOP], FAILED, Some(&[WARN, SEAMCALL][..]), Killer::KvmBug, "PAGE_RECLAIM failed")]
     #[case::entry(&[STOP], "KVM internal error. Suberror: 4\n", Some(&[ENTRY][..]), Killer::KvmBug, "NON_RECOVERABLE_TD_NON_ACCESSIBLE")]
     #[case::oops_elsewhere(&[STOP], FAILED, Some(&["Oops: 0002 [#1] SMP"][..]), Killer::KvmBug, "Oops")]
+    #[case::past_tdx(&[STOP], FAILED, Some(&["mce: [Hardware Error]: CPU 3: Machine Check Exception: 5 Bank 1: be0", "mce: [Hardware Error]: Machine check: TDX private memory error. Possible kernel bug."][..]), Killer::KvmBug, "written past TDX")]
+    #[case::pcie(&[STOP], "error: kvm run failed Bad address\n", Some(&["{1}[Hardware Error]: event severity: recoverable", "{1}[Hardware Error]:   section_type: PCIe error"][..]), Killer::Vmm, "EFAULT")]
+    #[case::ghes(&[STOP], FAILED, Some(&["{1}[Hardware Error]: event severity: recoverable", "{1}[Hardware Error]:   section_type: memory error"][..]), Killer::HostMemory, "memory error")]
+    #[case::poison_without_log(&[POISON, PANIC], "", None, Killer::HostMemory, "MEMORY_FAILURE")]
     #[case::warning_of_another(&[STOP], "error: kvm run failed Bad address\n", Some(&["WARNING: net/core/dev.c:1 at f+0x1/0x2, CPU#1: x/1"][..]), Killer::Vmm, "EFAULT")]
     #[case::powered_off(&[POWER_OFF], "", Some(&[][..]), Killer::Guest, "powered itself off")]
     #[case::told_to_end(&[TOLD], "", Some(&[][..]), Killer::Vmm, "signal from outside")]

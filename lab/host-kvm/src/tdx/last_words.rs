@@ -94,12 +94,15 @@ const LAST_WORDS: &[Words] = last_words! {
     "Insufficient free host memory pages" => HostMemory "the hugetlb pool has no page left";
 };
 
-/// Kernel messages of failed allocations for a process other than the one it kills.
-const NO_PAGES: [&str; 3] = [
-    "page allocation failure",
-    "invoked oom-killer",
-    "out of memory: ",
-];
+/// Whether a kernel message says that the machine, and not only a cgroup or a large allocation of
+/// somebody else's, had no page.
+fn is_of_no_page(line: &str) -> bool {
+    let of_qemu = ["qemu", "CPU "].iter().any(|comm| line.starts_with(comm));
+    line.starts_with("Out of memory: ")
+        || line.contains("constraint=CONSTRAINT_NONE")
+        || line.contains("invoked oom-killer") && of_qemu
+        || line.contains("page allocation failure") && (of_qemu || line.contains("order:0,"))
+}
 
 /// The side at fault by QEMU's last error, and the line with its meaning; `None` if it is not about
 /// the guest. `log` is the kernel log, if readable.
@@ -113,10 +116,7 @@ fn words_in(lines: &[&str], log: Option<&[String]>) -> Option<(Killer, String)> 
         Some((words, lines.iter().find(fits)?.trim()))
     });
     if let Some((words, line)) = known {
-        let no_pages = log.into_iter().flatten().find(|line| {
-            let lower = line.to_lowercase();
-            NO_PAGES.iter().any(|text| lower.contains(text))
-        });
+        let no_pages = log.into_iter().flatten().find(|line| is_of_no_page(line));
         return Some(match (words.with, no_pages) {
             // The page that is missing is one that the machine did not have.
             ("Bad address", Some(cause)) => (

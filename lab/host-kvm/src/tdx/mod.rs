@@ -25,6 +25,7 @@ pub mod layout;
 pub mod mtree;
 pub mod preflight;
 pub mod refusal;
+mod reports;
 mod seamcalls;
 mod session;
 mod set_attributes;

@@ -182,7 +182,11 @@ impl TdxSession {
             .collect::<Vec<_>>()
             .join(", ");
         let (request, mut collector) = self.vm.request(tasks)?;
-        self.vm.agent().send(&request)?;
+        if let Err(error) = self.vm.agent().send(&request)
+            && self.look_for_death().is_none()
+        {
+            return Err(error.into());
+        }
         let mut until = Instant::now() + self.patience;
         while !collector.is_over() && self.dead.is_none() {
             self.wait(until, &doing, self.patience)?;
@@ -245,11 +249,12 @@ impl TdxSession {
         observed.took_since(began);
         // A death that no guest operation waits for shows in an event.
         if self.dead.is_none() {
-            let _ = self.vm.qmp().receive();
+            // A QEMU that is killed sends none.
+            let gone = self.vm.qmp().receive().is_err() || self.vm.process().ended().is_some();
             let events = self.vm.take_events();
             let is_sign = events.iter().any(death::is_sign);
             self.events.extend(events);
-            if is_sign {
+            if gone || is_sign {
                 self.look_for_death();
             }
         }

@@ -220,8 +220,17 @@ use super::*;
 )]
 #[case(
     "mce: [Hardware Error]: Machine check: TDX private memory error. Possible kernel bug.",
-    Kind::BrokenMemory
+    Kind::WrittenPastTdx
 )]
+#[case(
+    "mm/pgtable-generic.c:50: bad pmd 00000000af22fc02(dffffffe71fbfe02)",
+    Kind::Corruption
+)]
+#[case(
+    "get_swap_device: Bad swap file entry 1400000000000001",
+    Kind::Corruption
+)]
+#[case("kvm: unexpected emulation request on private memory", Kind::Warn)]
 #[case(
     "mce: [Hardware Error]: CPU 3: Machine Check Exception: 5 Bank 1: be00000000800400",
     Kind::BrokenMemory
@@ -230,7 +239,7 @@ use super::*;
     "mce: Uncorrected hardware memory error in user-access at 123456000",
     Kind::BrokenMemory
 )]
-#[case("{1}[Hardware Error]: event severity: recoverable", Kind::BrokenMemory)]
+#[case("{1}[Hardware Error]: event severity: recoverable", Kind::Hardware)]
 #[case(
     "EDAC MC0: 1 UE memory read error on CPU_SrcID#0_MC#0_Chan#1_DIMM#0",
     Kind::BrokenMemory
