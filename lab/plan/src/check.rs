@@ -4,22 +4,29 @@
 //! without gaps, valid vCPUs, steps of bounded size. A plan from a file may have been edited, so
 //! all of it is checked here.
 
+use std::collections::BTreeSet;
 use std::fmt;
 
 use tdxlab_protocol::addr::{GpaRange, PageLevel};
 use tdxlab_protocol::message::VcpuId;
+use tdxlab_protocol::pattern::Generation;
 
+use crate::expect::{Expect, ExpectTd};
 use crate::limits::{
     LOW_END, MAX_ACTIONS, MAX_BRANCHES, MAX_IMAGE, MAX_OPERATIONS, MAX_SLOTS, MAX_VCPUS,
     WINDOW_BYTES,
 };
 use crate::op::{Action, Branch, GuestOp, HostOp, Kind, Op, VmOp};
 use crate::plan::{Guest, HIGH_BASE, LOW_BASE, Plan};
+use crate::plan_name;
+
+/// How much of a name that is none is told.
+const LONGEST_SHOWN: usize = 100;
 
 /// An error in a plan, and its step.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct WrongPlan {
-    /// The step, counted from 1; `None` for the guest.
+    /// The step, counted from 1; `None` for the guest, or the plan as a whole.
     pub step: Option<usize>,
     /// The error.
     pub what: String,
@@ -36,28 +43,108 @@ impl fmt::Display for WrongPlan {
 
 /// Refuses a plan that no scenario could have made.
 pub fn check(plan: &Plan) -> Result<(), WrongPlan> {
-    guest(&plan.guest).map_err(|what| WrongPlan { step: None, what })?;
+    let whole = |what| WrongPlan { step: None, what };
+    words(plan).map_err(whole)?;
+    guest(&plan.guest).map_err(whole)?;
     let mut operations = 0;
+    let mut fills = BTreeSet::new();
+    let mut dead = None;
     for (index, step) in plan.steps.iter().enumerate() {
         let wrong = |what| WrongPlan {
             step: Some(index + 1),
             what,
         };
-        match &step.action {
-            Action::One(op) => {
-                operations += 1;
-                self::op(op, &plan.guest).map_err(wrong)?;
-            }
-            Action::Parallel(branches) => {
-                operations += branches.iter().map(|branch| branch.0.len()).sum::<usize>();
-                parallel(branches, &plan.guest).map_err(wrong)?;
-            }
+        if let Some(step) = dead {
+            return Err(wrong(format!(
+                "it comes after step {step}, which kills the TD"
+            )));
         }
+        match &step.action {
+            Action::One(op) => self::op(op, &plan.guest).map_err(wrong)?,
+            Action::Parallel(branches) => parallel(branches, &plan.guest).map_err(wrong)?,
+        }
+        operations += step.action.ops().count();
         if operations > MAX_OPERATIONS {
             return Err(wrong(format!("more than {MAX_OPERATIONS} operations")));
         }
+        generations(&step.action, &mut fills).map_err(wrong)?;
+        expect(&step.expect, &step.action, &plan.guest).map_err(wrong)?;
+        dead = (step.expect.td == Some(ExpectTd::Killed)).then_some(index + 1);
     }
     Ok(())
+}
+
+/// Name and description are words that may be printed, and there is something to do.
+fn words(plan: &Plan) -> Result<(), String> {
+    if !plan_name::is_of_plan(&plan.name) {
+        let shown: String = plan.name.chars().take(LONGEST_SHOWN).collect();
+        return Err(format!(
+            "{shown:?} cannot be the name of a plan; names are such as `punch/edges[head,offset=4K]`"
+        ));
+    }
+    let odd = |c: &char| c.is_control() && !matches!(c, '\n' | '\t');
+    if let Some(letter) = plan.about.chars().find(odd) {
+        return Err(format!(
+            "`about` has the control character U+{:04X}; remove it",
+            u32::from(letter)
+        ));
+    }
+    match plan.steps.is_empty() {
+        true => Err("it has no steps; a plan has at least one".to_owned()),
+        false => Ok(()),
+    }
+}
+
+/// Every fill has a generation of its own, else what is read does not say which fill wrote it.
+fn generations(action: &Action, fills: &mut BTreeSet<Generation>) -> Result<(), String> {
+    for op in action.ops() {
+        if let Op::Fill { generation, .. } = op
+            && !fills.insert(*generation)
+        {
+            return Err(format!(
+                "a fill before it has generation {}, too; every fill has its own",
+                generation.get()
+            ));
+        }
+    }
+    Ok(())
+}
+
+/// What the author expects can be of such a step at all. Whether it is right, only a predictor knows.
+fn expect(expect: &Expect, action: &Action, guest: &Guest) -> Result<(), String> {
+    if let Some((key, what)) = expect.misfits(action).first() {
+        return Err(format!(
+            "it expects `{key}`, which is about {what}, and makes none"
+        ));
+    }
+    let kills = |op: &Op| {
+        let part = op.kind();
+        matches!(part, Kind::Guest(..)) && !matches!(op, Op::Convert { .. } | Op::Release { .. })
+    };
+    if expect.td == Some(ExpectTd::Killed) && (guest.backing.is_some() || !action.ops().any(kills))
+    {
+        return Err("it expects `td: killed`, and does nothing that kills a TD".to_owned());
+    }
+    if let Some(splits) = expect.splits
+        && guest.backing.is_none()
+        && splits > most_splits(action, guest)
+    {
+        return Err(format!(
+            "it expects {splits} splits, and reaches {} leaves of 2M at most",
+            most_splits(action, guest)
+        ));
+    }
+    Ok(())
+}
+
+/// The leaves of 2M that `action` reaches: no leaf splits twice for one operation.
+fn most_splits(action: &Action, guest: &Guest) -> u64 {
+    let region = PageLevel::Size2M.bytes();
+    let reached = |op: &Op| {
+        let range = op.range().unwrap_or(guest.memory);
+        range.end().as_u64().div_ceil(region) - range.start().as_u64() / region
+    };
+    action.ops().map(reached).sum()
 }
 
 fn guest(guest: &Guest) -> Result<(), String> {
@@ -275,3 +362,6 @@ fn whole_pages(range: GpaRange, level: PageLevel) -> Result<(), String> {
         Err(format!("{range} are not whole pages of {level}"))
     }
 }
+
+#[cfg(test)]
+mod tests;

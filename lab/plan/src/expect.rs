@@ -3,6 +3,8 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::op::{Action, Kind, Op};
+
 /// What a scenario's author expects of a step. Absent means: whatever the predictor says. A value
 /// must agree with the predictor, else the scenario is rejected.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -44,6 +46,27 @@ impl Expect {
     /// Whether the author wrote nothing.
     pub fn is_empty(&self) -> bool {
         *self == Expect::default()
+    }
+
+    /// The keys that are about something which `action` does not do, and what that is.
+    pub fn misfits(&self, action: &Action) -> Vec<(&'static str, &'static str)> {
+        let any = |wanted: fn(&Op) -> bool| action.ops().any(wanted);
+        let accepts = any(|op| matches!(op, Op::Accept { .. } | Op::Release { .. }));
+        let calls =
+            any(|op| matches!(op.kind(), Kind::Host(_)) || matches!(op, Op::DirtyLog { .. }));
+        let converts = any(|op| matches!(op, Op::Convert { .. }));
+        [
+            ("status", "ACCEPTs", self.status.is_some() && !accepts),
+            (
+                "map_gpa",
+                "conversions",
+                self.map_gpa.is_some() && !converts,
+            ),
+            ("errno", "host calls", self.errno.is_some() && !calls),
+        ]
+        .into_iter()
+        .filter_map(|(key, what, misfit)| misfit.then_some((key, what)))
+        .collect()
     }
 }
 

@@ -8,7 +8,7 @@
 //! | file | holds |
 //! |---|---|
 //! | `design`, `converts` | where designs differ |
-//! | `plan` | plans, guests, steps |
+//! | `plan`, `plan_name` | plans, guests, steps; names of plans |
 //! | `op` | operations of the guest, the host, the whole VM |
 //! | `limits`, `check` | bounds and validity of a plan from any source |
 //! | `host` | kinds of hosts and their properties |
@@ -39,6 +39,7 @@ pub mod needs;
 mod op;
 pub mod op_words;
 mod plan;
+pub mod plan_name;
 mod range_set;
 pub mod repeat;
 mod tdx_module;

@@ -50,6 +50,22 @@ fn unmet_needs(needs: &Needs, offer: &HostAndDesign) -> Option<String> {
     }
 }
 
+/// Why no design can meet `needs`; `None` if one does.
+pub fn impossible(needs: &Needs) -> Option<String> {
+    let mut twins = Design::converting_otherwise().iter();
+    if twins.any(|design| design.meets(needs).is_ok()) {
+        return None;
+    }
+    let mut unmet = Vec::new();
+    for design in Design::all() {
+        match design.meets(needs) {
+            Ok(()) => return None,
+            Err(why) => unmet.push(format!("`{}` is not met: {}", why.need, why.offers)),
+        }
+    }
+    Some(unmet.join("\n"))
+}
+
 /// The guest's unmet need of the host: its kind of memory.
 fn unmet_guest(guest: &Guest, host: &HostProfile) -> Option<String> {
     match (guest.backing, host.plain) {

@@ -1,18 +1,26 @@
 //! Checks with the predictor that a scenario can be judged, and that its `expect` can be met.
 
+use std::cell::OnceCell;
 use std::ops::Range;
 
-use tdxlab_plan::{Design, Expectation, Needs, Plan};
+use tdxlab_plan::{Design, Expectation, Plan};
 use tdxlab_predict::Predictor;
 use tdxlab_protocol::tdcall::status;
 
 use super::error::Problem;
+use super::expand;
 use super::expr::Bytes;
 use super::read::at;
+use super::source::Scenario;
 use super::yaml::Node;
 
 /// All contradictions with the predictor, for every design that meets the plan's needs.
-pub(super) fn plan(plan: &Plan, root: &Node) -> Vec<Problem> {
+pub(super) fn plan(plan: &Plan, source: &Scenario) -> Vec<Problem> {
+    let steps = Steps {
+        plan,
+        source,
+        places: OnceCell::new(),
+    };
     // The other way of converting is looked at only where a plan is about the way.
     let twins = match plan.needs.converts {
         Some(_) => Design::converting_otherwise(),
@@ -26,7 +34,7 @@ pub(super) fn plan(plan: &Plan, root: &Node) -> Vec<Problem> {
     // Designs that object to one thing in the same way are named together.
     let mut objections: Vec<(Objection, Vec<&str>)> = Vec::new();
     for design in designs {
-        for objection in follow(plan, design, root) {
+        for objection in follow(design, &steps) {
             match objections.iter_mut().find(|(known, _)| *known == objection) {
                 Some((_, designs)) => designs.push(design.name),
                 None => objections.push((objection, vec![design.name])),
@@ -39,15 +47,38 @@ pub(super) fn plan(plan: &Plan, root: &Node) -> Vec<Problem> {
         .collect()
 }
 
+/// The steps of a plan in their file.
+struct Steps<'a> {
+    plan: &'a Plan,
+    source: &'a Scenario,
+    /// Where they start. Found when the first is wrong, which is rare.
+    places: OnceCell<Vec<usize>>,
+}
+
+impl<'a> Steps<'a> {
+    /// What is written of the `index`th step; the file if that cannot be found.
+    fn node(&self, index: usize) -> &'a Node {
+        let root = &self.source.root;
+        let places = self
+            .places
+            .get_or_init(|| expand::places(self.source, self.plan));
+        places
+            .get(index)
+            .and_then(|place| step_at(root, *place))
+            .unwrap_or(root)
+    }
+}
+
 /// Predicts all steps under `design`, and collects its objections.
-fn follow(plan: &Plan, design: &Design, root: &Node) -> Vec<Objection> {
+fn follow(design: &Design, steps: &Steps<'_>) -> Vec<Objection> {
+    let plan = steps.plan;
     let mut predictor = Predictor::new(design, &plan.guest).on_module(plan.needs.module);
     let mut objections: Vec<Objection> = Vec::new();
-    for step in &plan.steps {
-        let node = step_at(root, step.line).unwrap_or(root);
+    for (index, step) in plan.steps.iter().enumerate() {
         match predictor.step(&step.action) {
             Ok(expectation) => {
                 for mismatch in Predictor::check_expect(&expectation, &step.expect) {
+                    let node = steps.node(index);
                     let field = mismatch.field;
                     let value = node.key("expect").key(field);
                     // A step in a `repeat` is reported once, for its first wrong round.
@@ -65,7 +96,7 @@ fn follow(plan: &Plan, design: &Design, root: &Node) -> Vec<Objection> {
             }
             Err(unjudgeable) => {
                 objections.push(Objection {
-                    span: node.span.clone(),
+                    span: steps.node(index).span.clone(),
                     message: format!("nobody could judge this step: {}", unjudgeable.why),
                     label: "cannot be judged",
                     help: unjudgeable.advice,
@@ -156,35 +187,17 @@ fn statuses(plan: &Plan, expectation: &Expectation) -> Option<String> {
     }
 }
 
-/// The step that starts on `line`; of several on one line the first that expects something.
-fn step_at(root: &Node, line: u32) -> Option<&Node> {
-    let mut found: Option<&Node> = None;
+/// The step whose first byte is at `place`.
+fn step_at(root: &Node, place: usize) -> Option<&Node> {
     let mut lists = vec![root.key("steps")];
     while let Some(list) = lists.pop() {
         for step in list.items() {
-            if let Some(entry) = step.entry("repeat") {
-                lists.push(entry.value.key("steps"));
-            } else if step.line == line && found.is_none_or(|found| found.entry("expect").is_none())
-            {
-                found = Some(step);
+            match step.entry("repeat") {
+                Some(entry) => lists.push(entry.value.key("steps")),
+                None if step.span.start == place => return Some(step),
+                None => {}
             }
         }
     }
-    found
-}
-
-/// Why no design can meet `needs`; `None` if one does.
-pub(super) fn impossible(needs: &Needs) -> Option<String> {
-    let mut twins = Design::converting_otherwise().iter();
-    if twins.any(|design| design.meets(needs).is_ok()) {
-        return None;
-    }
-    let mut unmet = Vec::new();
-    for design in Design::all() {
-        match design.meets(needs) {
-            Ok(()) => return None,
-            Err(why) => unmet.push(format!("`{}` is not met: {}", why.need, why.offers)),
-        }
-    }
-    Some(unmet.join("\n"))
+    None
 }

@@ -3,9 +3,10 @@
 use std::fmt;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
 use miette::{Diagnostic, NamedSource, SourceSpan};
+
+use super::excerpt::{self, Excerpt};
 
 /// Bound on the problems reported per file.
 pub(super) const MAX_PROBLEMS: usize = 50;
@@ -74,7 +75,7 @@ pub enum ScenarioError {
 pub struct Wrong {
     /// The text, named by its path.
     #[source_code]
-    pub source: NamedSource<Arc<str>>,
+    pub(super) source: NamedSource<Excerpt>,
     /// The problems, in the order of the file; at least one.
     #[related]
     pub problems: Vec<Problem>,
@@ -130,9 +131,14 @@ impl ScenarioError {
     pub(super) fn wrong(path: &Path, text: &str, mut problems: Vec<Problem>) -> ScenarioError {
         problems.sort_by_key(|problem| problem.span.offset());
         problems.truncate(MAX_PROBLEMS);
+        for problem in &mut problems {
+            problem.span = excerpt::underlined(text, problem.span);
+            problem.message = excerpt::readable(&problem.message);
+            problem.help = problem.help.as_deref().map(excerpt::readable);
+        }
         let name = path.display().to_string();
         ScenarioError::Wrong(Box::new(Wrong {
-            source: NamedSource::new(name, Arc::from(text)).with_language("yaml"),
+            source: NamedSource::new(name, Excerpt::of(text)).with_language("yaml"),
             problems,
         }))
     }

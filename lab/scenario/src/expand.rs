@@ -1,10 +1,12 @@
 //! Expands a scenario into plans: variables to values, ranges to addresses, fills to generations.
 
+use std::mem;
+
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 use tdxlab_plan as plan;
 use tdxlab_plan::limits::MAX_OPERATIONS;
-use tdxlab_plan::{Action, Expect, ExpectTd, Needs, Plan};
+use tdxlab_plan::{Action, Expect, ExpectTd, Needs, Plan, needs};
 
 use super::error::Problem;
 use super::model::{self, File, Step};
@@ -12,38 +14,60 @@ use super::operation::Operations;
 use super::read::{self, Reader};
 use super::source::Scenario;
 use super::variant::{self, Variant};
-use super::vars::is_name;
 use super::yaml::Node;
-use super::{check, guest};
+use super::{guest, header};
 
 /// Most operations of all plans of a scenario.
 const MAX_TOTAL: usize = 200_000;
+/// Operations for which values are tried that are not drawn.
+const MAX_TRIED: usize = 20_000;
 /// Seed where neither the file nor the caller has one.
 pub(super) const DEFAULT_SEED: u64 = 1;
 
 /// All plans of `scenario`, or all that is wrong with it.
 pub(super) fn plans(scenario: &Scenario, seed: Option<u64>) -> Result<Vec<Plan>, Vec<Problem>> {
+    all(scenario, seed, 0)
+}
+
+/// Finds what is wrong with `scenario`, whatever is drawn.
+pub(super) fn check(scenario: &Scenario) -> Result<(), Vec<Problem>> {
+    all(scenario, None, MAX_TRIED).map(|_| ())
+}
+
+/// All plans. Values that are not drawn are tried, too, for about so many operations as `tried` says.
+fn all(scenario: &Scenario, seed: Option<u64>, tried: usize) -> Result<Vec<Plan>, Vec<Problem>> {
     let (file, root) = (&scenario.file, &scenario.root);
     let mut reader = Reader::new(&scenario.text);
-    check_header(&mut reader, scenario.name(), &file.about, root);
+    header::check(&mut reader, scenario.name(), &file.about, root);
     let variables = file.variables();
     variant::check_names(&mut reader, variables, root);
     let mut plans = Vec::new();
-    let mut total = 0;
+    let (mut total, mut left) = (0, tried);
     for variant in variant::variants(&mut reader, variables, root) {
-        let plan = Expander::new(&mut reader, file, root, variant).plan(scenario.name(), seed);
-        let Some(plan) = plan else { continue };
-        total += plan.steps.len();
+        let mut expander = Expander::new(&mut reader, file, root, variant.clone());
+        let plan = expander.plan(scenario.name(), seed);
+        total += expander.operations;
+        plans.extend(plan.map(|made| made.plan));
         if total > MAX_TOTAL {
-            let span = root
-                .entry("matrix")
-                .map_or(0..0, |entry| entry.key_span.clone());
-            let message = format!("all plans together have more than {MAX_TOTAL} steps");
+            let span = root.place_of("matrix");
+            let message = format!("all plans together have more than {MAX_TOTAL} operations");
             let help = "sweep less, or split the scenario".to_owned();
             reader.push(read::at(&span, message, "too many", help));
             break;
         }
-        plans.push(plan);
+        for pick in reader.picks.all() {
+            if left == 0 {
+                break;
+            }
+            reader.attempt(Some(pick));
+            let mut expander = Expander::new(&mut reader, file, root, variant.clone());
+            expander.plan(scenario.name(), seed);
+            left = left.saturating_sub(1 + expander.operations);
+        }
+        reader.attempt(None);
+        if reader.goes_on(root).is_none() {
+            break;
+        }
     }
     if reader.is_clean() {
         variant::check_used(&mut reader, variables, root);
@@ -55,31 +79,26 @@ pub(super) fn plans(scenario: &Scenario, seed: Option<u64>) -> Result<Vec<Plan>,
     }
 }
 
-/// Checks that name and description are not empty.
-pub(super) fn check_header(reader: &mut Reader<'_>, name: &str, about: &str, root: &Node) {
-    let word = |part: &str| {
-        !part.is_empty()
-            && part
-                .chars()
-                .all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-')
-    };
-    if name.len() > 100 || !name.split('/').all(word) {
-        reader.wrong(
-            root.key("scenario"),
-            format!("`{name}` cannot be the name of a scenario"),
-            "no name",
-            "small letters, digits and `-`, in folders, such as `punch/head-and-tail`".to_owned(),
-        );
-    }
-    if about.trim().is_empty() {
-        let help = "say in a sentence what it shows".to_owned();
-        reader.wrong(
-            root.key("about"),
-            "`about` says nothing".to_owned(),
-            "empty",
-            help,
-        );
-    }
+/// Where the steps of a plan of `scenario` stand: the first byte of each. Lines do not say it, since
+/// several steps can be on one.
+pub(super) fn places(scenario: &Scenario, plan: &Plan) -> Vec<usize> {
+    let (file, root) = (&scenario.file, &scenario.root);
+    let mut reader = Reader::new(&scenario.text);
+    let variants = variant::variants(&mut reader, file.variables(), root);
+    let made = variants
+        .into_iter()
+        .find(|variant| variant.plan_name(scenario.name()) == plan.name)
+        .and_then(|variant| {
+            let mut expander = Expander::new(&mut reader, file, root, variant);
+            expander.plan(scenario.name(), Some(plan.seed))
+        });
+    made.map(|made| made.places).unwrap_or_default()
+}
+
+/// A plan, and where each of its steps stands in the file.
+struct Made {
+    plan: Plan,
+    places: Vec<usize>,
 }
 
 /// Expands one plan.
@@ -89,6 +108,9 @@ struct Expander<'r, 'a> {
     root: &'r Node,
     variant: Variant,
     steps: Vec<plan::Step>,
+    /// Where they stand.
+    places: Vec<usize>,
+    /// How many there were so far, wrong ones too.
     operations: usize,
     /// Line of the step that kills the TD.
     dead: Option<u32>,
@@ -107,21 +129,20 @@ impl<'r, 'a> Expander<'r, 'a> {
             root,
             variant,
             steps: Vec::new(),
+            places: Vec::new(),
             operations: 0,
             dead: None,
         }
     }
 
     /// The plan, or `None` after reporting why not.
-    fn plan(mut self, name: &str, seed: Option<u64>) -> Option<Plan> {
+    fn plan(&mut self, name: &str, seed: Option<u64>) -> Option<Made> {
         self.reader.variant.clone_from(&self.variant.label);
+        self.reader.vars.clear();
         for (name, value) in &self.variant.values {
             self.reader.vars.set(name, value.clone());
         }
-        let name = match self.variant.label.as_str() {
-            "" => name.to_owned(),
-            label => format!("{name}[{label}]"),
-        };
+        let name = self.variant.plan_name(name);
         let written =
             self.reader
                 .get_or(self.file.seed.as_ref(), self.root.key("seed"), DEFAULT_SEED);
@@ -138,15 +159,17 @@ impl<'r, 'a> Expander<'r, 'a> {
             &mut operations,
             &mut random,
         )?;
-        Some(Plan {
+        let plan = Plan {
             version: plan::VERSION,
             name,
             about: self.file.about.trim().to_owned(),
             seed,
             needs: needs?,
             guest,
-            steps: self.steps,
-        })
+            steps: mem::take(&mut self.steps),
+        };
+        let places = mem::take(&mut self.places);
+        Some(Made { plan, places })
     }
 
     fn needs(&mut self) -> Option<Needs> {
@@ -180,11 +203,8 @@ impl<'r, 'a> Expander<'r, 'a> {
             module: module?,
             hosts: hosts.into_iter().collect::<Option<_>>()?,
         };
-        if let Some(why) = check::impossible(&needs) {
-            let span = self
-                .root
-                .entry("needs")
-                .map_or(0..0, |entry| entry.key_span.clone());
+        if let Some(why) = needs::impossible(&needs) {
+            let span = self.root.place_of("needs");
             let message = "no design meets these needs".to_owned();
             self.reader
                 .push(read::at(&span, message, "impossible together", why));
@@ -202,13 +222,12 @@ impl<'r, 'a> Expander<'r, 'a> {
     ) -> Option<()> {
         for (index, step) in steps.iter().enumerate() {
             let node = list.item(index);
+            self.reader.goes_on(node)?;
             if let Some(line) = self.dead {
-                self.reader.push(read::at(
-                    &node.span,
-                    "nothing can follow the death of the TD".to_owned(),
-                    "comes after it",
-                    format!("the step on line {line} kills it; end the scenario there"),
-                ));
+                let message = "nothing can follow the death of the TD".to_owned();
+                let help = format!("the step on line {line} kills it; end the scenario there");
+                self.reader
+                    .push(read::at(&node.span, message, "comes after it", help));
                 return None;
             }
             match &step.repeat {
@@ -246,40 +265,23 @@ impl<'r, 'a> Expander<'r, 'a> {
                 .wrong(node.key("times"), message, "out of bounds", help);
             return None;
         }
-        let names: Vec<&String> = repeat.counter.iter().chain(repeat.draw.keys()).collect();
-        for (index, name) in names.iter().enumerate() {
-            let place = match node.key("draw").entry(name) {
-                Some(entry) => entry.key_span.clone(),
-                None => node.key("as").span.clone(),
-            };
-            if !is_name(name) || self.reader.vars.has(name) || names[..index].contains(name) {
-                let (message, label) = match is_name(name) {
-                    true => (format!("the variable `{name}` is defined twice"), "again"),
-                    false => (
-                        format!("`{name}` cannot be the name of a variable"),
-                        "no name",
-                    ),
-                };
-                let help = "take another name: letters, digits and `_`".to_owned();
-                self.reader.push(read::at(&place, message, label, help));
-                return Some(());
-            }
-        }
+        let names = repeat.counter.iter().chain(repeat.draw.keys());
+        let Some(names) = variant::begin_scope(self.reader, names, node) else {
+            return Some(());
+        };
         for round in 0..times {
             if let Some(counter) = &repeat.counter {
                 self.reader.vars.set(counter, round.to_string());
             }
             variant::draw(self.reader, &repeat.draw, node.key("draw"), random);
-            let before = self.operations;
+            let before = self.steps.len();
             self.steps(&repeat.steps.0, node.key("steps"), operations, random)?;
-            if self.operations == before {
+            if self.steps.len() == before {
                 // Only an erroneous step adds none; report it once.
                 break;
             }
         }
-        for name in names {
-            self.reader.vars.unset(name);
-        }
+        variant::end_scope(self.reader, &names);
         Some(())
     }
 
@@ -304,26 +306,22 @@ impl<'r, 'a> Expander<'r, 'a> {
         if let (Some(expect), Some(action)) = (&expect, &action) {
             self.check_fit(expect, action, node);
         }
+        self.operations += action.as_ref().map_or(1, |action| action.ops().count());
+        if self.operations > MAX_OPERATIONS {
+            let message = format!("a plan cannot have more than {MAX_OPERATIONS} operations");
+            let help = "repeat less often, or split the scenario".to_owned();
+            self.reader
+                .push(read::at(&node.span, message, "one too many", help));
+            return None;
+        }
         let Some((action, expect)) = action.zip(expect) else {
             // Its errors are reported; the next step may have others.
             return Some(());
         };
-        self.operations += match &action {
-            Action::One(_) => 1,
-            Action::Parallel(branches) => branches.iter().map(|branch| branch.0.len()).sum(),
-        };
-        if self.operations > MAX_OPERATIONS {
-            self.reader.push(read::at(
-                &node.span,
-                format!("a plan cannot have more than {MAX_OPERATIONS} operations"),
-                "one too many",
-                "repeat less often, or split the scenario".to_owned(),
-            ));
-            return None;
-        }
         if expect.td == Some(ExpectTd::Killed) {
             self.dead = Some(node.line);
         }
+        self.places.push(node.span.start);
         self.steps.push(plan::Step {
             line: node.line,
             action,
@@ -360,33 +358,13 @@ impl<'r, 'a> Expander<'r, 'a> {
 
     /// Reports expectations that do not fit the step's operation.
     fn check_fit(&mut self, expect: &Expect, action: &Action, node: &Node) {
-        use plan::Op;
-        let any = |wanted: fn(&Op) -> bool| match action {
-            Action::One(op) => wanted(op),
-            Action::Parallel(branches) => branches.iter().flat_map(|branch| &branch.0).any(wanted),
-        };
-        let accepts = any(|op| matches!(op, Op::Accept { .. } | Op::Release { .. }));
-        let calls =
-            any(|op| matches!(op.kind(), plan::Kind::Host(_)) || matches!(op, Op::DirtyLog { .. }));
-        let converts = any(|op| matches!(op, Op::Convert { .. }));
-        let mut misfit = |key: &str, what: &str| {
+        for (key, what) in expect.misfits(action) {
             if let Some(entry) = node.key("expect").entry(key) {
-                self.reader.push(read::at(
-                    &entry.key_span,
-                    format!("`{key}` is about {what}, and this step makes none"),
-                    "does not apply",
-                    "remove it, or put it beside the step it belongs to".to_owned(),
-                ));
+                let message = format!("`{key}` is about {what}, and this step makes none");
+                let help = "remove it, or put it beside the step it belongs to".to_owned();
+                self.reader
+                    .push(read::at(&entry.key_span, message, "does not apply", help));
             }
-        };
-        if expect.status.is_some() && !accepts {
-            misfit("status", "ACCEPTs");
-        }
-        if expect.map_gpa.is_some() && !converts {
-            misfit("map_gpa", "conversions");
-        }
-        if expect.errno.is_some() && !calls {
-            misfit("errno", "host calls");
         }
     }
 }

@@ -19,6 +19,10 @@ const LARGEST: i128 = 1 << 52;
 /// Most parentheses inside each other.
 const DEEPEST: usize = 16;
 
+/// Most numbers and variables of one sum, and its longest text: it is read anew for every plan and round.
+const MOST_TERMS: usize = 64;
+const LONGEST: usize = 500;
+
 const HOW_TO_WRITE_A_RANGE: &str = "a range is written `start..end` or `start..+length`";
 
 /// A number of bytes, printed in the largest unit that leaves no rest.
@@ -73,7 +77,15 @@ fn through_variable<T>(
     read: impl Fn(&str) -> Result<T, Fault>,
 ) -> Result<T, Fault> {
     let resolved = vars.resolve(text)?;
-    let result = read(resolved);
+    let result = match resolved.len() {
+        0..=LONGEST => read(resolved),
+        long => Err(Fault::new(
+            0..text.len(),
+            format!("a value of {long} bytes is too long to be read"),
+            "too long",
+        )
+        .help(format!("at most {LONGEST}"))),
+    };
     if whole_variable(text.trim()).is_none() {
         return result;
     }
@@ -88,12 +100,19 @@ fn through_variable<T>(
 struct Cursor<'a> {
     text: &'a str,
     at: usize,
+    /// Numbers and variables so far.
+    terms: usize,
     vars: &'a Vars,
 }
 
 impl<'a> Cursor<'a> {
     fn new(text: &'a str, vars: &'a Vars) -> Cursor<'a> {
-        Cursor { text, at: 0, vars }
+        Cursor {
+            text,
+            at: 0,
+            terms: 0,
+            vars,
+        }
     }
 
     fn rest(&self) -> &'a str {
@@ -259,6 +278,14 @@ impl<'a> Cursor<'a> {
             return self.factor(depth + 1);
         }
         self.skip_blanks();
+        self.terms += 1;
+        if self.terms > MOST_TERMS {
+            return Err(Fault::new(
+                self.at..self.text.len(),
+                format!("more than {MOST_TERMS} numbers and variables in one value"),
+                "too many",
+            ));
+        }
         if self.rest().starts_with('$') {
             self.variable()
         } else {
@@ -283,6 +310,7 @@ impl<'a> Cursor<'a> {
             Some(text) => text,
             None => return Err(self.vars.unknown(name, from..self.at)),
         };
+        self.vars.count_work(text);
         let part = self.part();
         let literal = Vars::default();
         let value = match part {
@@ -386,9 +414,10 @@ impl<'a> Cursor<'a> {
     fn too_large(&self, from: usize) -> Fault {
         Fault::new(
             from..self.at,
-            "the value is larger than 4 PiB",
-            "larger than any guest-physical address",
+            format!("the value is larger than {LARGEST}"),
+            "too large",
         )
+        .help("no number of a scenario is larger; as a size, that is 4096T")
     }
 
     fn bounded(&self, from: usize, value: i128) -> Result<i64, Fault> {
@@ -448,9 +477,10 @@ mod tests {
     #[case("$hole+4K", "`1M..11M` is a range (`$hole` is `1M..11M` here)")]
     #[case(
         "99999999999999999999999999999999999999999T",
-        "the value is larger than 4 PiB"
+        "the value is larger than 4503599627370496"
     )]
-    #[case("4T*4T", "the value is larger than 4 PiB")]
+    #[case("4T*4T", "the value is larger than 4503599627370496")]
+    #[case("18446744073709551615", "the value is larger than 4503599627370496")]
     #[case(
         "((((((((((((((((((((1",
         "more than 16 parentheses and signs inside each other"
@@ -467,6 +497,20 @@ mod tests {
     #[case("1M...2M", "`.2M` is not a number")]
     fn bad_ranges(#[case] text: &str, #[case] message: &str) {
         assert_eq!(range(text, &vars()).unwrap_err().message, message);
+    }
+
+    #[test]
+    fn a_value_has_a_bounded_length() {
+        assert_eq!(value(&["1"; 64].join("+"), &vars()), Ok(64));
+        let many = value(&["1"; 65].join("+"), &vars()).unwrap_err();
+        assert!(many.message.contains("more than 64 numbers"), "{many:?}");
+        let long = format!("{}4K", "0".repeat(500));
+        for fault in [
+            value(&long, &vars()).unwrap_err(),
+            range(&format!("0..{long}"), &vars()).unwrap_err(),
+        ] {
+            assert!(fault.message.contains("too long"), "{fault:?}");
+        }
     }
 
     #[test]

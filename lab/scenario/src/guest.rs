@@ -49,12 +49,9 @@ fn backing(
     let backing = reader.get(backing, node.key("backing"))?;
     for key in ["sept_ve_disable", "slots", "image"] {
         if let Some(entry) = node.entry(key) {
-            reader.push(read::at(
-                &entry.key_span,
-                format!("a plain VM has no `{key}`"),
-                "only a TD has it",
-                "remove it, or remove `backing` to have a TD".to_owned(),
-            ));
+            let message = format!("a plain VM has no `{key}`");
+            let help = "remove it, or remove `backing` to have a TD".to_owned();
+            reader.push(read::at(&entry.key_span, message, "only a TD has it", help));
             return None;
         }
     }

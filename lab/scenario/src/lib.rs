@@ -14,13 +14,16 @@
 mod check;
 mod draw;
 mod error;
+mod excerpt;
 mod expand;
 mod expr;
 mod files;
 mod guest;
+mod header;
 mod linux;
 mod model;
 mod operation;
+mod picks;
 mod read;
 mod read_file;
 mod scalar;

@@ -7,6 +7,7 @@ use indexmap::IndexMap;
 use schemars::{JsonSchema, Schema};
 use serde::Deserialize;
 use tdxlab_plan::addr::PageLevel;
+use tdxlab_plan::limits::{MAX_BRANCHES, MAX_OPERATIONS, MAX_VCPUS};
 use tdxlab_plan::{
     AccessKind, Backing, Converts, ExpectErrno, ExpectMapGpa, ExpectStatus, ExpectTd, Gone,
     HostKind, OnVe, Side, Size, SlotChange, TdxModule, VmmAnswer,
@@ -21,7 +22,9 @@ use super::variant::Variables;
 #[serde(deny_unknown_fields)]
 pub(super) struct File {
     /// Its name: folder and file name without `.yaml`, such as `punch/head-and-tail`.
-    pub(super) scenario: Scalar<Literal>,
+    // As it is written: `0x10` is a name, and not a number.
+    #[schemars(with = "Scalar<Literal>")]
+    pub(super) scenario: String,
     /// What it shows, in one or two sentences.
     pub(super) about: String,
     /// What host and design must offer; else it is skipped, by name of the need.
@@ -61,6 +64,7 @@ impl File {
 /// What host and design must offer.
 #[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
+#[schemars(extend("minProperties" = 1))]
 pub(super) struct Needs {
     /// Private memory is mapped by leaves of this size or larger.
     pub(super) private_leaf: Option<Scalar<PageLevel>>,
@@ -83,8 +87,10 @@ pub(super) struct Needs {
 #[serde(deny_unknown_fields)]
 pub(super) struct Guest {
     /// Size of test memory. All ranges are offsets into it.
+    #[schemars(extend("minimum" = 4096))]
     pub(super) memory: Scalar<Bytes>,
     /// Number of vCPUs, 1 to 64. 1 where absent.
+    #[schemars(extend("minimum" = 1, "maximum" = MAX_VCPUS))]
     pub(super) vcpus: Option<Scalar<Count>>,
     /// TD attribute SEPT_VE_DISABLE: touching a pending page kills the TD. `false` where absent.
     pub(super) sept_ve_disable: Option<Scalar<bool>>,
@@ -136,6 +142,7 @@ macro_rules! operations {
         pub(super) struct Step {
             $($(#[$doc])* pub(super) $field: Option<$keys>,)+
             /// Branches that run side by side.
+            #[schemars(extend("minItems" = 2, "maxItems" = MAX_BRANCHES))]
             pub(super) parallel: Option<List<Branch>>,
             /// Steps that are done several times.
             pub(super) repeat: Option<Repeat>,
@@ -261,6 +268,7 @@ impl Branch {
 #[serde(deny_unknown_fields)]
 pub(super) struct Repeat {
     /// How often.
+    #[schemars(extend("minimum" = 1, "maximum" = MAX_OPERATIONS))]
     pub(super) times: Scalar<Count>,
     /// Variable that counts the rounds, from 0.
     #[serde(rename = "as")]

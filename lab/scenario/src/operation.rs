@@ -63,14 +63,10 @@ impl Operations {
                 Some(Op::Accept {
                     range: match expect {
                         // One that leaves memory meets a table, or an exit that no VMM can serve.
-                        Some(Expect {
-                            td: Some(ExpectTd::Killed),
-                            ..
-                        })
-                        | Some(Expect {
-                            status: Some(ExpectStatus::SizeMismatch),
-                            ..
-                        }) => {
+                        Some(expect)
+                            if expect.td == Some(ExpectTd::Killed)
+                                || expect.status == Some(ExpectStatus::SizeMismatch) =>
+                        {
                             let range = reader.get(&accept.range, range_node)?;
                             aligned(reader, &range, range_node, level)?;
                             self.leaving(reader, range, range_node)?

@@ -3,9 +3,13 @@
 use std::ops::Range;
 
 use super::error::{MAX_PROBLEMS, Problem};
+use super::picks::{Pick, Picks};
 use super::scalar::{Kind, Scalar};
 use super::vars::{Fault, Vars};
 use super::yaml::Node;
+
+/// Most bytes of values that are read for all plans of a file. Every variant and round reads them again.
+const MAX_WORK: usize = 128 << 20;
 
 /// The variables of one variant and all that was found wrong so far.
 pub(super) struct Reader<'a> {
@@ -13,6 +17,10 @@ pub(super) struct Reader<'a> {
     pub(super) vars: Vars,
     /// The variant being read, as in the plan's name; empty if there is only one.
     pub(super) variant: String,
+    /// The drawn variables.
+    pub(super) picks: Picks,
+    /// What is tried for a drawn variable, in words; empty while the seed draws.
+    pub(super) tried: String,
     problems: Vec<Problem>,
 }
 
@@ -22,6 +30,8 @@ impl<'a> Reader<'a> {
             source,
             vars: Vars::default(),
             variant: String::new(),
+            picks: Picks::default(),
+            tried: String::new(),
             problems: Vec::new(),
         }
     }
@@ -30,6 +40,7 @@ impl<'a> Reader<'a> {
     pub(super) fn get<K: Kind>(&mut self, scalar: &Scalar<K>, node: &Node) -> Option<K::Value> {
         // Uses the text as written, not YAML's type: `1.0` is not `1`, `True` not `true`.
         let text = node.text().unwrap_or(scalar.text());
+        self.vars.count_work(text);
         K::read(text, &self.vars)
             .map_err(|fault| self.fault(fault, node))
             .ok()
@@ -69,12 +80,15 @@ impl<'a> Reader<'a> {
     }
 
     /// Reports a problem with the value at `node`. If it depends on variables, the message names
-    /// the variant.
+    /// the variant, and the value that is tried.
     pub(super) fn wrong(&mut self, node: &Node, message: String, label: &str, help: String) {
         let depends = node.text().is_some_and(|text| text.contains('$'));
-        let message = match depends && !self.variant.is_empty() {
-            true => format!("{message} (in `[{}]`)", self.variant),
-            false => message,
+        let message = match (self.variant.as_str(), self.tried.as_str()) {
+            _ if !depends => message,
+            ("", "") => message,
+            ("", tried) => format!("{message} (where {tried})"),
+            (variant, "") => format!("{message} (in `[{variant}]`)"),
+            (variant, tried) => format!("{message} (in `[{variant}]`, where {tried})"),
         };
         self.push(Problem::new(node.span.clone(), message, label).help(help));
     }
@@ -86,6 +100,27 @@ impl<'a> Reader<'a> {
         if self.problems.len() < MAX_PROBLEMS && !self.problems.iter().any(told) {
             self.problems.push(problem);
         }
+    }
+
+    /// Takes this value of a drawn variable from now on, or again what is drawn.
+    pub(super) fn attempt(&mut self, pick: Option<Pick>) {
+        self.picks.take(pick);
+        self.tried.clear();
+    }
+
+    /// `None` if there is no point in reading on: enough was wrong, or too much is to be read, which is
+    /// reported at `node`.
+    pub(super) fn goes_on(&mut self, node: &Node) -> Option<()> {
+        if self.vars.work() > MAX_WORK {
+            let message = "the values of all plans together are too long to be read".to_owned();
+            let help = "sweep or repeat less, or write shorter values".to_owned();
+            // Where something is wrong, that is what makes it long.
+            if self.is_clean() {
+                self.push(at(&node.span, message, "too much by here", help));
+            }
+            return None;
+        }
+        (self.problems.len() < MAX_PROBLEMS).then_some(())
     }
 
     /// Whether no problem was reported.

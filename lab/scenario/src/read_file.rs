@@ -26,10 +26,8 @@ pub fn parse(path: &Path, text: &str) -> Result<Scenario, ScenarioError> {
         yaml::check_size(text)?;
         let root = yaml::tree(text, problems)?;
         if linux::is_linux(&root) {
-            let guest = root.entry("guest");
-            let guest = guest.map_or(0..0, |entry| entry.key_span.clone());
             let message = "this is a scenario of a Linux guest";
-            let problem = Problem::new(guest, message, "a Linux guest");
+            let problem = Problem::new(root.place_of("guest"), message, "a Linux guest");
             return Err(
                 problem.help("run it with `tdxlab linux`, or as a TD with `tdxlab rehearse`")
             );
@@ -48,7 +46,7 @@ pub fn parse(path: &Path, text: &str) -> Result<Scenario, ScenarioError> {
                 root,
                 file,
             };
-            expand(&scenario, None)?;
+            crate::expand::check(&scenario).map_err(|problems| scenario.wrong(problems))?;
             Ok(scenario)
         }
         Ok(None) => Err(ScenarioError::wrong(path, text, problems)),
@@ -67,7 +65,7 @@ pub fn expand(scenario: &Scenario, seed: Option<u64>) -> Result<Vec<Plan>, Scena
 /// Whether every step of a plan can be judged, and its `expect` agrees with the predictor, for
 /// every design that meets the plan's needs. `source` is the scenario it was expanded from.
 pub fn check(plan: &Plan, source: &Scenario) -> Result<(), ScenarioError> {
-    match crate::check::plan(plan, &source.root) {
+    match crate::check::plan(plan, source) {
         none if none.is_empty() => Ok(()),
         problems => Err(source.wrong(problems)),
     }

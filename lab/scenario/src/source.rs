@@ -18,7 +18,7 @@ pub struct Scenario {
 impl Scenario {
     /// Its name, such as `punch/head-and-tail`.
     pub fn name(&self) -> &str {
-        self.file.scenario.text()
+        &self.file.scenario
     }
 
     /// The scenario's description.

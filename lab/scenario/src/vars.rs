@@ -1,6 +1,6 @@
 //! Variables, their names, and faults in a piece of text.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::BTreeSet;
 use std::ops::Range;
 
@@ -12,6 +12,8 @@ use indexmap::IndexMap;
 pub(super) struct Vars {
     values: IndexMap<String, String>,
     used: RefCell<BTreeSet<String>>,
+    /// Bytes of values that were read.
+    work: Cell<usize>,
 }
 
 impl Vars {
@@ -25,6 +27,11 @@ impl Vars {
         self.values.shift_remove(name);
     }
 
+    /// Takes all variables out of scope.
+    pub(super) fn clear(&mut self) {
+        self.values.clear();
+    }
+
     /// Whether `name` has a value.
     pub(super) fn has(&self, name: &str) -> bool {
         self.values.contains_key(name)
@@ -33,6 +40,21 @@ impl Vars {
     /// Whether `name` was used.
     pub(super) fn was_used(&self, name: &str) -> bool {
         self.used.borrow().contains(name)
+    }
+
+    /// Forgets that `name` was used: another variable of that name begins.
+    pub(super) fn forget_use(&mut self, name: &str) {
+        self.used.get_mut().remove(name);
+    }
+
+    /// Counts that `text` is read.
+    pub(super) fn count_work(&self, text: &str) {
+        self.work.set(self.work.get().saturating_add(text.len()));
+    }
+
+    /// Bytes of values that were read.
+    pub(super) fn work(&self) -> usize {
+        self.work.get()
     }
 
     /// The value of `name`, which counts as used.
@@ -45,12 +67,14 @@ impl Vars {
     /// The value of the variable that is all of `text`, or `text` itself.
     pub(super) fn resolve<'a>(&'a self, text: &'a str) -> Result<&'a str, Fault> {
         let trimmed = text.trim();
-        match whole_variable(trimmed) {
+        let resolved = match whole_variable(trimmed) {
             Some(name) => self
                 .get(name)
-                .ok_or_else(|| self.unknown(name, 0..text.len())),
-            None => Ok(text),
-        }
+                .ok_or_else(|| self.unknown(name, 0..text.len()))?,
+            None => text,
+        };
+        self.count_work(resolved);
+        Ok(resolved)
     }
 
     /// The fault for an unknown `name`, with a suggestion.
@@ -83,12 +107,16 @@ pub(super) fn is_name(name: &str) -> bool {
         && name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_')
 }
 
+/// Longest word that is compared with others.
+const LONGEST_WORD: usize = 100;
+
 /// The candidate most similar to `word`, if any is.
 pub(super) fn nearest<'a>(
     word: &str,
     candidates: impl Iterator<Item = &'a str>,
 ) -> Option<&'a str> {
     candidates
+        .filter(|_| word.len() <= LONGEST_WORD)
         .map(|candidate| (strsim::damerau_levenshtein(word, candidate), candidate))
         .filter(|(distance, candidate)| *distance <= 1 + candidate.len() / 4)
         .min()

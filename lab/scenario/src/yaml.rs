@@ -8,7 +8,7 @@ use std::borrow::Cow;
 use std::collections::HashMap;
 use std::ops::Range;
 
-use saphyr_parser::{Event, Parser, ScanError, Span};
+use saphyr_parser::{Event, Parser, ScalarStyle, ScanError, Span};
 use serde::de::DeserializeOwned;
 
 use super::error::Problem;
@@ -27,6 +27,8 @@ pub(super) struct Node {
     pub(super) span: Range<usize>,
     /// Line, counted from 1.
     pub(super) line: u32,
+    /// A comment follows on its line, and it is not in quotes: it may have been meant to go on.
+    pub(super) comment: bool,
     pub(super) content: Content,
 }
 
@@ -59,6 +61,12 @@ impl Node {
     /// The entry of `key`.
     pub(super) fn entry(&self, key: &str) -> Option<&Entry> {
         self.entries().iter().find(|entry| entry.key == key)
+    }
+
+    /// Where `key` stands; all of this node if it is missing.
+    pub(super) fn place_of(&self, key: &str) -> Range<usize> {
+        self.entry(key)
+            .map_or(self.span.clone(), |entry| entry.key_span.clone())
     }
 
     /// All entries; none where this is no mapping.
@@ -172,8 +180,38 @@ fn block_scalar(line: &str) -> Option<usize> {
         .then_some(line.len() - key.len())
 }
 
+/// Refuses letters that YAML does not allow, and those that only older versions of it take for the end of
+/// a line: `saphyr-parser` reads 1.2, `serde_yaml` 1.1, so a comment for one would be steps for the other.
+fn check_letters(text: &str) -> Result<(), Problem> {
+    let Some((at, letter)) = text.char_indices().find(|(_, letter)| is_refused(*letter)) else {
+        return Ok(());
+    };
+    let (what, help) = match letter {
+        '\u{85}' | '\u{2028}' | '\u{2029}' => (
+            "a line break to some readers of YAML and none to others",
+            "end the line by a line feed, or remove it",
+        ),
+        '\u{feff}' => (
+            "a byte order mark, inside of the file",
+            "remove it: it can only be the first letter of a file",
+        ),
+        _ => ("which YAML does not allow", "remove it"),
+    };
+    let message = format!("the letter U+{:04X}, {what}", u32::from(letter));
+    Err(Problem::new(at..at + letter.len_utf8(), message, "here").help(help))
+}
+
+fn is_refused(letter: char) -> bool {
+    let odd = matches!(
+        letter,
+        '\u{2028}' | '\u{2029}' | '\u{feff}' | '\u{fffe}' | '\u{ffff}'
+    );
+    odd || letter.is_control() && !matches!(letter, '\n' | '\r' | '\t')
+}
+
 /// Reads the places of `text`. Doubled keys are put into `problems`, and the first of each stands.
 pub(super) fn tree(text: &str, problems: &mut Vec<Problem>) -> Result<Node, Problem> {
+    check_letters(text)?;
     let text = without_tabs(text);
     let mut builder = Builder::new(&text, problems);
     for event in Parser::new_from_str(&text) {
@@ -255,6 +293,13 @@ impl<'a> Builder<'a> {
         start..start + line.trim_end().len()
     }
 
+    /// Whether a value without quotes is followed by a comment on its last line.
+    fn comment_follows(&self, event: &Event<'_>, span: Span) -> bool {
+        let plain = matches!(event, Event::Scalar(_, ScalarStyle::Plain, ..));
+        let rest = &self.text[self.byte(span.end.index())..];
+        plain && rest.trim_start_matches([' ', '\t']).starts_with('#')
+    }
+
     fn syntax(&self, error: &ScanError) -> Problem {
         let at = self.byte(error.marker().index());
         Problem::new(at..at, format!("not YAML: {}", error.info()), "here")
@@ -262,9 +307,11 @@ impl<'a> Builder<'a> {
 
     fn take(&mut self, event: Event<'_>, span: Span) -> Result<(), Problem> {
         let bytes = self.bytes(span);
+        let comment = self.comment_follows(&event, span);
         let node = |content| Node {
             span: bytes.clone(),
             line: u32::try_from(span.start.line()).unwrap_or(u32::MAX),
+            comment,
             content,
         };
         match event {
@@ -292,7 +339,7 @@ impl<'a> Builder<'a> {
                     .help("scenarios use plain YAML; remove the tag"))
             }
             Event::Scalar(text, style, ..) => {
-                let plain = style == saphyr_parser::ScalarStyle::Plain;
+                let plain = style == ScalarStyle::Plain;
                 let empty = plain && matches!(&*text, "" | "~" | "null" | "Null" | "NULL");
                 self.close(node(match empty {
                     true => Content::Empty,

@@ -15,11 +15,11 @@ use super::model::{
 };
 use super::{file, walk};
 use crate::error::Problem;
-use crate::expand::{DEFAULT_SEED, check_header, fingerprint};
+use crate::expand::{DEFAULT_SEED, fingerprint};
+use crate::header;
 use crate::read::{self, Reader};
 use crate::scalar::{Bytes, Count, Scalar};
 use crate::variant::{self, Variant};
-use crate::vars::is_name;
 use crate::yaml::Node;
 
 const PAGE: u64 = PageLevel::Size4K.bytes();
@@ -30,6 +30,9 @@ const PLUGGED_BY: u64 = 128 << 20;
 /// Most steps of a plan. Each is a request to the agent.
 const MAX_STEPS: usize = 2000;
 
+/// Most values of drawn variables that are tried without having been drawn.
+const MAX_TRIED: usize = 100;
+
 /// All plans of a file, or all that is wrong with it.
 pub(super) fn plans(
     file: &LinuxFile,
@@ -39,11 +42,23 @@ pub(super) fn plans(
 ) -> Result<Vec<LinuxPlan>, Vec<Problem>> {
     let mut reader = Reader::new(text);
     let variables = file.variables();
-    check_header(&mut reader, file.scenario.text(), &file.about, root);
+    header::check(&mut reader, &file.scenario, &file.about, root);
     variant::check_names(&mut reader, variables, root);
     let mut plans = Vec::new();
+    let mut tried = 0;
     for variant in variant::variants(&mut reader, variables, root) {
         plans.extend(plan(&mut reader, file, root, &variant, seed));
+        // What is not drawn has to be right, too.
+        let picks = reader.picks.all();
+        for pick in picks.into_iter().take(MAX_TRIED - tried) {
+            reader.attempt(Some(pick));
+            plan(&mut reader, file, root, &variant, seed);
+            tried += 1;
+        }
+        reader.attempt(None);
+        if reader.goes_on(root).is_none() {
+            break;
+        }
     }
     if reader.is_clean() {
         variant::check_used(&mut reader, variables, root);
@@ -63,13 +78,11 @@ fn plan(
     seed: Option<u64>,
 ) -> Option<LinuxPlan> {
     reader.variant.clone_from(&variant.label);
+    reader.vars.clear();
     for (name, value) in &variant.values {
         reader.vars.set(name, value.clone());
     }
-    let name = match variant.label.as_str() {
-        "" => file.scenario.text().to_owned(),
-        label => format!("{}[{label}]", file.scenario.text()),
-    };
+    let name = variant.plan_name(&file.scenario);
     let written = reader.get_or(file.seed.as_ref(), root.key("seed"), DEFAULT_SEED);
     let seed = seed.or(written)?;
     let mut random = ChaCha8Rng::seed_from_u64(seed ^ fingerprint(&name));
@@ -137,6 +150,7 @@ impl Steps<'_, '_> {
     fn list(&mut self, steps: &[Written], list: &Node) -> Option<()> {
         for (index, step) in steps.iter().enumerate() {
             let node = list.item(index);
+            self.reader.goes_on(node)?;
             match step {
                 Written::Word(word) => {
                     if let Some(word) = self.reader.get(word, node) {
@@ -297,17 +311,7 @@ impl Steps<'_, '_> {
             self.wrong(node.key("times"), &message, "out of bounds", &help);
             return None;
         }
-        if let Some(name) = &repeat.counter
-            && (!is_name(name) || self.reader.vars.has(name))
-        {
-            self.reader.push(read::at(
-                &node.key("as").span,
-                format!("`{name}` cannot be the name of a variable here"),
-                "no name",
-                "take another: letters, digits and `_`".to_owned(),
-            ));
-            return None;
-        }
+        let names = variant::begin_scope(self.reader, repeat.counter.iter(), node)?;
         for round in 0..times {
             if let Some(name) = &repeat.counter {
                 self.reader.vars.set(name, round.to_string());
@@ -318,9 +322,7 @@ impl Steps<'_, '_> {
                 break;
             }
         }
-        if let Some(name) = &repeat.counter {
-            self.reader.vars.unset(name);
-        }
+        variant::end_scope(self.reader, &names);
         Some(())
     }
 
@@ -553,12 +555,10 @@ impl Steps<'_, '_> {
                 Some(Load::Fragment { bytes })
             }
             _ => {
-                self.reader.push(read::at(
-                    &node.span,
-                    "a load is one of `touch`, `fork` and `fragment`".to_owned(),
-                    "not one load",
-                    "`processes` goes with `touch` and `fork`".to_owned(),
-                ));
+                let message = "a load is one of `touch`, `fork` and `fragment`".to_owned();
+                let help = "`processes` goes with `touch` and `fork`".to_owned();
+                self.reader
+                    .push(read::at(&node.span, message, "not one load", help));
                 None
             }
         }

@@ -18,7 +18,9 @@ use crate::vars::{Fault, Vars};
 #[serde(deny_unknown_fields)]
 pub(crate) struct LinuxFile {
     /// Its name: folder and file name without `.yaml`, such as `linux/kexec`.
-    pub(super) scenario: Scalar<Literal>,
+    // As it is written: `0x10` is a name, and not a number.
+    #[schemars(with = "Scalar<Literal>")]
+    pub(super) scenario: String,
     /// What it shows, in one or two sentences.
     pub(super) about: String,
     /// What the guest must be; else it is skipped, by name of the need.
@@ -58,6 +60,7 @@ impl LinuxFile {
 /// What the guest must be.
 #[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
+#[schemars(extend("minProperties" = 1))]
 pub(super) struct LinuxNeeds {
     /// `true`: a TD; `false`: a plain guest. Either where absent.
     pub(super) td: Option<Scalar<bool>>,
@@ -78,6 +81,7 @@ pub(super) struct LinuxKeys {
     /// Memory: 256M to 16G, in whole MiB. Below 512M Linux makes no transparent huge pages.
     pub(super) memory: Scalar<Bytes>,
     /// Number of vCPUs, 1 to 64. 1 where absent.
+    #[schemars(extend("minimum" = 1, "maximum" = 64))]
     pub(super) vcpus: Option<Scalar<Count>>,
     /// Words for the end of the kernel's command line.
     pub(super) append: Option<Scalar<CommandLine>>,
@@ -365,6 +369,7 @@ impl Word for FileBy {
 #[serde(deny_unknown_fields)]
 pub(super) struct LinuxRepeat {
     /// How often.
+    #[schemars(extend("minimum" = 1, "maximum" = 2000))]
     pub(super) times: Scalar<Count>,
     /// Variable that counts the rounds from 0.
     #[serde(rename = "as")]

@@ -161,6 +161,17 @@ fn a_matrix_makes_plans_and_a_walk_is_drawn_from_the_seed() {
 }
 
 #[test]
+fn what_is_not_drawn_is_looked_at() {
+    let text = "scenario: linux/x\nabout: T.\nguest:\n  linux: { memory: 768M }\n\
+        draw: { b: [0, 1, 2, 3, 4, 99, 5, 6] }\nsteps:\n  - boot\n  - fill: { buffer: $b, size: 4K }\n";
+    for seed in 0..4 {
+        let error = parse_linux(Path::new("x.yaml"), text, Some(seed)).unwrap_err();
+        let said = crate::tests::render(&error);
+        assert!(said.contains("no buffer 99"), "{said}");
+    }
+}
+
+#[test]
 fn every_file_of_the_set_is_right_and_fits_the_schema() {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../scenarios/linux");
     let validator = jsonschema::validator_for(&crate::schema()).expect("the schema is one");

@@ -118,7 +118,7 @@ fn what_is_neither_path_nor_name_is_told_once(#[case] wanted: &str, #[case] help
     assert_eq!(shown.matches("No such file").count(), 0, "{shown}");
 }
 
-const PLAIN: &str = "scenario: here/x\nabout: A hole in the middle.\nguest: { memory: 64M }\nsteps:\n  \
+const PLAIN: &str = "scenario: here/x\nabout: \"A hole in the middle.\"\nguest: { memory: 64M }\nsteps:\n  \
                      - accept: { range: 0..2M, level: 2M }\n  - punch:\n      range: 0..4K\n";
 
 /// One scenario, as different editors write it.
@@ -180,6 +180,9 @@ fn a_link_back_to_the_folder_is_not_followed() {
 #[case::null(r#"{ "punch": null }"#)]
 #[case::expect_in_a_branch(r#"{ "parallel": [{ "punch": "0..2M", "expect": { "splits": 1 } }] }"#)]
 #[case::empty_expect(r#"{ "punch": "0..2M", "expect": {} }"#)]
+#[case::one_branch(r#"{ "parallel": [{ "punch": "0..2M" }] }"#)]
+#[case::no_rounds(r#"{ "repeat": { "times": 0, "steps": [{ "punch": "0..2M" }] } }"#)]
+#[case::too_many_rounds(r#"{ "repeat": { "times": 10001, "steps": [{ "punch": "0..2M" }] } }"#)]
 fn the_schema_refuses_wrong_steps(#[case] step: &str) {
     let file = |step: &str| -> serde_json::Value {
         let text = format!(
@@ -190,4 +193,22 @@ fn the_schema_refuses_wrong_steps(#[case] step: &str) {
     let validator = jsonschema::validator_for(&schema()).expect("the schema is one");
     assert!(validator.is_valid(&file(r#"{ "punch": "0..2M" }"#)));
     assert!(!validator.is_valid(&file(step)));
+}
+
+#[rstest]
+#[case::no_needs(r#""needs": {}, "guest": { "memory": "64M" }"#)]
+#[case::no_vcpus(r#""guest": { "memory": "64M", "vcpus": 0 }"#)]
+#[case::too_many_vcpus(r#""guest": { "memory": "64M", "vcpus": 65 }"#)]
+#[case::less_than_a_page(r#""guest": { "memory": 512 }"#)]
+fn the_schema_refuses_wrong_guests(#[case] keys: &str) {
+    let file = |keys: &str| -> serde_json::Value {
+        let text = format!(
+            r#"{{ "scenario": "t", "about": "T.", {keys}, "steps": [{{ "punch": "0..2M" }}] }}"#
+        );
+        serde_json::from_str(&text).expect("it is JSON")
+    };
+    let validator = jsonschema::validator_for(&schema()).expect("the schema is one");
+    let right = r#""guest": { "memory": "64M", "vcpus": "$n" }"#;
+    assert!(validator.is_valid(&file(right)));
+    assert!(!validator.is_valid(&file(keys)));
 }

@@ -6,6 +6,7 @@ mod docs;
 mod expansion;
 mod files;
 mod hostile;
+mod refused;
 
 use std::path::Path;
 
