@@ -130,8 +130,8 @@ mod tests {
     #[case::a_race_of_kvm(&["BUG: KCSAN: data-race in kvm_gmem_get_pfn / x"], true)]
     #[case::a_slab_of_others(&["BUG nfs_inode_cache (Tainted: G    B): Poison overwritten"], false)]
     #[case::an_spte(&["Invalid SPTE change: cannot replace a present leaf"], true)]
-    fn reports_have_owners(#[case] lines: &[&str], #[case] of_kvm: bool) {
+    fn reports_have_owners(#[case] lines: &[&str], #[case] kvms: bool) {
         let log: Vec<String> = lines.iter().map(|&line| line.to_owned()).collect();
-        assert_eq!(super::of_kvm(&log).is_some(), of_kvm);
+        assert_eq!(of_kvm(&log).is_some(), kvms);
     }
 }
