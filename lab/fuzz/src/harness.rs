@@ -10,7 +10,7 @@ use tdxlab_host::{BootOptions, Host, HostError, Session};
 use tdxlab_journal::interleaving::Interleaving;
 use tdxlab_journal::{Judgement, Verdict, Witness};
 use tdxlab_judge::{AllowList, HostOracle, PlanJudge};
-use tdxlab_plan::{Action, ConversionHoles, Design, Guest, Plan, Races};
+use tdxlab_plan::{Action, ConversionHoles, Design, Expect, Guest, Plan, Races};
 use tdxlab_predict::Predictor;
 use tdxlab_run::{PANICKED, perform};
 
@@ -230,7 +230,7 @@ impl Harness {
         if !action.ops().all(|op| holes.allow(op)) {
             return Ok(None);
         }
-        let Ok(expected) = self.judge.expect(action) else {
+        let Ok(expected) = self.judge.expect(action, &Expect::default()) else {
             return Ok(None);
         };
         self.holes = holes;

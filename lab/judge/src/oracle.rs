@@ -41,7 +41,9 @@ impl HostOracle {
         module: Option<TdxModule>,
     ) -> HostOracle {
         HostOracle {
-            predictor: Predictor::new(design, guest).on_module(module.or(host.module)),
+            predictor: Predictor::new(design, guest)
+                .on_module(module.or(host.module))
+                .whose_vmm_maps_conversions(host.maps_conversions),
             maps_conversions: host.maps_conversions,
         }
     }

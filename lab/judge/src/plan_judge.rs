@@ -4,7 +4,7 @@
 //! again. They differ in the source of observations and samples, and in the use of the judgements.
 
 use tdxlab_journal::{Ending, Judgement, MissingWitness, Observed, Sample};
-use tdxlab_plan::{Action, Expectation, Guest, MemoryMap};
+use tdxlab_plan::{Action, Expect, Expectation, Guest, MemoryMap};
 use tdxlab_protocol::addr::GpaRange;
 
 use crate::control::{self, Control};
@@ -45,13 +45,15 @@ impl<O: Oracle> PlanJudge<O> {
         control
     }
 
-    /// Predicts the next step.
+    /// Predicts the next step: what it may show, and no more than its author allows.
     ///
     /// # Errors
     ///
     /// It cannot be predicted, and why.
-    pub fn expect(&mut self, action: &Action) -> Result<Expectation, String> {
-        self.oracle.foresee(action)
+    pub fn expect(&mut self, action: &Action, author: &Expect) -> Result<Expectation, String> {
+        let mut expected = self.oracle.foresee(action)?;
+        expected.narrow(author);
+        Ok(expected)
     }
 
     /// Judges a step by its observations and the witnesses after it. `None` before the positive

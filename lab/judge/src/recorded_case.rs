@@ -195,7 +195,7 @@ impl Case {
             self.close(format!("step {number} is recorded of a plan of {all}"));
             return Vec::new();
         };
-        match self.judge.expect(&body.action) {
+        match self.judge.expect(&body.action, &body.expect) {
             Ok(mut expected) => {
                 match recorded_reads::adapt(&mut expected, &recorded) {
                     Read::Alike => {}

@@ -6,6 +6,8 @@ use serde::{Deserialize, Serialize};
 use tdxlab_protocol::addr::{Gpa, GpaRange, PageLevel};
 use tdxlab_protocol::pattern::Generation;
 
+use crate::expect::Expect;
+
 /// All that a step must show.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Expectation {
@@ -60,6 +62,25 @@ pub struct Expectation {
 impl Expectation {
     /// Most split leaves listed by address; the count is in `splits`.
     pub const MAX_SPLIT_LEAVES: usize = 4096;
+
+    /// Leaves of bounds what the author wrote, where that lies within them: a step that races may show
+    /// more than its author allows.
+    pub fn narrow(&mut self, author: &Expect) {
+        let count = |count: Option<u64>| count.and_then(|count| i64::try_from(count).ok());
+        let pages = &mut self.pages;
+        let written = [
+            (&mut self.splits, count(author.splits)),
+            (&mut pages.pages_4k, author.pages_4k),
+            (&mut pages.pages_2m, author.pages_2m),
+            (&mut pages.pages_1g, author.pages_1g),
+            (&mut self.accept_exits, count(author.accept_exits)),
+        ];
+        for (bounds, value) in written {
+            if let Some(value) = value.filter(|value| bounds.contains(*value)) {
+                *bounds = Interval::exactly(value);
+            }
+        }
+    }
 }
 
 /// Pages for the dirty log of a step; any other page that it names is wrong.
@@ -213,5 +234,34 @@ impl fmt::Display for Interval {
             Some(value) => write!(f, "{value:+}"),
             None => write!(f, "{:+}..={:+}", self.min, self.max),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A fault shows where a step races only if what its author wrote counts.
+    #[test]
+    fn an_author_narrows_bounds_and_never_moves_them() {
+        let bounds = Interval { min: 0, max: 1 };
+        let mut expected = Expectation {
+            splits: bounds,
+            pages: PageDelta {
+                pages_2m: bounds,
+                pages_4k: Interval::exactly(512),
+                ..PageDelta::default()
+            },
+            ..Expectation::default()
+        };
+        expected.narrow(&Expect {
+            splits: Some(7),
+            pages_2m: Some(0),
+            pages_4k: Some(511),
+            ..Expect::default()
+        });
+        assert_eq!(expected.splits, bounds);
+        assert_eq!(expected.pages.pages_2m, Interval::exactly(0));
+        assert_eq!(expected.pages.pages_4k, Interval::exactly(512));
     }
 }

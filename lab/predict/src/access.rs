@@ -61,6 +61,8 @@ impl State {
             let view = self.view(reach);
             let here = at..at + view.pages;
             if view.region.uncertain {
+                // What is private still becomes shared.
+                self.unsettle(here.clone());
                 self.stir(tally, &here);
             } else {
                 self.access_shared_here(tally, here, view.shared, access.fill);
@@ -139,6 +141,9 @@ impl State {
             if view.region.uncertain {
                 self.stir(tally, &here);
                 tally.fault(&here, 1);
+                if let Some(generation) = access.fill {
+                    self.fill_steady(here, generation);
+                }
                 return (AccessOutcome::Either, view.pages);
             }
             match view.sept {

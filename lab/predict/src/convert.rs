@@ -129,7 +129,7 @@ impl State {
         match how {
             Settled::Converted(Side::Private) => self.stir(tally, &own),
             Settled::Converted(Side::Shared) => {
-                self.uncertain.widen(region, &self.design);
+                self.widen(region);
                 self.uncertain.clear(region, true, self.design.in_place());
             }
             // Leaves wholly inside a hole do not split.

@@ -11,7 +11,7 @@
 //! | `convert` | MapGPA and implicit conversions |
 //! | `hole` | punched holes and allocation |
 //! | `verify` | expected content of memory |
-//! | `race`, `uncertain` | parallel steps, and the knowledge left after them |
+//! | `race`, `footprint`, `uncertain` | parallel steps, and the knowledge left after them |
 //! | `state`, `runs`, `pages`, `slots`, `folio` | knowledge between steps, as runs |
 //! | `others` | pinned pages, memory slots that go, conversions that the VMM does not serve |
 //! | `zero_step` | the module's filter against zero-stepping |
@@ -25,6 +25,7 @@ mod convert;
 mod entries;
 mod expect;
 mod folio;
+mod footprint;
 mod hole;
 mod map;
 mod others;
@@ -98,6 +99,15 @@ impl Predictor {
     pub fn on_module(mut self, module: Option<TdxModule>) -> Predictor {
         if let Rules::Td(state) = &mut self.rules {
             state.module = module;
+        }
+        self
+    }
+
+    /// The same with a VMM that has KVM map what a guest has converted.
+    #[must_use]
+    pub fn whose_vmm_maps_conversions(mut self, maps: bool) -> Predictor {
+        if let Rules::Td(state) = &mut self.rules {
+            state.maps_conversions = maps;
         }
         self
     }

@@ -1,13 +1,16 @@
 //! Parallel steps: what must hold whatever the order.
 //!
 //! A 2M region that only one branch touches is exact, since no operation reaches beyond the regions
-//! it touches. A region where branches meet is uncertain first, see [`super::uncertain`].
+//! it touches. A region where branches meet is exact afterwards where the order does not show in what
+//! is left, see [`super::footprint`]; of any other only bounds are known, see [`super::uncertain`], and
+//! the pages that no branch takes away, shares or writes.
 
 use std::collections::BTreeMap;
 
 use tdxlab_plan::addr::Side;
-use tdxlab_plan::{Branch, Interval, Op};
+use tdxlab_plan::{Branch, Generation, Interval, Op};
 
+use super::hole::pages_around;
 use super::pages::{REGION, gfns_of, gfns_of_all, overlap, pages_of, regions_touching};
 use super::runs::Pages;
 use super::state::{Region, Sept, SharedPage, State};
@@ -41,18 +44,26 @@ impl State {
         meeting: Vec<u64>,
         branches: &[Branch],
     ) -> Result<(), Unjudgeable> {
-        for region in &meeting {
+        let open = self.open_regions(branches, &meeting);
+        let ops = || branches.iter().flat_map(|branch| &branch.0);
+        let harmed: Vec<Pages> = ops().filter_map(harmed_by).collect();
+        for region in &open {
             self.cover(*region);
+            self.unsettle_within(*region, &harmed);
         }
-        for op in branches.iter().flat_map(|branch| &branch.0) {
+        for op in ops() {
             self.operate(tally, op)?;
         }
-        if !meeting.is_empty() && !self.slots.all_congruent() {
+        if !meeting.is_empty() {
+            // How often vCPUs exit, and what they are told, depends on the order all the same.
+            tally.becomes_uncertain();
+        }
+        if !open.is_empty() && !self.slots.all_congruent() {
             self.uncertain.lose_folios();
         }
         // A result that one branch made certain may be undone by another.
-        for region in meeting {
-            self.uncertain.widen(region, &self.design);
+        for region in open {
+            self.widen(region);
         }
         if tally.died {
             return Err(Unjudgeable {
@@ -117,7 +128,7 @@ impl State {
         folios(one).iter().any(meets)
     }
 
-    /// From now on only bounds are known of the region.
+    /// From now on only bounds are known of the region, and its steady pages: all that were accepted.
     fn cover(&mut self, region: u64) {
         let (facts, _) = self.regions.at(region);
         if facts.uncertain {
@@ -140,9 +151,17 @@ impl State {
             populated: Interval::exactly(populated as i64),
         };
         self.uncertain.mark(region, exact, facts.table);
+        let accepted: Vec<Pages> = self
+            .sept
+            .stretches(gfns.clone())
+            .filter(|(_, sept)| sept.is_accepted())
+            .map(|(stretch, _)| stretch)
+            .collect();
         self.sept.set(gfns.clone(), Sept::Absent);
-        self.shared.set(gfns.clone(), SharedPage::default());
-        self.filled.set(gfns, None);
+        self.shared.set(gfns, SharedPage::default());
+        for stretch in accepted {
+            self.steady.set(stretch, true);
+        }
         self.regions.set(
             region..region + 1,
             Region {
@@ -150,6 +169,38 @@ impl State {
                 ..facts
             },
         );
+    }
+
+    /// Whether these pages are still accepted, and what they hold, is not known from now on.
+    pub(super) fn unsettle(&mut self, pages: Pages) {
+        self.steady.set(pages.clone(), false);
+        self.filled.set(pages, None);
+    }
+
+    fn unsettle_within(&mut self, region: u64, harmed: &[Pages]) {
+        let own = gfns_of(region);
+        for pages in harmed.iter().filter(|pages| overlap(pages, &own)) {
+            self.unsettle(pages.start.max(own.start)..pages.end.min(own.end));
+        }
+    }
+
+    /// The guest writes pages of an uncertain region: those that are steady hold that now.
+    pub(super) fn fill_steady(&mut self, pages: Pages, generation: Generation) {
+        let steady: Vec<Pages> = self
+            .steady
+            .stretches(pages)
+            .filter(|(_, is_steady)| *is_steady)
+            .map(|(stretch, _)| stretch)
+            .collect();
+        for stretch in steady {
+            self.filled.set(stretch, Some(generation));
+        }
+    }
+
+    /// Any mapping of an uncertain region is possible now in which its steady pages are mapped.
+    pub(super) fn widen(&mut self, region: u64) {
+        let steady = self.steady.count(gfns_of(region), |is_steady| is_steady);
+        self.uncertain.widen(region, &self.design, steady);
     }
 
     /// Whether anything happened in these pages depends on a race.
@@ -165,7 +216,7 @@ impl State {
         tally.becomes_uncertain();
         for region in regions_touching(pages) {
             if self.regions.at(region).0.uncertain {
-                self.uncertain.widen(region, &self.design);
+                self.widen(region);
             }
         }
     }
@@ -185,6 +236,22 @@ impl State {
                 .uncertain_regions(&pages_of(op.range().unwrap_or_default()))
                 .is_empty()
     }
+}
+
+/// The pages of which an operation of a race may take away, share or write some. All others stay accepted
+/// with what they hold: no ACCEPT, no access and no mapping changes an accepted page.
+fn harmed_by(op: &Op) -> Option<Pages> {
+    let harmless = match op {
+        Op::Touch { side, .. } => *side == Side::Private,
+        Op::Accept { .. }
+        | Op::Verify { .. }
+        | Op::Probe { .. }
+        | Op::Prefault { .. }
+        | Op::Allocate { .. } => true,
+        _ => false,
+    };
+    let pages = pages_around(op.range()?);
+    (!harmless).then_some(pages)
 }
 
 fn too_much() -> Unjudgeable {

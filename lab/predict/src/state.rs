@@ -86,10 +86,15 @@ pub(super) struct State {
     pub(super) others: Runs<Others>,
     /// The fill of a private page since it was accepted; `None`: it is zero.
     pub(super) filled: Runs<Option<Generation>>,
+    /// Pages of uncertain regions that are private and accepted all the same, with the content that
+    /// `filled` says; only the size of their mapping is not known.
+    pub(super) steady: Runs<bool>,
     pub(super) folios: Folios,
     pub(super) uncertain: UncertainRegions,
     /// `None` where nobody knows which.
     pub(super) module: Option<TdxModule>,
+    /// The VMM has KVM map what the guest has converted.
+    pub(super) maps_conversions: bool,
     /// What its zero-step filter may know.
     pub(super) stepping: BTreeMap<VcpuId, Stepping>,
 }
@@ -124,8 +129,10 @@ impl State {
             shared: Runs::default(),
             others: Runs::default(),
             filled: Runs::default(),
+            steady: Runs::default(),
             uncertain: UncertainRegions::default(),
             module: None,
+            maps_conversions: false,
             stepping: BTreeMap::new(),
         };
         let mut image = Tally::default();
@@ -274,7 +281,7 @@ impl State {
             }
         }
         self.sept.set(pages.clone(), Sept::Absent);
-        self.filled.set(pages, None);
+        self.unsettle(pages);
     }
 
     /// Removes every shared mapping of `pages`, and the knowledge of their content.

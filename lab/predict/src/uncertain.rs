@@ -4,7 +4,9 @@
 //! there. Such a region is uncertain for the rest of the TD's life. What still holds: a region
 //! holds at most 512 4K leaves or one 2M leaf, its leaf splits at most once in a step (a table
 //! never becomes a leaf again), a hole or a conversion over all of it leaves nothing private
-//! mapped, and the guest_memfd holds all of it once every page of it was read.
+//! mapped, and the guest_memfd holds all of it once every page of it was read. Pages that nobody
+//! takes away, shares or writes stay accepted with what they hold, whatever the order: they are
+//! *steady*, and are mapped by the leaf or by as many 4K leaves.
 
 use std::collections::BTreeMap;
 
@@ -58,8 +60,8 @@ impl UncertainRegions {
         });
     }
 
-    /// The region was changed: any legal mapping is possible now.
-    pub(super) fn widen(&mut self, region: u64, design: &Design) {
+    /// The region was changed: any legal mapping is possible now in which so many pages are steady.
+    pub(super) fn widen(&mut self, region: u64, design: &Design, steady: u64) {
         let Some(region) = self.regions.get_mut(&region) else {
             return;
         };
@@ -67,9 +69,9 @@ impl UncertainRegions {
         let leaf = design.huge() && !region.table;
         region.may_split |= leaf;
         region.now = Bounds {
-            pages_4k: up_to(REGION),
+            pages_4k: from(if leaf { 0 } else { steady }, REGION),
             pages_2m: up_to(u64::from(leaf)),
-            populated: up_to(REGION),
+            populated: from(steady, REGION),
         };
     }
 
@@ -136,9 +138,13 @@ impl UncertainRegions {
 }
 
 fn up_to(value: u64) -> Interval {
+    from(0, value)
+}
+
+fn from(min: u64, max: u64) -> Interval {
     Interval {
-        min: 0,
-        max: value as i64,
+        min: min as i64,
+        max: max as i64,
     }
 }
 

@@ -45,19 +45,12 @@ impl State {
             let here = at..at + view.pages;
             at = here.end;
             if view.region.uncertain {
-                if gone != Gone::Skip {
-                    self.stir(tally, &here);
-                    self.reach(&here);
-                    tally.reads.push(read(&here, Content::Raced));
-                }
+                self.verify_uncertain(tally, here, gone);
             } else if view.shared.attribute {
             } else if let Sept::Leaf(Acceptance::Accepted) | Sept::Page(Acceptance::Accepted) =
                 view.sept
             {
-                for (stretch, filled) in self.filled.stretches(here) {
-                    let content = filled.map_or(Content::Zero, Content::Filled);
-                    push_read(&mut tally.reads, &stretch, content);
-                }
+                self.read_filled(tally, here);
             } else {
                 match missing.last_mut() {
                     Some(last) if last.end == here.start => last.end = here.end,
@@ -72,6 +65,30 @@ impl State {
             }
         }
         tally.reads.sort_by_key(|read| read.range);
+    }
+
+    /// Of an uncertain region, steady pages are as sure as any; the others are read where pages that are
+    /// gone are.
+    fn verify_uncertain(&mut self, tally: &mut Tally, pages: Pages, gone: Gone) {
+        if gone != Gone::Skip {
+            self.stir(tally, &pages);
+            self.reach(&pages);
+        }
+        for (part, is_steady) in self.steady.stretches(pages) {
+            if is_steady {
+                self.read_filled(tally, part);
+            } else if gone != Gone::Skip {
+                tally.reads.push(read(&part, Content::Raced));
+            }
+        }
+    }
+
+    /// Accepted pages, which hold their fill or are zero.
+    fn read_filled(&self, tally: &mut Tally, pages: Pages) {
+        for (stretch, filled) in self.filled.stretches(pages) {
+            let content = filled.map_or(Content::Zero, Content::Filled);
+            push_read(&mut tally.reads, &stretch, content);
+        }
     }
 
     fn read_gone(&mut self, tally: &mut Tally, pages: Pages) {

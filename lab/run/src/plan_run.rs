@@ -299,7 +299,7 @@ impl PlanRun<'_> {
                 return Err(HostError::Interrupted.into());
             }
             let index = u32::try_from(number).unwrap_or(u32::MAX);
-            let expected = judge.expect(&step.action).map_err(|why| {
+            let expected = judge.expect(&step.action, &step.expect).map_err(|why| {
                 Stop::Reason(format!("step {}: nobody can foresee it: {why}", number + 1))
             })?;
             if let Some(sample) = judge.before() {
