@@ -2,6 +2,7 @@
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use tdxlab_protocol::tdcall::status;
 
 use crate::op::{Action, Kind, Op};
 
@@ -82,6 +83,19 @@ pub enum ExpectStatus {
     SizeMismatch,
     /// TDX_OPERAND_INVALID.
     OperandInvalid,
+}
+
+impl ExpectStatus {
+    /// Whether a raw status (RAX) has this name, whatever its detail.
+    pub fn is(self, status: u64) -> bool {
+        let class = match self {
+            ExpectStatus::Success => status::SUCCESS,
+            ExpectStatus::AlreadyAccepted => status::PAGE_ALREADY_ACCEPTED,
+            ExpectStatus::SizeMismatch => status::PAGE_SIZE_MISMATCH,
+            ExpectStatus::OperandInvalid => status::OPERAND_INVALID,
+        };
+        status & status::CLASS_MASK == class
+    }
 }
 
 /// What the guest gets for a MapGPA, by name.

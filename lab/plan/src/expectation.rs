@@ -80,6 +80,11 @@ impl Expectation {
                 *bounds = Interval::exactly(value);
             }
         }
+        if let (Some(wanted), None) = (author.status, &self.statuses)
+            && self.legal_statuses.iter().any(|legal| wanted.is(*legal))
+        {
+            self.legal_statuses.retain(|legal| wanted.is(*legal));
+        }
     }
 }
 
@@ -240,6 +245,7 @@ impl fmt::Display for Interval {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::expect::ExpectStatus;
 
     /// A fault shows where a step races only if what its author wrote counts.
     #[test]
@@ -263,5 +269,24 @@ mod tests {
         assert_eq!(expected.splits, bounds);
         assert_eq!(expected.pages.pages_2m, Interval::exactly(0));
         assert_eq!(expected.pages.pages_4k, Interval::exactly(512));
+    }
+
+    #[test]
+    fn of_the_statuses_of_a_race_the_author_may_allow_some() {
+        let mut expected = Expectation {
+            legal_statuses: vec![0, 0x0b0a_0000_0000, 0x0b0a_0000_0001],
+            ..Expectation::default()
+        };
+        let author = |status| Expect {
+            status: Some(status),
+            ..Expect::default()
+        };
+        expected.narrow(&author(ExpectStatus::SizeMismatch));
+        assert_eq!(expected.legal_statuses.len(), 3);
+        expected.narrow(&author(ExpectStatus::AlreadyAccepted));
+        assert_eq!(
+            expected.legal_statuses,
+            [0x0b0a_0000_0000, 0x0b0a_0000_0001]
+        );
     }
 }

@@ -1,11 +1,7 @@
 //! Compares the author's expectations with the prediction.
 
-use tdxlab_plan::addr::PageLevel;
-use tdxlab_plan::{Expect, ExpectErrno, ExpectMapGpa, ExpectStatus, ExpectTd, Expectation};
-
-use tdxlab_plan::names::VmcallStatus;
-
-use super::status;
+use tdxlab_plan::names::{Status, VmcallStatus};
+use tdxlab_plan::{Expect, ExpectErrno, ExpectMapGpa, ExpectTd, Expectation};
 
 /// A value under `expect` that the predictor contradicts.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -51,12 +47,21 @@ pub(super) fn mismatches(expected: &Expectation, expect: &Expect) -> Vec<Mismatc
     };
     if let Some(wanted) = expect.status {
         let runs = expected.statuses.as_deref().unwrap_or_default();
-        let other = runs.iter().find(|run| !is(run.status, wanted));
+        let other = runs.iter().find(|run| !wanted.is(run.status));
         if expected.statuses.is_some() && (runs.is_empty() || other.is_some()) {
             let says = match other {
                 Some(run) => format!("{:#x} at {}", run.status, run.start),
                 None => "no ACCEPT at all".to_owned(),
             };
+            differ("status", format!("{wanted:?}"), says);
+        }
+        let legal = &expected.legal_statuses;
+        if expected.statuses.is_none()
+            && !legal.is_empty()
+            && !legal.iter().any(|legal| wanted.is(*legal))
+        {
+            let names: Vec<String> = legal.iter().map(|s| Status(*s).to_string()).collect();
+            let says = format!("one of {}", names.join(", "));
             differ("status", format!("{wanted:?}"), says);
         }
     }
@@ -112,17 +117,6 @@ pub(super) fn mismatches(expected: &Expectation, expect: &Expect) -> Vec<Mismatc
         }
     }
     found
-}
-
-fn is(status: u64, wanted: ExpectStatus) -> bool {
-    match wanted {
-        ExpectStatus::Success => status == status::SUCCESS,
-        ExpectStatus::AlreadyAccepted => {
-            status >> 32 == status::already_accepted(PageLevel::Size4K) >> 32
-        }
-        ExpectStatus::SizeMismatch => status == status::SIZE_MISMATCH,
-        ExpectStatus::OperandInvalid => status == status::OPERAND_INVALID,
-    }
 }
 
 #[cfg(test)]

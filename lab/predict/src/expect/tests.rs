@@ -1,8 +1,8 @@
 //! Expectations against predictions, key by key, agreeing and not.
 
 use rstest::rstest;
-use tdxlab_plan::addr::Gpa;
-use tdxlab_plan::{Interval, PageDelta, StatusRun};
+use tdxlab_plan::addr::{Gpa, PageLevel};
+use tdxlab_plan::{ExpectStatus, Interval, PageDelta, StatusRun};
 
 use super::*;
 use crate::Predictor;
@@ -183,4 +183,27 @@ fn one_status_for_all(#[case] statuses: Option<Vec<StatusRun>>, #[case] says: Op
         .into_iter()
         .collect();
     assert_eq!(found(&expected, &expect), wanted);
+}
+
+/// Of a race only what no order can bring is refused.
+#[rstest]
+#[case::possible(ExpectStatus::AlreadyAccepted, None)]
+#[case::impossible(
+    ExpectStatus::OperandInvalid,
+    Some("one of SUCCESS, PAGE_ALREADY_ACCEPTED L=0 (0x00000b0a00000000)")
+)]
+fn a_status_of_a_race(#[case] wanted: ExpectStatus, #[case] says: Option<&str>) {
+    let expected = Expectation {
+        legal_statuses: vec![0, 0x0b0a_0000_0000],
+        ..expectation()
+    };
+    let expect = Expect {
+        status: Some(wanted),
+        ..Expect::default()
+    };
+    let said: Vec<String> = found(&expected, &expect)
+        .into_iter()
+        .map(|[.., says]| says)
+        .collect();
+    assert_eq!(said, Vec::from_iter(says));
 }
