@@ -233,8 +233,10 @@ fn parallel(branches: &[Branch], guest: &Guest) -> Result<(), String> {
                 return Err("`dirty_log` of a TD cannot race".to_owned());
             }
             if op.range().is_some_and(|range| {
-                matches!(op, Op::Accept { .. } | Op::Convert { .. })
-                    && inside(range, PageLevel::Size4K, guest).is_err()
+                matches!(
+                    op,
+                    Op::Accept { .. } | Op::Convert { .. } | Op::Allocate { .. }
+                ) && inside(range, PageLevel::Size4K, guest).is_err()
             }) {
                 return Err("a range that leaves test memory cannot race".to_owned());
             }
@@ -263,7 +265,11 @@ fn op(op: &Op, guest: &Guest) -> Result<(), String> {
         ));
     }
     match op.kind() {
-        Kind::Host(HostOp::Punch(range) | HostOp::SetAttributes(range, _)) => hole(range, guest),
+        Kind::Host(HostOp::Punch(range) | HostOp::SetAttributes(range, _)) => of_file(range, guest),
+        Kind::Host(HostOp::Allocate(range)) if guest.backing.is_none() => {
+            of_file(range, guest)?;
+            few(range, PageLevel::Size4K)
+        }
         Kind::Guest(_, GuestOp::Convert { range, .. }) => from_memory(range, guest),
         Kind::Guest(_, GuestOp::Accept { range, size }) => {
             whole_pages(range, size.smallest())?;
@@ -341,13 +347,13 @@ fn inside(range: GpaRange, level: PageLevel, guest: &Guest) -> Result<(), String
 }
 
 /// A hole, or a change of attributes, may end past test memory, and may be unaligned, to be refused.
-fn hole(range: GpaRange, guest: &Guest) -> Result<(), String> {
+fn of_file(range: GpaRange, guest: &Guest) -> Result<(), String> {
     let starts = guest.memory.start() <= range.start() && range.start() <= guest.memory.end();
     if !range.is_empty() && starts && range.end().as_u64() <= WINDOW_BYTES {
         Ok(())
     } else {
         Err(format!(
-            "a hole at {range}; it starts in test memory, {}, and is not empty",
+            "{range}; it starts in test memory, {}, or at its end, and is not empty",
             guest.memory
         ))
     }

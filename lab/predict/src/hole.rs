@@ -4,7 +4,7 @@ use tdxlab_plan::addr::{GpaRange, PageLevel};
 
 use super::convert::Settled;
 use super::entries::entries;
-use super::pages::{pages_of, regions_touching};
+use super::pages::regions_touching;
 use super::runs::Pages;
 use super::state::State;
 use super::tally::Tally;
@@ -18,13 +18,8 @@ impl State {
     /// are punched. Parts past the end of the file are ignored, without an error.
     pub(super) fn punch(&mut self, tally: &mut Tally, range: GpaRange) {
         tally.entries_at_most = Some(0);
-        let torn_start = !range.start().is_aligned(PageLevel::Size4K);
-        let torn_end = !range.end().is_aligned(PageLevel::Size4K);
-        let pieces = self.file_pieces(&pages_around(range));
-        let last = pieces.len().saturating_sub(1);
-        for (index, (gfns, file)) in pieces.into_iter().enumerate() {
+        for (gfns, file, torn) in self.calls(range) {
             let alignment = self.design.hole_alignment.pages_4k();
-            let torn = (index == 0 && torn_start) || (index == last && torn_end);
             if torn || !file.start.is_multiple_of(alignment) || !file.end.is_multiple_of(alignment)
             {
                 tally.errnos.push(EINVAL);
@@ -40,18 +35,38 @@ impl State {
         tally.errnos.push(0);
     }
 
-    /// fallocate(KEEP_SIZE) over a range: populated, not mapped.
+    /// fallocate(KEEP_SIZE) over a range, piece by piece: populated, not mapped. A piece that is off page
+    /// boundaries or reaches past the end of the file ends it, unchanged (`kvm_gmem_allocate()`).
     pub(super) fn allocate(&mut self, tally: &mut Tally, range: GpaRange) {
-        let pages = pages_of(range);
-        self.populate(&pages);
-        if self
-            .regions
-            .stretches(regions_touching(&pages))
-            .any(|(_, region)| region.uncertain)
-        {
-            self.stir(tally, &pages);
+        for (pages, file, torn) in self.calls(range) {
+            if torn || file.end > self.slots.file_pages() {
+                tally.errnos.push(EINVAL);
+                return;
+            }
+            self.populate(&pages);
+            if self
+                .regions
+                .stretches(regions_touching(&pages))
+                .any(|(_, region)| region.uncertain)
+            {
+                self.stir(tally, &pages);
+            }
         }
         tally.errnos.push(0);
+    }
+
+    /// The calls on the file for a range: gfns, pages of the file, and whether an end is off page
+    /// boundaries.
+    fn calls(&self, range: GpaRange) -> Vec<(Pages, Pages, bool)> {
+        let torn_start = !range.start().is_aligned(PageLevel::Size4K);
+        let torn_end = !range.end().is_aligned(PageLevel::Size4K);
+        let pieces = self.file_pieces(&pages_around(range));
+        let last = pieces.len().saturating_sub(1);
+        let torn = |index| (index == 0 && torn_start) || (index == last && torn_end);
+        let pieces = pieces.into_iter().enumerate();
+        pieces
+            .map(|(index, (gfns, file))| (gfns, file, torn(index)))
+            .collect()
     }
 
     fn punch_piece(&mut self, tally: &mut Tally, pages: Pages) {

@@ -179,10 +179,13 @@ impl Operations {
                 })
             }
             OneOf::Punch(call) => Some(Op::Punch {
-                range: self.hole(reader, &call.full().range, range_node, expect)?,
+                range: self.of_file(reader, &call.full().range, range_node, expect)?,
             }),
             OneOf::Prefault(call) => Some(Op::Prefault {
                 range: self.bounded(reader, &call.full().range, range_node, PageLevel::Size4K)?,
+            }),
+            OneOf::Allocate(call) if refused(expect) => Some(Op::Allocate {
+                range: self.of_file(reader, &call.full().range, range_node, expect)?,
             }),
             OneOf::Allocate(call) => Some(Op::Allocate {
                 range: self.bounded(reader, &call.full().range, range_node, PageLevel::Size4K)?,
@@ -211,7 +214,7 @@ impl Operations {
             OneOf::Attributes(call) => {
                 let to = reader.get(&call.to, node.key("to"));
                 Some(Op::SetAttributes {
-                    range: self.hole(reader, &call.range, range_node, expect)?,
+                    range: self.of_file(reader, &call.range, range_node, expect)?,
                     to: to?,
                 })
             }
@@ -375,9 +378,9 @@ impl Operations {
         Some(range)
     }
 
-    /// Reads the range of a hole. It may end past test memory, and may be unaligned where the step
-    /// tests that.
-    fn hole(
+    /// Reads the range of a call on the guest_memfd. It may end past test memory, and may be unaligned
+    /// where the step tests that.
+    fn of_file(
         &self,
         reader: &mut Reader<'_>,
         scalar: &Scalar<Extent>,
@@ -385,8 +388,7 @@ impl Operations {
         expect: &Option<Expect>,
     ) -> Option<GpaRange> {
         let range = reader.get(scalar, node)?;
-        let refused = expect.as_ref().and_then(|expect| expect.errno) == Some(ExpectErrno::EINVAL);
-        if !refused {
+        if !refused(expect) {
             aligned(reader, &range, node, PageLevel::Size4K)?;
         }
         if range.start > self.memory.bytes() {
@@ -395,7 +397,7 @@ impl Operations {
             return None;
         }
         if range.end > WINDOW_BYTES - self.memory.start().as_u64() {
-            let message = format!("the hole ends at {}", Bytes(range.end));
+            let message = format!("the range ends at {}", Bytes(range.end));
             let help = format!(
                 "at most {}",
                 Bytes(WINDOW_BYTES - self.memory.start().as_u64())
@@ -460,4 +462,9 @@ impl Operations {
         self.fills += 1;
         Generation::new(self.fills)
     }
+}
+
+/// Whether the step is there to be refused.
+fn refused(expect: &Option<Expect>) -> bool {
+    expect.as_ref().and_then(|expect| expect.errno) == Some(ExpectErrno::EINVAL)
 }
