@@ -55,7 +55,7 @@ fn after_the_end(ending: &Ending) -> Fact {
     let ended = "QEMU has ended, and the TD with it";
     let complaint = ending
         .kernel_log
-        .value()
+        .left()
         .and_then(|lines| lines.iter().find(|line| klog::complaint(line).is_some()));
     match complaint {
         None => Fact::usable(name, ended),
@@ -342,8 +342,8 @@ fn moved<T>(
                 .advise("scenarios will fail on this; find out what else maps memory")
             }
         }
-        (Reading::Missing { reason } | Reading::Incomplete { reason }, _)
-        | (_, Reading::Missing { reason } | Reading::Incomplete { reason }) => {
+        (Reading::Missing { reason } | Reading::Incomplete { reason, .. }, _)
+        | (_, Reading::Missing { reason } | Reading::Incomplete { reason, .. }) => {
             Fact::limited(name, format!("not readable: {reason}"))
         }
     }
@@ -352,7 +352,7 @@ fn moved<T>(
 fn readable<T>(name: &str, reading: &Reading<T>) -> Fact {
     match reading {
         Reading::Read(_) => Fact::usable(name, "readable"),
-        Reading::Missing { reason } | Reading::Incomplete { reason } => {
+        Reading::Missing { reason } | Reading::Incomplete { reason, .. } => {
             Fact::limited(name, format!("not readable: {reason}"))
         }
     }

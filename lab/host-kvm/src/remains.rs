@@ -107,7 +107,7 @@ impl Before {
         }
         let (after, detail) = match holders {
             Reading::Read(names) => (Reading::Read(names.len() as u64), names.join(", ")),
-            Reading::Missing { reason } | Reading::Incomplete { reason } => {
+            Reading::Missing { reason } | Reading::Incomplete { reason, .. } => {
                 (Reading::missing(reason), String::new())
             }
         };

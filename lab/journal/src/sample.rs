@@ -1,7 +1,8 @@
 //! One reading per witness, or the reason why there is none.
 //!
 //! A witness that could not be read is [`Reading::Missing`], never a 0. One that was read but has
-//! lost data is [`Reading::Incomplete`]; the remaining data is not a count.
+//! lost data is [`Reading::Incomplete`]; the remaining data is not a count, though a complaint of the
+//! kernel among it is one all the same.
 
 use serde::{Deserialize, Serialize};
 use tdxlab_protocol::addr::Gpa;
@@ -19,10 +20,13 @@ pub enum Reading<T> {
         /// The reason, for the person who can make it readable.
         reason: String,
     },
-    /// Some data was lost. The rest proves nothing, so the step cannot be judged.
+    /// Some data was lost. What the rest lacks proves nothing, so the step cannot be judged.
     Incomplete {
         /// The reason.
         reason: String,
+        /// What is left, where it says something by itself.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        rest: Option<T>,
     },
 }
 
@@ -38,6 +42,7 @@ impl<T> Reading<T> {
     pub fn incomplete(reason: impl Into<String>) -> Reading<T> {
         Reading::Incomplete {
             reason: reason.into(),
+            rest: None,
         }
     }
 
@@ -46,7 +51,10 @@ impl<T> Reading<T> {
         match self {
             Reading::Read(value) => Reading::Read(change(value)),
             Reading::Missing { reason } => Reading::Missing { reason },
-            Reading::Incomplete { reason } => Reading::Incomplete { reason },
+            Reading::Incomplete { reason, rest } => Reading::Incomplete {
+                reason,
+                rest: rest.map(change),
+            },
         }
     }
 
@@ -55,6 +63,15 @@ impl<T> Reading<T> {
         match self {
             Reading::Read(value) => Some(value),
             Reading::Missing { .. } | Reading::Incomplete { .. } => None,
+        }
+    }
+
+    /// The value, or what is left of it: for what is true even if there was more.
+    pub fn left(&self) -> Option<&T> {
+        match self {
+            Reading::Read(value) => Some(value),
+            Reading::Incomplete { rest, .. } => rest.as_ref(),
+            Reading::Missing { .. } => None,
         }
     }
 }

@@ -175,7 +175,7 @@ impl Control {
 
     /// Split events that are lost, or of which none could arrive, would be missed in every step.
     fn whole(&mut self, before: &Reading<Vec<SplitEvent>>, after: &Reading<Vec<SplitEvent>>) {
-        if let (Reading::Incomplete { reason }, _) | (_, Reading::Incomplete { reason }) =
+        if let (Reading::Incomplete { reason, .. }, _) | (_, Reading::Incomplete { reason, .. }) =
             (before, after)
         {
             let all = "all that there was";
@@ -191,8 +191,8 @@ impl Control {
     ) -> Option<(T, T)> {
         match (before, after) {
             (Reading::Read(before), Reading::Read(after)) => Some((*before, *after)),
-            (Reading::Missing { reason } | Reading::Incomplete { reason }, _)
-            | (_, Reading::Missing { reason } | Reading::Incomplete { reason }) => {
+            (Reading::Missing { reason } | Reading::Incomplete { reason, .. }, _)
+            | (_, Reading::Missing { reason } | Reading::Incomplete { reason, .. }) => {
                 self.judgement.missing.push(MissingWitness {
                     witness,
                     reason: reason.clone(),

@@ -107,7 +107,7 @@ impl Findings {
                 self.heard(witness);
                 Some((before, after))
             }
-            (_, Reading::Incomplete { reason }) | (Reading::Incomplete { reason }, _) => {
+            (_, Reading::Incomplete { reason, .. }) | (Reading::Incomplete { reason, .. }, _) => {
                 self.find(incomplete(witness, reason));
                 None
             }
@@ -137,19 +137,24 @@ impl Findings {
                 self.missing(witness, reason);
                 None
             }
-            Reading::Incomplete { reason } => {
+            Reading::Incomplete { reason, .. } => {
                 self.find(incomplete(witness, reason));
                 None
             }
         }
     }
 
-    /// Implausible values are an error, unless another finding is a failure. A silent kernel log
-    /// proves nothing, so a step with no other witness was not judged.
+    /// What cannot be makes an error of the step, whatever else was found, but for a complaint of the
+    /// kernel, which no other witness can take back. A silent kernel log proves nothing, so a step with
+    /// no other witness was not judged.
     pub(crate) fn close(self) -> Judgement {
         let has = |kinds: &[FindingKind]| self.findings.iter().any(|f| kinds.contains(&f.kind));
         let judged = self.heard.iter().any(|w| *w != Witness::KernelLog);
-        let verdict = if has(&[FindingKind::Impossible]) {
+        let complaint =
+            |f: &Finding| f.witness == Witness::KernelLog && f.kind == FindingKind::Wrong;
+        let verdict = if self.findings.iter().any(complaint) {
+            Verdict::Fail
+        } else if has(&[FindingKind::Impossible]) {
             Verdict::Error
         } else if has(&[FindingKind::Wrong, FindingKind::Disagreement]) {
             Verdict::Fail

@@ -60,12 +60,10 @@ impl AllowList {
     }
 }
 
-/// Every complaint of the kernel that is not allowed is a finding.
+/// Every complaint of the kernel that is not allowed is a finding, though others may be lost.
 pub(super) fn lines(reading: &Reading<Vec<String>>, allowed: &AllowList, findings: &mut Findings) {
-    let Some(lines) = findings.one(Witness::KernelLog, reading) else {
-        return;
-    };
-    for line in lines {
+    findings.one(Witness::KernelLog, reading);
+    for line in reading.left().into_iter().flatten() {
         let Some(complaint) = klog::complaint(line).filter(|_| !allowed.passes(line)) else {
             continue;
         };

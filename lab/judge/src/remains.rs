@@ -10,11 +10,10 @@ pub(super) fn given_back(taken: &[Taken], findings: &mut Findings) {
     for one in taken {
         let after = match &one.after {
             Reading::Read(after) => *after,
-            Reading::Missing { reason } => {
+            Reading::Missing { reason } | Reading::Incomplete { reason, .. } => {
                 findings.missing(Witness::Remains, format!("{}: {reason}", one.what));
                 continue;
             }
-            Reading::Incomplete { .. } => continue,
         };
         findings.heard(Witness::Remains);
         if one.is_too_much() {

@@ -112,7 +112,7 @@ mod tests {
                 fallocate(&file, hole, 4096, 4096).unwrap();
                 assert_eq!(populated(&file, &pieces), Reading::Read(3));
             }
-            Reading::Missing { reason } | Reading::Incomplete { reason } => {
+            Reading::Missing { reason } | Reading::Incomplete { reason, .. } => {
                 assert!(reason.contains("Linux 6.5"), "{reason}");
             }
         }

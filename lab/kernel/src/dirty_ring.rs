@@ -271,7 +271,7 @@ mod tests {
     )]
     fn what_is_not_sure_is_no_reading(#[case] text: String, #[case] says: &str) {
         match read(&text) {
-            Reading::Missing { reason } | Reading::Incomplete { reason } => {
+            Reading::Missing { reason } | Reading::Incomplete { reason, .. } => {
                 assert!(reason.contains(says), "{reason}");
             }
             Reading::Read(pages) => panic!("{pages:?}"),

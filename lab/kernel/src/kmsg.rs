@@ -140,24 +140,26 @@ impl KernelLog {
         }
     }
 
-    /// Kernel messages since the previous reading. Incomplete if the ring buffer has overwritten
-    /// some: a WARN may have been among them.
+    /// Kernel messages since the previous reading. Incomplete, with those that are left, if the ring
+    /// buffer has overwritten some: a WARN may have been among them.
     pub fn lines(&mut self) -> Reading<Vec<String>> {
-        match self.read() {
-            Ok(lines) => Reading::Read(lines),
-            Err(reason) => {
-                let reason = format!("{}: {reason}", self.path.display());
-                match self.file {
-                    Ok(_) => Reading::incomplete(reason),
-                    Err(_) => Reading::missing(reason),
-                }
-            }
+        let mut lines = Vec::new();
+        let trouble = self.read(&mut lines);
+        let Err(reason) = trouble else {
+            return Reading::Read(lines);
+        };
+        let reason = format!("{}: {reason}", self.path.display());
+        match self.file {
+            Ok(_) => Reading::Incomplete {
+                reason,
+                rest: Some(lines),
+            },
+            Err(_) => Reading::missing(reason),
         }
     }
 
-    fn read(&mut self) -> Result<Vec<String>, String> {
+    fn read(&mut self, lines: &mut Vec<String>) -> Result<(), String> {
         let file = self.file.as_mut().map_err(|reason| reason.clone())?;
-        let mut lines = Vec::new();
         let mut trouble = None;
         // The device gives one record per read, and EINVAL to a buffer it does not fit in.
         let mut buffer = [0; MAX_RECORD];
@@ -204,7 +206,7 @@ impl KernelLog {
         }
         match trouble {
             Some(reason) => Err(reason.to_owned()),
-            None => Ok(lines),
+            None => Ok(()),
         }
     }
 }
@@ -246,8 +248,11 @@ mod tests {
         writeln!(file, "4,2,2,-;first\n SUBSYSTEM=x\n12,3,3,-;from a daemon").unwrap();
         assert_eq!(log.lines(), Reading::Read(vec!["first".into()]));
         assert_eq!(log.lines(), Reading::Read(Vec::new()));
-        writeln!(file, "nonsense").unwrap();
-        assert!(matches!(log.lines(), Reading::Incomplete { .. }));
+        writeln!(file, "4,3,3,-;WARNING\nnonsense").unwrap();
+        let Reading::Incomplete { rest, .. } = log.lines() else {
+            panic!("nonsense is no record");
+        };
+        assert_eq!(rest, Some(vec!["WARNING".into()]));
         writeln!(file, "4,4,4,-;again").unwrap();
         assert_eq!(log.lines(), Reading::Read(vec!["again".into()]));
     }

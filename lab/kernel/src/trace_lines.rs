@@ -95,7 +95,7 @@ impl TraceLines {
             false => take(line),
         });
         match read {
-            Reading::Missing { reason } | Reading::Incomplete { reason } => Err(reason),
+            Reading::Missing { reason } | Reading::Incomplete { reason, .. } => Err(reason),
             Reading::Read(()) if seen => Ok(()),
             Reading::Read(()) => Err(format!(
                 "{}: a line that was written into the trace did not come out of it; is tracing_on \

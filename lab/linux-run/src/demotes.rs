@@ -22,7 +22,7 @@ impl Demotes {
         Demotes {
             returns: match splits {
                 Ok(splits) => splits.probe_return(FUNCTION),
-                Err(Reading::Missing { reason } | Reading::Incomplete { reason }) => {
+                Err(Reading::Missing { reason } | Reading::Incomplete { reason, .. }) => {
                     Err(reason.clone())
                 }
                 Err(Reading::Read(_)) => Err("there is no tracefs instance".to_owned()),

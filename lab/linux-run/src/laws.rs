@@ -158,7 +158,7 @@ fn read<'s, T>(court: &mut Court, witness: Witness, reading: &'s Reading<T>) -> 
             court.miss(witness, reason);
             None
         }
-        Reading::Incomplete { reason } => {
+        Reading::Incomplete { reason, .. } => {
             let finding = Finding::impossible(witness, "a whole reading", reason);
             court.find(finding);
             None
@@ -193,7 +193,7 @@ fn by_calls(court: &mut Court, before: Option<&Sample>, after: &Sample, events: 
                 court.find(Finding::impossible(Witness::Splits, expected, found));
             }
         },
-        (_, Reading::Missing { reason } | Reading::Incomplete { reason }) => {
+        (_, Reading::Missing { reason } | Reading::Incomplete { reason, .. }) => {
             court.show(reason.clone());
         }
         (None, _) => {}

@@ -226,7 +226,7 @@ pub(crate) fn judge_end(court: &mut Court, seen: &Plugged, left: impl FnOnce() -
     };
     match left {
         Reading::Read(left) => court.equal(Witness::Remains, "VMs of this QEMU in KVM", 0, left),
-        Reading::Missing { reason } | Reading::Incomplete { reason } => {
+        Reading::Missing { reason } | Reading::Incomplete { reason, .. } => {
             court.miss(Witness::Remains, &reason);
         }
     }
@@ -245,7 +245,7 @@ pub(crate) fn judge_end(court: &mut Court, seen: &Plugged, left: impl FnOnce() -
                 court.find(Finding::wrong(Witness::KernelLog, expected, found));
             }
         }
-        Reading::Missing { reason } | Reading::Incomplete { reason } => {
+        Reading::Missing { reason } | Reading::Incomplete { reason, .. } => {
             court.miss(Witness::KernelLog, &reason);
         }
     }

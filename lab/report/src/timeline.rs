@@ -222,7 +222,7 @@ impl StepPicture {
 
     fn sampled(&mut self, sample: Sample) {
         self.did_split = sample.splits.value().map(|events| leaves(events));
-        if let Some(lines) = sample.kernel_log.value() {
+        if let Some(lines) = sample.kernel_log.left() {
             self.kernel_log.clone_from(lines);
         }
     }

@@ -487,7 +487,7 @@ impl PlanRun<'_> {
 
 /// The kernel's line about a QEMU that it ended for want of memory.
 fn killed_for_memory(ending: &Ending) -> Option<String> {
-    let lines = ending.kernel_log.value()?;
+    let lines = ending.kernel_log.left()?;
     let of_qemu = |line: &&String| line.contains("(qemu") && klog::oom_victim(line).is_some();
     lines.iter().find(of_qemu).cloned()
 }

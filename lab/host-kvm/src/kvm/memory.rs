@@ -95,7 +95,7 @@ impl TestMemory {
         let cached = cachestat::populated(self.file.as_fd(), &[(0, self.memory.bytes())]);
         let why = match cached {
             Reading::Read(_) => return (cached, "cachestat(2)".to_owned()),
-            Reading::Missing { reason } | Reading::Incomplete { reason } => reason,
+            Reading::Missing { reason } | Reading::Incomplete { reason, .. } => reason,
         };
         let source = format!("st_blocks of the file, as there is no {why}");
         let blocks = fstat(&self.file).map_err(|error| error.to_string());

@@ -18,14 +18,14 @@ use std::os::unix::process::ExitStatusExt;
 use std::process::ExitStatus;
 
 use tdxlab_journal::klog::{self, Kind};
-use tdxlab_journal::{Death, Killer};
+use tdxlab_journal::{Death, Killer, Reading};
 use tdxlab_qemu::qmp::Event;
 
 use super::last_words::last_words;
 use super::reports;
 
 /// Evidence about a TD that no longer runs.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct Signs {
     /// QMP events, oldest first.
     pub events: Vec<Event>,
@@ -33,8 +33,8 @@ pub struct Signs {
     pub run_state: Option<String>,
     /// QEMU's stderr.
     pub stderr: String,
-    /// Kernel log lines since the last step; `None` where the log cannot be read.
-    pub kernel_log: Option<Vec<String>>,
+    /// Kernel log lines since the last step.
+    pub kernel_log: Reading<Vec<String>>,
     /// QEMU's process.
     pub pid: u32,
     /// How QEMU has ended, if it has.
@@ -58,7 +58,7 @@ pub fn is_sign(event: &Event) -> bool {
 
 /// How the TD died; `None` where it did not.
 pub fn recognise(signs: &Signs) -> Option<Death> {
-    let log = signs.kernel_log.as_deref().unwrap_or_default();
+    let log = signs.kernel_log.left().map_or(&[][..], Vec::as_slice);
     let said = |text: &str| signs.stderr.lines().find(|line| line.contains(text));
     let death = |by, text: String| Some(Death { by, text });
 
@@ -116,7 +116,7 @@ pub fn recognise(signs: &Signs) -> Option<Death> {
             format!("{} by the guest, as after a triple fault", event.name),
         );
     }
-    if let Some((by, text)) = last_words(&signs.stderr, signs.kernel_log.as_deref()) {
+    if let Some((by, text)) = last_words(&signs.stderr, &signs.kernel_log) {
         return death(by, text);
     }
     if let Some(text) = signs.events.iter().find_map(asked_to_end) {
@@ -126,7 +126,7 @@ pub fn recognise(signs: &Signs) -> Option<Death> {
         return None;
     }
     let (by, what) = match (signs.ended, &signs.run_state) {
-        (Some(status), _) => by_signal(status, signs.kernel_log.is_some()),
+        (Some(status), _) => by_signal(status, &signs.kernel_log),
         (None, Some(state)) if state == "guest-panicked" => {
             (Killer::Guest, "the guest panicked".to_owned())
         }
@@ -178,7 +178,7 @@ fn asked_to_end(event: &Event) -> Option<(Killer, String)> {
 }
 
 /// Diagnosis from QEMU's exit status alone.
-fn by_signal(status: ExitStatus, log_is_read: bool) -> (Killer, String) {
+fn by_signal(status: ExitStatus, log: &Reading<Vec<String>>) -> (Killer, String) {
     match status.signal() {
         Some(libc::SIGBUS) => (
             Killer::HostMemory,
@@ -187,9 +187,14 @@ fn by_signal(status: ExitStatus, log_is_read: bool) -> (Killer, String) {
                 .to_owned(),
         ),
         Some(libc::SIGKILL) => {
-            let by = match log_is_read {
-                true => "not by the kernel's OOM killer, whose line is not in the kernel log",
-                false => "and the kernel log, which would name the OOM killer, cannot be read",
+            let by = match log {
+                Reading::Read(_) => "not by the kernel's OOM killer, whose line is not in the kernel log",
+                Reading::Missing { .. } => {
+                    "and the kernel log, which would name the OOM killer, cannot be read"
+                }
+                Reading::Incomplete { .. } => {
+                    "and of the kernel log, which would name the OOM killer, a part is lost"
+                }
             };
             (Killer::Vmm, format!("QEMU was killed by SIGKILL, {by}"))
         }
@@ -249,6 +254,25 @@ mod tests {
     use rstest::rstest;
 
     use super::*;
+
+    /// Of a QEMU that says nothing.
+    fn signs() -> Signs {
+        Signs {
+            events: Vec::new(),
+            run_state: None,
+            stderr: String::new(),
+            kernel_log: kernel_log(None),
+            pid: PID,
+            ended: None,
+        }
+    }
+
+    fn kernel_log(lines: Option<&[&str]>) -> Reading<Vec<String>> {
+        match lines {
+            Some(lines) => Reading::Read(lines.iter().map(|&line| line.to_owned()).collect()),
+            None => Reading::missing("no /dev/kmsg"),
+        }
+    }
 
     /// As QEMU 11.1.3 has sent them; see `selftests/tests/kernels/rehearsal/lies.rs`, which makes it send them.
     fn events(lines: &[&str]) -> Vec<Event> {
@@ -331,9 +355,8 @@ mod tests {
             events: events(lines),
             run_state: Some("internal-error".to_owned()),
             stderr: stderr.to_owned(),
-            kernel_log: log.map(|log| log.iter().map(|&line| line.to_owned()).collect()),
-            pid: PID,
-            ended: None,
+            kernel_log: kernel_log(log),
+            ..signs()
         };
         let death = recognise(&signs).unwrap();
         assert_eq!(death.by, by, "{}", death.text);
@@ -345,15 +368,15 @@ mod tests {
         let mut signs = Signs {
             run_state: Some("running".to_owned()),
             // Of an earlier TD, or of a warning that is judged elsewhere.
-            kernel_log: Some(vec![WARN.to_owned()]),
-            ..Signs::default()
+            kernel_log: kernel_log(Some(&[WARN])),
+            ..signs()
         };
         assert_eq!(recognise(&signs), None);
         signs.events = events(&[r#"{"event":"RESUME"}"#]);
         assert_eq!(recognise(&signs), None);
         // Stopped by the lab itself.
         signs.events = events(&[STOP]);
-        signs.kernel_log = Some(Vec::new());
+        signs.kernel_log = kernel_log(Some(&[]));
         signs.run_state = Some("paused".to_owned());
         assert_eq!(recognise(&signs), None);
     }
@@ -362,7 +385,7 @@ mod tests {
     fn an_end_without_a_word_is_qemus() {
         let death = recognise(&Signs {
             ended: Some(ExitStatus::from_raw(0)),
-            ..Signs::default()
+            ..signs()
         })
         .unwrap();
         assert_eq!(
@@ -413,13 +436,31 @@ mod tests {
         #[case] says: &str,
     ) {
         let death = recognise(&Signs {
-            pid: PID,
             ended: Some(ExitStatus::from_raw(status)),
-            kernel_log: log.map(|line| vec![line.to_owned()]),
-            ..Signs::default()
+            kernel_log: kernel_log(log.map(|line| vec![line]).as_deref()),
+            ..signs()
         })
         .unwrap();
         assert_eq!(death.by, by, "{}", death.text);
         assert!(death.text.contains(says), "{}", death.text);
+    }
+
+    #[test]
+    fn what_is_left_of_a_log_is_believed_for_what_it_says() {
+        let left = |lines: &[&str]| {
+            recognise(&Signs {
+                ended: Some(ExitStatus::from_raw(9)),
+                kernel_log: Reading::Incomplete {
+                    reason: "records were overwritten".to_owned(),
+                    rest: Some(lines.iter().map(|&line| line.to_owned()).collect()),
+                },
+                ..signs()
+            })
+            .unwrap()
+        };
+        let bug = left(&[WARN]);
+        assert_eq!(bug.by, Killer::KvmBug, "{}", bug.text);
+        let unknown = left(&[]);
+        assert!(unknown.text.contains("a part is lost"), "{}", unknown.text);
     }
 }

@@ -72,7 +72,7 @@ impl TdxHost {
     pub(super) fn module_fact(&self) -> (String, String) {
         let value = match self.module.version() {
             Reading::Read(version) => version.to_string(),
-            Reading::Missing { reason } | Reading::Incomplete { reason } => {
+            Reading::Missing { reason } | Reading::Incomplete { reason, .. } => {
                 format!("unknown: {reason}")
             }
         };

@@ -4,7 +4,7 @@
 //! system/physmem.c), and of which side of KVM_RUN returns an errno (`virt/kvm/kvm_main.c`,
 //! `arch/x86/kvm/`).
 
-use tdxlab_journal::Killer;
+use tdxlab_journal::{Killer, Reading};
 
 use super::refusal::errors_first;
 
@@ -105,18 +105,19 @@ fn is_of_no_page(line: &str) -> bool {
 }
 
 /// The side at fault by QEMU's last error, and the line with its meaning; `None` if it is not about
-/// the guest. `log` is the kernel log, if readable.
-pub(super) fn last_words(stderr: &str, log: Option<&[String]>) -> Option<(Killer, String)> {
+/// the guest. `log` is the kernel log.
+pub(super) fn last_words(stderr: &str, log: &Reading<Vec<String>>) -> Option<(Killer, String)> {
     errors_first(stderr, |lines| words_in(lines, log))
 }
 
-fn words_in(lines: &[&str], log: Option<&[String]>) -> Option<(Killer, String)> {
+fn words_in(lines: &[&str], log: &Reading<Vec<String>>) -> Option<(Killer, String)> {
     let known = LAST_WORDS.iter().find_map(|words| {
         let fits = |line: &&&str| line.contains(words.text) && line.contains(words.with);
         Some((words, lines.iter().find(fits)?.trim()))
     });
     if let Some((words, line)) = known {
-        let no_pages = log.into_iter().flatten().find(|line| is_of_no_page(line));
+        let mut said = log.left().into_iter().flatten();
+        let no_pages = said.find(|line| is_of_no_page(line));
         return Some(match (words.with, no_pages) {
             // The page that is missing is one that the machine did not have.
             ("Bad address", Some(cause)) => (
@@ -128,10 +129,11 @@ fn words_in(lines: &[&str], log: Option<&[String]>) -> Option<(Killer, String)> 
     }
     let line = lines.iter().find(|line| line.contains(RUN))?;
     let unknown = match log {
-        Some(_) => {
+        Reading::Read(_) => {
             "the kernel log says nothing about it: a warning that fired since boot may not show again"
         }
-        None => "the kernel log, which would say why, cannot be read",
+        Reading::Missing { .. } => "the kernel log, which would say why, cannot be read",
+        Reading::Incomplete { .. } => "of the kernel log, which would say why, a part is lost",
     };
     Some((Killer::KvmBug, format!("{line} ({unknown})")))
 }
@@ -304,7 +306,7 @@ mod tests {
         "broken"
     )]
     fn words_blame_the_right_side(#[case] stderr: &str, #[case] by: Killer, #[case] says: &str) {
-        let (found, text) = last_words(stderr, Some(&[])).unwrap();
+        let (found, text) = last_words(stderr, &Reading::Read(Vec::new())).unwrap();
         assert_eq!(found, by, "{text}");
         assert!(text.contains(says), "{text}");
     }
@@ -312,14 +314,16 @@ mod tests {
     #[test]
     fn a_machine_without_memory_is_blamed_for_a_missing_page() {
         let log = ["qemu-system-x86: page allocation failure: order:0, mode:0x0".to_owned()];
-        let (by, text) = last_words("error: kvm run failed Bad address", Some(&log)).unwrap();
+        let log = Reading::Read(log.to_vec());
+        let (by, text) = last_words("error: kvm run failed Bad address", &log).unwrap();
         assert_eq!(by, Killer::HostMemory);
         assert!(text.contains("order:0"), "{text}");
     }
 
     #[test]
     fn what_is_not_about_the_guest_blames_nobody() {
-        assert_eq!(last_words("qemu: warning: old option\n", Some(&[])), None);
-        assert_eq!(last_words("", None), None);
+        let log = Reading::Read(Vec::new());
+        assert_eq!(last_words("qemu: warning: old option\n", &log), None);
+        assert_eq!(last_words("", &Reading::missing("no log")), None);
     }
 }

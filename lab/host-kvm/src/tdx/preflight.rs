@@ -36,7 +36,7 @@ impl fmt::Display for Preflight {
             let comma = if index == 0 { "" } else { "; " };
             match pages {
                 Reading::Read(pages) => write!(f, "{comma}{what}: {pages} pages")?,
-                Reading::Missing { reason } | Reading::Incomplete { reason } => {
+                Reading::Missing { reason } | Reading::Incomplete { reason, .. } => {
                     write!(f, "{comma}{what}: not counted, {reason}")?;
                 }
             }

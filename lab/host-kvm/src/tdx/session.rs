@@ -153,7 +153,7 @@ impl TdxSession {
             events,
             run_state,
             stderr: String::from_utf8_lossy(&process.said()).into_owned(),
-            kernel_log: self.watch.look_at_log(),
+            kernel_log: self.watch.look_at_log().clone(),
             pid: process.pid(),
             ended: process.ended(),
         };

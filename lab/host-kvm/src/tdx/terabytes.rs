@@ -238,7 +238,7 @@ impl Td {
         let folder = VmFolder::find(debugfs::ROOT.as_ref(), std::process::id()).map_err(wrong)?;
         match folder.counters() {
             Reading::Read(counters) => Ok(counters.pages_2m),
-            Reading::Missing { reason } | Reading::Incomplete { reason } => Err(wrong(reason)),
+            Reading::Missing { reason } | Reading::Incomplete { reason, .. } => Err(wrong(reason)),
         }
     }
 }

@@ -66,8 +66,12 @@ impl Watch {
     /// Writes the kernel's messages about a TD that was never created to `folder`.
     pub(super) fn leave_evidence(mut self, folder: &Path) {
         let log = match self.look_at_log() {
-            Some(lines) => lines.join("\n") + "\n",
-            None => "# the kernel log cannot be read\n".to_owned(),
+            Reading::Read(lines) => lines.join("\n") + "\n",
+            Reading::Missing { reason } => format!("# the kernel log cannot be read: {reason}\n"),
+            Reading::Incomplete { reason, rest } => {
+                let lines = rest.as_deref().unwrap_or_default();
+                format!("# not all that there was: {reason}\n{}\n", lines.join("\n"))
+            }
         };
         // The failure is reported in any case; this is a best effort.
         let _ = std::fs::write(folder.join("kernel.log"), log);
@@ -88,14 +92,10 @@ impl Watch {
     }
 
     /// The kernel log since the last sample, which it stays part of.
-    pub(super) fn look_at_log(&mut self) -> Option<Vec<String>> {
-        if let Reading::Read(lines) = &mut self.unsampled {
-            match self.log.lines() {
-                Reading::Read(more) => lines.extend(more),
-                other => self.unsampled = other,
-            }
-        }
-        self.unsampled.value().cloned()
+    pub(super) fn look_at_log(&mut self) -> &Reading<Vec<String>> {
+        let seen = std::mem::replace(&mut self.unsampled, Reading::Read(Vec::new()));
+        self.unsampled = both(seen, self.log.lines());
+        &self.unsampled
     }
 
     /// Kernel messages since the last sample.
@@ -139,5 +139,47 @@ impl Watch {
             kernel_log: self.take_log(),
             taken: self.before.taken(&self.counters, &self.files),
         }
+    }
+}
+
+/// Two readings of the log, one after the other. A log that cannot be opened is missing in both.
+fn both(first: Reading<Vec<String>>, second: Reading<Vec<String>>) -> Reading<Vec<String>> {
+    let mut all = Vec::new();
+    let mut lost = None;
+    for reading in [first, second] {
+        match reading {
+            Reading::Read(lines) => all.extend(lines),
+            Reading::Incomplete { reason, rest } => {
+                lost.get_or_insert(reason);
+                all.extend(rest.into_iter().flatten());
+            }
+            Reading::Missing { reason } => return Reading::missing(reason),
+        }
+    }
+    match lost {
+        Some(reason) => Reading::Incomplete {
+            reason,
+            rest: Some(all),
+        },
+        None => Reading::Read(all),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_read_before_the_log_lost_something_is_kept() {
+        let read = |line: &str| Reading::Read(vec![line.to_owned()]);
+        let lost = |rest: &[&str]| Reading::Incomplete {
+            reason: "lost".to_owned(),
+            rest: Some(rest.iter().map(|&line| line.to_owned()).collect()),
+        };
+        assert_eq!(both(Reading::Read(Vec::new()), read("a")), read("a"));
+        assert_eq!(both(read("a"), lost(&["b"])), lost(&["a", "b"]));
+        assert_eq!(both(lost(&["a"]), read("b")), lost(&["a", "b"]));
+        let none = Reading::missing("no log");
+        assert_eq!(both(Reading::Read(Vec::new()), none.clone()), none);
     }
 }

@@ -235,6 +235,21 @@ fn a_complaint_of_the_kernel_fails_the_step(#[case] line: &str) {
 }
 
 #[test]
+fn a_complaint_fails_the_step_even_if_the_kernel_log_lost_others() {
+    let mut hole = Hole::new();
+    let lost = |lines: &[&str]| Reading::Incomplete {
+        reason: "records were overwritten".to_owned(),
+        rest: Some(lines.iter().map(|&line| line.to_owned()).collect()),
+    };
+    hole.after.kernel_log = lost(&["kvm: fine"]);
+    assert_eq!(hole.judge().verdict, Verdict::Error);
+    hole.after.kernel_log = lost(&["WARNING: CPU: 1 at arch/x86/kvm/mmu/mmu.c:3"]);
+    let judgement = hole.judge();
+    assert_eq!(judgement.verdict, Verdict::Fail);
+    assert_eq!(judgement.findings.len(), 2, "{:#?}", judgement.findings);
+}
+
+#[test]
 fn an_allowed_line_of_the_kernel_log_passes() {
     let mut hole = Hole::new();
     hole.after.kernel_log = Reading::Read(vec!["WARNING: CPU: 1 at foo.c:3 known".to_owned()]);

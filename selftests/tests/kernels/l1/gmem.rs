@@ -62,7 +62,7 @@ fn held() -> Option<(Process, Gmems)> {
 fn populated(gmems: &Gmems) -> u64 {
     match gmem::populated(&gmems.ram.file, &[ALL]) {
         Reading::Read(pages) => pages,
-        Reading::Missing { reason } | Reading::Incomplete { reason } => panic!("{reason}"),
+        Reading::Missing { reason } | Reading::Incomplete { reason, .. } => panic!("{reason}"),
     }
 }
 

@@ -47,7 +47,7 @@ fn touch() -> Op {
 fn read<T>(reading: &Reading<T>) -> &T {
     match reading {
         Reading::Read(value) => value,
-        Reading::Missing { reason } | Reading::Incomplete { reason } => panic!("{reason}"),
+        Reading::Missing { reason } | Reading::Incomplete { reason, .. } => panic!("{reason}"),
     }
 }
 
