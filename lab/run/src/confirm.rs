@@ -8,7 +8,8 @@ use super::context::{KeepEvidence, NoProgress, RunContext, TestCase};
 use super::hooks::NoHooks;
 
 /// Runs a plan `times` more times, each in a temporary journal and folder, and records how often it
-/// failed. Stops early on an interrupt.
+/// failed. Stops early on an interrupt. A rerun that came to no verdict on the host says nothing about
+/// how reliably the plan fails, so only those that passed or failed are counted.
 pub(super) fn confirm(
     lab: &RunContext<'_>,
     worker: usize,
@@ -16,18 +17,25 @@ pub(super) fn confirm(
     item: &TestCase,
     times: u32,
 ) -> Result<(), JournalError> {
-    let mut again = 0;
+    let mut judged = 0;
     let mut failed = 0;
-    while again < times && !lab.interrupt.is_raised() {
-        let Some(verdict) = once(lab, worker, id, item) else {
+    for _ in 0..times {
+        if lab.interrupt.is_raised() {
             break;
-        };
-        again += 1;
-        failed += u32::from(verdict == Verdict::Fail);
+        }
+        match once(lab, worker, id, item) {
+            Some(Verdict::Pass) => judged += 1,
+            Some(Verdict::Fail) => {
+                judged += 1;
+                failed += 1;
+            }
+            Some(Verdict::Skip | Verdict::Error) => {}
+            None => break,
+        }
     }
     lab.journal.write(&Event::Confirmed {
         plan: id,
-        times: again,
+        times: judged,
         failed,
     })
 }
