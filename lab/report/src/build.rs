@@ -81,16 +81,11 @@ impl Builder {
         }
     }
 
-    /// State of a plan, and the plan; `None` before it has started.
-    pub(super) fn known(&self, plan: PlanId) -> Option<(&ScenarioReport, Option<&Plan>)> {
-        let draft = self.plans.get(plan.0 as usize)?.as_ref()?;
-        Some((&draft.report, draft.plan.as_ref()))
-    }
-
-    /// Drops the state of a finished plan.
-    pub(super) fn forget(&mut self, plan: PlanId) {
-        if let Some(place) = self.plans.get_mut(plan.0 as usize) {
-            *place = None;
+    /// The scenario of a plan, as a run that ended in this way reports it. What was known of it is dropped.
+    pub(super) fn scenario(&mut self, plan: PlanId, name: &str, how: RunEnd) -> ScenarioReport {
+        match self.plans.get_mut(plan.0 as usize).and_then(Option::take) {
+            Some(draft) => draft.finish(name, how),
+            None => not_run(Draft::new(String::new()).named(name), how),
         }
     }
 
@@ -210,9 +205,7 @@ impl Builder {
         let Some(end) = &self.end else {
             return RunEnd::Killed;
         };
-        let bad = |draft: &Draft| {
-            draft.ended && matches!(draft.report.verdict, Verdict::Fail | Verdict::Error)
-        };
+        let bad = |draft: &Draft| draft.ended && draft.report.is_bad();
         let is_bad = || self.plans.iter().flatten().any(bad) || head.is_rejudged();
         match end.interrupted {
             true => RunEnd::Interrupted,
@@ -221,19 +214,15 @@ impl Builder {
         }
     }
 
-    fn finish(self, head: RunStarted) -> Report {
+    fn finish(mut self, head: RunStarted) -> Report {
         let mut counts = VerdictCounts::default();
         let mut judged = Verdict::Skip;
         let how = self.how_it_ended(&head);
-        let scenarios: Vec<ScenarioReport> = head
-            .plans
-            .iter()
-            .zip(self.plans)
-            .map(|(name, draft)| {
-                let scenario = match draft {
-                    Some(draft) => draft.finish(name, how),
-                    None => not_run(Draft::new(String::new()).named(name), how),
-                };
+        let scenarios: Vec<ScenarioReport> = (0..)
+            .map(PlanId)
+            .zip(&head.plans)
+            .map(|(plan, name)| {
+                let scenario = self.scenario(plan, name, how);
                 counts.add(scenario.verdict);
                 judged = judged.and(scenario.verdict);
                 scenario
@@ -284,25 +273,7 @@ impl Draft {
     /// Of a plan of which the journal has no start.
     fn new(about: String) -> Draft {
         Draft {
-            report: ScenarioReport {
-                name: String::new(),
-                about,
-                file: None,
-                verdict: Verdict::Error,
-                reason: None,
-                unfinished: false,
-                micros: 0,
-                boot_micros: None,
-                shared_guest: None,
-                guests_before: 0,
-                failed_shared: None,
-                control: None,
-                steps: Vec::new(),
-                steps_planned: 0,
-                evidence: None,
-                fault_reached: None,
-                confirmed: None,
-            },
+            report: ScenarioReport::unknown(about),
             plan: None,
             has_start: false,
             linux: None,

@@ -28,6 +28,8 @@ pub struct Diff {
     pub rejudged: Option<String>,
     /// How many scenarios of the later run have no result, because it did not come to its end.
     pub unfinished: usize,
+    /// How many of those the earlier run has a result of: nobody knows whether it is worse now.
+    pub lost: usize,
     /// What ended it before, in words that follow `which`.
     pub ended_by: &'static str,
     /// Scenarios whose verdict changed.
@@ -79,9 +81,9 @@ pub enum Weight {
     Better,
     /// It is worse, and was so again when it was run again.
     Regression,
-    /// It is worse, and not confirmed by another run.
+    /// It is worse, and no other run of it was judged.
     Suspect,
-    /// It was worse once, and never when it was run again.
+    /// It was worse once, and passed whenever it was run again and judged.
     Flaky,
 }
 
@@ -93,8 +95,8 @@ impl VerdictChange {
         }
         match &self.confirmed {
             _ if self.after == Verdict::Skip => Weight::Regression,
-            None => Weight::Suspect,
-            Some(confirmation) if confirmation.failed == 0 => Weight::Flaky,
+            None | Some(Confirmation { times: 0, .. }) => Weight::Suspect,
+            Some(Confirmation { failed: 0, .. }) => Weight::Flaky,
             Some(_) => Weight::Regression,
         }
     }
@@ -129,8 +131,21 @@ impl Diff {
         for scenario in &after.scenarios {
             let old = earlier.remove(scenario.name.as_str());
             // A repeat that the earlier run has not is one of the same scenario.
-            match old.or_else(|| first_of(before, &scenario.name)) {
-                _ if scenario.unfinished => diff.unfinished += 1,
+            let old = old.or_else(|| first_of(before, &scenario.name));
+            if scenario.unfinished {
+                diff.unfinished += 1;
+                let had_result =
+                    |old: &ScenarioReport| !old.unfinished && old.verdict != Verdict::Skip;
+                diff.lost += usize::from(old.is_some_and(had_result));
+                // The one that a killed run was at may have killed it, so its error is told like any. It
+                // is never better than before: what it would have come to is not known.
+                let no_worse =
+                    |old: &ScenarioReport| badness(scenario.verdict) <= badness(old.verdict);
+                if scenario.verdict == Verdict::Skip || old.is_some_and(no_worse) {
+                    continue;
+                }
+            }
+            match old {
                 None => diff.new.push((scenario.name.clone(), scenario.verdict)),
                 Some(old) if old.verdict != scenario.verdict => diff.verdicts.push(VerdictChange {
                     name: scenario.name.clone(),
@@ -179,10 +194,11 @@ impl Diff {
         }
     }
 
-    /// Whether the later run is worse: a regression or a suspect, a scenario that is gone, or a
-    /// new one that fails.
+    /// Whether the later run is worse, or may be: a regression or a suspect, a scenario that is gone or
+    /// that it did not come to, or a new one that fails.
     pub fn is_worse(&self) -> bool {
-        !self.gone.is_empty()
+        self.lost > 0
+            || !self.gone.is_empty()
             || self
                 .verdicts
                 .iter()
@@ -206,10 +222,11 @@ impl Diff {
     }
 }
 
-/// The reason of a scenario, or its first step that did not pass, with the finding.
+/// The first step of a scenario that did not pass, with the finding, or what else there is.
 fn why(scenario: &ScenarioReport) -> Option<String> {
     match scenario.first_bad_step() {
-        Some(step) => Some(terminal::brief(step)),
+        Some(step) => Some(terminal::brief(scenario, step)),
+        None if scenario.is_bad() => scenario.why().into_iter().next(),
         None => scenario.reason.clone(),
     }
 }
@@ -230,8 +247,8 @@ fn runs(before: &Report, after: &Report) -> Vec<String> {
         if [REHEARSAL_FACT, REJUDGED_FACT, ONE_SHOT].contains(&fact.name.as_str()) {
             continue;
         }
-        let old = before.facts.iter().find(|old| old.name == fact.name);
-        compare(&fact.name, old.map_or("-", |old| &old.value), &fact.value);
+        let old = before.fact(&fact.name).unwrap_or("-");
+        compare(&fact.name, old, &fact.value);
     }
     changes
 }
@@ -279,22 +296,22 @@ fn numbers(
         }
         if let (Some(old), Some(new)) = (&old_step.boot, &step.boot) {
             for (old, new) in old.counts().into_iter().zip(new.counts()) {
-                let wide = |value: Option<u64>| said(value.map(i128::from));
                 if old.value != new.value {
                     let what = format!("step {}, {}", step.number, new.what);
-                    add(what, wide(old.value), wide(new.value));
+                    add(what, said(wide(old.value)), said(wide(new.value)));
                 }
             }
         }
-        let counted = pairs(&old_step.numbers, &step.numbers);
-        let costs = costs(&old_step.numbers, &step.numbers, exact);
-        for (what, old, new) in counted.into_iter().chain(costs) {
+        let all = |(what, of): &Number| (*what, of(&old_step.numbers), of(&step.numbers));
+        // Of costs, what both runs have seen.
+        let costs = EXACT_COSTS.iter().filter(|_| exact).chain(&COSTS);
+        let costs = costs
+            .map(all)
+            .filter(|(_, old, new)| old.is_some() && new.is_some());
+        for (what, old, new) in COUNTED.iter().map(all).chain(costs) {
             if old != new {
-                add(
-                    format!("step {}, {what}", step.number),
-                    said(old),
-                    said(new),
-                );
+                let what = format!("step {}, {what}", step.number);
+                add(what, said(old), said(new));
             }
         }
     }
@@ -305,61 +322,41 @@ fn said(value: Option<i128>) -> String {
     value.map_or("not seen".to_owned(), |value| value.to_string())
 }
 
-type Pair = (&'static str, Option<i128>, Option<i128>);
+/// A number of a step, with its name.
+type Number = (&'static str, fn(&Numbers) -> Option<i128>);
 
-fn pairs(old: &Numbers, new: &Numbers) -> [Pair; 9] {
-    let wide = |value: Option<u64>| value.map(i128::from);
-    let change = |value: Option<i64>| value.map(i128::from);
-    [
-        ("splits", wide(old.splits), wide(new.splits)),
-        ("pages_4k", change(old.pages_4k), change(new.pages_4k)),
-        ("pages_2m", change(old.pages_2m), change(new.pages_2m)),
-        ("pages_1g", change(old.pages_1g), change(new.pages_1g)),
-        ("populated", wide(old.populated), wide(new.populated)),
-        (
-            "ACCEPT exits",
-            wide(old.accept_exits),
-            wide(new.accept_exits),
-        ),
-        (
-            "access exits",
-            wide(old.access_exits),
-            wide(new.access_exits),
-        ),
-        (
-            "entries looked at",
-            wide(old.entries_looked_at),
-            wide(new.entries_looked_at),
-        ),
-        (
-            "leaves zapped",
-            wide(old.leaves_zapped),
-            wide(new.leaves_zapped),
-        ),
-    ]
-}
+/// What the step did.
+const COUNTED: [Number; 9] = [
+    ("splits", |n| wide(n.splits)),
+    ("pages_4k", |n| wide(n.pages_4k)),
+    ("pages_2m", |n| wide(n.pages_2m)),
+    ("pages_1g", |n| wide(n.pages_1g)),
+    ("populated", |n| wide(n.populated)),
+    ("ACCEPT exits", |n| wide(n.accept_exits)),
+    ("access exits", |n| wide(n.access_exits)),
+    ("entries looked at", |n| wide(n.entries_looked_at)),
+    ("leaves zapped", |n| wide(n.leaves_zapped)),
+];
 
-/// What it cost, as far as both runs have seen it.
-fn costs(old: &Numbers, new: &Numbers, exact: bool) -> Vec<Pair> {
-    let always = [
-        ("hypercalls", old.vmcalls, new.vmcalls),
-        ("pages AUGed at 4K", old.auged_4k, new.auged_4k),
-        ("pages AUGed at 2M", old.auged_2m, new.auged_2m),
-        ("pages AUGed at 1G", old.auged_1g, new.auged_1g),
-        (
-            "shared pages outside the guest_memfd",
-            old.shared_apart,
-            new.shared_apart,
-        ),
-    ];
-    let if_exact = [
-        ("exits", old.exits, new.exits),
-        ("TLB kicks", old.tlb_kicks, new.tlb_kicks),
-    ];
-    let all = if_exact.into_iter().filter(|_| exact).chain(always);
-    all.filter(|(_, old, new)| old.is_some() && new.is_some())
-        .map(|(what, old, new)| (what, old.map(i128::from), new.map(i128::from)))
-        .collect()
+/// What it cost, where hosts are exact.
+const EXACT_COSTS: [Number; 2] = [
+    ("exits", |n| wide(n.exits)),
+    ("TLB kicks", |n| wide(n.tlb_kicks)),
+];
+
+/// What it cost on any host.
+const COSTS: [Number; 5] = [
+    ("hypercalls", |n| wide(n.vmcalls)),
+    ("pages AUGed at 4K", |n| wide(n.auged_4k)),
+    ("pages AUGed at 2M", |n| wide(n.auged_2m)),
+    ("pages AUGed at 1G", |n| wide(n.auged_1g)),
+    ("shared pages outside the guest_memfd", |n| {
+        wide(n.shared_apart)
+    }),
+];
+
+fn wide(value: Option<impl Into<i128>>) -> Option<i128> {
+    value.map(Into::into)
 }
 
 impl fmt::Display for Diff {
@@ -387,12 +384,16 @@ impl fmt::Display for Diff {
                 change.name, change.before, change.after
             )?;
             match &change.confirmed {
+                Some(Confirmation { times: 0, .. }) => {
+                    writeln!(f, "; not confirmed, no run of it again came to a verdict")?;
+                }
                 Some(again) => writeln!(
                     f,
                     "; failed {} of {} times it was run again",
                     again.failed, again.times
                 )?,
-                None if change.weight() == Weight::Suspect && self.rejudged.is_none() => {
+                // Only failures are run again.
+                None if change.after == Verdict::Fail && self.rejudged.is_none() => {
                     writeln!(f, "; not confirmed (run with --confirm 3)")?;
                 }
                 None => writeln!(f)?,
@@ -403,11 +404,15 @@ impl fmt::Display for Diff {
         }
         if self.unfinished > 0 {
             let scenarios = terminal::count(self.unfinished, "scenario");
-            writeln!(
+            write!(
                 f,
                 "not run     {scenarios} of the later run, which {}",
                 self.ended_by
             )?;
+            match self.lost {
+                0 => writeln!(f)?,
+                lost => writeln!(f, "; {lost} of them had a result before")?,
+            }
         }
         for (name, verdict) in &self.new {
             writeln!(f, "new         {name}: {verdict}")?;

@@ -6,8 +6,8 @@ use tdxlab_journal::verdict::Verdict;
 use super::model::{Report, ScenarioReport};
 
 /// Why a scenario was not begun.
-pub(super) const INTERRUPTED: &str = "not run: interrupted";
-pub(super) const FAIL_FAST: &str = "not run: an earlier scenario did not pass (--fail-fast)";
+const INTERRUPTED: &str = "not run: interrupted";
+const FAIL_FAST: &str = "not run: an earlier scenario did not pass (--fail-fast)";
 
 /// How a run ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -87,6 +87,30 @@ fn has_failed(scenario: &ScenarioReport) -> bool {
 /// Whether what failed may come from others in its guest or QEMU.
 fn shared(scenario: &ScenarioReport) -> bool {
     scenario.shared_guest.is_some() || scenario.guests_before > 0
+}
+
+/// The run as a scenario, for formats whose readers look at nothing else: where it is no success for a reason
+/// that none of its scenarios shows.
+pub(super) fn run_itself(report: &Report) -> Option<ScenarioReport> {
+    let verdicts = report.scenarios.iter().map(|scenario| scenario.verdict);
+    let shown = verdicts.fold(Verdict::Skip, Verdict::and);
+    let (verdict, reason) = match report.verdict {
+        _ if report.interrupted || !report.complete => {
+            let what = format!("the run {} before it was done", what_cut(report));
+            (Verdict::Error, what)
+        }
+        verdict @ (Verdict::Fail | Verdict::Error) if shown.and(verdict) != shown => {
+            let what = format!("the verdict of the run is {verdict}, and no scenario says why");
+            (verdict, what)
+        }
+        _ => return None,
+    };
+    Some(ScenarioReport {
+        name: "the run".to_owned(),
+        verdict,
+        reason: Some(reason),
+        ..ScenarioReport::unknown(String::new())
+    })
 }
 
 /// What left scenarios of a run without a result, in words that follow `which`.

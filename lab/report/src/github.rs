@@ -2,9 +2,9 @@
 
 use std::fmt::Write;
 
-use tdxlab_journal::verdict::Verdict;
-
-use super::{Report, ScenarioReport, StepReport, by_topic};
+use super::ends::run_itself;
+use super::table::cell;
+use super::{Report, ScenarioReport, by_topic};
 
 /// GitHub shows this many annotations of a step.
 const ANNOTATIONS: usize = 10;
@@ -13,12 +13,14 @@ const LISTED: usize = 100;
 
 /// Workflow commands, one a line: every scenario that did not pass, at the line of the step.
 pub fn annotations(report: &Report) -> String {
-    let bad: Vec<&ScenarioReport> = report.scenarios.iter().filter(|one| is_bad(one)).collect();
+    let of_run = run_itself(report);
+    let bad = bad(report, &of_run);
     let mut out = String::new();
     if let Some(rehearsal) = report.rehearsal() {
         let _ = writeln!(out, "::notice title=tdxlab::{}", data(&rehearsal));
     }
-    let rehearsal = rehearsal_word(report);
+    // Titles are often the only visible part of an annotation.
+    let rehearsal = report.rehearsal_mark(" REHEARSAL");
     for scenario in bad.iter().take(ANNOTATIONS) {
         let step = scenario.first_bad_step();
         let mut place = String::new();
@@ -35,7 +37,7 @@ pub fn annotations(report: &Report) -> String {
                 "tdxlab{rehearsal}: {} {}",
                 scenario.verdict, scenario.name
             )),
-            data(&message(scenario, step))
+            data(&scenario.why().join("\n"))
         );
     }
     if bad.len() > ANNOTATIONS {
@@ -48,34 +50,11 @@ pub fn annotations(report: &Report) -> String {
     out
 }
 
-fn message(scenario: &ScenarioReport, step: Option<&StepReport>) -> String {
-    let mut lines: Vec<String> = scenario.reason.iter().cloned().collect();
-    if let Some(step) = step {
-        lines.push(format!("{}: {}", scenario.place(step), step.action));
-        lines.extend(step.findings.iter().take(5).map(|finding| {
-            format!(
-                "{}: expected {}, found {}",
-                finding.witness, finding.expected, finding.found
-            )
-        }));
-    }
-    lines.join("\n")
-}
-
-/// Part of titles, which are often the only visible part of an annotation.
-fn rehearsal_word(report: &Report) -> &'static str {
-    if report.is_rehearsal() {
-        " REHEARSAL"
-    } else {
-        ""
-    }
-}
-
 /// Markdown for `GITHUB_STEP_SUMMARY`.
 pub fn summary(report: &Report) -> String {
     let mut out = format!(
         "## tdxlab{}: {} on host `{}`, design `{}`\n\n",
-        rehearsal_word(report),
+        report.rehearsal_mark(" REHEARSAL"),
         report.verdict,
         report.host.name(),
         report.design
@@ -90,7 +69,8 @@ pub fn summary(report: &Report) -> String {
         let _ = write!(
             out,
             "> [!WARNING]\n> Seeded fault `{}`: {}.\n\n",
-            fault.name, fault.wrong
+            fault.name,
+            cell(&fault.wrong)
         );
     }
     out += "| topic | pass | fail | skip | error |\n|---|--:|--:|--:|--:|\n";
@@ -109,7 +89,8 @@ pub fn summary(report: &Report) -> String {
         row(topic, &counts);
     }
     row("**all**", &report.counts);
-    let bad: Vec<&ScenarioReport> = report.scenarios.iter().filter(|one| is_bad(one)).collect();
+    let of_run = run_itself(report);
+    let bad = bad(report, &of_run);
     for scenario in bad.iter().take(LISTED) {
         let _ = write!(
             out,
@@ -117,7 +98,7 @@ pub fn summary(report: &Report) -> String {
             scenario.verdict,
             html_text(&scenario.name)
         );
-        for line in message(scenario, scenario.first_bad_step()).lines() {
+        for line in scenario.why().iter().flat_map(|why| why.lines()) {
             let _ = writeln!(out, "    {line}");
         }
         out += "\n</details>\n";
@@ -134,8 +115,10 @@ pub fn summary(report: &Report) -> String {
     out
 }
 
-fn is_bad(scenario: &ScenarioReport) -> bool {
-    matches!(scenario.verdict, Verdict::Fail | Verdict::Error)
+/// What did not pass: scenarios, and the run where none of them shows it.
+fn bad<'a>(report: &'a Report, of_run: &'a Option<ScenarioReport>) -> Vec<&'a ScenarioReport> {
+    let all = report.scenarios.iter().chain(of_run);
+    all.filter(|one| one.is_bad()).collect()
 }
 
 /// Escapes the text of a workflow command.
@@ -148,10 +131,6 @@ fn data(text: &str) -> String {
 /// Escapes a property of a workflow command.
 fn property(text: &str) -> String {
     data(text).replace(':', "%3A").replace(',', "%2C")
-}
-
-fn cell(text: &str) -> String {
-    text.replace('|', "\\|").replace(['\n', '\r'], " ")
 }
 
 fn html_text(text: &str) -> String {

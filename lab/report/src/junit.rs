@@ -8,24 +8,18 @@ use std::time::Duration;
 use quick_junit::{NonSuccessKind, Property, Report as JUnit, TestCase, TestCaseStatus, TestSuite};
 use tdxlab_journal::verdict::Verdict;
 
-use super::{Report, ScenarioReport, terminal};
+use super::ends::run_itself;
+use super::{Report, ScenarioReport, terminal, topic};
 
 /// The whole document.
 pub fn render(report: &Report) -> String {
     // Viewers show names, and hide properties.
-    let name = if report.is_rehearsal() {
-        "tdxlab.REHEARSAL"
-    } else {
-        "tdxlab"
-    };
-    let mut junit = JUnit::new(name);
+    let name = format!("tdxlab{}", report.rehearsal_mark(".REHEARSAL"));
+    let mut junit = JUnit::new(&name);
     junit.set_time(Duration::from_micros(report.micros));
     let mut suites: Vec<TestSuite> = Vec::new();
-    for scenario in &report.scenarios {
-        let topic = match scenario.name.split_once('/') {
-            Some((topic, _)) => topic,
-            None => "other",
-        };
+    for scenario in report.scenarios.iter().chain(&run_itself(report)) {
+        let topic = topic(&scenario.name);
         let index = match suites.iter().position(|suite| suite.name.as_str() == topic) {
             Some(index) => index,
             None => {
@@ -37,7 +31,7 @@ pub fn render(report: &Report) -> String {
                 suites.len() - 1
             }
         };
-        suites[index].add_test_case(case(scenario, name));
+        suites[index].add_test_case(case(scenario, &name));
     }
     for mut suite in suites {
         let time = suite.test_cases.iter().filter_map(|case| case.time).sum();
@@ -113,12 +107,7 @@ fn case(scenario: &ScenarioReport, report: &str) -> TestCase {
 
 fn non_success(kind: NonSuccessKind, scenario: &ScenarioReport) -> TestCaseStatus {
     let mut status = TestCaseStatus::non_success(kind);
-    let message = match (&scenario.reason, scenario.first_bad_step()) {
-        (Some(reason), _) => reason.clone(),
-        (None, Some(step)) => format!("{}: {}", scenario.place(step), step.action),
-        (None, None) => "positive control".to_owned(),
-    };
-    status.set_message(message);
+    status.set_message(scenario.why().swap_remove(0));
     status.set_type(scenario.verdict.name());
     let lines = terminal::failure(scenario, None).join("\n");
     status.set_description(console::strip_ansi_codes(&lines));

@@ -45,11 +45,7 @@ pub fn render(report: &Report, submission: &Submission) -> Value {
         Some(build) => build.clone(),
         None => format!(
             "{origin}:{}kernel-{}",
-            if report.is_rehearsal() {
-                "REHEARSAL-"
-            } else {
-                ""
-            },
+            report.rehearsal_mark("REHEARSAL-"),
             slug(kernel(report))
         ),
     };
@@ -76,11 +72,7 @@ pub fn render(report: &Report, submission: &Submission) -> Value {
 }
 
 fn kernel(report: &Report) -> &str {
-    report
-        .facts
-        .iter()
-        .find(|fact| fact.name == "kernel")
-        .map_or("unknown", |fact| fact.value.as_str())
+    report.fact("kernel").unwrap_or("unknown")
 }
 
 fn test(
@@ -122,7 +114,7 @@ fn test(
     if !comment.is_empty() || report.is_rehearsal() {
         test["comment"] = remark(report, comment).into();
     }
-    if matches!(scenario.verdict, Verdict::Fail | Verdict::Error) {
+    if scenario.is_bad() {
         let lines = terminal::failure(scenario, None).join("\n");
         let plain = text(&console::strip_ansi_codes(&lines));
         test["log_excerpt"] = plain.chars().take(EXCERPT).collect::<String>().into();
@@ -160,11 +152,7 @@ fn status(scenario: &ScenarioReport) -> &'static str {
 /// `tdx.hugepage.punch.head-and-tail`.
 fn path(report: &Report, name: &str) -> String {
     let parts: Vec<String> = name.split('/').map(slug).collect();
-    let rehearsal = if report.is_rehearsal() {
-        "REHEARSAL."
-    } else {
-        ""
-    };
+    let rehearsal = report.rehearsal_mark("REHEARSAL.");
     format!("tdx.hugepage.{rehearsal}{}", parts.join("."))
 }
 

@@ -6,15 +6,16 @@ use std::fmt::Write;
 use tdxlab_journal::verdict::Verdict;
 
 use super::Report;
+use super::table::cell;
 
 /// The table over all reports. Of several of one kernel the last counts.
 pub fn render(reports: &[Report]) -> String {
     let mut kernels: Vec<(String, &Report)> = Vec::new();
     for report in reports {
-        let mut name = fact(report, "kernel").to_owned();
-        // A rehearsal must not be mistaken for real hardware.
-        if report.is_rehearsal() {
-            name.push_str(" (REHEARSAL)");
+        // Neither a rehearsal nor a seeded fault must be mistaken for that kernel on real hardware.
+        let mut name = cell(fact(report, "kernel")) + report.rehearsal_mark(" (REHEARSAL)");
+        if let Some(fault) = &report.fault {
+            name += &format!(" (seeded fault {})", cell(&fault.name));
         }
         match kernels.iter_mut().find(|(known, _)| *known == name) {
             Some((_, known)) => *known = report,
@@ -28,15 +29,15 @@ pub fn render(reports: &[Report]) -> String {
         let _ = writeln!(
             text,
             "| {name} | {} | {} | {} | {} | {} | {} |",
-            without_path(fact(report, "QEMU")),
-            report.design,
+            cell(&without_paths(fact(report, "QEMU"))),
+            cell(&report.design),
             counts.pass,
             counts.fail,
             counts.skip,
             counts.error
         );
     }
-    let mut rows: BTreeMap<&str, Vec<Option<Cell<'_>>>> = BTreeMap::new();
+    let mut rows: BTreeMap<&str, Vec<Option<Outcome<'_>>>> = BTreeMap::new();
     for (column, (_, report)) in kernels.iter().enumerate() {
         for scenario in &report.scenarios {
             let row = rows
@@ -51,10 +52,10 @@ pub fn render(reports: &[Report]) -> String {
     }
     let _ = writeln!(text, "\n|---|{}", "---|".repeat(kernels.len()));
     let mut reasons: Vec<&str> = Vec::new();
-    for (scenario, cells) in rows {
-        let _ = write!(text, "| {} |", scenario.replace('|', "\\|"));
-        for cell in cells {
-            let _ = write!(text, " {} |", shown(cell, &mut reasons));
+    for (scenario, results) in rows {
+        let _ = write!(text, "| {} |", cell(scenario));
+        for result in results {
+            let _ = write!(text, " {} |", shown(result, &mut reasons));
         }
         text.push('\n');
     }
@@ -62,17 +63,17 @@ pub fn render(reports: &[Report]) -> String {
         text.push('\n');
     }
     for (number, reason) in reasons.iter().enumerate() {
-        let _ = writeln!(text, "{}. {reason}", number + 1);
+        let _ = writeln!(text, "{}. {}", number + 1, cell(reason));
     }
     text
 }
 
 /// A verdict and why it is not better.
-type Cell<'a> = (Verdict, Option<&'a str>);
+type Outcome<'a> = (Verdict, Option<&'a str>);
 
 /// The verdict, with the number of its reason in the list below the table.
-fn shown<'a>(cell: Option<Cell<'a>>, reasons: &mut Vec<&'a str>) -> String {
-    match cell {
+fn shown<'a>(outcome: Option<Outcome<'a>>, reasons: &mut Vec<&'a str>) -> String {
+    match outcome {
         None => "-".to_owned(),
         Some((verdict, None)) => verdict.to_string(),
         Some((verdict, Some(reason))) => {
@@ -87,11 +88,13 @@ fn shown<'a>(cell: Option<Cell<'a>>, reasons: &mut Vec<&'a str>) -> String {
 }
 
 fn fact<'a>(report: &'a Report, name: &str) -> &'a str {
-    let found = report.facts.iter().find(|fact| fact.name == name);
-    found.map_or("unknown", |fact| fact.value.as_str())
+    report.fact(name).unwrap_or("unknown")
 }
 
-/// A QEMU as a report describes it, without where it was: that differs from machine to machine.
-fn without_path(qemu: &str) -> &str {
-    qemu.split_once(", /").map_or(qemu, |(version, _)| version)
+/// The QEMUs of a run as its report describes them, without where they were: that differs from machine to
+/// machine.
+fn without_paths(qemus: &str) -> String {
+    let versions = qemus.split(" | ");
+    let versions = versions.map(|qemu| qemu.split_once(", /").map_or(qemu, |(version, _)| version));
+    versions.collect::<Vec<_>>().join(" | ")
 }

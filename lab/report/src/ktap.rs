@@ -6,6 +6,7 @@ use std::fmt::Write;
 
 use tdxlab_journal::verdict::Verdict;
 
+use super::ends::run_itself;
 use super::{Report, ScenarioReport, StepReport};
 
 /// The whole document.
@@ -27,41 +28,26 @@ pub fn render(report: &Report) -> String {
     if let Some(fault) = &report.fault {
         let _ = writeln!(out, "# {}", one_line(&fault.to_string()));
     }
-    let _ = writeln!(out, "1..{}", report.scenarios.len());
-    for (index, scenario) in report.scenarios.iter().enumerate() {
-        render_scenario(&mut out, index + 1, scenario);
+    let of_run = run_itself(report);
+    let all = || report.scenarios.iter().chain(&of_run);
+    let _ = writeln!(out, "1..{}", all().count());
+    for (scenario, number) in all().zip(1..) {
+        render_scenario(&mut out, number, scenario);
     }
     out
 }
 
-fn render_scenario(out: &mut String, number: usize, scenario: &ScenarioReport) {
+/// A scenario: its steps, then its result.
+pub(super) fn render_scenario(out: &mut String, number: usize, scenario: &ScenarioReport) {
     if !scenario.steps.is_empty() {
-        render_steps(out, scenario.steps.len());
+        let _ = writeln!(out, "  KTAP version 1\n  1..{}", scenario.steps.len());
         for (step, number) in scenario.steps.iter().zip(1..) {
             render_step(out, number, step);
         }
     }
-    render_result(out, number, &scenario.name, scenario);
-}
-
-/// Header before the steps of a scenario.
-pub(super) fn render_steps(out: &mut String, count: usize) {
-    let _ = writeln!(out, "  KTAP version 1\n  1..{count}");
-}
-
-/// The result of a scenario, after its steps.
-pub(super) fn render_result(
-    out: &mut String,
-    number: usize,
-    name: &str,
-    scenario: &ScenarioReport,
-) {
-    let control = scenario
-        .control
-        .iter()
-        .flat_map(|control| &control.findings);
-    for finding in control {
-        let _ = writeln!(out, "# positive control: {}", describe(finding));
+    for finding in scenario.control_findings() {
+        let text = one_line(&finding.to_string());
+        let _ = writeln!(out, "# positive control: {text}");
     }
     let reason = scenario.reason.as_deref().unwrap_or("");
     let directive = match scenario.verdict {
@@ -73,14 +59,14 @@ pub(super) fn render_result(
         out,
         "{} {number} {}{directive}",
         ok(scenario.verdict),
-        description(name)
+        description(&scenario.name)
     );
 }
 
 /// A step with its findings. Steps of a scenario are numbered without gaps.
-pub(super) fn render_step(out: &mut String, number: usize, step: &StepReport) {
+fn render_step(out: &mut String, number: usize, step: &StepReport) {
     for finding in &step.findings {
-        let _ = writeln!(out, "  # {}", describe(finding));
+        let _ = writeln!(out, "  # {}", one_line(&finding.to_string()));
     }
     for missing in &step.missing {
         let _ = writeln!(
@@ -104,17 +90,6 @@ pub(super) fn render_step(out: &mut String, number: usize, step: &StepReport) {
     );
 }
 
-fn describe(finding: &super::FindingReport) -> String {
-    let place = match &finding.at {
-        Some(at) => format!(" at {at}"),
-        None => String::new(),
-    };
-    one_line(&format!(
-        "{}{place}: expected {}, found {}",
-        finding.witness, finding.expected, finding.found
-    ))
-}
-
 fn ok(verdict: Verdict) -> &'static str {
     match verdict {
         Verdict::Pass | Verdict::Skip => "ok",
@@ -123,7 +98,7 @@ fn ok(verdict: Verdict) -> &'static str {
 }
 
 /// A description must not hold the sign that starts a directive.
-pub(super) fn description(text: &str) -> String {
+fn description(text: &str) -> String {
     one_line(text).replace('#', " ")
 }
 

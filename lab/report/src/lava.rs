@@ -8,16 +8,13 @@ use std::fmt::Write;
 use tdxlab_journal::verdict::Verdict;
 use tdxlab_plan::text::slug;
 
+use super::ends::run_itself;
 use super::{Report, by_topic};
 
 /// The signals of a run.
 pub fn render(report: &Report) -> String {
     let mut out = String::new();
-    let prefix = if report.is_rehearsal() {
-        "REHEARSAL-"
-    } else {
-        ""
-    };
+    let prefix = report.rehearsal_mark("REHEARSAL-");
     for (topic, _) in by_topic(report) {
         let _ = writeln!(out, "<LAVA_SIGNAL_TESTSET START {prefix}{}>", slug(topic));
         for scenario in &report.scenarios {
@@ -40,11 +37,8 @@ pub fn render(report: &Report) -> String {
         }
         let _ = writeln!(out, "<LAVA_SIGNAL_TESTSET STOP>");
     }
-    if !report.complete {
-        let _ = writeln!(
-            out,
-            "<LAVA_SIGNAL_TESTRAISE tdxlab was ended before it was done>"
-        );
+    if let Some(reason) = run_itself(report).and_then(|run| run.reason) {
+        let _ = writeln!(out, "<LAVA_SIGNAL_TESTRAISE tdxlab: {reason}>");
     }
     out
 }

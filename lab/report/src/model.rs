@@ -2,6 +2,8 @@
 //!
 //! Addresses are text (`0x40000000..0x40200000`), half open. Times are in microseconds.
 
+use std::fmt;
+
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tdxlab_journal::boot::BootAccount;
@@ -12,6 +14,9 @@ use tdxlab_plan::HostKind;
 
 /// Version of the report format. Raised when a field changes its meaning or goes away.
 pub const VERSION: u32 = 1;
+
+/// Most findings of a step, and of a positive control, that [`ScenarioReport::why`] has.
+const MOST_FINDINGS: usize = 5;
 
 /// A run of scenarios, with its verdicts.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -62,19 +67,18 @@ pub struct Report {
 impl Report {
     /// The notice to put first in the report of a rehearsal.
     pub fn rehearsal(&self) -> Option<String> {
-        let fact = self.facts.iter().find(|fact| fact.name == REHEARSAL_FACT)?;
-        Some(format!("{}: {}", fact.name, fact.value))
+        let rehearsal = self.fact(REHEARSAL_FACT)?;
+        Some(format!("{REHEARSAL_FACT}: {rehearsal}"))
     }
 
     /// Facts about the host that changed under the run, each as a warning.
     pub fn changes(&self) -> Vec<String> {
         let changed = self.facts_at_end.iter().filter_map(|end| {
-            let start = self.facts.iter().find(|fact| fact.name == end.name)?;
-            (start.value != end.value).then(|| {
+            let (start, end, name) = (self.fact(&end.name)?, &end.value, &end.name);
+            (start != end).then(|| {
                 format!(
-                    "{} changed under this run: {} when it started, {} when it ended; which scenario ran \
-                     on which is not known",
-                    end.name, start.value, end.value
+                    "{name} changed under this run: {start} when it started, {end} when it ended; which \
+                     scenario ran on which is not known"
                 )
             })
         });
@@ -89,13 +93,24 @@ impl Report {
 
     /// Which run it judges again, and under which design that was recorded, if it is no run itself.
     pub fn rejudged(&self) -> Option<&str> {
-        let fact = self.facts.iter().find(|fact| fact.name == REJUDGED_FACT)?;
-        Some(&fact.value)
+        self.fact(REJUDGED_FACT)
     }
 
     /// Whether a fixture played the TDX module, in one of its parts at least.
     pub fn is_rehearsal(&self) -> bool {
         self.rehearsal().is_some()
+    }
+
+    /// `mark` in the report of a rehearsal, else nothing: for names that must not be taken for those of
+    /// TDX.
+    pub fn rehearsal_mark<'a>(&self, mark: &'a str) -> &'a str {
+        if self.is_rehearsal() { mark } else { "" }
+    }
+
+    /// What the host said of itself under this name.
+    pub fn fact(&self, name: &str) -> Option<&str> {
+        let fact = self.facts.iter().find(|fact| fact.name == name)?;
+        Some(&fact.value)
     }
 }
 
@@ -233,6 +248,29 @@ impl StepReport {
 }
 
 impl ScenarioReport {
+    /// One of which nothing is known yet.
+    pub(super) fn unknown(about: String) -> ScenarioReport {
+        ScenarioReport {
+            name: String::new(),
+            about,
+            file: None,
+            verdict: Verdict::Error,
+            reason: None,
+            unfinished: false,
+            micros: 0,
+            boot_micros: None,
+            shared_guest: None,
+            guests_before: 0,
+            failed_shared: None,
+            control: None,
+            steps: Vec::new(),
+            steps_planned: 0,
+            evidence: None,
+            fault_reached: None,
+            confirmed: None,
+        }
+    }
+
     /// The steps of the plan that were begun, without the end of the guest.
     pub fn steps_of_plan(&self) -> impl Iterator<Item = &StepReport> {
         self.steps.iter().filter(|step| !self.is_end(step))
@@ -251,11 +289,44 @@ impl ScenarioReport {
         }
     }
 
+    /// Whether it failed, or could not be judged.
+    pub fn is_bad(&self) -> bool {
+        matches!(self.verdict, Verdict::Fail | Verdict::Error)
+    }
+
     /// The first step that did not pass.
     pub fn first_bad_step(&self) -> Option<&StepReport> {
-        self.steps
-            .iter()
-            .find(|step| matches!(step.verdict, Some(Verdict::Fail | Verdict::Error)))
+        self.steps.iter().find(|step| step.is_bad())
+    }
+
+    /// What its positive control found.
+    pub fn control_findings(&self) -> &[FindingReport] {
+        let control = self.control.as_ref();
+        control.map_or(&[], |control| &control.findings)
+    }
+
+    /// Why it did not pass, in a few lines: what ended it, what its positive control found, and its first
+    /// step that did not pass with what was found there. Never empty.
+    pub fn why(&self) -> Vec<String> {
+        let mut lines: Vec<String> = self.reason.iter().cloned().collect();
+        let control = self.control_findings().iter().take(MOST_FINDINGS);
+        lines.extend(control.map(|finding| format!("positive control: {finding}")));
+        if let Some(step) = self.first_bad_step() {
+            lines.push(format!("{}: {}", self.place(step), step.action));
+            let found = step.findings.iter().take(MOST_FINDINGS);
+            lines.extend(found.map(FindingReport::to_string));
+        }
+        if lines.is_empty() {
+            lines.push("nothing is recorded of why".to_owned());
+        }
+        lines
+    }
+}
+
+impl StepReport {
+    /// Whether it failed, or could not be judged.
+    pub fn is_bad(&self) -> bool {
+        matches!(self.verdict, Some(Verdict::Fail | Verdict::Error))
     }
 }
 
@@ -390,6 +461,16 @@ pub struct FindingReport {
     pub expected: String,
     /// What was.
     pub found: String,
+}
+
+impl fmt::Display for FindingReport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.witness)?;
+        if let Some(at) = &self.at {
+            write!(f, " at {at}")?;
+        }
+        write!(f, ": expected {}, found {}", self.expected, self.found)
+    }
 }
 
 /// What a range of guest memory holds.

@@ -28,6 +28,14 @@ pub fn list() -> Table {
     table
 }
 
+/// Text as part of a line or a cell of Markdown, where it neither ends the cell nor starts anything else.
+pub fn cell(text: &str) -> String {
+    text.replace('\\', "\\\\")
+        .replace('|', "\\|")
+        .replace('<', "&lt;")
+        .replace(['\n', '\r'], " ")
+}
+
 /// A cell with a number in it.
 pub fn number(value: impl ToString) -> Cell {
     Cell::new(value.to_string()).set_alignment(CellAlignment::Right)

@@ -37,14 +37,8 @@ pub fn failure(scenario: &ScenarioReport, run_folder: Option<&Path>) -> Vec<Stri
     if let Some(reason) = &scenario.reason {
         lines.push(format!("  {reason}"));
     }
-    if let Some(control) = &scenario.control {
-        for finding in control.findings.iter().take(3) {
-            lines.push(format!(
-                "  control   {}: expected {}, found {}",
-                finding.witness, finding.expected, finding.found
-            ));
-        }
-    }
+    let control = scenario.control_findings().iter().take(3);
+    lines.extend(control.map(|finding| format!("  control   {finding}")));
     let files = files(scenario, run_folder);
     if let Some(step) = scenario.first_bad_step() {
         let later = later_lines(scenario, step.number);
@@ -86,14 +80,14 @@ fn later_lines(scenario: &ScenarioReport, first: u32) -> Vec<String> {
     let mut later: Vec<&StepReport> = scenario
         .steps
         .iter()
-        .filter(|step| step.number > first)
-        .filter(|step| matches!(step.verdict, Some(Verdict::Fail | Verdict::Error)))
+        .filter(|step| step.number > first && step.is_bad())
         .collect();
     let more = later.len().saturating_sub(LATER);
     if more > 0 {
         later.sort_by_key(|step| Reverse(harm(step)));
     }
-    let mut texts: Vec<String> = later.iter().take(LATER).map(|step| brief(step)).collect();
+    let shown = later.iter().take(LATER);
+    let mut texts: Vec<String> = shown.map(|step| brief(scenario, step)).collect();
     if more > 0 {
         texts.push(format!("... and {}", count(more, "more step")));
     }
@@ -113,8 +107,14 @@ fn wrong_bytes(step: &StepReport) -> u64 {
 }
 
 /// One line for a step that did not pass, with its worst finding.
-pub fn brief(step: &StepReport) -> String {
-    let operation = step.action.split(' ').next().unwrap_or_default();
+pub fn brief(scenario: &ScenarioReport, step: &StepReport) -> String {
+    let place = match scenario.is_end(step) {
+        true => step.action.clone(),
+        false => {
+            let operation = step.action.split(' ').next().unwrap_or_default();
+            format!("{} {operation}", scenario.place(step))
+        }
+    };
     let mut wrong = step.content.iter().filter(|span| !span.right);
     let dead = step.findings.iter().find(|one| one.witness == Witness::Td);
     let what = match (dead, wrong.next(), step.findings.first()) {
@@ -133,7 +133,7 @@ pub fn brief(step: &StepReport) -> String {
         ),
         (None, None, None) => "not judged".to_owned(),
     };
-    format!("step {} {operation}: {what}", step.number)
+    format!("{place}: {what}")
 }
 
 /// Expected, found, content, missing: each gets a fair part of the lines there are.
@@ -244,12 +244,7 @@ fn files(scenario: &ScenarioReport, run_folder: Option<&Path>) -> Vec<String> {
 /// Scenarios that did not pass; empty if all passed. Scenarios that failed before a step for the
 /// same reason share one line; of very many, the first are shown.
 pub fn failures(report: &Report, run_folder: &Path) -> String {
-    let bad = || {
-        report
-            .scenarios
-            .iter()
-            .filter(|scenario| matches!(scenario.verdict, Verdict::Fail | Verdict::Error))
-    };
+    let bad = || report.scenarios.iter().filter(|scenario| scenario.is_bad());
     let mut out = match report.rehearsal() {
         Some(rehearsal) => format!("{}\n\n", style(rehearsal).yellow().bold()),
         None => String::new(),
@@ -266,11 +261,18 @@ pub fn failures(report: &Report, run_folder: &Path) -> String {
             reach(report)
         );
     }
-    let mut alike: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
+    let mut alike: BTreeMap<(&str, &str), (Verdict, Vec<&str>)> = BTreeMap::new();
     let mut shown = 0;
     for scenario in bad() {
-        match (&scenario.reason, scenario.first_bad_step()) {
-            (Some(reason), None) => alike.entry(reason).or_default().push(&scenario.name),
+        let detailed =
+            scenario.first_bad_step().is_some() || !scenario.control_findings().is_empty();
+        match &scenario.reason {
+            Some(reason) if !detailed => {
+                let verdict = scenario.verdict;
+                let same = alike.entry((verdict.name(), reason));
+                let (_, names) = same.or_insert_with(|| (verdict, Vec::new()));
+                names.push(&scenario.name);
+            }
             _ if shown == FAILURES => {}
             _ => {
                 shown += 1;
@@ -278,20 +280,16 @@ pub fn failures(report: &Report, run_folder: &Path) -> String {
             }
         }
     }
-    let said = shown + alike.values().map(Vec::len).sum::<usize>();
+    let said = shown + alike.values().map(|(_, names)| names.len()).sum::<usize>();
     if bad().count() > said {
         out += &format!("... and {} more\n\n", bad().count() - said);
     }
-    for (reason, names) in alike {
+    for ((_, reason), (verdict, names)) in alike {
         let others = match names.len() {
             1 => String::new(),
             many => format!(" and {} more", many - 1),
         };
-        out += &format!(
-            "{} {}{others}\n  {reason}\n\n",
-            paint(Verdict::Error),
-            names[0]
-        );
+        out += &format!("{} {}{others}\n  {reason}\n\n", paint(verdict), names[0]);
     }
     out
 }
@@ -459,11 +457,7 @@ fn last_line(report: &Report, run_folder: &Path) -> String {
         Some(fault) => format!(", seeded fault {}", fault.name),
         None => String::new(),
     };
-    let rehearsal = if report.is_rehearsal() {
-        ", REHEARSAL"
-    } else {
-        ""
-    };
+    let rehearsal = report.rehearsal_mark(", REHEARSAL");
     let (outcome, next) = match unfinished(report) {
         Some(outcome) => (outcome, next(report, run_folder)),
         None => {

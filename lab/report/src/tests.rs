@@ -7,10 +7,12 @@ use serde_json::json;
 use tdxlab_journal::journal::{Event, Line, PlanId, RunStarted, SharedGuest, VERSION};
 use tdxlab_journal::reader::JournalReader;
 use tdxlab_journal::verdict::{Finding, Judgement, Verdict, Witness};
+use tdxlab_journal::{Ending, Reading};
 use tdxlab_plan::addr::{Gpa, GpaRange};
 use tdxlab_plan::{Action, Expectation, Guest, MemoryMap, Needs, Op, Plan, Step};
 
-use crate::diff::Diff;
+use crate::diff::{Diff, Weight};
+use crate::ktap_stream::KtapStream;
 use crate::{Report, from_recording};
 
 /// The head of a run on `sim`, started by a command of these words.
@@ -56,7 +58,6 @@ fn booted(plan: u32, shared: Option<SharedGuest>) -> Event {
 }
 
 fn step(plan: u32, step: u32, verdict: Verdict) -> [Event; 2] {
-    let wrong = || Finding::wrong(Witness::Errno, "success", "EINVAL");
     let plan = PlanId(plan);
     [
         Event::StepStarted {
@@ -67,18 +68,36 @@ fn step(plan: u32, step: u32, verdict: Verdict) -> [Event; 2] {
         Event::StepJudged {
             plan,
             step,
-            judgement: Judgement {
-                verdict,
-                findings: (verdict == Verdict::Fail).then(wrong).into_iter().collect(),
-                findings_omitted: 0,
-                heard: vec![Witness::Errno],
-                missing: Vec::new(),
-                content: Vec::new(),
-                spans_omitted: 0,
-            },
+            judgement: judgement(verdict),
             map: MemoryMap::default(),
         },
     ]
+}
+
+fn judgement(verdict: Verdict) -> Judgement {
+    let wrong = || Finding::wrong(Witness::Errno, "success", "EINVAL");
+    Judgement {
+        verdict,
+        findings: (verdict == Verdict::Fail).then(wrong).into_iter().collect(),
+        findings_omitted: 0,
+        heard: vec![Witness::Errno],
+        missing: Vec::new(),
+        content: Vec::new(),
+        spans_omitted: 0,
+    }
+}
+
+/// What was judged when the guest of a plan had gone.
+fn left_behind(plan: u32) -> Event {
+    let ending = Ending {
+        kernel_log: Reading::Read(Vec::new()),
+        taken: Vec::new(),
+    };
+    Event::Ended {
+        plan: PlanId(plan),
+        ending,
+        judgement: judgement(Verdict::Fail),
+    }
 }
 
 pub(crate) fn ended(plan: u32, verdict: Verdict) -> Event {
@@ -110,6 +129,15 @@ pub(crate) fn run_ended(verdict: Verdict, stopped: bool) -> Event {
     }
 }
 
+fn run_interrupted() -> Event {
+    Event::RunEnded {
+        verdict: Verdict::Pass,
+        interrupted: true,
+        stopped: false,
+        facts: Vec::new(),
+    }
+}
+
 /// The text of a journal.
 pub(crate) fn journal(head: RunStarted, events: Vec<Event>) -> String {
     let events = std::iter::once(Event::RunStarted(head)).chain(events);
@@ -133,6 +161,13 @@ fn good() -> Vec<Event> {
         whole(1, "punch/b", Verdict::Pass),
     ];
     plans.concat()
+}
+
+/// A run that came to its end, and in which both scenarios passed.
+fn good_report() -> Report {
+    let mut events = good();
+    events.push(run_ended(Verdict::Pass, false));
+    report(&RUN, events)
 }
 
 /// What is said of the second scenario.
@@ -161,9 +196,7 @@ fn what_is_missing_of_a_run_that_came_to_its_end_is_an_error(
         assert_eq!(report.verdict, Verdict::Error);
         assert_eq!(report.counts.skip, 0);
         // It is worse than the run that has it.
-        let mut events = good();
-        events.push(run_ended(Verdict::Pass, false));
-        let diff = Diff::between(&self::report(&RUN, events), &report);
+        let diff = Diff::between(&good_report(), &report);
         assert!(diff.is_worse(), "{diff}");
         let said = diff.to_string();
         assert!(!said.contains("interrupted"), "{said}");
@@ -223,9 +256,7 @@ fn a_failure_that_was_judged_outlives_a_runner_that_was_killed() {
         lines.contains("step 1 of 2") && lines.contains("EINVAL"),
         "{lines}"
     );
-    let mut events = good();
-    events.push(run_ended(Verdict::Pass, false));
-    let diff = Diff::between(&report(&RUN, events), &killed);
+    let diff = Diff::between(&good_report(), &killed);
     assert!(diff.is_worse(), "{diff}");
     assert!(diff.to_string().contains("punch/b: pass -> fail"), "{diff}");
 }
@@ -244,15 +275,92 @@ fn a_failure_in_a_shared_guest_says_so(#[case] interrupted: bool, #[case] verdic
     events.extend([started(1, "punch/b"), booted(1, Some(shared))]);
     events.extend(step(1, 0, Verdict::Fail));
     if interrupted {
-        events.push(Event::RunEnded {
-            verdict: Verdict::Pass,
-            interrupted,
-            stopped: false,
-            facts: Vec::new(),
-        });
+        events.push(run_interrupted());
     }
     let report = report(&RUN, events);
     assert_eq!(second(&report).0, verdict);
     let reason = second(&report).1;
     assert!(reason.contains("was not run again in its own"), "{reason}");
+}
+
+/// A run that did not come to its end is no better than one that did, whatever it had come to.
+#[rstest]
+#[case::killed_before_the_second(Vec::new(), false, "")]
+#[case::killed_in_the_second(vec![started(1, "punch/b")], false, "punch/b: pass -> error")]
+#[case::interrupted_before_the_second(Vec::new(), true, "")]
+#[case::interrupted_in_the_second(vec![started(1, "punch/b")], true, "")]
+fn a_run_that_lost_results_is_not_as_good_as_the_one_before(
+    #[case] second: Vec<Event>,
+    #[case] interrupted: bool,
+    #[case] change: &str,
+) {
+    let mut events = whole(0, "punch/a", Verdict::Pass);
+    events.extend(second);
+    events.extend(interrupted.then(run_interrupted));
+    let cut = report(&RUN, events);
+    let diff = Diff::between(&good_report(), &cut);
+    assert!(diff.is_worse(), "{diff}");
+    assert_eq!((diff.unfinished, diff.lost), (1, 1));
+    let said = diff.to_string();
+    assert!(said.contains("1 of them had a result before"), "{said}");
+    assert!(said.contains(change), "{said}");
+    assert_eq!(diff.verdicts.is_empty(), change.is_empty(), "{said}");
+    // Where both were cut off at the same place, nothing got worse.
+    let same = Diff::between(&cut, &cut);
+    assert!(!same.is_worse() && same.unfinished == 1, "{same}");
+}
+
+#[rstest]
+#[case::no_rerun_was_judged(0, 0, Weight::Suspect, "no run of it again came to a verdict")]
+#[case::one_passed(1, 0, Weight::Flaky, "failed 0 of 1 times")]
+#[case::one_failed(3, 1, Weight::Regression, "failed 1 of 3 times")]
+fn only_a_rerun_that_passed_excuses_a_failure(
+    #[case] times: u32,
+    #[case] failed: u32,
+    #[case] weight: Weight,
+    #[case] words: &str,
+) {
+    let mut events = whole(0, "punch/a", Verdict::Pass);
+    events.extend(whole(1, "punch/b", Verdict::Fail));
+    let plan = PlanId(1);
+    events.push(Event::Confirmed {
+        plan,
+        times,
+        failed,
+    });
+    events.push(run_ended(Verdict::Fail, false));
+    let diff = Diff::between(&good_report(), &report(&RUN, events));
+    assert_eq!(diff.verdicts[0].weight(), weight);
+    assert_eq!(diff.is_worse(), weight != Weight::Flaky);
+    assert!(diff.to_string().contains(words), "{diff}");
+}
+
+/// What is printed during a run is what its report says, also of guests that left something behind, of plans
+/// that were run again, and of such as have no end.
+#[rstest]
+#[case::finding_at_the_end(vec![left_behind(1)], Some(Verdict::Fail))]
+#[case::run_again(vec![started(1, "punch/b"), booted(1, None)], Some(Verdict::Pass))]
+#[case::cut_off(Vec::new(), None)]
+#[case::cut_off_in_a_second_run(vec![started(1, "punch/b")], None)]
+fn ktap_during_a_run_is_that_of_its_report(#[case] more: Vec<Event>, #[case] end: Option<Verdict>) {
+    let mut events = vec![started(1, "punch/b"), booted(1, None)];
+    events.extend(step(1, 0, Verdict::Fail));
+    events.extend(more);
+    events.extend(whole(0, "punch/a", Verdict::Pass));
+    match end {
+        Some(verdict) => events.extend([ended(1, verdict), run_ended(verdict, false)]),
+        None => events.push(run_interrupted()),
+    }
+    let names = ["punch/a", "punch/b"].map(str::to_owned);
+    let mut stream = KtapStream::default();
+    let head = stream.start((0..).map(PlanId).zip(names).collect());
+    let live = events
+        .iter()
+        .fold(head, |text, event| text + &stream.take(event));
+    let afterwards = crate::ktap::render(&report(&RUN, events));
+    let results = |text: &str| {
+        let results = text.lines().filter(|line| !line.starts_with('#'));
+        results.map(str::to_owned).collect::<Vec<_>>()
+    };
+    assert_eq!(results(&live), results(&afterwards));
 }

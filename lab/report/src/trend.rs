@@ -148,11 +148,7 @@ impl Line {
 }
 
 fn named(report: Report) -> String {
-    if report.is_rehearsal() {
-        format!("{} (REHEARSAL)", report.run)
-    } else {
-        report.run
-    }
+    report.run.clone() + report.rehearsal_mark(" (REHEARSAL)")
 }
 
 /// Splits of all steps; `None` where a step could not be counted.

@@ -259,13 +259,12 @@ fn fit_of(rows: &[&Row], metric: Metric) -> Option<Fit> {
 }
 
 fn run((place, report): (usize, &Report)) -> CostRun {
-    let kernel = report.facts.iter().find(|fact| fact.name == "kernel");
     CostRun {
         letter: letter(place),
         name: report.run.clone(),
         host: report.host,
         design: report.design.clone(),
-        kernel: kernel.map(|fact| fact.value.clone()),
+        kernel: report.fact("kernel").map(str::to_owned),
         rehearsal: report.is_rehearsal(),
     }
 }

@@ -23,22 +23,10 @@ fn step(number: u32, vcpus: u32, exits: Option<u64>, micros: u64) -> StepReport 
 fn scenario(name: &str, steps: Vec<StepReport>) -> ScenarioReport {
     ScenarioReport {
         name: name.to_owned(),
-        about: String::new(),
-        file: None,
         verdict: Verdict::Pass,
-        reason: None,
-        unfinished: false,
-        micros: 0,
-        boot_micros: None,
-        shared_guest: None,
-        guests_before: 0,
-        failed_shared: None,
-        control: None,
         steps_planned: steps.len(),
         steps,
-        evidence: None,
-        fault_reached: None,
-        confirmed: None,
+        ..ScenarioReport::unknown(String::new())
     }
 }
 

@@ -35,11 +35,11 @@ use tdxlab_journal::verdict::Verdict;
 use tdxlab_plan::text::Micros;
 
 use self::scenario::Excerpts;
+use super::Report;
 use super::cost::Costs;
 use super::terminal::count;
 use super::timeline::Pictures;
 use super::trend::Trend;
-use super::{Report, ScenarioReport};
 
 /// Size up to which pictures of scenarios that passed are drawn. Those of others always are.
 ///
@@ -83,7 +83,7 @@ fn entries(report: &Report, pictures: &Pictures, folder: &Path) -> Vec<Markup> {
     let mut excerpts_left = EXCERPTS;
     for bad in [true, false] {
         for (index, scenario) in report.scenarios.iter().enumerate() {
-            if is_bad(scenario) != bad {
+            if scenario.is_bad() != bad {
                 continue;
             }
             let files = match &scenario.evidence {
@@ -100,10 +100,6 @@ fn entries(report: &Report, pictures: &Pictures, folder: &Path) -> Vec<Markup> {
         }
     }
     entries
-}
-
-fn is_bad(scenario: &ScenarioReport) -> bool {
-    matches!(scenario.verdict, Verdict::Fail | Verdict::Error)
 }
 
 /// The ends of the logs in a scenario's folder. Unreadable files are left out.

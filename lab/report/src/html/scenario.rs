@@ -32,7 +32,7 @@ pub(super) fn entry(
     excerpts: &Excerpts,
 ) -> Markup {
     let scenario = &report.scenarios[index];
-    let bad = matches!(scenario.verdict, Verdict::Fail | Verdict::Error);
+    let bad = scenario.is_bad();
     html! {
         details.s #(format!("s{index}")) data-v=(scenario.verdict) open[bad && index == first_bad(report)] {
             summary {
@@ -58,7 +58,7 @@ fn first_bad(report: &Report) -> usize {
     report
         .scenarios
         .iter()
-        .position(|scenario| matches!(scenario.verdict, Verdict::Fail | Verdict::Error))
+        .position(ScenarioReport::is_bad)
         .unwrap_or(usize::MAX)
 }
 
