@@ -16,7 +16,7 @@ use tdxlab_plan::RangeSet;
 use tdxlab_plan::addr::{Gpa, GpaRange, PageLevel};
 
 use crate::instance::Instance;
-use crate::trace_lines::{TraceLines, lost, parse_context, parse_lost};
+use crate::trace_lines::{NoMark, TraceLines, lost, parse_context, parse_lost};
 
 const EVENT: &str = "kvm_dirty_ring_push";
 
@@ -78,7 +78,9 @@ impl DirtyRing {
         instance.enable(&format!("kvm/{EVENT}"))?;
         instance.probe_entry(SLOTS, &FUNCTIONS, ARGUMENTS)?;
         let mut lines = TraceLines::open(instance.pipe());
-        lines.saw(&instance.mark()?, |_| Ok(()))?;
+        lines
+            .saw(&instance.mark()?, |_| Ok(()))
+            .map_err(NoMark::into_reason)?;
         Ok(DirtyRing {
             lines,
             instance,

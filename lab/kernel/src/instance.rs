@@ -3,11 +3,13 @@
 //! Source: Documentation/trace/ftrace.rst ("Instances") and kprobetrace.rst.
 
 use std::collections::BTreeSet;
+use std::fs::{File, TryLockError};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::{fs, io};
 
 use crate::returned::{Returns, TRIGGER};
+use crate::trace_lines::{Mark, NoMark, TraceLines};
 
 /// Beginning of the names of the lab's instances and probes; the process that made it follows.
 const PREFIX: &str = "tdxlab_";
@@ -21,6 +23,8 @@ pub struct Instance {
     root: PathBuf,
     name: String,
     probes: Vec<String>,
+    /// Its folder, locked for as long as this lab lives.
+    _lock: File,
 }
 
 impl Instance {
@@ -33,15 +37,33 @@ impl Instance {
     pub fn new(root: &Path) -> Result<Instance, String> {
         static NUMBER: AtomicU32 = AtomicU32::new(0);
         sweep(root);
-        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
-        let name = format!("{PREFIX}{}_{number}", std::process::id());
+        let (name, lock) = loop {
+            let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+            let name = format!("{PREFIX}{}_{number}", std::process::id());
+            let path = folder_of(root, &name);
+            match fs::create_dir(&path) {
+                Ok(()) => {}
+                // A lab of another PID namespace may have the same number.
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => continue,
+                Err(error) => return Err(refused(root, &path, &error)),
+            }
+            match locked(&path) {
+                Ok(lock) if path.exists() => break (name, lock),
+                Err(error) if error.kind() != io::ErrorKind::WouldBlock && path.exists() => {
+                    let _ = fs::remove_dir(&path);
+                    return Err(refused(root, &path, &error));
+                }
+                // A lab that sweeps had it before it was locked.
+                Ok(_) | Err(_) => {}
+            }
+        };
         let instance = Instance {
             root: root.to_owned(),
             name,
             probes: Vec::new(),
+            _lock: lock,
         };
         let path = instance.path();
-        fs::create_dir(&path).map_err(|error| refused(root, &path, &error))?;
         let buffer = path.join("buffer_size_kb");
         fs::write(&buffer, BUFFER_KIB.to_string())
             .map_err(|error| refused(root, &buffer, &error))?;
@@ -50,7 +72,7 @@ impl Instance {
 
     /// Path of the instance.
     pub fn path(&self) -> PathBuf {
-        self.root.join("instances").join(&self.name)
+        folder_of(&self.root, &self.name)
     }
 
     /// The file that gives each event once, as text.
@@ -91,10 +113,22 @@ impl Instance {
     /// # Errors
     ///
     /// The kernel rejects it; as text.
-    pub(crate) fn mark(&self) -> Result<String, String> {
-        let mark = format!("tdxlab {}", rand::random::<u128>());
-        self.write("trace_marker", &mark)?;
+    pub(crate) fn mark(&self) -> Result<Mark, String> {
+        let mark = Mark::of_this_thread(format!("tdxlab {}", rand::random::<u128>()));
+        self.write("trace_marker", &mark.text)?;
         Ok(mark)
+    }
+
+    /// Checks that threads have the numbers in this trace, and in its histograms, by which the lab knows
+    /// them. To be called while nothing else reads the trace.
+    ///
+    /// # Errors
+    ///
+    /// They do not, as in a PID namespace, or what is written into the trace does not come out; as text.
+    pub fn names_our_threads(&self) -> Result<(), String> {
+        TraceLines::open(self.pipe())
+            .saw(&self.mark()?, |_| Ok(()))
+            .map_err(NoMark::into_reason)
     }
 
     /// Restricts events to these threads, and to those they start from now on.
@@ -212,6 +246,24 @@ fn append(path: &Path, text: &str) -> io::Result<()> {
         .write_all(text.as_bytes())
 }
 
+fn folder_of(root: &Path, name: &str) -> PathBuf {
+    root.join("instances").join(name)
+}
+
+/// The folder of an instance, once it is locked. The kernel unlocks it when its owner ends, however that
+/// comes.
+///
+/// A process id says nothing of an owner in another PID namespace: there may be no such process here, or
+/// another one. A lock is the same in all of them.
+fn locked(path: &Path) -> io::Result<File> {
+    let folder = File::open(path)?;
+    match folder.try_lock() {
+        Ok(()) => Ok(folder),
+        Err(TryLockError::WouldBlock) => Err(io::ErrorKind::WouldBlock.into()),
+        Err(TryLockError::Error(error)) => Err(error),
+    }
+}
+
 /// Removes what labs have left behind that were killed.
 fn sweep(root: &Path) {
     let is_stale = |name: &str| {
@@ -226,18 +278,23 @@ fn sweep(root: &Path) {
         .flatten()
         .flatten()
     {
-        if is_stale(&entry.file_name().to_string_lossy()) {
+        if is_stale(&entry.file_name().to_string_lossy())
+            && let Ok(_lock) = locked(&entry.path())
+        {
             let _ = fs::remove_dir(entry.path());
         }
     }
-    // Lines of the form `r:GROUP/NAME FUNCTION ret=$retval`.
+    // Lines of the form `r:GROUP/NAME FUNCTION ret=$retval`; a group has the name of its instance, which
+    // lives as long as its owner.
     let probes = fs::read_to_string(root.join("kprobe_events")).unwrap_or_default();
     for probe in probes
         .lines()
         .filter_map(|line| line.split_whitespace().next())
     {
         if let Some((_, name)) = probe.split_once(':')
-            && is_stale(name)
+            && let Some((group, _)) = name.split_once('/')
+            && is_stale(group)
+            && !folder_of(root, group).exists()
         {
             let _ = append(&root.join("kprobe_events"), &format!("-:{name}\n"));
         }
@@ -271,6 +328,35 @@ mod tests {
         assert!(!text.contains(&format!("-:{own}")), "{text}");
     }
 
+    /// To a lab in another PID namespace the owner's number is that of nobody.
+    #[test]
+    fn what_a_live_lab_of_another_pid_namespace_has_stays_until_that_lab_ends() {
+        let root = tempfile::tempdir().unwrap();
+        let theirs = folder_of(root.path(), "tdxlab_4294967294_0");
+        fs::create_dir_all(&theirs).unwrap();
+        let probes = root.path().join("kprobe_events");
+        fs::write(&probes, "r:tdxlab_4294967294_0/aug tdh ret=$retval\n").unwrap();
+        let lives = locked(&theirs).unwrap();
+        sweep(root.path());
+        assert!(theirs.exists());
+        let text = fs::read_to_string(&probes).unwrap();
+        assert!(!text.contains("-:"), "{text}");
+        drop(lives);
+        sweep(root.path());
+        assert!(!theirs.exists());
+        let text = fs::read_to_string(&probes).unwrap();
+        assert!(text.ends_with("-:tdxlab_4294967294_0/aug\n"), "{text}");
+    }
+
+    #[test]
+    fn an_instance_is_locked_while_it_is_there() {
+        let root = tempfile::tempdir().unwrap();
+        fs::create_dir(root.path().join("instances")).unwrap();
+        let instance = Instance::new(root.path()).unwrap();
+        let again = locked(&instance.path()).unwrap_err();
+        assert_eq!(again.kind(), io::ErrorKind::WouldBlock);
+    }
+
     #[rstest::rstest]
     #[case::no_rights(libc::EPERM, "run as root")]
     #[case::lockdown(libc::EACCES, "lockdown")]
@@ -292,6 +378,7 @@ mod tests {
             root: root.path().to_owned(),
             name: "tdxlab_1_0".to_owned(),
             probes: Vec::new(),
+            _lock: File::open(root.path()).unwrap(),
         };
         let folder = instance.path().join("events/kvmmmu/split");
         fs::create_dir_all(&folder).unwrap();

@@ -6,6 +6,7 @@ use tdxlab_journal::{Reading, SplitEvent};
 
 use crate::instance::Instance;
 use crate::returned::Returns;
+use crate::trace_lines::NoMark;
 use crate::tracefs::{SPLIT_EVENT, TraceReader};
 
 /// The split events of the threads that are followed; of all threads before any is.
@@ -21,11 +22,14 @@ impl Splits {
     ///
     /// # Errors
     ///
-    /// Missing where there is no tracefs or no such event, incomplete where what is recorded does
-    /// not come out.
+    /// Missing where there is no tracefs or no such event, or where the threads that it names are not
+    /// those that the lab knows; incomplete where what is recorded does not come out.
     pub fn watch(root: &Path, threads: &[u32]) -> Result<Splits, Reading<Vec<SplitEvent>>> {
         let mut splits = Splits::begin(root, threads).map_err(Reading::missing)?;
-        splits.control().map_err(Reading::incomplete)?;
+        splits.control().map_err(|why| match why {
+            NoMark::Lost(reason) => Reading::incomplete(reason),
+            NoMark::Elsewhere(reason) => Reading::missing(reason),
+        })?;
         Ok(splits)
     }
 
@@ -43,8 +47,8 @@ impl Splits {
 
     /// The positive control: the event is on, and what is written into the trace can be read back.
     /// Otherwise a missing event would pass for a missing split.
-    fn control(&mut self) -> Result<(), String> {
-        self.instance.is_on(&event())?;
+    fn control(&mut self) -> Result<(), NoMark> {
+        self.instance.is_on(&event()).map_err(NoMark::Lost)?;
         self.reader.control(&self.instance)
     }
 

@@ -78,30 +78,79 @@ impl TraceLines {
         }
     }
 
-    /// Reads the lines up to now and checks that `mark`, which was written just now, is among them:
-    /// the positive control of all events. The other lines are given to `take`, as in
-    /// [`TraceLines::read`].
+    /// Reads the lines up to now and checks that `mark`, which was written just now, is among them, as
+    /// its own thread's: the positive control of all events, and of the threads that they name. The other
+    /// lines are given to `take`, as in [`TraceLines::read`].
     pub(crate) fn saw(
         &mut self,
-        mark: &str,
+        mark: &Mark,
         mut take: impl FnMut(&str) -> Result<(), String>,
-    ) -> Result<(), String> {
-        let mut seen = false;
-        let read = self.read(|line| match line.ends_with(mark) {
+    ) -> Result<(), NoMark> {
+        let mut seen = None;
+        let read = self.read(|line| match line.ends_with(&mark.text) {
             true => {
-                seen = true;
+                seen = Some(parse_context(line).map(|(tid, _)| tid));
                 Ok(())
             }
             false => take(line),
         });
-        match read {
-            Reading::Missing { reason } | Reading::Incomplete { reason, .. } => Err(reason),
-            Reading::Read(()) if seen => Ok(()),
-            Reading::Read(()) => Err(format!(
-                "{}: a line that was written into the trace did not come out of it; is tracing_on \
-                 1 there?",
-                self.path.display()
-            )),
+        let told = |reason: String| format!("{}: {reason}", self.path.display());
+        match (read, seen) {
+            (Reading::Missing { reason } | Reading::Incomplete { reason, .. }, _) => {
+                Err(NoMark::Lost(reason))
+            }
+            (Reading::Read(()), Some(Some(tid))) if tid == mark.thread => Ok(()),
+            (Reading::Read(()), Some(Some(tid))) => Err(NoMark::Elsewhere(told(format!(
+                "what thread {} writes comes out as of thread {tid}: this lab is in a PID namespace of its \
+                 own, and the kernel's trace has the numbers of the first one, so that nobody can say whose \
+                 an event is; run the lab outside of the container, or give that the host's PID namespace \
+                 (--pid=host)",
+                mark.thread
+            )))),
+            (Reading::Read(()), Some(None)) => Err(NoMark::Lost(told(
+                "a line that was written into the trace comes out without its thread".to_owned(),
+            ))),
+            (Reading::Read(()), None) => Err(NoMark::Lost(told(
+                "a line that was written into the trace did not come out of it; is tracing_on 1 there?"
+                    .to_owned(),
+            ))),
+        }
+    }
+}
+
+/// A line that a thread of the lab writes into a trace.
+#[derive(Debug)]
+pub(crate) struct Mark {
+    /// What nobody else writes.
+    pub(crate) text: String,
+    /// Who writes it, by its number in the lab's own PID namespace.
+    pub(crate) thread: u32,
+}
+
+impl Mark {
+    /// Of the thread that calls.
+    pub(crate) fn of_this_thread(text: String) -> Mark {
+        Mark {
+            text,
+            thread: nix::unistd::gettid().as_raw().cast_unsigned(),
+        }
+    }
+}
+
+/// Why a mark does not show that events would be seen; in words.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum NoMark {
+    /// It did not come out, so that events may not either.
+    Lost(String),
+    /// It came out as another thread's, as all events would.
+    Elsewhere(String),
+}
+
+impl NoMark {
+    /// In words.
+    pub(crate) fn into_reason(self) -> String {
+        match self {
+            NoMark::Lost(reason) | NoMark::Elsewhere(reason) => reason,
         }
     }
 }

@@ -15,7 +15,7 @@ use tdxlab_plan::addr::Gpa;
 use tdxlab_qemu::head_tail::HeadTail;
 
 use crate::instance::Instance;
-use crate::trace_lines::{TraceLines, lost, parse_context, parse_lost};
+use crate::trace_lines::{Mark, NoMark, TraceLines, lost, parse_context, parse_lost};
 
 /// Where tracefs usually is.
 pub const ROOT: &str = "/sys/kernel/tracing";
@@ -117,16 +117,17 @@ impl TraceReader {
     }
 
     /// The positive control of all events: a mark that is written into `instance`, whose trace this
-    /// is, comes out. Splits before it are dropped.
+    /// is, comes out as this thread's. Splits before it are dropped.
     ///
     /// # Errors
     ///
-    /// The mark is missing, or the trace cannot be read; as text.
-    pub(crate) fn control(&mut self, instance: &Instance) -> Result<(), String> {
-        self.saw(&instance.mark()?)
+    /// The mark is missing or another's, or the trace cannot be read.
+    pub(crate) fn control(&mut self, instance: &Instance) -> Result<(), NoMark> {
+        let mark = instance.mark().map_err(NoMark::Lost)?;
+        self.saw(&mark)
     }
 
-    fn saw(&mut self, mark: &str) -> Result<(), String> {
+    fn saw(&mut self, mark: &Mark) -> Result<(), NoMark> {
         let others = &mut self.others;
         self.lines
             .saw(mark, |line| split_in(line, others).map(|_| ()))
@@ -265,16 +266,35 @@ mod tests {
         assert_eq!(reader.others().unwrap(), format!("{other}\n"));
     }
 
+    fn mark(thread: u32) -> Mark {
+        let text = "tdxlab 1 42".to_owned();
+        Mark { text, thread }
+    }
+
     #[test]
     fn a_mark_that_comes_out_shows_that_events_would() {
-        let mark = "  tdxlab-9     [002] .....  5.678901: tracing_mark_write: tdxlab 1 42";
-        let (mut file, mut reader) = reader(&format!("{mark}\n"));
-        assert_eq!(reader.saw("tdxlab 1 42"), Ok(()));
+        let line = "  tdxlab-9     [002] .....  5.678901: tracing_mark_write: tdxlab 1 42";
+        let (mut file, mut reader) = reader(&format!("{line}\n"));
+        assert_eq!(reader.saw(&mark(9)), Ok(()));
         assert_eq!(reader.others(), None, "the mark is nobody's evidence");
-        let dead = reader.saw("tdxlab 1 42").unwrap_err();
+        let dead = reader.saw(&mark(9)).unwrap_err().into_reason();
         assert!(dead.contains("did not come out"), "{dead}");
-        writeln!(file, "CPU:1 [LOST 9 EVENTS]\n{mark}").unwrap();
-        assert!(reader.saw("tdxlab 1 42").unwrap_err().contains("lost 9"));
+        writeln!(file, "CPU:1 [LOST 9 EVENTS]\n{line}").unwrap();
+        let lost = reader.saw(&mark(9)).unwrap_err().into_reason();
+        assert!(lost.contains("lost 9"), "{lost}");
+    }
+
+    /// The trace has the numbers of the first PID namespace, whoever reads it.
+    #[test]
+    fn a_mark_that_comes_out_as_of_another_thread_shows_that_events_are_nobodys() {
+        let line = "  tdxlab-90211 [002] .....  5.678901: tracing_mark_write: tdxlab 1 42";
+        let (_file, mut reader) = reader(&format!("{line}\n"));
+        let Err(NoMark::Elsewhere(reason)) = reader.saw(&mark(9)) else {
+            panic!("90211 is not 9");
+        };
+        for says in ["PID namespace", "thread 9 ", "thread 90211", "--pid=host"] {
+            assert!(reason.contains(says), "{reason}");
+        }
     }
 
     #[test]

@@ -26,6 +26,8 @@ const TRACK: &str = "tdh_mem_track";
 pub(super) struct Seamcalls {
     watched: Vec<(&'static str, Returns)>,
     absent: Vec<String>,
+    /// Why no thread's calls can be told from others'.
+    nobodys: Option<String>,
     _instance: Instance,
 }
 
@@ -51,6 +53,7 @@ impl Seamcalls {
         Ok(Seamcalls {
             watched,
             absent,
+            nobodys: instance.names_our_threads().err(),
             _instance: instance,
         })
     }
@@ -65,12 +68,18 @@ impl Seamcalls {
         for reason in &self.absent {
             let _ = write!(text, "; not watched: {reason}");
         }
+        if let Some(reason) = &self.nobodys {
+            let _ = write!(text, "; not told apart by thread: {reason}");
+        }
         text
     }
 
-    /// TRACKs that these threads have made so far; `None` where they are not watched, or some were
-    /// lost.
+    /// TRACKs that these threads have made so far; `None` where they are not watched, the threads cannot be
+    /// told apart, or some were lost.
     pub(super) fn tracks(&self, threads: &[u32]) -> Option<u64> {
+        if self.nobodys.is_some() {
+            return None;
+        }
         let (_, returns) = self.watched.iter().find(|(name, _)| *name == TRACK)?;
         let all = returns.read().ok()?;
         let made = all
