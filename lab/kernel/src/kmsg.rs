@@ -2,7 +2,8 @@
 //!
 //! A record reads `6,339,5140900,-;text`, followed by lines ` KEY=value` (Documentation/ABI/
 //! testing/dev-kmsg). The number before the first comma is level plus eight times facility; records
-//! of user space have a facility other than 0 and are ignored.
+//! of user space have a facility other than 0 and are ignored. Sequence numbers have no gaps: one
+//! that is left out is a record that was overwritten.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Seek, SeekFrom};
@@ -211,6 +212,29 @@ impl KernelLog {
     }
 }
 
+/// Two readings of a log as one, in their order. A log that cannot be read is missing in both.
+pub fn joined(first: Reading<Vec<String>>, second: Reading<Vec<String>>) -> Reading<Vec<String>> {
+    let mut all = Vec::new();
+    let mut lost = None;
+    for reading in [first, second] {
+        match reading {
+            Reading::Read(lines) => all.extend(lines),
+            Reading::Incomplete { reason, rest } => {
+                lost.get_or_insert(reason);
+                all.extend(rest.into_iter().flatten());
+            }
+            Reading::Missing { reason } => return Reading::missing(reason),
+        }
+    }
+    match lost {
+        Some(reason) => Reading::Incomplete {
+            reason,
+            rest: Some(all),
+        },
+        None => Reading::Read(all),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use std::io::Write;
@@ -255,6 +279,26 @@ mod tests {
         assert_eq!(rest, Some(vec!["WARNING".into()]));
         writeln!(file, "4,4,4,-;again").unwrap();
         assert_eq!(log.lines(), Reading::Read(vec!["again".into()]));
+    }
+
+    fn read(lines: &[&str]) -> Reading<Vec<String>> {
+        Reading::Read(lines.iter().map(|&line| line.to_owned()).collect())
+    }
+
+    fn lost(rest: &[&str]) -> Reading<Vec<String>> {
+        Reading::Incomplete {
+            reason: "lost".to_owned(),
+            rest: Some(rest.iter().map(|&line| line.to_owned()).collect()),
+        }
+    }
+
+    #[test]
+    fn what_was_read_before_the_log_lost_something_is_kept() {
+        assert_eq!(joined(read(&[]), read(&["a"])), read(&["a"]));
+        assert_eq!(joined(read(&["a"]), lost(&["b"])), lost(&["a", "b"]));
+        assert_eq!(joined(lost(&["a"]), read(&["b"])), lost(&["a", "b"]));
+        let none = Reading::missing("no log");
+        assert_eq!(joined(read(&[]), none.clone()), none);
     }
 
     #[test]

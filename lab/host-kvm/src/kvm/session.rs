@@ -76,6 +76,16 @@ impl Watch {
         }
         Watch { counters, ..self }
     }
+
+    /// What is left of a VM whose QEMU has gone.
+    fn ending(mut self) -> Ending {
+        // It waits for KVM's own threads, which may complain of what they tear down.
+        let taken = self.before.taken(&self.counters, &Files::default());
+        Ending {
+            kernel_log: self.log.lines(),
+            taken,
+        }
+    }
 }
 
 impl OwnSplits {
@@ -327,13 +337,7 @@ impl Session for KvmSession {
         self.vm.end()?;
         // Its pages are back once the file is closed.
         drop(self.memory);
-        Ok(Ending {
-            kernel_log: self.watch.log.lines(),
-            taken: self
-                .watch
-                .before
-                .taken(&self.watch.counters, &Files::default()),
-        })
+        Ok(self.watch.ending())
     }
 }
 

@@ -5,7 +5,7 @@ use std::path::Path;
 use tdxlab_journal::{Ending, PageCounters, Reading, SplitEvent};
 use tdxlab_kernel::debugfs::VmFolder;
 use tdxlab_kernel::in_use::MachineUse;
-use tdxlab_kernel::kmsg::KernelLog;
+use tdxlab_kernel::kmsg::{self, KernelLog};
 use tdxlab_kernel::once;
 use tdxlab_kernel::splits::Splits;
 use tdxlab_qemu::fds;
@@ -94,7 +94,7 @@ impl Watch {
     /// The kernel log since the last sample, which it stays part of.
     pub(super) fn look_at_log(&mut self) -> &Reading<Vec<String>> {
         let seen = std::mem::replace(&mut self.unsampled, Reading::Read(Vec::new()));
-        self.unsampled = both(seen, self.log.lines());
+        self.unsampled = kmsg::joined(seen, self.log.lines());
         &self.unsampled
     }
 
@@ -135,51 +135,11 @@ impl Watch {
 
     /// What is left of a TD whose QEMU has gone.
     pub(super) fn ending(mut self) -> Ending {
+        // It waits for KVM's own threads, which may complain of what they tear down.
+        let taken = self.before.taken(&self.counters, &self.files);
         Ending {
             kernel_log: self.take_log(),
-            taken: self.before.taken(&self.counters, &self.files),
+            taken,
         }
-    }
-}
-
-/// Two readings of the log, one after the other. A log that cannot be opened is missing in both.
-fn both(first: Reading<Vec<String>>, second: Reading<Vec<String>>) -> Reading<Vec<String>> {
-    let mut all = Vec::new();
-    let mut lost = None;
-    for reading in [first, second] {
-        match reading {
-            Reading::Read(lines) => all.extend(lines),
-            Reading::Incomplete { reason, rest } => {
-                lost.get_or_insert(reason);
-                all.extend(rest.into_iter().flatten());
-            }
-            Reading::Missing { reason } => return Reading::missing(reason),
-        }
-    }
-    match lost {
-        Some(reason) => Reading::Incomplete {
-            reason,
-            rest: Some(all),
-        },
-        None => Reading::Read(all),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn what_was_read_before_the_log_lost_something_is_kept() {
-        let read = |line: &str| Reading::Read(vec![line.to_owned()]);
-        let lost = |rest: &[&str]| Reading::Incomplete {
-            reason: "lost".to_owned(),
-            rest: Some(rest.iter().map(|&line| line.to_owned()).collect()),
-        };
-        assert_eq!(both(Reading::Read(Vec::new()), read("a")), read("a"));
-        assert_eq!(both(read("a"), lost(&["b"])), lost(&["a", "b"]));
-        assert_eq!(both(lost(&["a"]), read("b")), lost(&["a", "b"]));
-        let none = Reading::missing("no log");
-        assert_eq!(both(Reading::Read(Vec::new()), none.clone()), none);
     }
 }
