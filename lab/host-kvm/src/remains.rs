@@ -4,9 +4,9 @@
 //! |---|---|---|
 //! | the VM | its folder in debugfs | no debugfs |
 //! | guest_memfds of a TD | open files of all processes, by inode | not root; a mapping, or the kernel itself, that holds one |
-//! | private key ids | the misc cgroup controller | other VMs came or went |
-//! | hugetlb pages | the pools | other VMs came or went, or other processes map more or less |
-//! | locked memory | Unevictable of /proc/meminfo | there are other VMs, or other processes lock more or less |
+//! | private key ids | the misc cgroup controller | there are or were other VMs |
+//! | hugetlb pages | the pools | there are or were other VMs, or other processes map more or less |
+//! | locked memory | Unevictable of /proc/meminfo | there are or were other VMs, or other processes lock more or less |
 
 use std::time::{Duration, Instant};
 
@@ -179,14 +179,18 @@ impl Moved {
         }
     }
 
-    /// Why what VMs take may have moved.
+    /// Why what VMs take may have moved. One that was there all the time has taken its key id or its pages
+    /// when its VMM asked for them, which may be long after its folder appeared.
     fn vms(&self) -> Option<String> {
-        match self {
-            Moved::Unknown(why) => Some(why.clone()),
-            Moved::Known { was, is } => {
-                (was.vms != is.vms).then(|| "other VMs came or went meanwhile".to_owned())
+        let why = match self {
+            Moved::Unknown(why) => why.as_str(),
+            Moved::Known { was, is } if was.vms != is.vms => "other VMs came or went meanwhile",
+            Moved::Known { is, .. } if !is.vms.is_empty() => {
+                "other VMs run, which take and give back as well"
             }
-        }
+            Moved::Known { .. } => return None,
+        };
+        Some(why.to_owned())
     }
 
     /// Why hugetlb pools may have moved.
@@ -199,12 +203,9 @@ impl Moved {
         })
     }
 
-    /// Why locked memory may have moved: it grows while a guest runs.
+    /// Why locked memory may have moved.
     fn locked(&self) -> Option<String> {
         self.vms().or_else(|| match self {
-            Moved::Known { is, .. } if !is.vms.is_empty() => {
-                Some("other VMs run, whose memory counts as well".to_owned())
-            }
             Moved::Known { was, is } if was.locked != is.locked => {
                 Some("other processes lock more or less".to_owned())
             }

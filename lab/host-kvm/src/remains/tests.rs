@@ -7,7 +7,7 @@ use rstest::rstest;
 
 use super::*;
 
-/// A machine with a VM of others, three key ids in use, a pool of hugetlb pages, and locked memory.
+/// A machine without VMs, three key ids in use, a pool of hugetlb pages, and locked memory.
 fn machine(folder: &Path) -> MachineUse {
     let machine = MachineUse {
         cgroups: folder.join("cgroup"),
@@ -101,6 +101,24 @@ fn what_a_guest_took_is_looked_for(
     assert_eq!(read(&taken, "private key ids"), key_ids, "{taken:?}");
     assert_eq!(read(&taken, "hugetlb pages of 2048kB"), huge, "{taken:?}");
     assert_eq!(read(&taken, "KiB"), locked, "{taken:?}");
+}
+
+/// A TD that was made before ours, and took its key id and its pages while ours lived.
+#[rstest]
+#[case::a_key_id("cgroup/misc.current", "tdx 4")]
+#[case::reserved_pages("mm/hugepages/hugepages-2048kB/resv_hugepages", "32")]
+#[case::memory("proc/meminfo", "Unevictable: 65536 kB")]
+fn what_another_vm_took_meanwhile_is_not_blamed_on_ours(#[case] path: &str, #[case] content: &str) {
+    let folder = tempfile::tempdir().unwrap();
+    let machine = machine(folder.path());
+    set(folder.path(), "debug/kvm/99-9/pages_4k", "0");
+    let before = Before::of(machine, true);
+    set(folder.path(), path, content);
+    let taken = after(&before, folder.path());
+    assert_eq!(read(&taken, "VMs"), Some(false));
+    for what in ["private key ids", "hugetlb pages", "KiB"] {
+        assert_eq!(read(&taken, what), None, "{taken:?}");
+    }
 }
 
 #[test]
