@@ -100,13 +100,19 @@ impl Session<'_> {
             if ended && !heard && !self.state.done {
                 return Err(self.died());
             }
-            let silent = last_sign.elapsed();
-            if silent > self.patience {
-                let console = self.console.last(SHOWN);
+            // A kernel whose processor is stuck prints for ever.
+            let bound = self.patience.saturating_mul(10);
+            let stuck = self.state.release.is_none() && started.elapsed() > bound;
+            let since = if stuck { started } else { last_sign };
+            if since.elapsed() > self.patience {
+                let mut doing = self.doing();
+                if stuck {
+                    doing += ", but for words on its console";
+                }
                 return Err(L1Error::Hung {
-                    doing: self.doing(),
-                    silent,
-                    console,
+                    doing,
+                    silent: since.elapsed(),
+                    console: self.console.last(SHOWN),
                 });
             }
         }

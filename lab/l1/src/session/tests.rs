@@ -211,6 +211,20 @@ fn an_l1_that_says_nothing_hangs() {
     );
 }
 
+#[test]
+fn an_l1_that_only_prints_while_it_boots_hangs() {
+    let mut played = Played::living();
+    played.session.patience = Duration::from_millis(200);
+    let mut console = played.console.try_clone().unwrap();
+    std::thread::spawn(move || {
+        while console.write_all(b"soft lockup\n").is_ok() {
+            std::thread::sleep(Duration::from_millis(50));
+        }
+    });
+    let error = played.fails().to_string();
+    assert!(error.contains("booting, but for words"), "{error}");
+}
+
 /// The command answered, but the kernel has killed something in it, such as a QEMU.
 #[test]
 fn memory_that_ran_out_beside_the_command_is_noted() {
