@@ -10,6 +10,8 @@ use thiserror::Error;
 use tdxlab_l1::L1Error;
 use tdxlab_qemu::QemuError;
 
+use crate::patience::MOST_PATIENCE;
+
 /// A Linux guest could not be made, or did not do its part.
 #[derive(Debug, Error, Diagnostic)]
 #[allow(missing_docs, reason = "the messages say what the fields are")]
@@ -97,6 +99,23 @@ pub enum LinuxError {
         doing: String,
         silent: Duration,
         advice: Box<str>,
+        console: Vec<String>,
+    },
+
+    #[error(
+        "the guest has only printed for {after:?} {doing}, {} times as long as it may be silent",
+        MOST_PATIENCE
+    )]
+    #[diagnostic(
+        code(tdxlab::linux::babbles),
+        help(
+            "the console's last lines show what it is at; on a machine that is busy with much else, give \
+             it more patience"
+        )
+    )]
+    Babbles {
+        doing: String,
+        after: Duration,
         console: Vec<String>,
     },
 

@@ -19,6 +19,7 @@ use crate::buffers::Buffers;
 use crate::error::{LinuxError, system};
 use crate::machine::{Ends, Machine};
 use crate::memory::GuestMemory;
+use crate::patience::{Over, Waiting};
 use crate::pusher::{Pushed, Pusher, Wait, advice_on_silence};
 use crate::running::Running;
 
@@ -184,10 +185,10 @@ impl LinuxGuest {
         doing: &str,
         kexec: bool,
     ) -> Result<Ready, LinuxError> {
-        let mut sign = Instant::now();
+        let mut waiting = Waiting::new(self.patience, Instant::now());
         loop {
             if self.running.wait(doing)? {
-                sign = Instant::now();
+                waiting.sign(Instant::now());
             }
             let lies = |what: String| LinuxError::Lies {
                 doing: doing.to_owned(),
@@ -224,10 +225,12 @@ impl LinuxGuest {
                     return Err(self.running.agent_panic(doing, &file, line, &message));
                 }
                 Some(reply) => return Err(lies(format!("{reply:?} in place of a greeting"))),
-                None if sign.elapsed() > self.patience => {
-                    return Err(self.running.hung(doing, sign));
+                None => {
+                    if let Some(over) = waiting.over(Instant::now()) {
+                        return Err(self.running.hung(doing, over));
+                    }
+                    self.watch(doing)?;
                 }
-                None => self.watch(doing)?,
             }
         }
     }
@@ -251,10 +254,10 @@ impl LinuxGuest {
         if let Err(error) = self.running.talk.send(&request) {
             return Err(self.running.line_error(error, &doing));
         }
-        let mut sign = Instant::now();
+        let mut waiting = Waiting::new(self.patience, Instant::now());
         while !collector.is_over() {
             while let Some(reply) = self.running.talk.next_reply() {
-                sign = Instant::now();
+                waiting.progress(Instant::now());
                 if let LinuxReply::Panic {
                     file,
                     line,
@@ -278,8 +281,8 @@ impl LinuxGuest {
             if !self.running.talk.is_waiting() {
                 self.watch(&doing)?;
             }
-            if sign.elapsed() > self.patience {
-                return Err(self.running.hung(&doing, sign));
+            if let Some(over) = waiting.over(Instant::now()) {
+                return Err(self.running.hung(&doing, over));
             }
         }
         let answer = collector
@@ -391,7 +394,8 @@ impl LinuxGuest {
                 }
             }
             if began.elapsed() > patience {
-                return Err(refused.unwrap_or_else(|| self.running.hung(doing, began)));
+                let over = Over::Silent(began.elapsed());
+                return Err(refused.unwrap_or_else(|| self.running.hung(doing, over)));
             }
         }
         match self.running.process.ended() {

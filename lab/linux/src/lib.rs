@@ -37,6 +37,7 @@ mod loaders;
 pub mod machine;
 pub mod memory;
 pub mod pages_module;
+mod patience;
 pub mod pusher;
 mod pusher_error;
 pub mod quotes;

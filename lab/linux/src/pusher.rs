@@ -19,6 +19,7 @@ use tdxlab_qemu::qmp::commands::query_chardev;
 use tdxlab_qemu::{Qga, Qmp};
 
 use crate::error::LinuxError;
+use crate::patience::Waiting;
 use crate::pusher_error::{disabled, ended, failed, full, lies, program_failed, silent};
 
 /// Where the agent is put.
@@ -35,9 +36,6 @@ const LOOK: Duration = Duration::from_millis(100);
 
 /// Interval of looks at the agent while it is silent.
 const LOOK_AT_AGENT: Duration = Duration::from_secs(1);
-
-/// Longest that a chatty guest may take, in units of the patience with a silent one.
-const MOST_PATIENCE: u32 = 10;
 
 /// QEMU's name for its end of qemu-ga's line.
 pub(crate) const LINE: &str = "qemu-ga";
@@ -167,18 +165,18 @@ impl Pusher {
         let doing = "while waiting for qemu-ga";
         let failed = |error| failed(command, doing, error);
         let began = Instant::now();
-        let (mut sign, mut asked) = (began, None::<Instant>);
+        let mut waiting = Waiting::new(self.patience, began);
+        let mut asked = None::<Instant>;
         while !self.qga.is_in_sync() {
             if asked.is_none_or(|asked| asked.elapsed() > AGAIN) {
                 self.qga.sync().map_err(failed)?;
                 asked = Some(Instant::now());
             }
             if wait(doing)? {
-                sign = Instant::now();
+                waiting.sign(Instant::now());
             }
             self.receive().map_err(failed)?;
-            let bound = self.patience.saturating_mul(MOST_PATIENCE);
-            if sign.elapsed() > self.patience || began.elapsed() > bound {
+            if waiting.over(Instant::now()).is_some() {
                 return Err(silent(command, doing, began.elapsed()));
             }
         }

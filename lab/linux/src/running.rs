@@ -17,6 +17,7 @@ use crate::account;
 use crate::error::{LinuxError, advice_on_panic, advice_on_qemu, system};
 use crate::firmware;
 use crate::machine::Machine;
+use crate::patience::Over;
 
 /// Interval of checks for an interrupt.
 const TICK: Duration = Duration::from_millis(200);
@@ -212,7 +213,7 @@ impl Running {
         }
     }
 
-    pub(crate) fn hung(&self, doing: &str, sign: Instant) -> LinuxError {
+    pub(crate) fn hung(&self, doing: &str, over: Over) -> LinuxError {
         let silent_from_the_start = self.console.text().is_empty() && self.hello.is_none();
         let advice = match silent_from_the_start {
             true => {
@@ -221,13 +222,22 @@ impl Running {
             }
             false => "the console's last lines show how far it came",
         };
-        LinuxError::Hung {
-            doing: doing.to_owned(),
-            silent: Duration::from_millis(
-                u64::try_from(sign.elapsed().as_millis()).unwrap_or(u64::MAX),
-            ),
-            advice: advice.into(),
-            console: self.console.last(SHOWN),
+        let rounded = |time: Duration| {
+            Duration::from_millis(u64::try_from(time.as_millis()).unwrap_or(u64::MAX))
+        };
+        let (doing, console) = (doing.to_owned(), self.console.last(SHOWN));
+        match over {
+            Over::Silent(silent) => LinuxError::Hung {
+                doing,
+                silent: rounded(silent),
+                advice: advice.into(),
+                console,
+            },
+            Over::Babbling(after) => LinuxError::Babbles {
+                doing,
+                after: rounded(after),
+                console,
+            },
         }
     }
 
@@ -244,7 +254,7 @@ impl Running {
                     Ok(_) => self.died(doing),
                 }
             }
-            LineError::Full => self.hung(doing, Instant::now()),
+            LineError::Full => self.hung(doing, Over::Silent(Duration::ZERO)),
             LineError::Io(source) => LinuxError::System {
                 doing: doing.to_owned(),
                 source,

@@ -193,6 +193,26 @@ fn a_silent_guest_is_waited_for_as_long_as_was_asked() {
     assert!(matches!(error, LinuxError::Hung { .. }), "{error}");
 }
 
+/// As a kernel whose processor is stuck does.
+#[test]
+fn a_guest_that_only_prints_is_not_waited_for_for_ever() {
+    // By what the shell does itself: on a busy machine, to start a program may take longer than the patience.
+    let babbles = Played::new().ends(
+        "for word in \"$@\"; do case $word in socket,id=console,fd=*) fd=${word##*=} ;; esac; done\n\
+         while echo 'watchdog: BUG: soft lockup - CPU#0 stuck for 26s!' >&$fd; do read -rt 0.1 -u $fd; done",
+    );
+    let error = babbles
+        .start(Duration::from_secs(1))
+        .wait_ready()
+        .unwrap_err();
+    assert!(matches!(&error, LinuxError::Babbles { .. }), "{error}");
+    let told = error.to_string();
+    assert!(
+        told.contains("while it booted") && told.contains("10 times"),
+        "{told}"
+    );
+}
+
 #[test]
 fn a_qemu_that_ends_is_quoted() {
     let error = Played::new()
