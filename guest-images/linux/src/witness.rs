@@ -1,5 +1,6 @@
 //! Files of the kernel about its memory.
 
+use std::collections::VecDeque;
 use std::fs::File;
 use std::io::{self, Read};
 use std::os::unix::fs::OpenOptionsExt;
@@ -13,7 +14,7 @@ use crate::line::Line;
 pub(crate) fn send(id: u32, which: Witness, line: &mut Line) -> Result<Outcome, Failure> {
     let most = which.most_bytes();
     let bytes = match which {
-        Witness::KernelLog => kernel_log(most + 1).doing("/dev/kmsg")?,
+        Witness::KernelLog => kernel_log(most).doing("/dev/kmsg")?,
         _ => {
             let path = format!("/proc/{}", which.name());
             let mut bytes = Vec::new();
@@ -44,23 +45,31 @@ pub(crate) fn send_bytes(
     })
 }
 
-/// The messages of /dev/kmsg, as `PRIORITY,SEQUENCE,MICROSECONDS,FLAGS;TEXT` lines.
+/// The newest messages of /dev/kmsg, as `PRIORITY,SEQUENCE,MICROSECONDS,FLAGS;TEXT` lines. Those that were
+/// overwritten, and the oldest where there are more than `most` bytes, are missed by their numbers.
 fn kernel_log(most: usize) -> io::Result<Vec<u8>> {
     let mut log = File::options()
         .read(true)
         .custom_flags(libc::O_NONBLOCK)
         .open("/dev/kmsg")?;
-    let mut bytes = Vec::new();
+    let mut records = VecDeque::new();
+    let mut bytes = 0;
     let mut record = [0; 8192];
-    while bytes.len() < most {
+    loop {
         match log.read(&mut record) {
             Ok(0) => break,
-            Ok(count) => bytes.extend_from_slice(&record[..count]),
+            Ok(count) => {
+                bytes += count;
+                records.push_back(record[..count].to_vec());
+            }
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
-            // The oldest messages were overwritten while they were read.
+            // The oldest were overwritten meanwhile; the next read goes on at those that are left.
             Err(error) if error.raw_os_error() == Some(libc::EPIPE) => {}
             Err(error) => return Err(error),
         }
+        while bytes > most {
+            bytes -= records.pop_front().map_or(bytes, |oldest| oldest.len());
+        }
     }
-    Ok(bytes)
+    Ok(records.into_iter().flatten().collect())
 }

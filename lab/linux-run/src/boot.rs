@@ -96,12 +96,14 @@ fn memory(guest: &GuestAccount, end: Option<&Sample>) -> Vec<MemoryRun> {
             let mapped = sept.leaves().iter();
             blocks.extend(mapped.flat_map(|leaves| numbers(leaves.range)));
         }
-        (None, Some(touched)) => blocks.extend(touched.iter().flat_map(|range| numbers(*range))),
+        (None, Some(held)) => blocks.extend(held.ranges.iter().flat_map(|range| numbers(*range))),
         (None, None) => return Vec::new(),
     }
     blocks.sort_unstable();
     blocks.dedup();
     let all_accepted = guest.memory.unaccepted().unwrap_or(0) == 0;
+    let held = guest.touched.as_ref();
+    let held = held.map_or(&[][..], |held| &held.ranges);
     let mut runs: Vec<MemoryRun> = Vec::new();
     for number in blocks {
         let start = Gpa::new(number * BLOCK);
@@ -109,7 +111,7 @@ fn memory(guest: &GuestAccount, end: Option<&Sample>) -> Vec<MemoryRun> {
         let is_ram = ram.iter().any(|ram| ram.overlaps(range));
         let how = match sept {
             Some(sept) => of_td(sept, start, is_ram, all_accepted),
-            None => of_plain(guest.touched.as_deref().unwrap_or_default(), range),
+            None => of_plain(held, range),
         };
         match runs.last_mut() {
             Some(last) if last.first + last.count == number && last.how == how => last.count += 1,
@@ -268,7 +270,7 @@ mod tests {
             vcpus: 1,
             ram: 12 << 20,
             memory: MemInfo::parse(format!("Unaccepted: {unaccepted} kB\n").as_bytes()),
-            splats: Vec::new(),
+            splats: tdxlab_journal::Reading::Read(Vec::new()),
             pushed: None,
             same_iomem: None,
             touched: None,

@@ -1,5 +1,6 @@
 //! Collects what witnesses contradict, and what they show.
 
+use tdxlab_journal::Reading;
 use tdxlab_journal::verdict::{Finding, FindingKind, Judgement, MissingWitness, Verdict, Witness};
 
 /// The judgement of one step under way.
@@ -49,8 +50,31 @@ impl Court {
         }
     }
 
+    /// Complaints that were read out of a kernel's log: none may be there. Each counts, whatever else of
+    /// the log was lost.
+    pub(crate) fn log(&mut self, witness: Witness, complaints: &Reading<Vec<String>>) {
+        match complaints {
+            Reading::Read(complaints) => self.healthy(witness, complaints),
+            Reading::Missing { reason } => self.miss(witness, reason),
+            Reading::Incomplete { reason, rest } => {
+                self.find(Finding::impossible(witness, "a whole reading", reason));
+                self.healthy(witness, rest.as_deref().unwrap_or_default());
+            }
+        }
+    }
+
+    /// Whether no witness has spoken.
+    pub(crate) fn is_silent(&self) -> bool {
+        self.heard.is_empty()
+    }
+
+    /// Whether anything contradicts.
+    pub(crate) fn has_found(&self) -> bool {
+        !self.findings.is_empty()
+    }
+
     /// A kernel log without complaints.
-    pub(crate) fn healthy(&mut self, witness: Witness, splats: &[String]) {
+    fn healthy(&mut self, witness: Witness, splats: &[String]) {
         self.hear(witness);
         for splat in splats {
             self.find(Finding::wrong(witness, "no complaint", splat));
@@ -60,9 +84,15 @@ impl Court {
     /// The judgement, and the observation in words.
     pub(crate) fn finish(mut self) -> (Judgement, Vec<String>) {
         let impossible = |finding: &Finding| finding.kind == FindingKind::Impossible;
+        // What a kernel complains of is so, whatever could not be read beside it.
+        let complaint = |finding: &Finding| {
+            finding.kind == FindingKind::Wrong
+                && matches!(finding.witness, Witness::KernelLog | Witness::GuestLog)
+        };
         let verdict = match &self.findings[..] {
             [] if self.heard.is_empty() => Verdict::Error,
             [] => Verdict::Pass,
+            findings if findings.iter().any(complaint) => Verdict::Fail,
             findings if findings.iter().any(impossible) => Verdict::Error,
             _ => Verdict::Fail,
         };
@@ -78,5 +108,37 @@ impl Court {
             spans_omitted: 0,
         };
         (judgement, self.seen)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_complaint_fails_even_where_the_log_lost_others() {
+        let judged = |rest: &[&str]| {
+            let mut court = Court::default();
+            let reading = Reading::Incomplete {
+                reason: "records were overwritten".to_owned(),
+                rest: Some(rest.iter().map(|&line| line.to_owned()).collect()),
+            };
+            court.log(Witness::GuestLog, &reading);
+            court.finish().0
+        };
+        assert_eq!(judged(&[]).verdict, Verdict::Error, "others may be lost");
+        let judgement = judged(&["WARN: x"]);
+        assert_eq!(judgement.verdict, Verdict::Fail);
+        assert_eq!(judgement.findings.len(), 2, "{:?}", judgement.findings);
+    }
+
+    #[test]
+    fn a_log_that_cannot_be_read_is_missing() {
+        let mut court = Court::default();
+        court.log(Witness::KernelLog, &Reading::missing("no /dev/kmsg"));
+        assert!(court.is_silent() && !court.has_found());
+        let judgement = court.finish().0;
+        assert_eq!(judgement.verdict, Verdict::Error);
+        assert_eq!(judgement.missing.len(), 1);
     }
 }

@@ -117,10 +117,8 @@ impl HostWitnesses {
 
     /// Complaints in the host's kernel log since the last look.
     pub(crate) fn complaints(&mut self) -> Reading<Vec<String>> {
-        match self.log.lines() {
-            Reading::Read(lines) => Reading::Read(complaints::in_host_log(&lines)),
-            other => other,
-        }
+        let lines = self.log.lines();
+        lines.map(|lines| complaints::in_host_log(&lines))
     }
 
     /// After QEMU's end: how many VMs are left of it, and the host's complaints.

@@ -12,7 +12,7 @@ use tdxlab_protocol::message::Content;
 
 use crate::court::Court;
 use crate::model::{Expected, PageState};
-use crate::observe::{GuestAccount, Seen};
+use crate::observe::{GuestAccount, Held, Seen};
 use crate::{attest, file, plug};
 
 /// RAM that firmware and kernel may reserve: at most this fraction, and this many bytes.
@@ -104,7 +104,7 @@ pub(crate) fn judge(court: &mut Court, expected: &Expected, seen: &Seen, owner: 
         (Expected::Off, Seen::Off { after, splats }) => {
             court.show(format!("off after {:.1} s", after.as_secs_f64()));
             court.hear(Witness::Agent);
-            court.healthy(Witness::GuestLog, splats);
+            court.log(Witness::GuestLog, splats);
         }
         (_, Seen::Failed(failure)) => {
             court.find(Finding::wrong(Witness::Agent, "done", words(failure)));
@@ -166,16 +166,17 @@ impl Court {
         }
         if let Some(touched) = &account.touched {
             self.hear(Witness::Populated);
-            self.show(held(touched));
-            self.show(picture(touched, bytes));
-            let beyond = touched.iter().find(|range| range.end().as_u64() > bytes);
+            self.show(held(&touched.ranges));
+            self.show(picture(touched));
+            let is_of_guest = |range: &GpaRange| touched.memory.offsets(*range).is_some();
+            let beyond = touched.ranges.iter().find(|range| !is_of_guest(range));
             if let Some(range) = beyond {
                 self.find(
                     Finding::wrong(Witness::Populated, "memory of the guest", "more").at(*range),
                 );
             }
         }
-        self.healthy(Witness::GuestLog, &account.splats);
+        self.log(Witness::GuestLog, &account.splats);
     }
 
     fn content(
@@ -287,27 +288,34 @@ fn held(touched: &[GpaRange]) -> String {
     )
 }
 
-/// Memory from 0 up, one character per 16 MiB: `#` allocated on the host, `+` in part, `.` not at
-/// all.
-fn picture(touched: &[GpaRange], bytes: u64) -> String {
+/// Memory from 0 up, without the hole below 4 GiB, one character per 16 MiB: `#` allocated on the host,
+/// `+` in part, `.` not at all.
+fn picture(touched: &Held) -> String {
     const EACH: u64 = 16 << 20;
     let sign = |number: u64| {
-        let part = GpaRange::with_len(Gpa::new(number * EACH), EACH);
-        let held = touched.iter().filter_map(|range| range.intersect(part?));
+        let parts = touched.memory.addresses(number * EACH, (number + 1) * EACH);
+        let held = parts.flat_map(|part| {
+            let held = touched.ranges.iter();
+            held.filter_map(move |range| range.intersect(part))
+        });
         match held.map(|range| range.bytes()).sum::<u64>() {
             0 => '.',
             EACH => '#',
             _ => '+',
         }
     };
-    let row: String = (0..bytes.div_ceil(EACH).min(1024)).map(sign).collect();
+    let count = touched.memory.bytes().div_ceil(EACH).min(1024);
+    let row: String = (0..count).map(sign).collect();
     format!("by 16 MiB: {row}")
 }
 
 #[cfg(test)]
 mod tests {
+    use tdxlab_journal::Reading;
     use tdxlab_journal::verdict::{Judgement, Verdict};
+    use tdxlab_linux::Board;
     use tdxlab_linux::account::MemInfo;
+    use tdxlab_linux::memory::Layout;
     use tdxlab_linux::pusher::Pushed;
     use tdxlab_plan::linux::{AgentBy, LinuxGuest};
 
@@ -404,7 +412,7 @@ mod tests {
                 ram: 500 << 20,
                 resources: Vec::new(),
                 memory: MemInfo::default(),
-                splats: Vec::new(),
+                splats: Reading::Read(Vec::new()),
                 pushed: Some(Pushed {
                     version: "11.1.3".to_owned(),
                     bytes: 2048,
@@ -436,7 +444,18 @@ mod tests {
             GpaRange::new(Gpa::new(start << 20), Gpa::new(end << 20)).unwrap()
         };
         let touched = [range(0, 17), range(18, 20), range(48, 64)];
-        assert_eq!(picture(&touched, 72 << 20), "by 16 MiB: #+.#.");
+        let picture = |board, mebibytes, ranges: &[GpaRange]| {
+            picture(&Held {
+                memory: Layout::of(board, mebibytes),
+                ranges: ranges.to_vec(),
+            })
+        };
+        let small = picture(Board::Microvm, 72, &touched);
+        assert_eq!(small, "by 16 MiB: #+.#.");
+        // 176 signs would be those of what lies below the hole, and of no more.
+        let split = picture(Board::Q35, 3072, &[range(4096, 4112)]);
+        let signs = split.strip_prefix("by 16 MiB: ").unwrap();
+        assert_eq!((signs.len(), signs.find('#')), (192, Some(128)));
         assert_eq!(
             held(&touched),
             "the host holds 35 MiB of it, in 18 blocks of 2M"
@@ -447,7 +466,7 @@ mod tests {
     fn a_complaint_and_a_refusal_fail_the_step_and_nothing_heard_is_an_error() {
         let off = |splats: Vec<String>| Seen::Off {
             after: std::time::Duration::ZERO,
-            splats,
+            splats: Reading::Read(splats),
         };
         let owner = |_| None;
         let judged = |expected: &Expected, seen: &Seen| {

@@ -34,9 +34,7 @@ pub(crate) fn judge(
     no_count_falls(court, before, after);
     let splits = read(court, Witness::Splits, &after.splits);
     let sept = read(court, Witness::Module, &after.sept);
-    if let Some(complaints) = read(court, Witness::KernelLog, &after.complaints) {
-        court.healthy(Witness::KernelLog, complaints);
-    }
+    court.log(Witness::KernelLog, &after.complaints);
     for (witness, reading) in [
         (Witness::Debugfs, &after.counters),
         (Witness::QueryStats, &after.query_stats),
@@ -92,24 +90,26 @@ pub(crate) fn judge(
 /// What must hold after the end of a guest.
 pub(crate) const END: &str = "must hold: the VM is gone from KVM, with its leaves";
 
+/// What is counted there.
+pub(crate) const VMS: &str = "VMs of this QEMU in KVM";
+
 /// Judges what is left of a guest that has ended.
 pub(crate) fn judge_end(court: &mut Court, left: &Reading<u64>, complaints: &Reading<Vec<String>>) {
     if let Some(left) = read(court, Witness::Remains, left) {
-        court.equal(Witness::Remains, "VMs of this QEMU in KVM", 0, *left);
+        court.equal(Witness::Remains, VMS, 0, *left);
     }
-    if let Some(complaints) = read(court, Witness::KernelLog, complaints) {
-        court.healthy(Witness::KernelLog, complaints);
-    }
+    court.log(Witness::KernelLog, complaints);
 }
 
 /// Judges why a guest did not get on: a complaint of the host's kernel is KVM's own word for it.
 /// Whether there was one.
 pub(crate) fn judge_stop(court: &mut Court, complaints: &Reading<Vec<String>>) -> bool {
-    let found = read(court, Witness::KernelLog, complaints);
-    let found = found.filter(|complaints| !complaints.is_empty());
-    found
-        .map(|complaints| court.healthy(Witness::KernelLog, complaints))
-        .is_some()
+    let found = complaints.left();
+    let complains = found.is_some_and(|complaints| !complaints.is_empty());
+    if complains {
+        court.log(Witness::KernelLog, complaints);
+    }
+    complains
 }
 
 /// Memory that Linux has is private and accepted, shared, or not accepted yet.

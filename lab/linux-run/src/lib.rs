@@ -11,6 +11,7 @@
 //! | `images` | the image of a plan |
 //! | `own_disk` | plans on a user's own disk |
 //! | `complaints` | which lines of a kernel log are complaints |
+//! | `guest_log` | reads the log of a guest's kernel |
 //! | `host` | what the host's kernel shows of leaves and splits |
 //! | `leaves`, `ledger` | what a step must do to them |
 //! | `laws` | compares those two, exactly or by what must hold |
@@ -18,6 +19,7 @@
 //! | `unaccepted` | memory that Linux has not accepted yet |
 //! | `attest` | TDREPORTs and quotes |
 //! | `plug` | memory that is plugged into a running guest |
+//! | `ending` | judges what is said and left at the end of a plan |
 //! | `boot` | the account of a boot |
 //! | `baseline` | judges a boot by an earlier run |
 //! | `runner` | boots, runs the steps, writes journal and evidence |
@@ -35,7 +37,9 @@ mod boot;
 mod complaints;
 mod court;
 mod demotes;
+mod ending;
 mod file;
+mod guest_log;
 mod host;
 mod images;
 mod judge;

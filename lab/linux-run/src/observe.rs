@@ -1,12 +1,17 @@
 //! Does a step, and records what guest and host show.
 
+#[cfg(test)]
+mod played;
+
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use tdxlab_journal::Reading;
+use tdxlab_kernel::kmsg;
 use tdxlab_linux::account::{self, MemInfo, Resource};
 use tdxlab_linux::answer::Answer;
 use tdxlab_linux::guest::Ready;
-use tdxlab_linux::memory::GuestMemory;
+use tdxlab_linux::memory::Layout;
 use tdxlab_linux::pusher::Pushed;
 use tdxlab_linux::quotes::QuoteService;
 use tdxlab_linux::{LinuxError, LinuxGuest};
@@ -17,6 +22,7 @@ use tdxlab_protocol::linux::{Ask, Extent, Failure, Finding, Outcome, Witness};
 use super::complaints;
 use crate::attest::{self, Attested};
 use crate::file::{self, File};
+use crate::guest_log::CopiedLog;
 use crate::plug::{self, Plugged};
 
 /// Observation of a step.
@@ -68,7 +74,7 @@ pub(crate) enum Seen {
         /// How long it took.
         after: Duration,
         /// Complaints in its kernel log since the last look.
-        splats: Vec<String>,
+        splats: Reading<Vec<String>>,
     },
 }
 
@@ -86,13 +92,22 @@ pub(crate) struct GuestAccount {
     /// /proc/meminfo.
     pub(crate) memory: MemInfo,
     /// Complaints in the kernel log since the last look.
-    pub(crate) splats: Vec<String>,
+    pub(crate) splats: Reading<Vec<String>>,
     /// How the agent came, where qemu-ga brought it.
     pub(crate) pushed: Option<Pushed>,
     /// Whether qemu-ga reads the same /proc/iomem as the agent; `None` where it was not asked.
     pub(crate) same_iomem: Option<bool>,
-    /// Ranges the host holds; `None` if unknown.
-    pub(crate) touched: Option<Vec<GpaRange>>,
+    /// What the host holds of its memory; `None` if unknown.
+    pub(crate) touched: Option<Held>,
+}
+
+/// What the host holds of a guest's memory.
+#[derive(Debug)]
+pub(crate) struct Held {
+    /// Where it has its memory.
+    pub(crate) memory: Layout,
+    /// What is held of it, by address.
+    pub(crate) ranges: Vec<GpaRange>,
 }
 
 /// Does steps on a guest.
@@ -100,8 +115,10 @@ pub(crate) struct Observer {
     guest: LinuxGuest,
     /// Physical extents of each buffer when it was filled.
     places: BTreeMap<BufferId, Vec<Extent>>,
-    /// Time of the last kernel message that was read, in microseconds of the guest's clock.
-    looked: Option<u64>,
+    /// The log of its kernel, as far as it was read.
+    log: CopiedLog,
+    /// Complaints in it by which no step was judged yet.
+    unjudged: Option<Reading<Vec<String>>>,
     /// The quote generation service, where the lab plays it.
     quotes: Option<QuoteService>,
 }
@@ -113,7 +130,8 @@ impl Observer {
             guest,
             quotes,
             places: BTreeMap::new(),
-            looked: None,
+            log: CopiedLog::default(),
+            unjudged: None,
         }
     }
 
@@ -156,9 +174,13 @@ impl Observer {
             LinuxOp::Settle | LinuxOp::AllAccepted => self.account(None),
             LinuxOp::Kexec => {
                 self.places.clear();
-                self.looked = None;
+                // The log goes with the kernel.
+                self.listen()?;
                 match self.guest.kexec()? {
-                    Ok(ready) => self.account(Some(ready)),
+                    Ok(ready) => {
+                        self.log = CopiedLog::default();
+                        self.account(Some(ready))
+                    }
                     Err(answer) => Ok(ended(answer)),
                 }
             }
@@ -211,6 +233,10 @@ impl Observer {
                 Ok(ended(answer))
             }
             LinuxOp::Plug { bytes, ends } => {
+                if ends {
+                    // Afterwards there is nobody to ask.
+                    self.listen()?;
+                }
                 plug::perform(&mut self.guest, bytes, ends).map(Seen::Plugged)
             }
             LinuxOp::ReadFile(ref wanted) => file::perform(&mut self.guest, wanted).map(Seen::File),
@@ -264,38 +290,52 @@ impl Observer {
         self.guest.read(which)
     }
 
-    /// Complaints of the guest's kernel since the last look.
-    fn splats(&mut self) -> Result<Vec<String>, LinuxError> {
-        let log = account::kernel_log(&self.read(Witness::KernelLog)?);
-        let looked = self.looked;
-        let new = log.iter().filter(|message| Some(message.micros) > looked);
-        let splats = new.filter_map(|message| complaints::of_guest(&message.text));
-        let splats = splats.collect();
-        self.looked = log.last().map(|message| message.micros).max(looked);
-        Ok(splats)
+    /// Reads what the guest's kernel has said since the last look, and keeps what it complains of to be
+    /// judged. What it said.
+    pub(crate) fn listen(&mut self) -> Result<Vec<String>, LinuxError> {
+        let said = self.read(Witness::KernelLog)?;
+        let said = self.log.since(&said);
+        let lines = said.left().cloned().unwrap_or_default();
+        let complaints = said.map(|lines| {
+            let complaints = lines.iter().filter_map(|line| complaints::of_guest(line));
+            complaints.collect()
+        });
+        self.unjudged = Some(match self.unjudged.take() {
+            Some(earlier) => kmsg::joined(earlier, complaints),
+            None => complaints,
+        });
+        Ok(lines)
+    }
+
+    /// Complaints that were read and by which nothing was judged yet; `None` where nothing was read.
+    pub(crate) fn unjudged(&mut self) -> Option<Reading<Vec<String>>> {
+        self.unjudged.take()
+    }
+
+    /// Complaints of the guest's kernel by which nothing was judged yet, those until now among them.
+    fn splats(&mut self) -> Result<Reading<Vec<String>>, LinuxError> {
+        self.listen()?;
+        Ok(self.unjudged().unwrap_or_else(|| Reading::Read(Vec::new())))
     }
 
     /// What the guest's kernel has said of quotes since the last look at its log, at last.
     fn said_of_quotes(&mut self) -> Result<Option<String>, LinuxError> {
-        let log = account::kernel_log(&self.read(Witness::KernelLog)?);
-        let looked = self.looked;
-        let mut new = log.into_iter().rev();
-        let said = new.find(|message| message.text.contains("GetQuote"));
-        Ok(said
-            .filter(|message| Some(message.micros) > looked)
-            .map(|message| message.text))
+        let mut said = self.listen()?.into_iter().rev();
+        Ok(said.find(|line| line.contains("GetQuote")))
     }
 
-    fn touched(&self) -> Result<Option<Vec<GpaRange>>, LinuxError> {
-        let touched = self
-            .guest
-            .memory()
-            .map(|memory| memory.touched())
-            .transpose();
-        touched.map_err(|source| LinuxError::System {
+    fn touched(&self) -> Result<Option<Held>, LinuxError> {
+        let Some(memory) = self.guest.memory() else {
+            return Ok(None);
+        };
+        let ranges = memory.touched().map_err(|source| LinuxError::System {
             doing: "looking at what the host holds of the guest's memory".to_owned(),
             source,
-        })
+        })?;
+        Ok(Some(Held {
+            memory: memory.layout(),
+            ranges,
+        }))
     }
 
     fn filled(&mut self, buffer: BufferId, answer: Answer) -> Result<Seen, LinuxError> {
@@ -303,13 +343,8 @@ impl Observer {
             return Ok(ended(answer));
         };
         let touched = self.touched()?;
-        let not_held = touched.as_ref().and_then(|touched| {
-            let ranges = answer.extents.iter().filter_map(range);
-            // The lab does not hold what was plugged.
-            let held = self.guest.memory().map_or(u64::MAX, GuestMemory::bytes);
-            let mut ranges = ranges.filter(|range| range.start().as_u64() < held);
-            ranges.find(|range| !touched.iter().any(|held| held.contains_range(*range)))
-        });
+        let ranges = answer.extents.iter().filter_map(range);
+        let not_held = touched.as_ref().and_then(|held| held.lacks(ranges));
         let pages = answer
             .extents
             .iter()
@@ -343,13 +378,23 @@ impl Observer {
                 source: std::io::Error::other(error),
             })?;
         }
-        let touched = self.touched()?.unwrap_or_default();
+        let touched = self.touched()?.map_or(Vec::new(), |held| held.ranges);
         let held = ranges
             .iter()
             .flat_map(|hole| touched.iter().filter_map(|held| held.intersect(*hole)))
             .filter(|held| !held.is_empty())
             .collect();
         Ok(Seen::Hole { ranges, held })
+    }
+}
+
+impl Held {
+    /// The first range that the host has not as a whole. It does not hold what was plugged, which lies
+    /// above the memory that the guest was started with.
+    fn lacks(&self, ranges: impl IntoIterator<Item = GpaRange>) -> Option<GpaRange> {
+        let is_held = |range: GpaRange| self.ranges.iter().any(|held| held.contains_range(range));
+        let mut ranges = ranges.into_iter();
+        ranges.find(|range| range.start() < self.memory.end() && !is_held(*range))
     }
 }
 
@@ -388,7 +433,28 @@ fn part(extents: &[Extent], first: u32, count: u32) -> Vec<GpaRange> {
 
 #[cfg(test)]
 mod tests {
+    use tdxlab_linux::Board;
+
     use super::*;
+
+    #[test]
+    fn a_buffer_above_4_gib_is_looked_for_where_the_host_has_it() {
+        let range = |start: u64, bytes| GpaRange::with_len(Gpa::new(start), bytes).unwrap();
+        let memory = Layout::of(Board::Microvm, 6 << 10);
+        // 3 GiB lie below the hole.
+        let (offset, bytes) = ((3 << 30) + (64 << 20), 8 << 20);
+        let held = Held {
+            memory,
+            ranges: memory.addresses(offset, offset + bytes).collect(),
+        };
+        let buffer = range((4 << 30) + (64 << 20), bytes);
+        assert_eq!(held.lacks([buffer]), None);
+        let plugged = range(8 << 30, bytes);
+        assert_eq!(held.lacks([plugged]), None);
+        for missing in [range(4 << 30, bytes), range(offset, bytes)] {
+            assert_eq!(held.lacks([buffer, missing]), Some(missing));
+        }
+    }
 
     #[test]
     fn a_part_of_a_buffer_may_lie_in_several_places() {

@@ -19,6 +19,8 @@ use tdxlab_qemu::qmp::QmpError;
 use tdxlab_qemu::qmp::commands::{GetNumber, SetNumber};
 
 use crate::court::Court;
+use crate::ending::Left;
+use crate::laws;
 
 /// Longest that QEMU may take for a command.
 const MONITOR: Duration = Duration::from_secs(10);
@@ -195,12 +197,12 @@ pub(crate) fn judge(court: &mut Court, bytes: u64, seen: &Plugged) {
 
 const ENDS: &str = "a guest that ends when memory is plugged";
 
-/// VMs that are left of a QEMU, and complaints of the host's kernel; `None` where there is no KVM.
-type Left = Option<(Reading<u64>, Reading<Vec<String>>)>;
-
 /// Judges a guest that must end by it. `left` looks at what it left.
-pub(crate) fn judge_end(court: &mut Court, seen: &Plugged, left: impl FnOnce() -> Left) {
-    court.hear(Witness::Agent);
+///
+/// QEMU and the agent see an end and not its reason: the host's kernel log alone tells this death from
+/// every other, so nothing is judged where it cannot be read, and no other witness counts as heard. There is
+/// none without KVM, where `left` gives `None`.
+pub(crate) fn judge_end(court: &mut Court, seen: &Plugged, left: impl FnOnce() -> Option<Left>) {
     let (region, why) = match seen {
         Plugged::Ended { region, why } => (region, why),
         Plugged::Refused(reason) => {
@@ -224,29 +226,44 @@ pub(crate) fn judge_end(court: &mut Court, seen: &Plugged, left: impl FnOnce() -
         court.miss(Witness::KernelLog, "there is no KVM");
         return;
     };
+    for line in complaints.left().into_iter().flatten() {
+        court.show(format!("the host's kernel: {line}"));
+    }
+    let told = complaints.left().is_some_and(|complaints| {
+        let mut used = complaints
+            .iter()
+            .filter_map(|line| klog::used_before_accept(line));
+        used.any(|gpa| region.contains(gpa))
+    });
+    let judged = match &complaints {
+        // What the kernel said of this death cannot be taken back by lines that were lost.
+        _ if told => {
+            court.hear(Witness::KernelLog);
+            true
+        }
+        Reading::Read(complaints) => {
+            let expected = format!("a page of {region} used before it was accepted");
+            let found = complaints.first().map_or("no such line", String::as_str);
+            court.find(Finding::wrong(Witness::KernelLog, expected, found));
+            true
+        }
+        Reading::Incomplete { reason, .. } => {
+            let expected = "the line that tells why it ended, or a log without it";
+            court.find(Finding::impossible(Witness::KernelLog, expected, reason));
+            false
+        }
+        Reading::Missing { reason } => {
+            court.miss(Witness::KernelLog, reason);
+            false
+        }
+    };
     match left {
-        Reading::Read(left) => court.equal(Witness::Remains, "VMs of this QEMU in KVM", 0, left),
+        Reading::Read(left) if judged || left > 0 => {
+            court.equal(Witness::Remains, laws::VMS, 0, left);
+        }
+        Reading::Read(_) => {}
         Reading::Missing { reason } | Reading::Incomplete { reason, .. } => {
             court.miss(Witness::Remains, &reason);
-        }
-    }
-    match complaints {
-        Reading::Read(complaints) => {
-            court.hear(Witness::KernelLog);
-            for line in &complaints {
-                court.show(format!("the host's kernel: {line}"));
-            }
-            let mut used = complaints
-                .iter()
-                .filter_map(|line| klog::used_before_accept(line));
-            if !used.any(|gpa| region.contains(gpa)) {
-                let expected = format!("a page of {region} used before it was accepted");
-                let found = complaints.first().map_or("no such line", String::as_str);
-                court.find(Finding::wrong(Witness::KernelLog, expected, found));
-            }
-        }
-        Reading::Missing { reason } | Reading::Incomplete { reason, .. } => {
-            court.miss(Witness::KernelLog, &reason);
         }
     }
 }
@@ -308,6 +325,47 @@ mod tests {
         fails(&lived(&part), "found 65536 KiB plugged by QEMU");
         fails(&lived(&ended()), "QEMU ended");
         fails(&lived(&Plugged::Refused("no slot".to_owned())), "no slot");
+    }
+
+    #[test]
+    fn a_death_that_nobody_can_tell_from_others_is_not_judged() {
+        let judged = |left: Option<Left>| {
+            let mut court = Court::default();
+            judge_end(&mut court, &ended(), || left);
+            court.finish().0
+        };
+        let no_log = || Reading::missing("no /dev/kmsg");
+        for left in [
+            None,
+            Some((Reading::missing("no debugfs"), no_log())),
+            Some((Reading::Read(0), no_log())),
+        ] {
+            let judgement = judged(left);
+            assert_eq!(judgement.verdict, Verdict::Error, "{judgement:?}");
+            assert_eq!(judgement.heard, [], "no other witness tells deaths apart");
+            let missing = judgement.missing.iter().map(|missing| missing.witness);
+            assert!(missing.into_iter().any(|one| one == Witness::KernelLog));
+        }
+        let stays = judged(Some((Reading::Read(1), no_log())));
+        fails(&stays, "0 VMs of this QEMU");
+    }
+
+    #[test]
+    fn a_death_is_told_by_what_is_left_of_the_log_and_by_nothing_that_is_lost() {
+        let judged = |line: &str| {
+            let complaints = Reading::Incomplete {
+                reason: "records were overwritten".to_owned(),
+                rest: Some(vec![line.to_owned()]),
+            };
+            let mut court = Court::default();
+            judge_end(&mut court, &ended(), || {
+                Some((Reading::Read(0), complaints))
+            });
+            court.finish().0.verdict
+        };
+        let says = "kvm_intel: Guest access before accepting 0x100000000 on vCPU 0";
+        assert_eq!(judged(says), Verdict::Pass);
+        assert_eq!(judged("kvm: x"), Verdict::Error);
     }
 
     #[test]

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use tdxlab_journal::boot::BootAccount;
 use tdxlab_journal::folder::{RunFolder, write_whole};
 use tdxlab_journal::journal::{Event, Journal, JournalError, PlanId};
-use tdxlab_journal::verdict::Verdict;
+use tdxlab_journal::verdict::{Verdict, Witness};
 use tdxlab_kernel::meminfo;
 use tdxlab_linux::disk::Disk;
 use tdxlab_linux::image::ReportDriver;
@@ -23,6 +23,7 @@ use crate::attest;
 use crate::baseline::{self, Baseline};
 use crate::boot;
 use crate::court::Court;
+use crate::ending;
 use crate::file::{self, File};
 use crate::images::{Images, asks_for_reports, has};
 use crate::judge::{SAME_IOMEM, judge};
@@ -81,6 +82,17 @@ pub struct LinuxRunner<'a> {
     pub baseline: Option<&'a Baseline>,
     /// Receives progress.
     pub watcher: &'a dyn Progress,
+}
+
+/// What is known of a guest when its plan is over.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum GuestState {
+    /// It has answered to the last.
+    Answers,
+    /// A step found that it does not.
+    Silent,
+    /// Its QEMU has ended, and what it left was judged with the step that ended it.
+    Gone,
 }
 
 /// A plan under way.
@@ -163,7 +175,7 @@ impl LinuxRunner<'_> {
             _ => {}
         }
         if td {
-            fits(plan.guest.mebibytes, meminfo::available())?;
+            fits(memory_of(plan) >> 20, meminfo::available())?;
         }
         let image = self
             .images
@@ -281,6 +293,7 @@ impl LinuxRunner<'_> {
         };
         let mut model = Model::new(plan, td);
         let mut unaccepted = Unaccepted::default();
+        let mut state = GuestState::Answers;
         for (number, step) in plan.steps.iter().enumerate() {
             self.watcher.step_started(course.worker, number);
             let expected = match model.step(&step.op) {
@@ -297,6 +310,7 @@ impl LinuxRunner<'_> {
             let seen = match observer.perform(&step.op) {
                 Ok(seen) => seen,
                 Err(error) => {
+                    state = GuestState::Silent;
                     let reason = format!("step {}: {}", number + 1, with_help(&error));
                     let mut court = Court::default();
                     let complaints = ledger.complaints();
@@ -337,8 +351,12 @@ impl LinuxRunner<'_> {
                 lines.push(SAME_IOMEM.to_owned());
             }
             if let (LinuxOp::Plug { ends: true, .. }, Seen::Plugged(plugged)) = (&step.op, &seen) {
-                plug::judge_end(&mut court, plugged, || ledger.end());
+                plug::judge_end(&mut court, plugged, || {
+                    state = GuestState::Gone;
+                    ledger.end()
+                });
             } else if step.op == LinuxOp::PowerOff {
+                state = GuestState::Gone;
                 if let Some((left, complaints)) = ledger.end() {
                     laws::judge_end(&mut court, &left, &complaints);
                     lines.push(laws::END.to_owned());
@@ -364,8 +382,7 @@ impl LinuxRunner<'_> {
                     court.show(line);
                 }
                 if let Some(after) = after.filter(|_| td) {
-                    let bytes = plan.guest.mebibytes << 20;
-                    laws::judge(&mut court, &prediction, before, after, bytes);
+                    laws::judge(&mut court, &prediction, before, after, memory_of(plan));
                     lines.extend(prediction.text());
                 }
                 if let (Expected::Attested(wanted), LinuxOp::Quote { .. }) = (&expected, &step.op) {
@@ -380,10 +397,56 @@ impl LinuxRunner<'_> {
                 break;
             }
         }
-        if self.keep || course.verdict != Verdict::Pass {
-            self.leave_evidence(&mut observer, &course.folder);
+        self.finish(id, course, &mut observer, &mut ledger, state)
+    }
+
+    /// Ends the guest, if no step has, and judges the end of the plan, whichever step was its last: what the
+    /// guest's kernel has said since it was last listened to, what QEMU leaves, and what the host's kernel
+    /// says of the teardown.
+    fn finish(
+        &self,
+        id: PlanId,
+        course: &mut Course,
+        observer: &mut Observer,
+        ledger: &mut Ledger,
+        state: GuestState,
+    ) -> Result<(), JournalError> {
+        let mut court = Court::default();
+        if state == GuestState::Answers
+            && let Err(error) = observer.listen()
+        {
+            course.stop(format!("end of the guest: {}", with_help(&error)));
         }
-        Ok(())
+        if let Some(said) = observer.unjudged() {
+            court.log(Witness::GuestLog, &said);
+        }
+        // While there is somebody to ask for it.
+        let wanted = self.keep || course.verdict != Verdict::Pass || court.has_found();
+        if wanted {
+            self.leave_evidence(observer, &course.folder);
+        }
+        if let Err(error) = observer.guest().end() {
+            course.stop(format!("end of the guest: {}", with_help(&error)));
+        }
+        let left = match state {
+            GuestState::Answers | GuestState::Silent => ledger.end(),
+            GuestState::Gone => None,
+        };
+        let Some((ending, judgement)) = ending::judge(court, left) else {
+            return Ok(());
+        };
+        if judgement.verdict == Verdict::Error {
+            course.stop("the end of the guest could not be judged".to_owned());
+        }
+        course.verdict = course.verdict.and(judgement.verdict);
+        if !wanted && course.verdict != Verdict::Pass {
+            self.leave_evidence(observer, &course.folder);
+        }
+        self.journal.write(&Event::Ended {
+            plan: id,
+            ending,
+            judgement,
+        })
     }
 
     /// Ends the judgement of a step, and writes it down.
@@ -424,10 +487,16 @@ impl LinuxRunner<'_> {
 }
 
 impl Course {
+    /// The first reason is what the others follow from.
     fn stop(&mut self, reason: String) {
         self.verdict = self.verdict.and(Verdict::Error);
-        self.reason = Some(reason);
+        self.reason.get_or_insert(reason);
     }
+}
+
+/// All memory that a guest can have: what it starts with, and what is plugged into it.
+fn memory_of(plan: &LinuxPlan) -> u64 {
+    (plan.guest.mebibytes << 20).saturating_add(plan.plugged())
 }
 
 /// Whether a TD's memory is to be had. Firmware and Linux accept it, so that all of it is populated in
@@ -444,7 +513,40 @@ fn fits(mebibytes: u64, available: Option<u64>) -> Result<(), String> {
 
 #[cfg(test)]
 mod tests {
+    use tdxlab_plan::linux::{LinuxGuest, LinuxStep};
+
     use super::*;
+
+    fn plan() -> LinuxPlan {
+        LinuxPlan {
+            version: tdxlab_plan::VERSION,
+            name: "linux/x".to_owned(),
+            about: String::new(),
+            seed: 0,
+            td: None,
+            guest: LinuxGuest {
+                mebibytes: 512,
+                vcpus: 1,
+                append: String::new(),
+                agent: AgentBy::Init,
+                disk: None,
+                quotes: Quotes::None,
+            },
+            steps: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn what_is_plugged_counts_as_memory() {
+        let op = LinuxOp::Plug {
+            bytes: 256 << 20,
+            ends: false,
+        };
+        let mut plan = plan();
+        assert_eq!(memory_of(&plan), 512 << 20);
+        plan.steps.push(LinuxStep { line: 1, op });
+        assert_eq!(memory_of(&plan), 768 << 20);
+    }
 
     #[test]
     fn a_td_too_large_for_its_host_is_a_need() {

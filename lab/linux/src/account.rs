@@ -1,4 +1,4 @@
-//! The guest kernel's account of its memory and health. Guest text is bounded when read, and no
+//! The guest kernel's account of its memory, and of its end. Guest text is bounded when read, and no
 //! format is assumed.
 
 use std::collections::BTreeMap;
@@ -79,37 +79,6 @@ pub fn system_ram(resources: &[Resource]) -> u64 {
     ram.map(|resource| resource.range.bytes()).sum()
 }
 
-/// A message of the guest's kernel log.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Message {
-    /// Microseconds since the kernel started its clock.
-    pub micros: u64,
-    /// Severity: 0 emergency to 7 debug.
-    pub severity: u8,
-    /// The line's text.
-    pub text: String,
-}
-
-/// Parses `/dev/kmsg`: `PRIORITY,SEQUENCE,MICROSECONDS,FLAGS;TEXT` lines.
-pub fn kernel_log(bytes: &[u8]) -> Vec<Message> {
-    let text = String::from_utf8_lossy(bytes);
-    let message = |line: &str| {
-        let (head, text) = line.split_once(';')?;
-        let mut fields = head.split(',');
-        let priority: u32 = fields.next()?.parse().ok()?;
-        Some(Message {
-            severity: (priority & 7) as u8,
-            micros: fields.nth(1)?.parse().ok()?,
-            text: text.to_owned(),
-        })
-    };
-    // Continuation lines begin with a space and name the device.
-    text.lines()
-        .filter(|line| !line.starts_with(' '))
-        .filter_map(message)
-        .collect()
-}
-
 /// How a line begins that may tell why a kernel ends: its own faults, and what it is told to panic on.
 /// Sources: `report_bug()`, `oops_begin()`, lockdep, the hung task and lock-up detectors,
 /// `oom_kill_process()` and RCU's stall detector.
@@ -177,15 +146,6 @@ mod tests {
     }
 
     #[test]
-    fn a_message_has_its_time_and_severity() {
-        let log = kernel_log(
-            b"6,1,0,-;Linux version 6.1\n SUBSYSTEM=x\n4,2,1500,-;WARNING: CPU: 0 PID: 1 at mm/x.c:3\n",
-        );
-        assert_eq!(log.len(), 2);
-        assert_eq!((log[1].micros, log[1].severity), (1500, 4));
-    }
-
-    #[test]
     fn the_cause_stands_before_the_panic() {
         let console = "[    1.0] WARNING: x\n[    1.1] BUG: unable to handle page fault for address: 8\n\
             [    1.2] Kernel panic - not syncing: Fatal exception\n";
@@ -201,14 +161,12 @@ mod tests {
         fn no_text_is_beyond_reading(bytes in proptest::collection::vec(any::<u8>(), 0..400)) {
             let _ = MemInfo::parse(&bytes);
             let _ = iomem(&bytes);
-            let _ = kernel_log(&bytes);
         }
 
         #[test]
         fn numbers_of_any_size_are_no_panic(a in "[0-9a-f]{1,20}", b in "[0-9a-f]{1,20}", n in "[0-9]{1,25}") {
             let _ = iomem(format!("{a}-{b} : x\n").as_bytes());
             let _ = MemInfo::parse(format!("Unaccepted: {n} kB\n").as_bytes()).unaccepted();
-            let _ = kernel_log(format!("{n},{n},{n},-;x\n").as_bytes());
         }
     }
 }

@@ -75,7 +75,7 @@ impl LinuxGuest {
         };
         let plain = machine.td.is_none();
         let memory = plain
-            .then(|| GuestMemory::new(machine.mebibytes))
+            .then(|| GuestMemory::new(machine.layout()))
             .transpose();
         let memory = memory.map_err(system("making the guest's memory"))?;
         let duplicate = memory.as_ref().map(GuestMemory::duplicate).transpose();
@@ -402,6 +402,16 @@ impl LinuxGuest {
             Some(status) if status.success() => Ok(began.elapsed()),
             _ => Err(self.running.died(doing)),
         }
+    }
+
+    /// Ends QEMU, if it still runs, and waits until it has exited.
+    ///
+    /// # Errors
+    ///
+    /// It cannot be ended.
+    pub fn end(&mut self) -> Result<(), LinuxError> {
+        let ended = self.running.process.kill();
+        ended.map(|_| ()).map_err(system("ending QEMU"))
     }
 
     /// The agent's latest account of itself and the guest.

@@ -12,6 +12,7 @@ use tdxlab_qemu::environment::INSIDE_L1;
 use tdxlab_qemu::{Accelerator, CommandLine, Cpu, Installed, Version};
 
 use crate::disk::Disk;
+use crate::memory::Layout;
 use crate::pusher::LINE;
 
 /// Which board the guest is built on.
@@ -136,10 +137,6 @@ pub const PLUGGED: &str = "plugged";
 /// First QEMU in which monitors are objects.
 const MONITOR_OBJECTS: Version = Version::new(11, 1);
 
-/// Largest memory that is contiguous from 0 on every board: q35 splits memory above 2.75 GiB at 2
-/// GiB.
-pub const ONE_PIECE: u64 = 2 << 30;
-
 impl Ends {
     /// None yet.
     const NONE: Ends = Ends {
@@ -173,14 +170,20 @@ impl Machine {
         }
     }
 
+    /// Where the memory lies that it starts with.
+    pub fn layout(&self) -> Layout {
+        Layout::of(self.board, self.mebibytes)
+    }
+
     /// Upper bound of guest addresses.
     pub fn limit(&self) -> Gpa {
-        let bytes = self.mebibytes << 20;
-        match (self.pluggable, bytes <= ONE_PIECE) {
-            (0, true) => Gpa::new(bytes),
-            (0, false) => Gpa::new((4 << 30) + bytes),
-            // What is plugged begins at the next GiB.
-            _ => Gpa::new((5 << 30) + bytes.next_multiple_of(1 << 30) + (self.pluggable << 20)),
+        match self.pluggable {
+            0 => self.layout().end(),
+            // What is plugged begins at the next GiB above 4 GiB.
+            more => {
+                let most = (self.mebibytes << 20).next_multiple_of(1 << 30);
+                Gpa::new((5 << 30) + most + (more << 20))
+            }
         }
     }
 

@@ -329,3 +329,20 @@ fn demotes_are_counted_by_kvms_calls_where_the_module_hides_them() {
     assert_eq!(judged(Reading::missing("no kprobes"), &[BASE]).findings, []);
     assert_eq!(judged(Reading::Read(3), &[]).verdict, Verdict::Error);
 }
+
+#[test]
+fn a_complaint_of_the_host_counts_though_its_log_lost_others() {
+    let lost = |rest: &[&str]| Reading::Incomplete {
+        reason: "records were overwritten".to_owned(),
+        rest: Some(rest.iter().map(|&line| line.to_owned()).collect()),
+    };
+    let mut after = sample(SPLIT, done(1, 16), &[BASE], 100);
+    after.complaints = lost(&[]);
+    assert_eq!(judged(&after).verdict, Verdict::Error);
+    after.complaints = lost(&["KVM_BUG: x"]);
+    fails(&after, &["KVM_BUG: x"]);
+    let mut court = Court::default();
+    assert!(!judge_stop(&mut court, &lost(&[])), "nothing tells why");
+    assert!(judge_stop(&mut court, &lost(&["KVM_BUG: x"])));
+    assert_eq!(court.finish().0.verdict, Verdict::Fail);
+}
