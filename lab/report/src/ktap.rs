@@ -49,11 +49,15 @@ pub(super) fn render_scenario(out: &mut String, number: usize, scenario: &Scenar
         let text = one_line(&finding.to_string());
         let _ = writeln!(out, "# positive control: {text}");
     }
-    let reason = scenario.reason.as_deref().unwrap_or("");
+    let reason = one_line(scenario.reason.as_deref().unwrap_or(""));
+    // There is no directive for a failure.
+    if scenario.verdict == Verdict::Fail && !reason.is_empty() {
+        let _ = writeln!(out, "# {reason}");
+    }
     let directive = match scenario.verdict {
         Verdict::Pass | Verdict::Fail => String::new(),
-        Verdict::Skip => format!(" # SKIP {}", one_line(reason)),
-        Verdict::Error => format!(" # ERROR {}", one_line(reason)),
+        Verdict::Skip => format!(" # SKIP {reason}"),
+        Verdict::Error => format!(" # ERROR {reason}"),
     };
     let _ = writeln!(
         out,
