@@ -2,10 +2,11 @@
 
 use std::path::Path;
 
+use tdxlab::host::{BootOptions, Host, HostError, Session};
 use tdxlab::host_soft::SoftwareHost;
 use tdxlab::host_soft::sim::SimHost;
 use tdxlab::journal::Verdict;
-use tdxlab::plan::Design;
+use tdxlab::plan::{Design, Guest, HostKind};
 use tdxlab::report::diff::{Diff, Weight};
 use tdxlab::run::{NoProgress, PoolOptions};
 use tdxlab::spec::RunSpec;
@@ -66,6 +67,11 @@ fn confirmed(reports: &Path, always: bool) -> tdxlab::report::Report {
             Box::new(tdxlab::softkvm::Faithful)
         }
     });
+    run_again(&host, reports)
+}
+
+/// Runs a scenario on a host, and three times more if it fails.
+fn run_again(host: &dyn Host, reports: &Path) -> tdxlab::report::Report {
     let items = plans(&root().join("scenarios").join(GOOD));
     let spec = RunSpec {
         drive: PoolOptions {
@@ -76,7 +82,7 @@ fn confirmed(reports: &Path, always: bool) -> tdxlab::report::Report {
         },
         ..RunSpec::new(
             &items,
-            &host,
+            host,
             Design::named("headtail").unwrap(),
             &NoProgress,
         )
@@ -103,6 +109,42 @@ fn a_regression_is_declared_when_it_comes_back_and_a_fluke_is_not() {
             "{diff}"
         );
     }
+}
+
+/// Boots one guest, and no other.
+struct BootsOnce(SimHost, std::sync::atomic::AtomicBool);
+
+impl Host for BootsOnce {
+    fn kind(&self) -> HostKind {
+        self.0.kind()
+    }
+
+    fn facts(&self) -> Vec<(String, String)> {
+        self.0.facts()
+    }
+
+    fn boot(&self, guest: &Guest, options: &BootOptions) -> Result<Box<dyn Session>, HostError> {
+        match self.1.swap(true, std::sync::atomic::Ordering::Relaxed) {
+            false => self.0.boot(guest, options),
+            true => Err(HostError::Interrupted),
+        }
+    }
+}
+
+/// Reruns that broke off do not show that it comes and goes.
+#[test]
+fn a_failure_that_could_not_be_run_again_is_not_excused() {
+    let reports = tempfile::tempdir().unwrap();
+    let good = run(GOOD, None, reports.path()).report;
+    let fault = tdxlab::faults::named("tail-split-missing").unwrap();
+    let host = SimHost::new().with_policy(move || (fault.make)());
+    let bad = run_again(&BootsOnce(host, Default::default()), reports.path());
+    assert_eq!(bad.scenarios[0].verdict, Verdict::Fail);
+    let again = bad.scenarios[0].confirmed.unwrap();
+    assert_eq!((again.times, again.failed), (0, 0));
+    let diff = Diff::between(&good, &bad);
+    assert_eq!(diff.verdicts[0].weight(), Weight::Suspect);
+    assert!(diff.is_worse());
 }
 
 #[test]
@@ -170,9 +212,15 @@ fn kernels_stand_side_by_side() {
     };
     let mut reports = vec![
         on("6.1.0-56-amd64", Some("tail-split-missing")),
-        on("7.3.4", Some("tail-split-missing")),
+        on("7.3.4", None),
         on("6.1.0-56-amd64", None),
+        on("6.9.1 | 6.9.2", None),
     ];
+    // No fault is written down by a host that was made with one.
+    reports[1].fault = Some(tdxlab::journal::journal::SeededFault {
+        name: "tail-split-missing".to_owned(),
+        wrong: "the tail is not split".to_owned(),
+    });
     let skipped = &mut reports[2].scenarios[0];
     skipped.reason = Some("needs 32 free 2M pages of hugetlb".to_owned());
     skipped.verdict = Verdict::Skip;

@@ -9,7 +9,10 @@ use tdxlab::journal::{REHEARSAL, REHEARSAL_FACT, Verdict};
 use tdxlab::report::diff::Diff;
 use tdxlab::report::timeline::Pictures;
 use tdxlab::report::trend::Trend;
-use tdxlab::report::{Fact, Report, github, html, junit, kcidb, kernels, ktap, lava, terminal};
+use tdxlab::report::{
+    ControlReport, Fact, Report, ScenarioReport, github, html, junit, kcidb, kernels, ktap, lava,
+    terminal,
+};
 use tdxlab_selftests::command::root;
 use tdxlab_selftests::programs::{output_of, program};
 use tdxlab_selftests::recorded::report_of;
@@ -409,5 +412,79 @@ fn a_comparison_says_which_run_was_rehearsed() {
     for (before, after) in [(&report, &rehearsed), (&rehearsed, &report)] {
         let text = Diff::between(before, after).to_string();
         assert!(text.contains("the runs differ in REHEARSAL"), "{text}");
+    }
+}
+
+/// What failed before the first step has no step that could say why.
+#[test]
+fn a_failing_positive_control_says_why_in_every_format() {
+    let (_reports, mut report) = mixed();
+    let failed = |one: &&ScenarioReport| one.verdict == Verdict::Fail;
+    let mut control = report.scenarios.iter().find(failed).unwrap().clone();
+    let step = control.first_bad_step().unwrap().clone();
+    let (name, evidence) = (control.name.clone(), control.evidence.clone().unwrap());
+    control.steps.clear();
+    control.control = Some(ControlReport {
+        verdict: Verdict::Fail,
+        findings: step.findings[..1].to_vec(),
+        distrusted: Vec::new(),
+    });
+    let found = step.findings[0].found.clone();
+    for reason in [
+        None,
+        Some("positive control: the TD died before the first step"),
+    ] {
+        control.reason = reason.map(str::to_owned);
+        report.scenarios = vec![control.clone()];
+        let failures = terminal::failures(&report, Path::new("/run"));
+        let failures = console::strip_ansi_codes(&failures).into_owned();
+        assert!(failures.contains(&format!("fail {name}")), "{failures}");
+        assert!(failures.contains(&evidence), "{failures}");
+        let mut good = report.clone();
+        good.scenarios[0].verdict = Verdict::Pass;
+        let texts = [
+            failures,
+            github::annotations(&report),
+            github::summary(&report),
+            ktap::render(&report),
+            junit::render(&report),
+        ];
+        for text in texts {
+            assert!(text.contains(&found), "{text}");
+        }
+        let diff = Diff::between(&good, &report).to_string();
+        assert!(diff.contains(reason.unwrap_or(&found)), "{diff}");
+    }
+}
+
+/// No scenario shows that others were left out.
+#[rstest]
+#[case::interrupted(true, "the run was interrupted before it was done")]
+#[case::killed(false, "the run was killed before it was done")]
+fn a_run_that_was_cut_short_is_no_success_in_any_format(
+    #[case] interrupted: bool,
+    #[case] why: &str,
+) {
+    let (_reports, mut report) = mixed();
+    report.scenarios.retain(|one| one.verdict == Verdict::Pass);
+    // A verdict that no scenario shows is told, too.
+    assert!(ktap::render(&report).contains("the verdict of the run is fail"));
+    report.verdict = Verdict::Pass;
+    let number = report.scenarios.len() + 1;
+    let whole = [ktap::render(&report), junit::render(&report)];
+    assert!(whole.iter().all(|text| !text.contains("the run")));
+    (report.interrupted, report.complete) = (interrupted, interrupted);
+    let text = ktap::render(&report);
+    let line = format!("not ok {number} the run # ERROR {why}");
+    assert!(text.ends_with(&(line + "\n")), "{text}");
+    assert!(text.contains(&format!("1..{number}\n")), "{text}");
+    let texts = [
+        junit::render(&report),
+        github::annotations(&report),
+        github::summary(&report),
+        lava::render(&report),
+    ];
+    for text in texts {
+        assert!(text.contains(why), "{text}");
     }
 }
