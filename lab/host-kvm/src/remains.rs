@@ -230,4 +230,4 @@ fn name_of(folder: &Result<VmFolder, String>) -> Option<String> {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -346,6 +346,21 @@ mod tests {
     use tdxlab_protocol::addr::Gpa;
 
     use super::*;
+    use crate::remains::tests::goes_late;
+
+    #[test]
+    fn what_the_kernel_says_while_the_vm_goes_belongs_to_its_end() {
+        let folder = tempfile::tempdir().unwrap();
+        let (vm, log, before) = goes_late(folder.path());
+        let watch = Watch {
+            counters: Ok(vm),
+            splits: Err(Reading::missing("no tracefs")),
+            log,
+            before,
+        };
+        let said = Reading::Read(vec!["WARNING: late".to_owned()]);
+        assert_eq!(watch.ending().kernel_log, said);
+    }
 
     #[test]
     fn a_split_by_a_thread_of_nobody_is_found() {

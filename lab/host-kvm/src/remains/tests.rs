@@ -1,9 +1,11 @@
 //! What is left of guests on machines that are laid out in a folder.
 
 use std::fs;
+use std::io::Write;
 use std::path::Path;
 
 use rstest::rstest;
+use tdxlab_kernel::kmsg::KernelLog;
 
 use super::*;
 
@@ -34,6 +36,25 @@ fn set(folder: &Path, path: &str, content: &str) {
     let path = folder.join(path);
     fs::create_dir_all(path.parent().unwrap()).unwrap();
     fs::write(path, content).unwrap();
+}
+
+/// A VM that has gone, the kernel's log, which has a complaint from when what it took is looked at and no
+/// earlier, and the machine before it.
+pub(crate) fn goes_late(folder: &Path) -> (VmFolder, KernelLog, Before) {
+    let before = Before::of(machine(folder), true);
+    let (log, key_ids) = (folder.join("kmsg"), folder.join("cgroup/misc.current"));
+    fs::write(&log, "").unwrap();
+    let opened = KernelLog::open(&log);
+    fs::remove_file(&key_ids).unwrap();
+    nix::unistd::mkfifo(&key_ids, nix::sys::stat::Mode::S_IRWXU).unwrap();
+    std::thread::spawn(move || {
+        // It opens when somebody reads it.
+        let mut count = fs::File::create(&key_ids).unwrap();
+        fs::write(&log, "4,1,1,-;WARNING: late\n").unwrap();
+        count.write_all(b"tdx 3").unwrap();
+    });
+    let vm = VmFolder::new(&folder.join("debug"), 812, 13);
+    (vm, opened, before)
 }
 
 fn after(before: &Before, folder: &Path) -> Vec<Taken> {

@@ -143,3 +143,27 @@ impl Watch {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::remains::tests::goes_late;
+
+    #[test]
+    fn what_the_kernel_says_while_the_td_goes_belongs_to_its_end() {
+        let folder = tempfile::tempdir().unwrap();
+        let (vm, log, before) = goes_late(folder.path());
+        let watch = Watch {
+            counters: Ok(vm),
+            splits: Err(Reading::missing("no tracefs")),
+            seamcalls: Err("no tracefs".to_owned()),
+            log,
+            unsampled: Reading::Read(vec!["earlier".to_owned()]),
+            threads: Vec::new(),
+            before,
+            files: Files::default(),
+        };
+        let said = ["earlier", "WARNING: late"].map(str::to_owned);
+        assert_eq!(watch.ending().kernel_log, Reading::Read(said.to_vec()));
+    }
+}
