@@ -2,12 +2,13 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use miette::Diagnostic;
 use parking_lot::Mutex;
 use tdxlab_host::{Host, HostError};
+use tdxlab_journal::Verdict;
 use tdxlab_plan::{Design, Guest, HostProfile, Plan, Races, Step};
 use tdxlab_qemu::interrupt::Interrupt;
 use thiserror::Error;
@@ -24,8 +25,8 @@ use super::steps::plan;
 /// How often a plan that failed is run again.
 pub const CONFIRMATIONS: u32 = 10;
 
-/// Bound on the plans tried to shrink one, by the cost of a guest: each try boots one.
-pub const fn most_tries(host: HostProfile) -> usize {
+/// Bound on the guests booted to shrink a plan, by the cost of one.
+pub const fn most_guests(host: HostProfile) -> usize {
     match (host.boots_cost, host.races) {
         (false, _) => 50_000,
         (true, Races::Drawn) => 1_500,
@@ -88,6 +89,8 @@ pub struct Outcome {
     pub coverage: Coverage,
     /// The first failure.
     pub found: Option<Found>,
+    /// What ended the hunt beside it: a guest that could not be booted.
+    pub broken: Option<HostError>,
 }
 
 /// A plan that failed.
@@ -97,8 +100,10 @@ pub struct Found {
     pub plan: Plan,
     /// Its failure.
     pub failure: Failure,
-    /// How often it failed like that, of [`CONFIRMATIONS`] runs.
+    /// How often it failed like that, of `runs`.
     pub again: u32,
+    /// How often it was run again: [`CONFIRMATIONS`], fewer if that was interrupted.
+    pub runs: u32,
     /// The smallest plan that fails like that.
     pub shrunk: Shrunk,
 }
@@ -142,10 +147,12 @@ impl Fuzz<'_> {
             }
         });
         let took = shared.started.elapsed();
-        if let Some(error) = shared.broken.lock().take() {
-            return Err(error.into());
-        }
         let found = shared.found.lock().take();
+        // What was found outranks what went wrong beside it.
+        let broken = match (shared.broken.lock().take(), &found) {
+            (Some(error), None) => return Err(error.into()),
+            (broken, _) => broken,
+        };
         self.progress
             .shrinking
             .store(found.is_some(), Ordering::Relaxed);
@@ -155,9 +162,9 @@ impl Fuzz<'_> {
                 (Ok(found), _) => found,
                 // Earlier plans in the same guest contributed.
                 (Err(_), Some((failure, plan))) => {
-                    self.confirm(failure, plan).unwrap_or_else(unconfirmed)
+                    self.confirm(failure, plan).unwrap_or_else(|lost| *lost)
                 }
-                (Err(lost), None) => unconfirmed(lost),
+                (Err(lost), None) => *lost,
             }
         });
         Ok(Outcome {
@@ -166,6 +173,7 @@ impl Fuzz<'_> {
             took,
             coverage: shared.coverage.into_inner(),
             found,
+            broken,
         })
     }
 
@@ -258,7 +266,7 @@ impl Fuzz<'_> {
                 Stepped::Failed(failure) => return Ok(Some(failure)),
             }
         }
-        bench.end()
+        Ok(bench.end())
     }
 
     /// Many plans in each guest.
@@ -281,9 +289,7 @@ impl Fuzz<'_> {
             let mut guest = match windows.take() {
                 Some(guest) if !guest.is_full() => guest,
                 full => {
-                    if let Some(error) = full.and_then(|guest| guest.end().err()) {
-                        shared.broken.lock().get_or_insert(error);
-                        shared.stop.store(true, Ordering::Relaxed);
+                    if self.ends(full, shared) {
                         break;
                     }
                     let _ = std::fs::remove_dir_all(room.path());
@@ -304,21 +310,35 @@ impl Fuzz<'_> {
             self.count(run.steps);
             match run.failed {
                 None => windows = Some(guest),
-                Some(_) if self.interrupt.is_raised() => break,
-                Some(suspect) => shared.found(suspect),
+                Some(suspect) => self.suspect(suspect, shared),
             }
         }
-        if let Some(windows) = windows {
-            let _ = windows.end();
-        }
+        self.ends(windows, shared);
         shared.coverage.lock().merge(&coverage);
     }
 
-    /// Runs a plan again and shrinks it. Returns the failure and the plan unchanged if it never
-    /// fails again.
+    /// Ends a guest; whether that failed.
+    fn ends(&self, windows: Option<Windows>, shared: &Shared) -> bool {
+        let failing = windows.and_then(Windows::end);
+        let failed = failing.is_some();
+        if let Some(failing) = failing {
+            self.suspect(failing, shared);
+        }
+        failed
+    }
+
+    /// Keeps a failure, but for errors that the interrupt may have made.
+    fn suspect(&self, failing: FailingPlan, shared: &Shared) {
+        if failing.failure.verdict == Verdict::Fail || !self.interrupt.is_raised() {
+            shared.found(failing);
+        }
+    }
+
+    /// Runs a plan again and shrinks it. One that never fails again is an error, with the plan as it was
+    /// drawn.
     ///
     /// Races first follow the recorded order. If that does not fail again, their order is free.
-    fn confirm(&self, failure: Failure, plan: Plan) -> Result<Found, Box<(Failure, Plan)>> {
+    fn confirm(&self, failure: Failure, plan: Plan) -> Result<Found, Box<Found>> {
         let room = tempfile::tempdir_in(self.folder);
         let folder = room.as_ref().map_or(self.folder, |room| room.path());
         let run = |plan: &Plan, orders: &Orders| {
@@ -326,54 +346,56 @@ impl Fuzz<'_> {
             let _ = std::fs::create_dir_all(folder);
             attempt(self.host, self.design, plan, orders, folder)
         };
-        let again = |orders: &Orders| -> Vec<Failure> {
-            (0..CONFIRMATIONS)
-                .map_while(|_| (!self.interrupt.is_raised()).then(|| run(&plan, orders)))
-                .flatten()
-                .filter(|again| again.is_like(&failure))
+        let again = |orders: &Orders| -> Vec<Option<Failure>> {
+            // What an interrupt has cut short was no run.
+            let runs = (0..CONFIRMATIONS).map_while(|_| {
+                let failed = (!self.interrupt.is_raised()).then(|| run(&plan, orders))?;
+                (!self.interrupt.is_raised()).then_some(failed)
+            });
+            runs.map(|failed| failed.filter(|again| again.is_like(&failure)))
                 .collect()
         };
         let free = Orders::new();
-        let mut failures = again(&failure.orders);
-        if failures.is_empty() && !failure.orders.is_empty() {
-            failures = again(&free);
+        let mut runs = again(&failure.orders);
+        if runs.iter().all(Option::is_none) && !failure.orders.is_empty() {
+            runs = again(&free);
         }
-        let Some(again) = failures.first().cloned() else {
-            return Err(Box::new((failure, plan)));
+        let number = |count: usize| u32::try_from(count).unwrap_or(CONFIRMATIONS);
+        let count = number(runs.iter().flatten().count());
+        let Some(again) = runs.iter().flatten().next().cloned() else {
+            return Err(Box::new(Found {
+                shrunk: Shrunk {
+                    plan: plan.clone(),
+                    failure: failure.clone(),
+                    tried: 0,
+                },
+                plan,
+                failure,
+                again: 0,
+                runs: number(runs.len()),
+            }));
         };
         // One that fails now and then gets several chances for each simpler plan.
-        let count = u32::try_from(failures.len()).unwrap_or(CONFIRMATIONS);
-        let chances = CONFIRMATIONS.div_ceil(count);
-        let stop = || self.interrupt.is_raised();
-        let most = most_tries(self.host.profile());
+        let chances = number(runs.len()).div_ceil(count);
+        let most = most_guests(self.host.profile());
+        let booted = AtomicUsize::new(0);
+        let stop = || self.interrupt.is_raised() || booted.load(Ordering::Relaxed) >= most;
         let shrunk = shrink(&plan, &again, most, stop, |simpler, orders| {
             let followed = (!orders.is_empty()).then_some(orders);
             let left_alone = std::iter::repeat_n(&free, chances as usize);
             let tries = followed.into_iter().chain(left_alone);
+            let tries = tries.take_while(|_| booted.fetch_add(1, Ordering::Relaxed) < most);
             let mut failed = tries.filter_map(|orders| run(simpler, orders));
-            failed.find(|failure| failure.is_like(&again))
+            let found = failed.find(|failure| failure.is_like(&again));
+            found.filter(|_| !self.interrupt.is_raised())
         });
         Ok(Found {
             plan,
             failure: again,
             again: count,
+            runs: number(runs.len()),
             shrunk,
         })
-    }
-}
-
-/// A plan that did not fail again is reported as it was drawn.
-fn unconfirmed(lost: Box<(Failure, Plan)>) -> Found {
-    let (failure, plan) = *lost;
-    Found {
-        shrunk: Shrunk {
-            plan: plan.clone(),
-            failure: failure.clone(),
-            tried: 0,
-        },
-        plan,
-        failure,
-        again: 0,
     }
 }
 

@@ -2,6 +2,7 @@
 //! the same order: a plan that fails here fails there.
 
 use std::collections::BTreeMap;
+use std::mem::Discriminant;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::time::Duration;
@@ -44,10 +45,29 @@ pub enum Stepped {
     Failed(Failure),
 }
 
+/// What failed. Failures of two kinds are never the same.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Part {
+    /// A step, by its judgement.
+    Step,
+    /// The end of the guest, by what it left.
+    End,
+    /// The host, which could not do a step or the end: with this kind of error.
+    Host(Discriminant<HostError>),
+    /// The memory of a plan, which was put back and is not empty.
+    Memory,
+    /// The lab itself.
+    Lab,
+    /// The guest was not there at all. That is the machine's, whatever the plan.
+    Boot,
+}
+
 /// How a plan failed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Failure {
-    /// The step, from 0.
+    /// What failed.
+    pub part: Part,
+    /// The step, from 0; as many as there were steps for the end of the guest.
     pub step: usize,
     /// `fail` or `error`.
     pub verdict: Verdict,
@@ -60,9 +80,10 @@ pub struct Failure {
 }
 
 impl Failure {
-    /// An error of the lab or the host.
-    pub(super) fn error(step: usize, text: String) -> Failure {
+    /// An error that no judgement is behind.
+    pub(super) fn error(part: Part, step: usize, text: String) -> Failure {
         Failure {
+            part,
             step,
             verdict: Verdict::Error,
             witnesses: Vec::new(),
@@ -73,10 +94,15 @@ impl Failure {
 
     /// The lab panicked at it.
     pub(super) fn panicked(step: usize) -> Failure {
-        Failure::error(step, PANICKED.to_owned())
+        Failure::error(Part::Lab, step, PANICKED.to_owned())
     }
 
-    fn judged(step: usize, judgement: &Judgement) -> Failure {
+    fn of_host(step: usize, error: &HostError) -> Failure {
+        let part = Part::Host(std::mem::discriminant(error));
+        Failure::error(part, step, error.to_string())
+    }
+
+    fn judged(part: Part, step: usize, judgement: &Judgement) -> Failure {
         let mut witnesses: Vec<Witness> = Vec::new();
         for finding in &judgement.findings {
             if !witnesses.contains(&finding.witness) {
@@ -85,6 +111,7 @@ impl Failure {
         }
         let first = judgement.findings.first();
         Failure {
+            part,
             step,
             verdict: judgement.verdict,
             witnesses,
@@ -93,10 +120,12 @@ impl Failure {
         }
     }
 
-    /// Whether it is the same failure as `other`: the same verdict, and the first witness of
-    /// `other` is among its witnesses.
+    /// Whether it is the same failure as `other`: the same verdict, of the same part, and the first
+    /// witness of `other` is among its witnesses.
     pub fn is_like(&self, other: &Failure) -> bool {
         self.verdict == other.verdict
+            && self.part == other.part
+            && self.part != Part::Boot
             && match other.witnesses.first() {
                 Some(witness) => self.witnesses.contains(witness),
                 None => self.witnesses.is_empty(),
@@ -106,13 +135,12 @@ impl Failure {
 
 impl std::fmt::Display for Failure {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(
-            f,
-            "{} in step {}: {}",
-            self.verdict,
-            self.step + 1,
-            self.text
-        )
+        match self.part {
+            Part::Boot => write!(f, "{} before the first step", self.verdict)?,
+            Part::End => write!(f, "{} at the end of the guest", self.verdict)?,
+            _ => write!(f, "{} in step {}", self.verdict, self.step + 1)?,
+        }
+        write!(f, ": {}", self.text)
     }
 }
 
@@ -212,9 +240,9 @@ impl Harness {
             Ok(None) => Stepped::Refused,
             Ok(Some((judgement, alive))) => match judgement.verdict {
                 Verdict::Pass => Stepped::Passed { alive },
-                _ => Stepped::Failed(Failure::judged(step, &judgement)),
+                _ => Stepped::Failed(Failure::judged(Part::Step, step, &judgement)),
             },
-            Err(error) => Stepped::Failed(Failure::error(step, error.to_string())),
+            Err(error) => Stepped::Failed(Failure::of_host(step, &error)),
         }
     }
 
@@ -246,10 +274,22 @@ impl Harness {
     }
 
     /// Ends the guest; returns a failure found in the teardown.
-    pub fn end(self) -> Result<Option<Failure>, HostError> {
-        let last = (self.steps as usize).saturating_sub(1);
-        let judgement = self.judge.end(&self.session.end()?);
-        Ok((judgement.verdict != Verdict::Pass).then(|| Failure::judged(last, &judgement)))
+    pub fn end(self) -> Option<Failure> {
+        let after = self.steps as usize;
+        let failure = match self.session.end() {
+            Ok(ending) => {
+                let judgement = self.judge.end(&ending);
+                if judgement.verdict == Verdict::Pass {
+                    return None;
+                }
+                Failure::judged(Part::End, after, &judgement)
+            }
+            Err(error) => Failure::of_host(after, &error),
+        };
+        Some(Failure {
+            orders: self.orders,
+            ..failure
+        })
     }
 }
 
@@ -266,7 +306,7 @@ pub fn attempt(
     let tried = catch_unwind(AssertUnwindSafe(|| {
         let mut bench = match Harness::boot(host, design, &plan.guest, plan.seed, folder) {
             Ok(bench) => bench,
-            Err(error) => return Some(Failure::error(0, error.to_string())),
+            Err(error) => return Some(Failure::error(Part::Boot, 0, error.to_string())),
         };
         for (step, index) in plan.steps.iter().zip(0..) {
             if let Some(order) = orders.get(&index) {
@@ -274,6 +314,8 @@ pub fn attempt(
             }
             match bench.step(&step.action) {
                 Stepped::Passed { alive: true } => {}
+                // The end of a guest that was killed is judged like any other.
+                Stepped::Passed { alive: false } if bench.steps as usize == plan.steps.len() => {}
                 Stepped::Passed { alive: false } | Stepped::Refused => return None,
                 Stepped::Failed(failure) => {
                     let orders = std::mem::take(&mut bench.orders);
@@ -281,7 +323,7 @@ pub fn attempt(
                 }
             }
         }
-        bench.end().ok().flatten()
+        bench.end()
     }));
     tried.unwrap_or_else(|_| Some(Failure::panicked(plan.steps.len().saturating_sub(1))))
 }
@@ -322,5 +364,19 @@ mod tests {
         };
         let passed = Stepped::Passed { alive: true };
         assert_eq!(bench.step(&Action::One(accept)), passed);
+    }
+
+    #[test]
+    fn failures_of_two_kinds_are_never_the_same() {
+        let error = |waited| HostError::GuestSilent {
+            doing: "a step".to_owned(),
+            waited: Duration::from_secs(waited),
+        };
+        let silent = Failure::of_host(3, &error(1));
+        assert!(silent.is_like(&Failure::of_host(0, &error(2))));
+        assert!(!silent.is_like(&Failure::of_host(3, &HostError::Interrupted)));
+        assert!(!silent.is_like(&Failure::panicked(3)));
+        let boot = || Failure::error(Part::Boot, 0, "no QEMU".to_owned());
+        assert!(!silent.is_like(&boot()) && !boot().is_like(&boot()));
     }
 }

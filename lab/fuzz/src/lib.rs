@@ -37,12 +37,12 @@ mod tests;
 mod yaml;
 
 pub use campaign::{
-    Budget, CONFIRMATIONS, Found, Fuzz, FuzzError, FuzzProgress, Outcome, most_tries,
+    Budget, CONFIRMATIONS, Found, Fuzz, FuzzError, FuzzProgress, Outcome, most_guests,
 };
 pub use coverage::Coverage;
 pub use coverage_model::{ALIGNMENTS, CoverageModel, ENDS, Target};
 pub use draw::{CANDIDATES, Draw};
-pub use harness::{Failure, Harness, Orders, Stepped, attempt};
+pub use harness::{Failure, Harness, Orders, Part, Stepped, attempt};
 pub use plain::left_out;
 pub use shrink::{Shrunk, setup, shrink};
 pub use table::{chart, markdown};

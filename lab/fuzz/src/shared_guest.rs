@@ -19,7 +19,7 @@ use tdxlab_predict::{Baseline, Predictor};
 use super::coverage::Coverage;
 use super::coverage_model::CoverageModel;
 use super::draw::Draw;
-use super::harness::{Failure, Harness, Orders, Stepped};
+use super::harness::{Failure, Harness, Orders, Part, Stepped};
 use super::plain::PlainDraw;
 use super::reductions::rebase;
 use super::steps::{plan, step};
@@ -188,7 +188,7 @@ impl Windows {
             ControlFlow::Continue(()) => self.left(window).map(|left| {
                 let text =
                     format!("memory that was put back is not empty by the predictor: {left}");
-                Failure::error(steps.len().saturating_sub(1), text)
+                Failure::error(Part::Memory, steps.len().saturating_sub(1), text)
             }),
         }
     }
@@ -313,16 +313,15 @@ impl Windows {
         }
     }
 
-    /// Ends the guest. A finding of the teardown belongs to no plan, and is an error.
-    pub(super) fn end(self) -> Result<(), HostError> {
-        match self.bench.end()? {
-            None => Ok(()),
-            Some(failure) => Err(HostError::Qemu {
-                what: format!("left this behind when its guest had gone: {}", failure.text),
-                advice: "run `tdxlab fuzz` with the same seed and a guest for each scenario to see which"
-                    .into(),
-            }),
-        }
+    /// Ends the guest. Its teardown is of all plans that ran in it: what fails there is a plan of all
+    /// their steps.
+    pub(super) fn end(self) -> Option<FailingPlan> {
+        let failure = self.bench.end()?;
+        Some(FailingPlan {
+            failure,
+            plan: plan(self.guest, self.seed, self.past),
+            history: None,
+        })
     }
 }
 

@@ -14,7 +14,7 @@ use tdxlab_plan::{HostKind, HostProfile};
 use thiserror::Error;
 
 use super::input::is_passed;
-use super::journal::{self, Journal, JournalError, PlanId, RunStarted};
+use super::journal::{self, Event, Journal, JournalError, PlanId, RunStarted};
 
 /// Name of the symbolic link to the newest run.
 pub const LATEST: &str = "latest";
@@ -49,7 +49,7 @@ pub enum FolderError {
 }
 
 impl RunFolder {
-    /// Creates the folder of this run below `reports`, and points `latest` to it.
+    /// Creates the folder of this run below `reports`.
     pub fn create(reports: &Path) -> Result<RunFolder, FolderError> {
         let started = Timestamp::now();
         fs::create_dir_all(reports).map_err(at(reports))?;
@@ -64,13 +64,11 @@ impl RunFolder {
             let path = reports.join(&name);
             match fs::create_dir(&path) {
                 Ok(()) => {
-                    let folder = RunFolder {
+                    return Ok(RunFolder {
                         path,
                         name,
                         started,
-                    };
-                    folder.become_latest(reports)?;
-                    return Ok(folder);
+                    });
                 }
                 Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
                 Err(error) => return Err(at(&path)(error)),
@@ -95,7 +93,7 @@ impl RunFolder {
             tdxlab: env!("CARGO_PKG_VERSION").to_owned(),
             run: self.name.clone(),
             started: self.started.to_string(),
-            command: std::env::args().collect(),
+            command: command_line(),
             host,
             profile: Some(profile),
             host_reason: String::new(),
@@ -128,7 +126,23 @@ impl RunFolder {
         self.started
     }
 
-    /// Creates its journal.
+    /// Begins its journal with this line, which is there whole or not at all, and points `latest` to the
+    /// run. A run that cannot begin leaves no folder.
+    pub fn begin(&self, head: RunStarted) -> Result<Journal, FolderError> {
+        let path = self.path.join(journal::FILE);
+        let begun = journal::line(0, &Event::RunStarted(head))
+            .map_err(|source| at(&path)(source.into()))
+            .and_then(|line| write_whole(&path, &line))
+            .and_then(|()| Ok(Journal::resume(&path, 0)?))
+            .and_then(|journal| self.become_latest().map(|()| journal));
+        if begun.is_err() {
+            let _ = fs::remove_file(&path);
+            let _ = fs::remove_dir(&self.path);
+        }
+        begun
+    }
+
+    /// Creates a journal for events alone.
     pub fn journal(&self) -> Result<Journal, FolderError> {
         Ok(Journal::create(&self.path.join(journal::FILE))?)
     }
@@ -147,13 +161,35 @@ impl RunFolder {
     }
 
     /// The link is made inside the new folder and renamed, so that `latest` is always either the
-    /// old or the new one, and a runner that is killed here leaves nothing beside it.
-    fn become_latest(&self, reports: &Path) -> Result<(), FolderError> {
+    /// old or the new one, and a runner that is killed here leaves nothing beside it. A folder of that
+    /// name, such as a copy that followed the link, is left alone.
+    fn become_latest(&self) -> Result<(), FolderError> {
         let fresh = self.path.join(LATEST);
         symlink(&self.name, &fresh).map_err(at(&fresh))?;
-        let latest = reports.join(LATEST);
-        fs::rename(&fresh, &latest).map_err(at(&latest))
+        let latest = self.path.with_file_name(LATEST);
+        fs::rename(&fresh, &latest).or_else(|error| {
+            fs::remove_file(&fresh).map_err(at(&fresh))?;
+            match error.kind() {
+                io::ErrorKind::IsADirectory => Ok(()),
+                _ => Err(at(&latest)(error)),
+            }
+        })
     }
+}
+
+/// The command line of this program, for a journal, which is text.
+pub fn command_line() -> Vec<String> {
+    std::env::args_os()
+        .map(|word| word.to_string_lossy().into_owned())
+        .collect()
+}
+
+/// Paths for a journal. What is not UTF-8 in them is replaced.
+pub fn recorded(paths: &[PathBuf]) -> Vec<PathBuf> {
+    paths
+        .iter()
+        .map(|path| path.to_string_lossy().into_owned().into())
+        .collect()
 }
 
 /// Writes a file atomically: whole or not at all. Replaces an existing file.
@@ -269,14 +305,35 @@ mod tests {
     fn runs_that_start_together_have_folders_of_their_own() {
         let reports = tempfile::tempdir().unwrap();
         let names: std::collections::BTreeSet<String> = std::thread::scope(|scope| {
-            let runs: Vec<_> = (0..8)
-                .map(|_| scope.spawn(|| RunFolder::create(reports.path()).unwrap().name))
-                .collect();
+            let begin = || {
+                let folder = RunFolder::create(reports.path()).unwrap();
+                folder.begin(head(&folder)).unwrap();
+                folder.name
+            };
+            let runs: Vec<_> = (0..8).map(|_| scope.spawn(begin)).collect();
             runs.into_iter().map(|run| run.join().unwrap()).collect()
         });
         assert_eq!(names.len(), 8);
         let latest = fs::read_link(reports.path().join(LATEST)).unwrap();
         assert!(names.contains(latest.to_str().unwrap()));
+    }
+
+    fn head(folder: &RunFolder) -> RunStarted {
+        folder.head(HostKind::Sim, HostProfile::of(HostKind::Sim))
+    }
+
+    /// Else every command that looks at all runs would meet it.
+    #[test]
+    fn a_run_that_cannot_begin_leaves_nothing() {
+        let reports = tempfile::tempdir().unwrap();
+        let folder = RunFolder::create(reports.path()).unwrap();
+        // No file can replace it.
+        fs::create_dir(folder.path().join(journal::FILE)).unwrap();
+        assert!(folder.begin(head(&folder)).is_err());
+        fs::remove_dir(folder.path().join(journal::FILE)).unwrap();
+        assert!(!reports.path().join(LATEST).is_symlink());
+        folder.begin(head(&folder)).unwrap();
+        assert!(reports.path().join(LATEST).is_symlink());
     }
 
     #[test]

@@ -203,14 +203,7 @@ impl Journal {
 
     /// Appends an event that happened at another time, in microseconds since its run started.
     pub fn write_at(&self, at: u64, event: &Event) -> Result<(), JournalError> {
-        #[derive(Serialize)]
-        struct LineRef<'a> {
-            at: u64,
-            event: &'a Event,
-        }
-        let mut line = serde_json::to_vec(&LineRef { at, event })
-            .map_err(|source| self.failure(source.into()))?;
-        line.push(b'\n');
+        let line = line(at, event).map_err(|source| self.failure(source.into()))?;
         let mut append = self.lock();
         if let Some(broken) = append.broken {
             return Err(self.failure(broken.again()));
@@ -244,6 +237,18 @@ impl Journal {
             source,
         }
     }
+}
+
+/// An event as a line of a journal.
+pub(crate) fn line(at: u64, event: &Event) -> serde_json::Result<Vec<u8>> {
+    #[derive(Serialize)]
+    struct LineRef<'a> {
+        at: u64,
+        event: &'a Event,
+    }
+    let mut line = serde_json::to_vec(&LineRef { at, event })?;
+    line.push(b'\n');
+    Ok(line)
 }
 
 /// Length of a file up to and with its last line end.

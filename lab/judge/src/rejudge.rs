@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use miette::Diagnostic;
-use tdxlab_journal::folder::{FolderError, RunFolder};
+use tdxlab_journal::folder::{FolderError, RunFolder, command_line};
 use tdxlab_journal::journal::{self, Event, JournalError, PlanId, RunStarted};
 use tdxlab_journal::reader::JournalReader;
 use tdxlab_journal::verdict::Verdict;
@@ -65,6 +65,7 @@ pub fn rejudge(
     reports: &Path,
 ) -> Result<RunFolder, RejudgeError> {
     let mut head = recording.head().clone();
+    head.allowed_log = allowed_log.texts().to_vec();
     if module.is_some() {
         head.profile = Some(HostProfile {
             module,
@@ -80,13 +81,12 @@ pub fn rejudge(
         }
     };
     let folder = RunFolder::create(reports)?;
-    let journal = folder.journal()?;
     let offer = HostAndDesign {
         host: head.profile(),
         design,
     };
     let mut bench = Bench::new(&head, offer, allowed_log);
-    journal.write(&Event::RunStarted(renamed(&head, design, &folder)))?;
+    let journal = folder.begin(renamed(&head, design, &folder))?;
     while let Some(line) = recording.next_line()? {
         for event in bench.take(line.event)? {
             journal.write_at(line.at, &event)?;
@@ -106,7 +106,7 @@ fn renamed(head: &RunStarted, design: &Design, folder: &RunFolder) -> RunStarted
         tdxlab: env!("CARGO_PKG_VERSION").to_owned(),
         run: folder.name().to_owned(),
         started: folder.started().to_string(),
-        command: std::env::args().collect(),
+        command: command_line(),
         host_reason: after_rehearsal(&facts, "recorded there".to_owned()),
         facts,
         design: design.name.to_owned(),

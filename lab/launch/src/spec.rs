@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use miette::Diagnostic;
 use tdxlab_host::Host;
-use tdxlab_journal::folder::{FolderError, RunFolder};
-use tdxlab_journal::journal::{self, Event, Journal, JournalError, Part, PlanId, RunStarted};
+use tdxlab_journal::folder::{FolderError, RunFolder, recorded};
+use tdxlab_journal::journal::{self, Journal, JournalError, Part, PlanId, RunStarted};
 use tdxlab_judge::{AllowList, HostOracle};
 use tdxlab_plan::needs::HostAndDesign;
 use tdxlab_plan::{Design, Repeat};
@@ -61,6 +61,8 @@ pub struct FinishedRun {
     pub report: Report,
     /// Where its files are.
     pub folder: PathBuf,
+    /// Why one of them could not be written, to be said after all that can be shown.
+    pub unwritten: Option<FolderError>,
 }
 
 impl FinishedRun {
@@ -68,15 +70,28 @@ impl FinishedRun {
     ///
     /// # Errors
     ///
-    /// Its journal cannot be read, or a report cannot be written.
+    /// Its journal cannot be read.
     pub fn of(folder: &RunFolder) -> Result<FinishedRun, RunError> {
         let report =
             report::from_journal(&folder.path().join(journal::FILE)).map_err(FolderError::from)?;
-        report::write_all(&report, folder.path())?;
-        Ok(FinishedRun {
+        Ok(FinishedRun::written(report, folder.path()))
+    }
+
+    fn written(report: Report, folder: &Path) -> FinishedRun {
+        FinishedRun {
+            unwritten: report::write_all(&report, folder).err(),
             report,
-            folder: folder.path().to_owned(),
-        })
+            folder: folder.to_owned(),
+        }
+    }
+
+    /// Whether all its files are there.
+    ///
+    /// # Errors
+    ///
+    /// The first that could not be written.
+    pub fn whole(&mut self) -> Result<(), FolderError> {
+        self.unwritten.take().map_or(Ok(()), Err)
     }
 }
 
@@ -134,11 +149,9 @@ impl<'a> RunSpec<'a> {
     /// Runs everything, below `reports`, and writes every report file.
     pub fn run(self, reports: &Path) -> Result<FinishedRun, RunError> {
         let folder = RunFolder::create(reports)?;
-        let journal = folder.journal()?;
+        let journal = folder.begin(self.head(&folder))?;
         let all: Vec<(PlanId, &TestCase)> = (0..).map(PlanId).zip(self.items).collect();
-        let outcome = journal
-            .write(&self.head(&folder))
-            .and_then(|()| self.go(&folder, &journal, &all));
+        let outcome = self.go(&folder, &journal, &all);
         finish(outcome, &folder, &journal)
     }
 
@@ -206,8 +219,8 @@ impl<'a> RunSpec<'a> {
         facts
     }
 
-    fn head(&self, folder: &RunFolder) -> Event {
-        Event::RunStarted(RunStarted {
+    fn head(&self, folder: &RunFolder) -> RunStarted {
+        RunStarted {
             host_reason: self.host_reason.clone(),
             facts: self.facts(),
             fault: self.host.fault(),
@@ -219,12 +232,12 @@ impl<'a> RunSpec<'a> {
                 .iter()
                 .map(|item| item.plan.name.clone())
                 .collect(),
-            paths: self.paths.clone(),
+            paths: recorded(&self.paths),
             allowed_log: self.allowed_log.texts().to_vec(),
             part: self.part.clone(),
             repeat: self.repeat,
             ..folder.head(self.host.kind(), self.host.profile())
-        })
+        }
     }
 }
 
@@ -234,22 +247,22 @@ fn finish(
     folder: &RunFolder,
     journal: &Journal,
 ) -> Result<FinishedRun, RunError> {
-    let finished = report::from_journal(journal.path()).map(|report| FinishedRun {
-        report,
-        folder: folder.path().to_owned(),
-    });
-    match (outcome, finished) {
-        (Ok(()), Ok(finished)) => {
-            report::write_all(&finished.report, &finished.folder)?;
-            Ok(finished)
-        }
+    let report = report::from_journal(journal.path());
+    match (outcome, report) {
+        (Ok(()), Ok(report)) => Ok(FinishedRun::written(report, folder.path())),
         (Ok(()), Err(error)) => Err(RunError::CutOff {
             error,
             so_far: None,
         }),
-        (Err(error), finished) => Err(RunError::CutOff {
+        (Err(error), report) => Err(RunError::CutOff {
             error,
-            so_far: finished.ok().map(Box::new),
+            so_far: report.ok().map(|report| {
+                Box::new(FinishedRun {
+                    report,
+                    folder: folder.path().to_owned(),
+                    unwritten: None,
+                })
+            }),
         }),
     }
 }

@@ -14,6 +14,7 @@
 //! | [`conversation`] | messages to and from a program in a guest |
 //! | [`agent`] | the conversation with the micro guest |
 //! | [`fds`] | duplicating its memory file descriptors |
+//! | [`scratch`] | temporary folders that do not stay when the lab is killed |
 //! | [`head_tail`], [`mod@cut`] | bounds on what is kept and shown |
 //! | [`error`] | errors, each with a remedy |
 
@@ -32,6 +33,7 @@ pub mod qga;
 pub mod qmp;
 mod ram;
 mod record;
+pub mod scratch;
 mod socket;
 mod spawner;
 pub mod version;

@@ -11,7 +11,8 @@ use super::{Report, html, junit, ktap};
 /// Names of the files [`write_all`] makes beside the journal.
 pub const REPORT_FILES: [&str; 4] = ["report.json", "junit.xml", "results.ktap", "report.html"];
 
-/// Writes every format into the folder of the run.
+/// Writes every format into the folder of the run: also those after one that could not be written, which
+/// is the error.
 pub fn write_all(report: &Report, folder: &Path) -> Result<(), FolderError> {
     let pictures = Pictures::from_journal(&folder.join(journal::FILE))?;
     let json = serde_json::to_vec_pretty(report).unwrap_or_default();
@@ -21,8 +22,9 @@ pub fn write_all(report: &Report, folder: &Path) -> Result<(), FolderError> {
         ktap::render(report).into_bytes(),
         html::render(report, &pictures, folder, None).into_bytes(),
     ];
-    for (name, content) in REPORT_FILES.iter().zip(contents) {
-        write_whole(&folder.join(name), &content)?;
-    }
-    Ok(())
+    let files = REPORT_FILES.iter().zip(contents);
+    let written = files.map(|(name, content)| write_whole(&folder.join(name), &content));
+    // Each is tried.
+    let written: Vec<Result<(), FolderError>> = written.collect();
+    written.into_iter().collect()
 }

@@ -13,7 +13,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use miette::Diagnostic;
-use tdxlab_journal::folder::{FolderError, RunFolder};
+use tdxlab_journal::folder::{FolderError, RunFolder, command_line};
 use tdxlab_journal::journal::{self, Event, JournalError, PlanId, RunStarted};
 use tdxlab_journal::reader::JournalReader;
 use tdxlab_journal::verdict::Verdict;
@@ -186,8 +186,7 @@ pub fn merge(folders: &[PathBuf], reports: &Path, mixed: bool) -> Result<RunFold
     parts::whole(&sources)?;
     let plans = parts::arrange(&mut sources)?;
     let target = RunFolder::create(reports)?;
-    let journal = target.journal()?;
-    journal.write(&Event::RunStarted(head(&sources, plans, &target)))?;
+    let journal = target.begin(head(&sources, plans, &target))?;
     let mut end = End::default();
     for source in &sources {
         copy(source, &target, &journal, &mut end)?;
@@ -323,7 +322,7 @@ fn head(sources: &[Source], plans: Vec<String>, target: &RunFolder) -> RunStarte
         tdxlab: first.tdxlab.clone(),
         run: target.name().to_owned(),
         started: started.cloned().unwrap_or_default(),
-        command: std::env::args().collect(),
+        command: command_line(),
         host: first.host,
         profile: first.profile,
         host_reason: after_rehearsal(&facts, format!("merged from {} runs", sources.len())),

@@ -14,7 +14,7 @@ use tdxlab_judge::{AllowList, HostOracle};
 use tdxlab_plan::Design;
 use tdxlab_plan::needs::HostAndDesign;
 use tdxlab_qemu::interrupt::Interrupt;
-use tempfile::TempDir;
+use tdxlab_qemu::scratch::Scratch;
 
 use super::context::{KeepEvidence, NoProgress, RunContext, TestCase};
 use super::hooks::NoHooks;
@@ -28,7 +28,7 @@ pub struct InMemoryRunner<'a> {
     interrupt: &'a Interrupt,
     patience: Duration,
     folder: RunFolder,
-    _room: TempDir,
+    _room: Scratch,
 }
 
 impl<'a> InMemoryRunner<'a> {
@@ -37,13 +37,10 @@ impl<'a> InMemoryRunner<'a> {
         host: &'a dyn Host,
         design: &'static Design,
     ) -> Result<InMemoryRunner<'a>, FolderError> {
-        let room = tempfile::Builder::new()
-            .prefix("tdxlab-trial-")
-            .tempdir()
-            .map_err(|source| FolderError::Write {
-                path: std::env::temp_dir(),
-                source,
-            })?;
+        let room = Scratch::new().map_err(|source| FolderError::Write {
+            path: std::env::temp_dir(),
+            source,
+        })?;
         Ok(InMemoryRunner {
             host,
             design,

@@ -262,9 +262,11 @@ impl PlanRun<'_> {
     ) -> Result<(), Stop> {
         let judgement = judge.end(&ending);
         self.verdict = self.verdict.and(judgement.verdict);
-        // It is numbered after the last step.
-        let place = u32::try_from(self.plan.steps.len()).unwrap_or(u32::MAX);
-        self.signature.add(place, &judgement);
+        self.signature.add_end(self.plan, &judgement);
+        // Where there is a fault, what the end shows is its doing; it was asked before the end.
+        if judgement.verdict == Verdict::Fail {
+            self.fault_reached = self.fault_reached.map(|_| true);
+        }
         if judgement.verdict != Verdict::Pass {
             let text = serde_json::to_string_pretty(&ending).unwrap_or_default();
             let _ = writeln!(self.samples, "# after the end\n{text}");

@@ -62,6 +62,7 @@ impl Machine {
             .args(arguments)
             .env("TDXLAB_SWEEP_PROC", self.proc())
             .env("TDXLAB_SWEEP_TRACING", self.tracing())
+            .env("TMPDIR", self.folder.path())
             .output()
             .unwrap()
     }
@@ -211,4 +212,21 @@ fn a_machine_without_tracing_is_swept_all_the_same() {
     fs::remove_dir_all(machine.tracing()).unwrap();
     assert_eq!(machine.sweep(&[]), "");
     assert!(Path::new(&machine.proc()).is_dir());
+}
+
+#[test]
+fn folders_that_nobody_holds_are_removed_and_no_other() {
+    let machine = Machine::new();
+    let room = |name: &str| {
+        let folder = machine.folder.path().join(format!("tdxlab-room-{name}"));
+        fs::create_dir_all(folder.join("room")).unwrap();
+        (fs::File::create(folder.join("lock")).unwrap(), folder)
+    };
+    let (held, living) = room("living");
+    held.lock().unwrap();
+    let (_, stale) = room("stale");
+    machine.sweep(&["--dry-run"]);
+    assert!(stale.is_dir());
+    machine.sweep(&[]);
+    assert!(living.is_dir() && !stale.exists());
 }

@@ -13,12 +13,16 @@ use super::matrix::{Catch, Matrix, Row};
 pub fn markdown(matrix: &Matrix) -> String {
     let mut out = format!(
         "On `{}`: {} of {} faults caught, {} by the witness one would expect, {} at one step by two \
-         witnesses or more.\n",
+         witnesses or more{}.\n",
         matrix.host.name(),
         matrix.rows.len() - matrix.escaped().count(),
         matrix.rows.len(),
         matrix.as_expected(),
         matrix.by_two_witnesses(),
+        match matrix.untried {
+            0 => String::new(),
+            untried => format!("; {untried} not tried"),
+        },
     );
     for topic in TOPICS {
         let rows: Vec<&Row> = topic

@@ -15,7 +15,6 @@ pub use pick::caught;
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use miette::Diagnostic;
@@ -72,7 +71,6 @@ impl Qualify<'_> {
     /// Tries all faults. An interrupted matrix holds the faults that were tried.
     pub fn run(&self) -> Result<Matrix, QualifyError> {
         let started = Instant::now();
-        let begun = AtomicUsize::new(0);
         let rows = Mutex::new(BTreeMap::new());
         let sound = Sound::new(self)?;
         let faults: Vec<(usize, &'static Fault)> =
@@ -81,7 +79,6 @@ impl Qualify<'_> {
             if self.interrupt.is_raised() {
                 return Ok(false);
             }
-            begun.fetch_add(1, Ordering::Relaxed);
             let row = self.try_fault(fault, &sound)?;
             if self.interrupt.is_raised() {
                 return Ok(false);
@@ -90,11 +87,11 @@ impl Qualify<'_> {
             rows.lock().insert(index, row);
             Ok::<_, QualifyError>(true)
         })?;
-        let rows = rows.into_inner();
+        let rows: Vec<Row> = rows.into_inner().into_values().collect();
         Ok(Matrix {
             host: self.host,
-            rows: rows.into_values().collect(),
-            untried: self.faults.len() - begun.into_inner(),
+            untried: self.faults.len() - rows.len(),
+            rows,
             took: started.elapsed(),
         })
     }
@@ -164,13 +161,13 @@ impl Qualify<'_> {
             match tried.outcome.verdict {
                 Verdict::Skip => continue,
                 Verdict::Pass => {}
-                Verdict::Fail if !sound.passes(design, plan)? => row.unjudged.push(Unjudged {
+                Verdict::Fail if !sound.passes(design, one)? => row.unjudged.push(Unjudged {
                     plan: item.plan.name.clone(),
                     reason: "it fails without a fault too".to_owned(),
                 }),
                 Verdict::Fail => row.catches.extend(pick::caught(plan, &item, &tried)),
                 Verdict::Error => match pick::stuck(plan, &item, &tried) {
-                    Some(catch) if sound.passes(design, plan)? => row.catches.push(catch),
+                    Some(catch) if sound.passes(design, one)? => row.catches.push(catch),
                     _ => row.unjudged.push(Unjudged {
                         plan: item.plan.name.clone(),
                         reason: tried.outcome.reason.unwrap_or_default(),
@@ -222,7 +219,8 @@ fn design(fault: &Fault) -> &'static Design {
 /// Plans that pass on the host without a fault; evaluated lazily.
 struct Sound<'a> {
     qualify: Option<(&'a [TestCase], Box<dyn Host>, Duration)>,
-    known: Mutex<BTreeMap<(&'static str, usize), bool>>,
+    /// By design and plan: with how many chances it was run, and whether it passed each time.
+    known: Mutex<BTreeMap<(&'static str, usize), (u64, bool)>>,
 }
 
 impl<'a> Sound<'a> {
@@ -245,16 +243,28 @@ impl<'a> Sound<'a> {
         }
     }
 
-    fn passes(&self, design: &'static Design, plan: usize) -> Result<bool, QualifyError> {
+    /// Whether a plan passes without a fault, with every seed that it was given under one.
+    fn passes(&self, design: &'static Design, tried: Try) -> Result<bool, QualifyError> {
         let Some((items, host, patience)) = &self.qualify else {
             return Ok(true);
         };
-        if let Some(&known) = self.known.lock().get(&(design.name, plan)) {
-            return Ok(known);
+        let key = (design.name, tried.plan);
+        let known = self.known.lock().get(&key).copied();
+        let (mut chances, mut passes) = known.unwrap_or((0, true));
+        if passes && chances <= tried.chance {
+            let trial = InMemoryRunner::new(host.as_ref(), design)?.with_patience(*patience);
+            while passes && chances <= tried.chance {
+                let plan = tried.plan;
+                let one = Try {
+                    plan,
+                    chance: chances,
+                };
+                let item = one.of(&items[plan]);
+                passes = trial.run(&item).outcome.verdict == Verdict::Pass;
+                chances += 1;
+            }
+            self.known.lock().insert(key, (chances, passes));
         }
-        let trial = InMemoryRunner::new(host.as_ref(), design)?.with_patience(*patience);
-        let passes = trial.run(&items[plan]).outcome.verdict == Verdict::Pass;
-        self.known.lock().insert((design.name, plan), passes);
         Ok(passes)
     }
 }

@@ -25,7 +25,10 @@ fn hunt(host: &SimHost, design: &Design, first: u64, guests: u64) -> (u64, Optio
                 return (plans, run.failed);
             }
         }
-        windows.end().unwrap();
+        let failed = windows.end();
+        if failed.is_some() {
+            return (plans, failed);
+        }
     }
     (plans, None)
 }

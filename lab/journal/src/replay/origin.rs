@@ -38,10 +38,12 @@ fn started(path: &Path) -> Result<BTreeMap<PlanId, Replay>, ReplayError> {
     let mut recording = JournalReader::open(path)?;
     let head = recording.head().clone();
     let mut found: BTreeMap<PlanId, Replay> = BTreeMap::new();
+    let mut signed: BTreeMap<PlanId, Signature> = BTreeMap::new();
     while let Some(line) = recording.next_line()? {
         match line.event {
             Event::PlanStarted { plan, body, .. } => {
                 found.insert(plan, begun(&head, body));
+                signed.insert(plan, Signature::passing());
             }
             Event::StepObserved {
                 plan,
@@ -59,16 +61,33 @@ fn started(path: &Path) -> Result<BTreeMap<PlanId, Replay>, ReplayError> {
                 judgement,
                 ..
             } => {
-                if let Some(ended) = ended(&mut found, plan) {
-                    ended.add(step, &judgement);
+                if let Some(signature) = signed.get_mut(&plan) {
+                    signature.add(step, &judgement);
+                }
+            }
+            Event::Ended {
+                plan, judgement, ..
+            } => {
+                if let (Some(signature), Some(replay)) = (signed.get_mut(&plan), found.get(&plan)) {
+                    signature.add_end(&replay.plan, &judgement);
                 }
             }
             Event::PlanEnded { plan, verdict, .. } => {
-                if let Some(ended) = ended(&mut found, plan) {
-                    ended.verdict = verdict;
+                if let Some(signature) = signed.remove(&plan) {
+                    let signature = Signature {
+                        verdict,
+                        ..signature
+                    };
+                    ends(&mut found, plan, signature);
                 }
             }
             _ => {}
+        }
+    }
+    // A plan that did not come to its end has not passed, but what failed in it did.
+    for (plan, signature) in signed {
+        if signature.step.is_some() {
+            ends(&mut found, plan, signature);
         }
     }
     Ok(found)
@@ -84,15 +103,18 @@ fn begun(head: &RunStarted, plan: tdxlab_plan::Plan) -> Replay {
             module: head.profile().module,
             fault: head.fault.as_ref().map(|fault| fault.name.clone()),
             allowed_log: head.allowed_log.clone(),
-            ended: Some(Signature::passing()),
+            ended: None,
         }),
         plan,
         orders: BTreeMap::new(),
     }
 }
 
-fn ended(found: &mut BTreeMap<PlanId, Replay>, plan: PlanId) -> Option<&mut Signature> {
-    found.get_mut(&plan)?.recorded.as_mut()?.ended.as_mut()
+fn ends(found: &mut BTreeMap<PlanId, Replay>, plan: PlanId, signature: Signature) {
+    let replay = found.get_mut(&plan);
+    if let Some(recorded) = replay.and_then(|replay| replay.recorded.as_mut()) {
+        recorded.ended = Some(signature);
+    }
 }
 
 fn named(

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
+use tdxlab_plan::Plan;
 
 use crate::{Judgement, Verdict, Witness};
 
@@ -39,6 +40,12 @@ impl Signature {
             self.step = Some(step.saturating_add(1));
             self.witnesses = judgement.findings.iter().map(|f| f.witness).collect();
         }
+    }
+
+    /// Takes the judged end of the guest in, which is numbered after the last step of its plan.
+    pub fn add_end(&mut self, plan: &Plan, judgement: &Judgement) {
+        let place = u32::try_from(plan.steps.len()).unwrap_or(u32::MAX);
+        self.add(place, judgement);
     }
 }
 

@@ -5,10 +5,12 @@ use std::collections::BTreeSet;
 use std::path::Path;
 use std::time::Duration;
 
-use tdxlab_plan::{Action, Backing, Design, HostKind, Op};
+use tdxlab_plan::{Action, Backing, Design, HostKind, HostProfile, MemoryMap, Op};
 
 use super::*;
-use crate::Verdict;
+use crate::folder::RunFolder;
+use crate::journal::Event;
+use crate::{Judgement, PlanId, Verdict};
 
 const VERSION_1: &str = include_str!("fixtures/version-1.json");
 const VERSION_2: &str = include_str!("fixtures/version-2.json");
@@ -117,4 +119,56 @@ fn an_order_of_a_step_that_does_not_race_is_refused() {
     assert!(said.contains("in which nothing races"), "{said}");
     let wrong = VERSION_3.replace("@57: 2", "@57 2");
     assert!(refusal(&wrong).contains("`@57: 2`"), "{}", refusal(&wrong));
+}
+
+/// A plan that was running when its run was killed has not passed.
+#[test]
+fn a_plan_without_an_end_has_none_unless_it_had_failed() {
+    let reports = tempfile::tempdir().unwrap();
+    let judged = |verdict| Event::StepJudged {
+        plan: PlanId(0),
+        step: 1,
+        judgement: Judgement {
+            verdict,
+            findings: Vec::new(),
+            findings_omitted: 0,
+            heard: Vec::new(),
+            missing: Vec::new(),
+            content: Vec::new(),
+            spans_omitted: 0,
+        },
+        map: MemoryMap::default(),
+    };
+    let end = |verdict| Event::PlanEnded {
+        plan: PlanId(0),
+        verdict,
+        reason: None,
+        micros: 0,
+        evidence: None,
+        fault_reached: None,
+    };
+    let ended = |events: &[Event]| {
+        let folder = RunFolder::create(reports.path()).unwrap();
+        let host = HostKind::Sim;
+        let head = folder.head(host, HostProfile::of(host));
+        let journal = folder.begin(head).unwrap();
+        let started = Event::PlanStarted {
+            plan: PlanId(0),
+            scenario: None,
+            body: read(VERSION_3).unwrap().plan,
+        };
+        for event in [&started].into_iter().chain(events) {
+            journal.write(event).unwrap();
+        }
+        let found = all(journal.path()).unwrap().swap_remove(0);
+        found.recorded.unwrap().ended
+    };
+    let passed = judged(Verdict::Pass);
+    assert_eq!(ended(std::slice::from_ref(&passed)), None);
+    assert_eq!(
+        ended(&[passed, end(Verdict::Pass)]),
+        Some(Signature::passing())
+    );
+    let failed = ended(&[judged(Verdict::Fail)]).unwrap();
+    assert_eq!((failed.verdict, failed.step), (Verdict::Fail, Some(2)));
 }

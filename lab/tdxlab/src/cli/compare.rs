@@ -11,6 +11,7 @@ use tdxlab_host_soft::sim::SimHost;
 use tdxlab_plan::Design;
 use tdxlab_plan::text::Micros;
 use tdxlab_qemu::interrupt::Interrupt;
+use tdxlab_qemu::scratch::Scratch;
 use tdxlab_report::terminal::{count, paint};
 use tdxlab_report::{FindingReport, Report, ScenarioReport, StepReport, table};
 use tdxlab_run::{NoProgress, PoolOptions, TestCase};
@@ -66,6 +67,10 @@ const DESIGNS: [&str; 3] = ["v3", "v5", "headtail"];
 impl Compare {
     pub(super) fn execute(self) -> Result<u8, CliError> {
         if self.host == CompareHost::Rehearsal {
+            options::of_sim_only(&[
+                ("--module", self.played.module.is_some()),
+                ("--all", self.all),
+            ])?;
             return compare_kernel::compare(&self.scenarios, &self.designs);
         }
         let names: Vec<&str> = match self.designs.as_slice() {
@@ -77,7 +82,7 @@ impl Compare {
             .map(options::design)
             .collect::<Result<Vec<_>, _>>()?;
         let items = load::items(load::load(&self.scenarios)?);
-        let folder = tempfile::tempdir().map_err(|source| CliError::System {
+        let folder = Scratch::new().map_err(|source| CliError::System {
             doing: "making a temporary folder".to_owned(),
             source,
         })?;

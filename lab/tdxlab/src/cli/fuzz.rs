@@ -1,7 +1,9 @@
 //! `tdxlab fuzz`: random scenarios, and the smallest one that fails.
 
+mod kept;
+
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,15 +11,15 @@ use clap::Args;
 use serde_json::json;
 use tdxlab_faults::Fault;
 use tdxlab_fuzz as fuzz;
-use tdxlab_fuzz::{Budget, ENDS, Found, Fuzz, FuzzProgress, Outcome, Target};
+use tdxlab_fuzz::{Budget, ENDS, Fuzz, FuzzProgress, Outcome, Target};
 use tdxlab_host::Host;
 use tdxlab_host_soft::sim::SimHost;
 use tdxlab_journal::folder::write_whole;
-use tdxlab_journal::replay::{Replay, ReplayOrigin, Signature};
-use tdxlab_plan::{HostKind, HostProfile, Races, TdxModule};
+use tdxlab_plan::{HostKind, HostProfile, Races};
+use tdxlab_qemu::scratch::Scratch;
 use tdxlab_report::terminal::count;
-use tdxlab_scenario as scenario;
 
+use self::kept::Kept;
 use super::error::CliError;
 use super::options::{self, HostName, PlayedModule};
 use super::{exit, output, progress, rounds, signals};
@@ -27,9 +29,9 @@ use tdxlab_launch::select::{self, Played};
 /// first that fails, and leaves it as a scenario file.
 #[derive(Args, Debug)]
 pub(super) struct FuzzCommand {
-    /// Where guests run; auto is sim
-    #[arg(long, value_enum, default_value = "auto", env = "TDXLAB_HOST")]
-    host: HostName,
+    /// Where guests run; by default, and by auto, sim [env: TDXLAB_HOST]
+    #[arg(long, value_enum)]
+    host: Option<HostName>,
     /// Design to follow or to expect; by default headtail, on tdx and kvm as detected
     #[arg(long, value_name = "D")]
     design: Option<String>,
@@ -42,7 +44,7 @@ pub(super) struct FuzzCommand {
     #[arg(long = "for", value_name = "TIME", value_parser = duration, conflicts_with = "count")]
     time: Option<Duration>,
     /// Stop after N scenarios
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     count: Option<u64>,
     /// Scenarios run in parallel; by default one per CPU, on tdx and kvm one at a time
     #[arg(long, short, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
@@ -72,7 +74,8 @@ fn duration(text: &str) -> Result<Duration, String> {
 }
 
 impl FuzzCommand {
-    pub(super) fn execute(self) -> Result<u8, CliError> {
+    pub(super) fn execute(mut self) -> Result<u8, CliError> {
+        self.host = options::or_environment(self.host, "TDXLAB_HOST")?;
         let asked = self.design.as_deref().map(options::design).transpose()?;
         let fault = options::fault(self.fault.as_deref())?;
         if let Some(design) = asked {
@@ -91,7 +94,7 @@ impl FuzzCommand {
         let interrupt = signals::install()?;
         let seed = self.seed.unwrap_or_else(rand::random);
         let folder = self.folder(seed)?;
-        let room = tempfile::tempdir().map_err(|source| CliError::System {
+        let room = Scratch::new().map_err(|source| CliError::System {
             doing: "making a temporary folder".to_owned(),
             source,
         })?;
@@ -127,24 +130,34 @@ impl FuzzCommand {
         output::say(fuzz::chart(&outcome.coverage, target));
         let summary = summary(&outcome, campaign.jobs, target);
         output::say(&summary);
-        let story = outcome
-            .found
-            .as_ref()
-            .map(|found| keep(found, &campaign, self.played.module, &folder))
-            .transpose()?;
+        let kept = outcome.found.as_ref();
+        let kept = kept.map(|found| Kept::of(found, &campaign, self.played.module, &folder));
         let head = format!("Design {}, host {}, seed {seed}.", design.name, kind.name());
         let mut text = format!("# Random scenarios\n\n{head}\n\n{summary}\n\n");
         text += "Each cell: classes of alignment of both ends that came, of those that can; and how \
                  often in all. `-` is a hole, `.` cannot be.\n\n";
         text += &fuzz::markdown(&outcome.coverage, target);
-        if let Some(story) = &story {
-            output::say(story);
-            text += &format!("\n{story}\n");
+        // Said before it is written, which may fail.
+        if let Some(kept) = &kept {
+            output::say(&kept.story);
+            text += &format!("\n{}\n", kept.story);
         }
-        write_whole(&folder.join("fuzz.md"), text.as_bytes())?;
-        let json = json(&outcome, &campaign, target);
-        write_whole(&folder.join("fuzz.json"), format!("{json:#}\n").as_bytes())?;
-        output::say(format!("report: {}", folder.display()));
+        if let Some(error) = &outcome.broken {
+            output::note(format!("another worker could not go on: {error}"));
+        }
+        let json = format!("{:#}\n", json(&outcome, &campaign, target));
+        let written = kept
+            .as_ref()
+            .map_or(Ok(()), |kept| kept.write(&folder))
+            .and_then(|()| write_whole(&folder.join("fuzz.md"), text.as_bytes()))
+            .and_then(|()| write_whole(&folder.join("fuzz.json"), json.as_bytes()));
+        match written {
+            Ok(()) => output::say(format!("report: {}", folder.display())),
+            Err(error) if kept.is_some() => {
+                output::note(format!("what was found is only above: {error}"));
+            }
+            Err(error) => return Err(error.into()),
+        }
         Ok(match &outcome.found {
             Some(found) if found.failure.verdict == tdxlab_journal::Verdict::Error => exit::LAB,
             Some(_) => exit::FAILED,
@@ -155,10 +168,10 @@ impl FuzzCommand {
 
     fn kind(&self) -> HostKind {
         match self.host {
-            HostName::Tdx => HostKind::Tdx,
-            HostName::Kvm => HostKind::Kvm,
-            HostName::Soft => HostKind::Soft,
-            HostName::Auto | HostName::Sim => HostKind::Sim,
+            Some(HostName::Tdx) => HostKind::Tdx,
+            Some(HostName::Kvm) => HostKind::Kvm,
+            Some(HostName::Soft) => HostKind::Soft,
+            None | Some(HostName::Auto | HostName::Sim) => HostKind::Sim,
         }
     }
 
@@ -170,14 +183,15 @@ impl FuzzCommand {
             nice: None,
         };
         let why = match self.host {
-            HostName::Auto => "default of fuzz: most steps a second",
+            None | Some(HostName::Auto) => "default of fuzz: most steps a second",
             _ => "--host sim",
         };
         if self.kind() == HostKind::Sim {
             let host = played.on(SimHost::in_memory());
             return Ok((Box::new(host), why.to_owned()));
         }
-        let selected = select::select_with(self.host.into(), played)?;
+        let host = self.host.unwrap_or(HostName::Auto);
+        let selected = select::select_with(host.into(), played)?;
         Ok((selected.host, selected.why))
     }
 
@@ -191,119 +205,6 @@ impl FuzzCommand {
         })?;
         Ok(folder)
     }
-}
-
-/// Writes a failing plan as scenario and as replay file; returns a description.
-fn keep(
-    found: &Found,
-    campaign: &Fuzz<'_>,
-    module: Option<TdxModule>,
-    folder: &Path,
-) -> Result<String, CliError> {
-    let failure = &found.shrunk.failure;
-    let witness = failure.witnesses.first().map_or("lab", |w| w.name());
-    let slug: String = witness
-        .to_lowercase()
-        .chars()
-        .map(|c| if c.is_ascii_alphanumeric() { c } else { '-' })
-        .collect();
-    let name = format!("fuzz/{slug}-{:08x}", found.plan.seed & 0xffff_ffff);
-    let about = format!("Found at random with seed {}: {failure}.", found.plan.seed);
-    let mut plan = found.shrunk.plan.clone();
-    // A file with such a touch says on which module it can be predicted.
-    if plan.has_same_rip() {
-        plan.needs.module = module.or(campaign.host.profile().module);
-    }
-    let text = fuzz::scenario(&plan, campaign.design, &name, &about);
-    let path = folder.join("scenario.yaml");
-    write_whole(&path, text.as_bytes())?;
-    plan.name = name;
-    plan.about = about;
-    // A replay boots what the plan needs, whatever the host plays otherwise.
-    plan.needs.module = module;
-    replay(plan, failure, campaign, &folder.join("replay.json"))?;
-    let mut drawn = found.plan.clone();
-    drawn.needs.module = module;
-    replay(drawn, &found.failure, campaign, &folder.join("drawn.json"))?;
-    let same = fails_alike(&path, found, campaign);
-    let mut story = format!(
-        "failure: {}\nreproduced {}/{}; shrunk from {} to {} in {}\n",
-        failure,
-        found.again,
-        fuzz::CONFIRMATIONS,
-        found.plan.steps.len(),
-        count(found.shrunk.plan.steps.len(), "step"),
-        count(found.shrunk.tried, "attempt"),
-    );
-    story += &format!("\n{text}\n");
-    story += match same {
-        true => "to see it fail again:\n  ",
-        false => "scenario.yaml does not fail when run from the file; the replay does:\n",
-    };
-    let fault = campaign
-        .host
-        .fault()
-        .map_or(String::new(), |fault| format!(" --fault {}", fault.name));
-    let played = module.map_or(String::new(), |module| format!(" --module {module}"));
-    if same {
-        story += &format!(
-            "tdxlab run {} --host {} --design {}{fault}{played}\n",
-            path.display(),
-            campaign.host.kind().name(),
-            campaign.design.name
-        );
-    }
-    // The folder of a hunt is no run, so `reports/latest` stays with the last run.
-    story += &format!("  tdxlab replay {}", folder.join("replay.json").display());
-    Ok(story)
-}
-
-fn replay(
-    plan: tdxlab_plan::Plan,
-    failure: &fuzz::Failure,
-    campaign: &Fuzz<'_>,
-    path: &Path,
-) -> Result<(), CliError> {
-    let step = u32::try_from(failure.step + 1).ok();
-    let replay = Replay {
-        recorded: Some(ReplayOrigin {
-            tdxlab: env!("CARGO_PKG_VERSION").to_owned(),
-            run: "fuzz".to_owned(),
-            host: campaign.host.kind(),
-            design: campaign.design.name.to_owned(),
-            module: campaign.host.profile().module,
-            fault: campaign.host.fault().map(|fault| fault.name.to_owned()),
-            allowed_log: Vec::new(),
-            ended: Some(Signature {
-                verdict: failure.verdict,
-                step,
-                witnesses: failure.witnesses.iter().copied().collect(),
-            }),
-        }),
-        plan,
-        orders: failure.orders.clone(),
-    };
-    Ok(write_whole(path, &replay.to_text())?)
-}
-
-/// Whether the scenario file, read back, fails like the plan it was made of.
-fn fails_alike(path: &Path, found: &Found, campaign: &Fuzz<'_>) -> bool {
-    let plans = scenario::load(path).and_then(|file| {
-        let plans = scenario::expand(&file, None)?;
-        for plan in &plans {
-            scenario::check(plan, &file)?;
-        }
-        Ok(plans)
-    });
-    let Ok([plan]) = plans.as_deref() else {
-        return false;
-    };
-    let room = tempfile::tempdir_in(campaign.folder);
-    let folder = room.as_ref().map_or(campaign.folder, |room| room.path());
-    // `tdxlab run` follows no recorded order.
-    let free = fuzz::Orders::new();
-    let again = fuzz::attempt(campaign.host, campaign.design, plan, &free, folder);
-    again.is_some_and(|again| again.is_like(&found.failure))
 }
 
 fn json(outcome: &Outcome, campaign: &Fuzz<'_>, target: Target) -> serde_json::Value {
@@ -337,7 +238,7 @@ fn json(outcome: &Outcome, campaign: &Fuzz<'_>, target: Target) -> serde_json::V
         "holes": holes,
         "failure": found.map(|found| json!({
             "failed": found.again,
-            "of": fuzz::CONFIRMATIONS,
+            "of": found.runs,
             "what": found.shrunk.failure.to_string(),
             "witnesses": found.shrunk.failure.witnesses,
             "steps_drawn": found.plan.steps.len(),
@@ -387,9 +288,9 @@ fn remarks(host: &dyn Host) -> Vec<String> {
     }
     if profile.races == Races::Started {
         lines.push(format!(
-            "a failure is run again {} times and shrunk with at most {} tries: each boots a guest",
+            "a failure is run again {} times and shrunk with at most {} guests: each takes a boot",
             fuzz::CONFIRMATIONS,
-            fuzz::most_tries(profile)
+            fuzz::most_guests(profile)
         ));
     }
     lines

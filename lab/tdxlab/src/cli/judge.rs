@@ -28,7 +28,7 @@ pub(super) struct JudgeCommand {
     /// depends on it; the new report names it
     #[arg(long, value_name = "V")]
     module: Option<TdxModule>,
-    /// File of kernel log texts to allow, one per line
+    /// File of kernel log texts to allow, one per line; by default the recorded ones
     #[arg(long, value_name = "FILE")]
     allow_log: Option<PathBuf>,
     /// Parent directory for the new report
@@ -39,20 +39,17 @@ pub(super) struct JudgeCommand {
 impl JudgeCommand {
     pub(super) fn execute(self) -> Result<u8, CliError> {
         let design = self.design.as_deref().map(options::design).transpose()?;
-        let allowed_log = options::allow_list(self.allow_log.as_deref())?;
+        let recording = open(&self.folder)?;
+        let allow = self.allow_log.as_deref();
+        let allowed_log = options::allow_list_or(allow, &recording.head().allowed_log)?;
         let recorded = report::from_recording(open(&self.folder)?)?;
-        let folder = rejudge(
-            open(&self.folder)?,
-            design,
-            self.module,
-            allowed_log,
-            &self.out,
-        )?;
-        let finished = FinishedRun::of(&folder)?;
+        let folder = rejudge(recording, design, self.module, allowed_log, &self.out)?;
+        let mut finished = FinishedRun::of(&folder)?;
         output::print(terminal::summary(&finished.report, &finished.folder));
         for line in differences(&recorded, &finished.report) {
             output::say(line);
         }
+        finished.whole()?;
         Ok(exit_code(&finished.report, false))
     }
 }

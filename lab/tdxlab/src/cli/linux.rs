@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use clap::{Args, FromArgMatches, ValueEnum};
 use tdxlab_host::OnHost;
-use tdxlab_journal::folder::RunFolder;
-use tdxlab_journal::journal::{Event, Journal, PlanId, RunStarted};
+use tdxlab_journal::folder::{RunFolder, recorded};
+use tdxlab_journal::journal::{Journal, PlanId, RunStarted};
 use tdxlab_l1::KernelChoice;
 use tdxlab_linux::image::{self, PACKAGE};
 use tdxlab_linux::machine::Td;
@@ -133,7 +133,7 @@ impl Linux {
             journal,
             cases,
         } = match &self.resume {
-            Some(folder) => resumed(folder, host_kind(kind))?,
+            Some(folder) => resumed(folder, host_kind(kind), &self.facts(&place))?,
             None => self.started(kind, &why, &place)?,
         };
         if !self.quiet {
@@ -153,11 +153,12 @@ impl Linux {
         };
         runner.run_all(jobs, &cases)?;
         drop(watcher);
-        let finished = FinishedRun::of(&folder)?;
+        let mut finished = FinishedRun::of(&folder)?;
         output::print(match self.quiet {
             true => terminal::failures(&finished.report, &finished.folder),
             false => terminal::summary(&finished.report, &finished.folder),
         });
+        finished.whole()?;
         Ok(exit_code(&finished.report, false))
     }
 
@@ -293,27 +294,34 @@ impl Linux {
     fn started(&self, kind: GuestKind, why: &str, place: &Place) -> Result<Started, CliError> {
         let cases = load::linux(&self.scenarios())?;
         let folder = RunFolder::create(&self.out)?;
-        let journal = folder.journal()?;
         let fact = |name: &str, value: String| (name.to_owned(), value);
-        let mut facts = vec![
-            fact("Linux guests", why.to_owned()),
-            fact("guest kernel", self.guest_kernel.to_string()),
-        ];
-        facts.extend(self::facts(place));
+        let mut facts = vec![fact("Linux guests", why.to_owned())];
+        facts.extend(self.facts(place));
         let host = host_kind(kind);
-        journal.write(&Event::RunStarted(RunStarted {
+        let journal = folder.begin(RunStarted {
             host_reason: why.to_owned(),
             facts,
             plans: cases.iter().map(|case| case.plan.name.clone()).collect(),
-            paths: self.paths.clone(),
+            paths: recorded(&self.paths),
             seed: self.seed,
             ..folder.head(host, HostProfile::of(host))
-        }))?;
+        })?;
         Ok(Started {
             folder,
             journal,
             cases: (0..).map(PlanId).zip(cases).collect(),
         })
+    }
+
+    /// Facts of the guests and of the machine that they run on.
+    fn facts(&self, place: &Place) -> Vec<(String, String)> {
+        let kernel = ("guest kernel".to_owned(), self.guest_kernel.to_string());
+        let mut facts = vec![kernel];
+        if let BoardName::Q35 = self.board {
+            facts.push(("board".to_owned(), "q35".to_owned()));
+        }
+        facts.extend(self::facts(place));
+        facts
     }
 }
 
@@ -337,8 +345,8 @@ struct Started {
     cases: Vec<(PlanId, LinuxCase)>,
 }
 
-/// The rest of a run, as its journal says it was started.
-fn resumed(folder: &Path, host: HostKind) -> Result<Started, CliError> {
+/// The rest of a run, as its journal says it was started: on guests with the same facts.
+fn resumed(folder: &Path, host: HostKind, facts: &[(String, String)]) -> Result<Started, CliError> {
     let progress = Resumable::of(folder)?;
     let head = &progress.head;
     if !head.is_of_linux() {
@@ -353,6 +361,23 @@ fn resumed(folder: &Path, host: HostKind) -> Result<Started, CliError> {
             format!("{} was on {was}, this would be on {is}", folder.display()),
             "give the same --host as then",
         ));
+    }
+    let names = ["guest kernel", "board", "QEMU", "firmware", "disk"];
+    for name in names {
+        let of = |facts: &[(String, String)]| {
+            let found = facts.iter().find(|(fact, _)| fact == name);
+            found.map_or("none".to_owned(), |(_, value)| value.clone())
+        };
+        let (was, is) = (of(&head.facts), of(facts));
+        if was != is {
+            return Err(CliError::usage(
+                format!(
+                    "{name} of {} was {was}, this would be {is}",
+                    folder.display()
+                ),
+                "give the same options as then",
+            ));
+        }
     }
     let scenarios = Scenarios {
         paths: head.paths.clone(),

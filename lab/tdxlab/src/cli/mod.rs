@@ -105,6 +105,7 @@ enum Command {
 /// Runs the command line and returns its exit code.
 pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     let args: Vec<OsString> = args.into_iter().collect();
+    signals::survive_file_limits();
     // Checked before parsing: an error in the command line must not count as a bad commit.
     if !args.iter().any(|word| word == BISECT) {
         return exit::code(run(args));

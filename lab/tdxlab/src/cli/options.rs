@@ -107,6 +107,39 @@ pub(super) fn fault(name: Option<&str>) -> Result<Option<&'static Fault>, CliErr
     })
 }
 
+/// Refuses options that were given and that a rehearsal does not have.
+pub(super) fn of_sim_only(options: &[(&str, bool)]) -> Result<(), CliError> {
+    match options.iter().find(|(_, given)| *given) {
+        None => Ok(()),
+        Some((option, _)) => Err(CliError::usage(
+            format!("{option} is not for --host rehearsal"),
+            "leave it out",
+        )),
+    }
+}
+
+/// The value of an option: as given, else that of its environment variable, unless that is empty. It is no
+/// part of the command line, with whose words it would be in conflict there.
+pub(super) fn or_environment<T: ValueEnum>(
+    given: Option<T>,
+    variable: &str,
+) -> Result<Option<T>, CliError> {
+    let value = std::env::var(variable).unwrap_or_default();
+    if given.is_some() || value.is_empty() {
+        return Ok(given);
+    }
+    T::from_str(&value, true).map(Some).map_err(|_| {
+        let values = T::value_variants().iter();
+        let known: Vec<String> = values
+            .filter_map(|one| Some(one.to_possible_value()?.get_name().to_owned()))
+            .collect();
+        CliError::usage(
+            format!("{variable} is `{value}`"),
+            format!("it can be {}", known.join(", ")),
+        )
+    })
+}
+
 /// The kernel log lines that may appear, from the file that lists them.
 pub(super) fn allow_list(path: Option<&Path>) -> Result<AllowList, CliError> {
     let Some(path) = path else {
@@ -124,6 +157,22 @@ pub(super) fn allow_list(path: Option<&Path>) -> Result<AllowList, CliError> {
         CliError::usage(
             format!("{}: {error}", path.display()),
             "write more of the line that is to pass",
+        )
+    })
+}
+
+/// The kernel log lines of this file, or those that a run was started with.
+pub(super) fn allow_list_or(
+    path: Option<&Path>,
+    recorded: &[String],
+) -> Result<AllowList, CliError> {
+    if path.is_some() {
+        return allow_list(path);
+    }
+    AllowList::parse(&recorded.join("\n")).map_err(|error| {
+        CliError::usage(
+            format!("the recorded list of log lines: {error}"),
+            "give another with --allow-log",
         )
     })
 }

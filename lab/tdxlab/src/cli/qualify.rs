@@ -132,6 +132,10 @@ impl Qualify {
 
     /// In the emulated machine: tries the bugs. Outside: boots one, with this very command in it.
     fn rehearse(&self) -> Result<u8, CliError> {
+        options::of_sim_only(&[
+            ("--module", self.played.module.is_some()),
+            ("--jobs", self.jobs.is_some()),
+        ])?;
         kernel_bugs::named(&self.fault)?;
         if !tdx::is_rehearsal() {
             let inside = Rehearse::of_this_program(std::env::args_os().skip(1));

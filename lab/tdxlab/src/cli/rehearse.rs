@@ -62,7 +62,7 @@ pub(super) struct Rehearse {
     paths: Vec<PathBuf>,
 
     /// Only fetch and build the parts, or bring them up to date
-    #[arg(long)]
+    #[arg(long, conflicts_with_all = ["paths", "options"])]
     prepare: bool,
 
     /// Keep what was downloaded and built on the way

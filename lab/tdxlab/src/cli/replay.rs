@@ -127,7 +127,7 @@ impl ReplayCommand {
         // Progress bars would overwrite the dialogue.
         let talks = self.step || self.hold;
         let watcher = progress::watcher(items.len(), 1, talks);
-        let finished = RunSpec {
+        let mut finished = RunSpec {
             host_reason: format!("{}, for a replay", selected.why),
             patience: Duration::from_secs(self.patience),
             allowed_log,
@@ -140,6 +140,7 @@ impl ReplayCommand {
         for line in self.reliability(&replays, &finished)? {
             output::say(line);
         }
+        finished.whole()?;
         Ok(exit_code(&finished.report, false))
     }
 
@@ -186,16 +187,9 @@ impl ReplayCommand {
 
     /// The allowed kernel log lines: those given, else the recorded ones.
     fn allowed_log(&self, replay: &Replay) -> Result<AllowList, CliError> {
-        if self.allow_log.is_some() {
-            return options::allow_list(self.allow_log.as_deref());
-        }
-        let recorded = replay.recorded.as_ref().map(|r| r.allowed_log.join("\n"));
-        AllowList::parse(&recorded.unwrap_or_default()).map_err(|error| {
-            CliError::usage(
-                format!("the recorded list of log lines: {error}"),
-                "give another with --allow-log",
-            )
-        })
+        let recorded = replay.recorded.as_ref();
+        let recorded = recorded.map_or(&[][..], |recorded| &recorded.allowed_log);
+        options::allow_list_or(self.allow_log.as_deref(), recorded)
     }
 
     /// How often each plan ended as recorded, and whether races followed the recorded order. What was

@@ -183,8 +183,9 @@ impl ReportCommand {
             }) => {
                 let target = merge::merge(&folders, &out, mixed)?;
                 let report = read(target.path())?;
-                report::write_all(&report, target.path())?;
+                let written = report::write_all(&report, target.path());
                 output::print(terminal::summary(&report, target.path()));
+                written?;
                 Ok(exit_code(&report, false))
             }
         }

@@ -7,8 +7,9 @@ use std::time::Duration;
 
 use clap::Args;
 use tdxlab_faults::Fault;
-use tdxlab_journal::journal::Part;
+use tdxlab_journal::journal::{Part, RunStarted};
 use tdxlab_journal::{PlanId, Shard};
+use tdxlab_judge::AllowList;
 use tdxlab_plan::{Design, HostProfile, Repeat, TdxModule, repeat};
 use tdxlab_report as report;
 use tdxlab_report::{github, lava, terminal};
@@ -30,9 +31,9 @@ use tdxlab_launch::spec::{FinishedRun, RunError, RunSpec};
 pub(super) struct Run {
     #[command(flatten)]
     scenarios: Scenarios,
-    /// Where guests run
-    #[arg(long, value_enum, default_value = "auto", env = "TDXLAB_HOST")]
-    host: HostName,
+    /// Where guests run; auto by default [env: TDXLAB_HOST]
+    #[arg(long, value_enum)]
+    host: Option<HostName>,
     /// Design that the software KVM follows (soft, sim; default headtail), or that is expected (tdx;
     /// default: as detected); several, separated by commas, with --no-report
     #[arg(long, value_name = "D", value_delimiter = ',')]
@@ -51,8 +52,8 @@ pub(super) struct Run {
     /// Start no further scenario after the first failure
     #[arg(long, overrides_with = "keep_going")]
     fail_fast: bool,
-    /// Fail if this host is not usable, or if every scenario is skipped
-    #[arg(long, value_enum, value_name = "HOST", env = "TDXLAB_REQUIRE")]
+    /// Fail if this host is not usable, or if every scenario is skipped [env: TDXLAB_REQUIRE]
+    #[arg(long, value_enum, value_name = "HOST")]
     require: Option<HostName>,
     /// Print failures only
     #[arg(long, short)]
@@ -68,16 +69,12 @@ pub(super) struct Run {
           value_parser = clap::value_parser!(u64).range(1..=86400))]
     patience: u64,
     /// Run one shard, such as 3/8; `auto` reads the variables of GitLab, Slurm, Buildkite, CircleCI,
-    /// Kubernetes Indexed Jobs and GitHub matrices
-    #[arg(
-        long,
-        value_name = "I/N",
-        env = "TDXLAB_SHARD",
-        conflicts_with = "resume"
-    )]
+    /// Kubernetes Indexed Jobs and GitHub matrices [env: TDXLAB_SHARD]
+    #[arg(long, value_name = "I/N", conflicts_with = "resume")]
     shard: Option<String>,
-    /// Continue the run in this directory; finished scenarios are not run again
-    #[arg(long, value_name = "DIR", conflicts_with_all = ["paths", "seed"])]
+    /// Continue the run in this directory; finished scenarios are not run again, the others as they would
+    /// have been: host, design, module, fault and allowed log lines are the recorded ones
+    #[arg(long, value_name = "DIR", conflicts_with_all = ["paths", "seed", "out", "reseed"])]
     resume: Option<PathBuf>,
     /// Rerun each failure N times, to see how reliably it fails
     #[arg(long, value_name = "N", default_value_t = 0, value_parser = clap::value_parser!(u32).range(0..=1000))]
@@ -112,6 +109,7 @@ struct Task {
     paths: Vec<PathBuf>,
     part: Option<Part>,
     repeat: Option<Repeat>,
+    allowed_log: AllowList,
     /// The interrupted run: folder, state, and the positions of the plans in it.
     resumed: Option<(PathBuf, Resumable, Vec<PlanId>)>,
 }
@@ -128,8 +126,11 @@ impl Task {
 }
 
 impl Run {
-    pub(super) fn execute(self) -> Result<u8, CliError> {
-        let allowed_log = options::allow_list(self.allow_log.as_deref())?;
+    pub(super) fn execute(mut self) -> Result<u8, CliError> {
+        self.require = match self.repeated.no_report {
+            true => None,
+            false => options::or_environment(self.require, "TDXLAB_REQUIRE")?,
+        };
         // Before anything is booted: a TDX host boots a TD to find out its design.
         let interrupt = signals::install()?;
         if self.repeated.no_report {
@@ -162,7 +163,7 @@ impl Run {
                     confirm: self.confirm,
                     share: !self.fresh && !self.keep,
                 },
-                allowed_log,
+                allowed_log: task.allowed_log.clone(),
                 patience: Duration::from_secs(self.patience),
                 keep: self.keep,
                 seed: task.seed,
@@ -179,7 +180,7 @@ impl Run {
             }
         };
         match outcome {
-            Ok(finished) => {
+            Ok(mut finished) => {
                 self.show(&finished);
                 if self.lava {
                     output::print(lava::render(&finished.report));
@@ -187,6 +188,7 @@ impl Run {
                 if !self.ktap {
                     github_job(&finished.report)?;
                 }
+                finished.whole()?;
                 let part = task.part.as_ref().filter(|_| !self.bisect);
                 let must_run = self.require.is_some() && !self.bisect && part.is_none();
                 match (exit_code(&finished.report, must_run), part) {
@@ -233,7 +235,7 @@ impl Run {
         };
         let shard = self.shard()?;
         let fault = options::fault(self.fault.as_deref())?;
-        let selected = self.select(self.host, self.played(fault, None))?;
+        let selected = self.select(self.host()?, self.played(fault, None))?;
         let repeat = self.repeated.asked(self.scenarios.seed);
         let all = rounds::items(&self.scenarios, selected.host.kind(), repeat)?;
         let of_plans = u32::try_from(all.len()).unwrap_or(u32::MAX);
@@ -253,6 +255,7 @@ impl Run {
                 places,
             }),
             repeat,
+            allowed_log: options::allow_list(self.allow_log.as_deref())?,
             resumed: None,
         })
     }
@@ -273,6 +276,7 @@ impl Run {
                 "resume it with `tdxlab linux --resume`",
             ));
         }
+        self.contradicts(&head)?;
         let scenarios = Scenarios {
             paths: head.paths.clone(),
             seed: head.seed,
@@ -290,6 +294,7 @@ impl Run {
         let played = self.played(fault, head.profile().module);
         Ok(Task {
             design: options::design(&head.design)?,
+            allowed_log: options::allow_list_or(None, &head.allowed_log)?,
             selected: self.select(HostName::from(head.host), played)?,
             items,
             seed: head.seed,
@@ -300,10 +305,38 @@ impl Run {
         })
     }
 
+    /// What was given and is not what the run was started with: half of it would go by other rules.
+    fn contradicts(&self, head: &RunStarted) -> Result<(), CliError> {
+        let differs = |what: &str, recorded: &str| {
+            CliError::usage(
+                format!("{what} is not that of the run: {recorded}"),
+                "leave it out; a run goes on as it was started",
+            )
+        };
+        if self.host.is_some_and(|host| host.kind() != Some(head.host)) {
+            return Err(differs("--host", head.host.name()));
+        }
+        if !self.design.is_empty() && self.design != [head.design.clone()] {
+            return Err(differs("--design", &head.design));
+        }
+        let module = head.profile().module;
+        if self.played.module.is_some() && self.played.module != module {
+            let module = module.map_or("none".to_owned(), |module| module.to_string());
+            return Err(differs("--module", &module));
+        }
+        if self.allow_log.is_some()
+            && options::allow_list(self.allow_log.as_deref())?.texts() != head.allowed_log
+        {
+            let lines = format!("{} lines", head.allowed_log.len());
+            return Err(differs("--allow-log", &lines));
+        }
+        Ok(())
+    }
+
     /// Many rounds, judged in memory.
     fn in_memory(&self) -> Result<u8, CliError> {
         let played = self.played(None, None);
-        let selected = self.select(self.host, played)?;
+        let selected = self.select(self.host()?, played)?;
         let mut designs = self.designs()?;
         if designs.is_empty() {
             designs.push(options::design_for(None, selected.host.as_ref()));
@@ -318,6 +351,11 @@ impl Run {
             patience: Duration::from_secs(self.patience),
         }
         .execute()
+    }
+
+    fn host(&self) -> Result<HostName, CliError> {
+        let host = options::or_environment(self.host, "TDXLAB_HOST")?;
+        Ok(host.unwrap_or(HostName::Auto))
     }
 
     fn designs(&self) -> Result<Vec<&'static Design>, CliError> {
@@ -337,7 +375,8 @@ impl Run {
     }
 
     fn shard(&self) -> Result<Option<Shard>, CliError> {
-        let shard = match self.shard.as_deref() {
+        let named = std::env::var("TDXLAB_SHARD").ok();
+        let shard = match self.shard.as_deref().or(named.as_deref()) {
             None | Some("") => return Ok(None),
             Some("auto") => Shard::from_environment(|name| std::env::var(name).ok()),
             Some(text) => text.parse(),

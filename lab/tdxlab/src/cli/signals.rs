@@ -2,6 +2,7 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use nix::sys::signal::{SigHandler, Signal, signal};
 use nix::time::{ClockId, clock_gettime};
 use signal_hook::consts::{SIGINT, SIGTERM};
 use tdxlab_qemu::interrupt::Interrupt;
@@ -40,6 +41,12 @@ pub(super) fn install() -> Result<&'static Interrupt, CliError> {
         })?;
     }
     Ok(flag)
+}
+
+/// A file that grows past its limit (`ulimit -f`) is an error of the write, not the end of the program.
+pub(super) fn survive_file_limits() {
+    // SAFETY: to ignore a signal runs no code.
+    let _ = unsafe { signal(Signal::SIGXFSZ, SigHandler::SigIgn) };
 }
 
 /// Milliseconds on a clock that only goes forward.

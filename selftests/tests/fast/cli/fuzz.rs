@@ -216,3 +216,71 @@ fn what_cannot_be_is_refused(#[case] args: &[&str], #[case] code: i32) {
     command.args(args);
     command.assert().code(code);
 }
+
+/// What a guest leaves behind is found, confirmed and shrunk like what a step shows; also of the last
+/// guest of a hunt, and of one whose TD was killed.
+#[rstest]
+#[case::sim("sim", "1", "200")]
+#[case::the_last_of_a_hunt("soft", "2", "1")]
+fn what_is_left_at_the_end_is_a_failure_like_another(
+    #[case] host: &str,
+    #[case] seed: &str,
+    #[case] count: &str,
+) {
+    let out = tempfile::tempdir().unwrap();
+    let fault = "leaves-left-at-the-end";
+    let mut fuzz = tdxlab!("fuzz", "--host", host, "--fault", fault, "--seed", seed);
+    fuzz.args(["--count", count, "--jobs", "1", "--out"]);
+    let said = stdout(&fuzz.arg(out.path()).assert().code(1));
+    assert!(said.contains("fail at the end of the guest"), "{said}");
+    assert!(said.contains("reproduced 10/10; shrunk from"), "{said}");
+    let folder = left(out.path());
+    let again = tempfile::tempdir().unwrap();
+    tdxlab!("run", folder.join("scenario.yaml"), "--host", host)
+        .args(["--fault", fault, "--out"])
+        .arg(again.path())
+        .assert()
+        .code(1);
+    let said = tdxlab!("replay", folder.join("replay.json"), "--out")
+        .arg(again.path())
+        .assert()
+        .code(1);
+    assert!(
+        stdout(&said).contains("1 ended like that"),
+        "{}",
+        stdout(&said)
+    );
+}
+
+/// It is said before it is written.
+#[test]
+fn what_was_found_is_said_even_if_it_cannot_be_written() {
+    let out = tempfile::tempdir().unwrap();
+    let mut fuzz = tdxlab!(
+        "fuzz",
+        "--fault",
+        "head-split-missing",
+        "--seed",
+        "1",
+        "--jobs",
+        "1"
+    );
+    fuzz.args(["--out"]).arg(out.path());
+    // Files of 4 KiB are too small for the list of what was reached.
+    let program = fuzz.get_program().to_owned();
+    let words: Vec<_> = fuzz.get_args().map(|word| word.to_owned()).collect();
+    let said = assert_cmd::Command::new("sh")
+        .current_dir(tdxlab_selftests::command::root())
+        .args(["-c", "ulimit -f 8; exec \"$0\" \"$@\""])
+        .arg(program)
+        .args(words)
+        .assert()
+        .code(1);
+    assert!(
+        stdout(&said).contains("scenario: fuzz/"),
+        "{}",
+        stdout(&said)
+    );
+    let error = tdxlab_selftests::command::stderr(&said);
+    assert!(error.contains("what was found is only above"), "{error}");
+}

@@ -1,6 +1,7 @@
 //! Tests of the command line, through the program.
 
 mod commands;
+mod continued;
 mod diagnostics;
 mod exit_codes;
 mod first_hour;
