@@ -184,12 +184,9 @@ pub fn command_line() -> Vec<String> {
         .collect()
 }
 
-/// Paths for a journal. What is not UTF-8 in them is replaced.
-pub fn recorded(paths: &[PathBuf]) -> Vec<PathBuf> {
-    paths
-        .iter()
-        .map(|path| path.to_string_lossy().into_owned().into())
-        .collect()
+/// A path for a journal. What is not UTF-8 in it is replaced.
+pub fn recorded(path: &Path) -> PathBuf {
+    path.to_string_lossy().into_owned().into()
 }
 
 /// Writes a file atomically: whole or not at all. Replaces an existing file.

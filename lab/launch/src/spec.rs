@@ -232,7 +232,7 @@ impl<'a> RunSpec<'a> {
                 .iter()
                 .map(|item| item.plan.name.clone())
                 .collect(),
-            paths: recorded(&self.paths),
+            paths: self.paths.iter().map(|path| recorded(path)).collect(),
             allowed_log: self.allowed_log.texts().to_vec(),
             part: self.part.clone(),
             repeat: self.repeat,

@@ -216,11 +216,14 @@ fn design(fault: &Fault) -> &'static Design {
     Design::named(fault.design).unwrap_or(&Design::all()[0])
 }
 
+/// With how many chances a plan was run without a fault, and whether it passed each time.
+type Known = (u64, bool);
+
 /// Plans that pass on the host without a fault; evaluated lazily.
 struct Sound<'a> {
     qualify: Option<(&'a [TestCase], Box<dyn Host>, Duration)>,
-    /// By design and plan: with how many chances it was run, and whether it passed each time.
-    known: Mutex<BTreeMap<(&'static str, usize), (u64, bool)>>,
+    /// By design and plan.
+    known: Mutex<BTreeMap<(&'static str, usize), Known>>,
 }
 
 impl<'a> Sound<'a> {

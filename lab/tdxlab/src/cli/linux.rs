@@ -302,7 +302,7 @@ impl Linux {
             host_reason: why.to_owned(),
             facts,
             plans: cases.iter().map(|case| case.plan.name.clone()).collect(),
-            paths: recorded(&self.paths),
+            paths: self.paths.iter().map(|path| recorded(path)).collect(),
             seed: self.seed,
             ..folder.head(host, HostProfile::of(host))
         })?;

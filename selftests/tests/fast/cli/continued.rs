@@ -39,7 +39,11 @@ fn a_run_goes_on_by_the_rules_it_was_started_with() {
     let out = tempfile::tempdir().unwrap();
     let folder = cut(out.path());
     let said = tdxlab!("run", "--resume", &folder).assert().success();
-    assert!(stdout(&said).contains("2 passed"), "{}", stdout(&said));
+    assert!(
+        stdout(&said).contains("pass: 2 scenarios"),
+        "{}",
+        stdout(&said)
+    );
     // So is it judged again.
     let said = tdxlab!("judge", &folder, "--out", out.path())
         .assert()
