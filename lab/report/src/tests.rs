@@ -362,5 +362,12 @@ fn ktap_during_a_run_is_that_of_its_report(#[case] more: Vec<Event>, #[case] end
         let results = text.lines().filter(|line| !line.starts_with('#'));
         results.map(str::to_owned).collect::<Vec<_>>()
     };
-    assert_eq!(results(&live), results(&afterwards));
+    let mut afterwards = results(&afterwards);
+    if end.is_none() {
+        // Whether the run is cut off is not known when its plan line is printed.
+        let run = afterwards.pop().unwrap();
+        assert!(run.starts_with("not ok 3 the run # ERROR"), "{run}");
+        afterwards[1] = "1..2".to_owned();
+    }
+    assert_eq!(results(&live), afterwards);
 }
