@@ -18,13 +18,11 @@ pub fn write_all(report: &Report, folder: &Path) -> Result<(), FolderError> {
     let json = serde_json::to_vec_pretty(report).unwrap_or_default();
     let contents = [
         json,
-        junit::render(report).into_bytes(),
+        junit::render(report, folder).into_bytes(),
         ktap::render(report).into_bytes(),
         html::render(report, &pictures, folder, None).into_bytes(),
     ];
     let files = REPORT_FILES.iter().zip(contents);
     let written = files.map(|(name, content)| write_whole(&folder.join(name), &content));
-    // Each is tried.
-    let written: Vec<Result<(), FolderError>> = written.collect();
-    written.into_iter().collect()
+    written.fold(Ok(()), Result::and)
 }

@@ -3,6 +3,7 @@
 //! A topic (the folder of a scenario) is a suite, a scenario is a case. Skipped scenarios are
 //! included with their reason; files of evidence are listed as attachments.
 
+use std::path::Path;
 use std::time::Duration;
 
 use quick_junit::{NonSuccessKind, Property, Report as JUnit, TestCase, TestCaseStatus, TestSuite};
@@ -11,8 +12,9 @@ use tdxlab_journal::verdict::Verdict;
 use super::ends::run_itself;
 use super::{Report, ScenarioReport, terminal, topic};
 
-/// The whole document.
-pub fn render(report: &Report) -> String {
+/// The whole document of the run in `folder`. Viewers look for attachments from where CI works, so they have
+/// that path before theirs.
+pub fn render(report: &Report, folder: &Path) -> String {
     // Viewers show names, and hide properties.
     let name = format!("tdxlab{}", report.rehearsal_mark(".REHEARSAL"));
     let mut junit = JUnit::new(&name);
@@ -31,7 +33,7 @@ pub fn render(report: &Report) -> String {
                 suites.len() - 1
             }
         };
-        suites[index].add_test_case(case(scenario, &name));
+        suites[index].add_test_case(case(scenario, &name, folder));
     }
     for mut suite in suites {
         let time = suite.test_cases.iter().filter_map(|case| case.time).sum();
@@ -84,7 +86,7 @@ fn properties(report: &Report) -> Vec<(String, String)> {
     properties
 }
 
-fn case(scenario: &ScenarioReport, report: &str) -> TestCase {
+fn case(scenario: &ScenarioReport, report: &str, folder: &Path) -> TestCase {
     let reason = scenario.reason.clone().unwrap_or_default();
     let status = match scenario.verdict {
         Verdict::Pass => TestCaseStatus::success(),
@@ -99,8 +101,10 @@ fn case(scenario: &ScenarioReport, report: &str) -> TestCase {
     let mut case = TestCase::new(scenario.name.as_str(), status);
     case.set_classname(format!("{report}.{}", scenario.name.replace('/', ".")));
     case.set_time(Duration::from_micros(scenario.micros));
-    if let Some(evidence) = &scenario.evidence {
-        case.set_system_out(format!("[[ATTACHMENT|{evidence}/replay.json]]"));
+    let evidence = scenario.evidence.iter();
+    let mut replays = evidence.map(|evidence| folder.join(evidence).join("replay.json"));
+    if let Some(replay) = replays.find(|replay| replay.exists()) {
+        case.set_system_out(format!("[[ATTACHMENT|{}]]", replay.display()));
     }
     case
 }

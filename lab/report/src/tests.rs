@@ -121,19 +121,18 @@ fn whole(plan: u32, name: &str, verdict: Verdict) -> Vec<Event> {
 }
 
 pub(crate) fn run_ended(verdict: Verdict, stopped: bool) -> Event {
-    Event::RunEnded {
-        verdict,
-        interrupted: false,
-        stopped,
-        facts: Vec::new(),
-    }
+    end_of_run(verdict, false, stopped)
 }
 
 fn run_interrupted() -> Event {
+    end_of_run(Verdict::Pass, true, false)
+}
+
+fn end_of_run(verdict: Verdict, interrupted: bool, stopped: bool) -> Event {
     Event::RunEnded {
-        verdict: Verdict::Pass,
-        interrupted: true,
-        stopped: false,
+        verdict,
+        interrupted,
+        stopped,
         facts: Vec::new(),
     }
 }
@@ -156,11 +155,8 @@ const RUN: [&str; 2] = ["tdxlab", "run"];
 const FAIL_FAST: [&str; 3] = ["tdxlab", "run", "--fail-fast"];
 
 fn good() -> Vec<Event> {
-    let plans = [
-        whole(0, "punch/a", Verdict::Pass),
-        whole(1, "punch/b", Verdict::Pass),
-    ];
-    plans.concat()
+    let plan = |number, name| whole(number, name, Verdict::Pass);
+    [plan(0, "punch/a"), plan(1, "punch/b")].concat()
 }
 
 /// A run that came to its end, and in which both scenarios passed.
@@ -252,10 +248,8 @@ fn a_failure_that_was_judged_outlives_a_runner_that_was_killed() {
     assert!(!killed.scenarios[1].unfinished);
     assert_eq!(killed.verdict, Verdict::Fail);
     let lines = crate::terminal::failures(&killed, Path::new("reports/r"));
-    assert!(
-        lines.contains("step 1 of 2") && lines.contains("EINVAL"),
-        "{lines}"
-    );
+    let step = lines.contains("step 1 of 2");
+    assert!(step && lines.contains("EINVAL"), "{lines}");
     let diff = Diff::between(&good_report(), &killed);
     assert!(diff.is_worse(), "{diff}");
     assert!(diff.to_string().contains("punch/b: pass -> fail"), "{diff}");
@@ -266,11 +260,8 @@ fn a_failure_that_was_judged_outlives_a_runner_that_was_killed() {
 #[case::interrupted(true, Verdict::Skip)]
 #[case::killed(false, Verdict::Fail)]
 fn a_failure_in_a_shared_guest_says_so(#[case] interrupted: bool, #[case] verdict: Verdict) {
-    let shared = SharedGuest {
-        guest: 0,
-        before: 1,
-        at: 0,
-    };
+    let (guest, before, at) = (0, 1, 0);
+    let shared = SharedGuest { guest, before, at };
     let mut events = whole(0, "punch/a", Verdict::Pass);
     events.extend([started(1, "punch/b"), booted(1, Some(shared))]);
     events.extend(step(1, 0, Verdict::Fail));

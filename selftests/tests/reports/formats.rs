@@ -146,7 +146,7 @@ fn junit_fits_the_schema_of_jenkins() {
 fn junit_is_xml_whatever_is_in_it() {
     let (_reports, mut report) = mixed();
     report.scenarios[0].name = "t[a=\u{0}\u{1b}[0m\u{fffe}\u{ffff}]]><".to_owned();
-    let text = junit::render(&report);
+    let text = junit::render(&report, Path::new("r"));
     let odd = |c: char| c.is_control() && c != '\n' || matches!(c, '\u{fffe}' | '\u{ffff}');
     assert!(!text.contains(odd), "{text}");
     assert!(text.contains("t[a=\u{fffd}\u{fffd}]]&gt;&lt;"), "{text}");
@@ -168,8 +168,10 @@ fn junit_says_what_was_tested_and_where_the_evidence_is() {
         .filter_map(|scenario| scenario.evidence.as_ref())
         .collect();
     assert!(!evidence.is_empty());
+    let run = fs::canonicalize(reports.path().join("latest")).unwrap();
     for folder in evidence {
-        let line = format!("[[ATTACHMENT|{folder}/replay.json]]");
+        let replay = run.join(folder).join("replay.json");
+        let line = format!("[[ATTACHMENT|{}]]", replay.display());
         assert!(text.contains(&line), "{line}");
         assert!(
             reports
@@ -322,7 +324,7 @@ fn a_github_step_leaves_a_job_summary() {
 /// Every way a result takes: none may be taken for one of TDX.
 #[rstest]
 #[case::ktap(|report: &Report| ktap::render(report))]
-#[case::junit(|report: &Report| junit::render(report))]
+#[case::junit(|report: &Report| junit::render(report, Path::new("r")))]
 #[case::lava(|report: &Report| lava::render(report))]
 #[case::github_annotations(|report: &Report| github::annotations(report))]
 #[case::github_summary(|report: &Report| github::summary(report))]
@@ -447,7 +449,7 @@ fn a_failing_positive_control_says_why_in_every_format() {
             github::annotations(&report),
             github::summary(&report),
             ktap::render(&report),
-            junit::render(&report),
+            junit::render(&report, Path::new("r")),
         ];
         for text in texts {
             assert!(text.contains(&found), "{text}");
@@ -471,7 +473,10 @@ fn a_run_that_was_cut_short_is_no_success_in_any_format(
     assert!(ktap::render(&report).contains("the verdict of the run is fail"));
     report.verdict = Verdict::Pass;
     let number = report.scenarios.len() + 1;
-    let whole = [ktap::render(&report), junit::render(&report)];
+    let whole = [
+        ktap::render(&report),
+        junit::render(&report, Path::new("r")),
+    ];
     assert!(whole.iter().all(|text| !text.contains("the run")));
     (report.interrupted, report.complete) = (interrupted, interrupted);
     let text = ktap::render(&report);
@@ -479,7 +484,7 @@ fn a_run_that_was_cut_short_is_no_success_in_any_format(
     assert!(text.ends_with(&(line + "\n")), "{text}");
     assert!(text.contains(&format!("1..{number}\n")), "{text}");
     let texts = [
-        junit::render(&report),
+        junit::render(&report, Path::new("r")),
         github::annotations(&report),
         github::summary(&report),
         lava::render(&report),

@@ -85,7 +85,18 @@ fn junit_of_a_failure_names_witness_and_evidence() {
     let failing = run_with_lost_page(&root().join(GOOD), out.path());
     let junit = read(&failing.folder.join("junit.xml"));
     assert!(junit.contains("<failure"), "{junit}");
-    assert!(junit.contains("[[ATTACHMENT|scenarios/0000-punch-head-and-tail/replay.json]]"));
+    let replay = failing
+        .folder
+        .join("scenarios/0000-punch-head-and-tail/replay.json");
+    let attached = format!("[[ATTACHMENT|{}]]", replay.display());
+    assert!(replay.is_file() && junit.contains(&attached), "{junit}");
+    // What is not there is not named.
+    fs::remove_file(&replay).unwrap();
+    tdxlab!("report", "files", &failing.folder)
+        .assert()
+        .success();
+    let junit = read(&failing.folder.join("junit.xml"));
+    assert!(!junit.contains("ATTACHMENT"), "{junit}");
 }
 
 /// The rules of the kernel's document: version line, plan, numbers from 1 up, at each depth.
