@@ -346,7 +346,7 @@ fn inside(range: GpaRange, level: PageLevel, guest: &Guest) -> Result<(), String
     }
 }
 
-/// A hole, or a change of attributes, may end past test memory, and may be unaligned, to be refused.
+/// A call on the guest_memfd may end past test memory, and may be unaligned, to be refused.
 fn of_file(range: GpaRange, guest: &Guest) -> Result<(), String> {
     let starts = guest.memory.start() <= range.start() && range.start() <= guest.memory.end();
     if !range.is_empty() && starts && range.end().as_u64() <= WINDOW_BYTES {

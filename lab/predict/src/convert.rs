@@ -105,11 +105,8 @@ impl State {
 
     /// The uncertain regions that hold any of `pages`.
     pub(super) fn uncertain_regions(&self, pages: &Pages) -> Vec<u64> {
-        self.regions
-            .stretches(regions_touching(pages))
-            .filter(|(_, region)| region.uncertain)
-            .flat_map(|(regions, _)| regions)
-            .collect()
+        let uncertain = (self.regions).those(regions_touching(pages), |region| region.uncertain);
+        uncertain.into_iter().flatten().collect()
     }
 
     /// After a range operation, a uncertain region is settled where the range covered it.

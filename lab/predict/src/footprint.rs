@@ -13,7 +13,7 @@ use tdxlab_plan::{Branch, OnVe, Op, Size};
 use super::hole::pages_around;
 use super::pages::{gfns_of, overlap, regions_touching};
 use super::runs::Pages;
-use super::state::{Acceptance, Others, Sept, State};
+use super::state::{Others, Sept, State};
 use super::tally::Tally;
 
 /// What an operation does in one region.
@@ -95,11 +95,10 @@ impl State {
             let first = meeting.partition_point(|region| *region < touched.start);
             let last = meeting.partition_point(|region| *region < touched.end);
             for (index, region) in meeting.iter().enumerate().take(last).skip(first) {
-                let footprint = alone.footprint(op, *region);
-                found[index] = found[index].take().zip(footprint).map(|(mut all, one)| {
-                    all.push(one);
-                    all
-                });
+                match (&mut found[index], alone.footprint(op, *region)) {
+                    (Some(all), Some(one)) => all.push(one),
+                    (all, _) => *all = None,
+                }
             }
             alone.operate(&mut Tally::default(), op).ok()?;
         }
@@ -195,16 +194,6 @@ impl State {
     }
 }
 
-impl Sept {
-    /// Whether the guest has accepted it.
-    pub(super) fn is_accepted(self) -> bool {
-        matches!(
-            self,
-            Sept::Leaf(Acceptance::Accepted) | Sept::Page(Acceptance::Accepted)
-        )
-    }
-}
-
 /// The pages of a region, some of which are accessed. Strides of 2M and more reach its first only.
 fn accessed(pages: &Pages, stride: PageLevel) -> Pages {
     match stride {
@@ -216,9 +205,7 @@ fn accessed(pages: &Pages, stride: PageLevel) -> Pages {
 /// Whether what each branch does in a region commutes with all that the others do.
 fn all_commute(each: &[&Vec<Footprint>]) -> bool {
     each.iter().enumerate().all(|(who, mine)| {
-        let others = each[who + 1..].iter().flat_map(|other| other.iter());
-        others
-            .into_iter()
-            .all(|other| mine.iter().all(|one| one.commutes(other)))
+        let mut others = each[who + 1..].iter().flat_map(|other| other.iter());
+        others.all(|other| mine.iter().all(|one| one.commutes(other)))
     })
 }

@@ -4,7 +4,6 @@ use tdxlab_plan::addr::{GpaRange, PageLevel};
 
 use super::convert::Settled;
 use super::entries::entries;
-use super::pages::regions_touching;
 use super::runs::Pages;
 use super::state::State;
 use super::tally::Tally;
@@ -44,11 +43,7 @@ impl State {
                 return;
             }
             self.populate(&pages);
-            if self
-                .regions
-                .stretches(regions_touching(&pages))
-                .any(|(_, region)| region.uncertain)
-            {
+            if !self.uncertain_regions(&pages).is_empty() {
                 self.stir(tally, &pages);
             }
         }

@@ -387,13 +387,8 @@ impl Plain {
         if self.backing == Backing::Small {
             return;
         }
-        let leaves: Vec<Pages> = self
-            .mapped
-            .stretches(pages_of(self.memory))
-            .filter(|(_, mapped)| *mapped == Mapped::Leaf)
-            .map(|(pages, _)| pages)
-            .collect();
-        for pages in leaves {
+        let is_leaf = |mapped| mapped == Mapped::Leaf;
+        for pages in self.mapped.those(pages_of(self.memory), is_leaf) {
             changes.add(self.backing.leaf(), -count(&pages) / self.unit() as i64);
             changes.add(PageLevel::Size4K, count(&pages));
             for level in [PageLevel::Size1G, PageLevel::Size2M] {

@@ -151,12 +151,7 @@ impl State {
             populated: Interval::exactly(populated as i64),
         };
         self.uncertain.mark(region, exact, facts.table);
-        let accepted: Vec<Pages> = self
-            .sept
-            .stretches(gfns.clone())
-            .filter(|(_, sept)| sept.is_accepted())
-            .map(|(stretch, _)| stretch)
-            .collect();
+        let accepted = self.sept.those(gfns.clone(), Sept::is_accepted);
         self.sept.set(gfns.clone(), Sept::Absent);
         self.shared.set(gfns, SharedPage::default());
         for stretch in accepted {
@@ -186,13 +181,7 @@ impl State {
 
     /// The guest writes pages of an uncertain region: those that are steady hold that now.
     pub(super) fn fill_steady(&mut self, pages: Pages, generation: Generation) {
-        let steady: Vec<Pages> = self
-            .steady
-            .stretches(pages)
-            .filter(|(_, is_steady)| *is_steady)
-            .map(|(stretch, _)| stretch)
-            .collect();
-        for stretch in steady {
+        for stretch in self.steady.those(pages, |is_steady| is_steady) {
             self.filled.set(stretch, Some(generation));
         }
     }

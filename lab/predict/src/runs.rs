@@ -56,6 +56,14 @@ impl<V: Copy + Eq + Default> Runs<V> {
         })
     }
 
+    /// The stretches of `pages` with a value that `wanted` picks.
+    pub(super) fn those(&self, pages: Pages, mut wanted: impl FnMut(V) -> bool) -> Vec<Pages> {
+        self.stretches(pages)
+            .filter(|(_, value)| wanted(*value))
+            .map(|(stretch, _)| stretch)
+            .collect()
+    }
+
     /// How many of `pages` hold a value that `wanted` picks.
     pub(super) fn count(&self, pages: Pages, mut wanted: impl FnMut(V) -> bool) -> u64 {
         self.stretches(pages)

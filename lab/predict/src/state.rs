@@ -37,6 +37,16 @@ pub(super) enum Sept {
     Page(Acceptance),
 }
 
+impl Sept {
+    /// Whether the guest has accepted it.
+    pub(super) fn is_accepted(self) -> bool {
+        matches!(
+            self,
+            Sept::Leaf(Acceptance::Accepted) | Sept::Page(Acceptance::Accepted)
+        )
+    }
+}
+
 /// Facts about a 2M region that never change back while the TD lives.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Region {
@@ -242,13 +252,8 @@ impl State {
 
     /// Splits every leaf of these whole regions. State and content stay (TDH.MEM.PAGE.DEMOTE).
     pub(super) fn split(&mut self, tally: &mut Tally, pages: Pages) {
-        let leaves: Vec<Pages> = self
-            .sept
-            .stretches(pages)
-            .filter(|(_, sept)| matches!(sept, Sept::Leaf(_)))
-            .map(|(stretch, _)| stretch)
-            .collect();
-        for stretch in leaves {
+        let is_leaf = |sept| matches!(sept, Sept::Leaf(_));
+        for stretch in self.sept.those(pages, is_leaf) {
             tally.split(stretch.clone());
             self.regions
                 .update(regions_touching(&stretch), |region| Region {

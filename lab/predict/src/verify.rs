@@ -6,7 +6,7 @@ use tdxlab_plan::{Content, Gone, ReadPlan};
 use super::access::Access;
 use super::pages::{pages_of, range_of};
 use super::runs::Pages;
-use super::state::{Acceptance, Sept, State};
+use super::state::State;
 use super::tally::Tally;
 use crate::unjudgeable::Unjudgeable;
 
@@ -47,9 +47,7 @@ impl State {
             if view.region.uncertain {
                 self.verify_uncertain(tally, here, gone);
             } else if view.shared.attribute {
-            } else if let Sept::Leaf(Acceptance::Accepted) | Sept::Page(Acceptance::Accepted) =
-                view.sept
-            {
+            } else if view.sept.is_accepted() {
                 self.read_filled(tally, here);
             } else {
                 match missing.last_mut() {
