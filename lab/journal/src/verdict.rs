@@ -193,6 +193,23 @@ impl Finding {
         }
     }
 
+    /// What findings make of what they were found in; `None` where there are none. What cannot be makes an
+    /// error of it, whatever else was found, but for a complaint of a kernel, which no other witness can
+    /// take back.
+    pub fn verdict(findings: &[Finding]) -> Option<Verdict> {
+        let complaint = |finding: &Finding| {
+            finding.kind == FindingKind::Wrong
+                && matches!(finding.witness, Witness::KernelLog | Witness::GuestLog)
+        };
+        let impossible = |finding: &Finding| finding.kind == FindingKind::Impossible;
+        match findings {
+            [] => None,
+            _ if findings.iter().any(complaint) => Some(Verdict::Fail),
+            _ if findings.iter().any(impossible) => Some(Verdict::Error),
+            _ => Some(Verdict::Fail),
+        }
+    }
+
     /// The same finding, at `range`.
     pub fn at(self, range: GpaRange) -> Finding {
         Finding {
@@ -249,6 +266,19 @@ impl Judgement {
     pub const MAX_FINDINGS: usize = 64;
     /// Most content spans kept of one step.
     pub const MAX_SPANS: usize = 512;
+
+    /// Without grounds: nothing was found, heard or missed.
+    pub fn bare(verdict: Verdict) -> Judgement {
+        Judgement {
+            verdict,
+            findings: Vec::new(),
+            findings_omitted: 0,
+            heard: Vec::new(),
+            missing: Vec::new(),
+            content: Vec::new(),
+            spans_omitted: 0,
+        }
+    }
 }
 
 #[cfg(test)]

@@ -1,8 +1,8 @@
 //! Evidence about one step, and the collection of findings.
 
 use tdxlab_journal::{
-    ContentSpan, Death, Finding, FindingKind, Judgement, MissingWitness, Observed, Reading, Sample,
-    Verdict, Witness,
+    ContentSpan, Death, Finding, Judgement, MissingWitness, Observed, Reading, Sample, Verdict,
+    Witness,
 };
 use tdxlab_plan::{Action, Expectation, Op};
 use tdxlab_protocol::message::Run;
@@ -144,25 +144,13 @@ impl Findings {
         }
     }
 
-    /// What cannot be makes an error of the step, whatever else was found, but for a complaint of the
-    /// kernel, which no other witness can take back. A silent kernel log proves nothing, so a step with
-    /// no other witness was not judged.
+    /// A silent kernel log proves nothing, so a step with no other witness was not judged.
     pub(crate) fn close(self) -> Judgement {
-        let has = |kinds: &[FindingKind]| self.findings.iter().any(|f| kinds.contains(&f.kind));
         let judged = self.heard.iter().any(|w| *w != Witness::KernelLog);
-        let complaint =
-            |f: &Finding| f.witness == Witness::KernelLog && f.kind == FindingKind::Wrong;
-        let verdict = if self.findings.iter().any(complaint) {
-            Verdict::Fail
-        } else if has(&[FindingKind::Impossible]) {
-            Verdict::Error
-        } else if has(&[FindingKind::Wrong, FindingKind::Disagreement]) {
-            Verdict::Fail
-        } else if judged {
-            Verdict::Pass
-        } else {
-            Verdict::Error
-        };
+        let verdict = Finding::verdict(&self.findings).unwrap_or(match judged {
+            true => Verdict::Pass,
+            false => Verdict::Error,
+        });
         Judgement {
             verdict,
             findings: self.findings,

@@ -1,7 +1,7 @@
 //! Collects what witnesses contradict, and what they show.
 
 use tdxlab_journal::Reading;
-use tdxlab_journal::verdict::{Finding, FindingKind, Judgement, MissingWitness, Verdict, Witness};
+use tdxlab_journal::verdict::{Finding, Judgement, MissingWitness, Verdict, Witness};
 
 /// The judgement of one step under way.
 #[derive(Default)]
@@ -83,29 +83,18 @@ impl Court {
 
     /// The judgement, and the observation in words.
     pub(crate) fn finish(mut self) -> (Judgement, Vec<String>) {
-        let impossible = |finding: &Finding| finding.kind == FindingKind::Impossible;
-        // What a kernel complains of is so, whatever could not be read beside it.
-        let complaint = |finding: &Finding| {
-            finding.kind == FindingKind::Wrong
-                && matches!(finding.witness, Witness::KernelLog | Witness::GuestLog)
-        };
-        let verdict = match &self.findings[..] {
-            [] if self.heard.is_empty() => Verdict::Error,
-            [] => Verdict::Pass,
-            findings if findings.iter().any(complaint) => Verdict::Fail,
-            findings if findings.iter().any(impossible) => Verdict::Error,
-            _ => Verdict::Fail,
-        };
+        let verdict = Finding::verdict(&self.findings).unwrap_or(match self.heard.is_empty() {
+            true => Verdict::Error,
+            false => Verdict::Pass,
+        });
         let omitted = self.findings.len().saturating_sub(Judgement::MAX_FINDINGS);
         self.findings.truncate(Judgement::MAX_FINDINGS);
         let judgement = Judgement {
-            verdict,
             findings: self.findings,
             findings_omitted: omitted as u64,
             heard: self.heard,
             missing: self.missing,
-            content: Vec::new(),
-            spans_omitted: 0,
+            ..Judgement::bare(verdict)
         };
         (judgement, self.seen)
     }

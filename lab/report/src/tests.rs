@@ -77,13 +77,9 @@ fn step(plan: u32, step: u32, verdict: Verdict) -> [Event; 2] {
 fn judgement(verdict: Verdict) -> Judgement {
     let wrong = || Finding::wrong(Witness::Errno, "success", "EINVAL");
     Judgement {
-        verdict,
         findings: (verdict == Verdict::Fail).then(wrong).into_iter().collect(),
-        findings_omitted: 0,
         heard: vec![Witness::Errno],
-        missing: Vec::new(),
-        content: Vec::new(),
-        spans_omitted: 0,
+        ..Judgement::bare(verdict)
     }
 }
 

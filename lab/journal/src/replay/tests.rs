@@ -128,15 +128,7 @@ fn a_plan_without_an_end_has_none_unless_it_had_failed() {
     let judged = |verdict| Event::StepJudged {
         plan: PlanId(0),
         step: 1,
-        judgement: Judgement {
-            verdict,
-            findings: Vec::new(),
-            findings_omitted: 0,
-            heard: Vec::new(),
-            missing: Vec::new(),
-            content: Vec::new(),
-            spans_omitted: 0,
-        },
+        judgement: Judgement::bare(verdict),
         map: MemoryMap::default(),
     };
     let end = |verdict| Event::PlanEnded {

@@ -53,15 +53,7 @@ fn counted(pages_4k: u64) -> Sample {
 
 /// A judgement as recorded, which is not looked at.
 fn recorded() -> Judgement {
-    Judgement {
-        verdict: Verdict::Pass,
-        findings: Vec::new(),
-        findings_omitted: 0,
-        heard: Vec::new(),
-        missing: Vec::new(),
-        content: Vec::new(),
-        spans_omitted: 0,
-    }
+    Judgement::bare(Verdict::Pass)
 }
 
 fn plan_started() -> Event {
