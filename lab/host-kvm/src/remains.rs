@@ -10,7 +10,7 @@
 
 use std::time::{Duration, Instant};
 
-use tdxlab_journal::{Reading, Taken};
+use tdxlab_journal::{Ending, Reading, Taken};
 use tdxlab_kernel::debugfs::VmFolder;
 use tdxlab_kernel::in_use::{Inode, MachineUse, Others, Pool};
 
@@ -62,8 +62,23 @@ impl Before {
         }
     }
 
-    /// What the guest took, now that its process has ended. `own` is its VM.
-    pub(crate) fn taken(&self, own: &Result<VmFolder, String>, files: &Files) -> Vec<Taken> {
+    /// The end of a guest whose process has ended. `own` is its VM; `log` reads the kernel's log.
+    pub(crate) fn ending(
+        &self,
+        own: &Result<VmFolder, String>,
+        files: &Files,
+        log: impl FnOnce() -> Reading<Vec<String>>,
+    ) -> Ending {
+        // It waits for KVM's own threads, which may complain of what they tear down.
+        let taken = self.taken(own, files);
+        Ending {
+            kernel_log: log(),
+            taken,
+        }
+    }
+
+    /// What the guest took. `own` is its VM.
+    fn taken(&self, own: &Result<VmFolder, String>, files: &Files) -> Vec<Taken> {
         let until = Instant::now() + PATIENCE;
         let mut taken = vec![vm_left(own)];
         if !files.inodes.is_empty() {

@@ -46,6 +46,17 @@ impl<T> Reading<T> {
         }
     }
 
+    /// The value; if something was `lost`, for this reason, what is left.
+    pub fn unless(lost: Option<String>, value: T) -> Reading<T> {
+        match lost {
+            None => Reading::Read(value),
+            Some(reason) => Reading::Incomplete {
+                reason,
+                rest: Some(value),
+            },
+        }
+    }
+
     /// The reading with its value changed by `change`, if it was read.
     pub fn map<U>(self, change: impl FnOnce(T) -> U) -> Reading<U> {
         match self {

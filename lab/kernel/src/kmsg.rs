@@ -144,72 +144,65 @@ impl KernelLog {
     /// Kernel messages since the previous reading. Incomplete, with those that are left, if the ring
     /// buffer has overwritten some: a WARN may have been among them.
     pub fn lines(&mut self) -> Reading<Vec<String>> {
-        let mut lines = Vec::new();
-        let trouble = self.read(&mut lines);
-        let Err(reason) = trouble else {
-            return Reading::Read(lines);
-        };
-        let reason = format!("{}: {reason}", self.path.display());
-        match self.file {
-            Ok(_) => Reading::Incomplete {
-                reason,
-                rest: Some(lines),
-            },
-            Err(_) => Reading::missing(reason),
+        let told = |reason: String| format!("{}: {reason}", self.path.display());
+        match &mut self.file {
+            Ok(file) => {
+                let mut lines = Vec::new();
+                let lost = read(file, &mut self.unread, &mut lines);
+                Reading::unless(lost.map(told), lines)
+            }
+            Err(reason) => Reading::missing(told(reason.clone())),
         }
     }
+}
 
-    fn read(&mut self, lines: &mut Vec<String>) -> Result<(), String> {
-        let file = self.file.as_mut().map_err(|reason| reason.clone())?;
-        let mut trouble = None;
-        // The device gives one record per read, and EINVAL to a buffer it does not fit in.
-        let mut buffer = [0; MAX_RECORD];
-        loop {
-            let count = match file.read(&mut buffer) {
-                Ok(0) => break,
-                Ok(count) => count,
-                Err(error) => match error.raw_os_error() {
-                    Some(libc::EAGAIN) => break,
-                    Some(libc::EINTR) => continue,
-                    // The next read continues at the oldest record left.
-                    Some(libc::EPIPE) => {
-                        trouble.get_or_insert("records were overwritten before they were read");
-                        continue;
-                    }
-                    _ => return Err(error.to_string()),
-                },
-            };
-            for &byte in &buffer[..count] {
-                if byte != b'\n' {
-                    if self.unread.len() < MAX_RECORD {
-                        self.unread.push(byte);
-                    } else {
-                        trouble.get_or_insert("a record without end");
-                    }
+/// Reads what there is; why some of it is lost, if it is. `unread` is the line under way.
+fn read(file: &mut File, unread: &mut Vec<u8>, lines: &mut Vec<String>) -> Option<String> {
+    let mut trouble = None;
+    // The device gives one record per read, and EINVAL to a buffer it does not fit in.
+    let mut buffer = [0; MAX_RECORD];
+    loop {
+        let count = match file.read(&mut buffer) {
+            Ok(0) => break,
+            Ok(count) => count,
+            Err(error) => match error.raw_os_error() {
+                Some(libc::EAGAIN) => break,
+                Some(libc::EINTR) => continue,
+                // The next read continues at the oldest record left.
+                Some(libc::EPIPE) => {
+                    trouble.get_or_insert("records were overwritten before they were read");
                     continue;
                 }
-                let line = String::from_utf8_lossy(&self.unread);
-                // Lines that start with a blank are properties of the record before.
-                if !line.is_empty() && !line.starts_with(' ') {
-                    match Record::parse(&line) {
-                        Some(record) if record.facility != 0 => {}
-                        Some(record) if lines.len() < MAX_LINES => lines.push(record.text),
-                        Some(_) => {
-                            trouble.get_or_insert("too many records");
-                        }
-                        None => {
-                            trouble.get_or_insert("a line that is no record");
-                        }
+                _ => return Some(error.to_string()),
+            },
+        };
+        for &byte in &buffer[..count] {
+            if byte != b'\n' {
+                if unread.len() < MAX_RECORD {
+                    unread.push(byte);
+                } else {
+                    trouble.get_or_insert("a record without end");
+                }
+                continue;
+            }
+            let line = String::from_utf8_lossy(unread);
+            // Lines that start with a blank are properties of the record before.
+            if !line.is_empty() && !line.starts_with(' ') {
+                match Record::parse(&line) {
+                    Some(record) if record.facility != 0 => {}
+                    Some(record) if lines.len() < MAX_LINES => lines.push(record.text),
+                    Some(_) => {
+                        trouble.get_or_insert("too many records");
+                    }
+                    None => {
+                        trouble.get_or_insert("a line that is no record");
                     }
                 }
-                self.unread.clear();
             }
-        }
-        match trouble {
-            Some(reason) => Err(reason.to_owned()),
-            None => Ok(()),
+            unread.clear();
         }
     }
+    trouble.map(str::to_owned)
 }
 
 /// Two readings of a log as one, in their order. A log that cannot be read is missing in both.
@@ -226,13 +219,7 @@ pub fn joined(first: Reading<Vec<String>>, second: Reading<Vec<String>>) -> Read
             Reading::Missing { reason } => return Reading::missing(reason),
         }
     }
-    match lost {
-        Some(reason) => Reading::Incomplete {
-            reason,
-            rest: Some(all),
-        },
-        None => Reading::Read(all),
-    }
+    Reading::unless(lost, all)
 }
 
 #[cfg(test)]

@@ -50,13 +50,8 @@ impl CopiedLog {
         if last < known {
             trouble.get_or_insert_with(|| "it ends before what was read of it earlier".to_owned());
         }
-        match trouble {
-            None => Reading::Read(lines),
-            Some(reason) => Reading::Incomplete {
-                reason: format!("the kernel log: {reason}"),
-                rest: Some(lines),
-            },
-        }
+        let lost = trouble.map(|reason| format!("the kernel log: {reason}"));
+        Reading::unless(lost, lines)
     }
 }
 

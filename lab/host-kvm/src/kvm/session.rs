@@ -79,12 +79,8 @@ impl Watch {
 
     /// What is left of a VM whose QEMU has gone.
     fn ending(mut self) -> Ending {
-        // It waits for KVM's own threads, which may complain of what they tear down.
-        let taken = self.before.taken(&self.counters, &Files::default());
-        Ending {
-            kernel_log: self.log.lines(),
-            taken,
-        }
+        let log = || self.log.lines();
+        self.before.ending(&self.counters, &Files::default(), log)
     }
 }
 

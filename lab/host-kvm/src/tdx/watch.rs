@@ -135,12 +135,8 @@ impl Watch {
 
     /// What is left of a TD whose QEMU has gone.
     pub(super) fn ending(mut self) -> Ending {
-        // It waits for KVM's own threads, which may complain of what they tear down.
-        let taken = self.before.taken(&self.counters, &self.files);
-        Ending {
-            kernel_log: self.take_log(),
-            taken,
-        }
+        let log = || kmsg::joined(self.unsampled, self.log.lines());
+        self.before.ending(&self.counters, &self.files, log)
     }
 }
 
