@@ -1,8 +1,9 @@
 //! Draws plans until one fails or time is up; then confirms and shrinks it.
 
+use std::cell::Cell;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use miette::Diagnostic;
@@ -108,6 +109,10 @@ pub struct Found {
     pub shrunk: Shrunk,
 }
 
+/// An interrupt ended it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Interrupted;
+
 /// Why there is no hunt.
 #[derive(Debug, Error, Diagnostic)]
 pub enum FuzzError {
@@ -158,13 +163,10 @@ impl Fuzz<'_> {
             .store(found.is_some(), Ordering::Relaxed);
         let found = found.map(|suspect| {
             let alone = self.confirm(suspect.failure, suspect.plan);
-            match (alone, suspect.history) {
-                (Ok(found), _) => found,
+            match suspect.history {
                 // Earlier plans in the same guest contributed.
-                (Err(_), Some((failure, plan))) => {
-                    self.confirm(failure, plan).unwrap_or_else(|lost| *lost)
-                }
-                (Err(lost), None) => *lost,
+                Some((failure, plan)) if alone.again == 0 => self.confirm(failure, plan),
+                _ => alone,
             }
         });
         Ok(Outcome {
@@ -334,24 +336,33 @@ impl Fuzz<'_> {
         }
     }
 
-    /// Runs a plan again and shrinks it. One that never fails again is an error, with the plan as it was
-    /// drawn.
+    /// Runs a plan in a guest of its own.
     ///
-    /// Races first follow the recorded order. If that does not fail again, their order is free.
-    fn confirm(&self, failure: Failure, plan: Plan) -> Result<Found, Box<Found>> {
+    /// # Errors
+    ///
+    /// An interrupt came, whose doing the end may be.
+    pub fn once(&self, plan: &Plan, orders: &Orders) -> Result<Option<Failure>, Interrupted> {
+        self.uninterrupted()?;
         let room = tempfile::tempdir_in(self.folder);
         let folder = room.as_ref().map_or(self.folder, |room| room.path());
-        let run = |plan: &Plan, orders: &Orders| {
-            let _ = std::fs::remove_dir_all(folder);
-            let _ = std::fs::create_dir_all(folder);
-            attempt(self.host, self.design, plan, orders, folder)
-        };
+        let failed = attempt(self.host, self.design, plan, orders, folder);
+        self.uninterrupted()?;
+        Ok(failed)
+    }
+
+    fn uninterrupted(&self) -> Result<(), Interrupted> {
+        match self.interrupt.is_raised() {
+            true => Err(Interrupted),
+            false => Ok(()),
+        }
+    }
+
+    /// Runs a plan again and shrinks it; one that never fails again is left as it was drawn.
+    ///
+    /// Races first follow the recorded order. If that does not fail again, their order is free.
+    fn confirm(&self, failure: Failure, plan: Plan) -> Found {
         let again = |orders: &Orders| -> Vec<Option<Failure>> {
-            // What an interrupt has cut short was no run.
-            let runs = (0..CONFIRMATIONS).map_while(|_| {
-                let failed = (!self.interrupt.is_raised()).then(|| run(&plan, orders))?;
-                (!self.interrupt.is_raised()).then_some(failed)
-            });
+            let runs = (0..CONFIRMATIONS).map_while(|_| self.once(&plan, orders).ok());
             runs.map(|failed| failed.filter(|again| again.is_like(&failure)))
                 .collect()
         };
@@ -361,41 +372,40 @@ impl Fuzz<'_> {
             runs = again(&free);
         }
         let number = |count: usize| u32::try_from(count).unwrap_or(CONFIRMATIONS);
-        let count = number(runs.iter().flatten().count());
-        let Some(again) = runs.iter().flatten().next().cloned() else {
-            return Err(Box::new(Found {
-                shrunk: Shrunk {
-                    plan: plan.clone(),
-                    failure: failure.clone(),
-                    tried: 0,
-                },
-                plan,
-                failure,
-                again: 0,
-                runs: number(runs.len()),
-            }));
+        let mut found = Found {
+            again: number(runs.iter().flatten().count()),
+            runs: number(runs.len()),
+            shrunk: Shrunk {
+                plan: plan.clone(),
+                failure: failure.clone(),
+                tried: 0,
+            },
+            plan,
+            failure,
+        };
+        let Some(again) = runs.into_iter().flatten().next() else {
+            return found;
         };
         // One that fails now and then gets several chances for each simpler plan.
-        let chances = number(runs.len()).div_ceil(count);
+        let chances = found.runs.div_ceil(found.again);
         let most = most_guests(self.host.profile());
-        let booted = AtomicUsize::new(0);
-        let stop = || self.interrupt.is_raised() || booted.load(Ordering::Relaxed) >= most;
-        let shrunk = shrink(&plan, &again, most, stop, |simpler, orders| {
+        let booted = Cell::new(0);
+        let stop = || self.interrupt.is_raised() || booted.get() >= most;
+        found.shrunk = shrink(&found.plan, &again, most, stop, |simpler, orders| {
             let followed = (!orders.is_empty()).then_some(orders);
             let left_alone = std::iter::repeat_n(&free, chances as usize);
             let tries = followed.into_iter().chain(left_alone);
-            let tries = tries.take_while(|_| booted.fetch_add(1, Ordering::Relaxed) < most);
-            let mut failed = tries.filter_map(|orders| run(simpler, orders));
-            let found = failed.find(|failure| failure.is_like(&again));
-            found.filter(|_| !self.interrupt.is_raised())
+            let mut failed = tries.filter_map(|orders| {
+                if booted.get() >= most {
+                    return None;
+                }
+                booted.set(booted.get() + 1);
+                self.once(simpler, orders).ok().flatten()
+            });
+            failed.find(|failure| failure.is_like(&again))
         });
-        Ok(Found {
-            plan,
-            failure: again,
-            again: count,
-            runs: number(runs.len()),
-            shrunk,
-        })
+        found.failure = again;
+        found
     }
 }
 

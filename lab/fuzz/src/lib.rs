@@ -37,7 +37,7 @@ mod tests;
 mod yaml;
 
 pub use campaign::{
-    Budget, CONFIRMATIONS, Found, Fuzz, FuzzError, FuzzProgress, Outcome, most_guests,
+    Budget, CONFIRMATIONS, Found, Fuzz, FuzzError, FuzzProgress, Interrupted, Outcome, most_guests,
 };
 pub use coverage::Coverage;
 pub use coverage_model::{ALIGNMENTS, CoverageModel, ENDS, Target};

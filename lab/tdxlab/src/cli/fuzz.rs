@@ -23,7 +23,7 @@ use self::kept::Kept;
 use super::error::CliError;
 use super::options::{self, HostName, PlayedModule};
 use super::{exit, output, progress, rounds, signals};
-use tdxlab_launch::select::{self, Played};
+use tdxlab_launch::select::{self, Choice, Played};
 
 /// Runs random scenarios that are chosen for what was exercised least, confirms and shrinks the
 /// first that fails, and leaves it as a scenario file.
@@ -167,12 +167,7 @@ impl FuzzCommand {
     }
 
     fn kind(&self) -> HostKind {
-        match self.host {
-            Some(HostName::Tdx) => HostKind::Tdx,
-            Some(HostName::Kvm) => HostKind::Kvm,
-            Some(HostName::Soft) => HostKind::Soft,
-            None | Some(HostName::Auto | HostName::Sim) => HostKind::Sim,
-        }
+        self.host.and_then(HostName::kind).unwrap_or(HostKind::Sim)
     }
 
     /// Where guests run, and why there.
@@ -182,16 +177,15 @@ impl FuzzCommand {
             module: self.played.module,
             nice: None,
         };
-        let why = match self.host {
-            None | Some(HostName::Auto) => "default of fuzz: most steps a second",
-            _ => "--host sim",
+        let why = match self.host.and_then(HostName::kind) {
+            None => "default of fuzz: most steps a second",
+            Some(_) => "--host sim",
         };
         if self.kind() == HostKind::Sim {
             let host = played.on(SimHost::in_memory());
             return Ok((Box::new(host), why.to_owned()));
         }
-        let host = self.host.unwrap_or(HostName::Auto);
-        let selected = select::select_with(host.into(), played)?;
+        let selected = select::select_with(Choice::Only(self.kind()), played)?;
         Ok((selected.host, selected.why))
     }
 

@@ -98,23 +98,29 @@ fn a_seeded_fault_comes_out_as_a_scenario_that_fails(#[case] host: &str) {
         steps - failure["set_up"].as_u64().unwrap() <= 3,
         "{failure}"
     );
-    // The files fail on their own, and pass without the fault.
+    fail_again(&folder, host, fault, &["replay.json", "drawn.json"]);
+    // It passes without the fault.
     let again = tempfile::tempdir().unwrap();
-    let scenario = folder.join("scenario.yaml");
-    for (more, code) in [(&["--fault", fault][..], 1), (&[], 0)] {
-        let mut run = tdxlab!("run", &scenario, "--host", host, "--out", again.path());
-        run.args(more);
-        run.assert().code(code);
-    }
-    for file in ["replay.json", "drawn.json"] {
+    tdxlab!("run", folder.join("scenario.yaml"), "--host", host, "--out")
+        .arg(again.path())
+        .assert()
+        .code(0);
+}
+
+/// The files of a failure fail on their own.
+fn fail_again(folder: &Path, host: &str, fault: &str, replays: &[&str]) {
+    let again = tempfile::tempdir().unwrap();
+    tdxlab!("run", folder.join("scenario.yaml"), "--host", host)
+        .args(["--fault", fault, "--out"])
+        .arg(again.path())
+        .assert()
+        .code(1);
+    for file in replays {
         let said = tdxlab!("replay", folder.join(file), "--out", again.path())
             .assert()
             .code(1);
-        assert!(
-            stdout(&said).contains("1 ended like that"),
-            "{file}: {}",
-            stdout(&said)
-        );
+        let said = stdout(&said);
+        assert!(said.contains("1 ended like that"), "{file}: {said}");
     }
 }
 
@@ -234,22 +240,7 @@ fn what_is_left_at_the_end_is_a_failure_like_another(
     let said = stdout(&fuzz.arg(out.path()).assert().code(1));
     assert!(said.contains("fail at the end of the guest"), "{said}");
     assert!(said.contains("reproduced 10/10; shrunk from"), "{said}");
-    let folder = left(out.path());
-    let again = tempfile::tempdir().unwrap();
-    tdxlab!("run", folder.join("scenario.yaml"), "--host", host)
-        .args(["--fault", fault, "--out"])
-        .arg(again.path())
-        .assert()
-        .code(1);
-    let said = tdxlab!("replay", folder.join("replay.json"), "--out")
-        .arg(again.path())
-        .assert()
-        .code(1);
-    assert!(
-        stdout(&said).contains("1 ended like that"),
-        "{}",
-        stdout(&said)
-    );
+    fail_again(&left(out.path()), host, fault, &["replay.json"]);
 }
 
 /// It is said before it is written.

@@ -177,17 +177,10 @@ fn from_file(text: &str, path: &Path, found: &Found, campaign: &Fuzz<'_>) -> Fro
         Ok(plans) => return FromFile::Refused(format!("it makes {} plans", plans.len())),
         Err(error) => return FromFile::Refused(error.to_string()),
     };
-    if campaign.interrupt.is_raised() {
-        return FromFile::NotTried;
-    }
-    let room = tempfile::tempdir_in(campaign.folder);
-    let folder = room.as_ref().map_or(campaign.folder, |room| room.path());
     // `tdxlab run` follows no recorded order.
-    let free = fuzz::Orders::new();
-    let again = fuzz::attempt(campaign.host, campaign.design, plan, &free, folder);
-    match again {
-        _ if campaign.interrupt.is_raised() => FromFile::NotTried,
-        Some(again) if again.is_like(&found.failure) => FromFile::Fails,
-        _ => FromFile::Passes,
+    match campaign.once(plan, &fuzz::Orders::new()) {
+        Err(fuzz::Interrupted) => FromFile::NotTried,
+        Ok(Some(again)) if again.is_like(&found.failure) => FromFile::Fails,
+        Ok(_) => FromFile::Passes,
     }
 }
