@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use tdxlab_plan::linux::LinuxPlan;
 use tdxlab_plan::{Expectation, HostKind, HostProfile, MemoryMap, Plan, Repeat};
 
+use crate::as_text;
 use crate::boot::BootAccount;
 use crate::interleaving::Interleaving;
 use crate::shard::Shard;
@@ -54,6 +55,7 @@ pub enum Event {
         /// The plan.
         plan: PlanId,
         /// The file it came from.
+        #[serde(serialize_with = "as_text::path")]
         scenario: Option<PathBuf>,
         /// Content of the plan.
         body: Plan,
@@ -63,6 +65,7 @@ pub enum Event {
         /// The plan.
         plan: PlanId,
         /// The file it came from.
+        #[serde(serialize_with = "as_text::path")]
         scenario: Option<PathBuf>,
         /// Content of the plan.
         body: LinuxPlan,
@@ -281,7 +284,11 @@ pub struct RunStarted {
     /// Names of all plans of the run, in order.
     pub plans: Vec<String>,
     /// Scenario files and folders given on the command line; none for the default set.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[serde(
+        default,
+        skip_serializing_if = "Vec::is_empty",
+        serialize_with = "as_text::paths"
+    )]
     pub paths: Vec<PathBuf>,
     /// Texts of kernel log lines that might appear.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]

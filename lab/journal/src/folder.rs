@@ -13,6 +13,7 @@ use nix::unistd::linkat;
 use tdxlab_plan::{HostKind, HostProfile};
 use thiserror::Error;
 
+use super::as_text::command_line;
 use super::input::is_passed;
 use super::journal::{self, Event, Journal, JournalError, PlanId, RunStarted};
 
@@ -175,18 +176,6 @@ impl RunFolder {
             }
         })
     }
-}
-
-/// The command line of this program, for a journal, which is text.
-pub fn command_line() -> Vec<String> {
-    std::env::args_os()
-        .map(|word| word.to_string_lossy().into_owned())
-        .collect()
-}
-
-/// A path for a journal. What is not UTF-8 in it is replaced.
-pub fn recorded(path: &Path) -> PathBuf {
-    path.to_string_lossy().into_owned().into()
 }
 
 /// Writes a file atomically: whole or not at all. Replaces an existing file.

@@ -15,6 +15,7 @@
 //! | `event` | what happens in a run |
 //! | `journal` | `journal.jsonl`, one event per line, as it happens; `reader` reads it back |
 //! | `folder` | the folder of a run |
+//! | `as_text` | paths and words that need not be UTF-8, in a journal |
 //! | `interleaving` | the order of turns in a race |
 //! | `shard` | the part of a run for one machine |
 //! | `klog`, `seamcall`, `seamldr` | decoding of kernel log lines |
@@ -22,6 +23,7 @@
 
 #![warn(missing_docs)]
 
+pub mod as_text;
 pub mod boot;
 pub mod content;
 mod cost;

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use miette::Diagnostic;
 use tdxlab_host::Host;
-use tdxlab_journal::folder::{FolderError, RunFolder, recorded};
+use tdxlab_journal::folder::{FolderError, RunFolder};
 use tdxlab_journal::journal::{self, Journal, JournalError, Part, PlanId, RunStarted};
 use tdxlab_judge::{AllowList, HostOracle};
 use tdxlab_plan::needs::HostAndDesign;
@@ -74,14 +74,21 @@ impl FinishedRun {
     pub fn of(folder: &RunFolder) -> Result<FinishedRun, RunError> {
         let report =
             report::from_journal(&folder.path().join(journal::FILE)).map_err(FolderError::from)?;
-        Ok(FinishedRun::written(report, folder.path()))
+        Ok(FinishedRun::told(report, folder).written())
     }
 
-    fn written(report: Report, folder: &Path) -> FinishedRun {
+    fn told(report: Report, folder: &RunFolder) -> FinishedRun {
         FinishedRun {
-            unwritten: report::write_all(&report, folder).err(),
             report,
-            folder: folder.to_owned(),
+            folder: folder.path().to_owned(),
+            unwritten: None,
+        }
+    }
+
+    fn written(self) -> FinishedRun {
+        FinishedRun {
+            unwritten: report::write_all(&self.report, &self.folder).err(),
+            ..self
         }
     }
 
@@ -232,7 +239,7 @@ impl<'a> RunSpec<'a> {
                 .iter()
                 .map(|item| item.plan.name.clone())
                 .collect(),
-            paths: self.paths.iter().map(|path| recorded(path)).collect(),
+            paths: self.paths.clone(),
             allowed_log: self.allowed_log.texts().to_vec(),
             part: self.part.clone(),
             repeat: self.repeat,
@@ -247,22 +254,17 @@ fn finish(
     folder: &RunFolder,
     journal: &Journal,
 ) -> Result<FinishedRun, RunError> {
-    let report = report::from_journal(journal.path());
-    match (outcome, report) {
-        (Ok(()), Ok(report)) => Ok(FinishedRun::written(report, folder.path())),
+    let finished = report::from_journal(journal.path());
+    let finished = finished.map(|report| FinishedRun::told(report, folder));
+    match (outcome, finished) {
+        (Ok(()), Ok(finished)) => Ok(finished.written()),
         (Ok(()), Err(error)) => Err(RunError::CutOff {
             error,
             so_far: None,
         }),
-        (Err(error), report) => Err(RunError::CutOff {
+        (Err(error), finished) => Err(RunError::CutOff {
             error,
-            so_far: report.ok().map(|report| {
-                Box::new(FinishedRun {
-                    report,
-                    folder: folder.path().to_owned(),
-                    unwritten: None,
-                })
-            }),
+            so_far: finished.ok().map(Box::new),
         }),
     }
 }

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use tdxlab_journal::boot::BootAccount;
-use tdxlab_journal::folder::{RunFolder, recorded, write_whole};
+use tdxlab_journal::folder::{RunFolder, write_whole};
 use tdxlab_journal::journal::{Event, Journal, JournalError, PlanId};
 use tdxlab_journal::verdict::{Verdict, Witness};
 use tdxlab_kernel::meminfo;
@@ -129,7 +129,7 @@ impl LinuxRunner<'_> {
             .plan_started(worker, &plan.name, plan.steps.len());
         self.journal.write(&Event::LinuxStarted {
             plan: id,
-            scenario: Some(recorded(&case.scenario)),
+            scenario: Some(case.scenario.clone()),
             body: plan.clone(),
         })?;
         let mut course = Course {

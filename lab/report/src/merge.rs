@@ -13,7 +13,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use miette::Diagnostic;
-use tdxlab_journal::folder::{FolderError, RunFolder, command_line};
+use tdxlab_journal::as_text::command_line;
+use tdxlab_journal::folder::{FolderError, RunFolder};
 use tdxlab_journal::journal::{self, Event, JournalError, PlanId, RunStarted};
 use tdxlab_journal::reader::JournalReader;
 use tdxlab_journal::verdict::Verdict;

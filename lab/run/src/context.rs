@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use tdxlab_host::Host;
-use tdxlab_journal::folder::{RunFolder, recorded};
+use tdxlab_journal::folder::RunFolder;
 use tdxlab_journal::journal::{Event, JournalError, PlanId};
 use tdxlab_journal::verdict::Verdict;
 use tdxlab_judge::AllowList;
@@ -111,7 +111,7 @@ impl RunContext<'_> {
             .plan_started(worker, &plan.name, plan.steps.len());
         self.journal.write(&Event::PlanStarted {
             plan: id,
-            scenario: item.scenario.as_deref().map(recorded),
+            scenario: item.scenario.clone(),
             body: plan.clone(),
         })
     }

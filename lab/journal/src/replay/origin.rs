@@ -1,7 +1,9 @@
 //! Extracts replays from the journal of a run.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
+
+use tdxlab_plan::Plan;
 
 use super::error::ReplayError;
 use super::model::{Replay, ReplayOrigin};
@@ -38,12 +40,11 @@ fn started(path: &Path) -> Result<BTreeMap<PlanId, Replay>, ReplayError> {
     let mut recording = JournalReader::open(path)?;
     let head = recording.head().clone();
     let mut found: BTreeMap<PlanId, Replay> = BTreeMap::new();
-    let mut signed: BTreeMap<PlanId, Signature> = BTreeMap::new();
+    let mut over = BTreeSet::new();
     while let Some(line) = recording.next_line()? {
         match line.event {
             Event::PlanStarted { plan, body, .. } => {
                 found.insert(plan, begun(&head, body));
-                signed.insert(plan, Signature::passing());
             }
             Event::StepObserved {
                 plan,
@@ -61,39 +62,36 @@ fn started(path: &Path) -> Result<BTreeMap<PlanId, Replay>, ReplayError> {
                 judgement,
                 ..
             } => {
-                if let Some(signature) = signed.get_mut(&plan) {
-                    signature.add(step, &judgement);
+                if let Some((_, ended)) = signed(&mut found, plan) {
+                    ended.add(step, &judgement);
                 }
             }
             Event::Ended {
                 plan, judgement, ..
             } => {
-                if let (Some(signature), Some(replay)) = (signed.get_mut(&plan), found.get(&plan)) {
-                    signature.add_end(&replay.plan, &judgement);
+                if let Some((plan, ended)) = signed(&mut found, plan) {
+                    ended.add_end(plan, &judgement);
                 }
             }
             Event::PlanEnded { plan, verdict, .. } => {
-                if let Some(signature) = signed.remove(&plan) {
-                    let signature = Signature {
-                        verdict,
-                        ..signature
-                    };
-                    ends(&mut found, plan, signature);
+                if let Some((_, ended)) = signed(&mut found, plan) {
+                    ended.verdict = verdict;
                 }
+                over.insert(plan);
             }
             _ => {}
         }
     }
     // A plan that did not come to its end has not passed, but what failed in it did.
-    for (plan, signature) in signed {
-        if signature.step.is_some() {
-            ends(&mut found, plan, signature);
+    for (_, replay) in found.iter_mut().filter(|(plan, _)| !over.contains(plan)) {
+        if let Some(recorded) = &mut replay.recorded {
+            recorded.ended.take_if(|ended| ended.step.is_none());
         }
     }
     Ok(found)
 }
 
-fn begun(head: &RunStarted, plan: tdxlab_plan::Plan) -> Replay {
+fn begun(head: &RunStarted, plan: Plan) -> Replay {
     Replay {
         recorded: Some(ReplayOrigin {
             tdxlab: head.tdxlab.clone(),
@@ -103,18 +101,17 @@ fn begun(head: &RunStarted, plan: tdxlab_plan::Plan) -> Replay {
             module: head.profile().module,
             fault: head.fault.as_ref().map(|fault| fault.name.clone()),
             allowed_log: head.allowed_log.clone(),
-            ended: None,
+            ended: Some(Signature::passing()),
         }),
         plan,
         orders: BTreeMap::new(),
     }
 }
 
-fn ends(found: &mut BTreeMap<PlanId, Replay>, plan: PlanId, signature: Signature) {
-    let replay = found.get_mut(&plan);
-    if let Some(recorded) = replay.and_then(|replay| replay.recorded.as_mut()) {
-        recorded.ended = Some(signature);
-    }
+/// A plan, and how it ended as far as is known.
+fn signed(found: &mut BTreeMap<PlanId, Replay>, plan: PlanId) -> Option<(&Plan, &mut Signature)> {
+    let Replay { plan, recorded, .. } = found.get_mut(&plan)?;
+    Some((plan, recorded.as_mut()?.ended.as_mut()?))
 }
 
 fn named(

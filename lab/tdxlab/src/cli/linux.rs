@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use clap::{Args, FromArgMatches, ValueEnum};
 use tdxlab_host::OnHost;
-use tdxlab_journal::folder::{RunFolder, recorded};
+use tdxlab_journal::folder::RunFolder;
 use tdxlab_journal::journal::{Journal, PlanId, RunStarted};
 use tdxlab_l1::KernelChoice;
 use tdxlab_linux::image::{self, PACKAGE};
@@ -302,7 +302,7 @@ impl Linux {
             host_reason: why.to_owned(),
             facts,
             plans: cases.iter().map(|case| case.plan.name.clone()).collect(),
-            paths: self.paths.iter().map(|path| recorded(path)).collect(),
+            paths: self.paths.clone(),
             seed: self.seed,
             ..folder.head(host, HostProfile::of(host))
         })?;

@@ -17,6 +17,7 @@ use super::error::CliError;
 use super::options::{self, HostName};
 use super::recorded::read;
 use super::{exit, output};
+use tdxlab_launch::spec::FinishedRun;
 
 /// Works on the report of a run, also of one that was cut off.
 #[derive(Args, Debug)]
@@ -182,11 +183,10 @@ impl ReportCommand {
                 mixed,
             }) => {
                 let target = merge::merge(&folders, &out, mixed)?;
-                let report = read(target.path())?;
-                let written = report::write_all(&report, target.path());
-                output::print(terminal::summary(&report, target.path()));
-                written?;
-                Ok(exit_code(&report, false))
+                let mut finished = FinishedRun::of(&target)?;
+                output::print(terminal::summary(&finished.report, &finished.folder));
+                finished.whole()?;
+                Ok(exit_code(&finished.report, false))
             }
         }
     }

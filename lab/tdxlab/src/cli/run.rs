@@ -234,6 +234,7 @@ impl Run {
             }
         };
         let shard = self.shard()?;
+        let allowed_log = options::allow_list(self.allow_log.as_deref())?;
         let fault = options::fault(self.fault.as_deref())?;
         let selected = self.select(self.host()?, self.played(fault, None))?;
         let repeat = self.repeated.asked(self.scenarios.seed);
@@ -255,7 +256,7 @@ impl Run {
                 places,
             }),
             repeat,
-            allowed_log: options::allow_list(self.allow_log.as_deref())?,
+            allowed_log,
             resumed: None,
         })
     }
@@ -291,10 +292,11 @@ impl Run {
             .into_iter()
             .unzip();
         let fault = options::fault(head.fault.as_ref().map(|fault| fault.name.as_str()))?;
+        let allowed_log = options::allow_list_or(None, &head.allowed_log)?;
         let played = self.played(fault, head.profile().module);
         Ok(Task {
             design: options::design(&head.design)?,
-            allowed_log: options::allow_list_or(None, &head.allowed_log)?,
+            allowed_log,
             selected: self.select(HostName::from(head.host), played)?,
             items,
             seed: head.seed,
