@@ -199,19 +199,15 @@ impl Builder {
         }
     }
 
-    /// What the end of the run makes of plans that have none. `--fail-fast` leaves plans out only once one
-    /// did not pass; where a run is judged again, that one may pass now.
+    /// What the end of the run makes of plans that have none. Where a run is judged again, the plan that did
+    /// not pass may pass now.
     fn how_it_ended(&self, head: &RunStarted) -> RunEnd {
         let Some(end) = &self.end else {
             return RunEnd::Killed;
         };
         let bad = |draft: &Draft| draft.ended && draft.report.is_bad();
         let is_bad = || self.plans.iter().flatten().any(bad) || head.is_rejudged();
-        match end.interrupted {
-            true => RunEnd::Interrupted,
-            false if (end.stopped || head.is_fail_fast()) && is_bad() => RunEnd::Stopped,
-            false => RunEnd::Done,
-        }
+        RunEnd::of(end.interrupted, end.stopped || head.is_fail_fast(), is_bad)
     }
 
     fn finish(mut self, head: RunStarted) -> Report {

@@ -22,6 +22,17 @@ pub(super) enum RunEnd {
     Done,
 }
 
+impl RunEnd {
+    /// Of a run in whose journal is an end. `--fail-fast` leaves scenarios out only once one did not pass.
+    pub(super) fn of(interrupted: bool, stopped: bool, bad: impl FnOnce() -> bool) -> RunEnd {
+        match interrupted {
+            true => RunEnd::Interrupted,
+            false if stopped && bad() => RunEnd::Stopped,
+            false => RunEnd::Done,
+        }
+    }
+}
+
 /// A scenario of which the journal has nothing.
 pub(super) fn not_run(mut scenario: ScenarioReport, how: RunEnd) -> ScenarioReport {
     let (verdict, reason) = match how {

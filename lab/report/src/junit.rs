@@ -101,9 +101,9 @@ fn case(scenario: &ScenarioReport, report: &str, folder: &Path) -> TestCase {
     let mut case = TestCase::new(scenario.name.as_str(), status);
     case.set_classname(format!("{report}.{}", scenario.name.replace('/', ".")));
     case.set_time(Duration::from_micros(scenario.micros));
-    let evidence = scenario.evidence.iter();
-    let mut replays = evidence.map(|evidence| folder.join(evidence).join("replay.json"));
-    if let Some(replay) = replays.find(|replay| replay.exists()) {
+    let evidence = scenario.evidence.as_ref();
+    let replay = evidence.map(|evidence| folder.join(evidence).join("replay.json"));
+    if let Some(replay) = replay.filter(|replay| replay.exists()) {
         case.set_system_out(format!("[[ATTACHMENT|{}]]", replay.display()));
     }
     case

@@ -51,12 +51,8 @@ impl KtapStream {
                 stopped,
                 ..
             } => {
-                let bad = self.counts.fail + self.counts.error > 0;
-                let how = match (interrupted, stopped) {
-                    (true, _) => RunEnd::Interrupted,
-                    (false, true) if bad => RunEnd::Stopped,
-                    (false, _) => RunEnd::Done,
-                };
+                let is_bad = || self.counts.fail + self.counts.error > 0;
+                let how = RunEnd::of(*interrupted, *stopped, is_bad);
                 self.finish(&mut out, how);
             }
             _ => {}
