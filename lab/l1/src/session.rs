@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use tdxlab_qemu::Process;
 use tdxlab_qemu::interrupt::Interrupt;
+use tdxlab_qemu::patience::{Over, Waiting};
 
 use super::console::{Console, Notice};
 use super::error::L1Error;
@@ -86,12 +87,15 @@ impl Session<'_> {
     /// Serves the L1 until it has answered, or cannot any more.
     pub(crate) fn serve(&mut self, sink: &mut Sink<'_>) -> Result<Answer, L1Error> {
         let started = Instant::now();
-        let mut last_sign = started;
+        let mut waiting = Waiting::new(self.patience, started);
         while !self.state.done {
             let ended = self.wait()?;
             let heard = self.listen(started, sink)?;
-            if heard {
-                last_sign = Instant::now();
+            match (heard, self.state.release.is_some()) {
+                // Once it has booted, its own process gives signs that no stuck kernel does.
+                (true, true) => waiting.progress(Instant::now()),
+                (true, false) => waiting.sign(Instant::now()),
+                (false, _) => {}
             }
             if self.interrupt.is_raised() {
                 return Err(L1Error::Interrupted);
@@ -100,18 +104,18 @@ impl Session<'_> {
             if ended && !heard && !self.state.done {
                 return Err(self.died());
             }
-            // A kernel whose processor is stuck prints for ever.
-            let bound = self.patience.saturating_mul(10);
-            let stuck = self.state.release.is_none() && started.elapsed() > bound;
-            let since = if stuck { started } else { last_sign };
-            if since.elapsed() > self.patience {
+            if let Some(over) = waiting.over(Instant::now()) {
                 let mut doing = self.doing();
-                if stuck {
-                    doing += ", but for words on its console";
-                }
+                let silent = match over {
+                    Over::Silent(silent) => silent,
+                    Over::Babbling(idle) => {
+                        doing += ", but for words on its console";
+                        idle
+                    }
+                };
                 return Err(L1Error::Hung {
                     doing,
-                    silent: since.elapsed(),
+                    silent,
                     console: self.console.last(SHOWN),
                 });
             }

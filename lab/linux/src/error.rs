@@ -10,7 +10,7 @@ use thiserror::Error;
 use tdxlab_l1::L1Error;
 use tdxlab_qemu::QemuError;
 
-use crate::patience::MOST_PATIENCE;
+use tdxlab_qemu::patience::MOST_PATIENCE;
 
 /// A Linux guest could not be made, or did not do its part.
 #[derive(Debug, Error, Diagnostic)]

@@ -19,9 +19,9 @@ use crate::buffers::Buffers;
 use crate::error::{LinuxError, system};
 use crate::machine::{Ends, Machine};
 use crate::memory::GuestMemory;
-use crate::patience::{Over, Waiting};
 use crate::pusher::{Pushed, Pusher, Wait, advice_on_silence};
 use crate::running::Running;
+use tdxlab_qemu::patience::{Over, Waiting};
 
 /// Longest that QEMU may take to end when the guest has switched itself off.
 const SWITCH_OFF: Duration = Duration::from_secs(20);

@@ -37,7 +37,6 @@ mod loaders;
 pub mod machine;
 pub mod memory;
 pub mod pages_module;
-mod patience;
 pub mod pusher;
 mod pusher_error;
 pub mod quotes;

@@ -19,8 +19,8 @@ use tdxlab_qemu::qmp::commands::query_chardev;
 use tdxlab_qemu::{Qga, Qmp};
 
 use crate::error::LinuxError;
-use crate::patience::Waiting;
 use crate::pusher_error::{disabled, ended, failed, full, lies, program_failed, silent};
+use tdxlab_qemu::patience::Waiting;
 
 /// Where the agent is put.
 pub const PATH: &str = "/tmp/tdxlab-agent";

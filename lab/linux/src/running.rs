@@ -17,7 +17,7 @@ use crate::account;
 use crate::error::{LinuxError, advice_on_panic, advice_on_qemu, system};
 use crate::firmware;
 use crate::machine::Machine;
-use crate::patience::Over;
+use tdxlab_qemu::patience::Over;
 
 /// Interval of checks for an interrupt.
 const TICK: Duration = Duration::from_millis(200);

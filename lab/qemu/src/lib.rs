@@ -9,6 +9,7 @@
 //! | [`Ram`] | the guest's memory |
 //! | [`installed`] | finding QEMU and its version |
 //! | [`process`] | starting it, noticing its end at once, ending it |
+//! | [`patience`] | how long a guest that lives is waited for |
 //! | [`qmp`] | the one QMP client of the lab |
 //! | [`qga`] | the one client of qemu-ga, QEMU's agent in guests |
 //! | [`conversation`] | messages to and from a program in a guest |
@@ -28,6 +29,7 @@ pub mod fds;
 pub mod head_tail;
 pub mod installed;
 pub mod interrupt;
+pub mod patience;
 pub mod process;
 pub mod qga;
 pub mod qmp;

@@ -7,11 +7,11 @@
 use std::time::{Duration, Instant};
 
 /// Longest that a chatty guest may take for one thing, in units of the patience with a silent one.
-pub(crate) const MOST_PATIENCE: u32 = 10;
+pub const MOST_PATIENCE: u32 = 10;
 
 /// The wait for one thing.
 #[derive(Debug)]
-pub(crate) struct Waiting {
+pub struct Waiting {
     patience: Duration,
     /// The last thing that it was to do, or the start.
     progress: Instant,
@@ -21,7 +21,7 @@ pub(crate) struct Waiting {
 
 /// Why a guest is waited for no longer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Over {
+pub enum Over {
     /// It has been silent for so long.
     Silent(Duration),
     /// It has done nothing for so long but speak.
@@ -30,7 +30,7 @@ pub(crate) enum Over {
 
 impl Waiting {
     /// From `now` on.
-    pub(crate) fn new(patience: Duration, now: Instant) -> Waiting {
+    pub fn new(patience: Duration, now: Instant) -> Waiting {
         Waiting {
             patience,
             progress: now,
@@ -39,17 +39,17 @@ impl Waiting {
     }
 
     /// It has done a part of what it was to do.
-    pub(crate) fn progress(&mut self, now: Instant) {
+    pub fn progress(&mut self, now: Instant) {
         *self = Waiting::new(self.patience, now);
     }
 
     /// It has said something.
-    pub(crate) fn sign(&mut self, now: Instant) {
+    pub fn sign(&mut self, now: Instant) {
         self.sign = now;
     }
 
     /// Whether the wait is over.
-    pub(crate) fn over(&self, now: Instant) -> Option<Over> {
+    pub fn over(&self, now: Instant) -> Option<Over> {
         let silent = now.saturating_duration_since(self.sign);
         if silent > self.patience {
             return Some(Over::Silent(silent));
